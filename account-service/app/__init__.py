@@ -1,0 +1,1 @@
+"""account-service: accounts and the double-entry ledger; it owns the money."""

@@ -1,0 +1,290 @@
+"""The HTTP API of account-service: an endpoint reads the request, calls the service and answers."""
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Annotated, Any, TypeVar
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from app import schemas
+from app.book import (
+    CaptureHold,
+    Command,
+    Deposit,
+    OpenAccount,
+    PlaceHold,
+    ReleaseHold,
+    Reverse,
+    SetStatus,
+    Transfer,
+    Withdraw,
+    account_data,
+)
+from app.service import AccountService, Answer, Batch, Trace, Work, new_account_number
+from app.settings import AccountSettings
+from shared import idempotency, paging
+from shared.auth import CASH_DESK, Caller, check_service_token, require_operator
+from shared.ids import new_id, utc_now
+from shared.logging_config import TRACE_PARENT
+from shared.problems import Problem
+from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
+
+Body = TypeVar("Body", bound=schemas.Body)
+
+_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "Unique to this operation; a repeated request with it gets the first answer again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}
+_ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+_writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
+_reads = APIRouter(prefix="/api/v1")
+
+
+def _document(
+    path: str, body: type[schemas.Body], view: type, status: int, *, keyed: bool = True, body_required: bool = True
+) -> dict[str, Any]:
+    """Return the documentation of a route that writes."""
+    parameters = [*([_KEY] if keyed else []), *([_ID] if "{id" in path else [])]
+    return {
+        "path": path,
+        "status_code": status,
+        "responses": {
+            status: {"model": view},
+            **documented_problems(400, 401, 403, 404, 409, 413, 422, 500, 503),
+        },
+        "openapi_extra": lean_documentation(body, parameters=parameters, required=body_required),
+    }
+
+
+def _service(request: Request) -> AccountService:
+    service: AccountService = request.app.state.service
+    return service
+
+
+async def _read(request: Request, model: type[Body]) -> Body:
+    content = await request.body()
+    return model.model_validate_json(content or b"{}")
+
+
+def _trace(request: Request) -> Trace:
+    return Trace(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
+
+
+def _respond(answer: Answer) -> Response:
+    media_type = "application/json" if answer.status < 400 else "application/problem+json"
+    headers = {"Idempotent-Replayed": "true"} if answer.replayed else None
+    return Response(answer.body, answer.status, headers, media_type)
+
+
+async def _execute(
+    request: Request, model: type[Body], to_command: Callable[[Body, Caller], Command | Batch], status: int = 201
+) -> Response:
+    """Carry out a request that needs an Idempotency-Key."""
+    caller = await current_caller(request)
+    key = idempotency.parse_key(request.headers.get("idempotency-key"))
+    body = await _read(request, model)
+    work = Work(
+        caller,
+        to_command(body, caller),
+        status,
+        _trace(request),
+        (caller.subject, key),
+        idempotency.request_hash(request.scope["path"], body.model_dump()),
+    )
+    return _respond(await _service(request).execute(work))
+
+
+async def _set_status(request: Request, status: str) -> Response:
+    """Carry out an operator's change of an account's status, which is idempotent by itself."""
+    caller = await current_caller(request)
+    require_operator(caller)
+    await _read(request, schemas.EmptyBody)
+    work = Work(caller, SetStatus(_id(request), status), 200, _trace(request))
+    return _respond(await _service(request).execute(work))
+
+
+def _id(request: Request) -> str:
+    return str(request.path_params["id"])
+
+
+@_writes.post(**_document("/transfers", schemas.TransferBody, schemas.TransactionView, 201))
+async def transfer(request: Request) -> Response:
+    """Move money between two accounts of one currency; the payer's has to be the caller's."""
+    return await _execute(request, schemas.TransferBody, _transfer_of)
+
+
+def _transfer_of(body: schemas.TransferBody, _caller: Caller) -> Transfer:
+    return Transfer(new_id(), body.from_account, body.to_account, body.amount, body.currency, body.reference)
+
+
+@_writes.post(**_document("/accounts/{id:uuid}/deposits", schemas.MoneyBody, schemas.TransactionView, 201))
+async def deposit(request: Request) -> Response:
+    """Bring money in from outside; needs the scope bank:deposit."""
+
+    def command(body: schemas.MoneyBody, caller: Caller) -> Deposit:
+        if not (caller.is_cash_desk or caller.is_operator):
+            raise Problem("forbidden", f"A deposit needs the scope {CASH_DESK}.")
+        return Deposit(new_id(), _id(request), body.amount, body.currency, body.reference)
+
+    return await _execute(request, schemas.MoneyBody, command)
+
+
+@_writes.post(**_document("/accounts/{id:uuid}/withdrawals", schemas.MoneyBody, schemas.TransactionView, 201))
+async def withdraw(request: Request) -> Response:
+    """Pay money out."""
+
+    def command(body: schemas.MoneyBody, _caller: Caller) -> Withdraw:
+        return Withdraw(new_id(), _id(request), body.amount, body.currency, body.reference)
+
+    return await _execute(request, schemas.MoneyBody, command)
+
+
+@_writes.post(**_document("/transfers:batch", schemas.BatchBody, schemas.BatchView, 200))
+async def transfer_batch(request: Request) -> Response:
+    """Make up to 1000 transfers, each with a key and a result of its own; one refused does not stop the others.
+
+    An item's key is an idempotency key like that of a single transfer, and the two may replace each other.
+    """
+
+    def command(body: schemas.BatchBody, caller: Caller) -> Batch:
+        trace = _trace(request)
+        return Batch(
+            tuple(
+                Work(
+                    caller,
+                    _transfer_of(item, caller),
+                    201,
+                    trace,
+                    (caller.subject, item.key),
+                    idempotency.request_hash("/api/v1/transfers", item.model_dump(exclude={"key"})),
+                )
+                for item in body.transfers
+            )
+        )
+
+    return await _execute(request, schemas.BatchBody, command, 200)
+
+
+@_writes.post(**_document("/accounts", schemas.OpenAccountBody, schemas.AccountView, 201))
+async def open_account(request: Request) -> Response:
+    """Open an account that belongs to the caller."""
+
+    def command(body: schemas.OpenAccountBody, _caller: Caller) -> OpenAccount:
+        return OpenAccount(new_id(), new_account_number(), body.currency, body.name)
+
+    return await _execute(request, schemas.OpenAccountBody, command)
+
+
+@_writes.post(**_document("/reversals", schemas.ReversalBody, schemas.TransactionView, 201))
+async def reverse(request: Request) -> Response:
+    """Correct a transaction by its opposite; only who received the money, or an operator, can give it back."""
+
+    def command(body: schemas.ReversalBody, _caller: Caller) -> Reverse:
+        return Reverse(new_id(), body.transaction_id, body.reason)
+
+    return await _execute(request, schemas.ReversalBody, command)
+
+
+@_writes.post(**_document("/accounts/{id:uuid}/holds", schemas.HoldBody, schemas.HoldView, 201))
+async def place_hold(request: Request) -> Response:
+    """Reserve money until it is captured, voided, or `expires_in` seconds have passed (default: 7 days)."""
+    settings: AccountSettings = request.app.state.settings
+
+    def command(body: schemas.HoldBody, _caller: Caller) -> PlaceHold:
+        life = timedelta(seconds=body.expires_in or settings.hold_default_seconds)
+        return PlaceHold(new_id(), _id(request), body.amount, body.currency, utc_now() + life)
+
+    return await _execute(request, schemas.HoldBody, command)
+
+
+@_writes.post(**_document("/holds/{id:uuid}/captures", schemas.CaptureBody, schemas.HoldView, 201, body_required=False))
+async def capture_hold(request: Request) -> Response:
+    """Pay out a hold, in whole or in part; what is not captured is released."""
+
+    def command(body: schemas.CaptureBody, _caller: Caller) -> CaptureHold:
+        return CaptureHold(new_id(), _id(request), body.amount)
+
+    return await _execute(request, schemas.CaptureBody, command)
+
+
+@_writes.post(**_document("/holds/{id:uuid}/voids", schemas.EmptyBody, schemas.HoldView, 201, body_required=False))
+async def void_hold(request: Request) -> Response:
+    """End a hold without paying."""
+
+    def command(_body: schemas.EmptyBody, _caller: Caller) -> ReleaseHold:
+        return ReleaseHold(_id(request), "voided")
+
+    return await _execute(request, schemas.EmptyBody, command)
+
+
+def _status_document(action: str) -> dict[str, Any]:
+    path = f"/accounts/{{id:uuid}}/{action}"
+    return _document(path, schemas.EmptyBody, schemas.AccountView, 200, keyed=False, body_required=False)
+
+
+@_writes.post(**_status_document("freeze"))
+async def freeze(request: Request) -> Response:
+    """Stop an account from paying; it still receives. For operators."""
+    return await _set_status(request, "frozen")
+
+
+@_writes.post(**_status_document("unfreeze"))
+async def unfreeze(request: Request) -> Response:
+    """Let a frozen account pay again. For operators."""
+    return await _set_status(request, "active")
+
+
+@_writes.post(**_status_document("close"))
+async def close(request: Request) -> Response:
+    """Close an empty account for good. For operators."""
+    return await _set_status(request, "closed")
+
+
+@_reads.get(
+    "/accounts",
+    response_model=schemas.AccountPage,
+    responses=documented_problems(401, 422, 500, 503),
+)
+async def list_accounts(
+    request: Request,
+    caller: Annotated[Caller, Depends(current_caller)],
+    limit: Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)] = paging.DEFAULT_LIMIT,
+    cursor: str | None = None,
+) -> Response:
+    """List the caller's accounts, the oldest first; operators see all."""
+    after = paging.decode_cursor(cursor) if cursor else None
+    found = await _service(request).accounts(caller, after, limit + 1)
+    return paging.page([account_data(account) for account in found], limit)
+
+
+@_reads.get(
+    "/accounts/{id:uuid}",
+    response_model=schemas.AccountView,
+    responses=documented_problems(401, 404, 500, 503),
+    openapi_extra={"parameters": [_ID]},
+)
+async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
+    """Show one account."""
+    account = await _service(request).account(caller, _id(request))
+    return Response(orjson.dumps(account), media_type="application/json")
+
+
+async def _balances(request: Request) -> Response:
+    check_service_token(
+        request.headers.get("authorization"), request.app.state.settings.service_token.get_secret_value()
+    )
+    after = request.query_params.get("after") or None
+    items = await _service(request).balances(paging.decode_cursor(after) if after else None, 1001)
+    return paging.page(items, 1000)
+
+
+ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]
+INTERNAL_ROUTES: list[BaseRoute] = [Route("/internal/balances", _balances)]

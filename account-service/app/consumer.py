@@ -1,0 +1,48 @@
+"""What account-service does with events: it freezes accounts that a fraud rule says to freeze."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.book import SetStatus
+from app.service import EVENT_SUBJECT, SYSTEM, AccountService, Trace, Work
+from shared.consumer import Handler, Move
+from shared.events import CloudEvent, TransactionFlagged
+from shared.idempotency import request_hash
+
+_FEED = "transaction-service"
+
+
+class FlagHandler(Handler):
+    """Freezes once per finding: the event's id is the idempotency key, written with the effect."""
+
+    def __init__(self, service: AccountService) -> None:
+        self._service = service
+
+    async def position(self) -> int:
+        return await self._service.position(_FEED)
+
+    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+        new = {event.id for event in events if not await self._freeze(event)}
+        if move is not None:
+            await self._service.move(_FEED, move)
+        return new
+
+    async def _freeze(self, event: CloudEvent) -> bool:
+        """Carry out the event's action; tell whether that had been done before."""
+        if event.type != "bank.transaction.flagged":
+            return False
+        flag = TransactionFlagged.model_validate(event.data)
+        if flag.action != "freeze":
+            return False
+        work = Work(
+            SYSTEM,
+            SetStatus(flag.account_id, "frozen"),
+            200,
+            Trace(f"/events/{event.type}", event.requestid, event.traceparent),
+            (EVENT_SUBJECT, event.id),
+            request_hash(event.type, event.data),
+        )
+        return (await self._service.execute(work)).replayed
+
+    async def bury(self, raw: Any, reason: str) -> None:
+        await self._service.bury(raw, reason)

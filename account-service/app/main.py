@@ -1,0 +1,57 @@
+"""Wires account-service together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import api
+from app.consumer import FlagHandler
+from app.models import outbox
+from app.prometheus import IMBALANCE
+from app.service import AccountService
+from app.settings import AccountSettings
+from shared import feed
+from shared.runtime import Runtime
+from shared.web import create_app
+
+_HOUR = 3600.0
+
+
+def create(settings: AccountSettings) -> FastAPI:
+    """Return the application, ready to be served."""
+    runtime = Runtime(settings, outbox)
+    service = AccountService(runtime.engine, settings, runtime.relay.committed)
+
+    async def measure_imbalance() -> None:
+        for currency, total in (await service.imbalance()).items():
+            IMBALANCE.labels(currency).set(total)
+
+    periodic = {
+        "hold-sweeper": (settings.hold_sweep_seconds, service.release_expired_holds),
+        "ledger-check": (settings.ledger_check_seconds, measure_imbalance),
+        "key-retention": (_HOUR, service.forget_old_keys),
+    }
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with runtime.running("bank.transaction.flagged", FlagHandler(service), periodic):
+            yield
+            await service.drain()
+        await runtime.close()
+
+    app = create_app(
+        settings,
+        "Accounts and the double-entry ledger.",
+        routes=api.ROUTES,
+        internal_routes=[
+            feed.route(runtime.engine, outbox, settings.service_token.get_secret_value()),
+            *api.INTERNAL_ROUTES,
+        ],
+        checks=runtime.checks,
+        lifespan=lifespan,
+    )
+    app.state.settings = settings
+    app.state.service = service
+    app.state.authenticator = runtime.authenticator
+    return app

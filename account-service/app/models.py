@@ -1,0 +1,90 @@
+"""The tables of account-service."""
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, MetaData, String, Table, Uuid, text
+
+from shared import idempotency
+from shared.database import UtcDateTime
+from shared.inbox import FeedState
+from shared.outbox import Outbox
+
+metadata = MetaData()
+
+_ID = Uuid(as_uuid=False)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("account_number", String(16), nullable=False, unique=True),
+    Column("owner", String(255), nullable=False),
+    Column("name", String(140)),
+    Column("kind", String(8), nullable=False, comment="customer, or cash: the outside world, one per currency"),
+    Column("currency", String(3), nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("seq", BigInteger, nullable=False, comment="seq of the account's last entry"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("updated_at", UtcDateTime, nullable=False),
+    CheckConstraint("kind = 'cash' OR balance >= 0", name="customer_balance_not_negative"),
+    CheckConstraint("held >= 0 AND (kind = 'cash' OR held <= balance)", name="held_is_covered"),
+    CheckConstraint("kind IN ('customer', 'cash')", name="known_kind"),
+    CheckConstraint("status IN ('active', 'frozen', 'closed')", name="known_status"),
+    Index("accounts_by_owner", "owner", "id"),
+    Index(
+        "one_cash_account_per_currency",
+        "currency",
+        unique=True,
+        postgresql_where=text("kind = 'cash'"),
+        sqlite_where=text("kind = 'cash'"),
+    ),
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("type", String(10), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("from_account", _ID, nullable=False),
+    Column("to_account", _ID, nullable=False),
+    Column("reference", String(140)),
+    Column("reverses", _ID, unique=True, comment="at most one reversal per original"),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("amount > 0", name="amount_is_positive"),
+    CheckConstraint("from_account <> to_account", name="two_accounts"),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("account_id", _ID, ForeignKey("accounts.id"), primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("transaction_id", _ID, ForeignKey("transactions.id"), nullable=False),
+    Column("amount", BigInteger, nullable=False, comment="negative where money leaves the account"),
+    Column("balance_after", BigInteger, nullable=False),
+    CheckConstraint("seq > 0", name="seq_starts_at_one"),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("account_id", _ID, ForeignKey("accounts.id"), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("captured_amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("status", String(8), nullable=False),
+    Column("expires_at", UtcDateTime, nullable=False),
+    Column("transaction_id", _ID, comment="the transaction of the capture"),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("amount > 0", name="hold_is_positive"),
+    CheckConstraint("captured_amount BETWEEN 0 AND amount", name="capture_within_hold"),
+    CheckConstraint("status IN ('active', 'captured', 'voided', 'expired')", name="known_hold_status"),
+    Index("active_holds_by_expiry", "expires_at", postgresql_where=text("status = 'active'")),
+)
+
+idempotency_keys = idempotency.table(metadata)
+outbox = Outbox(metadata)
+feed_state = FeedState(metadata)

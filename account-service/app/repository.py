@@ -1,0 +1,223 @@
+"""All SQL of account-service: loading the book under locks, writing what a batch changed, and the read side."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import func, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.book import (
+    Account,
+    Book,
+    CaptureHold,
+    Command,
+    Deposit,
+    Entry,
+    Hold,
+    PlaceHold,
+    ReleaseHold,
+    Reverse,
+    SetStatus,
+    Transaction,
+    Transfer,
+    Withdraw,
+)
+from app.models import accounts, entries, holds, transactions
+from shared.database import any_of, bulk_insert, bulk_insert_new, bulk_update
+from shared.ids import new_id
+
+_ACCOUNT_FIELDS = [field.name for field in fields(Account)]
+_ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
+_TRANSACTION_FIELDS = [field.name for field in fields(Transaction)]
+_ENTRY_FIELDS = [field.name for field in fields(Entry)]
+_HOLD_FIELDS = [field.name for field in fields(Hold)]
+_CHANGING_HOLD_FIELDS = ("id", "status", "captured_amount", "transaction_id")
+
+
+async def cash_accounts(connection: AsyncConnection, currencies: Iterable[str], now: datetime) -> dict[str, str]:
+    """Return the id of each currency's cash account, opening those that are not there yet."""
+    rows = [
+        {
+            "id": new_id(),
+            "account_number": f"CASH{currency}",
+            "owner": "bank",
+            "name": None,
+            "kind": "cash",
+            "currency": currency,
+            "status": "active",
+            "balance": 0,
+            "held": 0,
+            "seq": 0,
+            "created_at": now,
+            "updated_at": now,
+        }
+        for currency in sorted(set(currencies))
+    ]
+    await bulk_insert_new(connection, accounts, rows)
+    found = await connection.execute(select(accounts.c.currency, accounts.c.id).where(accounts.c.kind == "cash"))
+    return {row.currency: row.id for row in found}
+
+
+async def load_book(connection: AsyncConnection, commands: Sequence[Command], cash: Mapping[str, str]) -> Book:
+    """Lock the accounts that the commands may touch, in id order, and return them with all a decision needs.
+
+    What may change while we wait for the locks (holds, reversals) is read after we have them.
+    """
+    original_ids = {command.transaction_id for command in commands if isinstance(command, Reverse)}
+    hold_ids = {command.hold_id for command in commands if isinstance(command, CaptureHold | ReleaseHold)}
+    originals = await _originals(connection, original_ids)
+    wanted = await _accounts_of_holds(connection, hold_ids)
+    for original in originals.values():
+        wanted |= {original.from_account, original.to_account}
+    for command in commands:
+        if isinstance(command, Transfer):
+            wanted |= {command.from_account, command.to_account}
+        elif isinstance(command, Deposit | Withdraw):
+            wanted |= {command.account_id, cash[command.currency]}
+        elif isinstance(command, PlaceHold | SetStatus):
+            wanted.add(command.account_id)
+    if hold_ids:
+        wanted |= set(cash.values())
+    book = Book(await _lock_accounts(connection, wanted), dict(cash), originals=originals)
+    if original_ids:
+        reversals = select(transactions.c.reverses).where(any_of(connection, transactions.c.reverses, original_ids))
+        book.reversed = set((await connection.scalars(reversals)).all())
+    if hold_ids:
+        current = select(*(holds.c[name] for name in _HOLD_FIELDS)).where(any_of(connection, holds.c.id, hold_ids))
+        book.holds = {row.id: Hold(*row) for row in await connection.execute(current)}
+    return book
+
+
+async def _originals(connection: AsyncConnection, ids: set[str]) -> dict[str, Transaction]:
+    if not ids:
+        return {}
+    columns = [transactions.c[name] for name in _TRANSACTION_FIELDS]
+    rows = await connection.execute(select(*columns).where(any_of(connection, transactions.c.id, ids)))
+    return {row.id: Transaction(*row) for row in rows}
+
+
+async def _accounts_of_holds(connection: AsyncConnection, ids: set[str]) -> set[str]:
+    if not ids:
+        return set()
+    return set((await connection.scalars(select(holds.c.account_id).where(any_of(connection, holds.c.id, ids)))).all())
+
+
+async def _lock_accounts(connection: AsyncConnection, ids: set[str]) -> dict[str, Account]:
+    if not ids:
+        return {}
+    statement = select(*_ACCOUNT_COLUMNS).where(any_of(connection, accounts.c.id, sorted(ids)))
+    # Always in id order, so that two batches never wait for each other; entries refer to accounts, hence NO KEY.
+    locked = await connection.execute(statement.order_by(accounts.c.id).with_for_update(key_share=True))
+    return {row.id: Account(*row) for row in locked}
+
+
+async def write_book(connection: AsyncConnection, book: Book, now: datetime) -> None:
+    """Write what the batch changed: set-based, entries in the order of their decisions."""
+    await bulk_insert(connection, accounts, [_account_row(account, now) for account in book.opened])
+    await bulk_insert(connection, transactions, _rows(_TRANSACTION_FIELDS, book.transactions))
+    await bulk_insert(connection, entries, _rows(_ENTRY_FIELDS, book.entries))
+    opened = {account.id for account in book.opened}
+    changed = [book.accounts[account_id] for account_id in book.changed - opened]
+    await bulk_update(
+        connection,
+        accounts,
+        "id",
+        [
+            {
+                "id": account.id,
+                "status": account.status,
+                "balance": account.balance,
+                "held": account.held,
+                "seq": account.seq,
+                "updated_at": now,
+            }
+            for account in changed
+        ],
+    )
+    placed = [book.holds[hold_id] for hold_id in book.changed_holds if book.holds[hold_id].status == "active"]
+    settled = [book.holds[hold_id] for hold_id in book.changed_holds if book.holds[hold_id].status != "active"]
+    await bulk_insert(connection, holds, _rows(_HOLD_FIELDS, placed))
+    await bulk_update(connection, holds, "id", _rows(_CHANGING_HOLD_FIELDS, settled))
+
+
+def _rows(names: Sequence[str], records: Iterable[Any]) -> list[dict[str, Any]]:
+    return [{name: getattr(record, name) for name in names} for record in records]
+
+
+def _account_row(account: Account, now: datetime) -> dict[str, Any]:
+    return {**{name: getattr(account, name) for name in _ACCOUNT_FIELDS}, "updated_at": now}
+
+
+async def account(connection: AsyncConnection, account_id: str) -> Account | None:
+    """Return an account, or None."""
+    row = (await connection.execute(select(*_ACCOUNT_COLUMNS).where(accounts.c.id == account_id))).one_or_none()
+    return Account(*row) if row else None
+
+
+async def customer_accounts(
+    connection: AsyncConnection, owner: str | None, after: str | None, limit: int
+) -> list[Account]:
+    """Return customers' accounts in id order: one owner's, or everybody's."""
+    statement = select(*_ACCOUNT_COLUMNS).where(accounts.c.kind == "customer").order_by(accounts.c.id).limit(limit)
+    if owner is not None:
+        statement = statement.where(accounts.c.owner == owner)
+    if after is not None:
+        statement = statement.where(accounts.c.id > after)
+    return [Account(*row) for row in await connection.execute(statement)]
+
+
+async def balances(connection: AsyncConnection, after: str | None, limit: int) -> list[Any]:
+    """Return id, currency, balance, seq and time of the last change of all accounts, in id order."""
+    columns = (accounts.c.id, accounts.c.currency, accounts.c.balance, accounts.c.seq, accounts.c.updated_at)
+    statement = select(*columns).order_by(accounts.c.id).limit(limit)
+    if after is not None:
+        statement = statement.where(accounts.c.id > after)
+    return list((await connection.execute(statement)).all())
+
+
+async def expired_holds(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
+    """Return ids of active holds whose time is over, the oldest first."""
+    due = select(holds.c.id).where((holds.c.status == "active") & (holds.c.expires_at <= now))
+    return list((await connection.scalars(due.order_by(holds.c.expires_at).limit(limit))).all())
+
+
+async def imbalance(connection: AsyncConnection) -> dict[str, int]:
+    """Return the sum of all balances per currency; anything but zero is a broken ledger."""
+    sums = select(accounts.c.currency, func.sum(accounts.c.balance)).group_by(accounts.c.currency)
+    return {currency: int(total) for currency, total in await connection.execute(sums)}
+
+
+INVARIANTS: Mapping[str, str] = {
+    "entries of a transaction do not sum to zero": """
+        SELECT transaction_id FROM entries GROUP BY transaction_id HAVING sum(amount) <> 0 OR count(*) < 2""",
+    "a transaction has no entries": """
+        SELECT id FROM transactions WHERE id NOT IN (SELECT transaction_id FROM entries)""",
+    "a balance differs from the sum of its entries": """
+        SELECT a.id FROM accounts a LEFT JOIN (SELECT account_id, sum(amount) AS total, count(*) AS n, max(seq) AS last
+        FROM entries GROUP BY account_id) e ON e.account_id = a.id
+        WHERE a.balance <> coalesce(e.total, 0) OR a.seq <> coalesce(e.n, 0) OR a.seq <> coalesce(e.last, 0)""",
+    "the balance_after chain is broken": """
+        SELECT account_id FROM (SELECT account_id, balance_after,
+        sum(amount) OVER (PARTITION BY account_id ORDER BY seq) AS running FROM entries) chain
+        WHERE balance_after <> running""",
+    "a customer's balance is negative": """
+        SELECT account_id FROM entries e JOIN accounts a ON a.id = e.account_id
+        WHERE a.kind = 'customer' AND e.balance_after < 0""",
+    "held money differs from the active holds": """
+        SELECT a.id FROM accounts a WHERE a.held <>
+        (SELECT coalesce(sum(h.amount), 0) FROM holds h WHERE h.account_id = a.id AND h.status = 'active')""",
+    "balances of a currency do not sum to zero": """
+        SELECT currency FROM accounts GROUP BY currency HAVING sum(balance) <> 0""",
+}
+
+
+async def broken_invariants(connection: AsyncConnection) -> list[str]:
+    """Check the whole ledger; return a line for every invariant that does not hold, with up to three examples."""
+    broken = []
+    for meaning, query in INVARIANTS.items():
+        found = (await connection.scalars(text(query))).fetchmany(3)
+        if found:
+            broken.append(f"{meaning}: {', '.join(str(example) for example in found)}")
+    return broken

@@ -1,0 +1,179 @@
+"""What the API takes and gives."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import pycountry
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+MAX_AMOUNT = 10**15
+MAX_BATCH = 1000
+MAX_HOLD_SECONDS = 365 * 86400
+
+_CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies)
+
+
+def _known_currency(code: str) -> str:
+    if code not in _CURRENCIES:
+        raise ValueError("not an ISO 4217 currency code")
+    return code
+
+
+Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT, description="Minor units, for example cents.", examples=[1050])]
+Currency = Annotated[
+    str, StringConstraints(pattern="^[A-Z]{3}$"), AfterValidator(_known_currency), Field(examples=["USD"])
+]
+# Printable: control characters (NUL above all) have no place in what people and databases read.
+Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Identifier = Annotated[
+    str,
+    StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True),
+    Field(examples=["0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e"]),
+]
+
+
+class Body(BaseModel):
+    """Base of request bodies: exact types, nothing unknown."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class OpenAccountBody(Body):
+    """Body of `POST /accounts`."""
+
+    currency: Currency
+    name: Text | None = None
+
+
+class MoneyBody(Body):
+    """Body of a deposit or withdrawal."""
+
+    amount: Amount
+    currency: Currency
+    reference: Text | None = None
+
+
+class TransferBody(Body):
+    """Body of `POST /transfers`."""
+
+    from_account: Identifier
+    to_account: Identifier
+    amount: Amount
+    currency: Currency
+    reference: Text | None = None
+
+
+class BatchItemBody(TransferBody):
+    """One transfer of a batch; `key` does for it what the Idempotency-Key header does for a single one."""
+
+    key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?$")]
+
+
+class BatchBody(Body):
+    """Body of `POST /transfers:batch`."""
+
+    transfers: Annotated[list[BatchItemBody], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class ReversalBody(Body):
+    """Body of `POST /reversals`."""
+
+    transaction_id: Identifier
+    reason: Text | None = None
+
+
+class HoldBody(Body):
+    """Body of `POST /accounts/{id}/holds`."""
+
+    amount: Amount
+    currency: Currency
+    expires_in: Annotated[int, Field(ge=1, le=MAX_HOLD_SECONDS, description="Seconds.")] | None = None
+
+
+class CaptureBody(Body):
+    """Body of `POST /holds/{id}/captures`; the whole hold when `amount` is absent."""
+
+    amount: Amount | None = None
+
+
+class EmptyBody(Body):
+    """Body of requests that need none."""
+
+
+class AccountView(BaseModel):
+    """An account."""
+
+    id: str
+    account_number: str
+    owner: str
+    name: str | None
+    currency: str
+    status: Literal["active", "frozen", "closed"]
+    balance: int
+    held: int
+    available: int
+    seq: int
+    created_at: datetime
+
+
+class EntryView(BaseModel):
+    """One side of a transaction; `seq` and `balance_after` are null where the account is somebody else's."""
+
+    account_id: str
+    amount: int
+    seq: int | None
+    balance_after: int | None
+
+
+class TransactionView(BaseModel):
+    """A posted transaction."""
+
+    id: str
+    type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture"]
+    status: Literal["posted"]
+    amount: int
+    currency: str
+    from_account: str
+    to_account: str
+    reference: str | None
+    reverses: str | None
+    entries: list[EntryView]
+    created_at: datetime
+
+
+class HoldView(BaseModel):
+    """A hold; `transaction` is there in the answer to its capture."""
+
+    id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    currency: str
+    status: Literal["active", "captured", "voided", "expired"]
+    expires_at: datetime
+    transaction_id: str | None
+    created_at: datetime
+    transaction: TransactionView | None = None
+
+
+class BatchResultView(BaseModel):
+    """What became of one transfer of a batch: a transaction (201) or a problem."""
+
+    key: str
+    status: int
+    replayed: bool
+    transaction: TransactionView | None = None
+    problem: dict[str, Any] | None = None
+
+
+class BatchView(BaseModel):
+    """One result per transfer, in the order of the request."""
+
+    results: list[BatchResultView]
+
+
+class AccountPage(BaseModel):
+    """A page of accounts."""
+
+    items: list[AccountView]
+    next_cursor: str | None

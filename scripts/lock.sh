@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Pin every requirement with hashes; the four sets agree with each other because the larger one constrains the rest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+compile() {
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+        --custom-compile-command "make lock" "$@"
+}
+
+compile requirements-dev.in -o requirements-dev.txt
+for set in requirements-run account-service/requirements transaction-service/requirements; do
+    compile "$set.in" -c requirements-dev.txt -o "$set.txt"
+done

@@ -1,0 +1,155 @@
+"""Bearer tokens: JWTs (RS256 or EdDSA) checked against a JWKS from a file or URL."""
+
+import asyncio
+import hmac
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import orjson
+
+from shared.problems import Problem
+
+OPERATOR = "bank:operator"
+CASH_DESK = "bank:deposit"
+
+_ALGORITHM_OF_KEY_TYPE = {"RSA": "RS256", "OKP": "EdDSA"}
+_CACHED_TOKENS = 10_000
+_REFRESH_SECONDS = 300
+_LEAST_SECONDS_BETWEEN_FETCHES = 5
+_CHALLENGE = {"WWW-Authenticate": 'Bearer realm="bank"'}
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who makes a request, and what the token allows."""
+
+    subject: str
+    scopes: frozenset[str]
+
+    @property
+    def is_operator(self) -> bool:
+        """Operators see and do all."""
+        return OPERATOR in self.scopes
+
+    @property
+    def is_cash_desk(self) -> bool:
+        """Those who may bring money in from outside."""
+        return CASH_DESK in self.scopes
+
+    def may_see(self, owner: str) -> bool:
+        """Tell whether what belongs to `owner` is visible to the caller."""
+        return owner == self.subject or self.is_operator
+
+
+def require_operator(caller: Caller) -> None:
+    """Raise Problem (forbidden) unless the caller is an operator."""
+    if not caller.is_operator:
+        raise Problem("forbidden", f"This needs the scope {OPERATOR}.")
+
+
+def _unauthorized(detail: str) -> Problem:
+    return Problem("unauthorized", detail, headers=_CHALLENGE)
+
+
+class Authenticator:
+    """Checks tokens; keeps the issuer's keys fresh and remembers tokens that were good until they expire."""
+
+    def __init__(self, jwks: str, issuer: str, audience: str) -> None:
+        self._jwks = jwks
+        self._issuer = issuer
+        self._audience = audience
+        self._keys: dict[str | None, jwt.PyJWK] = {}
+        self._fetched_at = float("-inf")
+        self._fetching = asyncio.Lock()
+        self._good: OrderedDict[str, tuple[Caller, float]] = OrderedDict()
+
+    async def load(self) -> None:
+        """Read the keys. Raises OSError, httpx.HTTPError or ValueError when that is not possible."""
+        if self._jwks.startswith(("http://", "https://")):
+            async with httpx.AsyncClient(timeout=5) as client:
+                content = (await client.get(self._jwks)).raise_for_status().content
+        else:
+            content = Path(self._jwks).read_bytes()
+        keys: dict[str | None, jwt.PyJWK] = {}
+        for document in orjson.loads(content)["keys"]:
+            algorithm = _ALGORITHM_OF_KEY_TYPE.get(document.get("kty"))
+            if algorithm is not None and document.get("use", "sig") == "sig":
+                keys[document.get("kid")] = jwt.PyJWK(document, algorithm)
+        self._keys = keys
+        self._good.clear()
+        self._fetched_at = time.monotonic()
+
+    async def _reload_if_older_than(self, seconds: float) -> None:
+        async with self._fetching:
+            if time.monotonic() - self._fetched_at < seconds:
+                return
+            try:
+                await self.load()
+            except (OSError, httpx.HTTPError, ValueError, KeyError):
+                # Go on with the keys we have; do not ask a dead issuer on every request.
+                self._fetched_at = time.monotonic()
+
+    async def authenticate(self, authorization: str | None) -> Caller:
+        """Return the caller named by an Authorization header.
+
+        Raises Problem (unauthorized) when the token is missing, malformed, expired, foreign or wrongly signed.
+        """
+        if authorization is None or authorization[:7].lower() != "bearer ":
+            raise _unauthorized("Send an Authorization header: Bearer <token>.")
+        token = authorization[7:].strip()
+        if time.monotonic() - self._fetched_at > _REFRESH_SECONDS:
+            await self._reload_if_older_than(_REFRESH_SECONDS)
+        known = self._good.get(token)
+        if known is not None and known[1] > time.time():
+            return known[0]
+        self._good.pop(token, None)
+        caller, expires = await self._check(token)
+        self._good[token] = caller, expires
+        if len(self._good) > _CACHED_TOKENS:
+            self._good.popitem(last=False)
+        return caller
+
+    async def _check(self, token: str) -> tuple[Caller, float]:
+        try:
+            key = await self._key_for(jwt.get_unverified_header(token).get("kid"))
+            # The algorithm comes from the key, never from the token.
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[key.algorithm_name],
+                issuer=self._issuer,
+                audience=self._audience,
+                options={"require": ["exp", "sub"]},
+            )
+        except jwt.ExpiredSignatureError as error:
+            raise _unauthorized("The token has expired; get a new one.") from error
+        except (jwt.PyJWTError, ValueError) as error:
+            raise _unauthorized("The token is not one that this bank accepts.") from error
+        subject = claims["sub"]
+        if not 1 <= len(subject) <= 200 or not subject.isprintable():
+            raise _unauthorized("The token's subject must be 1 to 200 printable characters.")
+        return Caller(subject, _scopes(claims)), float(claims["exp"])
+
+    async def _key_for(self, kid: Any) -> jwt.PyJWK:
+        if kid not in self._keys:
+            await self._reload_if_older_than(_LEAST_SECONDS_BETWEEN_FETCHES)
+        if kid not in self._keys:
+            raise jwt.InvalidKeyError("unknown key")
+        return self._keys[kid]
+
+
+def _scopes(claims: dict[str, Any]) -> frozenset[str]:
+    scope = claims.get("scope", "")
+    return frozenset(scope.split() if isinstance(scope, str) else ())
+
+
+def check_service_token(authorization: str | None, secret: str) -> None:
+    """Raise Problem (unauthorized) unless the header carries the services' shared secret."""
+    given = (authorization or "").encode()
+    if not hmac.compare_digest(given, f"Bearer {secret}".encode()):
+        raise _unauthorized("This needs the services' own token.")

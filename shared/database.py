@@ -1,0 +1,188 @@
+"""One way to PostgreSQL and SQLite: engine, transactions, set-based writes and advisory locks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Column, DateTime, Dialect, Row, Table, bindparam, event, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.types import TypeDecorator
+
+Rows = Sequence[Mapping[str, Any]]
+
+_SQLITE_BUSY_SECONDS = 15
+_POSTGRES_LIMITS = {
+    "statement_timeout": "15s",
+    "lock_timeout": "10s",
+    "idle_in_transaction_session_timeout": "30s",
+}
+# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The transaction had no effect; run it again.
+_RETRYABLE_STATES = {"40001", "40P01", "55P03"}
+# PostgreSQL: connection exceptions, resources, operator intervention (a server that starts or stops).
+_OUTAGE_CLASSES = ("08", "53", "57")
+
+
+class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestors
+    """A time in UTC; SQLite keeps no zone, so it is taken off on the way in and put back on the way out."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is not None and dialect.name == "sqlite":
+            return value.astimezone(UTC).replace(tzinfo=None)
+        return value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
+def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncEngine:
+    """Return an engine with time limits on PostgreSQL, and with WAL and full synchronisation on SQLite."""
+    if url.startswith("postgresql"):
+        return create_async_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=5,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": 5,
+                "command_timeout": 20,
+                "server_settings": {**_POSTGRES_LIMITS, "application_name": name},
+            },
+        )
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=30,
+        connect_args={"timeout": _SQLITE_BUSY_SECONDS},
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver must not start transactions on its own; _begin_sqlite does
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    # A writer takes the write lock at once: upgrading later fails with "database is locked" without waiting.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def is_postgres(connection: AsyncConnection) -> bool:
+    """Tell whether the connection leads to PostgreSQL."""
+    return connection.dialect.name == "postgresql"
+
+
+@asynccontextmanager
+async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction that writes; it commits at the end of the block and rolls back on any exception."""
+    async with engine.connect() as connection:
+        await connection.execution_options(writes=True)
+        async with connection.begin():
+            yield connection
+
+
+async def ping(engine: AsyncEngine) -> None:
+    """Ask the database for an answer; raises when it gives none."""
+    async with engine.connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Tell whether the transaction certainly had no effect and may simply be run again."""
+    return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRYABLE_STATES
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """Tell whether the error says that the database cannot be used now (rather than that the request is wrong)."""
+    if isinstance(error, PoolTimeoutError | OSError | asyncio.TimeoutError):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None) or ""
+    return (
+        error.connection_invalidated
+        or state.startswith(_OUTAGE_CLASSES)
+        or (not state and isinstance(error, OperationalError | InterfaceError))
+    )
+
+
+def _arrays(columns: Sequence[Column[Any]], rows: Rows) -> tuple[str, tuple[list[Any], ...]]:
+    """Return `$1::type[], …` and the rows turned into one array per column, for PostgreSQL's unnest."""
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    casts = ", ".join(f"${n}::{column.type.compile(dialect)}[]" for n, column in enumerate(columns, start=1))
+    return casts, tuple([row[column.name] for row in rows] for column in columns)
+
+
+async def bulk_insert(connection: AsyncConnection, table: Table, rows: Rows) -> None:
+    """Insert rows that all have the same keys, as one statement on PostgreSQL."""
+    if not rows:
+        return
+    if not is_postgres(connection):
+        await connection.execute(table.insert(), rows)
+        return
+    columns = [table.c[name] for name in rows[0]]
+    casts, arrays = _arrays(columns, rows)
+    names = ", ".join(column.name for column in columns)
+    await connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({casts})", arrays)
+
+
+async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows) -> list[Row[Any]]:
+    """Insert the rows whose keys are not there yet; return the primary keys of those that were inserted."""
+    if not rows:
+        return []
+    insert = postgresql.insert(table) if is_postgres(connection) else sqlite.insert(table)
+    statement = insert.on_conflict_do_nothing().returning(*table.primary_key.columns)
+    return list((await connection.execute(statement, rows)).all())
+
+
+async def bulk_update(connection: AsyncConnection, table: Table, key: str, rows: Rows) -> None:
+    """Set the given columns of existing rows found by `key`, as one statement on PostgreSQL."""
+    if not rows:
+        return
+    columns = [table.c[name] for name in rows[0]]
+    if not is_postgres(connection):
+        statement = update(table).where(table.c[key] == bindparam(f"old_{key}"))
+        values = {column.name: bindparam(column.name) for column in columns if column.name != key}
+        await connection.execute(statement.values(values), [{**row, f"old_{key}": row[key]} for row in rows])
+        return
+    casts, arrays = _arrays(columns, rows)
+    names = ", ".join(column.name for column in columns)
+    changes = ", ".join(f"{column.name} = new.{column.name}" for column in columns if column.name != key)
+    await connection.exec_driver_sql(
+        f"UPDATE {table.name} SET {changes} FROM unnest({casts}) AS new({names}) WHERE {table.name}.{key} = new.{key}",
+        arrays,
+    )
+
+
+def any_of(connection: AsyncConnection, column: Column[Any], values: Iterable[Any]) -> Any:
+    """Return `column = ANY(values)`, one parameter on PostgreSQL so that the statement stays the same for any number."""
+    if is_postgres(connection):
+        array = postgresql.ARRAY(column.type)
+        return column == postgresql.Any(bindparam(None, list(values), type_=array))
+    return column.in_(list(values))
+
+
+async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:
+    """Become or stay the one holder of a lock until the connection closes; SQLite, with one writer, always says yes.
+
+    The pool resets a returned connection, which also lets go of the lock (`pg_advisory_unlock_all`).
+    """
+    if not is_postgres(connection):
+        return True
+    return bool(await connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), {"lock": lock}))

@@ -1,0 +1,152 @@
+"""Events as CloudEvents 1.0 in JSON, and the models of what they carry.
+
+Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.ids import new_id, rfc3339
+
+BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
+
+Event = dict[str, Any]
+
+
+class EventData(BaseModel):
+    """Base of what an event carries; consumers ignore fields they do not know, so that producers can add some."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class AccountData(EventData):
+    """An account as it is after the event."""
+
+    id: str
+    account_number: str
+    owner: str
+    name: str | None
+    currency: str
+    status: Literal["active", "frozen", "closed"]
+    balance: int
+    held: int
+    available: int
+    seq: int
+    created_at: datetime
+
+
+class EntryPosted(EventData):
+    """One entry of a posted transaction; `amount` is negative where money leaves the account."""
+
+    transaction_id: str
+    type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture"]
+    account_id: str
+    counterparty: str = Field(description="Id of the account on the other side.")
+    amount: int
+    currency: str
+    seq: int
+    balance_after: int
+    reference: str | None
+    reverses: str | None
+    created_at: datetime
+
+
+class TransactionRefused(EventData):
+    """A money movement that the ledger refused; nothing moved."""
+
+    transaction_id: str
+    type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
+    code: str
+    account_id: str
+    counterparty: str | None
+    amount: int
+    currency: str
+    reference: str | None
+    created_at: datetime
+
+
+class HoldData(EventData):
+    """A hold as it is after the event."""
+
+    id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    currency: str
+    status: Literal["active", "captured", "voided", "expired"]
+    expires_at: datetime | None
+    transaction_id: str | None
+    created_at: datetime
+
+
+class TransactionFlagged(EventData):
+    """A finding of a fraud rule; `score` is 0 to 100."""
+
+    transaction_id: str
+    account_id: str
+    rule: str
+    score: int
+    action: Literal["review", "freeze"]
+
+
+DATA_MODELS: dict[str, type[EventData]] = {
+    "bank.account.opened": AccountData,
+    "bank.account.frozen": AccountData,
+    "bank.account.unfrozen": AccountData,
+    "bank.account.closed": AccountData,
+    "bank.entry.posted": EntryPosted,
+    "bank.transaction.refused": TransactionRefused,
+    "bank.hold.placed": HoldData,
+    "bank.hold.captured": HoldData,
+    "bank.hold.voided": HoldData,
+    "bank.hold.expired": HoldData,
+    "bank.transaction.flagged": TransactionFlagged,
+}
+
+
+class CloudEvent(BaseModel):
+    """The envelope a consumer insists on; anything else is a poison event."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    specversion: Literal["1.0"]
+    id: str = Field(min_length=1, max_length=255)
+    source: str = Field(min_length=1)
+    type: str = Field(min_length=1)
+    subject: str
+    time: datetime
+    data: dict[str, Any]
+    traceparent: str | None = None
+    requestid: str | None = None
+
+
+def new_event(
+    *,
+    source: str,
+    type_: str,
+    subject: str,
+    time: datetime,
+    data: dict[str, Any],
+    event_id: str | None = None,
+    traceparent: str | None = None,
+    request_id: str | None = None,
+) -> Event:
+    """Return an event about `subject` (an account id) as plain data, ready for JSON."""
+    event: Event = {
+        "specversion": "1.0",
+        "id": event_id or new_id(),
+        "source": f"/{source}",
+        "type": type_,
+        "subject": subject,
+        "time": rfc3339(time),
+        "datacontenttype": "application/json",
+        "dataschema": f"urn:bank:schema:{type_}:1",
+        "data": data,
+    }
+    if traceparent:
+        event["traceparent"] = traceparent
+    if request_id:
+        event["requestid"] = request_id
+    return event

@@ -1,0 +1,107 @@
+"""Idempotency keys: one effect per key, and the same answer again for a repeated request.
+
+The key is written in the transaction that writes its effect. See draft-ietf-httpapi-idempotency-key-header.
+"""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import Column, LargeBinary, MetaData, SmallInteger, String, Table, and_, delete, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.database import UtcDateTime, bulk_insert, is_postgres
+from shared.problems import Problem
+
+# Printable ASCII, quoted (a structured-field string) or bare.
+_KEY = re.compile(r'"([\x20-\x21\x23-\x7e]{1,255})"|([\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?)')
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    """The answer to the first request with a key."""
+
+    subject: str
+    key: str
+    request_hash: bytes
+    status: int
+    body: bytes
+    created_at: datetime
+
+
+def table(metadata: MetaData) -> Table:
+    """Define the table of used keys in a service's schema."""
+    return Table(
+        "idempotency_keys",
+        metadata,
+        Column("subject", String(255), primary_key=True),
+        Column("key", String(255), primary_key=True),
+        Column("request_hash", LargeBinary(16), nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("body", LargeBinary, nullable=False),
+        Column("created_at", UtcDateTime, nullable=False, index=True),
+    )
+
+
+def parse_key(header: str | None) -> str:
+    """Return the key from an Idempotency-Key header, bare or quoted.
+
+    Raises Problem (idempotency-key-missing) when it is absent, empty, too long or not printable.
+    """
+    if header is None:
+        raise Problem("idempotency-key-missing", "Send an Idempotency-Key header: any text unique to this operation.")
+    match = _KEY.fullmatch(header.strip())
+    if match is None:
+        raise Problem("idempotency-key-missing", "The Idempotency-Key must be 1 to 255 printable ASCII characters.")
+    return match[1] or match[2]
+
+
+def request_hash(operation: str, content: Any) -> bytes:
+    """Return 16 bytes that differ when the operation or its validated content differ."""
+    return hashlib.blake2b(
+        operation.encode() + orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16
+    ).digest()
+
+
+def reused(key: str) -> Problem:
+    """Return the problem for a key that belongs to another request."""
+    return Problem("idempotency-key-reused", f"The key {key!r} was used for a different request; choose a new one.")
+
+
+async def find(
+    connection: AsyncConnection, keys: Table, wanted: Iterable[tuple[str, str]]
+) -> dict[tuple[str, str], StoredResponse]:
+    """Return the stored responses for the (subject, key) pairs that have one."""
+    pairs = list(wanted)
+    if is_postgres(connection):
+        rows = await connection.exec_driver_sql(
+            "SELECT k.* FROM idempotency_keys k JOIN unnest($1::varchar[], $2::varchar[]) AS w(subject, key)"
+            " ON k.subject = w.subject AND k.key = w.key",
+            ([subject for subject, _ in pairs], [key for _, key in pairs]),
+        )
+    else:
+        rows = await connection.execute(select(keys).where(tuple_(keys.c.subject, keys.c.key).in_(pairs)))
+    return {(row.subject, row.key): StoredResponse(*row) for row in rows}
+
+
+async def store(connection: AsyncConnection, keys: Table, responses: Iterable[StoredResponse]) -> None:
+    """Write the responses; in key order, so that two replicas with the same keys cannot wait for each other.
+
+    Raises IntegrityError when another replica has just used one of the keys: roll back and run the batch again.
+    """
+    ordered = sorted(responses, key=lambda response: (response.subject, response.key))
+    await bulk_insert(
+        connection,
+        keys,
+        [{name: getattr(response, name) for name in StoredResponse.__dataclass_fields__} for response in ordered],
+    )
+
+
+async def forget(connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str]) -> int:
+    """Delete keys older than `before`, but those of `keep_subjects` never; return how many."""
+    old = delete(keys).where(and_(keys.c.created_at < before, keys.c.subject.not_in(list(keep_subjects))))
+    return (await connection.execute(old)).rowcount

@@ -1,0 +1,142 @@
+"""Logs: one JSON object per line on stdout, masked in the pipeline so that no call site can leak."""
+
+import logging
+import re
+import sys
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from pythonjsonlogger.orjson import OrjsonFormatter
+
+REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
+TRACE_PARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)
+
+REMOVED = "[removed]"
+HIDDEN = "[hidden]"
+
+_SECRET_NAMES = re.compile(r"token|passw|secret|authorization|api_?key|private|cookie|credential|jwks?$", re.IGNORECASE)
+_PERSONAL_NAMES = frozenset({"name", "email", "e_mail", "owner", "full_name", "first_name", "last_name", "subject"})
+_AMOUNT_NAMES = frozenset({"amount", "balance", "balance_after", "available", "held"})
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
+
+# One pass finds everything that is masked in free text; the group tells what it is.
+_SENSITIVE = re.compile(
+    r"(?P<jwt>\beyJ[\w-]+\.[\w-]*\.?[\w-]*)"
+    r"|(?P<bearer>\b(?:bearer|basic)\s+[^\s\"',;]+)"
+    r"|(?P<pem>-----BEGIN[^-]*PRIVATE KEY-----.*?(?:-----END[^-]*-----|\Z))"
+    r"|(?P<url>://[^\s/:@]*:[^\s/@]+@)"
+    r"|(?P<pair>[\"']?\b\w*(?:token|passw(?:or)?d|passphrase|secret|api_?key|authorization|cookie)\w*[\"']?\s*[=:]\s*)"
+    r"(?P<value>\"[^\"]*\"|'[^']*'|[^\s,;&}\])]+)"
+    r"|(?P<email>[\w.+-]+@[\w-]+(?:\.[\w-]+)+)"
+    r"|(?P<account>\b\d{10,34}\b)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _mask_match(match: re.Match[str]) -> str:
+    kind = match.lastgroup
+    if kind == "value":
+        return match["pair"] + REMOVED
+    if kind == "account":
+        return "****" + match[0][-4:]
+    if kind == "url":
+        return f"://{REMOVED}@"
+    return HIDDEN if kind == "email" else REMOVED
+
+
+def mask_text(text: str) -> str:
+    """Mask tokens, keys, passwords, e-mail addresses and account numbers in free text."""
+    return _SENSITIVE.sub(_mask_match, text)
+
+
+def mask_value(name: str, value: Any, *, hide_amounts: bool) -> Any:
+    """Mask a value that goes by a name, through mappings and sequences of any depth."""
+    lowered = name.lower()
+    if value is None or isinstance(value, bool):
+        return value
+    if _SECRET_NAMES.search(lowered):
+        return REMOVED
+    if lowered in _PERSONAL_NAMES:
+        return HIDDEN
+    if lowered in _AMOUNT_NAMES and hide_amounts:
+        return HIDDEN
+    if isinstance(value, Mapping):
+        return {
+            mask_text(str(key)): mask_value(str(key), item, hide_amounts=hide_amounts) for key, item in value.items()
+        }
+    if isinstance(value, list | tuple | set | frozenset):
+        return [mask_value(name, item, hide_amounts=hide_amounts) for item in value]
+    if isinstance(value, float) or (isinstance(value, int) and len(str(value)) < 10):
+        return value
+    return mask_text(value if isinstance(value, str) else str(value))
+
+
+class MaskingFilter(logging.Filter):
+    """Replaces message, arguments, extras and exception of every record by masked ones."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Mask the record in place and let it pass."""
+        hide_amounts = record.levelno >= logging.INFO
+        record.msg, record.args = mask_text(_message_of(record, hide_amounts)), None
+        if record.exc_info:
+            record.exc_text = mask_text(logging.Formatter().formatException(record.exc_info))
+            record.exc_info = None
+        elif record.exc_text:
+            record.exc_text = mask_text(record.exc_text)
+        if record.stack_info:
+            record.stack_info = mask_text(record.stack_info)
+        for name in record.__dict__.keys() - _STANDARD:
+            record.__dict__[name] = mask_value(name, record.__dict__[name], hide_amounts=hide_amounts)
+        return True
+
+
+def _message_of(record: logging.LogRecord, hide_amounts: bool) -> str:
+    args = record.args
+    if isinstance(args, Mapping):
+        args = {key: mask_value(key, item, hide_amounts=hide_amounts) for key, item in args.items()}
+    elif args:
+        args = tuple(
+            mask_value("", arg, hide_amounts=hide_amounts) if isinstance(arg, Mapping | list | tuple | set) else arg
+            for arg in args
+        )
+    try:
+        return str(record.msg) % args if args else str(record.msg)
+    except (TypeError, ValueError, KeyError):
+        return f"{record.msg} (arguments do not fit: {args!r})"
+
+
+class JsonFormatter(OrjsonFormatter):
+    """Formats a record as one line of JSON with the fields every log line has."""
+
+    def __init__(self, static: Mapping[str, str]) -> None:
+        super().__init__(
+            "%(levelname)s %(name)s %(message)s",
+            timestamp=True,
+            static_fields=dict(static),
+            rename_fields={"levelname": "level", "name": "logger", "exc_info": "exception"},
+        )
+
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        """Add the ids of the request that is being worked on."""
+        parent = TRACE_PARENT.get()
+        log_data["request_id"] = REQUEST_ID.get()
+        log_data["trace_id"] = parent[3:35] if parent else None
+        return log_data
+
+
+def configure(service: str, version: str, track: str, level: str, instance: str = "") -> None:
+    """Send all logs of the process, those of libraries included, through one masked JSON handler on stdout."""
+    handler = logging.StreamHandler(sys.stdout)
+    static = {"service": service, "version": version, "track": track}
+    handler.setFormatter(JsonFormatter({**static, "instance": instance} if instance else static))
+    handler.addFilter(MaskingFilter())
+    logging.root.handlers[:] = [handler]
+    logging.root.setLevel(level)
+    for name in list(logging.root.manager.loggerDict):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for noisy in ("httpx", "httpcore", "aiosqlite", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(max(logging.WARNING, logging.root.level))
+    logging.captureWarnings(True)

@@ -1,0 +1,45 @@
+"""Database migrations with Alembic, for any service: `python -m app.migrate` and the service's migrations/env.py."""
+
+import asyncio
+from pathlib import Path
+
+from alembic import command, context
+from alembic.config import Config
+from sqlalchemy import Connection, MetaData, text
+
+from shared.database import create_engine
+
+# Any number: it only has to be the same for all who migrate.
+_LOCK = 0x62616E6B
+
+
+def upgrade(service_folder: Path, database_url: str) -> None:
+    """Bring the database to the newest version; several at once wait for each other."""
+    config = Config()
+    config.set_main_option("script_location", str(service_folder / "migrations").replace("%", "%%"))
+    config.attributes["database_url"] = database_url
+    command.upgrade(config, "head")
+
+
+def run_environment(metadata: MetaData) -> None:
+    """What a service's migrations/env.py does: run the migrations in one transaction on the configured database."""
+    asyncio.run(_run(metadata, context.config.attributes["database_url"]))
+
+
+async def _run(metadata: MetaData, database_url: str) -> None:
+    engine = create_engine(database_url, pool_size=2, name="migrate")
+    try:
+        async with engine.connect() as connection:
+            await connection.execution_options(writes=True)
+            async with connection.begin():
+                if connection.dialect.name == "postgresql":
+                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                    await connection.execute(text("SET LOCAL statement_timeout = 0"))
+                await connection.run_sync(_migrate, metadata)
+    finally:
+        await engine.dispose()
+
+
+def _migrate(connection: Connection, metadata: MetaData) -> None:
+    context.configure(connection=connection, target_metadata=metadata, render_as_batch=True, transactional_ddl=False)
+    context.run_migrations()

@@ -1,0 +1,112 @@
+"""Transactional outbox: events leave the database in the transaction that caused them, and are never skipped.
+
+Commit order is not id order: a transaction may take a low id and commit after a higher one has been read, so a
+reader that remembers the last id skips rows. Here a sequencer gives positions to rows that are committed already
+(one sequencer at a time, see `shared.relay`), and readers remember a position.
+
+One row is one append with all its events; the events of a row share it, but each has a position of its own, and
+positions have no gaps.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import orjson
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.database import UtcDateTime, bulk_update, is_postgres
+from shared.events import Event
+
+# A row stays well below the size limits of brokers and drivers, whatever the batch.
+MAX_EVENTS_PER_ROW = 500
+
+
+class Outbox:
+    """The outbox of one service: its tables, and what can be done with them inside a transaction."""
+
+    def __init__(self, metadata: MetaData) -> None:
+        self.rows = Table(
+            "outbox",
+            metadata,
+            Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+            Column(
+                "position", BigInteger, unique=True, comment="position of the row's last event; null until committed"
+            ),
+            Column("size", Integer, nullable=False, comment="number of events"),
+            Column("events", LargeBinary, nullable=False, comment="JSON array of CloudEvents"),
+            Column("created_at", UtcDateTime, nullable=False),
+            sqlite_autoincrement=True,
+        )
+        self.progress = Table(
+            "outbox_progress",
+            metadata,
+            Column("name", String(64), primary_key=True),
+            Column("position", BigInteger, nullable=False),
+        )
+
+    async def append(self, connection: AsyncConnection, events: Sequence[Event], now: datetime) -> None:
+        """Write the events in the caller's transaction."""
+        for start in range(0, len(events), MAX_EVENTS_PER_ROW):
+            part = events[start : start + MAX_EVENTS_PER_ROW]
+            await connection.execute(
+                insert(self.rows), {"size": len(part), "events": orjson.dumps(part), "created_at": now}
+            )
+
+    async def has_unsequenced(self, connection: AsyncConnection) -> bool:
+        """Tell cheaply whether committed rows wait for a position."""
+        return (
+            await connection.scalar(select(self.rows.c.id).where(self.rows.c.position.is_(None)).limit(1)) is not None
+        )
+
+    async def sequence(self, connection: AsyncConnection, limit: int = 1000) -> int:
+        """Give positions to up to `limit` committed rows; return how many. Only one may do this at a time."""
+        rows = self.rows
+        waiting = (
+            await connection.execute(
+                select(rows.c.id, rows.c.size).where(rows.c.position.is_(None)).order_by(rows.c.id).limit(limit)
+            )
+        ).all()
+        position = await self.head(connection)
+        changes = []
+        for row in waiting:
+            position += row.size
+            changes.append({"id": row.id, "position": position})
+        await bulk_update(connection, rows, "id", changes)
+        return len(changes)
+
+    async def head(self, connection: AsyncConnection) -> int:
+        """Return the position of the last sequenced event, 0 when there is none."""
+        return await connection.scalar(select(func.max(self.rows.c.position))) or 0
+
+    async def read(self, connection: AsyncConnection, after: int, limit: int) -> list[tuple[int, Event]]:
+        """Return up to `limit` events after a position, each with its own position, in order."""
+        rows = self.rows
+        # Positions have no gaps, so the last row wanted is the one that holds position `after + limit`.
+        wanted = (rows.c.position > after) & (rows.c.position - rows.c.size < after + limit)
+        statement = select(rows.c.position, rows.c.size, rows.c.events).where(wanted).order_by(rows.c.position)
+        numbered: list[tuple[int, Event]] = []
+        for row in await connection.execute(statement):
+            numbered.extend(enumerate(orjson.loads(row.events), start=row.position - row.size + 1))
+        return [(position, event) for position, event in numbered if after < position <= after + limit]
+
+    async def published(self, connection: AsyncConnection, name: str) -> int:
+        """Return the position up to which the publisher `name` has published."""
+        progress = self.progress
+        return await connection.scalar(select(progress.c.position).where(progress.c.name == name)) or 0
+
+    async def set_published(self, connection: AsyncConnection, name: str, position: int) -> None:
+        """Remember the position up to which the publisher `name` has published."""
+        dialect = postgresql if is_postgres(connection) else sqlite
+        statement = dialect.insert(self.progress).values(name=name, position=position)
+        await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"position": position}))
+
+    async def backlog(self, connection: AsyncConnection, after: int) -> tuple[int, datetime | None]:
+        """Return how many events wait to be published after a position, and since when the oldest does."""
+        rows = self.rows
+        waiting = (rows.c.position.is_(None)) | (rows.c.position > after)
+        statement = select(func.coalesce(func.sum(rows.c.size), 0), func.min(rows.c.id)).where(waiting)
+        count, oldest = (await connection.execute(statement)).one()
+        since = await connection.scalar(select(rows.c.created_at).where(rows.c.id == oldest)) if oldest else None
+        return int(count), since

@@ -1,0 +1,42 @@
+"""One registry per process whose every sample carries service, version and track."""
+
+from collections.abc import Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.samples import Sample
+
+disable_created_metrics()  # series that only repeat when a child was made
+REGISTRY = CollectorRegistry()
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+ProcessCollector(registry=REGISTRY)
+PlatformCollector(registry=REGISTRY)
+GCCollector(registry=REGISTRY)
+
+
+class _Labelled:
+    """A view of the registry that adds the same labels to every sample, so that no call site repeats them."""
+
+    def __init__(self, labels: dict[str, str]) -> None:
+        self._labels = labels
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics with the labels added."""
+        for metric in REGISTRY.collect():
+            metric.samples = [
+                Sample(sample.name, {**sample.labels, **self._labels}, *sample[2:]) for sample in metric.samples
+            ]
+            yield metric
+
+
+def render(service: str, version: str, track: str) -> bytes:
+    """Return all metrics in the text format."""
+    return generate_latest(_Labelled({"service": service, "version": version, "track": track}))  # type: ignore[arg-type]

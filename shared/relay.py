@@ -1,0 +1,118 @@
+"""The relay of an outbox: gives positions to committed events and publishes them to the broker, if there is one.
+
+One replica of a service does this at a time (advisory lock); the others stand by. A crash between publishing and
+remembering publishes again, which consumers and `Nats-Msg-Id` both absorb.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from zlib import crc32
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.database import try_advisory_lock, write_transaction
+from shared.events import Event
+from shared.ids import utc_now
+from shared.outbox import Outbox
+from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING, count_published
+from shared.transport import NatsBus
+
+log = logging.getLogger(__name__)
+
+_PUBLISHER = "nats"
+_BATCH = 500
+# Several commits share one pass: a pass is a transaction of its own.
+_PAUSE_SECONDS = 0.02
+_IDLE_SECONDS = 0.2
+_RETRY_SECONDS = 1.0
+_MEASURE_SECONDS = 1.0
+
+
+class Relay:
+    """A background task that moves the events of one outbox on; without a bus, readers poll the feed."""
+
+    def __init__(self, engine: AsyncEngine, outbox: Outbox, bus: NatsBus | None, service: str) -> None:
+        self._engine = engine
+        self._outbox = outbox
+        self._bus = bus
+        self._lock = crc32(f"{service}/relay".encode())
+        self._measured = 0.0
+        self._committed = asyncio.Event()
+
+    def committed(self, events: Sequence[Event]) -> None:
+        """Take note of events that this process has just committed."""
+        if events:
+            self._committed.set()
+            if self._bus is None:
+                count_published(events)
+
+    async def run(self) -> None:
+        """Work until cancelled; an outage of database or broker delays events and nothing else."""
+        while True:
+            try:
+                await self._lead_when_free()
+            except Exception as error:  # pylint: disable=broad-exception-caught  # must outlive every outage
+                log.warning("relay stopped, trying again in %s s: %r", _RETRY_SECONDS, error)
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _lead_when_free(self) -> None:
+        # The lock lives as long as this connection; if the connection dies, the next statement on it says so.
+        async with self._engine.connect() as leadership:
+            while not await try_advisory_lock(leadership, self._lock):
+                await leadership.rollback()
+                await asyncio.sleep(_RETRY_SECONDS)
+            await leadership.rollback()
+            while True:
+                busy = await self.step()
+                await self._measure_now_and_then()
+                if busy:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                else:
+                    await try_advisory_lock(leadership, self._lock)
+                    await leadership.rollback()
+                    await self._wait_for_commits()
+
+    async def _wait_for_commits(self) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._committed.wait(), _IDLE_SECONDS)
+        self._committed.clear()
+
+    async def step(self) -> bool:
+        """Sequence and publish a batch each; tell whether there was anything to do."""
+        busy = False
+        async with self._engine.connect() as connection:
+            unsequenced = await self._outbox.has_unsequenced(connection)
+        if unsequenced:
+            async with write_transaction(self._engine) as connection:
+                busy = await self._outbox.sequence(connection) > 0
+        if self._bus is not None:
+            busy = await self._publish(self._bus) or busy
+        return busy
+
+    async def _publish(self, bus: NatsBus) -> bool:
+        async with self._engine.connect() as connection:
+            published = await self._outbox.published(connection, _PUBLISHER)
+            batch = await self._outbox.read(connection, published, _BATCH)
+        if not batch:
+            return False
+        await bus.publish([event for _, event in batch])
+        async with write_transaction(self._engine) as connection:
+            await self._outbox.set_published(connection, _PUBLISHER, batch[-1][0])
+        count_published(event for _, event in batch)
+        return True
+
+    async def _measure_now_and_then(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now - self._measured < _MEASURE_SECONDS:
+            return
+        self._measured = now
+        async with self._engine.connect() as connection:
+            if self._bus is None:
+                published = await self._outbox.head(connection)
+            else:
+                published = await self._outbox.published(connection, _PUBLISHER)
+            pending, since = await self._outbox.backlog(connection, published)
+        OUTBOX_PENDING.set(pending)
+        OUTBOX_OLDEST.set((utc_now() - since).total_seconds() if since else 0)

@@ -1,0 +1,90 @@
+"""What every service process has: database, tokens, relay, bus, and background tasks that live as long as it does."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+
+from shared.auth import Authenticator
+from shared.consumer import Consumer, Handler
+from shared.database import create_engine, ping
+from shared.health import Check, task_check
+from shared.outbox import Outbox
+from shared.prometheus.database import watch_pool
+from shared.relay import Relay
+from shared.settings import ServiceSettings
+from shared.transport import FeedSource, NatsBus, NatsSource, Source
+
+log = logging.getLogger(__name__)
+
+
+class Runtime:
+    """The resources of one service process, and its readiness."""
+
+    def __init__(self, settings: ServiceSettings, outbox: Outbox) -> None:
+        self.settings = settings
+        self.engine = create_engine(
+            settings.database_url, pool_size=settings.database_pool_size, name=settings.instance or settings.service
+        )
+        self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
+        url = settings.events_url
+        self.bus = NatsBus(url) if url.startswith(("nats://", "tls://")) else None
+        self.relay = Relay(self.engine, outbox, self.bus, settings.service)
+        self._tasks: list[asyncio.Task[None]] = []
+        watch_pool(self.engine)
+
+    def source(self, subject: str) -> Source | None:
+        """Return where the service consumes events from; None when EVENTS_URL is not set."""
+        if self.bus is not None:
+            return NatsSource(self.bus, self.settings.service, subject)
+        if self.settings.events_url:
+            return FeedSource(self.settings.events_url, self.settings.service_token.get_secret_value())
+        return None
+
+    def checks(self) -> Mapping[str, Check]:
+        """Return what has to hold for the service to be ready."""
+
+        async def database() -> None:
+            await ping(self.engine)
+
+        return {"database": database, **{task.get_name(): task_check(task) for task in self._tasks}}
+
+    @asynccontextmanager
+    async def running(
+        self, subject: str, handler: Handler, periodic: Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
+    ) -> AsyncIterator[None]:
+        """Run relay, consumer and periodic jobs (name: seconds, job) for the time of the block."""
+        try:
+            await self.authenticator.load()
+        except Exception as error:  # pylint: disable=broad-exception-caught  # tried again with the first token
+            log.error("cannot read the issuer's keys from AUTH_JWKS yet: %r", error)
+        source = self.source(subject)
+        work = {"relay": self.relay.run()}
+        if source is not None:
+            work["consumer"] = Consumer(source, handler).run()
+        work |= {name: _every(seconds, name, job) for name, (seconds, job) in periodic.items()}
+        self._tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
+        try:
+            yield
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            if source is not None:
+                with suppress(Exception):
+                    await source.close()
+            if self.bus is not None:
+                await self.bus.close()
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self.engine.dispose()
+
+
+async def _every(seconds: float, name: str, job: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await job()
+        except Exception as error:  # pylint: disable=broad-exception-caught  # a job must outlive every outage
+            log.warning("%s failed, trying again in %s s: %r", name, seconds, error)
+        await asyncio.sleep(seconds)

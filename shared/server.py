@@ -1,0 +1,59 @@
+"""How a service's process runs: uvicorn, stopped by SIGTERM without losing what is in flight."""
+
+import logging
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from sqlalchemy.engine import make_url
+
+from shared import logging_config
+from shared.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 10
+
+
+class Stopping:
+    """Tells long-running answers of this process that it is about to stop."""
+
+    now = False
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        Stopping.now = True
+        super().handle_exit(sig, frame)
+
+
+def run(create: Callable[[], FastAPI], settings: ServiceSettings) -> None:
+    """Serve the application until SIGTERM or SIGINT: stop accepting, finish what is in flight, shut down."""
+    logging_config.configure(
+        settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
+    )
+    config = uvicorn.Config(
+        create(),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    log.info("starting on %s:%s with %s", settings.host, settings.port, make_url(settings.database_url).drivername)
+    server = _Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass  # uvicorn raises the signal again once everything is shut down
+    if not server.started:
+        sys.exit(3)

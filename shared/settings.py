@@ -1,0 +1,85 @@
+"""Settings every service reads from its environment.
+
+A value may also come from a file: NAME_FILE=/path holds what NAME would (for secrets mounted as files).
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Self, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class ServiceSettings(BaseSettings):
+    """Settings common to all services; a missing or wrong one stops the start with a line that names it."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+
+    service: str
+    host: str = Field("127.0.0.1", description="Address the service listens on.")
+    port: int = Field(8000, ge=1, le=65535, description="Port the service listens on.")
+    database_url: str = Field(description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
+    database_pool_size: int = Field(5, ge=2, le=100, description="Database connections kept open per process.")
+    auth_jwks: str = Field(description="JWKS with the issuer's public keys: a file's path or an http(s) URL.")
+    auth_issuer: str = Field("banking-lab", description="Required `iss` of a token.")
+    auth_audience: str = Field("banking", description="Required `aud` of a token.")
+    service_token: SecretStr = Field(min_length=16, description="Secret the services show each other on /internal.")
+    events_url: str = Field("", description="Where events travel: nats://…, or feed+http://… of the producer.")
+    app_version: str = Field("dev", description="Version told in responses, metrics and logs.")
+    app_track: Literal["stable", "canary"] = Field("stable", description="Track told in responses, metrics and logs.")
+    instance: str = Field("", description="Name of this replica in logs.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    access_log: bool = Field(True, description="Log one line per request.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_driver(cls, value: str) -> str:
+        if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
+            raise ValueError("must start with postgresql+asyncpg:// or sqlite+aiosqlite:///")
+        return value
+
+    @field_validator("auth_jwks")
+    @classmethod
+    def _readable_keys(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")) and not Path(value).is_file():
+            raise ValueError("names neither a URL nor a file that is there")
+        return value
+
+    @field_validator("events_url")
+    @classmethod
+    def _known_transport(cls, value: str) -> str:
+        if value and not value.startswith(("nats://", "tls://", "feed+http://", "feed+https://")):
+            raise ValueError("must start with nats://, tls://, feed+http:// or feed+https://")
+        return value
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        """Read the settings, NAME_FILE variables included.
+
+        Raises pydantic.ValidationError for a missing or wrong value and OSError for an unreadable file.
+        """
+        from_files = {
+            name: Path(environ[f"{name.upper()}_FILE"]).read_text(encoding="utf-8").strip()
+            for name in cls.model_fields
+            if f"{name.upper()}_FILE" in environ
+        }
+        return cls(**from_files)
+
+
+Settings = TypeVar("Settings", bound=ServiceSettings)
+
+
+def load_or_exit(settings_class: type[Settings]) -> Settings:
+    """Read the settings, or end the process with one line per wrong value."""
+    try:
+        return settings_class.from_environment()
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            name = ".".join(str(part) for part in problem["loc"]).upper()
+            print(f"setting {name}: {problem['msg']} (set it in the environment, or {name}_FILE)", file=sys.stderr)
+    except OSError as error:
+        print(f"settings: cannot read {error.filename}: {error.strerror}", file=sys.stderr)
+    raise SystemExit(2)

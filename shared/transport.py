@@ -1,0 +1,199 @@
+"""Where events come from and go to: an HTTP feed or NATS JetStream, behind one small interface."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+import nats
+import orjson
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
+
+from shared.events import Event
+
+STREAM = "BANK"
+DEAD_LETTERS = "BANK_DEAD_LETTERS"
+# Longer than a relay needs to publish again what a crash kept it from remembering.
+_DUPLICATE_WINDOW_SECONDS = 600
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """Some events as received; `position` is set where the reader remembers its own position in a feed."""
+
+    raw: Sequence[Any]
+    position: int | None
+    after: int | None
+    acknowledge: Callable[[], Awaitable[None]]
+    give_back: Callable[[], Awaitable[None]]
+
+
+class Source(Protocol):
+    """Somewhere to consume events from."""
+
+    async def receive(self, after: int) -> Delivery:
+        """Wait a while for events (a feed: those after a position); the delivery may be empty. Raises on outage."""
+
+    async def dead_letter(self, raw: Any, reason: str) -> None:
+        """Set an event aside where operators find it, besides the consumer's own table."""
+
+    async def close(self) -> None:
+        """Let go of connections."""
+
+
+async def _nothing() -> None:
+    """Acknowledge nothing: a feed's reader commits its position with the effect of the events."""
+
+
+class FeedSource:
+    """Reads a producer's `/internal/events` by long polling; several addresses are replicas of one producer."""
+
+    def __init__(self, url: str, token: str, *, limit: int = 500, wait_seconds: float = 20) -> None:
+        self._addresses = [part.strip().removeprefix("feed+").rstrip("/") for part in url.split(",")]
+        self._addresses = [part if "://" in part else f"http://{part}" for part in self._addresses]
+        self._limit = limit
+        self._wait = wait_seconds
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"}, timeout=httpx.Timeout(5, read=wait_seconds + 10)
+        )
+
+    async def receive(self, after: int, *, wait_seconds: float | None = None) -> Delivery:
+        """Return the events after a position, waiting for some; a replica that fails is tried last next time."""
+        wait = int(self._wait if wait_seconds is None else wait_seconds)
+        query = {"after": after, "limit": self._limit, "wait": wait}
+        try:
+            answer = await self._client.get(f"{self._addresses[0]}/internal/events", params=query)
+            answer.raise_for_status()
+            raw = orjson.loads(answer.content)
+            position = int(answer.headers["X-Next-Position"])
+        except Exception:
+            self._addresses.append(self._addresses.pop(0))
+            raise
+        return Delivery(raw, position, after, _nothing, _nothing)
+
+    async def dead_letter(self, raw: Any, reason: str) -> None:
+        """Do nothing: a feed has no place for dead letters, the consumer's table keeps them."""
+
+    async def close(self) -> None:
+        """Close the HTTP connections."""
+        await self._client.aclose()
+
+
+class NatsBus:
+    """A connection to NATS JetStream with the streams that the bank uses."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._client: Client | None = None
+        self._connecting = asyncio.Lock()
+
+    async def jetstream(self) -> JetStreamContext:
+        """Return the JetStream context, connecting and creating the streams when needed. Raises on outage."""
+        async with self._connecting:
+            if self._client is None or self._client.is_closed:
+                client = await nats.connect(
+                    self._url, connect_timeout=2, max_reconnect_attempts=-1, reconnect_time_wait=1, allow_reconnect=True
+                )
+                stream = client.jetstream(timeout=5)
+                try:
+                    await _ensure_stream(stream, STREAM, "bank.>")
+                    await _ensure_stream(stream, DEAD_LETTERS, "dead.bank.>")
+                except BaseException:
+                    await client.close()
+                    raise
+                self._client = client
+            return self._client.jetstream(timeout=5)
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Publish the events and return when all are stored. Raises when one may not be; publishing again is safe."""
+        stream = await self.jetstream()
+        acknowledgements = [
+            stream.publish(event["type"], orjson.dumps(event), headers={"Nats-Msg-Id": event["id"]}) for event in events
+        ]
+        await asyncio.gather(*acknowledgements)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._client is not None:
+            with suppress(Exception):
+                await self._client.close()
+
+
+async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> None:
+    config = StreamConfig(
+        name=name,
+        subjects=[subjects],
+        storage=StorageType.FILE,
+        retention=RetentionPolicy.LIMITS,
+        duplicate_window=_DUPLICATE_WINDOW_SECONDS,
+    )
+    try:
+        await stream.stream_info(name)
+    except NotFoundError:
+        await stream.add_stream(config)
+
+
+class NatsSource:
+    """A durable pull consumer; replicas with the same `durable` name compete for events."""
+
+    def __init__(self, bus: NatsBus, durable: str, subject: str, *, limit: int = 500, wait_seconds: float = 5) -> None:
+        self._bus = bus
+        self._durable = durable
+        self._subject = subject
+        self._limit = limit
+        self._wait = wait_seconds
+        self._subscription: JetStreamContext.PullSubscription | None = None
+
+    async def receive(self, after: int) -> Delivery:
+        """Return the next events; those of a consumer that died come again after 30 seconds."""
+        del after  # the server remembers what was acknowledged
+        if self._subscription is None:
+            stream = await self._bus.jetstream()
+            config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
+            self._subscription = await stream.pull_subscribe(self._subject, self._durable, STREAM, config=config)
+        try:
+            messages = await self._subscription.fetch(self._limit, timeout=self._wait)
+        except (NatsTimeoutError, TimeoutError):
+            messages = []
+        except Exception:
+            self._subscription = None
+            raise
+        return Delivery(
+            [_decode(message) for message in messages],
+            None,
+            None,
+            lambda: _each(messages, "ack"),
+            lambda: _each(messages, "nak"),
+        )
+
+    async def dead_letter(self, raw: Any, reason: str) -> None:
+        """Publish the event under `dead.<type>`, with the reason in a header."""
+        stream = await self._bus.jetstream()
+        type_ = raw.get("type") if isinstance(raw, dict) else None
+        subject = f"dead.{type_}" if isinstance(type_, str) and type_.startswith("bank.") else "dead.bank.unreadable"
+        await stream.publish(
+            subject, orjson.dumps(raw, default=repr), headers={"Reason": reason[:200].replace("\n", " ")}
+        )
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._bus.close()
+
+
+def _decode(message: Msg) -> Any:
+    try:
+        return orjson.loads(message.data)
+    except orjson.JSONDecodeError:
+        return message.data.decode(errors="replace")
+
+
+async def _each(messages: Sequence[Msg], action: str) -> None:
+    for message in messages:
+        await getattr(message, action)()

@@ -1,0 +1,252 @@
+"""One way to build a service's web application: context, metrics, problems, documentation and health."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import fastapi_offline
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from shared import health, problems
+from shared.auth import Authenticator, Caller
+from shared.database import is_unavailable
+from shared.logging_config import REQUEST_ID, TRACE_PARENT
+from shared.problems import Problem
+from shared.prometheus import http as http_metrics
+from shared.prometheus import registry
+from shared.settings import ServiceSettings
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("access")
+
+MAX_BODY_BYTES = 1024 * 1024
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_TRACE_PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_QUIET = ("/health/", "/metrics", "/internal/")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class LeanRoute(APIRoute):
+    """A route that FastAPI documents but does not run: the endpoint gets the request and returns the response.
+
+    FastAPI's own handling of a request costs more than posting a transfer does (docs/adr/0002).
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = app
+
+
+class RequestContext:
+    """Outermost layer of the application: request id, trace, identity headers, body limit, metrics, access log.
+
+    No exception gets out of it without an answer.
+    """
+
+    def __init__(self, app: Asgi, settings: ServiceSettings) -> None:
+        self._app = app
+        self._identity = [
+            (b"x-app-version", settings.app_version.encode()),
+            (b"x-app-track", settings.app_track.encode()),
+        ]
+        self._logs = settings.access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16).encode()
+        trace = headers.get(b"traceparent", b"")
+        if not _TRACE_PARENT.fullmatch(trace):
+            trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00".encode()
+        scope["request_id"] = request_id.decode()
+        REQUEST_ID.set(scope["request_id"])
+        TRACE_PARENT.set(trace.decode())
+        status = 0
+
+        async def send_with_identity(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._identity, (b"x-request-id", request_id)]
+            await send(message)
+
+        http_metrics.IN_PROGRESS.inc()
+        try:
+            await self._app(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
+            if status:
+                raise
+            answer = problems.response(_failure(error), scope["path"], scope["request_id"])
+            await answer(scope, receive, send_with_identity)
+        finally:
+            http_metrics.IN_PROGRESS.dec()
+            self._record(scope, status or 499, time.perf_counter() - start)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
+        http_metrics.observe(handler, scope["method"], status, seconds)
+        if self._logs and not scope["path"].startswith(_QUIET):
+            fields = {"method": scope["method"], "handler": handler, "status": status}
+            access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
+
+
+def _limited(receive: Receive, content_length: bytes) -> Receive:
+    """Return a `receive` that refuses bodies over the limit, announced or not."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        if content_length.isdigit() and int(content_length) > MAX_BODY_BYTES:
+            raise _TOO_LARGE
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise _TOO_LARGE
+        return message
+
+    return limited
+
+
+_TOO_LARGE = Problem(
+    "payload-too-large", f"A body may have {MAX_BODY_BYTES} bytes; send less at once.", headers={"Connection": "close"}
+)
+
+
+def _failure(error: Exception) -> Problem:
+    """Turn an exception that no handler knows into 503 when the database is away, else into a logged 500."""
+    if is_unavailable(error):
+        log.warning("database not available: %r", error)
+        return problems.unavailable("The database does not answer; retry with the same Idempotency-Key.")
+    log.error("unhandled %s", type(error).__name__, exc_info=error)
+    return problems.from_exception(error)
+
+
+_BEARER = HTTPBearer(auto_error=False, description="A JWT; in the lab: make token SUB=alice")
+
+
+async def current_caller(request: Request, _shown: Annotated[Any, Depends(_BEARER)] = None) -> Caller:
+    """Return who makes the request. Raises Problem (unauthorized)."""
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.authenticate(request.headers.get("authorization"))
+
+
+def lean_documentation(
+    body: type[BaseModel] | None, *, parameters: Sequence[Mapping[str, Any]] = (), required: bool = True
+) -> dict[str, Any]:
+    """Return what FastAPI cannot see of a LeanRoute for its OpenAPI document: body, parameters and security."""
+    documentation: dict[str, Any] = {"security": [{_BEARER.scheme_name: []}], "parameters": list(parameters)}
+    if body is not None:
+        content = {"application/json": {"schema": _inlined(body.model_json_schema())}}
+        documentation["requestBody"] = {"required": required, "content": content}
+    return documentation
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
+    """Replace references inside a JSON Schema by what they refer to, so that it can stand anywhere."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = schema.get("$defs", definitions) or {}
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(item, definitions) for key, item in schema.items() if key != "$defs"}
+
+
+def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of the error responses with these statuses."""
+    schema = problems.ProblemDocument.model_json_schema()
+    return {
+        status: {
+            "description": "; ".join(kind.title for kind in problems.KINDS.values() if kind.status == status),
+            "content": {problems.MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }
+
+
+def create_app(
+    settings: ServiceSettings,
+    description: str,
+    *,
+    routes: Sequence[BaseRoute],
+    internal_routes: Sequence[BaseRoute],
+    checks: Callable[[], Mapping[str, health.Check]],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+) -> FastAPI:
+    """Return the application of a service; the first routes are matched first, so put the hot ones there."""
+    docs = f"/docs/{settings.service}"
+    app = FastAPI(
+        title=settings.service,
+        description=description,
+        version=settings.app_version,
+        openapi_url=f"{docs}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    # Not include_router: it dispatches every request through a second, slower layer.
+    app.router.routes[:0] = routes
+    app.router.routes.extend([*internal_routes, *health.routes(checks), _metrics_route(settings), *_docs_routes(docs)])
+    for kind in (Problem, HTTPException, RequestValidationError, ValidationError):
+        app.add_exception_handler(kind, problems.handle)
+    app.add_middleware(RequestContext, settings=settings)
+    return app
+
+
+def _metrics_route(settings: ServiceSettings) -> Route:
+    async def metrics(_request: Request) -> Response:
+        content = registry.render(settings.service, settings.app_version, settings.app_track)
+        return Response(content, headers={"Content-Type": registry.CONTENT_TYPE})
+
+    return Route("/metrics", metrics)
+
+
+def _docs_routes(docs: str) -> list[BaseRoute]:
+    async def to_folder(_request: Request) -> Response:
+        return RedirectResponse(f"{docs}/")
+
+    async def swagger_ui(_request: Request) -> Response:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=docs.rpartition("/")[2],
+            swagger_js_url="assets/swagger-ui-bundle.js",
+            swagger_css_url="assets/swagger-ui.css",
+            swagger_favicon_url="assets/favicon.png",
+        )
+
+    assets = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
+    return [Route(docs, to_folder), Route(f"{docs}/", swagger_ui), Mount(f"{docs}/assets", assets)]
