@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Column, DateTime, Dialect, Row, Table, bindparam, event, text, update
+from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Row, Table, any_, bindparam, event, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -122,11 +123,16 @@ def is_unavailable(error: BaseException) -> bool:
     )
 
 
-def _arrays(columns: Sequence[Column[Any]], rows: Rows) -> tuple[str, tuple[list[Any], ...]]:
-    """Return `$1::type[], …` and the rows turned into one array per column, for PostgreSQL's unnest."""
+@cache
+def _unnest(table: Table, names: tuple[str, ...]) -> str:
+    """Return `unnest($1::type[], …)` with one array per column, for PostgreSQL."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    casts = ", ".join(f"${n}::{column.type.compile(dialect)}[]" for n, column in enumerate(columns, start=1))
-    return casts, tuple([row[column.name] for row in rows] for column in columns)
+    casts = (f"${n}::{table.c[name].type.compile(dialect)}[]" for n, name in enumerate(names, start=1))
+    return f"unnest({', '.join(casts)})"
+
+
+def _arrays(names: Iterable[str], rows: Rows) -> tuple[list[Any], ...]:
+    return tuple([row[name] for row in rows] for name in names)
 
 
 async def bulk_insert(connection: AsyncConnection, table: Table, rows: Rows) -> None:
@@ -136,10 +142,10 @@ async def bulk_insert(connection: AsyncConnection, table: Table, rows: Rows) -> 
     if not is_postgres(connection):
         await connection.execute(table.insert(), rows)
         return
-    columns = [table.c[name] for name in rows[0]]
-    casts, arrays = _arrays(columns, rows)
-    names = ", ".join(column.name for column in columns)
-    await connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({casts})", arrays)
+    names = tuple(rows[0])
+    # Names are those of the models' columns, never input.
+    statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"  # nosec B608
+    await connection.exec_driver_sql(statement, _arrays(names, rows))
 
 
 async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows) -> list[Row[Any]]:
@@ -155,27 +161,28 @@ async def bulk_update(connection: AsyncConnection, table: Table, key: str, rows:
     """Set the given columns of existing rows found by `key`, as one statement on PostgreSQL."""
     if not rows:
         return
-    columns = [table.c[name] for name in rows[0]]
+    names = tuple(rows[0])
     if not is_postgres(connection):
         statement = update(table).where(table.c[key] == bindparam(f"old_{key}"))
-        values = {column.name: bindparam(column.name) for column in columns if column.name != key}
+        values = {name: bindparam(name) for name in names if name != key}
         await connection.execute(statement.values(values), [{**row, f"old_{key}": row[key]} for row in rows])
         return
-    casts, arrays = _arrays(columns, rows)
-    names = ", ".join(column.name for column in columns)
-    changes = ", ".join(f"{column.name} = new.{column.name}" for column in columns if column.name != key)
+    changes = ", ".join(f"{name} = new.{name}" for name in names if name != key)
+    new = f"{_unnest(table, names)} AS new({', '.join(names)})"
     await connection.exec_driver_sql(
-        f"UPDATE {table.name} SET {changes} FROM unnest({casts}) AS new({names}) WHERE {table.name}.{key} = new.{key}",
-        arrays,
+        f"UPDATE {table.name} SET {changes} FROM {new} WHERE {table.name}.{key} = new.{key}",  # nosec B608
+        _arrays(names, rows),
     )
 
 
-def any_of(connection: AsyncConnection, column: Column[Any], values: Iterable[Any]) -> Any:
-    """Return `column = ANY(values)`, one parameter on PostgreSQL so that the statement stays the same for any number."""
-    if is_postgres(connection):
-        array = postgresql.ARRAY(column.type)
-        return column == postgresql.Any(bindparam(None, list(values), type_=array))
-    return column.in_(list(values))
+def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[bool]:
+    """Return `column` is one of the list passed as `parameter`: one array on PostgreSQL, many values on SQLite.
+
+    Build statements with it once: building costs more than running them.
+    """
+    if dialect == "postgresql":
+        return column == any_(bindparam(parameter, type_=postgresql.ARRAY(column.type)))
+    return column.in_(bindparam(parameter, expanding=True))
 
 
 async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:

@@ -1,6 +1,7 @@
 """Identifiers and times as they appear in the API, in events and in the database."""
 
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from uuid_utils import uuid7
 
@@ -15,6 +16,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
+@lru_cache(maxsize=256)  # a batch writes the same moment into all its entries, events and answers
 def rfc3339(moment: datetime) -> str:
     """Format an aware UTC time as RFC 3339 with microseconds and a trailing Z."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

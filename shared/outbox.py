@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import orjson
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, insert, select
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.database import UtcDateTime, bulk_update, is_postgres
+from shared.database import UtcDateTime, bulk_insert, bulk_update, is_postgres
 from shared.events import Event
 
 # A row stays well below the size limits of brokers and drivers, whatever the batch.
@@ -50,8 +50,8 @@ class Outbox:
         """Write the events in the caller's transaction."""
         for start in range(0, len(events), MAX_EVENTS_PER_ROW):
             part = events[start : start + MAX_EVENTS_PER_ROW]
-            await connection.execute(
-                insert(self.rows), {"size": len(part), "events": orjson.dumps(part), "created_at": now}
+            await bulk_insert(
+                connection, self.rows, [{"size": len(part), "events": orjson.dumps(part), "created_at": now}]
             )
 
     async def has_unsequenced(self, connection: AsyncConnection) -> bool:

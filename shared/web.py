@@ -63,14 +63,21 @@ class LeanRoute(APIRoute):
         self.app = app
 
 
-class RequestContext:
-    """Outermost layer of the application: request id, trace, identity headers, body limit, metrics, access log.
+class Service:
+    """The ASGI application of a service: FastAPI inside, and around it what every request gets.
 
-    No exception gets out of it without an answer.
+    That is: request id, trace, identity headers, body limit, metrics and access log; and no exception gets out
+    without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
     """
 
-    def __init__(self, app: Asgi, settings: ServiceSettings) -> None:
-        self._app = app
+    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+        self.app = app
+        self._direct = {
+            (method, route.path): route
+            for route in app.routes
+            if isinstance(route, LeanRoute) and "{" not in route.path
+            for method in route.methods
+        }
         self._identity = [
             (b"x-app-version", settings.app_version.encode()),
             (b"x-app-track", settings.app_track.encode()),
@@ -79,7 +86,7 @@ class RequestContext:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         start = time.perf_counter()
         headers = dict(scope["headers"])
@@ -88,7 +95,8 @@ class RequestContext:
             request_id = secrets.token_hex(16).encode()
         trace = headers.get(b"traceparent", b"")
         if not _TRACE_PARENT.fullmatch(trace):
-            trace = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00".encode()
+            random = secrets.token_hex(24)
+            trace = f"00-{random[:32]}-{random[32:]}-00".encode()
         scope["request_id"] = request_id.decode()
         REQUEST_ID.set(scope["request_id"])
         TRACE_PARENT.set(trace.decode())
@@ -103,15 +111,24 @@ class RequestContext:
 
         http_metrics.IN_PROGRESS.inc()
         try:
-            await self._app(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+            await self._answer(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
         except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
             if status:
                 raise
-            answer = problems.response(_failure(error), scope["path"], scope["request_id"])
+            answer = problems.response(_problem_of(error), scope["path"], scope["request_id"])
             await answer(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
             self._record(scope, status or 499, time.perf_counter() - start)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._direct.get((scope["method"], scope["path"]))
+        if route is None:
+            await self.app(scope, receive, send)
+            return
+        scope["app"], scope["route"] = self.app, route
+        response = await route.endpoint(Request(scope, receive))
+        await response(scope, receive, send)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -144,13 +161,15 @@ _TOO_LARGE = Problem(
 )
 
 
-def _failure(error: Exception) -> Problem:
-    """Turn an exception that no handler knows into 503 when the database is away, else into a logged 500."""
+def _problem_of(error: Exception) -> Problem:
+    """Return the problem an exception is, or else 503 when the database is away and a logged 500 for the rest."""
     if is_unavailable(error):
         log.warning("database not available: %r", error)
         return problems.unavailable("The database does not answer; retry with the same Idempotency-Key.")
-    log.error("unhandled %s", type(error).__name__, exc_info=error)
-    return problems.from_exception(error)
+    problem = problems.from_exception(error)
+    if problem.status == 500:
+        log.error("unhandled %s", type(error).__name__, exc_info=error)
+    return problem
 
 
 _BEARER = HTTPBearer(auto_error=False, description="A JWT; in the lab: make token SUB=alice")
@@ -205,7 +224,7 @@ def create_app(
     internal_routes: Sequence[BaseRoute],
     checks: Callable[[], Mapping[str, health.Check]],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
-) -> FastAPI:
+) -> Service:
     """Return the application of a service; the first routes are matched first, so put the hot ones there."""
     docs = f"/docs/{settings.service}"
     app = FastAPI(
@@ -223,8 +242,7 @@ def create_app(
     app.router.routes.extend([*internal_routes, *health.routes(checks), _metrics_route(settings), *_docs_routes(docs)])
     for kind in (Problem, HTTPException, RequestValidationError, ValidationError):
         app.add_exception_handler(kind, problems.handle)
-    app.add_middleware(RequestContext, settings=settings)
-    return app
+    return Service(app, settings)
 
 
 def _metrics_route(settings: ServiceSettings) -> Route:

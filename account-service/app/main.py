@@ -13,12 +13,12 @@ from app.service import AccountService
 from app.settings import AccountSettings
 from shared import feed
 from shared.runtime import Runtime
-from shared.web import create_app
+from shared.web import Service, create_app
 
 _HOUR = 3600.0
 
 
-def create(settings: AccountSettings) -> FastAPI:
+def create(settings: AccountSettings) -> Service:
     """Return the application, ready to be served."""
     runtime = Runtime(settings, outbox)
     service = AccountService(runtime.engine, settings, runtime.relay.committed)
@@ -40,7 +40,7 @@ def create(settings: AccountSettings) -> FastAPI:
             await service.drain()
         await runtime.close()
 
-    app = create_app(
+    service_app = create_app(
         settings,
         "Accounts and the double-entry ledger.",
         routes=api.ROUTES,
@@ -51,7 +51,7 @@ def create(settings: AccountSettings) -> FastAPI:
         checks=runtime.checks,
         lifespan=lifespan,
     )
-    app.state.settings = settings
-    app.state.service = service
-    app.state.authenticator = runtime.authenticator
-    return app
+    service_app.app.state.settings = settings
+    service_app.app.state.service = service
+    service_app.app.state.authenticator = runtime.authenticator
+    return service_app

@@ -1,11 +1,12 @@
 """All SQL of account-service: loading the book under locks, writing what a batch changed, and the read side."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, Table, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.book import (
@@ -34,6 +35,36 @@ _TRANSACTION_FIELDS = [field.name for field in fields(Transaction)]
 _ENTRY_FIELDS = [field.name for field in fields(Entry)]
 _HOLD_FIELDS = [field.name for field in fields(Hold)]
 _CHANGING_HOLD_FIELDS = ("id", "status", "captured_amount", "transaction_id")
+
+
+@dataclass(frozen=True, slots=True)
+class _Statements:
+    """Statements about a list of `ids`, built once per database system."""
+
+    locked_accounts: Select[Any]
+    originals: Select[Any]
+    reversals: Select[Any]
+    holds: Select[Any]
+
+
+@cache
+def _statements_for(dialect: str) -> _Statements:
+    def with_ids(names: Sequence[str], table: Table, key: str) -> Select[Any]:
+        return select(*(table.c[name] for name in names)).where(any_of(dialect, table.c[key], "ids"))
+
+    return _Statements(
+        # Always in id order, so that two batches never wait for each other; entries refer to accounts, hence NO KEY.
+        locked_accounts=with_ids(_ACCOUNT_FIELDS, accounts, "id")
+        .order_by(accounts.c.id)
+        .with_for_update(key_share=True),
+        originals=with_ids(_TRANSACTION_FIELDS, transactions, "id"),
+        reversals=with_ids(["reverses"], transactions, "reverses"),
+        holds=with_ids(_HOLD_FIELDS, holds, "id"),
+    )
+
+
+def _statements(connection: AsyncConnection) -> _Statements:
+    return _statements_for(connection.dialect.name)
 
 
 async def cash_accounts(connection: AsyncConnection, currencies: Iterable[str], now: datetime) -> dict[str, str]:
@@ -82,34 +113,31 @@ async def load_book(connection: AsyncConnection, commands: Sequence[Command], ca
         wanted |= set(cash.values())
     book = Book(await _lock_accounts(connection, wanted), dict(cash), originals=originals)
     if original_ids:
-        reversals = select(transactions.c.reverses).where(any_of(connection, transactions.c.reverses, original_ids))
-        book.reversed = set((await connection.scalars(reversals)).all())
+        reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(original_ids)})
+        book.reversed = set(reversals.all())
     if hold_ids:
-        current = select(*(holds.c[name] for name in _HOLD_FIELDS)).where(any_of(connection, holds.c.id, hold_ids))
-        book.holds = {row.id: Hold(*row) for row in await connection.execute(current)}
+        current = await connection.execute(_statements(connection).holds, {"ids": list(hold_ids)})
+        book.holds = {row.id: Hold(*row) for row in current}
     return book
 
 
 async def _originals(connection: AsyncConnection, ids: set[str]) -> dict[str, Transaction]:
     if not ids:
         return {}
-    columns = [transactions.c[name] for name in _TRANSACTION_FIELDS]
-    rows = await connection.execute(select(*columns).where(any_of(connection, transactions.c.id, ids)))
+    rows = await connection.execute(_statements(connection).originals, {"ids": list(ids)})
     return {row.id: Transaction(*row) for row in rows}
 
 
 async def _accounts_of_holds(connection: AsyncConnection, ids: set[str]) -> set[str]:
     if not ids:
         return set()
-    return set((await connection.scalars(select(holds.c.account_id).where(any_of(connection, holds.c.id, ids)))).all())
+    return {row.account_id for row in await connection.execute(_statements(connection).holds, {"ids": list(ids)})}
 
 
 async def _lock_accounts(connection: AsyncConnection, ids: set[str]) -> dict[str, Account]:
     if not ids:
         return {}
-    statement = select(*_ACCOUNT_COLUMNS).where(any_of(connection, accounts.c.id, sorted(ids)))
-    # Always in id order, so that two batches never wait for each other; entries refer to accounts, hence NO KEY.
-    locked = await connection.execute(statement.order_by(accounts.c.id).with_for_update(key_share=True))
+    locked = await connection.execute(_statements(connection).locked_accounts, {"ids": list(ids)})
     return {row.id: Account(*row) for row in locked}
 
 
