@@ -9,7 +9,6 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field, ValidationError
 from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
@@ -157,8 +156,3 @@ def _detail_of(error: HTTPException, code: str) -> str:
     if code == "method-not-allowed":
         return f"Use one of: {(error.headers or {}).get('Allow', 'the documented methods')}."
     return str(error.detail)
-
-
-async def handle(request: Request, error: Exception) -> Response:
-    """Exception handler for Starlette: answer with the problem."""
-    return response(from_exception(error), request.url.path, request.scope.get("request_id", ""))

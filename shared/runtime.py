@@ -30,7 +30,7 @@ class Runtime:
         url = settings.events_url
         self.bus = NatsBus(url) if url.startswith(("nats://", "tls://")) else None
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)
 
     def source(self, subject: str) -> Source | None:
@@ -47,7 +47,7 @@ class Runtime:
         async def database() -> None:
             await ping(self.engine)
 
-        return {"database": database, **{task.get_name(): task_check(task) for task in self._tasks}}
+        return {"database": database, **{task.get_name(): task_check(task) for task in self.tasks}}
 
     @asynccontextmanager
     async def running(
@@ -63,13 +63,13 @@ class Runtime:
         if source is not None:
             work["consumer"] = Consumer(source, handler).run()
         work |= {name: _every(seconds, name, job) for name, (seconds, job) in periodic.items()}
-        self._tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
+        self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         try:
             yield
         finally:
-            for task in self._tasks:
+            for task in self.tasks:
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(*self.tasks, return_exceptions=True)
             if source is not None:
                 with suppress(Exception):
                     await source.close()

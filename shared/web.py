@@ -11,12 +11,11 @@ from typing import Annotated, Any
 
 import fastapi_offline
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from pydantic import BaseModel, ValidationError
-from starlette.exceptions import HTTPException
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
@@ -61,6 +60,13 @@ class LeanRoute(APIRoute):
             await response(scope, receive, send)
 
         self.app = app
+
+
+class _Application(FastAPI):
+    """FastAPI without its layers for errors: every exception is answered in one place, by Service."""
+
+    def build_middleware_stack(self) -> Asgi:
+        return AsyncExitStackMiddleware(self.router)
 
 
 class Service:
@@ -227,7 +233,7 @@ def create_app(
 ) -> Service:
     """Return the application of a service; the first routes are matched first, so put the hot ones there."""
     docs = f"/docs/{settings.service}"
-    app = FastAPI(
+    app = _Application(
         title=settings.service,
         description=description,
         version=settings.app_version,
@@ -240,8 +246,6 @@ def create_app(
     # Not include_router: it dispatches every request through a second, slower layer.
     app.router.routes[:0] = routes
     app.router.routes.extend([*internal_routes, *health.routes(checks), _metrics_route(settings), *_docs_routes(docs)])
-    for kind in (Problem, HTTPException, RequestValidationError, ValidationError):
-        app.add_exception_handler(kind, problems.handle)
     return Service(app, settings)
 
 

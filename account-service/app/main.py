@@ -53,5 +53,6 @@ def create(settings: AccountSettings) -> Service:
     )
     service_app.app.state.settings = settings
     service_app.app.state.service = service
+    service_app.app.state.runtime = runtime
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

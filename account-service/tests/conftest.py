@@ -1,0 +1,55 @@
+"""Fixtures of account-service's tests."""
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.main import create
+from app.models import metadata
+from app.service import AccountService
+from app.settings import AccountSettings
+from shared.testing import Lab, create_tables, opened
+from shared.web import Service
+from tests.support import assert_invariants, make_settings
+
+
+@pytest.fixture
+def settings(lab: Lab, database_url: str) -> AccountSettings:
+    """Settings on a new database."""
+    return make_settings(lab, database_url)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a new database with the service's tables."""
+    await create_tables(database_url, metadata)
+    async for engine in opened(database_url):
+        yield engine
+
+
+@pytest.fixture
+async def service(engine: AsyncEngine, settings: AccountSettings) -> AsyncIterator[AccountService]:
+    """The service; afterwards the ledger's invariants must hold."""
+    service = AccountService(engine, settings)
+    yield service
+    await service.drain()
+    await assert_invariants(engine)
+
+
+@pytest.fixture
+async def application(engine: AsyncEngine, settings: AccountSettings) -> AsyncIterator[Service]:
+    """The whole application, started."""
+    del engine  # creates the tables
+    application = create(settings)
+    async with application.app.router.lifespan_context(application.app):
+        yield application
+
+
+@pytest.fixture
+async def client(application: Service, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of the application, as alice."""
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
+        yield client

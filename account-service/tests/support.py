@@ -1,0 +1,62 @@
+"""What account-service's tests are written with."""
+
+import uuid
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import repository
+from app.book import Command, Deposit, OpenAccount, Transfer, Withdraw
+from app.service import AccountService, Trace, Work, new_account_number
+from app.settings import AccountSettings
+from shared.auth import CASH_DESK, OPERATOR, Caller
+from shared.ids import new_id
+from shared.testing import Lab
+
+ALICE = Caller("alice", frozenset({CASH_DESK}))
+BOB = Caller("bob", frozenset())
+OPERATOR_CALLER = Caller("op", frozenset({OPERATOR}))
+
+
+def make_settings(lab: Lab, url: str, **changes: Any) -> AccountSettings:
+    """Return settings for tests, with some changed."""
+    values = {"database_url": url, "auth_jwks": str(lab.secrets.jwks), "service_token": lab.service_token}
+    return AccountSettings(**{**values, **changes})
+
+
+async def assert_invariants(engine: AsyncEngine) -> None:
+    """Fail if the ledger is not what it has to be."""
+    async with engine.connect() as connection:
+        assert await repository.broken_invariants(connection) == []
+
+
+def work(command: Command, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash") -> Work:
+    """Return a request for the command; an empty key stands for a new one, None for no key."""
+    used = None if key is None else (caller.subject, key or uuid.uuid4().hex)
+    return Work(caller, command, 201, Trace("/test", "request-1"), used, content)
+
+
+async def open_account(service: AccountService, caller: Caller = ALICE, money: int = 0, currency: str = "USD") -> str:
+    """Open an account with some money in it and return its id."""
+    account_id = new_id()
+    command = OpenAccount(account_id, new_account_number(), currency, None)
+    assert (await service.execute(work(command, caller))).status == 201
+    if money:
+        deposit = Deposit(new_id(), account_id, money, currency, None)
+        assert (await service.execute(work(deposit, OPERATOR_CALLER))).status == 201
+    return account_id
+
+
+def transfer(source: str, target: str, amount: int) -> Transfer:
+    """Return a transfer in USD."""
+    return Transfer(new_id(), source, target, amount, "USD", None)
+
+
+def withdraw(account: str, amount: int) -> Withdraw:
+    """Return a withdrawal in USD."""
+    return Withdraw(new_id(), account, amount, "USD", None)
+
+
+def keyed(key: str = "") -> dict[str, str]:
+    """Return an Idempotency-Key header."""
+    return {"Idempotency-Key": key or uuid.uuid4().hex}

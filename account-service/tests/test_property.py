@@ -1,0 +1,207 @@
+"""A Hypothesis state machine over every money operation, on a real database, against a plain model."""
+
+import asyncio
+import json
+import tempfile
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+
+from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.models import metadata
+from app.service import AccountService, Answer
+from shared.database import create_engine
+from shared.ids import new_id, utc_now
+from shared.testing import Lab, create_tables
+from tests.support import OPERATOR_CALLER, assert_invariants, make_settings, open_account, transfer, withdraw, work
+
+T = TypeVar("T")
+AMOUNTS = st.integers(1, 120)
+
+
+@dataclass
+class Model:
+    """What a bank is, in a few plain values."""
+
+    balance: int = 0
+    status: str = "active"
+    holds: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def available(self) -> int:
+        return self.balance - sum(self.holds.values())
+
+    def why_not_pay(self, amount: int, spendable: int) -> str | None:
+        if self.status != "active":
+            return f"account-{self.status}"
+        return "insufficient-funds" if spendable < amount else None
+
+    def why_not_receive(self) -> str | None:
+        return "account-closed" if self.status == "closed" else None
+
+
+class Bank(RuleBasedStateMachine):
+    """Does to the service and to the model the same, and expects the same of both."""
+
+    lab: Lab
+    accounts: Bundle[str] = Bundle("accounts")
+    holds: Bundle[tuple[str, str]] = Bundle("holds")
+    posted: Bundle[tuple[str, str | None, str | None, int]] = Bundle("posted")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.folder = tempfile.TemporaryDirectory()
+        url = f"sqlite+aiosqlite:///{Path(self.folder.name)}/bank.db"
+        self.engine = create_engine(url)
+        self.run(create_tables(url, metadata))
+        self.service = AccountService(self.engine, make_settings(self.lab, url))
+        self.model: dict[str, Model] = {}
+        self.reversed: set[str] = set()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self.loop.run_until_complete(work)
+
+    def execute(self, command: Any, expected: str | None) -> dict[str, Any]:
+        answer: Answer = self.run(self.service.execute(work(command, OPERATOR_CALLER)))
+        body: dict[str, Any] = json.loads(answer.body)
+        assert body.get("code") == expected, (command, body)
+        return body
+
+    @initialize(target=accounts)
+    def first_account(self) -> str:
+        return self.open()
+
+    @rule(target=accounts)
+    def open(self) -> str:
+        account = self.run(open_account(self.service))
+        self.model[account] = Model()
+        return account
+
+    @rule(target=posted, account=accounts, amount=AMOUNTS)
+    def deposit(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
+        refusal = self.model[account].why_not_receive()
+        body = self.execute(Deposit(new_id(), account, amount, "USD", None), refusal)
+        if refusal is None:
+            self.model[account].balance += amount
+        return body.get("id", ""), None, account, amount
+
+    @rule(target=posted, account=accounts, amount=AMOUNTS)
+    def withdraw(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
+        model = self.model[account]
+        refusal = model.why_not_pay(amount, model.available)
+        body = self.execute(withdraw(account, amount), refusal)
+        if refusal is None:
+            model.balance -= amount
+        return body.get("id", ""), account, None, amount
+
+    @rule(target=posted, source=accounts, to=accounts, amount=AMOUNTS)
+    def transfer(self, source: str, to: str, amount: int) -> tuple[str, str | None, str | None, int]:
+        payer, payee = self.model[source], self.model[to]
+        refusal = "same-account" if source == to else None
+        refusal = refusal or payer.why_not_pay(amount, payer.available) or payee.why_not_receive()
+        body = self.execute(transfer(source, to, amount), refusal)
+        if refusal is None:
+            payer.balance -= amount
+            payee.balance += amount
+        return body.get("id", ""), source, to, amount
+
+    @rule(original=posted)
+    def reverse(self, original: tuple[str, str | None, str | None, int]) -> None:
+        id_, source, to, amount = original
+        if not id_:
+            return
+        giver = self.model[to] if to else None
+        receiver = self.model[source] if source else None
+        refusal = "already-reversed" if id_ in self.reversed else None
+        refusal = refusal or (giver.why_not_pay(amount, giver.available) if giver else None)
+        refusal = refusal or (receiver.why_not_receive() if receiver else None)
+        self.execute(Reverse(new_id(), id_, None), refusal)
+        if refusal is None:
+            self.reversed.add(id_)
+            if giver:
+                giver.balance -= amount
+            if receiver:
+                receiver.balance += amount
+
+    @rule(target=holds, account=accounts, amount=AMOUNTS)
+    def place_hold(self, account: str, amount: int) -> tuple[str, str]:
+        model, hold = self.model[account], new_id()
+        refusal = model.why_not_pay(amount, model.available)
+        self.execute(PlaceHold(hold, account, amount, "USD", utc_now() + timedelta(days=1)), refusal)
+        if refusal is None:
+            model.holds[hold] = amount
+        return account, "" if refusal else hold
+
+    @rule(hold=holds, part=st.none() | AMOUNTS)
+    def capture_hold(self, hold: tuple[str, str], part: int | None) -> None:
+        account, id_ = hold
+        if not id_:
+            return
+        model = self.model[account]
+        held = model.holds.get(id_)
+        amount = part or held or 0
+        if held is None:
+            refusal: str | None = "hold-not-active"
+        elif amount > held:
+            refusal = "hold-exceeded"
+        else:
+            refusal = model.why_not_pay(amount, model.available + held)
+        self.execute(CaptureHold(new_id(), id_, part), refusal)
+        if refusal is None:
+            del model.holds[id_]
+            model.balance -= amount
+
+    @rule(hold=holds)
+    def void_hold(self, hold: tuple[str, str]) -> None:
+        account, id_ = hold
+        if id_:
+            known = self.model[account].holds.pop(id_, None)
+            self.execute(ReleaseHold(id_, "voided"), None if known else "hold-not-active")
+
+    @rule(account=accounts, status=st.sampled_from(["frozen", "active", "active", "closed"]))
+    def set_status(self, account: str, status: str) -> None:
+        model = self.model[account]
+        refusal = None
+        if model.status != status:
+            if model.status == "closed":
+                refusal = "account-closed"
+            elif status == "closed" and (model.balance or model.holds):
+                refusal = "balance-not-zero"
+        self.execute(SetStatus(account, status), refusal)
+        if refusal is None:
+            model.status = status
+
+    @invariant()
+    def service_and_model_agree(self) -> None:
+        for account, model in self.model.items():
+            shown = self.run(self.service.account(OPERATOR_CALLER, account))
+            assert (shown["balance"], shown["available"], shown["status"]) == (
+                model.balance,
+                model.available,
+                model.status,
+            )
+
+    def teardown(self) -> None:
+        self.run(assert_invariants(self.engine))
+        self.run(self.engine.dispose())
+        self.loop.close()
+        self.folder.cleanup()
+
+
+@pytest.mark.timeout(240)
+def test_every_money_operation_against_a_plain_model(lab: Lab) -> None:
+    Bank.lab = lab
+    run_state_machine_as_test(
+        Bank,
+        settings=settings(
+            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Install Debian packages whose programs are missing: ensure_packages.sh nginx postgresql nats-server make
+# Only as root and where apt-get is; otherwise one line says what to install. Nothing is started, now or at boot.
+set -euo pipefail
+
+present() {
+    case $1 in
+        postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null ;;
+        python*-venv) "${1%-venv}" -c 'import ensurepip' 2>/dev/null ;;
+        *) PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null ;;
+    esac
+}
+
+missing=()
+for package in "$@"; do
+    present "$package" || missing+=("$package")
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
+    echo "missing: ${missing[*]}. Install it with your package manager (Debian, Ubuntu: apt-get install ${missing[*]})." >&2
+    exit 1
+fi
+
+echo "installing ${missing[*]} (apt-get)" >&2
+log=$(mktemp)
+policy=/usr/sbin/policy-rc.d
+made_policy=
+tidy() {
+    rm -f "$log"
+    [ -z "$made_policy" ] || rm -f "$policy"
+}
+trap tidy EXIT
+
+# What Debian's maintainer scripts ask before they start a service; a policy that is there already stays as it is.
+if [ ! -e "$policy" ]; then
+    made_policy=yes
+    printf '#!/bin/sh\nexit 101\n' >"$policy"
+    chmod 755 "$policy"
+fi
+
+install() {
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends \
+        -o DPkg::Lock::Timeout=300 "${missing[@]}" >>"$log" 2>&1 </dev/null
+}
+
+# On a fresh image the package lists are empty, on an old one they name files that are gone.
+if ! install && ! { apt-get update -q -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 && install; }; then
+    tail -n 5 "$log" | sed 's/^/    /' >&2
+    echo "apt-get could not install ${missing[*]}; the lines above say why" >&2
+    exit 1
+fi
+
+if command -v systemctl >/dev/null; then
+    for service in "${missing[@]}"; do
+        systemctl disable "$service.service" >/dev/null 2>&1 || true
+    done
+fi

@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Check everything, and say at the end which checks found something.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+root=$PWD
+PATH=$root/.venv/bin:$PATH
+
+failed=()
+check() {
+    local name=$1
+    shift
+    printf '== %s\n' "$name"
+    "$@" || failed+=("$name")
+}
+
+# Each service has a package called `app`, so what follows imports needs a run of its own per service.
+in_service() {
+    local service=$1
+    shift
+    (cd "$service" && PYTHONPATH=$root MYPYPATH=$root "$@")
+}
+
+mapfile -t services < <(find . -maxdepth 1 -name '*-service' -printf '%P\n' | sort)
+mapfile -t scripts < <(find scripts load-tests -name '*.sh' 2>/dev/null | sort)
+
+check black black --check --quiet .
+check flake8 flake8
+check shellcheck shellcheck .ci/run "${scripts[@]}"
+check yamllint yamllint --strict .
+check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
+check "mypy (shared, scripts)" mypy -p shared -p scripts
+check "pylint (shared, scripts)" pylint shared scripts
+for service in "${services[@]}"; do
+    check "mypy ($service)" in_service "$service" mypy --config-file "$root/pyproject.toml" -p app
+    check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app
+done
+
+if [ ${#failed[@]} -gt 0 ]; then
+    printf 'found something: %s\n' "${failed[@]}" >&2
+    exit 1
+fi
+echo "all clean"

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Run the test suites and add up their results: run_tests.sh [all|unit] [pytest arguments …]
+# Separate runs, because each service has a package called `app`. The last line is `N passed, N failed, N skipped`.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+root=$PWD
+python=$root/.venv/bin/python
+reports=$root/reports
+started=$SECONDS
+
+what=${1:-all}
+[ $# -eq 0 ] || shift
+suites=(shared account-service transaction-service)
+[ "$what" = unit ] || suites+=(integration-tests)
+
+# Tests whose programs cannot be had skip, with the reason in the summary of their run.
+for package in nginx postgresql nats-server; do
+    scripts/ensure_packages.sh "$package" || true
+done
+
+mkdir -p "$reports"
+rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/summary.txt
+failed=()
+
+run_suite() {
+    local suite=$1 folder=$root tests=$1/tests coverage=()
+    shift
+    case $suite in
+        *-service)
+            folder=$root/$suite
+            tests=tests
+            coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
+            ;;
+        integration-tests) tests=integration-tests/embedded ;;
+    esac
+    printf '\n== %s\n' "$suite"
+    (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \
+        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") ||
+        failed+=("$suite")
+    [ ${#coverage[@]} -gt 0 ] || return 0
+    (cd "$folder" && COVERAGE_FILE=$reports/.coverage.$suite "$python" -m coverage report \
+        "--rcfile=$root/pyproject.toml" --include='*/app/service.py' --fail-under=90 --skip-empty) ||
+        failed+=("$suite coverage of service.py under 90 %")
+}
+
+for suite in "${suites[@]}"; do
+    run_suite "$suite" "$@"
+done
+
+echo
+[ ${#failed[@]} -eq 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
+echo "wall time: $((SECONDS - started)) s"
+"$python" -m scripts.sum_junit "${suites[@]/#/$reports/}" | tee "$reports/summary.txt" || exit 1
+[ ${#failed[@]} -eq 0 ]

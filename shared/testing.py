@@ -1,0 +1,90 @@
+"""Fixtures for the tests of all services: databases of both kinds, tokens, and a client inside the process."""
+
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from scripts import lab_keys
+from scripts.postgres import PostgresMissing, PostgresServer
+from shared.database import create_engine
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL server for this test run; tests that need it skip where its programs are missing."""
+    try:
+        # Nothing here has to survive a power failure.
+        server = PostgresServer({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: PostgresServer) -> str:
+    """The address of a new, empty PostgreSQL database."""
+    return postgres.create_database(f"test_{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The address of a new, empty SQLite database."""
+    return f"sqlite+aiosqlite:///{tmp_path}/test.db"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The address of a new, empty database, once of each kind."""
+    url: str = request.getfixturevalue(f"{request.param}_url")
+    return url
+
+
+async def create_tables(url: str, metadata: MetaData) -> None:
+    """Create the tables of a service's models in an empty database."""
+    engine = create_engine(url)
+    async with engine.connect() as connection:
+        await connection.execution_options(writes=True)
+        async with connection.begin():
+            await connection.run_sync(metadata.create_all)
+    await engine.dispose()
+
+
+async def opened(url: str) -> AsyncIterator[AsyncEngine]:
+    """Yield an engine on the database and dispose of it afterwards."""
+    engine = create_engine(url)
+    try:
+        yield engine
+    finally:
+        await engine.dispose()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The secrets of a lab, and tokens signed with them."""
+
+    secrets: lab_keys.LabSecrets
+
+    @property
+    def service_token(self) -> str:
+        """The secret that services show each other."""
+        return self.secrets.service_token.read_text(encoding="utf-8")
+
+    def headers(self, subject: str, scope: str = "") -> dict[str, str]:
+        """Return the Authorization header of a token for the subject."""
+        return {"Authorization": f"Bearer {lab_keys.sign(self.secrets.key, subject, scope)}"}
+
+    def operator(self) -> dict[str, str]:
+        """Return the Authorization header of an operator."""
+        return self.headers("operator", "bank:operator")
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """Keys and secrets made for this test run."""
+    return Lab(lab_keys.ensure(tmp_path_factory.mktemp("secrets")))
