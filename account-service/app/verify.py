@@ -1,0 +1,25 @@
+"""`python -m app.verify`: check every invariant of the ledger; exit 1 and name those that do not hold."""
+
+import asyncio
+import sys
+
+from app import repository
+from app.settings import AccountSettings
+from shared.database import create_engine
+from shared.settings import load_or_exit
+
+
+async def verify(database_url: str) -> list[str]:
+    """Return a line for every invariant that does not hold."""
+    engine = create_engine(database_url, name="verify")
+    try:
+        async with engine.connect() as connection:
+            return await repository.broken_invariants(connection)
+    finally:
+        await engine.dispose()
+
+
+if __name__ == "__main__":
+    broken = asyncio.run(verify(load_or_exit(AccountSettings).database_url))
+    print("\n".join(broken) or f"the ledger holds all {len(repository.INVARIANTS)} invariants")
+    sys.exit(1 if broken else 0)

@@ -1,0 +1,300 @@
+"""Transfers per second of account-service against PostgreSQL itself, in one run on one machine.
+
+    make bench [ARGS="--seconds 8 --rounds 3 --json"]
+
+A is pgbench running the transfer's own statements one by one, a transaction per transfer; A1 is the same as one
+function call. Both, and the HTTP service, use the same PostgreSQL (fsync and synchronous_commit on), the same schema
+and 64 connections, in interleaved rounds; ratios are medians of the rounds' ratios. Only account-service runs while
+transfers are measured: transaction-service catches up with events at another time. Exits 1 when a bar is missed or
+an invariant of the ledger is broken afterwards.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
+
+# pylint: disable=wrong-import-position  # a script outside the package finds it through the line above
+from scripts import lab_keys  # noqa: E402
+from scripts.embedded import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError, free_port  # noqa: E402
+from scripts.postgres import PostgresMissing, PostgresServer  # noqa: E402
+
+CONNECTIONS = 64
+UNIFORM, HOT = 1000, 10
+RATIO_BARS = {("direct", UNIFORM): 1.1, ("through NGINX", UNIFORM): 0.9}
+P99_BAR_MS = 50
+SHARE_OF_PEAK = 0.6
+_TICKS = os.sysconf("SC_CLK_TCK")
+_SETTINGS = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One measurement: transfers per second, latencies in ms, CPU µs per transfer by who spent them."""
+
+    variant: str
+    accounts: int
+    per_second: float
+    p50: float
+    p99: float
+    cpu: dict[str, float]
+
+
+class Failure(Exception):
+    """Why the benchmark cannot say anything."""
+
+
+def progress(line: str) -> None:
+    """Tell a person what is happening, where it does not disturb the output."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def cpu_seconds() -> dict[str, float]:
+    """Return the CPU time so far of all PostgreSQL, NGINX and Python service processes, by kind."""
+    spent = {"app": 0.0, "postgres": 0.0, "nginx": 0.0}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            stat = (folder / "stat").read_text(encoding="ascii")
+            command = (folder / "cmdline").read_bytes()
+        except OSError:
+            continue
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        kind = "app" if command.endswith(b"\0-m\0app\0") else name
+        if kind in spent:
+            # Children that ended count too: pgbench's connections are processes of their own.
+            fields = stat[stat.rindex(")") + 2 :].split()
+            spent[kind] += sum(int(field) for field in fields[11:15]) / _TICKS
+    return spent
+
+
+def measure(variant: str, accounts: int, load: Callable[[], tuple[int, float, float, float]]) -> Run:
+    """Run a load that returns (transfers, seconds, p50, p99) and account for the CPU it cost."""
+    before = cpu_seconds()
+    transfers, seconds, p50, p99 = load()
+    if not transfers:
+        raise Failure(f"{variant} made no transfers")
+    cpu = {kind: (spent - before[kind]) / transfers * 1e6 for kind, spent in cpu_seconds().items()}
+    return Run(variant, accounts, transfers / seconds, p50, p99, cpu)
+
+
+class Bench:
+    """A PostgreSQL server, the stack on it, and the loads."""
+
+    def __init__(self, server: PostgresServer, stack: EmbeddedStack, seconds: int) -> None:
+        self._server = server
+        self._stack = stack
+        self._seconds = seconds
+        self._token = lab_keys.sign(stack.secrets.key, "bench")
+        self._sizes: dict[str, int] = {}
+
+    def prepare(self) -> None:
+        """Fill the ledger, and look how large the service's own rows for one transfer are."""
+        self._psql("-q", "-v", f"accounts={UNIFORM}", "-f", str(HERE / "baseline.sql"))
+        self._wrk(self._stack.urls(ACCOUNT)[0], UNIFORM, seconds=2)
+        row = self._server.sql(
+            "accounts",
+            "SELECT (SELECT round(avg(octet_length(events) * 2 / size)) FROM outbox WHERE size >= 2),"
+            " (SELECT round(avg(octet_length(body))) FROM idempotency_keys)",
+        )
+        events, body = (int(value) for value in row.split("|"))
+        self._sizes = {"events_bytes": events, "body_bytes": body}
+
+    def pgbench(self, script: str, accounts: int) -> tuple[int, float, float, float]:
+        """Run a pgbench script; return transfers, seconds, p50 and p99 in ms."""
+        with tempfile.TemporaryDirectory() as logs:
+            command = [str(self._server.program("pgbench")), "-n", "-M", "prepared", "-c", str(CONNECTIONS), "-j", "1"]
+            command += ["-T", str(self._seconds), "-f", str(HERE / script), "-l", "--log-prefix", f"{logs}/log"]
+            for name, value in {"accounts": accounts, **self._sizes}.items():
+                command += ["-D", f"{name}={value}"]
+            command.append(self._server.url("accounts", "postgresql"))
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            found = re.search(r"tps = ([\d.]+) \(without", result.stdout)
+            if result.returncode or found is None or "number of failed transactions: 0 " not in result.stdout:
+                raise Failure(f"pgbench {script} failed: {(result.stderr or result.stdout).strip()[:300]}")
+            latencies = sorted(
+                int(line.split()[2]) for log in Path(logs).iterdir() for line in log.read_text().splitlines()
+            )
+        count = len(latencies)
+        p50, p99 = (latencies[int(count * share)] / 1000 for share in (0.5, 0.99))
+        return count, count / float(found[1]), p50, p99
+
+    def http(self, url: str, accounts: int, pause_ms: float = 0) -> tuple[int, float, float, float]:
+        """Send transfers to the service; return transfers, seconds, p50 and p99 in ms."""
+        result = self._wrk(url, accounts, self._seconds, pause_ms)
+        return result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000
+
+    def _wrk(self, url: str, accounts: int, seconds: int, pause_ms: float = 0) -> dict[str, int]:
+        environment = {**os.environ, "TOKEN": self._token, "ACCOUNTS": str(accounts), "PAUSE_MS": str(pause_ms)}
+        command = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(HERE / "transfer.lua"), url]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failure(f"wrk failed: {(done.stderr or done.stdout).strip()[:300]}")
+        result: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
+        if result["not_2xx"] or result["failed"]:
+            raise Failure(
+                f"{result['not_2xx']} answers were no success and {result['failed']} requests failed at {url}"
+            )
+        return result
+
+    def settle(self) -> None:
+        """Begin every measurement with the same amount of unwritten pages: none."""
+        self._server.sql("accounts", "CHECKPOINT")
+
+    def broken_invariants(self) -> str:
+        """Return what the ledger's own check says, empty when all is well."""
+        environment = {**os.environ, **self._stack.environment(ACCOUNT)}
+        command = [sys.executable, "-m", "app.verify"]
+        done = subprocess.run(command, cwd=ROOT / ACCOUNT, env=environment, capture_output=True, text=True, check=False)
+        return "" if done.returncode == 0 else done.stdout.strip() or done.stderr.strip()
+
+    def _psql(self, *arguments: str) -> None:
+        command = [str(self._server.program("psql")), "-X", "-v", "ON_ERROR_STOP=1", *arguments]
+        command.append(self._server.url("accounts", "postgresql"))
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise Failure(f"psql failed: {done.stderr.strip()[:300]}")
+
+
+@contextmanager
+def started(seconds: int, replicas: int) -> Iterator[tuple[Bench, EmbeddedStack]]:
+    """Start PostgreSQL, account-service and NGINX; everything is gone afterwards."""
+    with PostgresServer(_SETTINGS) as server, tempfile.TemporaryDirectory(prefix="bank-bench-") as var:
+        stack = EmbeddedStack(
+            Path(var),
+            http_port=free_port(),
+            account=Setting(free_port(replicas), replicas, server.create_database("accounts")),
+            transaction=Setting(free_port(), 1, server.create_database("transactions")),
+            report=progress,
+        )
+        with stack:
+            stack.kill(TRANSACTION)
+            yield Bench(server, stack, seconds), stack
+
+
+def run_all(bench: Bench, stack: EmbeddedStack, rounds: int) -> list[Run]:
+    """Measure every variant in every round, interleaved, so that a slow minute hits all alike."""
+    direct, nginx = stack.urls(ACCOUNT)[0], stack.api_url
+    loads: list[tuple[str, Callable[[int], tuple[int, float, float, float]]]] = [
+        ("A", lambda accounts: bench.pgbench("transfer_statements.sql", accounts)),
+        ("A1", lambda accounts: bench.pgbench("transfer_function.sql", accounts)),
+        ("direct", lambda accounts: bench.http(direct, accounts)),
+        ("through NGINX", lambda accounts: bench.http(nginx, accounts)),
+    ]
+    runs = []
+    for number in range(1, rounds + 1):
+        for accounts in (UNIFORM, HOT):
+            for variant, load in loads:
+                bench.settle()
+                run = measure(variant, accounts, partial(load, accounts))
+                progress(f"  round {number}/{rounds}, {accounts} accounts, {variant}: {run.per_second:.0f}/s")
+                runs.append(run)
+    return runs
+
+
+def median_of(runs: list[Run], variant: str, accounts: int, value: Callable[[Run], float]) -> float:
+    """Return the median of a value over the rounds of one variant."""
+    return statistics.median(value(run) for run in runs if (run.variant, run.accounts) == (variant, accounts))
+
+
+def ratio(runs: list[Run], variant: str, accounts: int, base: str) -> float:
+    """Return the median over rounds of the variant's throughput divided by the base's in the same round."""
+    pairs = zip(
+        (run.per_second for run in runs if (run.variant, run.accounts) == (variant, accounts)),
+        (run.per_second for run in runs if (run.variant, run.accounts) == (base, accounts)),
+        strict=True,
+    )
+    return statistics.median(own / other for own, other in pairs)
+
+
+def table(runs: list[Run]) -> list[dict[str, object]]:
+    """Return one row per variant and spread of accounts."""
+    rows: list[dict[str, object]] = []
+    for accounts in (UNIFORM, HOT):
+        for variant in dict.fromkeys(run.variant for run in runs):
+            rows.append(
+                {
+                    "accounts": accounts,
+                    "variant": variant,
+                    "per_second": round(median_of(runs, variant, accounts, lambda run: run.per_second)),
+                    "p50_ms": round(median_of(runs, variant, accounts, lambda run: run.p50), 1),
+                    "p99_ms": round(median_of(runs, variant, accounts, lambda run: run.p99), 1),
+                    "to_A": round(ratio(runs, variant, accounts, "A"), 2),
+                    "to_A1": round(ratio(runs, variant, accounts, "A1"), 2),
+                    "cpu_app_us": round(median_of(runs, variant, accounts, lambda run: run.cpu["app"])),
+                    "cpu_postgres_us": round(median_of(runs, variant, accounts, lambda run: run.cpu["postgres"])),
+                    "cpu_nginx_us": round(median_of(runs, variant, accounts, lambda run: run.cpu["nginx"])),
+                }
+            )
+    return rows
+
+
+def main() -> int:
+    """Run the benchmark, print the table, and return 0 only if every bar is met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=int, default=8, help="length of one measurement (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often all are repeated (default 3)")
+    parser.add_argument("--replicas", type=int, default=1, help="replicas of account-service behind NGINX (default 1)")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        print("bench: wrk is missing; on Debian: apt-get install wrk", file=sys.stderr)
+        return 1
+    begun = time.monotonic()
+    try:
+        with started(arguments.seconds, arguments.replicas) as (bench, stack):
+            bench.prepare()
+            runs = run_all(bench, stack, arguments.rounds)
+            peak = median_of(runs, "direct", UNIFORM, lambda run: run.per_second)
+            pause = CONNECTIONS / (SHARE_OF_PEAK * peak) * 1000
+            # The pause is the whole cycle less the answer's own time, which is small at this load.
+            bench.settle()
+            calm = measure("at 60 %", UNIFORM, lambda: bench.http(stack.urls(ACCOUNT)[0], UNIFORM, max(1, pause - 5)))
+            progress("checking the ledger's invariants")
+            broken = bench.broken_invariants()
+    except (Failure, StackError, PostgresMissing) as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    rows = table(runs)
+    checks = [
+        (f"{variant}, {accounts} accounts: ratio to A", ratio(runs, variant, accounts, "A"), bar, ">=")
+        for (variant, accounts), bar in RATIO_BARS.items()
+    ]
+    checks.append(
+        (f"p99 at {calm.per_second:.0f}/s ({calm.per_second / peak:.0%} of peak), ms", calm.p99, P99_BAR_MS, "<=")
+    )
+    met = [value >= bar if sign == ">=" else value <= bar for _, value, bar, sign in checks]
+    if arguments.json:
+        bars = [
+            {"what": what, "value": round(value, 2), "bar": bar, "met": ok}
+            for (what, value, bar, _), ok in zip(checks, met)
+        ]
+        print(json.dumps({"table": rows, "calm": asdict(calm), "bars": bars, "broken_invariants": broken}, indent=2))
+    else:
+        names = list(rows[0])
+        print("  ".join(f"{name:>15}" for name in names))
+        for row in rows:
+            print("  ".join(f"{row[name]!s:>15}" for name in names))
+        for (what, value, bar, sign), ok in zip(checks, met):
+            print(f"{'ok    ' if ok else 'MISSED'} {what}: {value:.2f} (bar {sign} {bar})")
+        print(f"{'MISSED' if broken else 'ok    '} invariants of the ledger {broken}")
+    progress(f"bench: {time.monotonic() - begun:.0f} s")
+    return 0 if all(met) and not broken else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,47 @@
+-- wrk: transfers between the benchmark's accounts, each with a key of its own.
+-- Environment: TOKEN, ACCOUNTS (how many to choose from), PAUSE_MS (mean think time of a connection; 0: none).
+
+local accounts = tonumber(os.getenv("ACCOUNTS"))
+local pause = tonumber(os.getenv("PAUSE_MS"))
+local token = os.getenv("TOKEN")
+local threads = 0
+
+function setup(thread)
+  threads = threads + 1
+  thread:set("number", threads)
+end
+
+function init()
+  math.randomseed(os.time() * 1000 + number)
+  prefix = string.format("%08x%08x-", math.random(0, 2147483647), math.random(0, 2147483647))
+  count = 0
+  headers = { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" }
+end
+
+local function account(n)
+  return string.format("00000000-0000-7000-8000-%012x", n)
+end
+
+function request()
+  count = count + 1
+  local from = math.random(accounts)
+  local to = (from - 1 + math.random(accounts - 1)) % accounts + 1
+  headers["Idempotency-Key"] = prefix .. count
+  local body = '{"from_account":"' .. account(from) .. '","to_account":"' .. account(to) .. '","amount":1,"currency":"USD"}'
+  return wrk.format("POST", "/api/v1/transfers", headers, body)
+end
+
+if pause > 0 then
+  -- Exponential think times make arrivals look like those of many independent clients.
+  function delay()
+    return math.floor(-pause * math.log(1 - math.random()) + 0.5)
+  end
+end
+
+function done(summary, latency)
+  io.write(string.format(
+    '{"requests":%d,"microseconds":%d,"not_2xx":%d,"failed":%d,"p50":%d,"p99":%d}\n',
+    summary.requests, summary.duration, summary.errors.status,
+    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
+    latency:percentile(50), latency:percentile(99)))
+end
