@@ -73,6 +73,11 @@ class PostgresServer:
         data = str(self._folder / "data")
         self._run("pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "-t", str(_START_SECONDS), "start")
 
+    @property
+    def pid(self) -> int:
+        """The process id of the server; its sessions are children."""
+        return int((self._folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+
     def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
         """Return the address of a database for SQLAlchemy, or with driver `postgresql` for libpq's programs."""
         return f"{driver}://{_USER}@127.0.0.1:{self.port}/{database}"

@@ -50,10 +50,17 @@ transactions = Table(
     Column("from_account", _ID, nullable=False),
     Column("to_account", _ID, nullable=False),
     Column("reference", String(140)),
-    Column("reverses", _ID, unique=True, comment="at most one reversal per original"),
+    Column("reverses", _ID),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
+    Index(
+        "one_reversal_per_original",
+        "reverses",
+        unique=True,
+        postgresql_where=text("reverses IS NOT NULL"),
+        sqlite_where=text("reverses IS NOT NULL"),
+    ),
 )
 
 entries = Table(

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -64,31 +64,29 @@ def progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def cpu_seconds() -> dict[str, float]:
-    """Return the CPU time so far of all PostgreSQL, NGINX and Python service processes, by kind."""
-    spent = {"app": 0.0, "postgres": 0.0, "nginx": 0.0}
-    for folder in Path("/proc").glob("[0-9]*"):
+def cpu_seconds(roots: Mapping[str, int | None]) -> dict[str, float]:
+    """Return the CPU time so far of each root process and its children; of those that ended, too."""
+    spent = dict.fromkeys(roots, 0.0)
+    for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            stat = (folder / "stat").read_text(encoding="ascii")
-            command = (folder / "cmdline").read_bytes()
+            fields = stat.read_text(encoding="ascii").rpartition(")")[2].split()
         except OSError:
             continue
-        name = stat[stat.index("(") + 1 : stat.rindex(")")]
-        kind = "app" if command.endswith(b"\0-m\0app\0") else name
-        if kind in spent:
-            # Children that ended count too: pgbench's connections are processes of their own.
-            fields = stat[stat.rindex(")") + 2 :].split()
-            spent[kind] += sum(int(field) for field in fields[11:15]) / _TICKS
+        for kind, root in roots.items():
+            if root in (int(stat.parent.name), int(fields[1])):
+                spent[kind] += sum(int(field) for field in fields[11:15]) / _TICKS
     return spent
 
 
-def measure(variant: str, accounts: int, load: Callable[[], tuple[int, float, float, float]]) -> Run:
+def measure(
+    variant: str, accounts: int, load: Callable[[], tuple[int, float, float, float]], roots: Mapping[str, int | None]
+) -> Run:
     """Run a load that returns (transfers, seconds, p50, p99) and account for the CPU it cost."""
-    before = cpu_seconds()
+    before = cpu_seconds(roots)
     transfers, seconds, p50, p99 = load()
     if not transfers:
         raise Failure(f"{variant} made no transfers")
-    cpu = {kind: (spent - before[kind]) / transfers * 1e6 for kind, spent in cpu_seconds().items()}
+    cpu = {kind: (spent - before[kind]) / transfers * 1e6 for kind, spent in cpu_seconds(roots).items()}
     return Run(variant, accounts, transfers / seconds, p50, p99, cpu)
 
 
@@ -151,6 +149,11 @@ class Bench:
             )
         return result
 
+    def roots(self) -> dict[str, int | None]:
+        """Return the processes whose CPU time is told."""
+        nginx = self._stack.nginx.pid if self._stack.nginx else None
+        return {"app": self._stack.processes[ACCOUNT][0].pid, "postgres": self._server.pid, "nginx": nginx}
+
     def settle(self) -> None:
         """Begin every measurement with the same amount of unwritten pages: none."""
         self._server.sql("accounts", "CHECKPOINT")
@@ -200,7 +203,7 @@ def run_all(bench: Bench, stack: EmbeddedStack, rounds: int) -> list[Run]:
         for accounts in (UNIFORM, HOT):
             for variant, load in loads:
                 bench.settle()
-                run = measure(variant, accounts, partial(load, accounts))
+                run = measure(variant, accounts, partial(load, accounts), bench.roots())
                 progress(f"  round {number}/{rounds}, {accounts} accounts, {variant}: {run.per_second:.0f}/s")
                 runs.append(run)
     return runs

@@ -99,12 +99,19 @@ def upgrade() -> None:
         sa.Column("from_account", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("to_account", sa.Uuid(as_uuid=False), nullable=False),
         sa.Column("reference", sa.String(length=140), nullable=True),
-        sa.Column("reverses", sa.Uuid(as_uuid=False), nullable=True, comment="at most one reversal per original"),
+        sa.Column("reverses", sa.Uuid(as_uuid=False), nullable=True),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.CheckConstraint("amount > 0", name="amount_is_positive"),
         sa.CheckConstraint("from_account <> to_account", name="two_accounts"),
         sa.PrimaryKeyConstraint("id"),
-        sa.UniqueConstraint("reverses"),
+    )
+    op.create_index(
+        "one_reversal_per_original",
+        "transactions",
+        ["reverses"],
+        unique=True,
+        postgresql_where=sa.text("reverses IS NOT NULL"),
+        sqlite_where=sa.text("reverses IS NOT NULL"),
     )
     op.create_table(
         "entries",
