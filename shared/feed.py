@@ -19,7 +19,7 @@ from shared.server import Stopping
 
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 30
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.05
 
 
 def _number(request: Request, name: str, default: int, most: int) -> int:

@@ -1,0 +1,64 @@
+"""Stacks for the end-to-end tests, each beside whatever else runs on the machine."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import Bank
+
+from scripts.embedded import EmbeddedStack, Setting, free_port
+from scripts.postgres import PostgresServer
+
+MakeBank = Callable[..., Bank]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nginx() -> None:
+    """Skip, visibly, where NGINX cannot be had."""
+    if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is None:
+        pytest.skip("NGINX is not installed; on Debian: apt-get install nginx")
+
+
+def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extra_env: str) -> EmbeddedStack:
+    account_url, transaction_url = urls or ["", ""]
+    stack = EmbeddedStack(
+        folder / "var",
+        http_port=free_port(),
+        account=Setting(free_port(replicas), replicas, account_url),
+        transaction=Setting(free_port(replicas), replicas, transaction_url),
+        events_url=events_url,
+        extra_env=extra_env,
+    )
+    stack.start()
+    return stack
+
+
+@pytest.fixture(scope="module", params=["SQLite, one replica", "PostgreSQL, two replicas"])
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+    """A running bank of either kind, shared by the tests of a module."""
+    folder = tmp_path_factory.mktemp("stack")
+    if request.param.startswith("SQLite"):
+        stack = _start(folder, 1, [], "")
+    else:
+        server: PostgresServer = request.getfixturevalue("postgres")
+        urls = [server.create_database(f"{folder.name}_{name}") for name in ("accounts", "transactions")]
+        stack = _start(folder, 2, urls, "")
+    bank = Bank(stack)
+    yield bank
+    bank.close()
+
+
+@pytest.fixture
+def make_bank(tmp_path: Path) -> Iterator[MakeBank]:
+    """Start a bank of one's own: make_bank(replicas, urls, events_url, NAME=value …)."""
+    banks: list[Bank] = []
+
+    def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> Bank:
+        banks.append(Bank(_start(tmp_path, replicas, urls or [], events_url, **extra_env)))
+        return banks[-1]
+
+    yield make
+    for bank in banks:
+        bank.close()

@@ -1,0 +1,86 @@
+"""What NGINX lets through, and what it says itself."""
+
+import socket
+
+import httpx
+import pytest
+from support import Bank, eventually, usd
+
+
+def raw(bank: Bank, request: bytes) -> str:
+    """Send bytes as they are and return the beginning of the answer."""
+    with socket.create_connection(("127.0.0.1", bank.stack.http_port), timeout=5) as connection:
+        connection.sendall(request)
+        return connection.recv(65536).decode("latin1")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/metrics", "/health/ready", "/internal/events?after=0", "/internal/balances", "/", "/nowhere"),
+        *("/api/v1/../../internal/events", "//internal/events", "/api//v1/accounts", "/api/v1/accounts/..%2f..%2f"),
+        *("/api/v1/%2e%2e/%2e%2e/metrics", "/api/v1/transactions/..;/internal/events", "/docs/../internal/balances"),
+        *("/api/v1/accounts/%00", "/API/V1/accounts", "/api/v1/accountsX", "/docs/account-service/../../metrics"),
+    ],
+)
+def test_nothing_internal_is_routed(bank: Bank, path: str):
+    token = f"Authorization: Bearer {bank.lab.service_token}\r\n".encode()
+    answer = raw(bank, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: bank\r\n" + token + b"Connection: close\r\n\r\n")
+    status = int(answer.split(" ", 2)[1])
+    assert status in (400, 401, 404), answer
+    assert "application/problem+json" in answer and "specversion" not in answer and "# HELP" not in answer
+
+
+def test_every_answer_has_its_headers_once(bank: Bank):
+    answers = [
+        bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), "X-Request-ID": "mine-7"}),
+        bank.client.get("/nowhere", headers={"X-Request-ID": "mine-7"}),
+        bank.client.get("/api/v1/accounts", headers={"X-Request-ID": "mine-7"}),
+    ]
+    assert [answer.status_code for answer in answers] == [200, 404, 401]
+    for answer in answers:
+        assert answer.headers.get_list("x-request-id") == ["mine-7"]
+        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert answer.headers.get_list("x-frame-options") == ["DENY"]
+    assert answers[0].headers["x-app-track"] == "stable" and answers[0].headers["x-app-version"]
+    assert answers[1].json()["request_id"] == "mine-7"
+
+
+def test_a_request_is_in_all_logs_under_its_id_and_no_token_is(bank: Bank):
+    account = bank.open()
+    headers = {**bank.headers("alice"), "Idempotency-Key": f"log-{account}", "X-Request-ID": f"log-{account}"}
+    bank.client.post(f"/api/v1/accounts/{account}/deposits", json=usd(5), headers=headers)
+    folder = bank.stack.var_dir
+
+    def read(pattern: str) -> str:
+        return "".join(path.read_text() for path in folder.glob(pattern))
+
+    # The line is written once the answer is out.
+    eventually(lambda: f"log-{account}" in read("log/account-service-*.log"))
+    eventually(lambda: f"log-{account}" in read("nginx/access.log"))
+    token = headers["Authorization"].split()[1]
+    everything = read("log/*") + read("nginx/*.log")
+    assert token not in everything and bank.lab.service_token not in everything
+
+
+def test_large_and_broken_requests(bank: Bank):
+    headers = {**bank.headers("alice"), "Idempotency-Key": "big"}
+    answer = bank.client.post("/api/v1/transfers", content=b"x" * 2_000_000, headers=headers)
+    assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
+    assert answer.headers["content-type"] == "application/problem+json"
+    for request in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"):
+        answer_text = raw(bank, request)
+        assert " 400 " in answer_text and "application/problem+json" in answer_text
+    long = bank.client.get("/api/v1/accounts?x=" + "y" * 40_000)
+    assert (long.status_code, long.headers["content-type"]) == (414, "application/problem+json")
+
+
+def test_swagger_loads_nothing_from_elsewhere(bank: Bank):
+    for service in ("account-service", "transaction-service"):
+        page = bank.client.get(f"/docs/{service}/")
+        assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text
+        assert bank.client.get(f"/docs/{service}/assets/swagger-ui-bundle.js").status_code == 200
+        document = bank.client.get(f"/docs/{service}/openapi.json").json()
+        assert document["info"]["title"] == service
+        redirect = bank.client.get(f"/docs/{service}", follow_redirects=True)
+        assert redirect.url == httpx.URL(f"{bank.stack.api_url}/docs/{service}/")
