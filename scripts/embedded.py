@@ -7,7 +7,6 @@ import fcntl
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -53,20 +51,6 @@ class Setting:
     def ports(self) -> list[int]:
         """One port per replica."""
         return list(range(self.first_port, self.first_port + self.replicas))
-
-
-def free_port(count: int = 1) -> int:
-    """Return the first of `count` neighbouring ports that are free now, for stacks beside a running one."""
-    for _ in range(100):
-        first = random.randint(20000, 30000)
-        with ExitStack() as probes:
-            try:
-                for port in range(first, first + count):
-                    probes.enter_context(socket.socket()).bind((ADDRESS, port))
-            except OSError:
-                continue
-            return first
-    raise StackError(f"found no {count} free neighbouring ports")
 
 
 class EmbeddedStack:

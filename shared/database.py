@@ -40,6 +40,7 @@ class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestor
         return value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        del dialect
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
@@ -188,7 +189,7 @@ def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[b
 async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:
     """Become or stay the one holder of a lock until the connection closes; SQLite, with one writer, always says yes.
 
-    The pool resets a returned connection, which also lets go of the lock (`pg_advisory_unlock_all`).
+    A connection that goes back to the pool stays open and keeps the lock: invalidate it instead.
     """
     if not is_postgres(connection):
         return True

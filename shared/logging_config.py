@@ -19,6 +19,8 @@ HIDDEN = "[hidden]"
 _SECRET_NAMES = re.compile(r"token|passw|secret|authorization|api_?key|private|cookie|credential|jwks?$", re.IGNORECASE)
 _PERSONAL_NAMES = frozenset({"name", "email", "e_mail", "owner", "full_name", "first_name", "last_name", "subject"})
 _AMOUNT_NAMES = frozenset({"amount", "balance", "balance_after", "available", "held"})
+# From here on a number may be an account's.
+_LONG_NUMBER = 10**9
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 # One pass finds everything that is masked in free text; the group tells what it is.
@@ -74,15 +76,17 @@ def mask_value(name: str, value: Any, *, hide_amounts: bool) -> Any:
     replacement = _replacement(name, hide_amounts)
     if replacement is not None:
         return replacement
+    if isinstance(value, str):
+        return mask_text(value)
+    if isinstance(value, float) or (isinstance(value, int) and -_LONG_NUMBER < value < _LONG_NUMBER):
+        return value
     if isinstance(value, Mapping):
         return {
             mask_text(str(key)): mask_value(str(key), item, hide_amounts=hide_amounts) for key, item in value.items()
         }
     if isinstance(value, list | tuple | set | frozenset):
         return [mask_value(name, item, hide_amounts=hide_amounts) for item in value]
-    if isinstance(value, float) or (isinstance(value, int) and len(str(value)) < 10):
-        return value
-    return mask_text(value if isinstance(value, str) else str(value))
+    return mask_text(str(value))
 
 
 class MaskingFilter(logging.Filter):

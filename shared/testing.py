@@ -1,5 +1,7 @@
 """Fixtures for the tests of all services: databases of both kinds, tokens, and a client inside the process."""
 
+# pylint: disable=redefined-outer-name  # that is how fixtures are asked for
+
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass

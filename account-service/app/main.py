@@ -1,6 +1,6 @@
 """Wires account-service together."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -27,7 +27,7 @@ def create(settings: AccountSettings) -> Service:
         for currency, total in (await service.imbalance()).items():
             IMBALANCE.labels(currency).set(total)
 
-    periodic = {
+    periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
         "hold-sweeper": (settings.hold_sweep_seconds, service.release_expired_holds),
         "ledger-check": (settings.ledger_check_seconds, measure_imbalance),
         "key-retention": (_HOUR, service.forget_old_keys),

@@ -178,7 +178,7 @@ def _account_row(account: Account, now: datetime) -> dict[str, Any]:
     return {**{name: getattr(account, name) for name in _ACCOUNT_FIELDS}, "updated_at": now}
 
 
-async def account(connection: AsyncConnection, account_id: str) -> Account | None:
+async def find_account(connection: AsyncConnection, account_id: str) -> Account | None:
     """Return an account, or None."""
     row = (await connection.execute(select(*_ACCOUNT_COLUMNS).where(accounts.c.id == account_id))).one_or_none()
     return Account(*row) if row else None

@@ -153,7 +153,7 @@ class AccountService:
         for attempt in range(1, _FLUSH_TRIES + 1):
             try:
                 return await self._flush_once(batch)
-            except Exception as error:
+            except Exception as error:  # pylint: disable=broad-exception-caught  # raised again unless it is known
                 # A key that another replica used meanwhile, or a lock conflict: nothing was written, look again.
                 if attempt == _FLUSH_TRIES or not (isinstance(error, IntegrityError) or is_retryable(error)):
                     raise
@@ -190,7 +190,7 @@ class AccountService:
     async def account(self, caller: Caller, account_id: str) -> dict[str, Any]:
         """Return an account of the caller's (operators: any). Raises Problem (not-found)."""
         async with self._engine.connect() as connection:
-            found = await repository.account(connection, account_id)
+            found = await repository.find_account(connection, account_id)
         if found is None or found.kind == "cash" or not caller.may_see(found.owner):
             raise Problem("not-found", "There is no such account.")
         return account_data(found)
@@ -316,8 +316,8 @@ def _event(fact: Fact, now: datetime, trace: Trace) -> Event:
 
 
 def _batch_result(item: Work, answer: Answer) -> bytes:
-    assert item.key is not None
-    head = orjson.dumps({"key": item.key[1], "status": answer.status, "replayed": answer.replayed})
+    _, key = item.key or ("", "")
+    head = orjson.dumps({"key": key, "status": answer.status, "replayed": answer.replayed})
     kind = b"transaction" if answer.status == item.status else b"problem"
     return head[:-1] + b',"' + kind + b'":' + answer.body + b"}"
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import repository
-from app.book import CaptureHold, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
 from app.models import outbox
 from app.service import SYSTEM, AccountService, Answer, Batch, Trace, Work
 from app.settings import AccountSettings

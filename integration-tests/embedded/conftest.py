@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from support import Bank
 
-from scripts.embedded import EmbeddedStack, Setting, free_port
+from scripts.embedded import EmbeddedStack, Setting
+from scripts.ports import free_port
 from scripts.postgres import PostgresServer
 
 MakeBank = Callable[..., Bank]

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.embedded import ROOT, free_port
+from scripts.embedded import ROOT
+from scripts.ports import free_port
 
 
 def environment(var: Path, **changes: str) -> dict[str, str]:

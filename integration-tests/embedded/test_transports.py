@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from support import Bank, assert_exactly_once, transfers_under_way, usd
 
-from scripts.embedded import ROOT, free_port
+from scripts.embedded import ROOT
+from scripts.ports import free_port
 from scripts.postgres import PostgresServer
 from scripts.processes import Process, stop_all
 

@@ -31,7 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 # pylint: disable=wrong-import-position  # a script outside the package finds it through the line above
 from scripts import lab_keys  # noqa: E402
-from scripts.embedded import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError, free_port  # noqa: E402
+from scripts.embedded import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError  # noqa: E402
+from scripts.ports import free_port  # noqa: E402
 from scripts.postgres import PostgresMissing, PostgresServer  # noqa: E402
 
 CONNECTIONS = 64

@@ -1,6 +1,7 @@
 """One registry per process whose every sample carries service, version and track."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -39,4 +40,5 @@ class _Labelled:
 
 def render(service: str, version: str, track: str) -> bytes:
     """Return all metrics in the text format."""
-    return generate_latest(_Labelled({"service": service, "version": version, "track": track}))  # type: ignore[arg-type]
+    labelled: Any = _Labelled({"service": service, "version": version, "track": track})
+    return generate_latest(labelled)
