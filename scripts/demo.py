@@ -26,7 +26,7 @@ _SHOWN_METRICS = re.compile(
     r"|bank_reconciliation_mismatches|bank_group_commit_batch_size_count)\b"
 )
 
-_COMMON_LABELS = re.compile(r',?(?:service|track|version)="[^"]*"')
+_COMMON_LABELS = re.compile(r'(?:service|track|version)="[^"]*",?')
 
 
 class Unexpected(Exception):
@@ -193,7 +193,7 @@ def show_metrics(base_url: str) -> None:
         print(f"  {replica['metrics_url']}")
         for line in httpx.get(replica["metrics_url"]).text.splitlines():
             if _SHOWN_METRICS.match(line):
-                print(f"    {_DIM}{_COMMON_LABELS.sub('', line)}{_END}")
+                print(f"    {_DIM}{_COMMON_LABELS.sub('', line).replace(',}', '}').replace('{}', '')}{_END}")
 
 
 def main() -> int:

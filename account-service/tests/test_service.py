@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import repository
 from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
-from app.models import outbox
+from app.models import idempotency_keys, outbox
 from app.service import SYSTEM, AccountService, Answer, Batch, Trace, Work
 from app.settings import AccountSettings
 from shared.database import create_engine, write_transaction
@@ -287,7 +287,7 @@ async def test_old_keys_are_forgotten_but_not_those_of_events(
     await service.execute(freeze)
     async with write_transaction(engine) as connection:
         past = utc_now() - timedelta(days=settings.idempotency_retention_days + 1)
-        await connection.execute(text("UPDATE idempotency_keys SET created_at = :past"), {"past": past})
+        await connection.execute(idempotency_keys.update().values(created_at=past))
 
     await service.forget_old_keys()
 
