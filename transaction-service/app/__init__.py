@@ -1,0 +1,1 @@
+"""transaction-service: history, statements, fraud rules and reconciliation; it owns what happened."""

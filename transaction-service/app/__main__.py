@@ -1,0 +1,10 @@
+"""`python -m app`: serve transaction-service."""
+
+from app.main import create
+from app.settings import TransactionSettings
+from shared.server import run
+from shared.settings import load_or_exit
+
+if __name__ == "__main__":
+    settings = load_or_exit(TransactionSettings)
+    run(lambda: create(settings), settings)

@@ -1,0 +1,143 @@
+"""The HTTP API of transaction-service: an endpoint reads the request, calls the service and answers."""
+
+import asyncio
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from app import schemas, statements
+from app.repository import Filter
+from app.service import TransactionService
+from shared import paging
+from shared.auth import Caller
+from shared.web import current_caller, documented_problems
+
+_ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+_Caller = Annotated[Caller, Depends(current_caller)]
+_Account = Annotated[schemas.Identifier | None, Query(description="Only those of this account.")]
+_From = Annotated[schemas.Moment | None, Query(alias="from", description="From this time on.")]
+_To = Annotated[schemas.Moment | None, Query(alias="to", description="Before this time.")]
+_Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
+_Cursor = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{22}$", description="`next_cursor` of the page before.")]
+
+_reads = APIRouter(prefix="/api/v1")
+
+
+def _service(request: Request) -> TransactionService:
+    service: TransactionService = request.app.state.service
+    return service
+
+
+def _id(request: Request, name: str) -> str:
+    return str(request.path_params[name])
+
+
+def _after(cursor: str | None) -> str | None:
+    return paging.decode_cursor(cursor) if cursor else None
+
+
+def _json(body: Any) -> Response:
+    return Response(orjson.dumps(body), media_type="application/json")
+
+
+@_reads.get(
+    "/transactions",
+    response_model=schemas.TransactionPage,
+    responses=documented_problems(401, 404, 422, 500, 503),
+)
+async def list_transactions(
+    request: Request,
+    caller: _Caller,
+    account_id: _Account = None,
+    type_: Annotated[
+        schemas.TransactionType | None, Query(alias="type", description="Only those of this type.")
+    ] = None,
+    start: _From = None,
+    end: _To = None,
+    limit: _Limit = paging.DEFAULT_LIMIT,
+    cursor: _Cursor = None,
+) -> Response:
+    """List the transactions of the caller's accounts, the newest first; operators see all."""
+    wanted = Filter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
+    items = await _service(request).transactions(caller, wanted, _after(cursor), limit + 1)
+    return paging.page(items, limit)
+
+
+@_reads.get(
+    "/transactions/{id:uuid}",
+    response_model=schemas.TransactionView,
+    responses=documented_problems(401, 404, 500, 503),
+    openapi_extra={"parameters": [{"name": "id", **_ID}]},
+)
+async def get_transaction(request: Request, caller: _Caller) -> Response:
+    """Show one transaction."""
+    return _json(await _service(request).transaction(caller, _id(request, "id")))
+
+
+@_reads.get(
+    "/statements/{account_id:uuid}",
+    response_model=schemas.StatementView,
+    responses={
+        200: {"content": {"text/csv": {"schema": {"type": "string"}}}},
+        **documented_problems(401, 404, 422, 500, 503),
+    },
+    openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
+)
+async def get_statement(request: Request, caller: _Caller, start: _From = None, end: _To = None) -> Response:
+    """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`."""
+    statement = await _service(request).statement(caller, _id(request, "account_id"), start, end)
+    headers = {"Vary": "Accept"}
+    # A long statement takes a while to write; others are served meanwhile.
+    if _prefers_csv(request.headers.get("accept", "")):
+        headers["Content-Disposition"] = f'attachment; filename="{statements.csv_filename(statement)}"'
+        content = await asyncio.to_thread(statements.to_csv, statement)
+        return Response(content, headers=headers, media_type="text/csv; charset=utf-8")
+    content = await asyncio.to_thread(statements.to_json, statement)
+    return Response(content, headers=headers, media_type="application/json")
+
+
+def _prefers_csv(accept: str) -> bool:
+    """Tell whether an Accept header asks for CSV by name, and rather than for JSON."""
+    quality = {"text/csv": 0.0, "application/json": 0.0}
+    for part in accept.lower().split(","):
+        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
+        try:
+            quality[media_type] = float(weights[0]) if weights else 1.0
+        except ValueError:
+            quality[media_type] = 0.0
+    return quality["text/csv"] > quality["application/json"]
+
+
+@_reads.get(
+    "/flags",
+    response_model=schemas.FlagPage,
+    responses=documented_problems(401, 403, 422, 500, 503),
+)
+async def list_flags(
+    request: Request,
+    caller: _Caller,
+    account_id: _Account = None,
+    limit: _Limit = paging.DEFAULT_LIMIT,
+    cursor: _Cursor = None,
+) -> Response:
+    """List what the fraud rules found, the newest first. For operators."""
+    return paging.page(await _service(request).flags(caller, account_id, _after(cursor), limit + 1), limit)
+
+
+@_reads.get(
+    "/reconciliation",
+    response_model=schemas.ReconciliationView,
+    responses=documented_problems(401, 403, 500, 503),
+)
+async def reconciliation(request: Request, caller: _Caller) -> Response:
+    """Compare the history of every account with account-service's balance, now. For operators."""
+    return _json(await _service(request).reconciliation(caller))
+
+
+ROUTES: list[BaseRoute] = [*_reads.routes]

@@ -1,0 +1,24 @@
+"""What transaction-service does with events: they become history."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from app.service import TransactionService
+from shared.consumer import Handler, Move
+from shared.events import CloudEvent
+
+
+class HistoryHandler(Handler):
+    """Adds each event to the history once, whatever the order."""
+
+    def __init__(self, service: TransactionService) -> None:
+        self._service = service
+
+    async def position(self) -> int:
+        return await self._service.position()
+
+    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+        return await self._service.apply(events, move)
+
+    async def bury(self, raw: Any, reason: str) -> None:
+        await self._service.bury(raw, reason)

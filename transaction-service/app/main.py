@@ -1,0 +1,45 @@
+"""Wires transaction-service together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from app import api
+from app.balances import BalanceReader
+from app.consumer import HistoryHandler
+from app.models import outbox
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared import feed
+from shared.runtime import Runtime
+from shared.web import Service, create_app
+
+
+def create(settings: TransactionSettings) -> Service:
+    """Return the application, ready to be served."""
+    runtime = Runtime(settings, outbox)
+    secret = settings.service_token.get_secret_value()
+    balances = BalanceReader(settings.account_service_url, secret)
+    service = TransactionService(runtime.engine, settings, balances, runtime.relay.committed)
+    periodic = {"reconciliation": (settings.reconciliation_seconds, service.reconcile)}
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with runtime.running("bank.>", HistoryHandler(service), periodic):
+            yield
+        await balances.close()
+        await runtime.close()
+
+    service_app = create_app(
+        settings,
+        "Transaction history, statements, fraud rules and reconciliation.",
+        routes=api.ROUTES,
+        internal_routes=[feed.route(runtime.engine, outbox, secret)],
+        checks=runtime.checks,
+        lifespan=lifespan,
+    )
+    service_app.app.state.settings = settings
+    service_app.app.state.service = service
+    service_app.app.state.authenticator = runtime.authenticator
+    return service_app

@@ -1,0 +1,12 @@
+"""`python -m app.migrate`: bring the database of transaction-service to the newest version."""
+
+import sys
+from pathlib import Path
+
+from app.settings import TransactionSettings
+from shared.migrate import upgrade
+from shared.settings import load_or_exit
+
+if __name__ == "__main__":
+    upgrade(Path(__file__).parent.parent, load_or_exit(TransactionSettings).database_url)
+    print("migrations: the database is up to date", file=sys.stderr)

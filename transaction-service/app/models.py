@@ -1,0 +1,87 @@
+"""The tables of transaction-service: a projection of account-service's events, and what the fraud rules found."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+    Uuid,
+)
+
+from shared.database import UtcDateTime
+from shared.inbox import Inbox
+from shared.outbox import Outbox
+
+metadata = MetaData()
+
+_ID = Uuid(as_uuid=False)
+
+# No foreign keys: events arrive in any order, an entry before its account above all.
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("account_number", String(16), nullable=False),
+    Column("name", String(140)),
+    Index("accounts_by_owner", "owner", "id"),
+)
+
+transactions = Table(
+    "transactions",
+    metadata,
+    # UUIDv7: the order of ids is the order of time.
+    Column("id", _ID, primary_key=True),
+    Column("type", String(10), nullable=False),
+    Column("status", String(7), nullable=False),
+    Column("code", String(40), comment="why it was refused"),
+    Column("amount", BigInteger, nullable=False),
+    Column("currency", String(3), nullable=False),
+    Column("from_account", _ID),
+    Column("to_account", _ID),
+    Column("reference", String(140)),
+    Column("reverses", _ID),
+    Column("created_at", UtcDateTime, nullable=False),
+    CheckConstraint("status IN ('posted', 'refused')", name="known_status"),
+    CheckConstraint("(status = 'refused') = (code IS NOT NULL)", name="refused_has_code"),
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("account_id", _ID, primary_key=True),
+    Column("transaction_id", _ID, primary_key=True),
+    Column("seq", BigInteger, comment="null where the transaction was refused and nothing moved"),
+    Column("counterparty", _ID),
+    Column("amount", BigInteger, nullable=False, comment="negative where money leaves the account"),
+    Column("balance_after", BigInteger),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("account_id", "seq", name="one_entry_per_seq"),
+    CheckConstraint("(seq IS NULL) = (balance_after IS NULL)", name="posted_has_balance"),
+    Index("entries_by_time", "account_id", "created_at"),
+)
+
+flags = Table(
+    "flags",
+    metadata,
+    Column("id", _ID, primary_key=True, comment="id of the event too; follows from rule, account and occurrence"),
+    Column("transaction_id", _ID, nullable=False),
+    Column("account_id", _ID, nullable=False),
+    Column("rule", String(20), nullable=False),
+    Column("occurrence", String(40), nullable=False, comment="what keeps a rule from finding the same thing twice"),
+    Column("score", Integer, nullable=False),
+    Column("action", String(6), nullable=False),
+    Column("created_at", UtcDateTime, nullable=False),
+    UniqueConstraint("rule", "account_id", "occurrence", name="one_flag_per_occurrence"),
+    CheckConstraint("action IN ('review', 'freeze')", name="known_action"),
+    Index("flags_by_time", "created_at", "id"),
+)
+
+inbox = Inbox(metadata)
+outbox = Outbox(metadata)

@@ -1,0 +1,148 @@
+"""What events say, as rows of the history: plain functions on plain data.
+
+Every row follows from one event alone and never changes, so events may come in any order and more than once.
+"""
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from shared.events import DATA_MODELS, AccountData, CloudEvent, EntryPosted, EventData, TransactionRefused
+
+Row = dict[str, Any]
+
+_MAX_BIGINT = 2**63 - 1
+
+
+@dataclass(slots=True)
+class Projection:
+    """Rows to be added, by their keys."""
+
+    accounts: dict[str, Row] = field(default_factory=dict)
+    transactions: dict[str, Row] = field(default_factory=dict)
+    entries: dict[tuple[str, str], Row] = field(default_factory=dict)
+
+    @property
+    def posted(self) -> list[Row]:
+        """Entries that moved money."""
+        return [entry for entry in self.entries.values() if entry["seq"] is not None]
+
+
+def parse(event: CloudEvent) -> EventData | None:
+    """Return what the event carries; None for types that leave no trace in the history.
+
+    Raises pydantic.ValidationError for data that are not what the type promises.
+    """
+    model = DATA_MODELS.get(event.type)
+    return model.model_validate(event.data) if model in (AccountData, EntryPosted, TransactionRefused) else None
+
+
+def project(data: Iterable[EventData]) -> Projection:
+    """Return the rows that follow from what events carry. Raises ValueError for what no database could keep."""
+    projection = Projection()
+    for item in data:
+        if isinstance(item, AccountData):
+            _add_account(projection, item)
+        elif isinstance(item, EntryPosted):
+            _add_entry(projection, item)
+        elif isinstance(item, TransactionRefused):
+            _add_refusal(projection, item)
+    return projection
+
+
+def _add_account(projection: Projection, account: AccountData) -> None:
+    account_id = _identifier(account.id)
+    row = {
+        "id": account_id,
+        "owner": account.owner,
+        "currency": account.currency,
+        "account_number": account.account_number,
+        "name": account.name,
+    }
+    projection.accounts.setdefault(account_id, row)
+
+
+def _add_entry(projection: Projection, entry: EntryPosted) -> None:
+    account_id, counterparty = _identifier(entry.account_id), _identifier(entry.counterparty)
+    payer, payee = (account_id, counterparty) if entry.amount < 0 else (counterparty, account_id)
+    _add(
+        projection,
+        {
+            "id": _identifier(entry.transaction_id),
+            "type": entry.type,
+            "status": "posted",
+            "code": None,
+            "amount": _bigint(abs(entry.amount)),
+            "currency": entry.currency,
+            "from_account": payer,
+            "to_account": payee,
+            "reference": entry.reference,
+            "reverses": _identifier(entry.reverses) if entry.reverses else None,
+            "created_at": _moment(entry.created_at),
+        },
+        {
+            "account_id": account_id,
+            "seq": _bigint(entry.seq),
+            "counterparty": counterparty,
+            "amount": entry.amount,
+            "balance_after": _bigint(entry.balance_after),
+        },
+    )
+
+
+def _add_refusal(projection: Projection, refused: TransactionRefused) -> None:
+    account_id = _identifier(refused.account_id)
+    counterparty = _identifier(refused.counterparty) if refused.counterparty else None
+    # Whoever asks for a movement pays, except for a deposit.
+    is_credit = refused.type == "deposit"
+    payer, payee = (counterparty, account_id) if is_credit else (account_id, counterparty)
+    amount = _bigint(refused.amount)
+    _add(
+        projection,
+        {
+            "id": _identifier(refused.transaction_id),
+            "type": refused.type,
+            "status": "refused",
+            "code": refused.code,
+            "amount": amount,
+            "currency": refused.currency,
+            "from_account": payer,
+            "to_account": payee,
+            "reference": refused.reference,
+            "reverses": None,
+            "created_at": _moment(refused.created_at),
+        },
+        {
+            "account_id": account_id,
+            "seq": None,
+            "counterparty": counterparty,
+            "amount": amount if is_credit else -amount,
+            "balance_after": None,
+        },
+    )
+
+
+def _add(projection: Projection, transaction: Row, entry: Row) -> None:
+    # As in the database: what was there first stays.
+    projection.transactions.setdefault(transaction["id"], transaction)
+    row = {**entry, "transaction_id": transaction["id"], "created_at": transaction["created_at"]}
+    projection.entries.setdefault((entry["account_id"], transaction["id"]), row)
+
+
+def _identifier(text: str) -> str:
+    # SQLite would keep anything and fail whenever it is read.
+    return str(uuid.UUID(text))
+
+
+def _bigint(number: int) -> int:
+    if abs(number) > _MAX_BIGINT:
+        raise ValueError("a number is too large")
+    return number
+
+
+def _moment(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a time has no zone")
+    return moment

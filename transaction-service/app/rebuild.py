@@ -1,0 +1,89 @@
+"""`python -m app.rebuild`: make the history anew from account-service's feed.
+
+Safe while the service runs: both add every event once. Flags and the service's own position in the feed stay; the
+reconciliation finds accounts behind until it is done.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+import httpx
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.balances import BalanceReader
+from app.consumer import HistoryHandler
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared.consumer import Consumer
+from shared.database import create_engine
+from shared.feed import MAX_LIMIT
+from shared.settings import load_or_exit
+from shared.transport import FeedSource
+
+
+class RebuildError(Exception):
+    """Why the history could not be rebuilt, in words for the person who asked for it."""
+
+
+async def rebuild(service: TransactionService, source: FeedSource, limit: int, report: Callable[[str], object]) -> int:
+    """Clear the history and read the feed to its head; return how many events it had.
+
+    Raises RebuildError; nothing has been cleared where the feed did not answer in the first place.
+    """
+    consumer = Consumer(source, HistoryHandler(service))
+    events = 0
+    try:
+        delivery = await source.receive(0)
+        await service.forget_history()
+        while delivery.raw:
+            # Without a position: that of the running service is not ours to move.
+            await consumer.settle(replace(delivery, position=None, after=None))
+            events += len(delivery.raw)
+            report(f"{events} events so far")
+            if len(delivery.raw) < limit:
+                break
+            delivery = await source.receive(delivery.position or 0)
+    except httpx.HTTPStatusError as error:
+        raise RebuildError(f"account-service's feed answered {error.response.status_code}{_so_far(events)}") from error
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        raise RebuildError(f"account-service's feed does not answer: {error!r}{_so_far(events)}") from error
+    except (SQLAlchemyError, OSError) as error:
+        cause = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise RebuildError(f"the database does not do its part: {cause}{_so_far(events)}") from error
+    return events
+
+
+def _so_far(events: int) -> str:
+    return f", after {events} events; run it again" if events else ""
+
+
+async def _run(settings: TransactionSettings) -> int:
+    token = settings.service_token.get_secret_value()
+    engine = create_engine(settings.database_url, pool_size=2, name="rebuild")
+    balances = BalanceReader(settings.account_service_url, token)
+    source = FeedSource(settings.account_service_url, token, limit=MAX_LIMIT, wait_seconds=0)
+    try:
+        service = TransactionService(engine, settings, balances)
+        return await rebuild(service, source, MAX_LIMIT, lambda line: print(f"rebuild: {line}", flush=True))
+    finally:
+        await source.close()
+        await balances.close()
+        await engine.dispose()
+
+
+def main() -> int:
+    """Rebuild, and say how it went."""
+    settings = load_or_exit(TransactionSettings)
+    try:
+        events = asyncio.run(_run(settings))
+    except RebuildError as error:
+        print(f"rebuild: {error}", file=sys.stderr)
+        return 1
+    print(f"rebuild: done, the history is made of {events} events")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

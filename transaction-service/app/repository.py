@@ -1,0 +1,334 @@
+"""All SQL of transaction-service: adding to the history, what the fraud rules look at, and the read side."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from zlib import crc32
+
+from sqlalchemy import ColumnElement, Row, Select, Table, and_, delete, func, literal, or_, select, text, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.fraud import VELOCITY, Entry, Finding, LookBack, Thresholds
+from app.models import accounts, entries, flags, inbox, transactions
+from app.projection import Projection
+from app.reconciliation import History, Surplus
+from app.statements import Line, Opening
+from shared.database import any_of, bulk_insert_new, is_postgres
+
+_ASSESSMENT_LOCK = crc32(b"transaction-service/assessment")
+# In the order in which consumers write to them, so that nobody waits in a circle.
+_PROJECTION = (inbox.seen, transactions, accounts, entries)
+
+_IS_POSTED = entries.c.seq.is_not(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which transactions to list: what is not None narrows the list."""
+
+    owner: str | None = None
+    account_id: str | None = None
+    type: str | None = None
+    start: datetime | None = None
+    end: datetime | None = None
+
+
+def _one_of(connection: AsyncConnection, table: Table, column: str, parameter: str = "ids") -> ColumnElement[bool]:
+    return any_of(connection.dialect.name, table.c[column], parameter)
+
+
+# Writing --------------------------------------------------------------------------------------------------------------
+
+
+async def add(connection: AsyncConnection, projection: Projection) -> set[str]:
+    """Write the rows that are not there yet, in key order so that replicas do not deadlock; return new accounts."""
+    await bulk_insert_new(connection, transactions, _in_order(projection.transactions))
+    new_accounts = await bulk_insert_new(connection, accounts, _in_order(projection.accounts))
+    await bulk_insert_new(connection, entries, _in_order(projection.entries))
+    return {row.id for row in new_accounts}
+
+
+def _in_order(rows: Mapping[Any, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [rows[key] for key in sorted(rows)]
+
+
+async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], now: datetime) -> set[str]:
+    """Write the findings that are not there yet; return their ids."""
+    rows = [
+        {
+            "id": finding.event_id,
+            "transaction_id": finding.transaction_id,
+            "account_id": finding.account_id,
+            "rule": finding.rule,
+            "occurrence": finding.occurrence,
+            "score": finding.score,
+            "action": finding.action,
+            "created_at": now,
+        }
+        for finding in findings
+    ]
+    return {row.id for row in await bulk_insert_new(connection, flags, rows)}
+
+
+async def clear(connection: AsyncConnection) -> None:
+    """Forget the history and which events made it; flags and positions stay."""
+    if is_postgres(connection):
+        names = ", ".join(table.name for table in _PROJECTION)
+        await connection.execute(text(f"TRUNCATE {names}"))  # names of models, never input
+        return
+    for table in _PROJECTION:
+        await connection.execute(delete(table))
+
+
+# Fraud ----------------------------------------------------------------------------------------------------------------
+
+
+async def assess_alone(connection: AsyncConnection) -> None:
+    """Wait until no other replica assesses: two that each miss the other's entries could both miss a finding."""
+    if is_postgres(connection):
+        await connection.execute(select(func.pg_advisory_xact_lock(_ASSESSMENT_LOCK)))
+
+
+def _posted() -> Select[Any]:
+    """Select posted entries of customers; accounts that nobody opened are the bank's own."""
+    columns = (
+        entries.c.account_id,
+        entries.c.transaction_id,
+        transactions.c.type,
+        entries.c.seq,
+        entries.c.amount,
+        entries.c.created_at,
+    )
+    return (
+        select(*columns)
+        .join(transactions, transactions.c.id == entries.c.transaction_id)
+        .join(accounts, accounts.c.id == entries.c.account_id)
+        .where(_IS_POSTED)
+    )
+
+
+async def all_entries(connection: AsyncConnection, account_ids: Collection[str]) -> list[Entry]:
+    """Return all posted entries of the accounts."""
+    if not account_ids:
+        return []
+    statement = _posted().where(_one_of(connection, entries, "account_id"))
+    return [Entry(*row) for row in await connection.execute(statement, {"ids": sorted(account_ids)})]
+
+
+async def entries_between(
+    connection: AsyncConnection, account_ids: Collection[str], first: datetime, last: datetime
+) -> list[Entry]:
+    """Return the posted entries of customers among the accounts from `first` to `last`, both included."""
+    if not account_ids:
+        return []
+    statement = _posted().where(
+        _one_of(connection, entries, "account_id"), entries.c.created_at >= first, entries.c.created_at <= last
+    )
+    return [Entry(*row) for row in await connection.execute(statement, {"ids": sorted(account_ids)})]
+
+
+async def entries_before(
+    connection: AsyncConnection, wanted: LookBack, first: datetime, thresholds: Thresholds
+) -> list[Entry]:
+    """Return what the rules need of the time before `first`."""
+    if not wanted.debits and not wanted.credits:
+        return []
+    watched_credits = and_(
+        _one_of(connection, entries, "account_id", "credits"), entries.c.amount >= thresholds.pass_through_amount
+    )
+    debits = and_(_one_of(connection, entries, "account_id", "debits"), entries.c.amount < 0)
+    statement = _posted().where(
+        _one_of(connection, entries, "account_id"),
+        entries.c.created_at >= first - thresholds.window,
+        entries.c.created_at < first,
+        or_(debits, watched_credits),
+    )
+    parameters = {
+        "ids": sorted(wanted.debits | wanted.credits),
+        "debits": sorted(wanted.debits),
+        "credits": sorted(wanted.credits),
+    }
+    return [Entry(*row) for row in await connection.execute(statement, parameters)]
+
+
+async def flagged_stretches(
+    connection: AsyncConnection, account_ids: Collection[str], occurrences: Collection[str]
+) -> set[tuple[str, str]]:
+    """Return (account, occurrence) of those stretches of time that velocity has flagged already."""
+    if not account_ids:
+        return set()
+    statement = select(flags.c.account_id, flags.c.occurrence).where(
+        flags.c.rule == VELOCITY,
+        _one_of(connection, flags, "account_id"),
+        _one_of(connection, flags, "occurrence", "occurrences"),
+    )
+    parameters = {"ids": sorted(account_ids), "occurrences": sorted(occurrences)}
+    return {(row.account_id, row.occurrence) for row in await connection.execute(statement, parameters)}
+
+
+# Reading --------------------------------------------------------------------------------------------------------------
+
+
+async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
+    """Return an account, or None."""
+    return (await connection.execute(select(accounts).where(accounts.c.id == account_id))).one_or_none()
+
+
+async def list_transactions(
+    connection: AsyncConnection, wanted: Filter, before: str | None, limit: int
+) -> list[Row[Any]]:
+    """Return transactions, the newest first, before an id."""
+    statement = select(transactions).limit(limit)
+    if wanted.account_id is not None:
+        statement = statement.join(entries, entries.c.transaction_id == transactions.c.id)
+        statement = statement.where(entries.c.account_id == wanted.account_id)
+        listed, moment = entries.c.transaction_id, entries.c.created_at
+    else:
+        listed, moment = transactions.c.id, transactions.c.created_at
+    if wanted.owner is not None:
+        theirs = select(accounts.c.id).where(accounts.c.owner == wanted.owner)
+        touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs))
+        statement = statement.where(transactions.c.id.in_(touched))
+    if wanted.type is not None:
+        statement = statement.where(transactions.c.type == wanted.type)
+    if wanted.start is not None:
+        statement = statement.where(moment >= wanted.start)
+    if wanted.end is not None:
+        statement = statement.where(moment < wanted.end)
+    if before is not None:
+        statement = statement.where(listed < before)
+    return list((await connection.execute(statement.order_by(listed.desc()))).all())
+
+
+async def transaction(connection: AsyncConnection, transaction_id: str) -> Row[Any] | None:
+    """Return a transaction, or None."""
+    return (await connection.execute(select(transactions).where(transactions.c.id == transaction_id))).one_or_none()
+
+
+async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> dict[str, list[Row[Any]]]:
+    """Return the entries of transactions with the owners of their accounts, the payer's first."""
+    of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in found}
+    account_ids = {party for row in found for party in (row.from_account, row.to_account) if party is not None}
+    # Looked up by account and transaction, as the primary key has it.
+    statement = (
+        select(entries, accounts.c.owner)
+        .outerjoin(accounts, accounts.c.id == entries.c.account_id)
+        .where(_one_of(connection, entries, "account_id"), _one_of(connection, entries, "transaction_id", "of"))
+        .order_by(entries.c.amount)
+    )
+    for row in await connection.execute(statement, {"ids": sorted(account_ids), "of": sorted(of_transaction)}):
+        of_transaction[row.transaction_id].append(row)
+    return of_transaction
+
+
+async def opening(connection: AsyncConnection, account_id: str, start: datetime, end: datetime) -> tuple[Opening, int]:
+    """Return what an account had before a period, and the last `seq` in it."""
+    of_account = and_(entries.c.account_id == account_id, _IS_POSTED)
+
+    def last_before(moment: datetime) -> Any:
+        last = select(entries.c.seq).where(of_account, entries.c.created_at < moment)
+        return last.order_by(entries.c.seq.desc()).limit(1).scalar_subquery()
+
+    ends = (await connection.execute(select(last_before(start).label("first"), last_before(end).label("last")))).one()
+    first, last = ends.first or 0, ends.last or 0
+    balance = await connection.scalar(select(entries.c.balance_after).where(of_account, entries.c.seq == first))
+    count = await connection.scalar(select(func.count()).where(of_account, entries.c.seq <= first))
+    return Opening(first, count or 0, balance or 0), last
+
+
+async def lines(connection: AsyncConnection, account_id: str, after: int, last: int, limit: int) -> list[Line]:
+    """Return the posted entries of an account after a `seq` up to another one, in order."""
+    statement = (
+        select(
+            entries.c.transaction_id,
+            transactions.c.type,
+            entries.c.seq,
+            entries.c.amount,
+            entries.c.balance_after,
+            entries.c.counterparty,
+            transactions.c.reference,
+            entries.c.created_at,
+        )
+        .join(transactions, transactions.c.id == entries.c.transaction_id)
+        .where(entries.c.account_id == account_id, entries.c.seq > after, entries.c.seq <= last)
+        .order_by(entries.c.seq)
+        .limit(limit)
+    )
+    return [Line(*row) for row in await connection.execute(statement)]
+
+
+async def list_flags(
+    connection: AsyncConnection, account_id: str | None, after: str | None, limit: int
+) -> list[Row[Any]]:
+    """Return flags, the newest first, after one that was listed before."""
+    newest_first = (flags.c.created_at, flags.c.id)
+    statement = select(flags).order_by(*(column.desc() for column in newest_first)).limit(limit)
+    if account_id is not None:
+        statement = statement.where(flags.c.account_id == account_id)
+    if after is not None:
+        listed_at = select(flags.c.created_at).where(flags.c.id == after).scalar_subquery()
+        last = tuple_(listed_at, literal(after, flags.c.id.type))
+        statement = statement.where(tuple_(*newest_first) < last)
+    return list((await connection.execute(statement)).all())
+
+
+# Reconciliation -------------------------------------------------------------------------------------------------------
+
+
+async def histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
+    """Return what the entries of accounts say, by account."""
+    last = (
+        select(
+            entries.c.account_id,
+            func.count().label("entries"),
+            func.max(entries.c.seq).label("seq"),
+            func.sum(entries.c.amount).label("total"),
+        )
+        .where(_one_of(connection, entries, "account_id"), _IS_POSTED)
+        .group_by(entries.c.account_id)
+        .subquery()
+    )
+    statement = select(last, entries.c.balance_after).join(
+        entries, and_(entries.c.account_id == last.c.account_id, entries.c.seq == last.c.seq)
+    )
+    found = (await connection.execute(statement, {"ids": list(account_ids)})).all()
+    gaps = await _gaps(connection, [row.account_id for row in found if row.entries != row.seq])
+    return {
+        row.account_id: History(row.entries, row.seq, int(row.total), row.balance_after, gaps.get(row.account_id))
+        for row in found
+    }
+
+
+async def _gaps(connection: AsyncConnection, account_ids: list[str]) -> dict[str, datetime]:
+    if not account_ids:
+        return {}
+    previous = entries.alias()
+    has_previous = (
+        select(previous.c.seq)
+        .where(previous.c.account_id == entries.c.account_id, previous.c.seq == entries.c.seq - 1)
+        .exists()
+    )
+    statement = (
+        select(entries.c.account_id, func.min(entries.c.created_at).label("since"))
+        .where(_one_of(connection, entries, "account_id"), entries.c.seq > 1, ~has_previous)
+        .group_by(entries.c.account_id)
+    )
+    return {row.account_id: row.since for row in await connection.execute(statement, {"ids": account_ids})}
+
+
+async def surpluses(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, Surplus]:
+    """Return for accounts and a `seq` each: the balance at that entry, and the time of the next entry."""
+    if not ends:
+        return {}
+    pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
+    statement = select(entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
+    rows = await connection.execute(statement.where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs)))
+    found = {(row.account_id, row.seq): row for row in rows}
+    surplus = {}
+    for account_id, seq in ends.items():
+        there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
+        surplus[account_id] = Surplus(
+            there.balance_after if there else None, following.created_at if following else None
+        )
+    return surplus

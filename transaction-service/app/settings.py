@@ -1,0 +1,48 @@
+"""Settings of transaction-service."""
+
+from decimal import Decimal
+
+from pydantic import Field, field_validator
+
+from app.fraud import Thresholds
+from shared.settings import ServiceSettings
+
+
+class TransactionSettings(ServiceSettings):
+    """Settings of transaction-service, read from the environment."""
+
+    service: str = "transaction-service"
+    account_service_url: str = Field(description="Base URL of account-service, for reconciliation and rebuild.")
+    fraud_review_amount: int = Field(1_000_000, ge=1, description="Least amount of a debit that asks for review.")
+    fraud_freeze_amount: int = Field(10_000_000, ge=1, description="A single debit above this freezes the account.")
+    fraud_velocity_count: int = Field(20, ge=2, description="So many debits within the velocity time ask for review.")
+    fraud_velocity_seconds: int = Field(60, ge=1, le=86400, description="The velocity time.")
+    fraud_pass_through_share: Decimal = Field(
+        Decimal("0.9"), gt=0, le=1, description="Least share of a credit that, paid out at once, asks for review."
+    )
+    fraud_pass_through_seconds: int = Field(60, ge=1, le=86400, description="How soon after a credit `at once` is.")
+    fraud_pass_through_amount: int = Field(100_000, ge=1, description="Least credit whose way out is watched.")
+    reconciliation_seconds: float = Field(60.0, gt=0, description="How often the mismatch metric is measured.")
+    reconciliation_grace_seconds: float = Field(
+        60.0, ge=0, description="How long an entry may take to arrive before it counts as missing."
+    )
+
+    @field_validator("account_service_url")
+    @classmethod
+    def _base_url(cls, value: str) -> str:
+        if not value.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return value.rstrip("/")
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The thresholds of the fraud rules."""
+        return Thresholds(
+            review_amount=self.fraud_review_amount,
+            freeze_amount=self.fraud_freeze_amount,
+            velocity_count=self.fraud_velocity_count,
+            velocity_seconds=self.fraud_velocity_seconds,
+            pass_through_share=self.fraud_pass_through_share,
+            pass_through_seconds=self.fraud_pass_through_seconds,
+            pass_through_amount=self.fraud_pass_through_amount,
+        )

@@ -1,0 +1,83 @@
+"""Fixtures of transaction-service's tests."""
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+
+import httpx
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.balances import BalanceReader
+from app.main import create
+from app.models import metadata
+from app.reconciliation import Balance
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared.ids import utc_now
+from shared.testing import Lab, create_tables, opened
+from shared.web import Service
+from tests.support import Ledger, make_settings
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A ledger that tells its events."""
+    return Ledger()
+
+
+@pytest.fixture
+def settings(lab: Lab, database_url: str) -> TransactionSettings:
+    """Settings on a new database."""
+    return make_settings(lab, database_url)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a new database with the service's tables."""
+    await create_tables(database_url, metadata)
+    async for engine in opened(database_url):
+        yield engine
+
+
+class Balances(BalanceReader):
+    """Account-service's balances, as a test sets them."""
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:9", "")
+        self.found: list[Sequence[Balance]] = []
+
+    async def pages(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
+        """Yield the pages that the test set."""
+        for page in self.found:
+            yield utc_now(), page
+
+
+@pytest.fixture
+async def balances() -> AsyncIterator[Balances]:
+    """What account-service says its balances are."""
+    balances = Balances()
+    yield balances
+    await balances.close()
+
+
+@pytest.fixture
+def service(engine: AsyncEngine, settings: TransactionSettings, balances: Balances) -> TransactionService:
+    """The service."""
+    return TransactionService(engine, settings, balances)
+
+
+@pytest.fixture
+async def application(engine: AsyncEngine, settings: TransactionSettings) -> AsyncIterator[Service]:
+    """The whole application, started."""
+    del engine  # creates the tables
+    application = create(settings)
+    async with application.app.router.lifespan_context(application.app):
+        yield application
+
+
+@pytest.fixture
+async def client(application: Service, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of the application, as alice."""
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
+        yield client

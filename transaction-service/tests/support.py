@@ -1,0 +1,128 @@
+"""What transaction-service's tests are written with."""
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.models import entries, flags, outbox, transactions
+from app.repository import Filter
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared.auth import OPERATOR, Caller
+from shared.events import CloudEvent, Event, new_event
+from shared.ids import new_id, rfc3339
+from shared.testing import Lab
+
+ALICE = Caller("alice", frozenset())
+BOB = Caller("bob", frozenset())
+OPERATOR_CALLER = Caller("op", frozenset({OPERATOR}))
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+
+
+def make_settings(lab: Lab, url: str, **changes: Any) -> TransactionSettings:
+    """Return settings for tests, with some changed."""
+    values = {
+        "database_url": url,
+        "auth_jwks": str(lab.secrets.jwks),
+        "service_token": lab.service_token,
+        # Nothing listens there.
+        "account_service_url": "http://127.0.0.1:9",
+    }
+    return TransactionSettings(**{**values, **changes})
+
+
+@dataclass
+class Ledger:
+    """Tells events as account-service does; `events` are all so far, in order."""
+
+    events: list[CloudEvent] = field(default_factory=list)
+    balances: dict[str, list[int]] = field(default_factory=dict)
+    cash: str = field(default_factory=new_id)
+    now: datetime = NOON
+
+    def open(self, owner: str = "alice") -> str:
+        """Open an account and return its id."""
+        account = new_id()
+        data = {
+            **{"id": account, "account_number": "1234567890123456", "owner": owner, "name": None, "currency": "USD"},
+            **{"status": "active", "balance": 0, "held": 0, "available": 0, "seq": 0, "created_at": rfc3339(self.now)},
+        }
+        self._tell("bank.account.opened", account, data)
+        return account
+
+    def move(self, payer: str, payee: str, amount: int, type_: str = "transfer", reference: str | None = None) -> str:
+        """Post a movement and return the transaction's id."""
+        transaction = new_id()
+        for account, counterparty, signed in ((payer, payee, -amount), (payee, payer, amount)):
+            balances = self.balances.setdefault(account, [0])
+            balances.append(balances[-1] + signed)
+            data = {
+                **{"transaction_id": transaction, "type": type_, "account_id": account, "counterparty": counterparty},
+                **{"amount": signed, "currency": "USD", "seq": len(balances) - 1, "balance_after": balances[-1]},
+                **{"reference": reference, "reverses": None, "created_at": rfc3339(self.now)},
+            }
+            self._tell("bank.entry.posted", account, data)
+        return transaction
+
+    def deposit(self, account: str, amount: int, reference: str | None = None) -> str:
+        """Bring money in and return the transaction's id."""
+        return self.move(self.cash, account, amount, "deposit", reference)
+
+    def withdraw(self, account: str, amount: int, reference: str | None = None) -> str:
+        """Pay money out and return the transaction's id."""
+        return self.move(account, self.cash, amount, "withdrawal", reference)
+
+    def refuse(self, account: str, counterparty: str, amount: int, type_: str = "transfer") -> str:
+        """Refuse a movement and return the transaction's id."""
+        transaction = new_id()
+        data = {
+            **{"transaction_id": transaction, "type": type_, "code": "insufficient-funds", "account_id": account},
+            **{"counterparty": counterparty, "amount": amount, "currency": "USD", "reference": None},
+            **{"created_at": rfc3339(self.now)},
+        }
+        self._tell("bank.transaction.refused", account, data)
+        return transaction
+
+    def later(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
+
+    def _tell(self, type_: str, account: str, data: dict[str, Any]) -> None:
+        event = new_event(
+            source="account-service", type_=type_, subject=account, time=self.now, data=data, request_id="request-1"
+        )
+        self.events.append(CloudEvent.model_validate(event))
+
+
+async def history(engine: AsyncEngine) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """Return all transactions and entries."""
+    async with engine.connect() as connection:
+        found = await connection.execute(select(transactions).order_by(transactions.c.id))
+        sides = await connection.execute(select(entries).order_by(entries.c.account_id, entries.c.transaction_id))
+        return [tuple(row) for row in found], [tuple(row) for row in sides]
+
+
+async def flagged(engine: AsyncEngine) -> set[tuple[str, str, str]]:
+    """Return rule, account and occurrence of all flags."""
+    async with engine.connect() as connection:
+        rows = await connection.execute(select(flags.c.rule, flags.c.account_id, flags.c.occurrence))
+        return {tuple(row) for row in rows}
+
+
+async def told(engine: AsyncEngine) -> list[Event]:
+    """Return all events in the outbox."""
+    async with engine.connect() as connection:
+        await connection.execution_options(writes=True)
+        await outbox.sequence(connection)
+        found = [event for _, event in await outbox.read(connection, 0, 10_000)]
+        await connection.rollback()
+        return found
+
+
+async def listed(service: TransactionService, caller: Caller = ALICE, **wanted: Any) -> list[str]:
+    """Return the ids of the transactions that a caller is shown."""
+    owner = None if caller.is_operator else caller.subject
+    return [item["id"] for item in await service.transactions(caller, Filter(owner, **wanted), None, 50)]

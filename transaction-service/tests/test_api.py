@@ -1,0 +1,245 @@
+"""The HTTP contract of transaction-service, inside the process."""
+
+import csv
+import io
+from datetime import timedelta
+
+import httpx
+import pytest
+
+from app.api import _prefers_csv
+from app.service import TransactionService
+from shared.events import BATCH_MEDIA_TYPE
+from shared.ids import new_id, utc_now
+from shared.testing import Lab
+from shared.web import Service
+from tests.support import Ledger
+
+AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
+
+
+@pytest.fixture
+def running(application: Service) -> TransactionService:
+    """The service inside the application."""
+    service: TransactionService = application.app.state.service
+    return service
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> None:
+    assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["type"] == f"/problems/{code}" and body["title"] and body["detail"] and body["instance"]
+    assert body["request_id"] == answer.headers["x-request-id"]
+    if pointer:
+        assert [error["pointer"] for error in body["errors"]] == [pointer]
+
+
+async def test_history_in_pages(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+    alices, bobs = ledger.open(), ledger.open("bob")
+    made = [ledger.deposit(alices, 100)] + [ledger.move(alices, bobs, 1) for _ in range(4)]
+    ledger.deposit(bobs, 5)
+    await running.apply(ledger.events, None)
+
+    found, cursor, pages = [], None, 0
+    while cursor is not None or pages == 0:
+        query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+        page = (await client.get("/api/v1/transactions", params=query)).json()
+        found += [item["id"] for item in page["items"]]
+        cursor, pages = page["next_cursor"], pages + 1
+    assert (found, pages) == (made[::-1], 3)
+
+    answer = await client.get(
+        "/api/v1/transactions", params={"account_id": alices.upper(), "type": "deposit", **AROUND}
+    )
+    assert answer.headers["x-app-track"] == "stable" and answer.headers["x-app-version"] == "dev"
+    (item,) = answer.json()["items"]
+    assert set(item) == {
+        *("id", "type", "status", "amount", "currency", "from_account", "to_account", "reference", "reverses"),
+        *("entries", "created_at"),
+    }
+    alone = await client.get(f"/api/v1/transactions/{item['id']}")
+    assert alone.json() == item
+
+
+async def test_somebody_elses_is_not_found(
+    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab
+):
+    bobs = ledger.open("bob")
+    made = ledger.deposit(bobs, 5)
+    await running.apply(ledger.events, None)
+    paths = (f"transactions?account_id={bobs}", f"transactions/{made}", f"statements/{bobs}")
+    for path in paths:
+        assert_problem(await client.get(f"/api/v1/{path}"), 404, "not-found")
+        for headers in (lab.headers("bob"), lab.operator()):
+            assert (await client.get(f"/api/v1/{path}", headers=headers)).status_code == 200
+    assert (await client.get("/api/v1/transactions")).json() == {"items": [], "next_cursor": None}
+    assert_problem(await client.get("/api/v1/transactions/not-an-id"), 404, "not-found")
+    assert_problem(await client.post("/api/v1/transactions"), 405, "method-not-allowed")
+
+
+async def test_operators_only(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab):
+    alices = ledger.open()
+    ledger.withdraw(alices, 1_000_000)
+    ledger.later(60)
+    ledger.withdraw(alices, 10_000_001)
+    await running.apply(ledger.events, None)
+    for path in ("flags", "reconciliation"):
+        assert_problem(await client.get(f"/api/v1/{path}"), 403, "forbidden")
+    first = (await client.get("/api/v1/flags?limit=1", headers=lab.operator())).json()
+    query = {"cursor": first["next_cursor"], "account_id": alices}
+    second = (await client.get("/api/v1/flags", params=query, headers=lab.operator())).json()
+    assert {flag["rule"] for flag in first["items"] + second["items"]} == {"amount", "large-amount"}
+    assert second["next_cursor"] is None
+    answer = await client.get("/api/v1/reconciliation", headers=lab.operator())
+    assert_problem(answer, 503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_token_is_needed(application: Service, lab: Lab):
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank") as anonymous:
+        for path in ("transactions", f"transactions/{new_id()}", f"statements/{new_id()}", "flags", "reconciliation"):
+            answer = await anonymous.get(f"/api/v1/{path}")
+            assert_problem(answer, 401, "unauthorized")
+            assert answer.headers["www-authenticate"].startswith("Bearer")
+            wrong = {"Authorization": lab.headers("alice")["Authorization"] + "x"}
+            assert_problem(await anonymous.get(f"/api/v1/{path}", headers=wrong), 401, "unauthorized")
+
+
+WRONG_PARAMETERS = [
+    ("from=2026-11-20T12:00:00", "/query/from"),
+    ("from=2026-11-20", "/query/from"),
+    ("from=1763640000", "/query/from"),
+    ("to=2026-02-30T00:00:00Z", "/query/to"),
+    ("to=0001-01-01T00:00:00%2B01:00", "/query/to"),
+    ("to=", "/query/to"),
+    ("type=gift", "/query/type"),
+    ("account_id=1", "/query/account_id"),
+    ("limit=0", "/query/limit"),
+    ("limit=201", "/query/limit"),
+    ("limit=x", "/query/limit"),
+    ("cursor=%00", "/query/cursor"),
+]
+
+
+async def test_wrong_parameters(client: httpx.AsyncClient):
+    for query, pointer in WRONG_PARAMETERS:
+        assert_problem(await client.get(f"/api/v1/transactions?{query}"), 422, "validation-failed", pointer)
+
+
+async def test_a_plus_that_was_not_encoded_is_still_one(client: httpx.AsyncClient):
+    for zone in ("+01:00", "%2B01:00", "-01:00", "Z", "z"):
+        answer = await client.get(f"/api/v1/transactions?from=2026-11-20T12:00:00.5{zone}")
+        assert answer.status_code == 200, answer.text
+
+
+async def test_statement(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+    alices = ledger.open()
+    ledger.deposit(alices, 100)
+    ledger.later(86400)
+    ledger.withdraw(alices, 30, "=cmd|' /C calc'!A0")
+    await running.apply(ledger.events, None)
+    day = {"from": "2026-11-21T00:00:00Z", "to": "2026-11-22T01:00:00+01:00"}
+    path = f"/api/v1/statements/{alices}"
+
+    answer = await client.get(path, params=day)
+    shown = answer.json()
+    assert answer.headers["content-type"] == "application/json" and answer.headers["vary"] == "Accept"
+    assert (shown["opening_balance"], shown["closing_balance"]) == (100, 70)
+    assert (shown["total_credits"], shown["total_debits"], shown["complete"]) == (0, 30, True)
+    assert (shown["from"], shown["to"]) == ("2026-11-21T00:00:00.000000Z", "2026-11-22T00:00:00.000000Z")
+    assert [(entry["seq"], entry["amount"]) for entry in shown["entries"]] == [(2, -30)]
+
+    answer = await client.get(path, params=day, headers={"Accept": "text/csv"})
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answer.headers["content-disposition"] == (
+        f'attachment; filename="statement-{alices}-2026-11-21-2026-11-22.csv"'
+    )
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert [row["type"] for row in rows] == ["opening-balance", "withdrawal", "closing-balance"]
+    assert rows[1]["reference"] == "'=cmd|' /C calc'!A0" and rows[1]["amount"] == "-30"
+
+
+async def test_the_default_statement_is_of_this_month(
+    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger
+):
+    now = utc_now()
+    alices = ledger.open()
+    for month in (now.replace(day=1) - timedelta(days=1), now):
+        ledger.now = month
+        ledger.deposit(alices, 100)
+    await running.apply(ledger.events, None)
+    shown = (await client.get(f"/api/v1/statements/{alices}")).json()
+    assert (shown["opening_balance"], shown["closing_balance"], len(shown["entries"])) == (100, 200, 1)
+    assert shown["from"] == f"{now:%Y-%m}-01T00:00:00.000000Z"
+
+
+WRONG_PERIODS = [
+    ({"from": "2026-11-20T12:00:00"}, "/query/from"),
+    ({"from": "2026-11-21T00:00:00Z", "to": "2026-11-20T00:00:00Z"}, "/query/from"),
+    ({"from": "2025-11-18T23:59:59Z", "to": "2026-11-20T00:00:00Z"}, "/query/from"),
+    ({"to": "tomorrow"}, "/query/to"),
+]
+
+
+async def test_wrong_periods(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+    alices = ledger.open()
+    await running.apply(ledger.events, None)
+    for query, pointer in WRONG_PERIODS:
+        answer = await client.get(f"/api/v1/statements/{alices}", params=query)
+        assert_problem(answer, 422, "validation-failed", pointer)
+
+
+@pytest.mark.parametrize(
+    ("accept", "csv_wanted"),
+    [
+        ("text/csv", True),
+        ("TEXT/CSV; charset=utf-8", True),
+        ("text/csv, */*;q=0.8", True),
+        ("text/csv;q=0.9, application/json;q=0.5", True),
+        ("", False),
+        ("*/*", False),
+        ("application/json, text/csv", False),
+        ("text/csv;q=0", False),
+        ("text/csv;q=much", False),
+        (";,,;=", False),
+    ],
+)
+def test_what_accept_means(accept: str, csv_wanted: bool):
+    assert _prefers_csv(accept) is csv_wanted
+
+
+async def test_documentation(client: httpx.AsyncClient):
+    document = (await client.get("/docs/transaction-service/openapi.json")).json()
+    assert set(document["paths"]) == {
+        "/api/v1/transactions",
+        "/api/v1/transactions/{id}",
+        "/api/v1/statements/{account_id}",
+        "/api/v1/flags",
+        "/api/v1/reconciliation",
+    }
+    for path in document["paths"].values():
+        for status, answer in path["get"]["responses"].items():
+            wanted = "application/json" if status == "200" else "application/problem+json"
+            assert wanted in answer["content"], status
+        assert path["get"]["security"]
+    statement = document["paths"]["/api/v1/statements/{account_id}"]["get"]
+    assert {parameter["name"] for parameter in statement["parameters"]} == {"account_id", "from", "to"}
+    assert "text/csv" in statement["responses"]["200"]["content"]
+    assert (await client.get("/docs/transaction-service/")).status_code == 200
+
+
+async def test_inside(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab):
+    ledger.withdraw(ledger.open(), 10_000_001)
+    await running.apply(ledger.events, None)
+    ready = (await client.get("/health/ready")).json()
+    assert ready["checks"] == {"database": "ok", "relay": "ok", "reconciliation": "ok"}
+    metrics = (await client.get("/metrics")).text
+    assert 'bank_flags_total{rule="large-amount",' in metrics.replace('service="transaction-service",', "")
+    assert "bank_reconciliation_mismatches{" in metrics
+    assert_problem(await client.get("/internal/events"), 401, "unauthorized")
+    token = {"Authorization": f"Bearer {lab.service_token}"}
+    answer = await client.get("/internal/events?wait=5", headers=token)
+    assert answer.headers["content-type"] == BATCH_MEDIA_TYPE
+    assert [event["data"]["action"] for event in answer.json()] == ["freeze"]

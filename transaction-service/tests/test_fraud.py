@@ -1,0 +1,161 @@
+"""The fraud rules, on plain data."""
+
+import random
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.fraud import Entry, Finding, Thresholds, assess, look_back, velocity_occurrence
+from shared.ids import new_id
+from tests.support import NOON
+
+LIMITS = Thresholds(
+    review_amount=1000,
+    freeze_amount=5000,
+    velocity_count=3,
+    velocity_seconds=60,
+    pass_through_share=Decimal("0.9"),
+    pass_through_seconds=60,
+    pass_through_amount=100,
+)
+
+
+def entry(amount: int, seconds: float = 0, seq: int = 1, type_: str = "transfer") -> Entry:
+    return Entry("account", new_id(), type_, seq, amount, NOON + timedelta(seconds=seconds))
+
+
+def rules(entries: Iterable[Entry]) -> list[str]:
+    return [finding.rule for finding in assess(entries, LIMITS)]
+
+
+@pytest.mark.parametrize(
+    ("amount", "expected"),
+    [
+        (-999, []),
+        (-1000, [("amount", "review")]),
+        (-5000, [("amount", "review")]),
+        (-5001, [("large-amount", "freeze")]),
+        (5001, []),
+    ],
+)
+def test_amounts(amount: int, expected: list[tuple[str, str]]):
+    assert [(finding.rule, finding.action) for finding in assess([entry(amount)], LIMITS)] == expected
+
+
+@pytest.mark.parametrize("type_", ["transfer", "withdrawal", "capture"])
+def test_payments_are_watched(type_: str):
+    assert rules([entry(-6000, type_=type_)]) == ["large-amount"]
+
+
+@pytest.mark.parametrize("type_", ["reversal", "deposit"])
+def test_corrections_are_not_watched(type_: str):
+    assert rules([entry(-6000, type_=type_)]) == []
+
+
+def test_velocity_counts_the_payments_of_the_time_before():
+    assert rules([entry(-1, 0, 1), entry(-1, 30, 2), entry(-1, 60, 3)]) == ["velocity"]
+    assert rules([entry(-1, 0, 1), entry(-1, 30, 2), entry(-1, 60.001, 3)]) == []
+    assert rules([entry(-1, 0, 1), entry(1, 1, 2), entry(-1, 2, 3)]) == []
+
+
+def test_a_busy_account_is_flagged_once_per_stretch_and_never_frozen():
+    busy = [entry(-1, second, second + 1) for second in range(180)]
+    found = assess(busy, LIMITS)
+    assert [finding.rule for finding in found] == ["velocity"] * 3
+    assert {finding.action for finding in found} == {"review"}
+    assert found[0].occurrence == "2026-11-20T12:00:00.000000Z"
+
+
+@pytest.mark.parametrize(
+    ("credit", "debit", "seconds", "found"),
+    [
+        (100, -90, 60, True),
+        (100, -89, 1, False),
+        (99, -99, 1, False),
+        (100, -100, 60.001, False),
+        (100, -500, 1, True),
+        (10**15, -(10**15), 1, True),
+    ],
+)
+def test_pass_through(credit: int, debit: int, seconds: float, found: bool):
+    flagged = rules([entry(credit, 0, 1), entry(debit, seconds, 2)])
+    assert ("rapid-in-and-out" in flagged) is found
+
+
+def test_money_that_goes_out_before_it_comes_in_does_not_pass_through():
+    assert rules([entry(-100, 0, 1), entry(100, 0, 2)]) == []
+    assert rules([entry(100, 0, 1), entry(-100, 0, 2)]) == ["rapid-in-and-out"]
+
+
+def test_the_smallest_credit_that_is_recent_enough_decides():
+    first, second = entry(100, 0, 1), entry(900, 30, 2)
+    assert rules([first, second, entry(-95, 50, 3)]) == ["rapid-in-and-out"]
+    assert rules([first, second, entry(-95, 70, 3)]) == []
+    assert rules([first, second, entry(-95, 70, 3), entry(-820, 71, 4)]) == ["rapid-in-and-out"]
+
+
+def test_the_id_of_a_finding_follows_from_what_it_is_about():
+    one = Finding("amount", "account", "transaction", "transaction", 60)
+    same = Finding("amount", "account", "transaction", "other", 99)
+    other = Finding("amount", "account", "transaction-2", "transaction", 60)
+    assert one.event_id == same.event_id != other.event_id
+
+
+def test_look_back_leaves_out_what_is_decided():
+    small, large = entry(-1), Entry("rich", new_id(), "transfer", 1, -95, NOON)
+    recent = [small, large, entry(1)]
+    wanted = look_back(recent, set(), LIMITS)
+    assert (wanted.debits, wanted.credits) == ({"account", "rich"}, {"rich"})
+    stretch = velocity_occurrence(NOON, LIMITS)
+    assert look_back(recent, {("account", stretch)}, LIMITS).debits == {"rich"}
+
+
+ENTRIES = st.lists(
+    st.tuples(st.sampled_from([-6000, -1000, -95, -1, 1, 100, 105]), st.sampled_from([0, 1, 20, 60, 61, 100])),
+    max_size=12,
+).map(lambda found: [entry(amount, seconds, seq) for seq, (amount, seconds) in enumerate(found, start=1)])
+
+
+def identities(found: Iterable[Finding]) -> set[tuple[str, str]]:
+    return {(finding.rule, finding.occurrence) for finding in found}
+
+
+def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
+    """The rules as one would say them, without a thought for speed."""
+    found = set()
+    payments = [one for one in entries if one.is_payment]
+    for payment in payments:
+        amount, moment = -payment.amount, payment.created_at
+        if amount >= LIMITS.review_amount:
+            found.add(("large-amount" if amount > LIMITS.freeze_amount else "amount", payment.transaction_id))
+        before = [one for one in payments if timedelta(0) <= moment - one.created_at <= timedelta(seconds=60)]
+        if len(before) >= LIMITS.velocity_count:
+            found.add(("velocity", velocity_occurrence(moment, LIMITS)))
+        for credit in entries:
+            is_before = (credit.created_at, credit.seq) < (moment, payment.seq)
+            if credit.amount >= 100 and is_before and moment - credit.created_at <= timedelta(seconds=60):
+                if amount >= LIMITS.pass_through_share * credit.amount:
+                    found.add(("rapid-in-and-out", payment.transaction_id))
+    return found
+
+
+@given(ENTRIES, st.randoms())
+def test_the_rules_are_what_they_are_defined_to_be(entries: list[Entry], chance: random.Random):
+    mixed = entries + chance.sample(entries, len(entries) // 2)
+    chance.shuffle(mixed)
+    assert identities(assess(mixed, LIMITS)) == by_definition(entries)
+
+
+@given(ENTRIES, st.integers(0, 11))
+def test_more_entries_never_take_a_finding_back(entries: list[Entry], count: int):
+    assert identities(assess(entries[:count], LIMITS)) <= identities(assess(entries, LIMITS))
+
+
+def test_a_stretch_starts_at_a_multiple_of_its_length():
+    assert velocity_occurrence(datetime.fromisoformat("2026-11-20T12:01:59.999999+00:00"), LIMITS) == (
+        "2026-11-20T12:01:00.000000Z"
+    )

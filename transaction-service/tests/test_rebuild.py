@@ -1,0 +1,114 @@
+"""The history can be made anew from the feed."""
+
+import asyncio
+from collections.abc import Sequence
+
+import httpx
+import orjson
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import rebuild as rebuild_module
+from app.rebuild import RebuildError, rebuild
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared.consumer import Move
+from shared.database import create_engine
+from shared.events import CloudEvent
+from shared.testing import Lab
+from shared.transport import FeedSource
+from tests.support import Ledger, flagged, history, make_settings, told
+
+
+def feed(events: Sequence[CloudEvent], limit: int) -> FeedSource:
+    """Return the feed of a producer that has told these events."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        after = int(request.url.params["after"])
+        part = [event.model_dump(mode="json", exclude_none=True) for event in events[after : after + limit]]
+        headers = {"X-Next-Position": str(after + len(part))}
+        return httpx.Response(200, content=orjson.dumps(part), headers=headers)
+
+    return source_of(handle)
+
+
+def source_of(handle) -> FeedSource:
+    source = FeedSource("http://account-service", "secret", wait_seconds=0)
+    source._client = httpx.AsyncClient(transport=httpx.MockTransport(handle))  # pylint: disable=protected-access
+    return source
+
+
+async def test_a_rebuilt_history_is_the_same(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+    alices, bobs = ledger.open(), ledger.open("bob")
+    for amount in (20_000_000, 5, 7):
+        ledger.deposit(alices, amount)
+        ledger.move(alices, bobs, amount)
+    ledger.refuse(alices, bobs, 1)
+    await service.apply(ledger.events, Move(0, len(ledger.events)))
+    before = await history(engine), await flagged(engine), await told(engine)
+    lines: list[str] = []
+
+    # While the service goes on.
+    count, _ = await asyncio.gather(
+        rebuild(service, feed(ledger.events, 4), 4, lines.append), service.apply(ledger.events[5:9], None)
+    )
+
+    assert count == len(ledger.events) == 15
+    assert (await history(engine), await flagged(engine), await told(engine)) == before
+    assert await service.position() == 15
+    assert lines == [f"{events} events so far" for events in (4, 8, 12, 15)]
+
+
+async def test_a_feed_of_nothing_leaves_nothing(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+    ledger.deposit(ledger.open(), 5)
+    await service.apply(ledger.events, None)
+    assert await rebuild(service, feed([], 4), 4, print) == 0
+    assert await history(engine) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [(httpx.Response(401), "answered 401"), (httpx.Response(200, text="<html>"), "does not answer")],
+)
+async def test_a_feed_that_does_not_answer_costs_nothing(
+    service: TransactionService, ledger: Ledger, engine: AsyncEngine, answer: httpx.Response, why: str
+):
+    ledger.deposit(ledger.open(), 5)
+    await service.apply(ledger.events, None)
+    with pytest.raises(RebuildError, match=why):
+        await rebuild(service, source_of(lambda request: answer), 4, print)
+    assert len((await history(engine))[1]) == 2
+
+
+async def test_a_feed_that_breaks_off_says_how_far_it_came(service: TransactionService, ledger: Ledger):
+    ledger.deposit(ledger.open(), 5)
+    whole = feed(ledger.events, 2)
+    answers = whole.receive
+
+    async def break_off(after: int, **options):
+        if after:
+            raise httpx.ConnectError("gone")
+        return await answers(after, **options)
+
+    whole.receive = break_off  # type: ignore[method-assign]
+    with pytest.raises(RebuildError, match="after 2 events; run it again"):
+        await rebuild(service, whole, 2, print)
+
+
+def test_the_command_ends_with_one_line(
+    lab: Lab, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    settings = make_settings(lab, sqlite_url)
+    monkeypatch.setattr(rebuild_module, "load_or_exit", lambda settings_class: settings)
+    assert rebuild_module.main() == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err.count("\n") == 1
+    assert captured.err.startswith("rebuild: account-service's feed does not answer: ConnectError")
+
+
+async def test_a_database_without_tables_is_said_in_one_line(settings: TransactionSettings, lab: Lab):
+    engine = create_engine(settings.database_url)
+    service = TransactionService(engine, settings, None)  # type: ignore[arg-type]
+    with pytest.raises(RebuildError, match="^the database does not do its part: [^\n]+$"):
+        await rebuild(service, feed([], 4), 4, print)
+    await engine.dispose()
