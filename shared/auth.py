@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import logging
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -12,7 +13,9 @@ import httpx
 import jwt
 import orjson
 
-from shared.problems import Problem
+from shared.problems import Problem, unavailable
+
+log = logging.getLogger(__name__)
 
 OPERATOR = "bank:operator"
 CASH_DESK = "bank:deposit"
@@ -75,12 +78,7 @@ class Authenticator:
                 content = (await client.get(self._jwks)).raise_for_status().content
         else:
             content = Path(self._jwks).read_bytes()
-        keys: dict[str | None, jwt.PyJWK] = {}
-        for document in orjson.loads(content)["keys"]:
-            algorithm = _ALGORITHM_OF_KEY_TYPE.get(document.get("kty"))
-            if algorithm is not None and document.get("use", "sig") == "sig":
-                keys[document.get("kid")] = jwt.PyJWK(document, algorithm)
-        self._keys = keys
+        self._keys = _usable_keys(content)
         self._good.clear()
         self._fetched_at = time.monotonic()
 
@@ -90,7 +88,7 @@ class Authenticator:
                 return
             try:
                 await self.load()
-            except (OSError, httpx.HTTPError, ValueError, KeyError):
+            except (OSError, httpx.HTTPError, ValueError):
                 # Go on with the keys we have; do not ask a dead issuer on every request.
                 self._fetched_at = time.monotonic()
 
@@ -138,9 +136,29 @@ class Authenticator:
     async def _key_for(self, kid: Any) -> jwt.PyJWK:
         if kid not in self._keys:
             await self._reload_if_older_than(_LEAST_SECONDS_BETWEEN_FETCHES)
+        if not self._keys:
+            # Not the token's fault: nobody shall throw it away.
+            raise unavailable("The issuer's keys cannot be read yet.")
         if kid not in self._keys:
             raise jwt.InvalidKeyError("unknown key")
         return self._keys[kid]
+
+
+def _usable_keys(content: bytes) -> dict[str | None, jwt.PyJWK]:
+    """Return the keys of a JWKS that tokens are checked with. Raises ValueError for what is no JWKS or has none."""
+    document = orjson.loads(content)
+    entries = document.get("keys") if isinstance(document, dict) else None
+    keys: dict[str | None, jwt.PyJWK] = {}
+    for entry in entries if isinstance(entries, list) else ():
+        try:
+            if entry.get("use", "sig") == "sig":
+                keys[entry.get("kid")] = jwt.PyJWK(entry, _ALGORITHM_OF_KEY_TYPE[entry["kty"]])
+        except (jwt.PyJWTError, LookupError, TypeError, AttributeError, ValueError) as error:
+            # An issuer may well have keys that are not for us; they must not cost us the others.
+            log.info("a key in AUTH_JWKS is of no use here: %s", type(error).__name__)
+    if not keys:
+        raise ValueError("AUTH_JWKS has no usable key")
+    return keys
 
 
 def _scopes(claims: dict[str, Any]) -> frozenset[str]:

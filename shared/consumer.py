@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from shared.database import is_unavailable
+from shared.database import is_retryable, is_unavailable
 from shared.events import CloudEvent
 from shared.ids import utc_now
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG
@@ -118,7 +118,7 @@ class Consumer:
         except Overtaken:
             raise
         except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
-            if is_unavailable(error):
+            if is_unavailable(error) or is_retryable(error):
                 raise
             log.warning("a batch of %d events failed, taking them one by one: %r", len(events), error)
         for event in events:
@@ -132,7 +132,7 @@ class Consumer:
                 self._count([event], await self._handler.process([event], None))
                 return
             except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
-                if is_unavailable(error):
+                if is_unavailable(error) or is_retryable(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
                 log.warning("event %s failed, try %d of %d: %s", event.id, attempt, TRIES, reason)

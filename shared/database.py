@@ -53,6 +53,7 @@ def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncE
             max_overflow=pool_size,
             pool_timeout=5,
             pool_pre_ping=True,
+            hide_parameters=True,  # they are names and amounts, and errors end in logs
             connect_args={
                 "timeout": 5,
                 "command_timeout": 20,
@@ -64,6 +65,7 @@ def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncE
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=30,
+        hide_parameters=True,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
@@ -128,8 +130,9 @@ def is_unavailable(error: BaseException) -> bool:
 def _unnest(table: Table, names: tuple[str, ...]) -> str:
     """Return `unnest($1::type[], …)` with one array per column, for PostgreSQL."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    casts = (f"${n}::{table.c[name].type.compile(dialect)}[]" for n, name in enumerate(names, start=1))
-    return f"unnest({', '.join(casts)})"
+    # Without the length: a cast to varchar(16) would cut off in silence what the column itself refuses.
+    types = [table.c[name].type.compile(dialect).partition("(")[0] for name in names]
+    return f"unnest({', '.join(f'${n}::{type_}[]' for n, type_ in enumerate(types, start=1))})"
 
 
 def _arrays(names: Iterable[str], rows: Rows) -> tuple[list[Any], ...]:

@@ -6,7 +6,7 @@ Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from shared.ids import new_id, rfc3339
 
@@ -116,7 +116,7 @@ class CloudEvent(BaseModel):
     source: str = Field(min_length=1)
     type: str = Field(min_length=1)
     subject: str
-    time: datetime
+    time: AwareDatetime
     data: dict[str, Any]
     traceparent: str | None = None
     requestid: str | None = None

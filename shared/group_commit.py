@@ -67,7 +67,7 @@ class GroupCommit(Generic[Work, Result]):
         """Take no more work and return when all that was taken is settled."""
         self._closed = True
         if self._flusher is not None:
-            await self._flusher
+            await asyncio.shield(self._flusher)
 
     async def _flush_all(self) -> None:
         # Requests that are ready in this turn of the event loop join the first batch.

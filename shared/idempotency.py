@@ -11,12 +11,14 @@ from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import Column, LargeBinary, MetaData, SmallInteger, String, Table, and_, delete, select, tuple_
+from sqlalchemy import Column, LargeBinary, MetaData, Row, SmallInteger, String, Table, and_, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.database import UtcDateTime, bulk_insert, is_postgres
 from shared.problems import Problem
 
+# Two parameters each; a SQLite statement takes 32,766.
+_SQLITE_PAIRS = 10_000
 # Printable ASCII, quoted (a structured-field string) or bare.
 _KEY = re.compile(r'"([\x20-\x21\x23-\x7e]{1,255})"|([\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?)')
 
@@ -55,7 +57,7 @@ def parse_key(header: str | None) -> str:
     if header is None:
         raise Problem("idempotency-key-missing", "Send an Idempotency-Key header: any text unique to this operation.")
     match = _KEY.fullmatch(header.strip())
-    if match is None:
+    if match is None or match[0] == '""':
         raise Problem("idempotency-key-missing", "The Idempotency-Key must be 1 to 255 printable ASCII characters.")
     return match[1] or match[2]
 
@@ -77,14 +79,17 @@ async def find(
 ) -> dict[tuple[str, str], StoredResponse]:
     """Return the stored responses for the (subject, key) pairs that have one."""
     pairs = list(wanted)
+    rows: list[Row[Any]] = []
     if is_postgres(connection):
-        rows = await connection.exec_driver_sql(
+        rows += await connection.exec_driver_sql(
             "SELECT k.* FROM idempotency_keys k JOIN unnest($1::varchar[], $2::varchar[]) AS w(subject, key)"
             " ON k.subject = w.subject AND k.key = w.key",
             ([subject for subject, _ in pairs], [key for _, key in pairs]),
         )
     else:
-        rows = await connection.execute(select(keys).where(tuple_(keys.c.subject, keys.c.key).in_(pairs)))
+        for start in range(0, len(pairs), _SQLITE_PAIRS):
+            some = pairs[start : start + _SQLITE_PAIRS]
+            rows += await connection.execute(select(keys).where(tuple_(keys.c.subject, keys.c.key).in_(some)))
     return {(row.subject, row.key): StoredResponse(*row) for row in rows}
 
 

@@ -18,5 +18,5 @@ def utc_now() -> datetime:
 
 @lru_cache(maxsize=256)  # a batch writes the same moment into all its entries, events and answers
 def rfc3339(moment: datetime) -> str:
-    """Format an aware UTC time as RFC 3339 with microseconds and a trailing Z."""
-    return moment.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    """Format an aware time as RFC 3339 in UTC, with microseconds and a trailing Z."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

@@ -1,10 +1,11 @@
 """What a consumer remembers: events it has seen, its position in a feed, and dead letters."""
 
+import hashlib
+import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-import orjson
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, Text, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -47,13 +48,14 @@ class FeedState:
 
     async def bury(self, connection: AsyncConnection, raw: Any, reason: str, now: datetime) -> None:
         """Store a poison event, once."""
-        content = orjson.dumps(raw, default=repr, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS).decode()
+        content = _storable(json.dumps(raw, default=repr, skipkeys=True, ensure_ascii=False))
         event_id = raw.get("id") if isinstance(raw, dict) else None
+        if not isinstance(event_id, str) or not 1 <= len(event_id) <= 255:
+            event_id = hashlib.sha256(content.encode()).hexdigest()
         row = {
-            "event_id": str(event_id or content)[:255],
-            # Neither may break the insert: a NUL is text nowhere, and half a surrogate is not UTF-8.
+            "event_id": _storable(event_id)[:255],
             "reason": _storable(reason)[:1000],
-            "event": _storable(content),
+            "event": content,
             "created_at": now,
         }
         await bulk_insert_new(connection, self.dead_letters, [row])
@@ -78,4 +80,5 @@ class Inbox(FeedState):
 
 
 def _storable(text: str) -> str:
+    """Return text that no insert chokes on: a NUL is text nowhere, and half a surrogate is not UTF-8."""
     return text.replace("\0", "\\0").encode("utf-8", "replace").decode()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import orjson
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, select
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -21,6 +21,8 @@ from shared.events import Event
 
 # A row stays well below the size limits of brokers and drivers, whatever the batch.
 MAX_EVENTS_PER_ROW = 500
+# Any number beyond 32 bits: those below are the relays' (shared.relay).
+_SEQUENCER_LOCK = 0x6F7574626F78
 
 
 class Outbox:
@@ -61,7 +63,10 @@ class Outbox:
         )
 
     async def sequence(self, connection: AsyncConnection, limit: int = 1000) -> int:
-        """Give positions to up to `limit` committed rows; return how many. Only one may do this at a time."""
+        """Give positions to up to `limit` committed rows; return how many."""
+        if is_postgres(connection):
+            # A leader that has just lost its connection may still be in a pass; two at once would move positions.
+            await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SEQUENCER_LOCK})
         rows = self.rows
         waiting = (
             await connection.execute(

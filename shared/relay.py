@@ -8,9 +8,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from zlib import crc32
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.database import try_advisory_lock, write_transaction
 from shared.events import Event
@@ -60,19 +61,31 @@ class Relay:
     async def _lead_when_free(self) -> None:
         # The lock lives as long as this connection; if the connection dies, the next statement on it says so.
         async with self._engine.connect() as leadership:
-            while not await try_advisory_lock(leadership, self._lock):
-                await leadership.rollback()
-                await asyncio.sleep(_RETRY_SECONDS)
+            try:
+                await self._lead(leadership)
+            finally:
+                # Closed for good: back in the pool it would go on holding the lock.
+                await leadership.invalidate()
+
+    async def _lead(self, leadership: AsyncConnection) -> None:
+        while not await try_advisory_lock(leadership, self._lock):
             await leadership.rollback()
-            while True:
+            # The leader measures; what this process measured while it led is over.
+            _report(0, None)
+            await asyncio.sleep(_RETRY_SECONDS)
+        await leadership.rollback()
+        while True:
+            try:
                 busy = await self.step()
+            finally:
+                # Above all during an outage of the broker.
                 await self._measure_now_and_then()
-                if busy:
-                    await asyncio.sleep(_PAUSE_SECONDS)
-                else:
-                    await try_advisory_lock(leadership, self._lock)
-                    await leadership.rollback()
-                    await self._wait_for_commits()
+            if busy:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
+                await try_advisory_lock(leadership, self._lock)
+                await leadership.rollback()
+                await self._wait_for_commits()
 
     async def _wait_for_commits(self) -> None:
         with suppress(TimeoutError):
@@ -114,5 +127,9 @@ class Relay:
             else:
                 published = await self._outbox.published(connection, _PUBLISHER)
             pending, since = await self._outbox.backlog(connection, published)
-        OUTBOX_PENDING.set(pending)
-        OUTBOX_OLDEST.set((utc_now() - since).total_seconds() if since else 0)
+        _report(pending, since)
+
+
+def _report(pending: int, since: datetime | None) -> None:
+    OUTBOX_PENDING.set(pending)
+    OUTBOX_OLDEST.set((utc_now() - since).total_seconds() if since else 0)

@@ -3,6 +3,7 @@
 A value may also come from a file: NAME_FILE=/path holds what NAME would (for secrets mounted as files).
 """
 
+import errno
 import os
 import sys
 from collections.abc import Mapping
@@ -62,11 +63,18 @@ class ServiceSettings(BaseSettings):
         Raises pydantic.ValidationError for a missing or wrong value and OSError for an unreadable file.
         """
         from_files = {
-            name: Path(environ[f"{name.upper()}_FILE"]).read_text(encoding="utf-8").strip()
+            name: _content(Path(environ[f"{name.upper()}_FILE"]))
             for name in cls.model_fields
             if f"{name.upper()}_FILE" in environ
         }
         return cls(**from_files)
+
+
+def _content(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise OSError(errno.EILSEQ, "not UTF-8 text", str(file)) from error
 
 
 Settings = TypeVar("Settings", bound=ServiceSettings)

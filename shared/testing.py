@@ -2,17 +2,26 @@
 
 # pylint: disable=redefined-outer-name  # that is how fixtures are asked for
 
+import os
+import subprocess
+import sys
+import time
 import uuid
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from scripts import lab_keys
+from scripts.embedded import ROOT
+from scripts.ports import free_port
 from scripts.postgres import PostgresMissing, PostgresServer
+from scripts.processes import Process, stop_all
 from shared.database import create_engine
 
 
@@ -90,3 +99,34 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Keys and secrets made for this test run."""
     return Lab(lab_keys.ensure(tmp_path_factory.mktemp("secrets")))
+
+
+@contextmanager
+def serving(service: str, folder: Path, lab: Lab, **environment: str) -> Iterator[str]:
+    """Run a service as a process of its own on a new SQLite database, and yield its address."""
+    port = free_port()
+    env = {
+        "PYTHONPATH": str(ROOT),
+        "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/served.db",
+        "PORT": str(port),
+        "AUTH_JWKS": str(lab.secrets.jwks),
+        "SERVICE_TOKEN_FILE": str(lab.secrets.service_token),
+        **environment,
+    }
+    command = [sys.executable, "-m", "app.migrate"]
+    subprocess.run(command, cwd=ROOT / service, env={**os.environ, **env}, check=True, capture_output=True)
+    process = Process(service, [sys.executable, "-m", "app"], folder / "served.log", cwd=ROOT / service, env=env)
+    process.start()
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health/ready").status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            assert not process.died and time.monotonic() < deadline, process.log_tail()
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop_all([process])

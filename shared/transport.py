@@ -1,6 +1,8 @@
 """Where events come from and go to: an HTTP feed or NATS JetStream, behind one small interface."""
 
 import asyncio
+import json
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType,
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared.events import Event
+from shared.events import DATA_MODELS, Event
+
+log = logging.getLogger(__name__)
 
 STREAM = "BANK"
 DEAD_LETTERS = "BANK_DEAD_LETTERS"
 # Longer than a relay needs to publish again what a crash kept it from remembering.
 _DUPLICATE_WINDOW_SECONDS = 600
+_CONNECT_SECONDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +103,15 @@ class NatsBus:
         """Return the JetStream context, connecting and creating the streams when needed. Raises on outage."""
         async with self._connecting:
             if self._client is None or self._client.is_closed:
-                client = await nats.connect(
-                    self._url, connect_timeout=2, max_reconnect_attempts=-1, reconnect_time_wait=1, allow_reconnect=True
-                )
+                # Without a limit the first connection is tried for ever, and whoever waits for it stands still.
+                async with asyncio.timeout(_CONNECT_SECONDS):
+                    client = await nats.connect(
+                        self._url,
+                        connect_timeout=2,
+                        max_reconnect_attempts=-1,
+                        reconnect_time_wait=1,
+                        error_cb=_log_error,
+                    )
                 stream = client.jetstream(timeout=5)
                 try:
                     await _ensure_stream(stream, STREAM, "bank.>")
@@ -124,6 +135,11 @@ class NatsBus:
         if self._client is not None:
             with suppress(Exception):
                 await self._client.close()
+
+
+async def _log_error(error: Exception) -> None:
+    """Take one line for what the client would report with a traceback every second of an outage."""
+    log.warning("NATS: %r", error)
 
 
 async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> None:
@@ -177,10 +193,10 @@ class NatsSource:
         """Publish the event under `dead.<type>`, with the reason in a header."""
         stream = await self._bus.jetstream()
         type_ = raw.get("type") if isinstance(raw, dict) else None
-        subject = f"dead.{type_}" if isinstance(type_, str) and type_.startswith("bank.") else "dead.bank.unreadable"
-        await stream.publish(
-            subject, orjson.dumps(raw, default=repr), headers={"Reason": reason[:200].replace("\n", " ")}
-        )
+        # Only of a known type: others may hold what a subject must not.
+        subject = f"dead.{type_}" if isinstance(type_, str) and type_ in DATA_MODELS else "dead.bank.unreadable"
+        summary = " ".join(reason.split())[:200].encode("utf-8", "replace").decode()
+        await stream.publish(subject, json.dumps(raw, default=repr).encode(), headers={"Reason": summary})
 
     async def close(self) -> None:
         """Close the connection."""

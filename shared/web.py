@@ -212,14 +212,17 @@ def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
 
 def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of the error responses with these statuses."""
-    schema = problems.ProblemDocument.model_json_schema()
-    return {
-        status: {
-            "description": "; ".join(kind.title for kind in problems.KINDS.values() if kind.status == status),
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        kinds = {code: kind for code, kind in problems.KINDS.items() if kind.status == status}
+        schema = problems.ProblemDocument.model_json_schema()
+        schema["properties"]["code"]["enum"] = list(kinds)
+        schema["properties"]["status"]["const"] = status
+        documented[status] = {
+            "description": "; ".join(kind.title for kind in kinds.values()),
             "content": {problems.MEDIA_TYPE: {"schema": schema}},
         }
-        for status in statuses
-    }
+    return documented
 
 
 def create_app(

@@ -73,7 +73,7 @@ async def cash_accounts(connection: AsyncConnection, currencies: Iterable[str], 
         {
             "id": new_id(),
             "account_number": f"CASH{currency}",
-            "owner": "bank",
+            "owner": "",  # nobody: a token always has a subject
             "name": None,
             "kind": "cash",
             "currency": currency,

@@ -21,7 +21,9 @@ def _known_currency(code: str) -> str:
 
 Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT, description="Minor units, for example cents.", examples=[1050])]
 Currency = Annotated[
-    str, StringConstraints(pattern="^[A-Z]{3}$"), AfterValidator(_known_currency), Field(examples=["USD"])
+    str,
+    AfterValidator(_known_currency),
+    Field(description="ISO 4217.", examples=["USD"], json_schema_extra={"enum": sorted(_CURRENCIES)}),
 ]
 # Printable: control characters (NUL above all) have no place in what people and databases read.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]

@@ -45,8 +45,9 @@ log = logging.getLogger(__name__)
 
 # Acts for the bank itself: releases holds, freezes on a fraud event.
 SYSTEM = Caller("bank", frozenset({OPERATOR}))
-# Keys of events are kept for ever: a rebuilt history tells old findings again, which must not freeze again.
-EVENT_SUBJECT = "event"
+# Keys of events belong to nobody's token, and are kept for ever: a rebuilt history tells old findings again, which must
+# not freeze again.
+EVENT_SUBJECT = ""
 _FLUSH_TRIES = 5
 
 

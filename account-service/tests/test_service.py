@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app import repository
 from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
 from app.models import idempotency_keys, outbox
-from app.service import SYSTEM, AccountService, Answer, Batch, Trace, Work
+from app.service import EVENT_SUBJECT, SYSTEM, AccountService, Answer, Batch, Trace, Work
 from app.settings import AccountSettings
 from shared.database import create_engine, write_transaction
 from shared.ids import new_id, utc_now
@@ -283,7 +283,7 @@ async def test_old_keys_are_forgotten_but_not_those_of_events(
 ):
     source, target = await open_account(service, money=100), await open_account(service)
     await service.execute(work(transfer(source, target, 1), key="old"))
-    freeze = Work(SYSTEM, SetStatus(source, "frozen"), 200, Trace("/events"), ("event", "flag-1"), b"hash")
+    freeze = Work(SYSTEM, SetStatus(source, "frozen"), 200, Trace("/events"), (EVENT_SUBJECT, "flag-1"), b"hash")
     await service.execute(freeze)
     async with write_transaction(engine) as connection:
         past = utc_now() - timedelta(days=settings.idempotency_retention_days + 1)

@@ -9,7 +9,7 @@ $$ SELECT convert_to(repeat('x', bytes::int), 'UTF8') $$;
 
 -- Account 0 is the cash desk; each customer account starts with one deposit, so that the ledger's invariants hold.
 INSERT INTO accounts (id, account_number, owner, kind, currency, status, balance, held, seq, created_at, updated_at)
-SELECT bench_account(n), CASE n WHEN 0 THEN 'CASHUSD' ELSE lpad(n::text, 16, '0') END, CASE n WHEN 0 THEN 'bank' ELSE 'bench' END,
+SELECT bench_account(n), CASE n WHEN 0 THEN 'CASHUSD' ELSE lpad(n::text, 16, '0') END, CASE n WHEN 0 THEN '' ELSE 'bench' END,
        CASE n WHEN 0 THEN 'cash' ELSE 'customer' END, 'USD', 'active',
        CASE n WHEN 0 THEN -1000000000000 * :accounts ELSE 1000000000000 END, 0, CASE n WHEN 0 THEN :accounts ELSE 1 END, now(), now()
 FROM generate_series(0, :accounts) AS n;

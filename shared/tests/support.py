@@ -1,0 +1,131 @@
+"""What the tests of shared are written with."""
+
+import asyncio
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from sqlalchemy import MetaData
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.database import write_transaction
+from shared.events import Event, new_event
+from shared.ids import utc_now
+from shared.inbox import Inbox
+from shared.outbox import Outbox
+from shared.prometheus.registry import REGISTRY
+
+metadata = MetaData()
+outbox = Outbox(metadata)
+inbox = Inbox(metadata)
+
+
+def event(name: str, type_: str = "bank.entry.posted", **data: Any) -> Event:
+    """Return an event whose id is `name`."""
+    return new_event(source="test", type_=type_, subject="account", time=utc_now(), data=data, event_id=name)
+
+
+def events(count: int, start: int = 1) -> list[Event]:
+    """Return events with the ids e1, e2 and so on."""
+    return [event(f"e{number}") for number in range(start, start + count)]
+
+
+def names(found: list[Event]) -> list[str]:
+    """Return the ids of events."""
+    return [item["id"] for item in found]
+
+
+async def append(engine: AsyncEngine, *items: Event) -> None:
+    """Commit one append to the outbox."""
+    async with write_transaction(engine) as connection:
+        await outbox.append(connection, items, utc_now())
+
+
+async def sequence(engine: AsyncEngine, limit: int = 1000) -> int:
+    """Give positions to committed rows."""
+    async with write_transaction(engine) as connection:
+        return await outbox.sequence(connection, limit)
+
+
+async def read(engine: AsyncEngine, after: int = 0, limit: int = 10_000) -> list[tuple[int, Event]]:
+    """Read positions and events."""
+    async with engine.connect() as connection:
+        return await outbox.read(connection, after, limit)
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
+    """Wait until something holds, or fail."""
+    async with asyncio.timeout(seconds):
+        while not await holds():
+            await asyncio.sleep(0.02)
+
+
+def metric(name: str, **labels: str) -> float:
+    """Return the value of a metric, 0 while nobody has set it."""
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def served(app: Any, port: int = 0) -> AsyncIterator[str]:
+    """Serve an ASGI application over TCP and yield its address."""
+    port = port or free_port()
+    server = uvicorn.Server(
+        uvicorn.Config(app, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve())
+    while not server.started:
+        assert not task.done(), "uvicorn did not start"
+        await asyncio.sleep(0.01)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+class NatsServer:
+    """A nats-server with JetStream on a store of its own; it can be stopped and started again."""
+
+    program = shutil.which("nats-server")
+
+    def __init__(self, store: Path) -> None:
+        self._store = store
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = f"nats://127.0.0.1:{self._port}"
+
+    async def start(self) -> None:
+        """Start the server and wait until it takes connections."""
+        assert self.program is not None
+        command = [self.program, "-js", "-sd", str(self._store), "-a", "127.0.0.1", "-p", str(self._port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        await eventually(self._answers)
+
+    async def _answers(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    async def stop(self) -> None:
+        """Stop the server with SIGTERM; what it stored stays."""
+        if self._process is not None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.wait, 10)
+            self._process = None

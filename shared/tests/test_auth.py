@@ -1,0 +1,287 @@
+"""Tokens: keys of both kinds, from files and URLs, that rotate, break and come back."""
+
+import base64
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, generate_private_key
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import OKPAlgorithm, RSAAlgorithm
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shared import auth
+from shared.auth import Authenticator, Caller, check_service_token, require_operator
+from shared.problems import Problem
+from shared.tests.support import served
+
+Key = RSAPrivateKey | Ed25519PrivateKey
+
+
+@cache
+def rsa_key() -> RSAPrivateKey:
+    """Return an RSA key; making one takes a while."""
+    return generate_private_key(public_exponent=65537, key_size=2048)
+
+
+ED25519 = Ed25519PrivateKey.generate()
+
+
+def jwk(key: Key, kid: str) -> dict[str, Any]:
+    """Return the public half of a key as it stands in a JWKS."""
+    if isinstance(key, RSAPrivateKey):
+        return {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
+    return {**OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
+
+
+def jwks(**keys: Key) -> bytes:
+    """Return a JWKS with the keys under their names."""
+    return json.dumps({"keys": [jwk(key, kid) for kid, key in keys.items()]}).encode()
+
+
+def bearer(key: Key, kid: str, algorithm: str = "", **claims: Any) -> str:
+    """Return an Authorization header with a token that is good for a minute."""
+    claims = {"iss": "issuer", "aud": "bank", "sub": "alice", "exp": time.time() + 60, **claims}
+    algorithm = algorithm or ("RS256" if isinstance(key, RSAPrivateKey) else "EdDSA")
+    return "Bearer " + jwt.encode(claims, key, algorithm, {"kid": kid})
+
+
+async def refused(authenticator: Authenticator, header: str | None) -> str:
+    """Return why a token is refused."""
+    with pytest.raises(Problem) as caught:
+        await authenticator.authenticate(header)
+    assert caught.value.status == 401 and "WWW-Authenticate" in caught.value.headers
+    return caught.value.detail
+
+
+@dataclass
+class Issuer:
+    """Serves a JWKS; counts how often it was asked."""
+
+    content: bytes = b""
+    status: int = 200
+    asked: int = 0
+    url: str = field(default="")
+
+    async def answer(self, _request: Request) -> Response:
+        """Answer with the keys of the moment."""
+        self.asked += 1
+        return Response(self.content, self.status)
+
+
+@pytest.fixture
+async def issuer() -> AsyncIterator[Issuer]:
+    """An issuer on a local address."""
+    issuer = Issuer()
+    async with served(Starlette(routes=[Route("/jwks", issuer.answer)])) as url:
+        issuer.url = f"{url}/jwks"
+        yield issuer
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let keys be fetched as often as anybody likes."""
+    monkeypatch.setattr(auth, "_LEAST_SECONDS_BETWEEN_FETCHES", 0)
+
+
+@asynccontextmanager
+async def refreshing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Let keys count as old for the time of the block."""
+    with monkeypatch.context() as patch:
+        patch.setattr(auth, "_REFRESH_SECONDS", -1)
+        yield
+
+
+async def test_tokens_of_both_algorithms_open_with_their_scopes(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=rsa_key(), two=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    expected = Caller("alice", frozenset({"bank:operator", "x"}))
+    for header in (bearer(rsa_key(), "one", scope="bank:operator x"), bearer(ED25519, "two", scope="x bank:operator")):
+        assert await authenticator.authenticate(header) == expected
+        assert await authenticator.authenticate(header.replace("Bearer", "bEARER")) == expected
+    assert (await authenticator.authenticate(bearer(ED25519, "two", scope=["bank:operator"]))).scopes == frozenset()
+    assert expected.is_operator and expected.may_see("bob") and not expected.is_cash_desk
+    require_operator(expected)
+    with pytest.raises(Problem, match="forbidden"):
+        require_operator(Caller("alice", frozenset({"bank:deposit"})))
+
+
+async def test_a_key_of_one_kind_does_not_check_tokens_of_another(tmp_path: Path) -> None:
+    """Above all not HS256 with the public key, which everybody knows, as the secret."""
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=rsa_key(), two=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    claims = {"iss": "issuer", "aud": "bank", "sub": "alice", "exp": int(time.time()) + 60}
+    pem = rsa_key().public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    raw = ED25519.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    for kid, secret in (("one", pem), ("two", raw), ("two", pem), ("one", file.read_bytes())):
+        signed = jwt.api_jws.encode(json.dumps(claims).encode(), b"x" * 32, "HS256", {"kid": kid})
+        head = signed.rpartition(".")[0]
+        # By hand: the library refuses to sign with what looks like a public key.
+        signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(head.encode(), secret)
+        forged = f"{head}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
+        assert "not one that" in await refused(authenticator, f"Bearer {forged}")
+    assert "not one that" in await refused(authenticator, bearer(rsa_key(), "one", "RS512"))
+    assert "not one that" in await refused(authenticator, bearer(rsa_key(), "two"))
+    assert "not one that" in await refused(authenticator, bearer(ED25519, "one"))
+
+
+async def test_a_cached_token_expires(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    header = bearer(ED25519, "one", exp=int(time.time()) + 100)
+    assert (await authenticator.authenticate(header)).subject == "alice"
+    with pytest.MonkeyPatch.context() as patch:
+        now = time.time()
+        patch.setattr(auth.time, "time", lambda: now + 99)
+        await authenticator.authenticate(header)
+        patch.setattr(auth.time, "time", lambda: now + 101)
+        patch.setattr(jwt.api_jwt, "datetime", LaterDatetime)
+        assert "expired" in await refused(authenticator, header)
+
+
+class LaterDatetime(jwt.api_jwt.datetime):  # type: ignore[name-defined,misc]
+    """PyJWT's clock, some minutes ahead."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> Any:
+        """Return a later time."""
+        return jwt.api_jwt.datetime.fromtimestamp(time.time() + 200, tz)
+
+
+async def test_few_tokens_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "_CACHED_TOKENS", 3)
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    for number in range(10):
+        header = bearer(ED25519, "one", sub=f"s{number}")
+        assert (await authenticator.authenticate(header)).subject == f"s{number}"
+    assert len(authenticator._good) == 3  # pylint: disable=protected-access
+
+
+async def test_the_keys_of_a_file_rotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+    file, new = tmp_path / "jwks.json", Ed25519PrivateKey.generate()
+    file.write_bytes(jwks(old=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    await authenticator.load()
+    first = bearer(ED25519, "old")
+    await authenticator.authenticate(first)
+    assert "not one that" in await refused(authenticator, bearer(new, "new"))
+    file.write_bytes(jwks(old=ED25519, new=new))
+    await authenticator.authenticate(bearer(new, "new"))
+    file.write_bytes(jwks(new=new))
+    await authenticator.authenticate(first)
+    async with refreshing(monkeypatch):
+        assert "not one that" in await refused(authenticator, first), "a withdrawn key opens nothing, cached or not"
+        file.unlink()
+        await authenticator.authenticate(bearer(new, "new"))
+
+
+async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+    new = Ed25519PrivateKey.generate()
+    issuer.content = jwks(old=rsa_key())
+    authenticator = Authenticator(issuer.url, "issuer", "bank")
+    for _ in range(3):
+        await authenticator.authenticate(bearer(rsa_key(), "old"))
+    issuer.content = jwks(new=new)
+    for _ in range(3):
+        await refused(authenticator, bearer(new, "new"))
+    assert issuer.asked == 1, "strangers do not make the bank flood its issuer"
+    monkeypatch.setattr(auth, "_LEAST_SECONDS_BETWEEN_FETCHES", 0)
+    await authenticator.authenticate(bearer(new, "new"))
+    await refused(authenticator, bearer(rsa_key(), "old"))
+
+
+@pytest.mark.parametrize(
+    ("status", "content"),
+    [
+        (500, b""),
+        (200, b"<html>"),
+        (200, b"[]"),
+        (200, b"{}"),
+        (200, b'{"keys": []}'),
+        (200, b'{"keys": 5}'),
+        (200, b'{"keys": [5]}'),
+        (200, b'{"keys": [{"kty": ["x"]}]}'),
+    ],
+)
+async def test_an_issuer_that_breaks_leaves_the_old_keys_in_force(
+    issuer: Issuer, status: int, content: bytes, impatient: None
+) -> None:
+    issuer.content = jwks(old=ED25519)
+    authenticator = Authenticator(issuer.url, "issuer", "bank")
+    await authenticator.authenticate(bearer(ED25519, "old"))
+    issuer.status, issuer.content = status, content
+    await refused(authenticator, bearer(ED25519, "unknown"))
+    assert (await authenticator.authenticate(bearer(ED25519, "old", sub="bob"))).subject == "bob"
+
+
+async def test_an_issuer_that_is_dead_at_the_start_is_asked_again(impatient: None) -> None:
+    issuer = Issuer(content=jwks(one=ED25519))
+    app = Starlette(routes=[Route("/jwks", issuer.answer)])
+    async with served(app) as url:
+        pass
+    authenticator = Authenticator(f"{url}/jwks", "issuer", "bank")
+    with pytest.raises(httpx.HTTPError):
+        await authenticator.load()
+    with pytest.raises(Problem) as caught:
+        await authenticator.authenticate(bearer(ED25519, "one"))
+    assert caught.value.status == 503, "the token is good, as far as anybody knows"
+    async with served(app, int(url.rpartition(":")[2])):
+        assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
+
+
+async def test_keys_that_cannot_be_used_leave_the_others_usable(tmp_path: Path) -> None:
+    exchange = OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate().public_key(), as_dict=True)
+    x25519 = X25519PrivateKey.generate().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    strange = [
+        {**exchange, "crv": "X25519", "x": base64.urlsafe_b64encode(x25519).decode().rstrip("="), "kid": "exchange"},
+        {"kty": "OKP", "crv": "Ed25519", "x": "short", "kid": "short"},
+        {"kty": "RSA", "kid": "empty"},
+        {"kty": "EC", "crv": "P-256", "kid": "ec"},
+        {"kty": "oct", "k": "c2VjcmV0", "kid": "secret"},
+        {**jwk(rsa_key(), "encryption"), "use": "enc"},
+    ]
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [*strange, jwk(ED25519, "one")]}))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
+    await refused(authenticator, bearer(rsa_key(), "encryption"))
+
+
+async def test_broken_tokens_are_refused_and_nothing_worse(tmp_path: Path) -> None:
+    def part(content: Any) -> str:
+        return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
+
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    for head in ([], 5, {"alg": "EdDSA", "kid": ["x"]}, {"alg": "EdDSA", "kid": None}, {"alg": {}, "kid": "one"}):
+        await refused(authenticator, f"Bearer {part(head)}.{part({})}.AAAA")
+    for text in (None, "", "Bearer", "Bearer ", "Bearer ...", "Bearer é", "Bearer " + "." * 9000, "Token x"):
+        await refused(authenticator, text)
+    for claims in ({"sub": ""}, {"sub": "x" * 201}, {"sub": 5}, {"exp": "soon"}, {"exp": None}, {"aud": 5}):
+        await refused(authenticator, bearer(ED25519, "one", **claims))
+
+
+def test_the_services_token() -> None:
+    check_service_token("Bearer secret", "secret")
+    for header in (None, "", "secret", "Bearer Secret", "Bearer secret ", "bearer secret", "Bearer sécret"):
+        with pytest.raises(Problem, match="unauthorized"):
+            check_service_token(header, "secret")

@@ -1,0 +1,263 @@
+"""One way to both databases: the same writes do the same, and errors mean the same."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Uuid,
+    select,
+    text,
+)
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from scripts.postgres import PostgresServer
+from shared import idempotency
+from shared.database import (
+    Rows,
+    UtcDateTime,
+    bulk_insert,
+    bulk_insert_new,
+    bulk_update,
+    create_engine,
+    is_retryable,
+    is_unavailable,
+    ping,
+    write_transaction,
+)
+from shared.idempotency import StoredResponse
+from shared.ids import new_id, utc_now
+from shared.testing import create_tables, opened
+
+metadata = MetaData()
+keys = idempotency.table(metadata)
+things = Table(
+    "things",
+    metadata,
+    Column("id", Uuid(as_uuid=False), primary_key=True),
+    Column("name", String(10)),
+    Column("number", BigInteger, nullable=False),
+    Column("content", LargeBinary),
+    Column("at", UtcDateTime),
+    CheckConstraint("number >= 0", name="positive"),
+)
+counters = Table("counters", metadata, Column("id", Integer, primary_key=True), Column("value", BigInteger))
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine with tables of all kinds of columns."""
+    await create_tables(database_url, metadata)
+    async for engine in opened(database_url):
+        yield engine
+
+
+def thing(number: int, **changes: Any) -> dict[str, Any]:
+    """Return a row with something in every column."""
+    at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=number % 1_000_000)
+    return {"id": new_id(), "name": f"ä{number}", "number": number, "content": b"\0\xff", "at": at, **changes}
+
+
+async def stored(engine: AsyncEngine) -> list[dict[str, Any]]:
+    """Return all rows in the order of their numbers."""
+    async with engine.connect() as connection:
+        return [dict(row._mapping) for row in await connection.execute(select(things).order_by(things.c.number))]
+
+
+async def insert(engine: AsyncEngine, rows: Rows) -> None:
+    """Insert and commit."""
+    async with write_transaction(engine) as connection:
+        await bulk_insert(connection, things, rows)
+
+
+async def test_rows_come_back_as_they_were_written(engine: AsyncEngine) -> None:
+    rows = [thing(n) for n in range(2000)] + [thing(2**63 - 1, name=None, content=None, at=None)]
+    await insert(engine, rows)
+    await insert(engine, [])
+    assert await stored(engine) == rows
+    zoned = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
+    await insert(engine, [thing(5000, at=zoned)])
+    back = (await stored(engine))[-2]["at"]
+    assert back == zoned and back.utcoffset() == timedelta(0)
+
+
+async def test_an_update_changes_the_named_columns_of_the_named_rows(engine: AsyncEngine) -> None:
+    rows = [thing(n) for n in range(1500)]
+    await insert(engine, rows)
+    changes = [{"id": row["id"], "number": row["number"] + 10_000, "name": None} for row in rows[::2]]
+    async with write_transaction(engine) as connection:
+        await bulk_update(connection, things, "id", [*changes, {"id": new_id(), "number": 7, "name": "nobody"}])
+        await bulk_update(connection, things, "id", [])
+    by_id = {change["id"]: change for change in changes}
+    expected = sorted(({**row, **by_id.get(row["id"], {})} for row in rows), key=lambda row: row["number"])
+    assert await stored(engine) == expected
+
+
+async def test_only_rows_that_were_not_there_are_told_to_be_new(engine: AsyncEngine) -> None:
+    old = [thing(n) for n in range(3)]
+    await insert(engine, old)
+    new = [thing(n) for n in range(10, 2510)]
+    offered = [{**old[1], "name": "changed"}, *new, {**new[0], "name": "again"}]
+    async with write_transaction(engine) as connection:
+        inserted = await bulk_insert_new(connection, things, offered)
+        assert sorted(row.id for row in inserted) == sorted(row["id"] for row in new)
+        assert await bulk_insert_new(connection, things, offered[:2]) == []
+        assert await bulk_insert_new(connection, things, []) == []
+    assert await stored(engine) == [*old, *new]
+
+
+async def test_a_row_that_is_refused_takes_the_whole_transaction_with_it(engine: AsyncEngine) -> None:
+    good = thing(1)
+    for bad in ({**thing(2), "number": -1}, good, {**thing(2), "number": None}):
+        with pytest.raises(IntegrityError) as caught:
+            await insert(engine, [good, bad])
+        assert not is_unavailable(caught.value) and not is_retryable(caught.value)
+        assert "ä1" not in str(caught.value), "what was written has no place in logs"
+    assert await stored(engine) == []
+
+
+async def test_text_that_is_too_long_is_not_cut_off_in_silence(postgres_url: str) -> None:
+    await create_tables(postgres_url, metadata)
+    async for engine in opened(postgres_url):
+        with pytest.raises(DBAPIError):
+            await insert(engine, [thing(1, name="x" * 11)])
+        await insert(engine, [thing(1)])
+        with pytest.raises(DBAPIError):
+            async with write_transaction(engine) as connection:
+                row = (await stored(engine))[0]
+                await bulk_update(connection, things, "id", [{"id": row["id"], "name": "x" * 11}])
+
+
+async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> None:
+    now = utc_now()
+    written = [StoredResponse("alice", f"k{n}", b"h" * 16, 201, b"{}", now) for n in range(20_000)]
+    async with write_transaction(engine) as connection:
+        await idempotency.store(connection, keys, written)
+    wanted = [(item.subject, item.key) for item in written] * 8 + [("bob", "k1"), ("alice", "other")]
+    async with engine.connect() as connection:
+        found = await idempotency.find(connection, keys, wanted)
+        assert await idempotency.find(connection, keys, wanted[-2:]) == {}
+    assert found == {(item.subject, item.key): item for item in written}
+    async with write_transaction(engine) as connection:
+        assert await idempotency.forget(connection, keys, before=now, keep_subjects=[]) == 0
+        later = now + timedelta(seconds=1)
+        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["alice"]) == 0
+        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"]) == 20_000
+
+
+async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) -> None:
+    async def killed(statement: str) -> DBAPIError:
+        with pytest.raises(DBAPIError) as caught:
+            async with write_transaction(postgres_engine) as victim:
+                pid = await victim.scalar(text("SELECT pg_backend_pid()"))
+                query = asyncio.create_task(victim.execute(text(statement)))
+                await asyncio.sleep(0.1)
+                async with postgres_engine.connect() as killer:
+                    await killer.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+                await query
+                await asyncio.sleep(0.1)
+                await victim.execute(text("SELECT 1"))
+        return caught.value
+
+    for statement in ("SELECT 1", "SELECT pg_sleep(5)"):
+        error = await killed(statement)
+        assert is_unavailable(error) and not is_retryable(error)
+    await ping(postgres_engine)
+
+
+async def test_a_server_that_is_full_starting_or_gone_is_an_outage(postgres: PostgresServer, postgres_url: str) -> None:
+    postgres.sql("postgres", "DROP ROLE IF EXISTS small", "CREATE ROLE small LOGIN CONNECTION LIMIT 0")
+    addresses = [
+        postgres_url.replace("//bank@", "//small@"),
+        postgres_url.replace(f":{postgres.port}/", ":1/"),
+    ]
+    for address in addresses:
+        engine = create_engine(address)
+        with pytest.raises(Exception) as caught:
+            await ping(engine)
+        assert is_unavailable(caught.value), repr(caught.value)
+        assert not is_retryable(caught.value)
+        await engine.dispose()
+
+
+async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_url: str) -> None:
+    await create_tables(postgres_url, metadata)
+    engine = create_engine(postgres_url, pool_size=2)
+    engine.pool._timeout = 0.1  # type: ignore[attr-defined]  # pylint: disable=protected-access
+    held = [engine.connect() for _ in range(4)]
+    for connection in held:
+        await connection.start()
+    with pytest.raises(Exception) as caught:
+        await ping(engine)
+    assert is_unavailable(caught.value) and not is_retryable(caught.value)
+    one, two, *_ = held
+    await one.execute(text("LOCK TABLE things"))
+    await two.execute(text("SET lock_timeout = '50ms'"))
+    with pytest.raises(DBAPIError) as locked:
+        await two.execute(select(things))
+    assert is_retryable(locked.value) and not is_unavailable(locked.value)
+    for connection in held:
+        await connection.close()
+    await engine.dispose()
+
+
+async def test_a_deadlock_and_a_serialization_failure_are_run_again(postgres_engine: AsyncEngine) -> None:
+    async with write_transaction(postgres_engine) as connection:
+        await connection.execute(
+            text("CREATE TABLE counted AS SELECT n AS id, 0 AS value FROM generate_series(1, 2) n")
+        )
+
+    async def both(first: int, second: int, isolation: str) -> None:
+        async with write_transaction(postgres_engine) as connection:
+            await connection.execute(text(f"SET TRANSACTION ISOLATION LEVEL {isolation}"))
+            for row in (first, second):
+                await connection.execute(text("UPDATE counted SET value = value + 1 WHERE id = :id"), {"id": row})
+                await asyncio.sleep(0.1)
+
+    for attempts in ([both(1, 2, "READ COMMITTED"), both(2, 1, "READ COMMITTED")], [both(1, 1, "SERIALIZABLE")] * 1):
+        if len(attempts) == 1:
+            attempts.append(both(1, 2, "SERIALIZABLE"))
+        errors = [error for error in await asyncio.gather(*attempts, return_exceptions=True) if error is not None]
+        assert len(errors) == 1 and is_retryable(errors[0]) and not is_unavailable(errors[0])
+
+
+def test_other_errors_are_no_outage() -> None:
+    assert not is_unavailable(ValueError()) and not is_retryable(ValueError())
+    assert is_unavailable(ConnectionResetError()) and is_unavailable(TimeoutError())
+
+
+async def test_writers_of_two_engines_wait_for_each_other_on_sqlite(sqlite_url: str) -> None:
+    engines = [create_engine(sqlite_url) for _ in range(2)]
+    await asyncio.gather(*(ping(engine) for engine in engines))
+    await create_tables(sqlite_url, metadata)
+    async with write_transaction(engines[0]) as connection:
+        await connection.execute(counters.insert().values(id=1, value=0))
+
+    async def count(engine: AsyncEngine) -> None:
+        for _ in range(15):
+            async with write_transaction(engine) as connection:
+                value = await connection.scalar(select(counters.c.value)) or 0
+                await asyncio.sleep(0.001)
+                await connection.execute(counters.update().values(value=value + 1))
+
+    await asyncio.gather(*(count(engine) for engine in engines for _ in range(3)))
+    async with engines[0].connect() as reader:
+        assert await reader.scalar(select(counters.c.value)) == 90
+        pragmas = [await reader.scalar(text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
+        assert pragmas == ["wal", 2]
+        async with write_transaction(engines[1]) as writer:
+            await writer.execute(counters.update().values(value=0))
+        assert await reader.scalar(select(counters.c.value)) == 90, "a reader sees one moment"
+    for engine in engines:
+        await engine.dispose()

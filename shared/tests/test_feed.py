@@ -1,0 +1,134 @@
+"""The HTTP feed: what the route of shared.feed answers is what FeedSource understands."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import feed
+from shared.server import Stopping
+from shared.settings import ServiceSettings
+from shared.testing import Lab
+from shared.tests.support import append, events, free_port, names, outbox, sequence, served
+from shared.transport import FeedSource
+from shared.web import Service, create_app
+
+
+@pytest.fixture
+def application(engine: AsyncEngine, lab: Lab) -> Service:
+    """A service with nothing but a feed."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    settings = ServiceSettings(
+        service="producer",
+        database_url=str(engine.url),
+        auth_jwks=str(lab.secrets.jwks),
+        service_token=lab.service_token,  # type: ignore[arg-type]
+    )
+    route = feed.route(engine, outbox, lab.service_token)
+    return create_app(settings, "", routes=[], internal_routes=[route], checks=dict, lifespan=lifespan)
+
+
+@pytest.fixture
+async def url(application: Service) -> AsyncIterator[str]:
+    """The address of the feed's producer."""
+    async with served(application) as address:
+        yield address
+
+
+@asynccontextmanager
+async def reading(url: str, lab: Lab, limit: int = 500, wait_seconds: float = 0) -> AsyncIterator[FeedSource]:
+    """A reader of the feed."""
+    source = FeedSource(url, lab.service_token, limit=limit, wait_seconds=wait_seconds)
+    yield source
+    await source.close()
+
+
+async def test_a_reader_gets_all_events_by_following_positions(engine: AsyncEngine, url: str, lab: Lab) -> None:
+    written = events(5)
+    await append(engine, *written[:3])
+    await append(engine, *written[3:])
+    await sequence(engine)
+    async with reading(f"feed+{url}/", lab, limit=2) as source:
+        found, after, positions = [], 0, []
+        for _ in range(4):
+            delivery = await source.receive(after)
+            assert delivery.after == after and delivery.position is not None
+            found += delivery.raw
+            after = delivery.position
+            positions.append(after)
+            await delivery.acknowledge()
+    assert found == written
+    assert positions == [2, 4, 5, 5]
+
+
+async def test_a_long_poll_ends_as_soon_as_there_are_events(engine: AsyncEngine, url: str, lab: Lab) -> None:
+    async with reading(url, lab, wait_seconds=20) as source:
+        waiting = asyncio.create_task(source.receive(0))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        await append(engine, *events(1))
+        await sequence(engine)
+        started = time.monotonic()
+        assert names(list((await waiting).raw)) == ["e1"]
+        assert time.monotonic() - started < 2
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_long_poll_ends_by_itself_without_events(url: str, lab: Lab) -> None:
+    async with reading(url, lab) as source:
+        started = time.monotonic()
+        delivery = await source.receive(7, wait_seconds=1)
+        assert (delivery.raw, delivery.position) == ([], 7)
+        assert 0.9 < time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_producer_that_stops_answers_long_polls_at_once(
+    url: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with reading(url, lab, wait_seconds=20) as source:
+        waiting = asyncio.create_task(source.receive(3))
+        await asyncio.sleep(0.3)
+        monkeypatch.setattr(Stopping, "now", True)
+        delivery = await asyncio.wait_for(waiting, 2)
+        assert (delivery.raw, delivery.position) == ([], 3)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_a_dead_replica_is_left_for_the_next_one(
+    engine: AsyncEngine, url: str, application: Service, lab: Lab
+) -> None:
+    await append(engine, *events(1))
+    await sequence(engine)
+    port = free_port()
+    async with reading(f"feed+http://127.0.0.1:{port}, {url}", lab) as source:
+        with pytest.raises(httpx.ConnectError):
+            await source.receive(0)
+        for _ in range(2):
+            assert names(list((await source.receive(0)).raw)) == ["e1"]
+    async with served(application, port), reading(f"127.0.0.1:{port}", lab) as source:
+        assert names(list((await source.receive(0)).raw)) == ["e1"]
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_the_feed_refuses_strangers_and_nonsense(url: str, lab: Lab) -> None:
+    stranger = FeedSource(url, "x" * 20, wait_seconds=0)
+    with pytest.raises(httpx.HTTPStatusError, match="401"):
+        await stranger.receive(0)
+    await stranger.close()
+    async with httpx.AsyncClient(headers={"Authorization": f"Bearer {lab.service_token}"}) as client:
+        for query in ("after=-1", "after=x", "after=1e3", "limit=-5", "wait=٣", "after=" + "9" * 19):
+            answer = await client.get(f"{url}/internal/events?{query}")
+            assert (answer.status_code, answer.json()["code"]) == (422, "validation-failed"), query
+            assert answer.json()["errors"][0]["pointer"] == f"/query/{query.split('=')[0]}"
+        answer = await client.get(f"{url}/internal/events?after={'9' * 18}&limit=0")
+        assert (answer.status_code, answer.headers["x-next-position"]) == (200, "9" * 18)

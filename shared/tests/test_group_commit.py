@@ -1,0 +1,198 @@
+"""Group commit: every piece of work gets exactly one result, its own, whatever else happens."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.group_commit import Closed, GroupCommit, QueueFull
+
+
+class Refused(Exception):
+    """The database refuses the batch."""
+
+
+class Outage(Exception):
+    """The database is away."""
+
+
+class Database:
+    """What a batch is flushed to: refuses some work, takes a while, and remembers every batch."""
+
+    def __init__(self, refused: frozenset[int] = frozenset(), away: frozenset[int] = frozenset()) -> None:
+        self.refused = refused
+        self.away = away
+        self.batches: list[list[int]] = []
+        self.written: list[int] = []
+        self.flushing = 0
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def flush(self, batch: Sequence[int]) -> list[str]:
+        """Write all of the batch, or nothing."""
+        self.flushing += 1
+        assert self.flushing == 1, "two flushes at once"
+        self.batches.append(list(batch))
+        await asyncio.sleep(0)
+        await self.open.wait()
+        self.flushing -= 1
+        if self.away.intersection(batch):
+            raise Outage
+        if self.refused.intersection(batch):
+            raise Refused
+        self.written += batch
+        return [f"result of {work}" for work in batch]
+
+
+def group(database: Database, max_batch: int = 256, max_waiting: int = 4096) -> GroupCommit[int, str]:
+    """Return a group commit on the database."""
+    return GroupCommit(
+        database.flush,
+        divisible=lambda error: isinstance(error, Refused),
+        max_batch=max_batch,
+        max_waiting=max_waiting,
+    )
+
+
+async def test_concurrent_work_is_one_batch_in_order_of_arrival() -> None:
+    database = Database()
+    commit = group(database)
+    results = await asyncio.gather(*(commit.submit(work) for work in range(100)))
+    assert results == [f"result of {work}" for work in range(100)]
+    assert database.batches == [list(range(100))]
+    assert await commit.submit(100) == "result of 100", "a single request does not linger"
+
+
+async def test_what_comes_during_a_flush_is_the_next_batch() -> None:
+    database, sizes = Database(), list[int]()
+    commit = GroupCommit(database.flush, divisible=lambda error: False, max_batch=4, on_batch=sizes.append)
+    database.open.clear()
+    first = asyncio.create_task(commit.submit(0))
+    await asyncio.sleep(0.01)
+    others = [asyncio.create_task(commit.submit(work)) for work in range(1, 7)]
+    await asyncio.sleep(0.01)
+    assert database.batches == [[0]] and not first.done()
+    database.open.set()
+    await asyncio.gather(first, *others)
+    assert database.batches == [[0], [1, 2, 3, 4], [5, 6]]
+    assert sizes == [1, 4, 2]
+
+
+async def test_one_refused_item_does_not_fail_its_neighbours() -> None:
+    database = Database(refused=frozenset({5, 6, 20}))
+    commit = group(database)
+    results = await asyncio.gather(*(commit.submit(work) for work in range(32)), return_exceptions=True)
+    for work, result in enumerate(results):
+        if work in database.refused:
+            assert isinstance(result, Refused)
+        else:
+            assert result == f"result of {work}"
+    assert database.written == [work for work in range(32) if work not in database.refused]
+
+
+async def test_an_outage_fails_the_whole_batch_at_once() -> None:
+    database = Database(away=frozenset({3}))
+    commit = group(database)
+    results = await asyncio.gather(*(commit.submit(work) for work in range(8)), return_exceptions=True)
+    assert [type(result) for result in results] == [Outage] * 8
+    assert len(database.batches) == 1 and database.written == []
+    assert await commit.submit(9) == "result of 9"
+
+
+async def test_too_much_waiting_is_refused_and_harms_nothing_else() -> None:
+    database = Database()
+    commit = group(database, max_batch=2, max_waiting=3)
+    database.open.clear()
+    taken = [asyncio.create_task(commit.submit(work)) for work in range(3)]
+    await asyncio.sleep(0.01)
+    taken += [asyncio.create_task(commit.submit(work)) for work in (3, 4)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await commit.submit(5)
+    database.open.set()
+    assert await asyncio.gather(*taken) == [f"result of {work}" for work in range(5)]
+    assert await commit.submit(6) == "result of 6"
+
+
+async def test_draining_settles_what_was_taken_and_takes_no_more() -> None:
+    database = Database()
+    commit = group(database, max_batch=2)
+    await group(database).drain()
+    taken = [asyncio.create_task(commit.submit(work)) for work in range(5)]
+    await asyncio.sleep(0)
+    await commit.drain()
+    assert database.written == [0, 1, 2, 3, 4]
+    assert all(task.done() for task in taken) or await asyncio.gather(*taken)
+    with pytest.raises(Closed):
+        await commit.submit(6)
+
+
+async def test_a_drain_that_is_given_up_does_not_give_up_the_work() -> None:
+    database = Database()
+    commit = group(database)
+    database.open.clear()
+    taken = asyncio.create_task(commit.submit(1))
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(commit.drain(), 0.01)
+    database.open.set()
+    assert await asyncio.wait_for(taken, 1) == "result of 1"
+
+
+@pytest.mark.parametrize("flushing", [False, True])
+async def test_a_cancelled_caller_harms_nobody_and_its_work_is_done(flushing: bool) -> None:
+    database = Database()
+    commit = group(database)
+    database.open.clear()
+    tasks = [asyncio.create_task(commit.submit(work)) for work in range(3)]
+    await asyncio.sleep(0.01 if flushing else 0)
+    tasks[1].cancel()
+    await asyncio.sleep(0)
+    database.open.set()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert results[0] == "result of 0" and results[2] == "result of 2"
+    assert isinstance(results[1], asyncio.CancelledError)
+    assert database.written == [0, 1, 2], "it may have been written already, so it is written"
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(st.sampled_from(["submit", "cancel", "turn", "stop", "go"]), st.integers(0, 3)), max_size=40
+    ),
+    refused=st.frozensets(st.integers(0, 40), max_size=6),
+    away=st.frozensets(st.integers(0, 40), max_size=2),
+    max_batch=st.integers(1, 8),
+    max_waiting=st.integers(1, 8),
+)
+async def test_any_interleaving_gives_each_work_one_result_of_its_own(
+    steps: list[tuple[str, int]], refused: frozenset[int], away: frozenset[int], max_batch: int, max_waiting: int
+) -> None:
+    database = Database(refused, away)
+    commit = group(database, max_batch, max_waiting)
+    tasks: list[asyncio.Task[str]] = []
+    cancelled: set[int] = set()
+    for action, number in steps:
+        if action == "submit":
+            tasks += [asyncio.create_task(commit.submit(len(tasks) + more)) for more in range(number + 1)]
+        elif action == "cancel" and number < len(tasks) and tasks[-1 - number].cancel():
+            cancelled.add(len(tasks) - 1 - number)
+        elif action == "stop":
+            database.open.clear()
+        elif action == "go":
+            database.open.set()
+        for _ in range(number if action == "turn" else 0):
+            await asyncio.sleep(0)
+    database.open.set()
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    await commit.drain()
+    assert len(database.written) == len(set(database.written)), "something was written twice"
+    assert database.written == sorted(database.written), "out of order"
+    for work, result in enumerate(results):
+        if isinstance(result, str):
+            assert result == f"result of {work}" and work in database.written
+        elif work not in cancelled:
+            assert work not in database.written
+            assert isinstance(result, QueueFull | Outage) or (isinstance(result, Refused) and work in refused)

@@ -1,0 +1,176 @@
+"""NATS JetStream as transport, against a real server."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+import nats
+import orjson
+import pytest
+
+from shared import transport
+from shared.consumer import TRIES, Consumer, Handler, Move
+from shared.events import CloudEvent, Event
+from shared.tests.support import NatsServer, event, events, eventually, names
+from shared.transport import DEAD_LETTERS, STREAM, NatsBus, NatsSource
+
+EVENTS = "bank.>"
+
+
+@pytest.fixture
+async def bus(nats_server: NatsServer) -> AsyncIterator[NatsBus]:
+    """A connection to the server."""
+    bus = NatsBus(nats_server.url)
+    yield bus
+    await bus.close()
+
+
+def reader(bus: NatsBus, limit: int = 500, durable: str = "reader") -> NatsSource:
+    """Return a reader that does not wait long."""
+    return NatsSource(bus, durable, EVENTS, limit=limit, wait_seconds=0.5)
+
+
+class Remembering(Handler):
+    """A handler that remembers the events in order of arrival, and fails for those called `poison`."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.tries = 0
+        self.buried: list[Any] = []
+
+    async def position(self) -> int:
+        """Return 0: the server remembers."""
+        return 0
+
+    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+        """Remember the events, or none of them."""
+        assert move is None
+        if any(item.id == "poison" for item in events):
+            self.tries += 1
+            raise ZeroDivisionError("cannot be\r\ndone")
+        new = {item.id for item in events} - set(self.seen)
+        self.seen += [item.id for item in events if item.id in new]
+        return new
+
+    async def bury(self, raw: Any, reason: str) -> None:
+        """Remember the dead."""
+        self.buried.append(raw)
+
+
+async def drained(source: NatsSource) -> list[Event]:
+    """Receive and acknowledge until nothing comes."""
+    found: list[Event] = []
+    while (delivery := await source.receive(0)).raw:
+        found += delivery.raw
+        await delivery.acknowledge()
+    return found
+
+
+async def test_what_is_published_twice_is_delivered_once(bus: NatsBus) -> None:
+    written = events(300)
+    await bus.publish(written)
+    await bus.publish(written[100:])
+    assert await drained(reader(bus)) == written
+    assert await drained(reader(bus)) == []
+    assert len(await drained(reader(bus, durable="another"))) == 300
+
+
+async def test_what_is_given_back_comes_again(bus: NatsBus) -> None:
+    await bus.publish(events(3))
+    source = reader(bus)
+    delivery = await source.receive(0)
+    assert names(list(delivery.raw)) == ["e1", "e2", "e3"]
+    await delivery.give_back()
+    assert sorted(names(await drained(source))) == ["e1", "e2", "e3"]
+
+
+async def test_replicas_compete_for_events(bus: NatsBus, nats_server: NatsServer) -> None:
+    other = NatsBus(nats_server.url)
+    await bus.publish(events(100))
+    shares = await asyncio.gather(drained(reader(bus, limit=5)), drained(reader(other, limit=5)))
+    assert all(shares)
+    assert sorted(names(shares[0] + shares[1])) == sorted(names(events(100)))
+    await other.close()
+
+
+async def dead_letters(bus: NatsBus) -> list[tuple[str, Any, str]]:
+    """Return subject, content and reason of all dead letters."""
+    stream = await bus.jetstream()
+    count = (await stream.stream_info(DEAD_LETTERS)).state.messages
+    found = []
+    for number in range(1, count + 1):
+        message = await stream.get_msg(DEAD_LETTERS, number)
+        found.append((message.subject, orjson.loads(message.data or b""), (message.headers or {}).get("Reason", "")))
+    return found
+
+
+async def test_poison_goes_to_the_dead_letters_and_blocks_nobody(bus: NatsBus) -> None:
+    poison = event("poison", "bank.hold.placed")
+    await bus.publish([event("good-1"), poison, event("good-2")])
+    stream = await bus.jetstream()
+    await stream.publish("bank.entry.posted", b"\xff not JSON")
+    await stream.publish("bank.entry.posted", orjson.dumps({"type": "bank.no such *.subject", "id": "\0"}))
+    handler = Remembering()
+    consumer = Consumer(reader(bus), handler)
+    while await consumer.step():
+        pass
+    assert handler.seen == ["good-1", "good-2"]
+    assert handler.tries == TRIES + 1, "once in the batch, then alone"
+    letters = {subject: (content, reason) for subject, content, reason in await dead_letters(bus)}
+    assert letters["dead.bank.hold.placed"] == (poison, "ZeroDivisionError: cannot be done")
+    assert len(handler.buried) == 3 and await drained(reader(bus)) == []
+    assert [subject for subject, _, _ in await dead_letters(bus)].count("dead.bank.unreadable") == 2
+    assert all("not a CloudEvent" in reason for subject, _, reason in await dead_letters(bus) if "unread" in subject)
+
+
+async def test_a_restart_of_the_server_loses_nothing(bus: NatsBus, nats_server: NatsServer) -> None:
+    """Publisher and consumer come back by themselves; what was not acknowledged comes again."""
+    handler = Remembering()
+    consumer_bus = NatsBus(nats_server.url)
+    consumer = asyncio.create_task(Consumer(reader(consumer_bus), handler).run())
+    published = 0
+
+    async def publish_all() -> None:
+        nonlocal published
+        while published < 200:
+            try:
+                await bus.publish(events(10, start=published + 1))
+                published += 10
+            except (nats.errors.Error, OSError):
+                pass
+            await asyncio.sleep(0.05)
+
+    publisher = asyncio.create_task(publish_all())
+
+    async def some_arrived() -> bool:
+        return len(handler.seen) >= 30
+
+    async def all_arrived() -> bool:
+        return len(set(handler.seen)) == 200
+
+    await eventually(some_arrived)
+    await nats_server.stop()
+    await asyncio.sleep(1)
+    assert published < 200
+    await nats_server.start()
+    await eventually(all_arrived, seconds=30)
+    await publisher
+    assert len(handler.seen) == 200 and handler.buried == []
+    consumer.cancel()
+    await asyncio.wait([consumer])
+    await consumer_bus.close()
+    assert (await (await bus.jetstream()).stream_info(STREAM)).state.messages == 200
+
+
+async def test_a_server_that_is_away_at_the_start_is_an_error_and_no_standstill(
+    nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_CONNECT_SECONDS", 0.5)
+    await nats_server.stop()
+    bus = NatsBus(nats_server.url)
+    with pytest.raises((nats.errors.Error, OSError)):
+        await asyncio.wait_for(bus.publish(events(1)), 10)
+    await nats_server.start()
+    await bus.publish(events(1))
+    assert names(await drained(reader(bus))) == ["e1"]
+    await bus.close()

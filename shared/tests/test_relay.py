@@ -1,0 +1,208 @@
+"""The relay: it gives positions and publishes, one at a time, and outages delay events and nothing else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import relay as relay_module
+from shared.database import create_engine
+from shared.events import Event
+from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
+from shared.relay import Relay
+from shared.tests.support import append, event, events, eventually, metric, names, outbox, read
+from shared.transport import NatsBus
+
+
+class FakeBus(NatsBus):
+    """A broker that remembers what was published, and can be away."""
+
+    def __init__(self) -> None:
+        super().__init__("nats://nowhere")
+        self.events: list[Event] = []
+        self.away = False
+
+    async def publish(self, events: Sequence[Event]) -> None:
+        """Remember the events."""
+        if self.away:
+            raise ConnectionRefusedError("no broker")
+        self.events += events
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let relays measure often and wait little."""
+    monkeypatch.setattr(relay_module, "_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(relay_module, "_MEASURE_SECONDS", 0)
+
+
+@asynccontextmanager
+async def running(relay: Relay) -> AsyncIterator[None]:
+    """Run a relay for the time of the block."""
+    task = asyncio.create_task(relay.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def test_events_are_sequenced_and_published_once_in_order(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    relay = Relay(engine, outbox, bus, "test")
+    before = metric("bank_events_published_total", type="bank.hold.placed")
+    await append(engine, *events(3))
+    await append(engine, event("e4", "bank.hold.placed"))
+    while await relay.step():
+        pass
+    assert names(bus.events) == ["e1", "e2", "e3", "e4"]
+    assert [position for position, _ in await read(engine)] == [1, 2, 3, 4]
+    assert metric("bank_events_published_total", type="bank.hold.placed") == before + 1
+    await append(engine, *events(1, start=5))
+    assert await relay.step() and not await relay.step()
+    assert names(bus.events)[4:] == ["e5"]
+
+
+async def test_without_a_broker_events_get_positions_and_commits_wake_the_relay(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_IDLE_SECONDS", 60)
+    relay = Relay(engine, outbox, None, "test")
+    before = metric("bank_events_published_total", type="bank.entry.posted")
+    async with running(relay):
+        await asyncio.sleep(0.1)
+        for number in (1, 2):
+            committed = events(1, start=number)
+            await append(engine, *committed)
+            relay.committed(committed)
+            await eventually(lambda: _head_is(engine, number), seconds=5)
+    assert metric("bank_events_published_total", type="bank.entry.posted") == before + 2
+
+
+async def test_a_broker_outage_delays_events_and_shows_in_the_metrics(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    bus.away = True
+    await append(engine, *events(5))
+
+    async def measured() -> bool:
+        return metric("bank_outbox_pending") == 5 and metric("bank_outbox_oldest_seconds") > 0
+
+    async with running(Relay(engine, outbox, bus, "test")):
+        await eventually(measured)
+        await append(engine, *events(1, start=6))
+        bus.away = False
+        await eventually(nothing_pending)
+    assert names(bus.events) == names(events(6))
+
+
+async def nothing_pending() -> bool:
+    """Tell whether the metrics say that everything has been published."""
+    return metric("bank_outbox_pending") == metric("bank_outbox_oldest_seconds") == 0
+
+
+async def _published(engine: AsyncEngine, position: int) -> bool:
+    async with engine.connect() as connection:
+        return await outbox.published(connection, "nats") == position
+
+
+async def _head_is(engine: AsyncEngine, position: int) -> bool:
+    async with engine.connect() as connection:
+        return await outbox.head(connection) == position
+
+
+async def _leaders(engine: AsyncEngine) -> list[tuple[str, int]]:
+    """Return name and process id of the connections that hold a relay's lock."""
+    statement = (
+        "SELECT application_name, pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
+        " WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0"
+        " AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    )
+    async with engine.connect() as connection:
+        return [(row.application_name, row.pid) for row in await connection.execute(text(statement))]
+
+
+async def test_one_of_two_relays_leads_and_the_other_takes_over(
+    postgres_engine: AsyncEngine, postgres_url: str
+) -> None:
+    engines = {name: create_engine(postgres_url, name=name) for name in ("a", "b")}
+    buses = {name: FakeBus() for name in engines}
+    relays = {name: Relay(engine, outbox, buses[name], "test") for name, engine in engines.items()}
+    leader = ("", 0)
+    written = 0
+
+    async def is_led() -> bool:
+        nonlocal leader
+        found = await _leaders(postgres_engine)
+        assert len(found) <= 1
+        if not found or found[0] == leader:
+            return False
+        leader = found[0]
+        return True
+
+    async def only_the_leader_works() -> None:
+        nonlocal written
+        before = {name: len(bus.events) for name, bus in buses.items()}
+        for _ in range(5):
+            await append(postgres_engine, *events(2, start=written + 1))
+            written += 2
+            await eventually(lambda: _published(postgres_engine, written))
+        for name, bus in buses.items():
+            assert names(bus.events)[before[name] :] == (names(events(10, written - 9)) if name == leader[0] else [])
+
+    async with running(relays["b"]):
+        async with running(relays["a"]):
+            await eventually(is_led)
+            await only_the_leader_works()
+            async with postgres_engine.connect() as connection:
+                await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": leader[1]})
+            await eventually(is_led)
+            await asyncio.sleep(0.3)  # longer than the deposed relay needs to find out
+            await only_the_leader_works()
+        if leader[0] == "a":
+            await eventually(is_led)
+        await only_the_leader_works()
+    assert [(position, item["id"]) for position, item in await read(postgres_engine)] == [
+        (number, f"e{number}") for number in range(1, 31)
+    ]
+    for engine in engines.values():
+        await engine.dispose()
+
+
+async def test_a_relay_that_stops_or_fails_lets_go_of_the_lock(postgres_engine: AsyncEngine) -> None:
+    """Its connection must not keep the lock in the pool, where it would stop all relays, its own included."""
+    bus = FakeBus()
+    pids: set[int] = set()
+
+    async def two_led() -> bool:
+        pids.update(pid for _, pid in await _leaders(postgres_engine))
+        return len(pids) > 1
+
+    async def nobody_leads() -> bool:
+        return not await _leaders(postgres_engine)
+
+    async with running(Relay(postgres_engine, outbox, bus, "test")):
+        await eventually(lambda: _head_is(postgres_engine, 0))
+        bus.away = True
+        await append(postgres_engine, *events(1))
+        await eventually(two_led)
+        bus.away = False
+        await eventually(lambda: _published(postgres_engine, 1))
+    await eventually(nobody_leads, seconds=3)
+
+
+async def test_a_relay_that_stands_by_reports_nothing_pending(postgres_engine: AsyncEngine, postgres_url: str) -> None:
+    """What it measured while it led would otherwise stand for ever."""
+    async with postgres_engine.connect() as leadership:
+        lock = Relay(postgres_engine, outbox, None, "test")._lock  # pylint: disable=protected-access
+        await leadership.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": lock})
+        await leadership.rollback()
+        OUTBOX_PENDING.set(7)
+        OUTBOX_OLDEST.set(7)
+
+        other = create_engine(postgres_url)
+        async with running(Relay(other, outbox, None, "test")):
+            await eventually(nothing_pending, seconds=3)
+        await other.dispose()

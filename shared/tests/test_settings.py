@@ -1,0 +1,110 @@
+"""Settings: from the environment or from files, and one clear line for each that is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from shared.settings import ServiceSettings, load_or_exit
+
+
+class MySettings(ServiceSettings):
+    """Settings of some service."""
+
+    service: str = "some-service"
+
+
+@pytest.fixture
+def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A complete environment."""
+    keys = tmp_path / "jwks.json"
+    keys.write_text("{}")
+    values = {
+        "DATABASE_URL": "sqlite+aiosqlite:///x.db",
+        "AUTH_JWKS": str(keys),
+        "SERVICE_TOKEN": "x" * 16,
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return values
+
+
+@pytest.mark.usefixtures("good")
+def test_the_environment_is_read_and_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "8123")
+    settings = load_or_exit(MySettings)
+    assert (settings.port, settings.service, settings.app_track) == (8123, "some-service", "stable")
+    assert "x" * 16 not in repr(settings) and settings.service_token.get_secret_value() == "x" * 16
+
+
+def test_a_file_gives_what_a_variable_would(
+    good: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("  of-a-file-0123456789\n")
+    monkeypatch.setenv("SERVICE_TOKEN_FILE", str(secret))
+    assert load_or_exit(MySettings).service_token.get_secret_value() == "of-a-file-0123456789"
+    monkeypatch.delenv("SERVICE_TOKEN")
+    assert load_or_exit(MySettings).service_token.get_secret_value() == "of-a-file-0123456789"
+    assert good["SERVICE_TOKEN"] != "of-a-file-0123456789"
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://x"),
+        ("DATABASE_URL", "postgresql://x"),
+        ("DATABASE_URL", None),
+        ("AUTH_JWKS", "/nowhere"),
+        ("AUTH_JWKS", "ftp://x"),
+        ("SERVICE_TOKEN", "tooshortsecret"),
+        ("EVENTS_URL", "http://x"),
+        ("PORT", "0"),
+        ("PORT", "eighty"),
+        ("DATABASE_POOL_SIZE", "1"),
+        ("APP_TRACK", "blue"),
+        ("LOG_LEVEL", "debug"),
+        ("ACCESS_LOG", "perhaps"),
+    ],
+)
+def test_a_wrong_value_ends_the_start_with_one_line(
+    name: str, value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if value is None:
+        monkeypatch.delenv(name)
+    else:
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as caught:
+        load_or_exit(MySettings)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"setting {name}: ") and f"{name}_FILE" in line
+    assert name != "SERVICE_TOKEN" or str(value) not in line
+
+
+@pytest.mark.usefixtures("good")
+def test_each_wrong_value_has_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("PORT", "x")
+    monkeypatch.setenv("APP_TRACK", "x")
+    with pytest.raises(SystemExit):
+        load_or_exit(MySettings)
+    assert [line.split(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        "setting PORT",
+        "setting APP_TRACK",
+    ]
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_a_file_that_cannot_be_read_is_named(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "secret"
+    if content is not None:
+        file.write_bytes(content)
+    monkeypatch.setenv("SERVICE_TOKEN_FILE", str(file))
+    with pytest.raises(SystemExit) as caught:
+        load_or_exit(MySettings)
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line

@@ -1,0 +1,51 @@
+"""Schemathesis holds the running service against its own OpenAPI document."""
+
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+
+import httpx
+import pytest
+
+from shared.contract import hold_to_its_document
+from shared.testing import Lab, serving
+
+DOCUMENTED = {
+    *("/api/v1/transactions", "/api/v1/transactions/{id}", "/api/v1/statements/{account_id}", "/api/v1/flags"),
+    "/api/v1/reconciliation",
+}
+
+
+class NoBalances(BaseHTTPRequestHandler):
+    """Answers every request with an empty page."""
+
+    def do_GET(self) -> None:
+        content = b'{"items": [], "next_cursor": null}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture(scope="module")
+def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a running transaction-service, beside an account-service without accounts."""
+    folder = tmp_path_factory.mktemp("contract")
+    with ThreadingHTTPServer(("127.0.0.1", 0), NoBalances) as balances:
+        Thread(target=balances.serve_forever, daemon=True).start()
+        ledger = f"http://127.0.0.1:{balances.server_address[1]}"
+        with serving("transaction-service", folder, lab, ACCOUNT_SERVICE_URL=ledger) as url:
+            yield url
+        balances.shutdown()
+
+
+def test_the_service_does_what_its_document_says(served: str, lab: Lab) -> None:
+    hold_to_its_document(f"{served}/docs/transaction-service/openapi.json", lab)
+
+
+def test_every_route_of_the_contract_is_documented(served: str) -> None:
+    paths = httpx.get(f"{served}/docs/transaction-service/openapi.json").json()["paths"]
+    assert set(paths) == DOCUMENTED
