@@ -1,38 +1,57 @@
-"""Schemathesis holds a running service against its own OpenAPI document; for the tests of all services."""
+"""What the contract tests of all services have in common: a served application, and what every answer has to be."""
 
-import uuid
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
-import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
-from schemathesis.specs.openapi.checks import positive_data_acceptance
+import jsonschema
+import uvicorn
+from schemathesis import Case, CheckContext, Response
 
-from shared.testing import Lab
+from shared.problems import KINDS, MEDIA_TYPE, ProblemDocument
 
 
-def hold_to_its_document(url: str, lab: Lab, examples: int = 50) -> None:
-    """Generate requests for every operation; fail on a 5xx, an undocumented answer or an error that is no problem."""
-    schema = schemathesis.openapi.from_url(url)
-    for found in schema.get_all_operations():
-        operation = found.ok()
+@contextmanager
+def serving(create: Callable[[], Any]) -> Iterator[str]:
+    """Serve an application from a thread, with an event loop of its own, and yield its address."""
+    server = uvicorn.Server(uvicorn.Config(create(), port=0, log_config=None, access_log=False, lifespan="on"))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve()))
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive(), "the application did not start"
+            time.sleep(0.01)
+        host, port = server.servers[0].sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
-        @given(case=operation.as_strategy())
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-            phases=[Phase.explicit, Phase.generate],
-        )
-        def check(case: schemathesis.Case) -> None:
-            headers = lab.operator()
-            if "Idempotency-Key" in (case.headers or {}):
-                # Generated keys repeat themselves soon, and then only replays are tested.
-                headers["Idempotency-Key"] = uuid.uuid4().hex
-            response = case.call(headers=headers)
-            # To JSON Schema 1.0 is an integer; to a bank it is not.
-            case.validate_response(response, excluded_checks=[positive_data_acceptance])
-            if response.status_code >= 400:
-                assert response.headers["content-type"] == ["application/problem+json"], response.status_code
-                assert response.json()["request_id"] == response.headers["x-request-id"][0]
 
-        check()
+def answers_as_promised(_context: CheckContext, response: Response, _case: Case) -> None:
+    """Check what the contract says of every answer: who gave it, and that an error is a problem (RFC 9457)."""
+    headers = {name.lower(): values[0] for name, values in response.headers.items()}
+    assert {"x-request-id", "x-app-version", "x-app-track"} <= headers.keys(), headers
+    if response.status_code < 400:
+        return
+    assert headers["content-type"] == MEDIA_TYPE, headers
+    problem = response.json()
+    jsonschema.validate(problem, ProblemDocument.model_json_schema())
+    kind = KINDS[problem["code"]]
+    assert (problem["status"], problem["title"], problem["type"]) == (
+        *(response.status_code, kind.title, f"/problems/{problem['code']}"),
+    )
+    assert kind.status == response.status_code < 500, problem
+    assert problem["request_id"] == headers["x-request-id"]
+
+
+def documented(document: dict[str, Any]) -> set[str]:
+    """Return the operations of an OpenAPI document, as `GET /path/{}`."""
+    return {
+        f"{method.upper()} {'/'.join('{}' if part.startswith('{') else part for part in path.split('/'))}"
+        for path, operations in document["paths"].items()
+        for method in operations
+    }

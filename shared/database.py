@@ -168,7 +168,7 @@ async def bulk_update(connection: AsyncConnection, table: Table, key: str, rows:
     names = tuple(rows[0])
     if not is_postgres(connection):
         statement = update(table).where(table.c[key] == bindparam(f"old_{key}"))
-        values = {name: bindparam(name) for name in names if name != key}
+        values: dict[str, Any] = {name: bindparam(name) for name in names if name != key}
         await connection.execute(statement.values(values), [{**row, f"old_{key}": row[key]} for row in rows])
         return
     changes = ", ".join(f"{name} = new.{name}" for name in names if name != key)

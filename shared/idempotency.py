@@ -90,7 +90,7 @@ async def find(
         for start in range(0, len(pairs), _SQLITE_PAIRS):
             some = pairs[start : start + _SQLITE_PAIRS]
             rows += await connection.execute(select(keys).where(tuple_(keys.c.subject, keys.c.key).in_(some)))
-    return {(row.subject, row.key): StoredResponse(*row) for row in rows}
+    return {(row.subject, row.key): StoredResponse(*tuple(row)) for row in rows}
 
 
 async def store(connection: AsyncConnection, keys: Table, responses: Iterable[StoredResponse]) -> None:

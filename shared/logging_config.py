@@ -83,7 +83,9 @@ def _replacement(name: str, hide_amounts: bool) -> str | None:
     return None
 
 
-def mask_value(name: str, value: Any, *, hide_amounts: bool) -> Any:
+def mask_value(  # pylint: disable=too-many-return-statements  # one for each kind of value
+    name: str, value: Any, *, hide_amounts: bool
+) -> Any:
     """Mask a value that goes by a name, through mappings and sequences of any depth."""
     if value is None or isinstance(value, bool):
         return value
@@ -178,7 +180,8 @@ class JsonFormatter(OrjsonFormatter):
 def configure(service: str, version: str, track: str, level: str, instance: str = "") -> None:
     """Send all logs of the process, those of libraries included, through one masked JSON handler on stdout."""
     # What no line shows need not be found out (see "Optimization" in Python's logging how-to).
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = logging.logAsyncioTasks = False
+    for unused in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
+        setattr(logging, unused, False)
     handler = logging.StreamHandler(sys.stdout)
     static = {"service": service, "version": version, "track": track}
     handler.setFormatter(JsonFormatter({**static, "instance": instance} if instance else static))

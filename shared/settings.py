@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -62,7 +62,7 @@ class ServiceSettings(BaseSettings):
 
         Raises pydantic.ValidationError for a missing or wrong value and OSError for an unreadable file.
         """
-        from_files = {
+        from_files: dict[str, Any] = {
             name: _content(Path(environ[f"{name.upper()}_FILE"]))
             for name in cls.model_fields
             if f"{name.upper()}_FILE" in environ

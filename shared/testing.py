@@ -125,7 +125,8 @@ def serving(service: str, folder: Path, lab: Lab, **environment: str) -> Iterato
                     break
             except httpx.TransportError:
                 pass
-            assert not process.died and time.monotonic() < deadline, process.log_tail()
+            if process.died or time.monotonic() > deadline:
+                pytest.fail(f"{service} does not start:\n{process.log_tail()}")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{port}"
     finally:

@@ -82,7 +82,7 @@ class Service:
             (method, route.path): route
             for route in app.routes
             if isinstance(route, LeanRoute) and "{" not in route.path
-            for method in route.methods
+            for method in route.methods or ()
         }
         self._identity = [
             (b"x-app-version", settings.app_version.encode()),

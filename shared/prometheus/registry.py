@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-disable_created_metrics()  # series that only repeat when a child was made
+disable_created_metrics()  # type: ignore[no-untyped-call]  # series that only repeat when a child was made
 REGISTRY = CollectorRegistry()
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
