@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import Bank
+from stack import EmbeddedBank
 
 from scripts.embedded import EmbeddedStack, Setting
 from scripts.ports import free_port
 from scripts.postgres import PostgresServer
 
-MakeBank = Callable[..., Bank]
+MakeBank = Callable[..., EmbeddedBank]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,7 +37,7 @@ def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extr
 
 
 @pytest.fixture(scope="module", params=["SQLite, one replica", "PostgreSQL, two replicas"])
-def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bank]:
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBank]:
     """A running bank of either kind, shared by the tests of a module."""
     folder = tmp_path_factory.mktemp("stack")
     if request.param.startswith("SQLite"):
@@ -46,7 +46,7 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         server: PostgresServer = request.getfixturevalue("postgres")
         urls = [server.create_database(f"{folder.name}_{name}") for name in ("accounts", "transactions")]
         stack = _start(folder, 2, urls, "")
-    bank = Bank(stack)
+    bank = EmbeddedBank(stack)
     yield bank
     bank.close()
 
@@ -54,10 +54,10 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def make_bank(tmp_path: Path) -> Iterator[MakeBank]:
     """Start a bank of one's own: make_bank(replicas, urls, events_url, NAME=value …)."""
-    banks: list[Bank] = []
+    banks: list[EmbeddedBank] = []
 
-    def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> Bank:
-        banks.append(Bank(_start(tmp_path, replicas, urls or [], events_url, **extra_env)))
+    def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> EmbeddedBank:
+        banks.append(EmbeddedBank(_start(tmp_path, replicas, urls or [], events_url, **extra_env)))
         return banks[-1]
 
     yield make

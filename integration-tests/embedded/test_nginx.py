@@ -4,10 +4,11 @@ import socket
 
 import httpx
 import pytest
-from support import Bank, eventually, usd
+from stack import EmbeddedBank
+from support import eventually, usd
 
 
-def raw(bank: Bank, request: bytes) -> str:
+def raw(bank: EmbeddedBank, request: bytes) -> str:
     """Send bytes as they are and return the beginning of the answer."""
     with socket.create_connection(("127.0.0.1", bank.stack.http_port), timeout=5) as connection:
         connection.sendall(request)
@@ -23,7 +24,7 @@ def raw(bank: Bank, request: bytes) -> str:
         *("/api/v1/accounts/%00", "/API/V1/accounts", "/api/v1/accountsX", "/docs/account-service/../../metrics"),
     ],
 )
-def test_nothing_internal_is_routed(bank: Bank, path: str):
+def test_nothing_internal_is_routed(bank: EmbeddedBank, path: str):
     token = f"Authorization: Bearer {bank.lab.service_token}\r\n".encode()
     answer = raw(bank, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: bank\r\n" + token + b"Connection: close\r\n\r\n")
     status = int(answer.split(" ", 2)[1])
@@ -31,7 +32,7 @@ def test_nothing_internal_is_routed(bank: Bank, path: str):
     assert "application/problem+json" in answer and "specversion" not in answer and "# HELP" not in answer
 
 
-def test_every_answer_has_its_headers_once(bank: Bank):
+def test_every_answer_has_its_headers_once(bank: EmbeddedBank):
     answers = [
         bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), "X-Request-ID": "mine-7"}),
         bank.client.get("/nowhere", headers={"X-Request-ID": "mine-7"}),
@@ -46,7 +47,7 @@ def test_every_answer_has_its_headers_once(bank: Bank):
     assert answers[1].json()["request_id"] == "mine-7"
 
 
-def test_a_request_is_in_all_logs_under_its_id_and_no_token_is(bank: Bank):
+def test_a_request_is_in_all_logs_under_its_id_and_no_token_is(bank: EmbeddedBank):
     account = bank.open()
     headers = {**bank.headers("alice"), "Idempotency-Key": f"log-{account}", "X-Request-ID": f"log-{account}"}
     bank.client.post(f"/api/v1/accounts/{account}/deposits", json=usd(5), headers=headers)
@@ -63,7 +64,7 @@ def test_a_request_is_in_all_logs_under_its_id_and_no_token_is(bank: Bank):
     assert token not in everything and bank.lab.service_token not in everything
 
 
-def test_large_and_broken_requests(bank: Bank):
+def test_large_and_broken_requests(bank: EmbeddedBank):
     headers = {**bank.headers("alice"), "Idempotency-Key": "big"}
     answer = bank.client.post("/api/v1/transfers", content=b"x" * 2_000_000, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
@@ -75,7 +76,7 @@ def test_large_and_broken_requests(bank: Bank):
     assert (long.status_code, long.headers["content-type"]) == (414, "application/problem+json")
 
 
-def test_swagger_loads_nothing_from_elsewhere(bank: Bank):
+def test_swagger_loads_nothing_from_elsewhere(bank: EmbeddedBank):
     for service in ("account-service", "transaction-service"):
         page = bank.client.get(f"/docs/{service}/")
         assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text

@@ -9,12 +9,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from support import Bank, assert_exactly_once, eventually, run_module, transfers_under_way, usd
+from stack import EmbeddedBank
+from support import assert_exactly_once, eventually, transfers_under_way, usd
 
 from scripts.embedded import ACCOUNT, ROOT, TRANSACTION
 
 
-def test_the_demo_goes_as_the_story_says(bank: Bank):
+def test_the_demo_goes_as_the_story_says(bank: EmbeddedBank):
     environment = {**os.environ, "VAR_DIR": str(bank.stack.var_dir), "BASE_URL": bank.stack.api_url}
     command = [sys.executable, "-m", "scripts.demo"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
@@ -23,7 +24,7 @@ def test_the_demo_goes_as_the_story_says(bank: Bank):
 
 
 @pytest.mark.parametrize(("attempts", "succeed"), [(80, 80), (200, 100)])
-def test_concurrent_withdrawals_never_overdraw(bank: Bank, attempts: int, succeed: int):
+def test_concurrent_withdrawals_never_overdraw(bank: EmbeddedBank, attempts: int, succeed: int):
     account = bank.open(1000)
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda _: bank.post(f"/accounts/{account}/withdrawals", usd(10)), range(attempts)))
@@ -33,7 +34,7 @@ def test_concurrent_withdrawals_never_overdraw(bank: Bank, attempts: int, succee
     assert bank.balance(account) == 1000 - 10 * succeed
 
 
-def test_one_key_fifty_times_at_once_has_one_effect(bank: Bank):
+def test_one_key_fifty_times_at_once_has_one_effect(bank: EmbeddedBank):
     source, target = bank.open(1000), bank.open()
     body = usd(7, from_account=source, to_account=target)
     with ThreadPoolExecutor(50) as pool:
@@ -48,7 +49,7 @@ def test_one_key_fifty_times_at_once_has_one_effect(bank: Bank):
     assert bank.balance(target) == 7
 
 
-def test_a_killed_account_service_loses_and_doubles_nothing(bank: Bank):
+def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
     with transfers_under_way(bank, source, target) as history:
         for index in range(3):
@@ -64,7 +65,7 @@ def test_a_killed_account_service_loses_and_doubles_nothing(bank: Bank):
     assert bank.reconciled()["mismatches"] == 0
 
 
-def test_history_may_be_away_for_a_while(bank: Bank):
+def test_history_may_be_away_for_a_while(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
     replicas = range(bank.stack.settings[TRANSACTION].replicas)
     with transfers_under_way(bank, source, target) as history:
@@ -86,13 +87,13 @@ def test_history_may_be_away_for_a_while(bank: Bank):
     assert newest["id"] in history.acknowledged.values()
 
 
-def test_history_can_be_rebuilt_from_nothing(bank: Bank):
+def test_history_can_be_rebuilt_from_nothing(bank: EmbeddedBank):
     account = bank.open(500)
     bank.post(f"/accounts/{account}/withdrawals", usd(200))
     eventually(lambda: len([i for i in bank.get("/transactions")["items"] if account in i.values()]) == 2)
     before = bank.get(f"/statements/{account}")["entries"]
 
-    run_module(bank.stack, TRANSACTION, "app.rebuild")
+    bank.run_module(TRANSACTION, "app.rebuild")
 
     assert bank.get(f"/statements/{account}")["entries"] == before
     report = bank.reconciled()
@@ -100,7 +101,7 @@ def test_history_can_be_rebuilt_from_nothing(bank: Bank):
     assert bank.get(f"/accounts/{account}")["status"] == "active"
 
 
-def test_a_graceful_stop_finishes_what_is_in_flight(bank: Bank):
+def test_a_graceful_stop_finishes_what_is_in_flight(bank: EmbeddedBank):
     if bank.stack.settings[ACCOUNT].replicas < 2:
         pytest.skip("one replica alone cannot be stopped without anyone noticing")
     source, target = bank.open(1_000_000), bank.open()

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import Bank, assert_exactly_once, transfers_under_way, usd
+from stack import EmbeddedBank
+from support import assert_exactly_once, transfers_under_way, usd
 
 from scripts.embedded import ROOT
 from scripts.ports import free_port
@@ -32,7 +33,7 @@ def nats(tmp_path: Path) -> Iterator[tuple[str, Process]]:
 
 
 def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
-    make_bank: Callable[..., Bank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
+    make_bank: Callable[..., EmbeddedBank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
 ):
     url, server = nats
     urls = [postgres.create_database(f"{tmp_path.name}_{name}") for name in ("a", "t")]
@@ -56,7 +57,7 @@ def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
     assert (report["mismatches"], report["pending"]) == (0, 0)
 
 
-def test_a_database_restart_under_load(make_bank: Callable[..., Bank], tmp_path: Path):
+def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], tmp_path: Path):
     with PostgresServer() as server:
         urls = [server.create_database(name) for name in ("accounts", "transactions")]
         bank = make_bank(2, urls)

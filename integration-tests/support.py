@@ -1,8 +1,5 @@
 """What the end-to-end tests are written with: a bank to talk to, and load with clients that retry."""
 
-import os
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -10,28 +7,31 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from scripts.embedded import ACCOUNT, ROOT, EmbeddedStack
+from scripts.embedded import ACCOUNT
+from scripts.lab_keys import LabSecrets
 from shared.testing import Lab
 
 
 class Bank:
     """The API of a running stack, as its users see it through NGINX."""
 
-    def __init__(self, stack: EmbeddedStack) -> None:
-        self.stack = stack
-        self.lab = Lab(stack.secrets)
-        self.client = httpx.Client(base_url=stack.api_url, timeout=10)
+    def __init__(self, api_url: str, secrets: LabSecrets) -> None:
+        self.api_url = api_url
+        self.lab = Lab(secrets)
+        self.client = httpx.Client(base_url=api_url, timeout=10)
         self._headers: dict[tuple[str, str], dict[str, str]] = {}
 
+    def run_module(self, service: str, module: str) -> str:
+        """Run a module of a service on its database and return what it printed; it has to succeed."""
+        raise NotImplementedError
+
     def close(self) -> None:
-        """Stop the stack."""
+        """Let go of the connections; subclasses stop the stack, too."""
         self.client.close()
-        self.stack.stop()
 
     def headers(self, subject: str, scope: str = "") -> dict[str, str]:
         """Return the authorization of a subject, signed once."""
@@ -72,23 +72,12 @@ class Bank:
 
     def assert_ledger_is_sound(self) -> None:
         """Fail if an invariant of the ledger does not hold."""
-        run_module(self.stack, ACCOUNT, "app.verify")
+        self.run_module(ACCOUNT, "app.verify")
 
 
 def usd(amount: int, **more: Any) -> dict[str, Any]:
     """Return the body of a request about an amount."""
     return {"amount": amount, "currency": "USD", **more}
-
-
-def run_module(stack: EmbeddedStack, service: str, module: str) -> str:
-    """Run a module of a service on its database and return what it printed; it has to succeed."""
-    environment = {**os.environ, **stack.environment(service)}
-    command = [sys.executable, "-m", module]
-    done = subprocess.run(
-        command, cwd=ROOT / service, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
@@ -145,7 +134,7 @@ def transfers_under_way(
             history.errors.append(outcome)
 
     def work() -> None:
-        with httpx.Client(base_url=bank.stack.api_url, timeout=10) as client:
+        with httpx.Client(base_url=bank.api_url, timeout=10) as client:
             while not stop.is_set():
                 one_transfer(client)
 
@@ -167,8 +156,3 @@ def assert_exactly_once(bank: Bank, history: History, source: str, target: str, 
     # Every client went on until it had its answer, so nothing is left open.
     assert moved == len(history.acknowledged) == len(set(history.acknowledged.values()))
     bank.assert_ledger_is_sound()
-
-
-def log_of(stack: EmbeddedStack, name: str) -> str:
-    """Return what a process has logged."""
-    return Path(stack.var_dir / "log" / f"{name}.log").read_text(encoding="utf-8")

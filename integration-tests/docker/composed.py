@@ -1,0 +1,112 @@
+"""The bank on Docker, started as a user starts it, with a project name, port and directory of its own."""
+
+import json
+import os
+import re
+import subprocess
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+from support import Bank, eventually
+
+from scripts import lab_keys
+from scripts.embedded import ROOT
+from scripts.ports import free_port
+
+_START_SECONDS = 1200
+
+
+class ComposedBank(Bank):
+    """A bank whose containers a test may scale, kill and restart."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = f"bank-test-{uuid.uuid4().hex[:8]}"
+        port = free_port()
+        self._environment = {
+            **os.environ,
+            "COMPOSE_PROJECT_NAME": self.project,
+            "BANK_PORT": str(port),
+            "VAR_DIR": str(folder / "var"),
+        }
+        try:
+            self._run(["scripts/up.sh"], _START_SECONDS)
+        except BaseException:
+            self._down()
+            raise
+        super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(folder / "var" / "secrets"))
+
+    def compose(self, *arguments: str) -> str:
+        """Run `docker compose` on this stack and return what it printed."""
+        return self._run(["scripts/compose.sh", *arguments], 180)
+
+    def run_module(self, service: str, module: str) -> str:
+        return self.compose("exec", "-T", service, "python", "-m", module)
+
+    def containers(self, service: str) -> list[str]:
+        """Return the ids of the running containers of a service."""
+        return self.compose("ps", "--quiet", service).split()
+
+    def sql(self, database: str, query: str) -> list[str]:
+        """Return the rows of a query on a service's database, columns separated by |."""
+        command = (
+            f'PGPASSWORD=$(cat /run/secrets/postgres_password) psql -h 127.0.0.1 -U postgres -qAt -d {database} -c "$1"'
+        )
+        return self.compose("exec", "-T", "postgres", "sh", "-c", command, "sh", query).splitlines()
+
+    def events(self, transaction_id: str) -> list[dict[str, Any]]:
+        """Return the events that account-service published about a transaction."""
+        rows = self.sql("account", "SELECT encode(events, 'escape') FROM outbox WHERE position IS NOT NULL")
+        found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
+        return [event for event in found if event["data"].get("transaction_id") == transaction_id]
+
+    def messages_on_the_bus(self) -> int:
+        """Return how many events NATS holds."""
+        page = self.compose("exec", "-T", "nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
+        streams = json.loads(page)["account_details"][0]["stream_detail"]
+        return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
+
+    def upstreams_since(self, moment: str) -> set[str]:
+        """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
+        log = self._run(["docker", "logs", "--since", moment, self.containers("nginx")[0]], 60)
+        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", log))
+
+    def addresses(self, service: str) -> set[str]:
+        """Return address:port of every running replica where NGINX meets it."""
+        network = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
+        found = self._run(["docker", "inspect", "--format", network, *self.containers(service)], 60)
+        return {f"{address}:8000" for address in found.split()}
+
+    def wait_until_answering(self, seconds: float) -> None:
+        """Fail unless the API answers within some seconds."""
+
+        def answers() -> bool:
+            try:
+                return self.client.get("/api/v1/accounts", headers=self.headers("alice")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(answers, seconds)
+
+    def close(self) -> None:
+        super().close()
+        self._down()
+
+    def _down(self) -> None:
+        self._run(["scripts/down.sh"], 180, VOLUMES="1")
+
+    def _run(self, command: list[str], seconds: int, **environment: str) -> str:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**self._environment, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
+        return done.stdout
