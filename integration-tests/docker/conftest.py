@@ -8,12 +8,21 @@ import pytest
 from composed import ComposedBank
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test the time it takes to build every image on a bare machine."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(1500))
+
+
 @pytest.fixture(scope="session")
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposedBank]:
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposedBank]:
     """The bank on PostgreSQL, NATS and NGINX, two replicas of each service."""
     found = subprocess.run(["docker", "info"], capture_output=True, check=False)
     if found.returncode != 0 and os.environ.get("DOCKER_TESTS") != "required":
         pytest.skip("no Docker engine answers; make up installs one on Debian and Ubuntu")
-    bank = ComposedBank(tmp_path_factory.mktemp("composed"))
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        bank = ComposedBank(tmp_path_factory.mktemp("composed"))
     yield bank
     bank.close()
