@@ -4,10 +4,10 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild test unit lint format bench lock clean
+.PHONY: help run demo token rebuild up down ps logs images offline-images test integration unit lint format schemas bench load lock clean
 
 help: ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 run: ## run the whole bank here (PORT=8080 REPLICAS=1 VAR_DIR=var); Ctrl-C stops it, the data stays
 	@scripts/bootstrap.sh run
@@ -26,9 +26,33 @@ rebuild: ## rebuild the history of the running bank from its events
 	@scripts/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.run_embedded --rebuild
 
+up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline; more in .env)
+	@scripts/up.sh
+
+down: ## stop it; the data stays, unless VOLUMES=1
+	@scripts/down.sh
+
+ps: ## show its containers
+	@scripts/compose.sh ps --all
+
+logs: ## follow its logs (SERVICE=nginx)
+	@scripts/compose.sh logs --follow --tail 100 $(SERVICE)
+
+images: ## build the images of the services and tell their sizes (REGISTRY=… PUSH=1)
+	@scripts/ensure_docker.sh
+	@scripts/build-images.sh $(if $(PUSH),--push)
+
+offline-images: ## build every base image from Debian packages, where no registry answers (FORCE=1 DEBIAN_MIRROR=…)
+	@scripts/ensure_docker.sh
+	@scripts/build-offline-images.sh
+
 test: ## run every test: unit, property, contract, end to end
 	@scripts/bootstrap.sh dev
 	@scripts/run_tests.sh all
+
+integration: ## run the tests on the composed stack (they start one of their own)
+	@scripts/bootstrap.sh dev
+	@scripts/run_tests.sh docker
 
 unit: ## run the tests of the services and of what they share
 	@scripts/bootstrap.sh dev
@@ -42,10 +66,18 @@ format: ## format the Python code
 	@scripts/bootstrap.sh dev
 	@.venv/bin/black --quiet .
 
+schemas: ## write the JSON Schemas of the events again, after a change of shared/events.py
+	@scripts/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.generate_schemas
+
 bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_packages.sh nginx postgresql wrk
 	@$(PYTHON_BIN) load-tests/bench/bench.py $(ARGS)
+
+load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
+	@scripts/bootstrap.sh dev
+	@load-tests/run_load_test.sh
 
 lock: ## pin the requirements again, with hashes
 	@scripts/bootstrap.sh dev
@@ -53,4 +85,4 @@ lock: ## pin the requirements again, with hashes
 
 clean: ## remove caches and reports (not the data in var/, not .venv)
 	@rm -rf reports .mypy_cache .pytest_cache .hypothesis *-service/.mypy_cache *-service/.hypothesis
-	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	@find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +

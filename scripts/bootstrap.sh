@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Make .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
+# `ops` (Ansible) gets an environment of its own, .venv-ops.
 # Costs nothing when it is there already. PYTHON=… picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 set_name=${1:-run}
 requirements=requirements-$set_name.txt
-stamp=.venv/.requirements
+venv=.venv
+[ "$set_name" != ops ] || venv=.venv-ops
+stamp=$venv/.requirements
 
 # The stamp names the installed set and its requirements; `dev` contains `run`.
 stamp_of() {
@@ -17,7 +20,7 @@ installed() {
     local found
     found=$(cat "$stamp" 2>/dev/null) || return 1
     [ "$found" = "$(stamp_of "$set_name")" ] || [ "$found" = "$(stamp_of dev)" ] || return 1
-    .venv/bin/python -c '' 2>/dev/null
+    "$venv/bin/python" -c '' 2>/dev/null
 }
 
 fail() {
@@ -39,7 +42,7 @@ find_python() {
     fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; say run or dev"
+[ -f "$requirements" ] || fail "there is no $requirements; say run, dev or ops"
 installed && exit 0
 
 # One at a time: `make run` and `make test` may both find nothing here.
@@ -50,17 +53,17 @@ if command -v flock >/dev/null; then
 fi
 
 # Without a stamp the environment is half made, and without a working interpreter it is of no use: begin again.
-if [ ! -f "$stamp" ] || ! .venv/bin/python -c '' 2>/dev/null; then
+if [ ! -f "$stamp" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
     find_python
     "$python" -c 'import ensurepip' 2>/dev/null || scripts/ensure_packages.sh "python$version-venv" ||
         fail "$python cannot make virtual environments"
-    echo "making .venv with Python $version" >&2
-    rm -rf .venv
-    "$python" -m venv .venv || fail "$python -m venv failed; the lines above say why"
+    echo "making $venv with Python $version" >&2
+    rm -rf "$venv"
+    "$python" -m venv "$venv" || fail "$python -m venv failed; the lines above say why"
 fi
 
 echo "installing $requirements" >&2
 rm -f "$stamp"
-.venv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --require-hashes -r "$requirements" >&2 ||
+"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes -r "$requirements" >&2 ||
     fail "pip could not install $requirements; the lines above say why"
 stamp_of "$set_name" >"$stamp"

@@ -64,7 +64,7 @@ build_base() {
 }
 
 build_stage() {
-    docker buildx build --target "$1" --tag "$2" --label "bank.recipe=$recipe" --build-arg "DEBIAN_IMAGE=$base" \
+    docker buildx build --builder default --target "$1" --tag "$2" --label "bank.recipe=$recipe" --build-arg "DEBIAN_IMAGE=$base" \
         --secret "id=sources,src=$work/all.list" ${FORCE:+--no-cache} --progress plain docker/offline
 }
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the test suites and add up their results: run_tests.sh [all|unit] [pytest arguments …]
+# Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
 # Separate runs, because each service has a package called `app`. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -11,7 +11,10 @@ started=$SECONDS
 what=${1:-all}
 [ $# -eq 0 ] || shift
 suites=(shared account-service transaction-service)
-[ "$what" = unit ] || suites+=(integration-tests)
+case $what in
+    all) suites+=(embedded docker) ;;
+    docker) suites=(docker) ;;
+esac
 
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
 for package in nginx postgresql nats-server; do
@@ -31,7 +34,7 @@ run_suite() {
             tests=tests
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
-        integration-tests) tests=integration-tests/embedded ;;
+        embedded | docker) tests=integration-tests/$suite ;;
     esac
     printf '\n== %s\n' "$suite"
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \

@@ -3,15 +3,22 @@
 import base64
 import binascii
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
+from fastapi import Query
 from starlette.responses import Response
 
 from shared.problems import Problem
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+
+# How endpoints declare their parameters.
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items in the answer.")]
+Cursor = Annotated[
+    str | None, Query(pattern="^[A-Za-z0-9_-]{22}$", description="`next_cursor` of the page before; none at first.")
+]
 
 
 def encode_cursor(last_id: str) -> str:

@@ -16,9 +16,10 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
-from starlette.routing import BaseRoute, Mount, Route
+from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from shared import health, problems
@@ -121,7 +122,7 @@ class Service:
         except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
             if status:
                 raise
-            answer = problems.response(_problem_of(error), scope["path"], scope["request_id"])
+            answer = problems.response(_problem_of(self._explained(error, scope)), scope["path"], scope["request_id"])
             await answer(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
@@ -135,6 +136,16 @@ class Service:
         scope["app"], scope["route"] = self.app, route
         response = await route.endpoint(Request(scope, receive))
         await response(scope, receive, send)
+
+    def _explained(self, error: Exception, scope: Scope) -> Exception:
+        """Name all methods of the path; Starlette names those of the first route that it found."""
+        if not isinstance(error, HTTPException) or error.status_code != 405:
+            return error
+        routes = [
+            route for route in self.app.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
+        ]
+        methods = sorted({method for route in routes for method in route.methods or ()})
+        return HTTPException(405, headers={"Allow": ", ".join(methods)})
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         route = scope.get("route")

@@ -5,7 +5,7 @@ from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import orjson
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
@@ -256,8 +256,8 @@ async def close(request: Request) -> Response:
 async def list_accounts(
     request: Request,
     caller: Annotated[Caller, Depends(current_caller)],
-    limit: Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)] = paging.DEFAULT_LIMIT,
-    cursor: str | None = None,
+    limit: paging.Limit = paging.DEFAULT_LIMIT,
+    cursor: paging.Cursor = None,
 ) -> Response:
     """List the caller's accounts, the oldest first; operators see all."""
     after = paging.decode_cursor(cursor) if cursor else None

@@ -7,7 +7,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from shared.contract import hold_to_its_document
+from shared.contract import assert_methods_are_those_documented, hold_to_its_document
 from shared.testing import Lab, serving
 
 DOCUMENTED = {
@@ -47,5 +47,6 @@ def test_the_service_does_what_its_document_says(served: str, lab: Lab) -> None:
 
 
 def test_every_route_of_the_contract_is_documented(served: str) -> None:
-    paths = httpx.get(f"{served}/docs/transaction-service/openapi.json").json()["paths"]
-    assert set(paths) == DOCUMENTED
+    document = httpx.get(f"{served}/docs/transaction-service/openapi.json").json()
+    assert set(document["paths"]) == DOCUMENTED
+    assert_methods_are_those_documented(served, document)

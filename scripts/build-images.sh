@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Build the images of the services from this tree: build-images.sh [--push]
+# REGISTRY=registry.example/bank names them elsewhere (default bank), SERVICES="…" builds some of them,
+# PYTHON_IMAGE=… is what they start from. Tags: the commit (or VERSION=…), and latest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/stack_env.sh
+. scripts/stack_env.sh
+
+push=
+case ${1-} in
+    '') ;;
+    --push) push=yes ;;
+    *)
+        echo "usage: build-images.sh [--push]" >&2
+        exit 2
+        ;;
+esac
+
+registry=${REGISTRY:-bank}
+tag=${VERSION:-$(version)}
+commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+secrets=()
+ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
+[ -z "$ca" ] || secrets+=(--secret "id=ca,src=$ca")
+[ -z "${PIP_INDEX_URL-}" ] || secrets+=(--secret "id=index,env=PIP_INDEX_URL")
+
+read -ra services <<<"${SERVICES:-account-service transaction-service}"
+for service in "${services[@]}"; do
+    image=$registry/$service
+    started=$SECONDS
+    if ! docker buildx build --builder default --file "$service/Dockerfile" --build-arg "BASE_IMAGE=$PYTHON_IMAGE" \
+        --build-arg "COMMIT=$commit" --build-arg "VERSION=$tag" "${secrets[@]}" \
+        --tag "$image:$tag" --tag "$image:latest" --load --progress plain . >"$work/log" 2>&1; then
+        tail -n 20 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
+        echo "build-images: could not build $image; the lines above say why" >&2
+        exit 1
+    fi
+    docker image inspect --format '{{.Size}}' "$image:$tag" |
+        awk -v image="$image:$tag" -v took="$((SECONDS - started))" '{ printf "%s  %.0f MB, built in %d s\n", image, $1 / 1e6, took }'
+    if [ -n "$push" ]; then
+        docker push --quiet "$image:$tag"
+    fi
+done

@@ -1,0 +1,193 @@
+#!/usr/bin/env bash
+# Start the whole platform on Docker and wait until it is healthy; once it runs, bring it to what this tree says.
+# IMAGES=registry|offline says where the base images come from (default: tries the registry), BUILD=0 takes the
+# services' images as they are. More variables are in .env.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# Compose's progress goes to a file here.
+export COMPOSE_ANSI=never
+patience=180
+probe_seconds=10
+
+say() {
+    printf '%4d s  %s\n' "$SECONDS" "$*"
+}
+
+fail() {
+    echo "up: $*" >&2
+    exit 1
+}
+
+base_variables=(PYTHON_IMAGE POSTGRES_IMAGE NATS_IMAGE NGINX_IMAGE PROMETHEUS_IMAGE ALERTMANAGER_IMAGE)
+# Those that the shell has set go before every choice made here.
+read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
+
+# shellcheck source=scripts/stack_env.sh
+. scripts/stack_env.sh
+
+# Containers of the stack as `SERVICE STATE STATUS` lines.
+containers() {
+    docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
+        --format '{{.Label "com.docker.compose.service"}} {{.State}} {{.Status}}'
+}
+
+# What is not as it should be: neither healthy nor a one-shot that did its work.
+unfinished() {
+    containers | grep -vE ' running .*\(healthy\)$| exited Exited \(0\)' || true
+}
+
+all_present() {
+    local name
+    for name in "${base_variables[@]}"; do
+        docker image inspect "${!name}" >/dev/null 2>&1 || return 1
+    done
+}
+
+# take FILE: the names of base images that it has.
+take() {
+    unset "${open_variables[@]}"
+    read_env "$1"
+}
+
+use_offline_images() {
+    take docker/offline/images.env
+    scripts/build-offline-images.sh | sed 's/^ *[0-9]* s  /        /'
+    say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
+}
+
+choose_images() {
+    case ${IMAGES-} in
+        offline) say "base images: from Debian packages (IMAGES=offline)" ;;
+        registry)
+            say "base images: from the registry (IMAGES=registry)"
+            take .env
+            ;;
+        '')
+            if [[ $PYTHON_IMAGE == bank-offline/* ]]; then
+                say "base images: from Debian packages, as before (IMAGES=registry changes that)"
+                IMAGES=offline
+            elif all_present; then
+                say "base images: from the registry, all here"
+            elif timeout "$probe_seconds" docker manifest inspect "$PYTHON_IMAGE" >/dev/null 2>&1; then
+                say "base images: from the registry, which answers"
+            else
+                say "base images: from Debian packages, because no registry answers for $PYTHON_IMAGE"
+                IMAGES=offline
+            fi
+            ;;
+        *) fail "IMAGES=$IMAGES: say registry or offline" ;;
+    esac
+    [ "${IMAGES-}" != offline ] || use_offline_images
+}
+
+# What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
+remember() {
+    local name
+    for name in "${base_variables[@]}" {ACCOUNT,TRANSACTION}_SERVICE_IMAGE COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT}; do
+        grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
+    done >"$chosen_env"
+}
+
+check_port() {
+    # Ours, or nobody's.
+    containers | grep -q '^nginx running' && return
+    if (exec 3<>"/dev/tcp/$BANK_ADDRESS/$BANK_PORT") 2>/dev/null; then
+        fail "port $BANK_PORT is in use on $BANK_ADDRESS; free it, or choose another one: BANK_PORT=8081 make up"
+    fi
+}
+
+# Without its passwords nobody gets into a database that is there already.
+check_secrets() {
+    [ ! -f "$VAR_DIR/docker/secrets/postgres_password" ] || return 0
+    if docker volume inspect "${COMPOSE_PROJECT_NAME}_postgres" >/dev/null 2>&1; then
+        fail "there is a database of an earlier stack (volume ${COMPOSE_PROJECT_NAME}_postgres), but its passwords are" \
+            "not in $VAR_DIR/docker/secrets; put them back, or give up the data: make down VOLUMES=1"
+    fi
+}
+
+start() {
+    local log
+    log=$(mktemp)
+    if ! docker compose up --detach --remove-orphans --quiet-pull >"$log" 2>&1; then
+        tail -n 8 "$log" | sed 's/^/    /' >&2
+        rm -f "$log"
+        explain "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
+        fail "docker compose could not start the stack; the lines above say why"
+    fi
+    rm -f "$log"
+}
+
+# The last words of the services in `SERVICE STATE STATUS` lines.
+explain() {
+    local service
+    cut -d ' ' -f 1 <<<"$1" | sort -u | while read -r service; do
+        [ -z "$service" ] || docker compose logs --tail 8 "$service" 2>&1 | cut -c 1-240 | sed 's/^/    /' >&2
+    done
+}
+
+wait_healthy() {
+    local waiting before='' deadline=$((SECONDS + patience))
+    while waiting=$(unfinished) && [ -n "$waiting" ]; do
+        if [ "$SECONDS" -gt "$deadline" ]; then
+            explain "$waiting"
+            fail "not healthy after $patience s: $(cut -d ' ' -f 1 <<<"$waiting" | sort -u | paste -sd ' ')"
+        fi
+        waiting=$(cut -d ' ' -f 1 <<<"$waiting" | sort -u | paste -sd ' ')
+        [ "$waiting" = "$before" ] || say "waiting for $waiting"
+        before=$waiting
+        sleep 0.5
+    done
+}
+
+# reload SERVICE FOLDER COMMAND …: let a running service read its files again when they have changed since the last time.
+reload() {
+    local service=$1 folder=$2 container now before answer known=$VAR_DIR/docker/$1.loaded
+    shift 2
+    container=$(docker compose ps --quiet "$service")
+    now=$container-$(find "$folder" -type f -print0 | sort -z | xargs -0 cat | sha256sum)
+    before=$(cat "$known" 2>/dev/null || true)
+    # A container that was not there the last time has just read them.
+    if [[ $before == "$container"-* ]] && [ "$now" != "$before" ]; then
+        if ! answer=$(docker compose exec -T "$service" "$@" 2>&1); then
+            explain "$service"
+            fail "$service goes on with its old configuration, because the new one is wrong: $answer"
+        fi
+        say "$service has read its configuration again"
+    fi
+    echo "$now" >"$known"
+}
+
+scripts/ensure_docker.sh | while read -r line; do say "$line"; done
+check_port
+check_secrets
+scripts/bootstrap.sh run
+choose_images
+.venv/bin/python -m scripts.stack_files
+if [ "${BUILD-}" != 0 ]; then
+    tag=${VERSION:-$(version)}
+    scripts/build-images.sh | sed 's/^/        /'
+    export ACCOUNT_SERVICE_IMAGE=bank/account-service:$tag TRANSACTION_SERVICE_IMAGE=bank/transaction-service:$tag
+    say "images of the services: built"
+fi
+remember
+say "starting $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
+start
+wait_healthy
+reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
+for entry in prometheus:9090 alertmanager:9093; do
+    reload "${entry%:*}" monitoring wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
+done
+scheme=http
+[ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
+url=$scheme://$BANK_ADDRESS:$BANK_PORT
+say "healthy"
+cat <<END
+
+  API                       $url/api/v1
+  account-service docs      $url/docs/account-service/
+  transaction-service docs  $url/docs/transaction-service/
+
+make demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
+make down stops it all and keeps the data, make down VOLUMES=1 removes the data as well.
+END
