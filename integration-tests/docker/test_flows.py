@@ -109,5 +109,6 @@ def test_a_reversal_and_a_fraud_freeze_travel_both_ways(bank: ComposedBank):
     assert bank.sql("account", f"SELECT status FROM accounts WHERE id = '{alices}'") == ["frozen"]
     row = f"SELECT action FROM flags WHERE transaction_id = '{large['id']}' AND action = 'freeze'"
     assert bank.sql("transaction", row) == ["freeze"]
-    rows = bank.sql("account", f"SELECT count(*) FROM outbox WHERE encode(events, 'escape') LIKE '%bank.account.frozen%{alices}%'")
+    frozen = f"%bank.account.frozen%{alices}%"
+    rows = bank.sql("account", f"SELECT count(*) FROM outbox WHERE encode(events, 'escape') LIKE '{frozen}'")
     assert rows == ["1"]
