@@ -141,10 +141,10 @@ async def test_text_that_is_too_long_is_not_cut_off_in_silence(postgres_url: str
 
 async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> None:
     now = utc_now()
-    written = [StoredResponse("alice", f"k{n}", b"h" * 16, 201, b"{}", now) for n in range(20_000)]
+    written = [StoredResponse("alice", f"k{n}", b"h" * 16, 201, b"{}", now) for n in range(2000)]
     async with write_transaction(engine) as connection:
         await idempotency.store(connection, keys, written)
-    wanted = [(item.subject, item.key) for item in written] * 8 + [("bob", "k1"), ("alice", "other")]
+    wanted = [(item.subject, item.key) for item in written] * 70 + [("bob", "k1"), ("alice", "other")]
     async with engine.connect() as connection:
         found = await idempotency.find(connection, keys, wanted)
         assert await idempotency.find(connection, keys, wanted[-2:]) == {}
@@ -153,7 +153,7 @@ async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> No
         assert await idempotency.forget(connection, keys, before=now, keep_subjects=[]) == 0
         later = now + timedelta(seconds=1)
         assert await idempotency.forget(connection, keys, before=later, keep_subjects=["alice"]) == 0
-        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"]) == 20_000
+        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"]) == 2000
 
 
 async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) -> None:
