@@ -28,6 +28,9 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 [ -z "$ca" ] || secrets+=(--secret "id=ca,src=$ca")
 [ -z "${PIP_INDEX_URL-}" ] || secrets+=(--secret "id=index,env=PIP_INDEX_URL")
 
+# Kept beside the images: a build asks no registry about an image that is here.
+docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
+
 read -ra services <<<"${SERVICES:-account-service transaction-service}"
 for service in "${services[@]}"; do
     image=$registry/$service

@@ -148,7 +148,7 @@ async def bulk_insert(connection: AsyncConnection, table: Table, rows: Rows) -> 
         return
     names = tuple(rows[0])
     # Names are those of the models' columns, never input.
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"
+    statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"  # nosec B608
     await connection.exec_driver_sql(statement, _arrays(names, rows))
 
 
@@ -174,7 +174,7 @@ async def bulk_update(connection: AsyncConnection, table: Table, key: str, rows:
     changes = ", ".join(f"{name} = new.{name}" for name in names if name != key)
     new = f"{_unnest(table, names)} AS new({', '.join(names)})"
     await connection.exec_driver_sql(
-        f"UPDATE {table.name} SET {changes} FROM {new} WHERE {table.name}.{key} = new.{key}",
+        f"UPDATE {table.name} SET {changes} FROM {new} WHERE {table.name}.{key} = new.{key}",  # nosec B608
         _arrays(names, rows),
     )
 

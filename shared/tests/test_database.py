@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,7 +177,7 @@ async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) ->
     await ping(postgres_engine)
 
 
-async def test_a_server_that_is_full_starting_or_gone_is_an_outage(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_a_server_that_is_full_or_gone_is_an_outage(postgres: PostgresServer, postgres_url: str) -> None:
     postgres.sql("postgres", "DROP ROLE IF EXISTS small", "CREATE ROLE small LOGIN CONNECTION LIMIT 0")
     addresses = [
         postgres_url.replace("//bank@", "//small@"),
@@ -212,24 +213,26 @@ async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_ur
     await engine.dispose()
 
 
-async def test_a_deadlock_and_a_serialization_failure_are_run_again(postgres_engine: AsyncEngine) -> None:
+@pytest.mark.parametrize(
+    ("isolation", "orders"), [("READ COMMITTED", [(1, 2), (2, 1)]), ("SERIALIZABLE", [(1, 2), (1, 2)])]
+)
+async def test_a_deadlock_and_a_serialization_failure_are_run_again(
+    postgres_engine: AsyncEngine, isolation: str, orders: list[tuple[int, int]]
+) -> None:
     async with write_transaction(postgres_engine) as connection:
         await connection.execute(
             text("CREATE TABLE counted AS SELECT n AS id, 0 AS value FROM generate_series(1, 2) n")
         )
 
-    async def both(first: int, second: int, isolation: str) -> None:
+    async def update_both(order: tuple[int, int]) -> None:
         async with write_transaction(postgres_engine) as connection:
             await connection.execute(text(f"SET TRANSACTION ISOLATION LEVEL {isolation}"))
-            for row in (first, second):
+            for row in order:
                 await connection.execute(text("UPDATE counted SET value = value + 1 WHERE id = :id"), {"id": row})
                 await asyncio.sleep(0.1)
 
-    for attempts in ([both(1, 2, "READ COMMITTED"), both(2, 1, "READ COMMITTED")], [both(1, 1, "SERIALIZABLE")] * 1):
-        if len(attempts) == 1:
-            attempts.append(both(1, 2, "SERIALIZABLE"))
-        errors = [error for error in await asyncio.gather(*attempts, return_exceptions=True) if error is not None]
-        assert len(errors) == 1 and is_retryable(errors[0]) and not is_unavailable(errors[0])
+    (error,) = filter(None, await asyncio.gather(*map(update_both, orders), return_exceptions=True))
+    assert is_retryable(error) and not is_unavailable(error)
 
 
 def test_other_errors_are_no_outage() -> None:
@@ -237,9 +240,16 @@ def test_other_errors_are_no_outage() -> None:
     assert is_unavailable(ConnectionResetError()) and is_unavailable(TimeoutError())
 
 
+async def test_the_first_connections_to_a_new_sqlite_file_do_not_fail(tmp_path: Path) -> None:
+    for number in range(60):
+        engines = [create_engine(f"sqlite+aiosqlite:///{tmp_path}/{number}.db") for _ in range(4)]
+        await asyncio.gather(*(ping(engine) for engine in engines))
+        for engine in engines:
+            await engine.dispose()
+
+
 async def test_writers_of_two_engines_wait_for_each_other_on_sqlite(sqlite_url: str) -> None:
     engines = [create_engine(sqlite_url) for _ in range(2)]
-    await asyncio.gather(*(ping(engine) for engine in engines))
     await create_tables(sqlite_url, metadata)
     async with write_transaction(engines[0]) as connection:
         await connection.execute(counters.insert().values(id=1, value=0))
