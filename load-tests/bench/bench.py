@@ -267,7 +267,12 @@ def main() -> int:
             pause = CONNECTIONS / (SHARE_OF_PEAK * peak) * 1000
             # The pause is the whole cycle less the answer's own time, which is small at this load.
             bench.settle()
-            calm = measure("at 60 %", UNIFORM, lambda: bench.http(stack.urls(ACCOUNT)[0], UNIFORM, max(1, pause - 5)))
+            calm = measure(
+                "at 60 %",
+                UNIFORM,
+                partial(bench.http, stack.urls(ACCOUNT)[0], UNIFORM, max(1, pause - 5)),
+                bench.roots(),
+            )
             progress("checking the ledger's invariants")
             broken = bench.broken_invariants()
     except (Failure, StackError, PostgresMissing) as failure:
