@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images offline-images test integration unit lint format schemas bench load lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas bench load lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -41,6 +41,10 @@ logs: ## follow its logs (SERVICE=nginx)
 images: ## build the images of the services and tell their sizes (REGISTRY=… PUSH=1)
 	@scripts/ensure_docker.sh
 	@scripts/build-images.sh $(if $(PUSH),--push)
+
+pin: ## pin the base images in .env by digest; needs their registry in reach
+	@scripts/ensure_docker.sh
+	@scripts/pin-images.sh
 
 offline-images: ## build every base image from Debian packages, where no registry answers (FORCE=1 DEBIAN_MIRROR=…)
 	@scripts/ensure_docker.sh

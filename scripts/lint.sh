@@ -21,11 +21,12 @@ in_service() {
 }
 
 mapfile -t services < <(find . -maxdepth 1 -name '*-service' -printf '%P\n' | sort)
-mapfile -t scripts < <(find scripts load-tests -name '*.sh' 2>/dev/null | sort)
+mapfile -t scripts < <(find scripts load-tests docker ansible -name '*.sh' 2>/dev/null | sort)
 
 check black black --check --quiet .
 check flake8 flake8
 check shellcheck shellcheck .ci/run "${scripts[@]}"
+check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile
 check yamllint yamllint --strict .
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
 check "mypy (shared, scripts)" mypy -p shared -p scripts

@@ -52,7 +52,7 @@ take() {
 
 use_offline_images() {
     take docker/offline/images.env
-    scripts/build-offline-images.sh | sed 's/^ *[0-9]* s  /        /'
+    scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  /        /'
     say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
 }
 
@@ -69,7 +69,7 @@ choose_images() {
                 IMAGES=offline
             elif all_present; then
                 say "base images: from the registry, all here"
-            elif timeout "$probe_seconds" docker manifest inspect "$PYTHON_IMAGE" >/dev/null 2>&1; then
+            elif timeout "$probe_seconds" docker buildx imagetools inspect "$PYTHON_IMAGE" >/dev/null 2>&1; then
                 say "base images: from the registry, which answers"
             else
                 say "base images: from Debian packages, because no registry answers for $PYTHON_IMAGE"
@@ -122,7 +122,7 @@ start() {
 explain() {
     local service
     cut -d ' ' -f 1 <<<"$1" | sort -u | while read -r service; do
-        [ -z "$service" ] || docker compose logs --tail 8 "$service" 2>&1 | cut -c 1-240 | sed 's/^/    /' >&2
+        [ -z "$service" ] || docker compose logs --no-color --tail 8 "$service" 2>&1 | sed 's/\x1b\[[0-9]*K//; s/^/    /' | cut -c 1-240 >&2
     done
 }
 
@@ -166,7 +166,7 @@ choose_images
 .venv/bin/python -m scripts.stack_files
 if [ "${BUILD-}" != 0 ]; then
     tag=${VERSION:-$(version)}
-    scripts/build-images.sh | sed 's/^/        /'
+    scripts/build-images.sh | sed -u 's/^/        /'
     export ACCOUNT_SERVICE_IMAGE=bank/account-service:$tag TRANSACTION_SERVICE_IMAGE=bank/transaction-service:$tag
     say "images of the services: built"
 fi

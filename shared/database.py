@@ -1,6 +1,8 @@
 """One way to PostgreSQL and SQLite: engine, transactions, set-based writes and advisory locks."""
 
 import asyncio
+import sqlite3
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -76,9 +78,21 @@ def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncE
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # the driver must not start transactions on its own; _begin_sqlite does
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    _switch_to_wal(cursor)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _switch_to_wal(cursor: Any) -> None:
+    # The one statement that does not wait for others by itself; only the first connections to a new file meet here.
+    for _ in range(100):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            time.sleep(0.02)
+    raise TimeoutError("SQLite's journal could not be switched to WAL")
 
 
 def _begin_sqlite(connection: Any) -> None:
