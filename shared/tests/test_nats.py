@@ -168,8 +168,9 @@ async def test_a_server_that_is_away_at_the_start_is_an_error_and_no_standstill(
     monkeypatch.setattr(transport, "_CONNECT_SECONDS", 0.5)
     await nats_server.stop()
     bus = NatsBus(nats_server.url)
-    with pytest.raises((nats.errors.Error, OSError)):
-        await asyncio.wait_for(bus.publish(events(1)), 10)
+    async with asyncio.timeout(10):
+        with pytest.raises((nats.errors.Error, OSError)):
+            await bus.publish(events(1))
     await nats_server.start()
     await bus.publish(events(1))
     assert names(await drained(reader(bus))) == ["e1"]
