@@ -3,8 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+# Extras stay in the names: pip before 24 takes `coverage[toml]` for unpinned where only `coverage` is, as soon as a newer one is out.
 compile() {
-    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
         --custom-compile-command "make lock" "$@"
 }
 
