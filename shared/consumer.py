@@ -16,6 +16,7 @@ from shared.database import is_retryable, is_unavailable
 from shared.events import CloudEvent
 from shared.ids import utc_now
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG
+from shared.tasks import uninterrupted
 from shared.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
@@ -80,9 +81,9 @@ class Consumer:
 
     async def step(self) -> int:
         """Receive once and settle what came; return how many events that were."""
-        delivery = await self._source.receive(await self._handler.position())
+        delivery = await self._source.receive(await uninterrupted(self._handler.position()))
         try:
-            await self.settle(delivery)
+            await uninterrupted(self.settle(delivery))
         except BaseException:
             await self._give_back(delivery)
             raise

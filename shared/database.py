@@ -1,17 +1,19 @@
 """One way to PostgreSQL and SQLite: engine, transactions, set-based writes and advisory locks."""
 
 import asyncio
+import itertools
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Row, Table, any_, bindparam, event, text, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
@@ -19,10 +21,13 @@ from sqlalchemy.types import TypeDecorator
 Rows = Sequence[Mapping[str, Any]]
 
 _SQLITE_BUSY_SECONDS = 15
-_POSTGRES_LIMITS = {
-    "statement_timeout": "15s",
+# How long a connection that worked is taken to be alive.
+_TRUSTED_SECONDS = 1.0
+_POSTGRES_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
+    # Tables are in memory or on flash: a few look-ups in an index cost less than reading the whole.
+    "random_page_cost": "1.1",
 }
 # PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The transaction had no effect; run it again.
 _RETRYABLE_STATES = {"40001", "40P01", "55P03"}
@@ -46,22 +51,28 @@ class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestor
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
-def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncEngine:
+def create_engine(url: str, *, pool_size: int = 5, name: str = "bank", statement_seconds: int = 15) -> AsyncEngine:
     """Return an engine with time limits on PostgreSQL, and with WAL and full synchronisation on SQLite."""
     if url.startswith("postgresql"):
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_size=pool_size,
             max_overflow=pool_size,
             pool_timeout=5,
-            pool_pre_ping=True,
             hide_parameters=True,  # they are names and amounts, and errors end in logs
             connect_args={
                 "timeout": 5,
-                "command_timeout": 20,
-                "server_settings": {**_POSTGRES_LIMITS, "application_name": name},
+                # The server gives up first, and says so.
+                "command_timeout": statement_seconds + 5,
+                "server_settings": {
+                    **_POSTGRES_SETTINGS,
+                    "statement_timeout": f"{statement_seconds}s",
+                    "application_name": name,
+                },
             },
         )
+        _ping_after_a_pause(engine)
+        return engine
     engine = create_async_engine(
         url,
         pool_size=pool_size,
@@ -73,6 +84,27 @@ def create_engine(url: str, *, pool_size: int = 5, name: str = "bank") -> AsyncE
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _ping_after_a_pause(engine: AsyncEngine) -> None:
+    """Check a pooled connection before it is used again, as `pool_pre_ping` does, but not while it is busy.
+
+    A check is three round trips. The first connection found dead makes the pool replace the others as well.
+    """
+
+    def returned(_connection: Any, record: Any) -> None:
+        record.info["returned"] = time.monotonic()
+
+    def taken(connection: Any, record: Any, _proxy: Any) -> None:
+        pause = time.monotonic() - record.info.get("returned", float("inf"))
+        if pause > _TRUSTED_SECONDS:
+            try:
+                engine.sync_engine.dialect.do_ping(connection)
+            except Exception as error:  # whatever it is: this connection is of no use
+                raise InvalidatePoolError from error
+
+    event.listen(engine.sync_engine, "checkin", returned)
+    event.listen(engine.sync_engine, "checkout", taken)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
@@ -140,30 +172,71 @@ def is_unavailable(error: BaseException) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Rows to insert or, with a `key` column, new values for existing rows found by it."""
+
+    table: Table
+    columns: tuple[str, ...]
+    rows: Sequence[tuple[Any, ...]]
+    key: str | None = None
+
+
+async def write_all(connection: AsyncConnection, writes: Iterable[Write]) -> None:
+    """Carry out all writes; on PostgreSQL as one statement, so that a whole batch costs one round trip.
+
+    The parts of one statement do not see each other; only foreign keys, which are checked at its end, may.
+    """
+    writes = [write for write in writes if write.rows]
+    if not writes:
+        return
+    if is_postgres(connection):
+        statement = _postgres_statement(tuple((write.table, write.columns, write.key) for write in writes))
+        await connection.exec_driver_sql(statement, tuple(column for write in writes for column in zip(*write.rows)))
+        return
+    for write in writes:
+        await _write_one_by_one(connection, write)
+
+
 @cache
-def _unnest(table: Table, names: tuple[str, ...]) -> str:
-    """Return `unnest($1::type[], …)` with one array per column, for PostgreSQL."""
+def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], ...]) -> str:
+    """Return the statement for writes of this shape; its parameters are one array per column."""
+    # Names are those of the models' columns, never input.
+    statements: list[str] = []
+    parameters = itertools.count(1)
+    for table, columns, key in parts:
+        names = ", ".join(columns)
+        rows = _unnest(table, columns, parameters)
+        if key is None:
+            statements.append(f"INSERT INTO {table.name} ({names}) SELECT * FROM {rows}")  # nosec B608
+        else:
+            changes = ", ".join(f"{name} = new.{name}" for name in columns if name != key)
+            found = f"{table.name}.{key} = new.{key}"
+            statements.append(
+                f"UPDATE {table.name} SET {changes} FROM {rows} AS new({names}) WHERE {found}"
+            )  # nosec B608
+    *first, last = statements
+    named = ", ".join(f"part{n} AS ({statement})" for n, statement in enumerate(first))
+    return f"WITH {named} {last}" if named else last
+
+
+def _unnest(table: Table, columns: tuple[str, ...], parameters: Iterator[int]) -> str:
+    """Return `unnest($1::type[], …)` with one array per column."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     # Without the length: a cast to varchar(16) would cut off in silence what the column itself refuses.
-    types = [table.c[name].type.compile(dialect).partition("(")[0] for name in names]
-    return f"unnest({', '.join(f'${n}::{type_}[]' for n, type_ in enumerate(types, start=1))})"
+    types = [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
+    return f"unnest({', '.join(f'${n}::{type_}[]' for type_, n in zip(types, parameters))})"
 
 
-def _arrays(names: Iterable[str], rows: Rows) -> tuple[list[Any], ...]:
-    return tuple([row[name] for row in rows] for name in names)
-
-
-async def bulk_insert(connection: AsyncConnection, table: Table, rows: Rows) -> None:
-    """Insert rows that all have the same keys, as one statement on PostgreSQL."""
-    if not rows:
+async def _write_one_by_one(connection: AsyncConnection, write: Write) -> None:
+    rows = [dict(zip(write.columns, row, strict=True)) for row in write.rows]
+    if write.key is None:
+        await connection.execute(write.table.insert(), rows)
         return
-    if not is_postgres(connection):
-        await connection.execute(table.insert(), rows)
-        return
-    names = tuple(rows[0])
-    # Names are those of the models' columns, never input.
-    statement = f"INSERT INTO {table.name} ({', '.join(names)}) SELECT * FROM {_unnest(table, names)}"  # nosec B608
-    await connection.exec_driver_sql(statement, _arrays(names, rows))
+    key = write.key
+    changes: dict[str, Any] = {name: bindparam(name) for name in write.columns if name != key}
+    statement = update(write.table).where(write.table.c[key] == bindparam(f"old_{key}")).values(changes)
+    await connection.execute(statement, [{**row, f"old_{key}": row[key]} for row in rows])
 
 
 async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows) -> list[Row[Any]]:
@@ -173,24 +246,6 @@ async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows)
     insert = postgresql.insert(table) if is_postgres(connection) else sqlite.insert(table)
     statement = insert.on_conflict_do_nothing().returning(*table.primary_key.columns)
     return list((await connection.execute(statement, rows)).all())
-
-
-async def bulk_update(connection: AsyncConnection, table: Table, key: str, rows: Rows) -> None:
-    """Set the given columns of existing rows found by `key`, as one statement on PostgreSQL."""
-    if not rows:
-        return
-    names = tuple(rows[0])
-    if not is_postgres(connection):
-        statement = update(table).where(table.c[key] == bindparam(f"old_{key}"))
-        values: dict[str, Any] = {name: bindparam(name) for name in names if name != key}
-        await connection.execute(statement.values(values), [{**row, f"old_{key}": row[key]} for row in rows])
-        return
-    changes = ", ".join(f"{name} = new.{name}" for name in names if name != key)
-    new = f"{_unnest(table, names)} AS new({', '.join(names)})"
-    await connection.exec_driver_sql(
-        f"UPDATE {table.name} SET {changes} FROM {new} WHERE {table.name}.{key} = new.{key}",  # nosec B608
-        _arrays(names, rows),
-    )
 
 
 def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[bool]:

@@ -12,11 +12,24 @@ from collections.abc import Sequence
 from datetime import datetime
 
 import orjson
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, String, Table, func, select, text
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    func,
+    select,
+    text,
+    union_all,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.database import UtcDateTime, bulk_insert, bulk_update, is_postgres
+from shared.database import UtcDateTime, Write, is_postgres, write_all
 from shared.events import Event
 
 # A row stays well below the size limits of brokers and drivers, whatever the batch.
@@ -41,6 +54,9 @@ class Outbox:
             Column("created_at", UtcDateTime, nullable=False),
             sqlite_autoincrement=True,
         )
+        # The few rows that wait for a position, found without a look at the many that have one.
+        waiting = self.rows.c.position.is_(None)
+        Index("outbox_unsequenced", self.rows.c.id, postgresql_where=waiting, sqlite_where=waiting)
         self.progress = Table(
             "outbox_progress",
             metadata,
@@ -48,13 +64,11 @@ class Outbox:
             Column("position", BigInteger, nullable=False),
         )
 
-    async def append(self, connection: AsyncConnection, events: Sequence[Event], now: datetime) -> None:
-        """Write the events in the caller's transaction."""
-        for start in range(0, len(events), MAX_EVENTS_PER_ROW):
-            part = events[start : start + MAX_EVENTS_PER_ROW]
-            await bulk_insert(
-                connection, self.rows, [{"size": len(part), "events": orjson.dumps(part), "created_at": now}]
-            )
+    def write(self, events: Sequence[Event], now: datetime) -> Write:
+        """Return the write that appends the events, in the transaction that caused them."""
+        parts = [events[n : n + MAX_EVENTS_PER_ROW] for n in range(0, len(events), MAX_EVENTS_PER_ROW)]
+        rows = [(len(part), orjson.dumps(part), now) for part in parts]
+        return Write(self.rows, ("size", "events", "created_at"), rows)
 
     async def has_unsequenced(self, connection: AsyncConnection) -> bool:
         """Tell cheaply whether committed rows wait for a position."""
@@ -77,8 +91,8 @@ class Outbox:
         changes = []
         for row in waiting:
             position += row.size
-            changes.append({"id": row.id, "position": position})
-        await bulk_update(connection, rows, "id", changes)
+            changes.append((row.id, position))
+        await write_all(connection, [Write(rows, ("id", "position"), changes, key="id")])
         return len(changes)
 
     async def head(self, connection: AsyncConnection) -> int:
@@ -110,8 +124,10 @@ class Outbox:
     async def backlog(self, connection: AsyncConnection, after: int) -> tuple[int, datetime | None]:
         """Return how many events wait to be published after a position, and since when the oldest does."""
         rows = self.rows
-        waiting = (rows.c.position.is_(None)) | (rows.c.position > after)
-        statement = select(func.coalesce(func.sum(rows.c.size), 0), func.min(rows.c.id)).where(waiting)
+        found = select(rows.c.id, rows.c.size)
+        # Two lists, each by its index; PostgreSQL reads the whole table for "null or greater".
+        waiting = union_all(found.where(rows.c.position.is_(None)), found.where(rows.c.position > after)).subquery()
+        statement = select(func.coalesce(func.sum(waiting.c.size), 0), func.min(waiting.c.id))
         count, oldest = (await connection.execute(statement)).one()
         since = await connection.scalar(select(rows.c.created_at).where(rows.c.id == oldest)) if oldest else None
         return int(count), since

@@ -18,6 +18,7 @@ from shared.events import Event
 from shared.ids import utc_now
 from shared.outbox import Outbox
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING, count_published
+from shared.tasks import uninterrupted
 from shared.transport import NatsBus
 
 log = logging.getLogger(__name__)
@@ -76,10 +77,10 @@ class Relay:
         await leadership.rollback()
         while True:
             try:
-                busy = await self.step()
+                busy = await uninterrupted(self.step())
             finally:
                 # Above all during an outage of the broker.
-                await self._measure_now_and_then()
+                await uninterrupted(self._measure_now_and_then())
             if busy:
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:

@@ -13,6 +13,7 @@ from shared.outbox import Outbox
 from shared.prometheus.database import watch_pool
 from shared.relay import Relay
 from shared.settings import ServiceSettings
+from shared.tasks import uninterrupted
 from shared.transport import FeedSource, NatsBus, NatsSource, Source
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class Runtime:
 async def _every(seconds: float, name: str, job: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
-            await job()
+            await uninterrupted(job())
         except Exception as error:  # pylint: disable=broad-exception-caught  # a job must outlive every outage
             log.warning("%s failed, trying again in %s s: %r", name, seconds, error)
         await asyncio.sleep(seconds)

@@ -33,7 +33,7 @@ class ServiceSettings(BaseSettings):
     app_track: Literal["stable", "canary"] = Field("stable", description="Track told in responses, metrics and logs.")
     instance: str = Field("", description="Name of this replica in logs.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
-    access_log: bool = Field(True, description="Log one line per request.")
+    access_log: bool = Field(True, description="Log requests.")
 
     @field_validator("database_url")
     @classmethod

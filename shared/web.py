@@ -151,7 +151,10 @@ class Service:
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
         http_metrics.observe(handler, scope["method"], status, seconds)
-        if self._logs and not scope["path"].startswith(_QUIET):
+        if not self._logs or scope["path"].startswith(_QUIET):
+            return
+        # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
+        if status >= 400 or not isinstance(route, LeanRoute):
             fields = {"method": scope["method"], "handler": handler, "status": status}
             access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Select, Table, func, select, text
@@ -26,15 +27,18 @@ from app.book import (
     Withdraw,
 )
 from app.models import accounts, entries, holds, transactions
-from shared.database import any_of, bulk_insert, bulk_insert_new, bulk_update
+from shared.database import Write, any_of, bulk_insert_new
 from shared.ids import new_id
 
-_ACCOUNT_FIELDS = [field.name for field in fields(Account)]
+_ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))
 _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
-_TRANSACTION_FIELDS = [field.name for field in fields(Transaction)]
-_ENTRY_FIELDS = [field.name for field in fields(Entry)]
-_HOLD_FIELDS = [field.name for field in fields(Hold)]
-_CHANGING_HOLD_FIELDS = ("id", "status", "captured_amount", "transaction_id")
+_TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
+_ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
+_HOLD_FIELDS = tuple(field.name for field in fields(Hold))
+_account_values = attrgetter(*_ACCOUNT_FIELDS)
+_transaction_values = attrgetter(*_TRANSACTION_FIELDS)
+_entry_values = attrgetter(*_ENTRY_FIELDS)
+_hold_values = attrgetter(*_HOLD_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,41 +145,34 @@ async def _lock_accounts(connection: AsyncConnection, ids: set[str]) -> dict[str
     return {row.id: Account(*row) for row in locked}
 
 
-async def write_book(connection: AsyncConnection, book: Book, now: datetime) -> None:
-    """Write what the batch changed: set-based, entries in the order of their decisions."""
-    await bulk_insert(connection, accounts, [_account_row(account, now) for account in book.opened])
-    await bulk_insert(connection, transactions, _rows(_TRANSACTION_FIELDS, book.transactions))
-    await bulk_insert(connection, entries, _rows(_ENTRY_FIELDS, book.entries))
+def writes_of(book: Book, now: datetime) -> list[Write]:
+    """Return what the batch changed as set-based writes, entries in the order of their decisions."""
     opened = {account.id for account in book.opened}
     changed = [book.accounts[account_id] for account_id in book.changed - opened]
-    await bulk_update(
-        connection,
-        accounts,
-        "id",
-        [
-            {
-                "id": account.id,
-                "status": account.status,
-                "balance": account.balance,
-                "held": account.held,
-                "seq": account.seq,
-                "updated_at": now,
-            }
-            for account in changed
-        ],
-    )
     placed = [book.holds[hold_id] for hold_id in book.changed_holds if book.holds[hold_id].status == "active"]
     settled = [book.holds[hold_id] for hold_id in book.changed_holds if book.holds[hold_id].status != "active"]
-    await bulk_insert(connection, holds, _rows(_HOLD_FIELDS, placed))
-    await bulk_update(connection, holds, "id", _rows(_CHANGING_HOLD_FIELDS, settled))
-
-
-def _rows(names: Sequence[str], records: Iterable[Any]) -> list[dict[str, Any]]:
-    return [{name: getattr(record, name) for name in names} for record in records]
-
-
-def _account_row(account: Account, now: datetime) -> dict[str, Any]:
-    return {**{name: getattr(account, name) for name in _ACCOUNT_FIELDS}, "updated_at": now}
+    return [
+        Write(
+            accounts, (*_ACCOUNT_FIELDS, "updated_at"), [(*_account_values(account), now) for account in book.opened]
+        ),
+        Write(
+            transactions, _TRANSACTION_FIELDS, [_transaction_values(transaction) for transaction in book.transactions]
+        ),
+        Write(entries, _ENTRY_FIELDS, [_entry_values(entry) for entry in book.entries]),
+        Write(
+            accounts,
+            ("id", "status", "balance", "held", "seq", "updated_at"),
+            [(account.id, account.status, account.balance, account.held, account.seq, now) for account in changed],
+            key="id",
+        ),
+        Write(holds, _HOLD_FIELDS, [_hold_values(hold) for hold in placed]),
+        Write(
+            holds,
+            ("id", "status", "captured_amount", "transaction_id"),
+            [(hold.id, hold.status, hold.captured_amount, hold.transaction_id) for hold in settled],
+            key="id",
+        ),
+    ]
 
 
 async def find_account(connection: AsyncConnection, account_id: str) -> Account | None:
@@ -221,7 +218,7 @@ INVARIANTS: Mapping[str, str] = {
     "entries of a transaction do not sum to zero": """
         SELECT transaction_id FROM entries GROUP BY transaction_id HAVING sum(amount) <> 0 OR count(*) < 2""",
     "a transaction has no entries": """
-        SELECT id FROM transactions WHERE id NOT IN (SELECT transaction_id FROM entries)""",
+        SELECT t.id FROM transactions t WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.transaction_id = t.id)""",
     "a balance differs from the sum of its entries": """
         SELECT a.id FROM accounts a LEFT JOIN (SELECT account_id, sum(amount) AS total, count(*) AS n, max(seq) AS last
         FROM entries GROUP BY account_id) e ON e.account_id = a.id

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import repository
 from app.book import (
@@ -34,7 +34,7 @@ from app.settings import AccountSettings
 from shared import idempotency, problems
 from shared.auth import OPERATOR, Caller
 from shared.consumer import Move
-from shared.database import is_retryable, is_unavailable, write_transaction
+from shared.database import is_retryable, is_unavailable, write_all, write_transaction
 from shared.events import Event, new_event
 from shared.group_commit import Closed, GroupCommit, QueueFull
 from shared.idempotency import StoredResponse
@@ -172,15 +172,21 @@ class AccountService:
             book = await repository.load_book(connection, commands, cash)
             flush = _Flush(book, known, now)
             answers = [_settle(flush, work) for work in batch]
-            await self._write(connection, flush)
+            await write_all(
+                connection,
+                [
+                    *repository.writes_of(book, now),
+                    outbox.write(flush.events, now),
+                    idempotency.write(idempotency_keys, flush.stored),
+                ],
+            )
         self._committed(flush.events)
         _count(flush.outcomes)
+        if self._settings.access_log:
+            log.info(
+                "committed", extra={"requests": len(batch), "request_ids": [work.trace.request_id for work in batch]}
+            )
         return answers
-
-    async def _write(self, connection: AsyncConnection, flush: _Flush) -> None:
-        await repository.write_book(connection, flush.book, flush.now)
-        await outbox.append(connection, flush.events, flush.now)
-        await idempotency.store(connection, idempotency_keys, flush.stored)
 
     async def _cash_for(self, currencies: set[str], now: datetime) -> dict[str, str]:
         if not currencies <= self._cash.keys():

@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import repository
+from app import service as service_module
 from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
 from app.models import idempotency_keys, outbox
 from app.service import EVENT_SUBJECT, SYSTEM, AccountService, Answer, Batch, Trace, Work
@@ -251,7 +252,7 @@ async def test_a_dead_database_fails_all_and_nothing_moves(service: AccountServi
         raise OperationalError("COMMIT", None, OSError("connection lost"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(repository, "write_book", unreachable)
+        patched.setattr(service_module, "write_all", unreachable)
         outcomes = await asyncio.gather(
             *(service.execute(work(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
         )

@@ -210,6 +210,16 @@ def run_all(bench: Bench, stack: EmbeddedStack, rounds: int) -> list[Run]:
     return runs
 
 
+def at_share_of_peak(bench: Bench, direct_url: str, per_second: float) -> Run:
+    """Measure at about this rate. A connection's cycle is its pause and the answer's time, which a first run tells."""
+    cycle_ms = CONNECTIONS / per_second * 1000
+    transfers, seconds, _, _ = bench.http(direct_url, UNIFORM, cycle_ms)
+    answer_ms = max(0.0, CONNECTIONS / (transfers / seconds) * 1000 - cycle_ms)
+    bench.settle()
+    load = partial(bench.http, direct_url, UNIFORM, max(1.0, cycle_ms - answer_ms))
+    return measure("at 60 %", UNIFORM, load, bench.roots())
+
+
 def median_of(runs: list[Run], variant: str, accounts: int, value: Callable[[Run], float]) -> float:
     """Return the median of a value over the rounds of one variant."""
     return statistics.median(value(run) for run in runs if (run.variant, run.accounts) == (variant, accounts))
@@ -264,15 +274,7 @@ def main() -> int:
             bench.prepare()
             runs = run_all(bench, stack, arguments.rounds)
             peak = median_of(runs, "direct", UNIFORM, lambda run: run.per_second)
-            pause = CONNECTIONS / (SHARE_OF_PEAK * peak) * 1000
-            # The pause is the whole cycle less the answer's own time, which is small at this load.
-            bench.settle()
-            calm = measure(
-                "at 60 %",
-                UNIFORM,
-                partial(bench.http, stack.urls(ACCOUNT)[0], UNIFORM, max(1, pause - 5)),
-                bench.roots(),
-            )
+            calm = at_share_of_peak(bench, direct_url=stack.urls(ACCOUNT)[0], per_second=SHARE_OF_PEAK * peak)
             progress("checking the ledger's invariants")
             broken = bench.broken_invariants()
     except (Failure, StackError, PostgresMissing) as failure:

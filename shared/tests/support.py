@@ -13,7 +13,7 @@ import uvicorn
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import write_transaction
+from shared.database import write_all, write_transaction
 from shared.events import Event, new_event
 from shared.ids import utc_now
 from shared.inbox import Inbox
@@ -43,7 +43,7 @@ def names(found: list[Event]) -> list[str]:
 async def append(engine: AsyncEngine, *items: Event) -> None:
     """Commit one append to the outbox."""
     async with write_transaction(engine) as connection:
-        await outbox.append(connection, items, utc_now())
+        await write_all(connection, [outbox.write(items, utc_now())])
 
 
 async def sequence(engine: AsyncEngine, limit: int = 1000) -> int:

@@ -26,17 +26,17 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from scripts.postgres import PostgresServer
-from shared import idempotency
+from shared import database, idempotency
 from shared.database import (
     Rows,
     UtcDateTime,
-    bulk_insert,
+    Write,
     bulk_insert_new,
-    bulk_update,
     create_engine,
     is_retryable,
     is_unavailable,
     ping,
+    write_all,
     write_transaction,
 )
 from shared.idempotency import StoredResponse
@@ -78,10 +78,15 @@ async def stored(engine: AsyncEngine) -> list[dict[str, Any]]:
         return [dict(row._mapping) for row in await connection.execute(select(things).order_by(things.c.number))]
 
 
+def write(rows: Rows, key: str | None = None) -> Write:
+    """Return the write of these rows, which all have the same columns."""
+    return Write(things, tuple(rows[0]) if rows else (), [tuple(row.values()) for row in rows], key)
+
+
 async def insert(engine: AsyncEngine, rows: Rows) -> None:
     """Insert and commit."""
     async with write_transaction(engine) as connection:
-        await bulk_insert(connection, things, rows)
+        await write_all(connection, [write(rows)])
 
 
 async def test_rows_come_back_as_they_were_written(engine: AsyncEngine) -> None:
@@ -100,11 +105,46 @@ async def test_an_update_changes_the_named_columns_of_the_named_rows(engine: Asy
     await insert(engine, rows)
     changes = [{"id": row["id"], "number": row["number"] + 10_000, "name": None} for row in rows[::2]]
     async with write_transaction(engine) as connection:
-        await bulk_update(connection, things, "id", [*changes, {"id": new_id(), "number": 7, "name": "nobody"}])
-        await bulk_update(connection, things, "id", [])
+        await write_all(connection, [write([*changes, {"id": new_id(), "number": 7, "name": "nobody"}], key="id")])
+        await write_all(connection, [write([], key="id")])
     by_id = {change["id"]: change for change in changes}
     expected = sorted(({**row, **by_id.get(row["id"], {})} for row in rows), key=lambda row: row["number"])
     assert await stored(engine) == expected
+
+
+async def test_writes_of_several_kinds_go_together(engine: AsyncEngine) -> None:
+    rows = [thing(n) for n in range(3)]
+    await insert(engine, rows[:2])
+    async with write_transaction(engine) as connection:
+        await write_all(
+            connection,
+            [
+                write(rows[2:]),
+                write([{"id": rows[0]["id"], "number": 7}], key="id"),
+                Write(counters, ("id", "value"), [(1, 10), (2, 20)]),
+                write([{"name": "other", "id": rows[1]["id"]}], key="id"),
+            ],
+        )
+    async with engine.connect() as connection:
+        counted = [tuple(row) for row in await connection.execute(select(counters).order_by(counters.c.id))]
+    assert counted == [(1, 10), (2, 20)]
+    assert await stored(engine) == [{**rows[1], "name": "other"}, rows[2], {**rows[0], "number": 7}]
+
+
+async def test_a_connection_that_died_in_a_pause_is_replaced(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async for engine in opened(postgres_url):
+        async with engine.connect() as first, engine.connect() as second:
+            victims = [await each.scalar(text("SELECT pg_backend_pid()")) for each in (first, second)]
+        async for other in opened(postgres_url):
+            async with other.connect() as connection:
+                for victim in victims:
+                    await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": victim})
+        monkeypatch.setattr(database, "_TRUSTED_SECONDS", 0.0)
+        async with engine.connect() as third, engine.connect() as fourth:
+            for connection in (third, fourth):
+                assert await connection.scalar(text("SELECT pg_backend_pid()")) not in victims
 
 
 async def test_only_rows_that_were_not_there_are_told_to_be_new(engine: AsyncEngine) -> None:
@@ -139,14 +179,14 @@ async def test_text_that_is_too_long_is_not_cut_off_in_silence(postgres_url: str
         with pytest.raises(DBAPIError):
             async with write_transaction(engine) as connection:
                 row = (await stored(engine))[0]
-                await bulk_update(connection, things, "id", [{"id": row["id"], "name": "x" * 11}])
+                await write_all(connection, [write([{"id": row["id"], "name": "x" * 11}], key="id")])
 
 
 async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> None:
     now = utc_now()
     written = [StoredResponse("alice", f"k{n}", b"h" * 16, 201, b"{}", now) for n in range(2000)]
     async with write_transaction(engine) as connection:
-        await idempotency.store(connection, keys, written)
+        await write_all(connection, [idempotency.write(keys, written)])
     wanted = [(item.subject, item.key) for item in written] * 70 + [("bob", "k1"), ("alice", "other")]
     async with engine.connect() as connection:
         found = await idempotency.find(connection, keys, wanted)

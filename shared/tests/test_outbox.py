@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import write_transaction
+from shared.database import write_all, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
 from shared.outbox import MAX_EVENTS_PER_ROW
@@ -52,7 +52,7 @@ async def test_a_reader_of_ids_skips_what_commits_late_and_a_reader_of_positions
 ) -> None:
     naive, reader = NaiveReader(), PositionReader()
     async with write_transaction(postgres_engine) as late:
-        await outbox.append(late, [event("late-1"), event("late-2")], utc_now())
+        await write_all(late, [outbox.write([event("late-1"), event("late-2")], utc_now())])
         await append(postgres_engine, event("early"))
         await sequence(postgres_engine)
         await naive.poll(postgres_engine)
@@ -71,7 +71,7 @@ async def test_many_writers_commit_in_any_order_and_each_event_is_read_once(post
     async def write(writer: int) -> None:
         for number in range(10):
             async with write_transaction(postgres_engine) as connection:
-                await outbox.append(connection, [event(f"{writer}-{number}")], utc_now())
+                await write_all(connection, [outbox.write([event(f"{writer}-{number}")], utc_now())])
                 await asyncio.sleep(chance.random() / 50)
 
     reader = PositionReader(limit=7)
@@ -92,7 +92,7 @@ async def test_two_sequencers_at_once_skip_nothing(postgres_engine: AsyncEngine)
     """A leader whose connection has died may still be in the middle of a pass when the next one begins its own."""
     reader = PositionReader()
     async with write_transaction(postgres_engine) as writer:
-        await outbox.append(writer, [event("first")], utc_now())
+        await write_all(writer, [outbox.write([event("first")], utc_now())])
         await append(postgres_engine, event("second-1"), event("second-2"))
         async with write_transaction(postgres_engine) as deposed:
             await outbox.sequence(deposed)
@@ -120,7 +120,7 @@ async def test_any_window_of_positions_can_be_read(
         await connection.execute(outbox.rows.delete())
         for size in sizes:
             row = events(size, len(written) + 1)
-            await outbox.append(connection, row, utc_now())
+            await write_all(connection, [outbox.write(row, utc_now())])
             written += row
     while await sequence(engine, pass_limit):
         pass
@@ -143,7 +143,7 @@ async def test_an_append_that_is_rolled_back_leaves_no_gap(engine: AsyncEngine) 
     await append(engine, event("before"))
     try:
         async with write_transaction(engine) as connection:
-            await outbox.append(connection, [event("never")], utc_now())
+            await write_all(connection, [outbox.write([event("never")], utc_now())])
             raise ZeroDivisionError
     except ZeroDivisionError:
         pass

@@ -25,7 +25,7 @@ from app.statements import Statement
 from shared import problems
 from shared.auth import Caller, require_operator
 from shared.consumer import Move
-from shared.database import is_retryable, write_transaction
+from shared.database import is_retryable, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import rfc3339, utc_now
 from shared.problems import Problem
@@ -85,7 +85,7 @@ class TransactionService:
             unheard = await repository.add_flags(connection, findings, now)
             findings = [finding for finding in findings if finding.event_id in unheard]
             flagged = _flag_events(findings, events, now)
-            await outbox.append(connection, flagged, now)
+            await write_all(connection, [outbox.write(flagged, now)])
             if move is not None:
                 await inbox.move(connection, FEED, move)
         self._committed(flagged)

@@ -1,0 +1,13 @@
+"""Find the outbox's rows that wait for a position without reading those that have one."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Add the index."""
+    waiting = sa.text("position IS NULL")
+    op.create_index("outbox_unsequenced", "outbox", ["id"], postgresql_where=waiting, sqlite_where=waiting)

@@ -1,0 +1,41 @@
+"""A step comes to its end although its task is cancelled, unless it takes too long."""
+
+import asyncio
+
+import pytest
+
+from shared import tasks
+from shared.tasks import uninterrupted
+
+
+async def step(seconds: float, done: list[str]) -> str:
+    await asyncio.sleep(seconds)
+    done.append("done")
+    return "result"
+
+
+async def cancelled_in(seconds: float, done: list[str]) -> None:
+    task = asyncio.create_task(uninterrupted(step(seconds, done)))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_step_gives_its_result_or_its_error():
+    assert await uninterrupted(step(0, [])) == "result"
+    with pytest.raises(TypeError):
+        await uninterrupted(step(None, []))  # type: ignore[arg-type]
+
+
+async def test_cancelling_waits_for_the_step():
+    done: list[str] = []
+    await cancelled_in(0.1, done)
+    assert done == ["done"]
+
+
+async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks, "_PATIENCE_SECONDS", 0.05)
+    done: list[str] = []
+    await cancelled_in(60, done)
+    assert not done
