@@ -208,13 +208,12 @@ def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], 
         names = ", ".join(columns)
         rows = _unnest(table, columns, parameters)
         if key is None:
-            statements.append(f"INSERT INTO {table.name} ({names}) SELECT * FROM {rows}")  # nosec B608
+            statement = f"INSERT INTO {table.name} ({names}) SELECT * FROM {rows}"  # nosec B608
         else:
             changes = ", ".join(f"{name} = new.{name}" for name in columns if name != key)
-            found = f"{table.name}.{key} = new.{key}"
-            statements.append(
-                f"UPDATE {table.name} SET {changes} FROM {rows} AS new({names}) WHERE {found}"
-            )  # nosec B608
+            source = f"{rows} AS new({names}) WHERE {table.name}.{key} = new.{key}"
+            statement = f"UPDATE {table.name} SET {changes} FROM {source}"  # nosec B608
+        statements.append(statement)
     *first, last = statements
     named = ", ".join(f"part{n} AS ({statement})" for n, statement in enumerate(first))
     return f"WITH {named} {last}" if named else last
