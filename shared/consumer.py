@@ -11,11 +11,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
+from shared import tracing
 from shared.database import is_retryable, is_unavailable
 from shared.events import CloudEvent
 from shared.ids import utc_now
+from shared.logging_config import about
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_dead_letters
 from shared.tasks import uninterrupted
 from shared.transport import Delivery, Source
@@ -127,7 +130,7 @@ class Consumer:
 
     async def _process(self, events: Sequence[CloudEvent], move: Move | None) -> None:
         try:
-            self._count(events, await self._handler.process(events, move))
+            await self._handle(events, move)
             return
         except Overtaken:
             raise
@@ -136,14 +139,15 @@ class Consumer:
                 raise
             log.warning("a batch of %d events failed, taking them one by one: %r", len(events), error)
         for event in events:
-            await self._process_alone(event)
+            with about(event.requestid, event.traceparent):
+                await self._process_alone(event)
         if move is not None:
             await self._handler.process([], move)
 
     async def _process_alone(self, event: CloudEvent) -> None:
         for attempt in range(1, TRIES + 1):
             try:
-                self._count([event], await self._handler.process([event], None))
+                await self._handle([event], None)
                 return
             except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
                 if is_unavailable(error) or is_retryable(error):
@@ -160,8 +164,12 @@ class Consumer:
         CONSUMED.labels(type_ if isinstance(type_, str) and type_.startswith("bank.") else "unknown", "dead").inc()
         log.error("event set aside as a dead letter: %s", reason)
 
-    def _count(self, events: Sequence[CloudEvent], new: set[str]) -> None:
+    async def _handle(self, events: Sequence[CloudEvent], move: Move | None) -> None:
+        with tracing.spans("process", SpanKind.CONSUMER, [(event.type, event.traceparent) for event in events]):
+            new = await self._handler.process(events, move)
         for event in events:
             CONSUMED.labels(event.type, "processed" if event.id in new else "duplicate").inc()
         if events:
             self._lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
+            requests = list(dict.fromkeys(event.requestid for event in events))
+            log.info("consumed", extra={"events": len(events), "request_ids": requests})

@@ -7,6 +7,7 @@ is flushed at once, so latency at low load is that of one transaction.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import Context
 from typing import Generic, TypeVar
 
 Work = TypeVar("Work")
@@ -60,7 +61,8 @@ class GroupCommit(Generic[Work, Result]):
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((work, done))
         if self._flusher is None:
-            self._flusher = asyncio.create_task(self._flush_all())
+            # A batch belongs to no single request: it starts without what its first caller has in context.
+            self._flusher = asyncio.create_task(self._flush_all(), context=Context())
         return await done
 
     async def drain(self) -> None:

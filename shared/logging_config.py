@@ -4,7 +4,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
@@ -49,6 +50,17 @@ _AMOUNTS = re.compile(rf"(\b(?:{'|'.join(sorted(_AMOUNT_NAMES))})\\*[\"']?\s*[=:
 
 # Whatever is sensitive has one of these; most texts have none, and this looks much faster.
 _SUSPICIOUS = re.compile(r"[@:=]|[0-9]{10}|eyJ|[Bb][Ee][Aa][Rr][Ee][Rr]|[Bb][Aa][Ss][Ii][Cc]|BEGIN")
+
+
+@contextmanager
+def about(request_id: str | None, traceparent: str | None) -> Iterator[None]:
+    """Let the lines that are logged in the block carry the ids of a request."""
+    tokens = REQUEST_ID.set(request_id), TRACE_PARENT.set(traceparent)
+    try:
+        yield
+    finally:
+        REQUEST_ID.reset(tokens[0])
+        TRACE_PARENT.reset(tokens[1])
 
 
 def _mask_match(match: re.Match[str]) -> str:

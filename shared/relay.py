@@ -11,8 +11,10 @@ from contextlib import suppress
 from datetime import datetime
 from zlib import crc32
 
+from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from shared import tracing
 from shared.database import try_advisory_lock, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
@@ -111,10 +113,14 @@ class Relay:
             batch = await self._outbox.read(connection, published, _BATCH)
         if not batch:
             return False
-        await bus.publish([event for _, event in batch])
+        events = [event for _, event in batch]
+        with tracing.spans(
+            "publish", SpanKind.PRODUCER, [(event["type"], event.get("traceparent")) for event in events]
+        ):
+            await bus.publish(events)
         async with write_transaction(self._engine) as connection:
             await self._outbox.set_published(connection, _PUBLISHER, batch[-1][0])
-        count_published(event for _, event in batch)
+        count_published(events)
         return True
 
     async def _measure_now_and_then(self) -> None:

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
+from shared import tracing
 from shared.auth import Authenticator
 from shared.consumer import Consumer, Handler
 from shared.database import create_engine, ping
@@ -33,6 +34,7 @@ class Runtime:
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
         self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)
+        tracing.trace_statements(self.engine)
 
     def source(self, subject: str) -> Source | None:
         """Return where the service consumes events from; None when EVENTS_URL is not set."""

@@ -10,7 +10,7 @@ from typing import Any
 import uvicorn
 from sqlalchemy.engine import make_url
 
-from shared import logging_config
+from shared import logging_config, tracing
 from shared.settings import ServiceSettings
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,9 @@ def run(create: Callable[[], Any], settings: ServiceSettings) -> None:
     logging_config.configure(
         settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
     )
+    tracing.start(settings)
     config = uvicorn.Config(
-        create(),
+        tracing.traced_app(create()),
         host=settings.host,
         port=settings.port,
         loop="uvloop",
@@ -61,5 +62,7 @@ def run(create: Callable[[], Any], settings: ServiceSettings) -> None:
         server.run()
     except KeyboardInterrupt:
         pass  # uvicorn raises the signal again once everything is shut down
+    finally:
+        tracing.stop()
     if not server.started:
         sys.exit(3)

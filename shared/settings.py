@@ -33,6 +33,7 @@ class ServiceSettings(BaseSettings):
     app_track: Literal["stable", "canary"] = Field("stable", description="Track told in responses, metrics and logs.")
     instance: str = Field("", description="Name of this replica in logs.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    otel_exporter_otlp_endpoint: str = Field("", description="Where traces go, e.g. http://tempo:4318; empty: nowhere.")
     access_log: bool = Field(True, description="Log requests.")
 
     @field_validator("database_url")

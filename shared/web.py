@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shared import health, problems
+from shared import health, problems, tracing
 from shared.auth import Authenticator, Caller
 from shared.database import is_unavailable
 from shared.logging_config import REQUEST_ID, TRACE_PARENT
@@ -100,13 +100,9 @@ class Service:
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16).encode()
-        trace = headers.get(b"traceparent", b"")
-        if not _TRACE_PARENT.fullmatch(trace):
-            random = secrets.token_hex(24)
-            trace = f"00-{random[:32]}-{random[32:]}-00".encode()
         scope["request_id"] = request_id.decode()
         REQUEST_ID.set(scope["request_id"])
-        TRACE_PARENT.set(trace.decode())
+        TRACE_PARENT.set(tracing.current_traceparent() or _traceparent(headers.get(b"traceparent", b"")))
         status = 0
 
         async def send_with_identity(message: Message) -> None:
@@ -151,12 +147,21 @@ class Service:
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
         http_metrics.observe(handler, scope["method"], status, seconds)
+        tracing.name_request(scope["method"], handler)
         if not self._logs or scope["path"].startswith(_QUIET):
             return
         # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
         if status >= 400 or not isinstance(route, LeanRoute):
             fields = {"method": scope["method"], "handler": handler, "status": status}
             access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
+
+
+def _traceparent(header: bytes) -> str:
+    """Return the caller's trace, or a new one that nobody records."""
+    if _TRACE_PARENT.fullmatch(header):
+        return header.decode()
+    random = secrets.token_hex(24)
+    return f"00-{random[:32]}-{random[32:]}-00"
 
 
 def _limited(receive: Receive, content_length: bytes) -> Receive:

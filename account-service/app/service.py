@@ -31,7 +31,7 @@ from app.ledger import decide
 from app.models import feed_state, idempotency_keys, outbox
 from app.prometheus import AMOUNT, BATCH_SIZE, TRANSACTIONS
 from app.settings import AccountSettings
-from shared import idempotency, problems
+from shared import idempotency, problems, tracing
 from shared.auth import OPERATOR, Caller
 from shared.consumer import Move
 from shared.database import is_retryable, is_unavailable, write_all, write_transaction
@@ -137,7 +137,8 @@ class AccountService:
                 )
             self._running.add(work.key)
         try:
-            return await self._group.submit(work)
+            with tracing.span("group commit", [work.trace.traceparent]):
+                return await self._group.submit(work)
         except QueueFull as error:
             raise problems.unavailable("Too many requests are waiting; retry with the same key.") from error
         except Closed as error:
@@ -153,7 +154,8 @@ class AccountService:
     async def _flush(self, batch: Sequence[Work]) -> list[Answer]:
         for attempt in range(1, _FLUSH_TRIES + 1):
             try:
-                return await self._flush_once(batch)
+                with tracing.span("flush", [work.trace.traceparent for work in batch]):
+                    return await self._flush_once(batch)
             except Exception as error:  # pylint: disable=broad-exception-caught  # raised again unless it is known
                 # A key that another replica used meanwhile, or a lock conflict: nothing was written, look again.
                 if attempt == _FLUSH_TRIES or not (isinstance(error, IntegrityError) or is_retryable(error)):

@@ -11,6 +11,7 @@ from stack import EmbeddedBank
 from scripts.embedded import EmbeddedStack, Setting
 from scripts.ports import free_port
 from scripts.postgres import PostgresServer
+from scripts.processes import Process, stop_all
 
 MakeBank = Callable[..., EmbeddedBank]
 
@@ -49,6 +50,20 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bank = EmbeddedBank(stack)
     yield bank
     bank.close()
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[tuple[str, Process]]:
+    """A NATS server with JetStream on files: its URL, and the process to stop and start."""
+    program = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("nats-server is not installed; on Debian: apt-get install nats-server")
+    port = free_port()
+    command = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "nats")]
+    server = Process("nats", command, tmp_path / "nats.log")
+    server.start()
+    yield f"nats://127.0.0.1:{port}", server
+    stop_all([server])
 
 
 @pytest.fixture

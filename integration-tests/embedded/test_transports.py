@@ -1,35 +1,18 @@
 """The same bank on other ground: NATS instead of the feed, and a PostgreSQL that goes away."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from stack import EmbeddedBank
 from support import assert_exactly_once, transfers_under_way, usd
 
 from scripts.embedded import ROOT
-from scripts.ports import free_port
 from scripts.postgres import PostgresServer
 from scripts.processes import Process, stop_all
-
-
-@pytest.fixture
-def nats(tmp_path: Path) -> Iterator[tuple[str, Process]]:
-    """A NATS server with JetStream on files: its URL, and the process to stop and start."""
-    program = shutil.which("nats-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
-    if program is None:
-        pytest.skip("nats-server is not installed; on Debian: apt-get install nats-server")
-    port = free_port()
-    command = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(tmp_path / "nats")]
-    server = Process("nats", command, tmp_path / "nats.log")
-    server.start()
-    yield f"nats://127.0.0.1:{port}", server
-    stop_all([server])
 
 
 def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(

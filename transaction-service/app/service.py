@@ -22,7 +22,7 @@ from app.reconciliation import PENDING, Balance, History, compare
 from app.repository import Filter
 from app.settings import TransactionSettings
 from app.statements import Statement
-from shared import problems
+from shared import problems, tracing
 from shared.auth import Caller, require_operator
 from shared.consumer import Move
 from shared.database import is_retryable, write_all, write_transaction
@@ -109,7 +109,9 @@ class TransactionService:
         of_account: dict[str, list[Entry]] = defaultdict(list)
         for entry in found:
             of_account[entry.account_id].append(entry)
-        return [finding for group in of_account.values() for finding in fraud.assess(group, self._settings.thresholds)]
+        with tracing.span("fraud rules"):
+            thresholds = self._settings.thresholds
+            return [finding for group in of_account.values() for finding in fraud.assess(group, thresholds)]
 
     async def _around(
         self, connection: AsyncConnection, account_ids: set[str], moments: Sequence[datetime]
