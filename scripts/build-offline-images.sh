@@ -92,7 +92,7 @@ while IFS='=' read -r variable image; do
     else
         missing+=("${stage,,} $image")
     fi
-done < <(grep '^[A-Z_]*_IMAGE=' docker/offline/images.env)
+done < <(grep '^[A-Z]' docker/offline/images.env)
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 scripts/ensure_packages.sh mmdebstrap

@@ -23,7 +23,9 @@ base_variables=({PYTHON,POSTGRES,NATS,NGINX,PROMETHEUS,ALERTMANAGER,NGINX_EXPORT
 # No stand-ins of these from Debian packages: they are there when the profile `observability` is on.
 registry_variables=({GRAFANA,LOKI,ALLOY,TEMPO}_IMAGE)
 # Those that the shell has set go before every choice made here.
-read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" COMPOSE_PROFILES | sort) <(compgen -e | sort) | paste -sd ' ')"
+read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
+
+asked_profiles=${COMPOSE_PROFILES-none}
 
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
@@ -55,7 +57,6 @@ take() {
 use_offline_images() {
     take docker/offline/images.env
     scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  /        /'
-    [ -n "$COMPOSE_PROFILES" ] || say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
 }
 
 choose_images() {
@@ -81,6 +82,19 @@ choose_images() {
         *) fail "IMAGES=$IMAGES: say registry or offline" ;;
     esac
     [ "${IMAGES-}" != offline ] || use_offline_images
+}
+
+# What only a registry has is left out without one, unless the shell asks for it.
+choose_profiles() {
+    if [ "$asked_profiles" != none ]; then
+        export COMPOSE_PROFILES=$asked_profiles
+    elif [ "${IMAGES-}" = offline ]; then
+        export COMPOSE_PROFILES=
+        say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
+    else
+        unset COMPOSE_PROFILES
+        read_env .env
+    fi
 }
 
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
@@ -169,6 +183,7 @@ check_port nginx BANK_PORT
 check_secrets
 scripts/bootstrap.sh run
 choose_images
+choose_profiles
 [ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA_PORT
 .venv/bin/python -m scripts.stack_files
 if [ "${BUILD-}" != 0 ]; then
