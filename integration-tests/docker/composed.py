@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from promql import Prometheus
 from support import Bank, eventually
 
 from scripts import lab_keys
@@ -16,6 +17,10 @@ from scripts.embedded import ROOT
 from scripts.ports import free_port
 
 _START_SECONDS = 1200
+_PSQL = (
+    "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
+    ' psql -h 127.0.0.1 -U postgres -qAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"'
+)
 
 
 class ComposedBank(Bank):
@@ -24,8 +29,13 @@ class ComposedBank(Bank):
     def __init__(self, folder: Path) -> None:
         self.project = f"bank-test-{uuid.uuid4().hex[:8]}"
         port = free_port()
+        folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
+        folder.joinpath("dead-mans-switch").write_text("http://receiver:8000/dead-mans-switch", encoding="utf-8")
         self._environment = {
             **os.environ,
+            "COMPOSE_FILE": "docker-compose.yml:integration-tests/receiver/compose.yml",
+            "SLACK_WEBHOOK_URL_FILE": str(folder / "slack"),
+            "DEAD_MANS_SWITCH_URL_FILE": str(folder / "dead-mans-switch"),
             "COMPOSE_PROJECT_NAME": self.project,
             "BANK_PORT": str(port),
             "VAR_DIR": str(folder / "var"),
@@ -37,10 +47,17 @@ class ComposedBank(Bank):
             self._down()
             raise
         super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(folder / "var" / "secrets"))
+        self.secrets = folder / "var" / "docker" / "secrets"
+        address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
+        self.prometheus = Prometheus(f"http://{address.strip()}:9090")
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
         return self._run(["scripts/compose.sh", *arguments], 180)
+
+    def docker(self, *arguments: str) -> str:
+        """Run a command of Docker's own and return what it printed."""
+        return self._run(["docker", *arguments], 60)
 
     def run_module(self, service: str, module: str) -> str:
         return self.compose("exec", "-T", service, "python", "-m", module)
@@ -51,10 +68,11 @@ class ComposedBank(Bank):
 
     def sql(self, database: str, query: str) -> list[str]:
         """Return the rows of a query on a service's database, columns separated by |."""
-        command = (
-            f'PGPASSWORD=$(cat /run/secrets/postgres_password) psql -h 127.0.0.1 -U postgres -qAt -d {database} -c "$1"'
-        )
-        return self.compose("exec", "-T", "postgres", "sh", "-c", command, "sh", query).splitlines()
+        return self.compose("exec", "-T", "postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
+
+    def sql_in_background(self, database: str, query: str, name: str) -> None:
+        """Start a query that may take long, in a session with this application name."""
+        self.compose("exec", "--detach", "postgres", "sh", "-c", _PSQL, "sh", database, query, name)
 
     def events(self, transaction_id: str) -> list[dict[str, Any]]:
         """Return the events that account-service published about a transaction."""
@@ -70,13 +88,21 @@ class ComposedBank(Bank):
 
     def upstreams_since(self, moment: str) -> set[str]:
         """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
-        log = self._run(["docker", "logs", "--since", moment, self.containers("nginx")[0]], 60)
+        log = self.docker("logs", "--since", moment, self.containers("nginx")[0])
         return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", log))
+
+    def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
+        """Return what the receiver got under a path since a moment: at, authorization, body."""
+        lines = self.compose("logs", "--no-log-prefix", "--no-color", "receiver").splitlines()
+        found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+        return [message for message in found if message["path"] == path and message["at"] >= since]
+
+    def _address_in(self, network: str) -> str:
+        return f'{{{{(index .NetworkSettings.Networks "{self.project}_{network}").IPAddress}}}}'
 
     def addresses(self, service: str) -> set[str]:
         """Return address:port of every running replica where NGINX meets it."""
-        network = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
-        found = self._run(["docker", "inspect", "--format", network, *self.containers(service)], 60)
+        found = self.docker("inspect", "--format", self._address_in("backend"), *self.containers(service))
         return {f"{address}:8000" for address in found.split()}
 
     def wait_until_answering(self, seconds: float) -> None:
@@ -92,6 +118,7 @@ class ComposedBank(Bank):
 
     def close(self) -> None:
         super().close()
+        self.prometheus.close()
         self._down()
 
     def _down(self) -> None:
