@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas drills bench load lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills bench load lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -73,6 +73,10 @@ format: ## format the Python code
 schemas: ## write the JSON Schemas of the events again, after a change of shared/events.py
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.generate_schemas
+
+dashboards: ## write Grafana's dashboards again, after a change of monitoring/dashboards
+	@scripts/bootstrap.sh dev
+	@$(PYTHON_BIN) -m monitoring.dashboards
 
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts)
 	@scripts/bootstrap.sh dev

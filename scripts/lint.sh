@@ -29,8 +29,8 @@ check shellcheck shellcheck .ci/run "${scripts[@]}"
 check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile
 check yamllint yamllint --strict .
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
-check "mypy (shared, scripts)" mypy -p shared -p scripts
-check "pylint (shared, scripts)" pylint shared scripts
+check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
+check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
 for service in "${services[@]}"; do
     check "mypy ($service)" in_service "$service" mypy --config-file "$root/pyproject.toml" -p app
     check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app

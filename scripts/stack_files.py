@@ -50,6 +50,7 @@ def write_secrets(folder: Path, lab: lab_keys.LabSecrets) -> None:
         users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
     _password(folder / "monitor_password")
     _password(folder / "autoscale_token")
+    _password(folder / "grafana_admin_password")
     for name in ("slack_webhook", "dead_mans_switch"):
         source = os.environ.get(f"{name.upper()}_URL_FILE")
         url = Path(source).read_text(encoding="utf-8").strip() if source else _SINK

@@ -20,8 +20,12 @@ fail() {
 }
 
 base_variables=({PYTHON,POSTGRES,NATS,NGINX,PROMETHEUS,ALERTMANAGER,NGINX_EXPORTER,POSTGRES_EXPORTER,NODE_EXPORTER,BLACKBOX_EXPORTER}_IMAGE)
+# No stand-ins of these from Debian packages: they are there when the profile `observability` is on.
+registry_variables=({GRAFANA,LOKI,ALLOY,TEMPO}_IMAGE)
 # Those that the shell has set go before every choice made here.
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
+
+asked_profiles=${COMPOSE_PROFILES-none}
 
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
@@ -39,7 +43,7 @@ unfinished() {
 
 all_present() {
     local name
-    for name in "${base_variables[@]}"; do
+    for name in "${base_variables[@]}" "${registry_variables[@]}"; do
         docker image inspect "${!name}" >/dev/null 2>&1 || return 1
     done
 }
@@ -53,7 +57,6 @@ take() {
 use_offline_images() {
     take docker/offline/images.env
     scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  /        /'
-    say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
 }
 
 choose_images() {
@@ -81,19 +84,34 @@ choose_images() {
     [ "${IMAGES-}" != offline ] || use_offline_images
 }
 
+# What only a registry has is left out without one, unless the shell asks for it.
+choose_profiles() {
+    if [ "$asked_profiles" != none ]; then
+        export COMPOSE_PROFILES=$asked_profiles
+    elif [ "${IMAGES-}" = offline ]; then
+        export COMPOSE_PROFILES=
+        say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
+    else
+        unset COMPOSE_PROFILES
+        read_env .env
+    fi
+}
+
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
-    for name in "${base_variables[@]}" {ACCOUNT,TRANSACTION}_SERVICE_IMAGE COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT}; do
+    for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION}_SERVICE_IMAGE \
+        COMPOSE_PROFILES COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
 }
 
+# check_port SERVICE VARIABLE: the port that the variable names is the service's already, or nobody's.
 check_port() {
-    # Ours, or nobody's.
-    containers | grep -q '^nginx running' && return
-    if (exec 3<>"/dev/tcp/$BANK_ADDRESS/$BANK_PORT") 2>/dev/null; then
-        fail "port $BANK_PORT is in use on $BANK_ADDRESS; free it, or choose another one: BANK_PORT=8081 make up"
+    local port=${!2}
+    containers | grep -q "^$1 running" && return
+    if (exec 3<>"/dev/tcp/$BANK_ADDRESS/$port") 2>/dev/null; then
+        fail "port $port is in use on $BANK_ADDRESS; free it, or choose another one: $2=$((port + 1)) make up"
     fi
 }
 
@@ -161,10 +179,12 @@ reload() {
 }
 
 scripts/ensure_docker.sh | while read -r line; do say "$line"; done
-check_port
+check_port nginx BANK_PORT
 check_secrets
 scripts/bootstrap.sh run
 choose_images
+choose_profiles
+[ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA_PORT
 .venv/bin/python -m scripts.stack_files
 if [ "${BUILD-}" != 0 ]; then
     tag=${VERSION:-$(version)}
@@ -185,11 +205,14 @@ scheme=http
 url=$scheme://$BANK_ADDRESS:$BANK_PORT
 say "healthy"
 [ -n "$SLACK_WEBHOOK_URL_FILE" ] || say "alerts are told to nobody: SLACK_WEBHOOK_URL_FILE is not set"
+grafana=
+[ -z "$COMPOSE_PROFILES" ] || grafana="
+  Grafana                   http://$BANK_ADDRESS:$GRAFANA_PORT (admin; the password is in $VAR_DIR/docker/secrets/grafana_admin_password)"
 cat <<END
 
   API                       $url/api/v1
   account-service docs      $url/docs/account-service/
-  transaction-service docs  $url/docs/transaction-service/
+  transaction-service docs  $url/docs/transaction-service/$grafana
 
 make demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
 make down stops it all and keeps the data, make down VOLUMES=1 removes the data as well.

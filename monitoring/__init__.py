@@ -1,0 +1,1 @@
+"""What watches the bank; the dashboards are Python, everything else is configuration."""

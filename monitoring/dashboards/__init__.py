@@ -1,0 +1,18 @@
+"""Grafana's dashboards, as code; `make dashboards` renders them to monitoring/grafana-dashboards."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+
+from monitoring.dashboards import autoscaling, canary, events, log_lines, overview, services
+
+FOLDER = Path(__file__).resolve().parent.parent / "grafana-dashboards"
+
+
+def rendered() -> Iterator[tuple[Path, str]]:
+    """Yield the file of each dashboard and what belongs in it."""
+    for module in (overview, services, canary, autoscaling, events, log_lines):
+        dashboard = module.build()
+        name = str(dashboard.uid).removeprefix("bank-")
+        yield FOLDER / f"{name}.json", JSONEncoder(indent=2, sort_keys=True).encode(dashboard) + "\n"

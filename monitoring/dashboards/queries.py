@@ -1,0 +1,32 @@
+"""What the rendered dashboards ask, for tests that hold it against what is there."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from monitoring.dashboards import FOLDER
+
+# What Grafana puts in for variables when everything is chosen; texts are examples.
+_VARIABLES = {"$service": ".+", "$track": ".+", "$request_id": "an-id", "$text": "a text"}
+
+
+@dataclass(frozen=True, slots=True)
+class PanelQuery:
+    """One query of a panel, ready to be asked; the language is promql or logql."""
+
+    panel: str
+    language: str
+    expr: str
+
+
+def panel_queries() -> Iterator[PanelQuery]:
+    """Yield every query of every rendered dashboard."""
+    for path in sorted(FOLDER.glob("*.json")):
+        dashboard = json.loads(path.read_text(encoding="utf-8"))
+        for panel in dashboard["panels"]:
+            for target in panel.get("targets", []):
+                expr = target["expr"]
+                for name, value in _VARIABLES.items():
+                    expr = expr.replace(name, value)
+                language = "logql" if panel["datasource"]["type"] == "loki" else "promql"
+                yield PanelQuery(f"{path.stem}: {panel['title']} {target['refId']}", language, expr)

@@ -1,0 +1,53 @@
+"""Series that PromQL asks for, and those that there are."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import promql_parser
+
+from monitoring.tests.test_rules import RECORDED
+from shared.prometheus import database, events, http
+from shared.prometheus.registry import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+# Fixed names of parts that are not built yet: a rollout's metrics come with the canary, the autoscaler's with it.
+_PLANNED = {
+    "autoscale_replicas",
+    "autoscale_decisions_total",
+    "autoscale_failures_total",
+    "rollout_state",
+    "rollout_weight",
+    "rollout_verdicts_total",
+    "rollout_duration_seconds_sum",
+    "rollout_duration_seconds_count",
+}
+_ENDINGS = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
+# Importing these registers what the services have in common.
+_COMMON = (database, events, http)
+
+
+@cache
+def known() -> frozenset[str]:
+    """Return the names of the series that are recorded, exported by the services, or Prometheus' own."""
+    for path in ROOT.glob("*-service/app/prometheus/__init__.py"):
+        # Each service has a package called `app`, so they are imported by path, under names of their own.
+        spec = importlib.util.spec_from_file_location(f"metrics of {path.parents[2].name}", path)
+        assert spec is not None and spec.loader is not None
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+    exported = {metric.name + ending for metric in REGISTRY.collect() for ending in _ENDINGS.get(metric.type, [""])}
+    return frozenset(exported | RECORDED | _PLANNED | {"ALERTS"})
+
+
+def selected(expression: str) -> set[str]:
+    """Return the names of the series that an expression selects. Raises ValueError where it is not PromQL."""
+    names = set()
+
+    def visit(node: Any) -> None:
+        selector = getattr(node, "vector_selector", node)
+        if isinstance(selector, promql_parser.VectorSelector):
+            names.add(str(selector.name))
+
+    promql_parser.walk(promql_parser.parse(expression), visit)
+    return names

@@ -1,0 +1,74 @@
+"""Dashboards: rendered from their source, with queries that find what is exported, explained and linked."""
+
+import json
+from typing import Any
+
+import pytest
+
+from monitoring.dashboards import FOLDER, rendered
+from monitoring.dashboards.panels import RUNBOOKS_URL
+from monitoring.dashboards.queries import PanelQuery, panel_queries
+from monitoring.tests.series import ROOT, known, selected
+
+DASHBOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
+PANELS = [
+    pytest.param(panel, id=f"{name}: {panel['title']}")
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
+    if panel["type"] != "row"
+]
+PROMQL = [pytest.param(query, id=query.panel) for query in panel_queries() if query.language == "promql"]
+
+
+def test_the_files_are_what_the_source_says():
+    wanted = dict(rendered())
+    assert set(FOLDER.glob("*.json")) == wanted.keys(), "make dashboards"
+    differing = [path.name for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
+    assert not differing, "make dashboards"
+
+
+@pytest.mark.parametrize("query", PROMQL)
+def test_queries_parse_and_ask_for_metrics_that_exist(query: PanelQuery):
+    unknown = selected(query.expr) - known()
+    assert not unknown
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_panels_have_a_unit_a_description_and_named_queries(panel: dict[str, Any]):
+    assert panel["description"].endswith(".")
+    assert panel["type"] == "logs" or panel["fieldConfig"]["defaults"]["unit"]
+    references = [target["refId"] for target in panel["targets"]]
+    assert references == sorted(set(references)) and all(references)
+
+
+@pytest.mark.parametrize("name", sorted(DASHBOARDS))
+def test_panels_fill_their_row_and_do_not_overlap(name: str):
+    taken: set[tuple[int, int]] = set()
+    for panel in DASHBOARDS[name]["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
+        taken |= cells
+    assert {x for x, _ in taken} == set(range(24))
+    ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
+    assert len(ids) == len(set(ids))
+
+
+def test_dashboards_link_to_each_other_and_to_runbooks_that_are_there():
+    settings = (ROOT / ".env").read_text(encoding="utf-8").splitlines()
+    assert f"RUNBOOKS_URL={RUNBOOKS_URL}" in settings
+    for dashboard in DASHBOARDS.values():
+        assert [link["type"] for link in dashboard["links"]] == ["dashboards", "link"]
+        for panel in dashboard["panels"]:
+            for link in panel.get("links", []):
+                assert (ROOT / "docs" / "runbooks" / link["url"].removeprefix(f"{RUNBOOKS_URL}/")).is_file()
+
+
+def test_names_are_unique():
+    for key in ("uid", "title"):
+        values = [dashboard[key] for dashboard in DASHBOARDS.values()]
+        assert len(values) == len(set(values))

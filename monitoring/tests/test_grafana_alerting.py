@@ -1,0 +1,116 @@
+"""Grafana's alert rules: the conditions of Prometheus' alerts and no others, sent to somebody, and to nobody twice."""
+
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.dashboards.panels import RUNBOOKS_URL
+from monitoring.tests.series import ROOT, selected
+from monitoring.tests.test_rules import RECORDED, rules
+
+FOLDER = ROOT / "monitoring" / "grafana-alerting"
+OPERATORS = {"gt": ">", "lt": "<"}
+# Rules that Prometheus cannot have, because they are about its own silence.
+WATCHERS = {"PrometheusSilent", "AlertmanagerSilent"}
+
+
+def load(name: str) -> Any:
+    """Return what a provisioning file says."""
+    return yaml.safe_load((FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
+
+
+RULES = [
+    pytest.param(rule, id=rule["title"])
+    for file in ("rules-service-health", "rules-autoscale")
+    for group in load(file)["groups"]
+    for rule in group["rules"]
+]
+
+
+def condition(rule: dict[str, Any]) -> str:
+    """Return what a rule compares, as PromQL."""
+    query, threshold = rule["data"]
+    assert (query["refId"], query["datasourceUid"], query["model"]["instant"]) == ("A", "prometheus", True)
+    assert (threshold["refId"], threshold["datasourceUid"], rule["condition"]) == ("C", "__expr__", "C")
+    model = threshold["model"]
+    assert (model["type"], model["expression"]) == ("threshold", "A")
+    (only,) = model["conditions"]
+    return f"{query['model']['expr']} {OPERATORS[only['evaluator']['type']]} {only['evaluator']['params'][0]}"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_is_prometheus_alert_of_that_name(rule: dict[str, Any]):
+    expression = rule["data"][0]["model"]["expr"]
+    assert re.fullmatch(r"[a-z_:0-9]+(\{[^}]*\})?", expression), "a recorded series and nothing more"
+    assert selected(expression) <= RECORDED
+    if rule["title"] in WATCHERS:
+        return
+    alert = rule["title"].split(" over ")[0]
+    same = [(item["expr"], item.get("for", "0s"), item["labels"]) for item in rules() if item.get("alert") == alert]
+    assert (condition(rule), rule["for"], rule["labels"]) in same
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_rule_names_a_runbook_and_survives_interpolation(rule: dict[str, Any]):
+    url = rule["annotations"]["runbook_url"]
+    assert (ROOT / "docs" / "runbooks" / url.removeprefix(f"{RUNBOOKS_URL}/")).is_file()
+    texts = [*rule["annotations"].values(), *rule["labels"].values()]
+    assert not [text for text in texts if "$" in text]
+
+
+def test_uids_are_unique_and_short():
+    uids = [rule.values[0]["uid"] for rule in RULES]
+    assert len(uids) == len(set(uids)) and all(len(uid) <= 40 for uid in uids)
+
+
+def receiver(labels: dict[str, str]) -> tuple[str, bool]:
+    """Return who gets an alert with these labels, and whether the route is mute; the first route that fits counts."""
+    (policy,) = load("policies")["policies"]
+    operators = {"=": lambda left, right: left == right}
+    for route in policy["routes"]:
+        if all(operators[sign](labels.get(name), value) for name, sign, value in route["object_matchers"]):
+            return route["receiver"], bool(route.get("mute_time_intervals"))
+    return policy["receiver"], False
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_nobody_is_told_twice(rule: dict[str, Any]):
+    labels = {**rule["labels"], "alertname": rule["title"], "grafana_folder": "Bank"}
+    if rule["labels"].get("receiver") == "autoscaler":
+        assert receiver(labels) == ("autoscaler", False)
+    elif rule["title"] in WATCHERS:
+        assert receiver(labels) == ("slack", False)
+        assert rule["noDataState"] == "Alerting"
+    else:
+        assert receiver(labels) == ("slack", True), "Alertmanager tells of it"
+        assert (rule["noDataState"], rule["execErrState"]) == ("OK", "OK")
+
+
+def test_an_alert_made_by_hand_is_told():
+    assert receiver({"alertname": "Mine", "grafana_folder": "Other"}) == ("slack", False)
+
+
+def test_a_lasting_surge_keeps_the_autoscaler_awake():
+    (policy,) = load("policies")["policies"]
+    wake_up = next(route for route in policy["routes"] if route["receiver"] == "autoscaler")
+    assert (wake_up["group_wait"], wake_up["group_interval"], wake_up["repeat_interval"]) == ("0s", "15s", "30s")
+
+
+def test_policies_name_contact_points_and_mute_times_that_exist():
+    points = {point["name"]: point["receivers"] for point in load("contact-points")["contactPoints"]}
+    policies = load("policies")
+    mutes = {mute["name"] for mute in policies["muteTimes"]}
+    (policy,) = policies["policies"]
+    for route in [policy, *policy["routes"]]:
+        assert route["receiver"] in points
+        assert set(route.get("mute_time_intervals", [])) <= mutes
+    secrets = {"slack": ["url"], "autoscaler": ["authorization_credentials"]}
+    for name, keys in secrets.items():
+        (only,) = points[name]
+        for key in keys:
+            assert re.fullmatch(r"\$__file\{/run/secrets/\w+\}", only["settings"][key])
+    (webhook,) = points["autoscaler"]
+    assert webhook["settings"]["url"] == "http://autoscale-service:8000/webhook/autoscale"
+    assert webhook["settings"]["authorization_scheme"] == "Bearer"

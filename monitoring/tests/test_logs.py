@@ -1,0 +1,100 @@
+"""The way of logs: what containers write, what the agent reads of it, and what dashboards and links ask for."""
+
+import json
+import logging
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.dashboards.queries import PanelQuery, panel_queries
+from monitoring.tests.series import ROOT
+from scripts.stack_files import nginx_configuration
+from shared.logging_config import JsonFormatter
+
+LOW_CARDINALITY = {"project", "service", "track", "version", "level"}
+METADATA = {"request_id", "trace_id", "container"}
+LOGQL = [pytest.param(query, id=query.panel) for query in panel_queries() if query.language == "logql"]
+
+
+def load(path: str) -> Any:
+    """Return what a YAML file says."""
+    return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
+
+
+(SCRAPE,) = load("monitoring/promtail-config.yml")["scrape_configs"]
+STAGES: list[dict[str, Any]] = SCRAPE["pipeline_stages"]
+
+
+def stages(kind: str) -> list[Any]:
+    """Return the settings of all stages of a kind, in order."""
+    return [stage[kind] for stage in STAGES if kind in stage]
+
+
+def asked(expression: str) -> set[str]:
+    """Return the labels and fields that a LogQL expression names."""
+    unquoted = re.sub(r"\"[^\"]*\"|`[^`]*`", '""', expression)
+    named = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"\"", unquoted))
+    return named.union(*(re.findall(r"\w+", group) for group in re.findall(r"\bby \(([^)]*)\)", unquoted)))
+
+
+def test_labels_are_few_and_ids_are_metadata():
+    labels = set().union(*stages("labels")) | SCRAPE["static_configs"][0]["labels"].keys() - {"__path__"}
+    (metadata,) = stages("structured_metadata")
+    assert labels == LOW_CARDINALITY
+    assert metadata.keys() == METADATA
+    assert stages("labeldrop") == [["filename"]]
+
+
+@pytest.mark.parametrize("query", LOGQL)
+def test_queries_ask_for_what_the_agent_sets(query: PanelQuery):
+    names = asked(query.expr)
+    assert names and names <= LOW_CARDINALITY | METADATA
+
+
+def test_links_between_logs_and_traces_ask_for_what_the_agent_sets():
+    sources = {
+        source["uid"]: source["jsonData"] for source in load("monitoring/grafana-datasources.yml")["datasources"]
+    }
+    (derived,) = sources["loki"]["derivedFields"]
+    assert (derived["matcherType"], derived["datasourceUid"]) == ("label", "tempo")
+    assert derived["matcherRegex"] in METADATA
+    to_logs = sources["tempo"]["tracesToLogsV2"]
+    assert to_logs["datasourceUid"] in sources
+    assert asked(to_logs["query"]) <= LOW_CARDINALITY | METADATA
+
+
+def test_services_and_nginx_write_what_the_agent_reads():
+    parsed = stages("json")[-1]["expressions"].values()
+    formatter = JsonFormatter({"service": "account-service", "version": "v1", "track": "stable"})
+    line = json.loads(formatter.format(logging.makeLogRecord({"levelname": "INFO", "msg": "text"})))
+    assert set(parsed) - line.keys() == {"status"}
+    log_format = "".join(re.findall(r"^\s*'(.*)'", nginx_configuration(tls=False), re.MULTILINE))
+    assert {"service", "request_id", "status", "track", "version"} <= set(re.findall(r'"(\w+)":', log_format))
+
+
+def test_docker_writes_whose_each_line_is():
+    wrapping = stages("json")[1]["expressions"]
+    services = load("docker-compose.yml")["services"]
+    assert len(services) > 15
+    for name, service in services.items():
+        options = service["logging"]["options"]
+        assert {f'"{label}"' for label in options["labels"].split(",")} == {
+            wrapping["project"],
+            wrapping["compose_service"],
+        }, name
+        assert (options["tag"], wrapping["container"]) == ("{{.Name}}", "tag")
+
+
+def test_what_is_not_ours_is_dropped_before_it_is_read():
+    kinds = [next(iter(stage)) for stage in STAGES]
+    (dropped,) = stages("match")
+    assert (dropped["selector"], dropped["action"]) == ('{project=""}', "drop")
+    assert kinds.index("labels") < kinds.index("match") < kinds.index("output")
+
+
+def test_old_lines_and_traces_are_removed():
+    loki, tempo = load("monitoring/loki-config.yml"), load("monitoring/tempo-config.yml")
+    assert loki["compactor"]["retention_enabled"] and loki["limits_config"]["retention_period"] == "744h"
+    assert tempo["backend_worker"]["compaction"]["block_retention"] == "168h"
