@@ -35,6 +35,7 @@ def write_secrets(folder: Path, lab: lab_keys.LabSecrets) -> None:
     """Write the secrets that are not there, and those that follow from others."""
     _write(folder / "jwks", lab.jwks.read_text(encoding="utf-8"))
     _write(folder / "service_token", lab.service_token.read_text(encoding="utf-8"))
+    _password(folder / "autoscale_token")
     _password(folder / "postgres_password")
     users = []
     for name in _SERVICES:

@@ -23,6 +23,9 @@ base_variables=(PYTHON_IMAGE POSTGRES_IMAGE NATS_IMAGE NGINX_IMAGE PROMETHEUS_IM
 # Those that the shell has set go before every choice made here.
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
 
+# Numbers of replicas that the shell asks for.
+read -ra asked_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | paste -sd ' ' || true)"
+
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
@@ -84,7 +87,7 @@ choose_images() {
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
-    for name in "${base_variables[@]}" {ACCOUNT,TRANSACTION}_SERVICE_IMAGE COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT}; do
+    for name in "${base_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE}_SERVICE_IMAGE COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT}; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
 }
@@ -107,9 +110,17 @@ check_secrets() {
 }
 
 start() {
-    local log
+    local log name service running scales=()
     log=$(mktemp)
-    if ! docker compose up --detach --remove-orphans --quiet-pull >"$log" 2>&1; then
+    for name in ACCOUNT TRANSACTION; do
+        service=${name,,}-service
+        running=$(containers | grep -c "^$service running" || true)
+        # As many as the autoscaler has chosen.
+        [[ $running == 0 || " ${asked_replicas[*]} " == *" ${name}_SERVICE_REPLICAS "* ]] || scales+=(--scale "$service=$running")
+    done
+    # It must not copy what is being replaced; it starts again after the services.
+    docker compose stop autoscale-service >"$log" 2>&1 || true
+    if ! docker compose up --detach --remove-orphans --quiet-pull "${scales[@]}" >"$log" 2>&1; then
         tail -n 8 "$log" | sed 's/^/    /' >&2
         rm -f "$log"
         explain "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
@@ -167,7 +178,9 @@ choose_images
 if [ "${BUILD-}" != 0 ]; then
     tag=${VERSION:-$(version)}
     scripts/build-images.sh | sed -u 's/^/        /'
-    export ACCOUNT_SERVICE_IMAGE=bank/account-service:$tag TRANSACTION_SERVICE_IMAGE=bank/transaction-service:$tag
+    for name in account transaction autoscale; do
+        export "${name^^}_SERVICE_IMAGE=bank/$name-service:$tag"
+    done
     say "images of the services: built"
 fi
 remember
