@@ -19,7 +19,7 @@ fail() {
     exit 1
 }
 
-base_variables=(PYTHON_IMAGE POSTGRES_IMAGE NATS_IMAGE NGINX_IMAGE PROMETHEUS_IMAGE ALERTMANAGER_IMAGE)
+base_variables=({PYTHON,POSTGRES,NATS,NGINX,PROMETHEUS,ALERTMANAGER,NGINX_EXPORTER,POSTGRES_EXPORTER,NODE_EXPORTER,BLACKBOX_EXPORTER}_IMAGE)
 # Those that the shell has set go before every choice made here.
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
 
@@ -151,12 +151,14 @@ wait_healthy() {
     done
 }
 
-# reload SERVICE FOLDER COMMAND …: let a running service read its files again when they have changed since the last time.
+# reload SERVICE FOLDERS COMMAND …: let a running service read its files again when they have changed since the last time;
+# FOLDERS is one a line.
 reload() {
-    local service=$1 folder=$2 container now before answer known=$VAR_DIR/docker/$1.loaded
+    local service=$1 folders container now before answer known=$VAR_DIR/docker/$1.loaded
+    mapfile -t folders <<<"$2"
     shift 2
     container=$(docker compose ps --quiet "$service")
-    now=$container-$(find "$folder" -type f -print0 | sort -z | xargs -0 cat | sha256sum)
+    now=$container-$(find "${folders[@]}" -type f -print0 | sort -z | xargs -0 cat | sha256sum)
     before=$(cat "$known" 2>/dev/null || true)
     # A container that was not there the last time has just read them.
     if [[ $before == "$container"-* ]] && [ "$now" != "$before" ]; then
@@ -188,8 +190,8 @@ say "starting $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort |
 start
 wait_healthy
 reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
-for entry in prometheus:9090 alertmanager:9093; do
-    reload "${entry%:*}" monitoring wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
+for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
+    reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
 done
 scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https

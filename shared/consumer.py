@@ -6,6 +6,7 @@ with the same events after an outage or on another replica, and has to be idempo
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from shared.database import is_retryable, is_unavailable
 from shared.events import CloudEvent
 from shared.ids import utc_now
-from shared.prometheus.events import CONSUMED, CONSUMER_LAG
+from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_dead_letters
 from shared.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 TRIES = 5
 _RETRY_SECONDS = 1.0
 _POISON_PAUSE_SECONDS = 0.05
+# Longer than a source waits for events.
+_SILENCE_SECONDS = 40.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,15 @@ class Consumer:
         self._source = source
         self._handler = handler
         self._pause = pause
+        self._lag = 0.0
+        self._settled_at = time.monotonic()
+        CONSUMER_LAG.set_function(self.lag_seconds)
+        expect_dead_letters()
+
+    def lag_seconds(self) -> float:
+        """Return the age of the last event when it was processed; it grows while nothing is received or settled."""
+        silence = time.monotonic() - self._settled_at
+        return self._lag + silence if silence > _SILENCE_SECONDS else self._lag
 
     async def run(self) -> None:
         """Work until cancelled; an outage of source or database delays events and nothing else."""
@@ -86,6 +98,7 @@ class Consumer:
         except BaseException:
             await self._give_back(delivery)
             raise
+        self._settled_at = time.monotonic()
         return len(delivery.raw)
 
     async def _give_back(self, delivery: Delivery) -> None:
@@ -108,7 +121,7 @@ class Consumer:
         if events or (move and move.position != move.after):
             await self._process(events, move)
         else:
-            CONSUMER_LAG.set(0)
+            self._lag = 0.0
         await delivery.acknowledge()
 
     async def _process(self, events: Sequence[CloudEvent], move: Move | None) -> None:
@@ -146,9 +159,8 @@ class Consumer:
         CONSUMED.labels(type_ if isinstance(type_, str) and type_.startswith("bank.") else "unknown", "dead").inc()
         log.error("event set aside as a dead letter: %s", reason)
 
-    @staticmethod
-    def _count(events: Sequence[CloudEvent], new: set[str]) -> None:
+    def _count(self, events: Sequence[CloudEvent], new: set[str]) -> None:
         for event in events:
             CONSUMED.labels(event.type, "processed" if event.id in new else "duplicate").inc()
         if events:
-            CONSUMER_LAG.set(max(0.0, (utc_now() - events[-1].time).total_seconds()))
+            self._lag = max(0.0, (utc_now() - events[-1].time).total_seconds())

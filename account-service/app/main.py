@@ -12,6 +12,7 @@ from app.prometheus import IMBALANCE
 from app.service import AccountService
 from app.settings import AccountSettings
 from shared import feed
+from shared.prometheus.checks import CHECKED
 from shared.runtime import Runtime
 from shared.web import Service, create_app
 
@@ -26,6 +27,7 @@ def create(settings: AccountSettings) -> Service:
     async def measure_imbalance() -> None:
         for currency, total in (await service.imbalance()).items():
             IMBALANCE.labels(currency).set(total)
+        CHECKED.labels("ledger").set_to_current_time()
 
     periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
         "hold-sweeper": (settings.hold_sweep_seconds, service.release_expired_holds),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from prometheus_client import Counter, Gauge
 
-from shared.events import Event
+from shared.events import DATA_MODELS, Event
 from shared.prometheus.registry import REGISTRY
 
 OUTBOX_PENDING = Gauge("bank_outbox_pending", "Events committed and not yet published.", registry=REGISTRY)
@@ -14,7 +14,17 @@ PUBLISHED = Counter("bank_events_published", "Events published, by type.", ["typ
 CONSUMED = Counter(
     "bank_events_consumed", "Events consumed: processed, duplicate or dead.", ["type", "outcome"], registry=REGISTRY
 )
-CONSUMER_LAG = Gauge("bank_consumer_lag_seconds", "Age of the last event when it was processed.", registry=REGISTRY)
+CONSUMER_LAG = Gauge(
+    "bank_consumer_lag_seconds",
+    "Age of the last event when it was processed, and the time since then while the consumer gets nothing done.",
+    registry=REGISTRY,
+)
+
+
+def expect_dead_letters() -> None:
+    """Start the counters of dead letters at 0: an increase from nothing to the first one would not be seen."""
+    for type_ in (*DATA_MODELS, "unknown"):
+        CONSUMED.labels(type_, "dead")
 
 
 def count_published(events: Iterable[Event]) -> None:

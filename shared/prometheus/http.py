@@ -21,6 +21,9 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 @lru_cache(maxsize=1024)
 def _children(handler: str, method: str, status: int) -> tuple[Counter, Histogram]:
+    # Failures start at 0: an increase from nothing to the first one would not be seen.
+    for failure in ("500", "503"):
+        REQUESTS.labels(handler, method, failure)
     return REQUESTS.labels(handler, method, str(status)), DURATION.labels(handler, method)
 
 

@@ -1,6 +1,7 @@
 """The consumer: poison blocks nobody, an outage buries nothing, and every event is counted for what became of it."""
 
 import asyncio
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -11,6 +12,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from shared.consumer import TRIES, Consumer, Handler, Move, Overtaken
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339, utc_now
+from shared.prometheus.registry import REGISTRY
 from shared.tests.support import event, events, metric
 from shared.transport import Delivery
 
@@ -216,6 +218,28 @@ async def test_duplicates_are_counted_and_the_lag_is_measured() -> None:
     source.raw = [{**item, "time": rfc3339(datetime(2100, 1, 1, tzinfo=UTC))}]
     await consumer(source, handler).step()
     assert metric("bank_consumer_lag_seconds") == 0, "a clock that goes ahead is no lag"
+
+
+async def test_the_lag_grows_while_nothing_gets_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = FakeSource(events(1), feed=False)
+    away = consumer(source, FakeHandler())
+    await away.step()
+    source.away = 9
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + 100)
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            await away.step()
+    assert 100 <= metric("bank_consumer_lag_seconds") < 110
+    source.away = 0
+    await away.step()
+    assert metric("bank_consumer_lag_seconds") == 0, "received, though nothing was there"
+
+
+def test_dead_letters_are_counted_from_zero() -> None:
+    consumer(FakeSource([]), FakeHandler())
+    for type_ in (TYPE, "unknown"):
+        assert REGISTRY.get_sample_value("bank_events_consumed_total", {"type": type_, "outcome": "dead"}) is not None
 
 
 async def test_an_empty_delivery_touches_nothing_and_an_empty_part_of_a_feed_is_moved_over() -> None:

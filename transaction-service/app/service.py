@@ -29,6 +29,7 @@ from shared.database import is_retryable, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import rfc3339, utc_now
 from shared.problems import Problem
+from shared.prometheus.checks import CHECKED
 
 log = logging.getLogger(__name__)
 
@@ -220,6 +221,7 @@ class TransactionService:
             log.warning("cannot read account-service's balances: %r", error)
             raise problems.unavailable("account-service does not tell its balances; try again.") from error
         MISMATCHES.set(mismatches)
+        CHECKED.labels("reconciliation").set_to_current_time()
         return {
             "checked": checked,
             "mismatches": mismatches,

@@ -1,5 +1,6 @@
 """Reconciliation, on plain data and against both databases."""
 
+import time
 from datetime import timedelta
 
 import httpx
@@ -10,6 +11,7 @@ from app.prometheus import MISMATCHES
 from app.reconciliation import Balance, History, Surplus, compare
 from app.service import TransactionService
 from shared.problems import Problem
+from shared.prometheus.registry import REGISTRY
 from shared.ids import new_id, utc_now
 from tests.conftest import Balances
 from tests.support import ALICE, NOON, OPERATOR_CALLER, Ledger
@@ -77,6 +79,8 @@ async def test_what_is_missing_is_told(service: TransactionService, balances: Ba
         }
     ]
     assert MISMATCHES._value.get() == 1  # pylint: disable=protected-access
+    checked = REGISTRY.get_sample_value("bank_check_completed_timestamp_seconds", {"check": "reconciliation"})
+    assert checked is not None and 0 <= time.time() - checked < 10
 
     await service.apply([second], None)
     assert (await service.reconcile())["mismatches"] == 0
