@@ -44,7 +44,7 @@ class _Service:
     def unsettled(self, now: float) -> bool:
         """Tell whether something is due soon: an alert fires, replicas start, or a window or pause has to end."""
         decision = self.decision
-        waits = decision is not None and decision.proposal not in (None, decision.current)
+        waits = decision is not None and decision.pending
         return self.working or self.alert_until > now or waits or self.seen.ready < self.seen.current
 
 

@@ -99,7 +99,7 @@ class DockerProxy:
 
     async def _siblings(self, service: str) -> list[Any]:
         """Return the replicas of a service that run."""
-        label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}"]
+        label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
         found = await self._json("/containers/json", filters=orjson.dumps({"label": label}).decode())
         documents = [await self._json(f"/containers/{one['Id']}/json") for one in found]
         return [one for one in documents if replica.is_ours(one["Config"]["Labels"], self._project)]

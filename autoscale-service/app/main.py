@@ -22,14 +22,14 @@ from shared.auth import Authenticator
 from shared.health import Check, task_check
 from shared.web import Service, create_app
 
-_SCALERS: dict[str, Callable[[AutoscaleSettings], Scaler]] = {"compose": ComposeScaler, "swarm": SwarmScaler}
+SCALERS: dict[str, Callable[[AutoscaleSettings], Scaler]] = {"compose": ComposeScaler, "swarm": SwarmScaler}
 
 
 def create(settings: AutoscaleSettings) -> Service:
     """Return the application, ready to be served."""
     client = httpx.AsyncClient()
     measurements = Prometheus(settings.prometheus_url, client)
-    controller = Controller(_SCALERS[settings.scaler](settings), measurements, settings, time.time)
+    controller = Controller(SCALERS[settings.scaler](settings), measurements, settings, time.time)
     folder = StateFolder(settings.state_dir)
     loop = Loop(controller, folder, settings)
     tasks: list[asyncio.Task[None]] = []

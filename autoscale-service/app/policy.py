@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+# What is beyond is no load, and no number of replicas that a float could not count.
+_MOST = 1e12
 # Far below what a load can be told apart by, far above the error of a few float operations.
 _EPSILON = 1e-9
 
@@ -23,7 +25,7 @@ class Load(NamedTuple):
     @property
     def usable(self) -> bool:
         """Tell whether a decision can rest on it; a division by no replicas gives NaN or infinity."""
-        return math.isfinite(self.value) and math.isfinite(self.target) and self.value >= 0 and self.target > 0
+        return 0 <= self.value < _MOST and 1 / _MOST < self.target < _MOST
 
 
 class Entry(NamedTuple):
@@ -106,6 +108,11 @@ class Decision:
     def direction(self) -> str:
         """`up`, `down` or `none`."""
         return "up" if self.desired > self.current else "down" if self.desired < self.current else "none"
+
+    @property
+    def pending(self) -> bool:
+        """Tell whether time alone will change it: it is to be carried out, or a window or period has to end."""
+        return self.direction != "none" or self.reason in ("stabilized", "rate-limited")
 
 
 def propose(load: Load, current: int, ready: int, measured: int, tolerance: float) -> int:

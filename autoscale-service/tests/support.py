@@ -204,6 +204,8 @@ class Engine:
                 return 200, None
             case "GET", "services":
                 return 200, [one for one in self.services.values() if _has(one["Spec"]["Labels"], query)]
+            case _, "services", identifier, *_ if identifier not in self.services:
+                return 404, {"message": "no such service"}
             case "GET", "services", identifier:
                 return 200, self.services[identifier]
             case "POST", "services", identifier, "update":

@@ -15,7 +15,7 @@ import requests
 from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
-from app.replica import MADE, NUMBER, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
+from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
 from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
@@ -118,7 +118,7 @@ class ComposeScaler:
     def _replicas(self, service: str | None = None) -> list[_Replica]:
         """Return the replicas that may be touched, those that do not run as well."""
         project = self._settings.project
-        label = [f"{PROJECT}={project}", f"{AUTOSCALE}=true", f"{TRACK}=stable"]
+        label = [f"{PROJECT}={project}", f"{AUTOSCALE}=true", f"{TRACK}=stable", f"{ONE_OFF}=False"]
         if service is not None:
             label.append(f"{SERVICE}={service}")
         found = []
