@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
@@ -12,18 +12,13 @@ from app import api
 from app.controller import Controller
 from app.loop import Loop
 from app.measurements import Prometheus
-from app.scalers import Scaler
-from app.scalers.compose import ComposeScaler
-from app.scalers.swarm import SwarmScaler
+from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from app.webhook import Door
 from shared.auth import Authenticator
 from shared.health import Check, task_check
 from shared.web import Service, create_app
-
-SCALERS: dict[str, Callable[[AutoscaleSettings], Scaler]] = {"compose": ComposeScaler, "swarm": SwarmScaler}
-
 
 def create(settings: AutoscaleSettings) -> Service:
     """Return the application, ready to be served."""

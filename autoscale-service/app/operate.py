@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from app.main import SCALERS
 from app.scalers import ScalingError
+from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.settings import load_or_exit

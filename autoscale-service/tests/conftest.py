@@ -13,6 +13,7 @@ from docker.client import DockerClient
 
 from app import main
 from app.docker_proxy import DockerProxy
+from app.scalers import kinds
 from app.scalers.compose import connected
 from app.settings import AutoscaleSettings
 from scripts.ports import free_port
@@ -38,7 +39,7 @@ async def application(
     settings: AutoscaleSettings, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
     """The whole application, started, in a simulated world."""
-    monkeypatch.setitem(main.SCALERS, "compose", lambda _settings: world)
+    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: world)
     monkeypatch.setattr(main, "Prometheus", lambda _url, _client: world)
     application = main.create(settings)
     async with application.app.router.lifespan_context(application.app):

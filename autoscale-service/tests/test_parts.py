@@ -11,11 +11,12 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app import main, operate
+from app import operate
 from app.docker_proxy import DockerProxy
 from app.loop import Loop
 from app.measurements import Prometheus
 from app.policy import Load, Rate
+from app.scalers import kinds
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.prometheus.registry import REGISTRY
@@ -163,7 +164,7 @@ def by_hand(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: Wo
     environment = {"AUTH_JWKS": lab.secrets.jwks, "AUTOSCALE_TOKEN": TOKEN, "PROJECT": "bank", "STATE_DIR": tmp_path}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setitem(main.SCALERS, "compose", lambda _settings: world)
+    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: world)
     return tmp_path
 
 

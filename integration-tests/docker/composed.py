@@ -19,24 +19,20 @@ _START_SECONDS = 1200
 
 
 class ComposedBank(Bank):
-    """A bank whose containers a test may scale, kill and restart."""
+    """A bank whose containers a test may scale, kill and restart; variables of .env may be given."""
 
-    def __init__(self, folder: Path) -> None:
-        self.project = f"bank-test-{uuid.uuid4().hex[:8]}"
-        port = free_port()
-        self._environment = {
-            **os.environ,
-            "COMPOSE_PROJECT_NAME": self.project,
-            "BANK_PORT": str(port),
-            "VAR_DIR": str(folder / "var"),
-        }
+    def __init__(self, folder: Path, **variables: str) -> None:
+        own = {"COMPOSE_PROJECT_NAME": f"bank-test-{uuid.uuid4().hex[:8]}", "BANK_PORT": str(free_port())}
+        self._environment = {**os.environ, "VAR_DIR": str(folder / "var"), **own, **variables}
+        self.project = self._environment["COMPOSE_PROJECT_NAME"]
+        port = self._environment["BANK_PORT"]
         try:
             # Its progress is for whoever waits for the tests.
             subprocess.run(["scripts/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
         except BaseException:
             self._down()
             raise
-        super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(folder / "var" / "secrets"))
+        super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(Path(self._environment["VAR_DIR"]) / "secrets"))
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
@@ -70,8 +66,16 @@ class ComposedBank(Bank):
 
     def upstreams_since(self, moment: str) -> set[str]:
         """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
-        log = self._run(["docker", "logs", "--since", moment, self.containers("nginx")[0]], 60)
-        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", log))
+        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", moment)))
+
+    def logs_since(self, service: str, moment: str) -> str:
+        """Return what the first container of a service has logged since a moment, each line with its time."""
+        container = self.containers(service)[0]
+        return self._run(["docker", "logs", "--timestamps", "--since", moment, container], 60)
+
+    def inspect(self, template: str, *containers: str) -> list[str]:
+        """Return a line of `docker inspect --format` for each container."""
+        return self._run(["docker", "inspect", "--format", template, *containers], 60).splitlines()
 
     def addresses(self, service: str) -> set[str]:
         """Return address:port of every running replica where NGINX meets it."""
