@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas bench load lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas bench load drills autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -82,6 +82,13 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
 	@scripts/bootstrap.sh dev
 	@load-tests/run_load_test.sh
+
+drills: ## rehearse on a stack of its own: make drills DRILL=autoscale [ARGS="--scale-ins 50"]
+	@scripts/bootstrap.sh dev
+	@scripts/drill.sh "$(DRILL)" $(ARGS)
+
+autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
+	@scripts/compose.sh exec -T autoscale-service python -m app.operate $(DO)
 
 lock: ## pin the requirements again, with hashes
 	@scripts/bootstrap.sh dev

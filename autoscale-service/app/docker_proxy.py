@@ -2,7 +2,7 @@
 
 It passes on the calls that scaling needs, about the replicas of one project that are labelled for it, and refuses all
 others. Who may create any container is root on the host; so a new one has to be a copy of a replica that is there, and
-a service update may change the number of replicas alone (docs/adr/0006).
+a service update may change the number of replicas alone (docs/adr/0007).
 """
 
 import logging

@@ -20,6 +20,7 @@ from shared.auth import Authenticator
 from shared.health import Check, task_check
 from shared.web import Service, create_app
 
+
 def create(settings: AutoscaleSettings) -> Service:
     """Return the application, ready to be served."""
     client = httpx.AsyncClient()

@@ -70,7 +70,8 @@ def engine() -> Engine:
 def served(application: object) -> Iterator[str]:
     """Serve an ASGI application in a thread and yield its address."""
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(application, port=port, lifespan="off", log_level="error"))  # type: ignore[arg-type]
+    config = uvicorn.Config(application, port=port, lifespan="off", log_level="error")  # type: ignore[arg-type]
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

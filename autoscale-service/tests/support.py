@@ -1,4 +1,4 @@
-"""What the tests are written with: a simulated world for the controller, and an Engine that Docker's SDK can talk to."""
+"""What the tests are written with: a simulated world for the controller, and an Engine for Docker's SDK to talk to."""
 
 import hashlib
 import math
