@@ -9,6 +9,7 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -34,6 +35,14 @@ Rule = Callable[["DockerProxy", re.Match[str], Query, Any], Awaitable[Query]]
 
 class Refused(Exception):
     """A call that is not passed on; the message says why."""
+
+    status = 403
+
+
+class Missing(Refused):
+    """A call about nothing of ours. To whoever asks, what is not ours is not there."""
+
+    status = 404
 
 
 def _require(condition: Any, why: str) -> None:
@@ -68,7 +77,9 @@ class DockerProxy:
             status, content = await self._answer(method, path, query, await _body(receive))
         except Refused as refusal:
             log.warning("refused", extra={"call": f"{method} {path}"[:200], "why": str(refusal)})
-            status, content = 403, orjson.dumps({"message": f"the socket proxy refuses this call: {refusal}"})
+            status, content = refusal.status, orjson.dumps(
+                {"message": f"the socket proxy refuses this call: {refusal}"}
+            )
         except httpx.HTTPError as error:
             status, content = 502, orjson.dumps({"message": f"Docker does not answer: {error!r}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
@@ -88,21 +99,27 @@ class DockerProxy:
 
     async def _json(self, path: str, **query: str) -> Any:
         answer = await self._docker.get(path, params=query)
-        _require(answer.status_code == 200, "is about nothing that is there")
+        if answer.status_code != 200:
+            raise Missing("is about nothing of ours")
         return answer.json()
 
     async def _own(self, container: str) -> Any:
-        """Return a container of ours. Raises Refused for any other."""
+        """Return a container of ours. Raises Missing for any other."""
         document = await self._json(f"/containers/{container}/json")
-        _require(replica.is_ours(document["Config"]["Labels"], self._project), "is about a container of others")
+        if not replica.is_ours(document["Config"]["Labels"], self._project):
+            raise Missing("is about nothing of ours")
         return document
 
     async def _siblings(self, service: str) -> list[Any]:
         """Return the replicas of a service that run."""
         label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
         found = await self._json("/containers/json", filters=orjson.dumps({"label": label}).decode())
-        documents = [await self._json(f"/containers/{one['Id']}/json") for one in found]
-        return [one for one in documents if replica.is_ours(one["Config"]["Labels"], self._project)]
+        documents = []
+        for one in found:
+            # Gone since it was listed.
+            with suppress(Missing):
+                documents.append(await self._own(one["Id"]))
+        return documents
 
     def _labels(self, owner: str) -> list[str]:
         return [f"{owner}={self._project}", f"{AUTOSCALE}=true", f"{TRACK}=stable"]

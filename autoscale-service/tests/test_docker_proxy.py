@@ -39,7 +39,7 @@ async def test_what_scaling_does_not_need_is_refused(
     raw: httpx.AsyncClient, engine: Engine, method: str, path: str, body: Any
 ) -> None:
     answer = await raw.request(method, path, json=body)
-    assert answer.status_code == 403 and "refuses" in answer.json()["message"]
+    assert answer.status_code in (403, 404) and "refuses" in answer.json()["message"]
     assert [call for call in engine.calls if not call.startswith("GET")] == []
 
 
@@ -51,9 +51,9 @@ async def test_containers_of_others_cannot_be_touched(
     calls = [("GET", "json"), ("POST", "start"), ("POST", "stop"), ("DELETE", "")]
     for method, verb in calls:
         answer = await raw.request(method, f"{prefix}/containers/{container}/{verb}".rstrip("/"))
-        assert answer.status_code == 403
+        assert answer.status_code == 404
     joined = await raw.post("/networks/bank_backend/connect", json={"Container": container, "EndpointConfig": {}})
-    assert joined.status_code == 403
+    assert joined.status_code == 404
     assert all(call.startswith("GET") for call in engine.calls)
 
 

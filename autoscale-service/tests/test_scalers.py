@@ -218,3 +218,9 @@ def test_swarm_refuses_and_the_operation_has_failed(swarm: SwarmScaler, engine: 
     engine.refusals["POST /services"] = (500, "update out of sequence")
     with pytest.raises(ScalingError, match="update"):
         swarm.scale(ACCOUNT, 3)
+
+
+def test_what_is_gone_since_it_was_listed_is_no_failure(compose: ComposeScaler, engine: Engine) -> None:
+    engine.refusals[f"GET /containers/{replica_document(2)['Id']}"] = (404, "No such container")
+    assert compose.observe() == {ACCOUNT: Replicas(1, 1)}
+    compose.scale(ACCOUNT, 2)

@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -9,6 +10,14 @@ from composed import ComposedBank
 from support import assert_exactly_once, eventually, transfers_under_way
 
 MONEY = 1_000_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def by_hand(bank: ComposedBank) -> Iterator[None]:
+    """Keep the autoscaler from deciding as well."""
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    yield
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
 
 
 def now() -> str:

@@ -22,7 +22,8 @@ from drills.load import Load, assert_every_transfer_counts, transfers
 from support import eventually
 
 SERVICE = "account-service"
-TARGET = 40
+# Far below what a replica can carry: the machine shall not be what is measured.
+TARGET = 15
 START = 2
 # 0.7 of what two replicas should carry.
 BASE_RATE = 0.7 * TARGET * START
