@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from scripts.embedded import ROOT
 from scripts.ports import free_port
 
 _START_SECONDS = 1200
+
+
+def now() -> str:
+    """Return the time as Docker's logs want it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class ComposedBank(Bank):

@@ -3,10 +3,9 @@
 import subprocess
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import pytest
-from composed import ComposedBank
+from composed import ComposedBank, now
 from support import assert_exactly_once, eventually, transfers_under_way
 
 MONEY = 1_000_000
@@ -18,11 +17,6 @@ def by_hand(bank: ComposedBank) -> Iterator[None]:
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
     yield
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
-
-
-def now() -> str:
-    """Return the time as Docker's logs want it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def scale(bank: ComposedBank, replicas: int) -> None:
