@@ -74,6 +74,12 @@ schemas: ## write the JSON Schemas of the events again, after a change of shared
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.generate_schemas
 
+drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale ARGS=…)
+	@scripts/bootstrap.sh dev
+	@scripts/ensure_docker.sh
+	@[ -f "integration-tests/drills/$(DRILL).py" ] || { echo "DRILL= one of: $(notdir $(basename $(wildcard integration-tests/drills/*.py)))" >&2; exit 2; }
+	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
+
 bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_packages.sh nginx postgresql wrk
@@ -82,10 +88,6 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
 	@scripts/bootstrap.sh dev
 	@load-tests/run_load_test.sh
-
-drills: ## rehearse on a stack of its own: make drills DRILL=autoscale [ARGS="--scale-ins 50"]
-	@scripts/bootstrap.sh dev
-	@scripts/drill.sh "$(DRILL)" $(ARGS)
 
 autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
 	@scripts/compose.sh exec -T autoscale-service python -m app.operate $(DO)

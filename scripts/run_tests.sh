@@ -10,14 +10,14 @@ started=$SECONDS
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared account-service transaction-service autoscale-service)
+suites=(shared monitoring account-service transaction-service autoscale-service)
 case $what in
     all) suites+=(embedded docker) ;;
     docker) suites=(docker) ;;
 esac
 
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
-for package in nginx postgresql nats-server; do
+for package in nginx postgresql nats-server prometheus; do
     scripts/ensure_packages.sh "$package" || true
 done
 

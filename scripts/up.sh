@@ -197,6 +197,7 @@ scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT
 say "healthy"
+[ -n "$SLACK_WEBHOOK_URL_FILE" ] || say "alerts are told to nobody: SLACK_WEBHOOK_URL_FILE is not set"
 cat <<END
 
   API                       $url/api/v1

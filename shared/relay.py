@@ -39,7 +39,6 @@ class Relay:
         self._outbox = outbox
         self._bus = bus
         self._lock = crc32(f"{service}/relay".encode())
-        self._measured = 0.0
         self._committed = asyncio.Event()
 
     def committed(self, events: Sequence[Event]) -> None:
@@ -74,13 +73,17 @@ class Relay:
             _report(0, None)
             await asyncio.sleep(_RETRY_SECONDS)
         await leadership.rollback()
+        # Beside the work: a relay that waits for a lock or for the broker is what the figures have to show.
+        measuring = asyncio.create_task(self._measure())
+        try:
+            await self._work(leadership)
+        finally:
+            measuring.cancel()
+            await asyncio.wait([measuring])
+
+    async def _work(self, leadership: AsyncConnection) -> None:
         while True:
-            try:
-                busy = await self.step()
-            finally:
-                # Above all during an outage of the broker.
-                await self._measure_now_and_then()
-            if busy:
+            if await self.step():
                 await asyncio.sleep(_PAUSE_SECONDS)
             else:
                 await try_advisory_lock(leadership, self._lock)
@@ -116,18 +119,19 @@ class Relay:
         count_published(event for _, event in batch)
         return True
 
-    async def _measure_now_and_then(self) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._measured < _MEASURE_SECONDS:
-            return
-        self._measured = now
-        async with self._engine.connect() as connection:
-            if self._bus is None:
-                published = await self._outbox.head(connection)
-            else:
-                published = await self._outbox.published(connection, _PUBLISHER)
-            pending, since = await self._outbox.backlog(connection, published)
-        _report(pending, since)
+    async def _measure(self) -> None:
+        while True:
+            try:
+                async with self._engine.connect() as connection:
+                    if self._bus is None:
+                        published = await self._outbox.head(connection)
+                    else:
+                        published = await self._outbox.published(connection, _PUBLISHER)
+                    pending, since = await self._outbox.backlog(connection, published)
+                _report(pending, since)
+            except Exception as error:  # pylint: disable=broad-exception-caught  # the work meets the same outage
+                log.info("cannot measure the outbox: %r", error)
+            await asyncio.sleep(_MEASURE_SECONDS)
 
 
 def _report(pending: int, since: datetime | None) -> None:

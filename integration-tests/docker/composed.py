@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from promql import Prometheus
 from support import Bank, eventually
 
 from scripts import lab_keys
@@ -17,6 +18,10 @@ from scripts.embedded import ROOT
 from scripts.ports import free_port
 
 _START_SECONDS = 1200
+_PSQL = (
+    "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
+    ' psql -h 127.0.0.1 -U postgres -qAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"'
+)
 
 
 def now() -> str:
@@ -28,21 +33,38 @@ class ComposedBank(Bank):
     """A bank whose containers a test may scale, kill and restart; variables of .env may be given."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
-        own = {"COMPOSE_PROJECT_NAME": f"bank-test-{uuid.uuid4().hex[:8]}", "BANK_PORT": str(free_port())}
-        self._environment = {**os.environ, "VAR_DIR": str(folder / "var"), **own, **variables}
+        folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
+        folder.joinpath("dead-mans-switch").write_text("http://receiver:8000/dead-mans-switch", encoding="utf-8")
+        self._environment = {
+            **os.environ,
+            "COMPOSE_FILE": "docker-compose.yml:integration-tests/receiver/compose.yml",
+            "SLACK_WEBHOOK_URL_FILE": str(folder / "slack"),
+            "DEAD_MANS_SWITCH_URL_FILE": str(folder / "dead-mans-switch"),
+            "COMPOSE_PROJECT_NAME": f"bank-test-{uuid.uuid4().hex[:8]}",
+            "BANK_PORT": str(free_port()),
+            "VAR_DIR": str(folder / "var"),
+            **variables,
+        }
         self.project = self._environment["COMPOSE_PROJECT_NAME"]
-        port = self._environment["BANK_PORT"]
         try:
             # Its progress is for whoever waits for the tests.
             subprocess.run(["scripts/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
         except BaseException:
             self._down()
             raise
-        super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(Path(self._environment["VAR_DIR"]) / "secrets"))
+        var = Path(self._environment["VAR_DIR"])
+        super().__init__(f"http://127.0.0.1:{self._environment['BANK_PORT']}", lab_keys.ensure(var / "secrets"))
+        self.secrets = var / "docker" / "secrets"
+        address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
+        self.prometheus = Prometheus(f"http://{address.strip()}:9090")
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
         return self._run(["scripts/compose.sh", *arguments], 180)
+
+    def docker(self, *arguments: str) -> str:
+        """Run a command of Docker's own and return what it printed."""
+        return self._run(["docker", *arguments], 60)
 
     def run_module(self, service: str, module: str) -> str:
         return self.compose("exec", "-T", service, "python", "-m", module)
@@ -53,10 +75,11 @@ class ComposedBank(Bank):
 
     def sql(self, database: str, query: str) -> list[str]:
         """Return the rows of a query on a service's database, columns separated by |."""
-        command = (
-            f'PGPASSWORD=$(cat /run/secrets/postgres_password) psql -h 127.0.0.1 -U postgres -qAt -d {database} -c "$1"'
-        )
-        return self.compose("exec", "-T", "postgres", "sh", "-c", command, "sh", query).splitlines()
+        return self.compose("exec", "-T", "postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
+
+    def sql_in_background(self, database: str, query: str, name: str) -> None:
+        """Start a query that may take long, in a session with this application name."""
+        self.compose("exec", "--detach", "postgres", "sh", "-c", _PSQL, "sh", database, query, name)
 
     def events(self, transaction_id: str) -> list[dict[str, Any]]:
         """Return the events that account-service published about a transaction."""
@@ -76,17 +99,24 @@ class ComposedBank(Bank):
 
     def logs_since(self, service: str, moment: str) -> str:
         """Return what the first container of a service has logged since a moment, each line with its time."""
-        container = self.containers(service)[0]
-        return self._run(["docker", "logs", "--timestamps", "--since", moment, container], 60)
+        return self.docker("logs", "--timestamps", "--since", moment, self.containers(service)[0])
 
     def inspect(self, template: str, *containers: str) -> list[str]:
         """Return a line of `docker inspect --format` for each container."""
-        return self._run(["docker", "inspect", "--format", template, *containers], 60).splitlines()
+        return self.docker("inspect", "--format", template, *containers).splitlines()
+
+    def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
+        """Return what the receiver got under a path since a moment: at, authorization, body."""
+        lines = self.compose("logs", "--no-log-prefix", "--no-color", "receiver").splitlines()
+        found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+        return [message for message in found if message["path"] == path and message["at"] >= since]
+
+    def _address_in(self, network: str) -> str:
+        return f'{{{{(index .NetworkSettings.Networks "{self.project}_{network}").IPAddress}}}}'
 
     def addresses(self, service: str) -> set[str]:
         """Return address:port of every running replica where NGINX meets it."""
-        network = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
-        found = self._run(["docker", "inspect", "--format", network, *self.containers(service)], 60)
+        found = self.docker("inspect", "--format", self._address_in("backend"), *self.containers(service))
         return {f"{address}:8000" for address in found.split()}
 
     def wait_until_answering(self, seconds: float) -> None:
@@ -102,6 +132,7 @@ class ComposedBank(Bank):
 
     def close(self) -> None:
         super().close()
+        self.prometheus.close()
         self._down()
 
     def _down(self) -> None:

@@ -24,13 +24,13 @@ class Load:
     sent: int = 0
     lost: list[str] = field(default_factory=list)
     slowest: float = 0
-    # More than the clients can send: the rate was not reached.
+    # Of a request that had to wait for the one before it: then the rate was not reached.
     late: float = 0
     moved: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
-def transfers(bank: Bank, rate: float, clients: int = 32) -> Iterator[Load]:
+def transfers(bank: Bank, rate: float, clients: int = 96) -> Iterator[Load]:
     """Transfer at a rate (requests per second) while the block runs; it may change `rate`.
 
     Each client has a connection and accounts of its own, and keeps to its times whatever the others do.

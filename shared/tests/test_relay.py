@@ -36,7 +36,7 @@ class FakeBus(NatsBus):
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let relays measure often and wait little."""
     monkeypatch.setattr(relay_module, "_RETRY_SECONDS", 0.2)
-    monkeypatch.setattr(relay_module, "_MEASURE_SECONDS", 0)
+    monkeypatch.setattr(relay_module, "_MEASURE_SECONDS", 0.05)
 
 
 @asynccontextmanager
@@ -96,6 +96,23 @@ async def test_a_broker_outage_delays_events_and_shows_in_the_metrics(engine: As
         bus.away = False
         await eventually(nothing_pending)
     assert names(bus.events) == names(events(6))
+
+
+async def test_a_relay_that_hangs_shows_in_the_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = FakeBus()
+
+    async def hang(events: Sequence[Event]) -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(bus, "publish", hang)
+
+    async def aged() -> bool:
+        return metric("bank_outbox_pending") == 3 and metric("bank_outbox_oldest_seconds") > 1
+
+    await append(engine, *events(2))
+    async with running(Relay(engine, outbox, bus, "test")):
+        await append(engine, *events(1, start=3))
+        await eventually(aged)
 
 
 async def nothing_pending() -> bool:

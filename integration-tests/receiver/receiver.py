@@ -1,0 +1,41 @@
+"""Stands for Slack, the autoscaler's webhook and the dead man's switch: prints what it gets, one JSON object a line."""
+
+import json
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers every POST as Slack does, and every GET with an empty page, which is good enough for a scrape."""
+
+    def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server calls it so
+        """Print one message."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        message = {
+            "at": time.time(),
+            "path": self.path,
+            "authorization": self.headers.get("Authorization"),
+            "body": json.loads(body),
+        }
+        sys.stdout.write(json.dumps(message) + "\n")
+        sys.stdout.flush()
+        self._answer(b"ok")
+
+    def do_GET(self) -> None:  # pylint: disable=invalid-name
+        """Answer health checks and scrapes."""
+        self._answer(b"")
+
+    def _answer(self, content: bytes) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
+        """Say nothing: the output is the messages."""
+
+
+if __name__ == "__main__":
+    ThreadingHTTPServer(("0.0.0.0", 8000), Handler).serve_forever()

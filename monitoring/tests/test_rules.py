@@ -1,0 +1,110 @@
+"""Alert rules: they do what they say in promtool's own tests, each is tested both ways, and each has its runbook."""
+
+import re
+import shutil
+import subprocess
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+RULES = ROOT / "monitoring" / "rules"
+RUNBOOKS = ROOT / "docs" / "runbooks"
+SECTIONS = ["Meaning", "Impact", "How to see it", "How to mend it", "How to rehearse it"]
+FILES = sorted(RULES.glob("*.yml"))
+TESTS = sorted((RULES / "tests").glob("*.yml"))
+# What scripts/stack_files.py writes for each stack.
+OF_THE_STACK = {"service:replicas:configured", "service:cpu:limit_cores", "service:memory:limit_bytes"}
+
+
+def rules() -> list[dict[str, Any]]:
+    """Return all rules."""
+    groups = [group for file in FILES for group in yaml.safe_load(file.read_text(encoding="utf-8"))["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+ALERTS = [rule for rule in rules() if "alert" in rule]
+NAMES = sorted({rule["alert"] for rule in ALERTS})
+RECORDED = {rule["record"] for rule in rules() if "record" in rule} | OF_THE_STACK
+
+
+@pytest.fixture(scope="session")
+def promtool() -> str:
+    """Skip, visibly, where promtool cannot be had."""
+    found = shutil.which("promtool")
+    if found is None:
+        pytest.skip("promtool is not installed; on Debian: apt-get install prometheus")
+    return found
+
+
+def run(*command: str | Path) -> None:
+    """Run a program that has to succeed."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+def cases() -> dict[str, set[str]]:
+    """Return how each alert is tested: firing, quiet or both."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for file in TESTS:
+        for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]:
+            for case in test["alert_rule_test"]:
+                found[case["alertname"]].add("firing" if case["exp_alerts"] else "quiet")
+    return found
+
+
+def test_the_rules_are_valid(promtool: str) -> None:
+    run(promtool, "check", "rules", *FILES)
+
+
+@pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
+def test_the_rules_do_what_they_say(promtool: str, file: Path) -> None:
+    run(promtool, "test", "rules", file)
+
+
+def test_every_alert_is_tested_firing_and_quiet() -> None:
+    both = {name: {"firing", "quiet"} for name in NAMES}
+    # The one that always fires.
+    both["Watchdog"] = {"firing"}
+    assert cases() == both
+
+
+@pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
+def test_an_alert_compares_a_recorded_series_and_tells_what_to_do(rule: dict[str, Any]) -> None:
+    if rule["alert"] != "Watchdog":
+        found = re.fullmatch(r"([a-zA-Z0-9_:]+)(\{[^}]*\})? [<>] [0-9. *]+", rule["expr"])
+        assert found is not None and found[1] in RECORDED, rule["expr"]
+    assert rule["labels"]["severity"] in {"page", "ticket", "info"}
+    annotations = rule["annotations"]
+    assert annotations.keys() == {"summary", "description", "runbook_url"}
+    assert annotations["runbook_url"] == f"{{{{ $externalLabels.runbooks }}}}/{rule['alert']}.md"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_alert_has_a_runbook_with_all_sections(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text(encoding="utf-8")
+    assert text.startswith(f"# {name}\n")
+    parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)
+    assert parts[1::2] == SECTIONS
+    assert all(part.strip() for part in parts[2::2]), "a section is empty"
+
+
+def test_no_runbook_is_about_an_alert_that_is_not_there() -> None:
+    assert _stems(RUNBOOKS.glob("*.md")) == set(NAMES)
+
+
+def test_runbooks_name_only_make_targets_and_files_that_are_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    for file in RUNBOOKS.glob("*.md"):
+        text = file.read_text(encoding="utf-8")
+        assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets, file.name
+        for path in re.findall(r"((?:scripts|monitoring|ansible|docker)/[\w./-]*\w\.\w+|\w+\.md)\b", text):
+            assert (ROOT / path).is_file() or (RUNBOOKS / path).is_file(), (file.name, path)
+
+
+def _stems(files: Iterable[Path]) -> set[str]:
+    return {file.stem for file in files}

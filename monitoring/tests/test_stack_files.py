@@ -1,0 +1,67 @@
+"""What scripts/stack_files.py tells Prometheus and Alertmanager about a stack."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts import stack_files
+
+STACK = {
+    "ACCOUNT_SERVICE_REPLICAS": "3",
+    "TRANSACTION_SERVICE_REPLICAS": "2",
+    "ACCOUNT_SERVICE_TARGET_RPS": "400",
+    "TRANSACTION_SERVICE_TARGET_RPS": "150",
+    "SERVICE_CPUS": "1.5",
+    "SERVICE_MEMORY": "256M",
+}
+
+
+@pytest.fixture(autouse=True)
+def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Set the variables of .env, and a folder."""
+    for name, value in {**STACK, "VAR_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("SLACK_WEBHOOK_URL_FILE", "DEAD_MANS_SWITCH_URL_FILE", "NGINX_TLS_CERTIFICATE", "NGINX_TLS_KEY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("256M", 268435456), ("1g", 1073741824), ("64mb", 67108864), ("1024", 1024), ("5k", 5120)]
+)
+def test_sizes_are_read_as_docker_reads_them(text: str, expected: int) -> None:
+    assert stack_files.memory_bytes(text) == expected
+
+
+def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path: Path) -> None:
+    assert stack_files.main() == 0
+    file = tmp_path / "docker" / "prometheus" / "rules.yml"
+    rules = {
+        (rule["record"], rule["labels"]["service"]): rule["expr"]
+        for rule in json.loads(file.read_text(encoding="utf-8"))["groups"][0]["rules"]
+    }
+    assert rules["service:replicas:configured", "account-service"] == "vector(3)"
+    assert rules["service:cpu:limit_cores", "transaction-service"] == "vector(1.5)"
+    assert rules["service:memory:limit_bytes", "transaction-service"] == "vector(268435456)"
+    assert rules["autoscale:load:target", "transaction-service"] == "vector(150.0)"
+    if promtool := shutil.which("promtool"):
+        subprocess.run([promtool, "check", "rules", str(file)], check=True, capture_output=True)
+
+
+def test_without_addresses_alerts_go_to_the_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert stack_files.main() == 0
+    secrets = tmp_path / "docker" / "secrets"
+    for name in ("slack_webhook_url", "dead_mans_switch_url"):
+        assert (secrets / name).read_text(encoding="utf-8") == "http://nginx:8081/sink"
+    (tmp_path / "slack").write_text("https://hooks.example/1\n", encoding="utf-8")
+    monkeypatch.setenv("SLACK_WEBHOOK_URL_FILE", str(tmp_path / "slack"))
+    assert stack_files.main() == 0
+    assert (secrets / "slack_webhook_url").read_text(encoding="utf-8") == "https://hooks.example/1"
+
+
+def test_a_wrong_size_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_MEMORY", "much")
+    assert stack_files.main() == 1
+    assert "SERVICE_MEMORY=much" in capsys.readouterr().err
