@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills bench load lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills bench load autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -78,11 +78,11 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
-drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts)
+drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale|masking ARGS=…)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
 	@[ -f "integration-tests/drills/$(DRILL).py" ] || { echo "DRILL= one of: $(notdir $(basename $(wildcard integration-tests/drills/*.py)))" >&2; exit 2; }
-	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py
+	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
 
 bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/bootstrap.sh dev
@@ -92,6 +92,9 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
 	@scripts/bootstrap.sh dev
 	@load-tests/run_load_test.sh
+
+autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
+	@scripts/compose.sh exec -T autoscale-service python -m app.operate $(DO)
 
 lock: ## pin the requirements again, with hashes
 	@scripts/bootstrap.sh dev

@@ -84,7 +84,7 @@ def memory_bytes(text: str) -> int:
 
 
 def prometheus_rules() -> str:
-    """Return recording rules that tell replicas and limits of this stack, as .env has them."""
+    """Return recording rules that tell replicas, limits and target loads of this stack, as .env has them."""
     rules = []
     for name in _SERVICES:
         figures = {
@@ -95,6 +95,9 @@ def prometheus_rules() -> str:
         for record, figure in figures.items():
             labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
             rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({figure})"})
+        target = float(os.environ[f"{name.upper()}_SERVICE_TARGET_RPS"])
+        labels = {"service": f"{name}-service", "metric": "requests_per_second"}
+        rules.append({"record": "autoscale:load:target", "labels": labels, "expr": f"vector({target})"})
     # JSON is YAML.
     return json.dumps({"groups": [{"name": "stack", "rules": rules}]}, indent=2)
 

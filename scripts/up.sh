@@ -26,6 +26,8 @@ registry_variables=({GRAFANA,LOKI,ALLOY,TEMPO}_IMAGE)
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
 
 asked_profiles=${COMPOSE_PROFILES-none}
+# Numbers of replicas that the shell asks for.
+read -ra asked_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | paste -sd ' ' || true)"
 
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
@@ -100,7 +102,7 @@ choose_profiles() {
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
-    for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION}_SERVICE_IMAGE \
+    for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE}_SERVICE_IMAGE \
         COMPOSE_PROFILES COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
@@ -125,9 +127,17 @@ check_secrets() {
 }
 
 start() {
-    local log
+    local log name service running scales=()
     log=$(mktemp)
-    if ! docker compose up --detach --remove-orphans --quiet-pull >"$log" 2>&1; then
+    for name in ACCOUNT TRANSACTION; do
+        service=${name,,}-service
+        running=$(containers | grep -c "^$service running" || true)
+        # As many as the autoscaler has chosen.
+        [[ $running == 0 || " ${asked_replicas[*]} " == *" ${name}_SERVICE_REPLICAS "* ]] || scales+=(--scale "$service=$running")
+    done
+    # It must not copy what is being replaced; it starts again after the services.
+    docker compose stop autoscale-service >"$log" 2>&1 || true
+    if ! docker compose up --detach --remove-orphans --quiet-pull "${scales[@]}" >"$log" 2>&1; then
         tail -n 8 "$log" | sed 's/^/    /' >&2
         rm -f "$log"
         explain "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
@@ -189,7 +199,9 @@ choose_profiles
 if [ "${BUILD-}" != 0 ]; then
     tag=${VERSION:-$(version)}
     scripts/build-images.sh | sed -u 's/^/        /'
-    export ACCOUNT_SERVICE_IMAGE=bank/account-service:$tag TRANSACTION_SERVICE_IMAGE=bank/transaction-service:$tag
+    for name in account transaction autoscale; do
+        export "${name^^}_SERVICE_IMAGE=bank/$name-service:$tag"
+    done
     say "images of the services: built"
 fi
 remember

@@ -8,10 +8,9 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from sqlalchemy.engine import make_url
 
 from shared import logging_config, tracing
-from shared.settings import ServiceSettings
+from shared.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +30,7 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def run(create: Callable[[], Any], settings: ServiceSettings) -> None:
+def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
     """Serve the application until SIGTERM or SIGINT: stop accepting, finish what is in flight, shut down."""
     logging_config.configure(
         settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
@@ -52,7 +51,7 @@ def run(create: Callable[[], Any], settings: ServiceSettings) -> None:
         timeout_keep_alive=75,
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    log.info("starting on %s:%s with %s", settings.host, settings.port, make_url(settings.database_url).drivername)
+    log.info("starting on %s:%s", settings.host, settings.port)
     # What was made by now stays for good: collecting it again and again would stall requests for tens of milliseconds.
     gc.collect()
     gc.freeze()

@@ -14,7 +14,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class ServiceSettings(BaseSettings):
+class ProcessSettings(BaseSettings):
     """Settings common to all services; a missing or wrong one stops the start with a line that names it."""
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True)
@@ -22,13 +22,9 @@ class ServiceSettings(BaseSettings):
     service: str
     host: str = Field("127.0.0.1", description="Address the service listens on.")
     port: int = Field(8000, ge=1, le=65535, description="Port the service listens on.")
-    database_url: str = Field(description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
-    database_pool_size: int = Field(5, ge=2, le=100, description="Database connections kept open per process.")
     auth_jwks: str = Field(description="JWKS with the issuer's public keys: a file's path or an http(s) URL.")
     auth_issuer: str = Field("banking-lab", description="Required `iss` of a token.")
     auth_audience: str = Field("banking", description="Required `aud` of a token.")
-    service_token: SecretStr = Field(min_length=16, description="Secret the services show each other on /internal.")
-    events_url: str = Field("", description="Where events travel: nats://…, or feed+http://… of the producer.")
     app_version: str = Field("dev", description="Version told in responses, metrics and logs.")
     app_track: Literal["stable", "canary"] = Field("stable", description="Track told in responses, metrics and logs.")
     instance: str = Field("", description="Name of this replica in logs.")
@@ -36,25 +32,11 @@ class ServiceSettings(BaseSettings):
     otel_exporter_otlp_endpoint: str = Field("", description="Where traces go, e.g. http://tempo:4318; empty: nowhere.")
     access_log: bool = Field(True, description="Log requests.")
 
-    @field_validator("database_url")
-    @classmethod
-    def _known_driver(cls, value: str) -> str:
-        if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
-            raise ValueError("must start with postgresql+asyncpg:// or sqlite+aiosqlite:///")
-        return value
-
     @field_validator("auth_jwks")
     @classmethod
     def _readable_keys(cls, value: str) -> str:
         if not value.startswith(("http://", "https://")) and not Path(value).is_file():
             raise ValueError("names neither a URL nor a file that is there")
-        return value
-
-    @field_validator("events_url")
-    @classmethod
-    def _known_transport(cls, value: str) -> str:
-        if value and not value.startswith(("nats://", "tls://", "feed+http://", "feed+https://")):
-            raise ValueError("must start with nats://, tls://, feed+http:// or feed+https://")
         return value
 
     @classmethod
@@ -71,6 +53,29 @@ class ServiceSettings(BaseSettings):
         return cls(**from_files)
 
 
+class ServiceSettings(ProcessSettings):
+    """Settings of the services that have a database and events."""
+
+    database_url: str = Field(description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
+    database_pool_size: int = Field(5, ge=2, le=100, description="Database connections kept open per process.")
+    service_token: SecretStr = Field(min_length=16, description="Secret the services show each other on /internal.")
+    events_url: str = Field("", description="Where events travel: nats://…, or feed+http://… of the producer.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_driver(cls, value: str) -> str:
+        if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
+            raise ValueError("must start with postgresql+asyncpg:// or sqlite+aiosqlite:///")
+        return value
+
+    @field_validator("events_url")
+    @classmethod
+    def _known_transport(cls, value: str) -> str:
+        if value and not value.startswith(("nats://", "tls://", "feed+http://", "feed+https://")):
+            raise ValueError("must start with nats://, tls://, feed+http:// or feed+https://")
+        return value
+
+
 def _content(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
@@ -78,7 +83,7 @@ def _content(file: Path) -> str:
         raise OSError(errno.EILSEQ, "not UTF-8 text", str(file)) from error
 
 
-Settings = TypeVar("Settings", bound=ServiceSettings)
+Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load_or_exit(settings_class: type[Settings]) -> Settings:

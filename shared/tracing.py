@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, T
 from opentelemetry.util.types import Attributes
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.settings import ServiceSettings
+from shared.settings import ProcessSettings
 
 _QUIET = "/health/,/metrics,/internal/"
 # Most links of a span, and most traces in which one step is told.
@@ -61,7 +61,7 @@ class _State:
     provider: TracerProvider | None = None
 
 
-def start(settings: ServiceSettings) -> None:
+def start(settings: ProcessSettings) -> None:
     """Send spans from now on, if the settings say where."""
     if not settings.otel_exporter_otlp_endpoint:
         return

@@ -29,7 +29,7 @@ from shared.logging_config import REQUEST_ID, TRACE_PARENT
 from shared.problems import Problem
 from shared.prometheus import http as http_metrics
 from shared.prometheus import registry
-from shared.settings import ServiceSettings
+from shared.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("access")
@@ -77,7 +77,7 @@ class Service:
     without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
     """
 
-    def __init__(self, app: FastAPI, settings: ServiceSettings) -> None:
+    def __init__(self, app: FastAPI, settings: ProcessSettings) -> None:
         self.app = app
         self._direct = {
             (method, route.path): route
@@ -245,7 +245,7 @@ def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def create_app(
-    settings: ServiceSettings,
+    settings: ProcessSettings,
     description: str,
     *,
     routes: Sequence[BaseRoute],
@@ -271,7 +271,7 @@ def create_app(
     return Service(app, settings)
 
 
-def _metrics_route(settings: ServiceSettings) -> Route:
+def _metrics_route(settings: ProcessSettings) -> Route:
     async def metrics(_request: Request) -> Response:
         content = registry.render(settings.service, settings.app_version, settings.app_track)
         return Response(content, headers={"Content-Type": registry.CONTENT_TYPE})

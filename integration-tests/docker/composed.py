@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import uuid
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,15 @@ _PSQL = (
 )
 
 
-class ComposedBank(Bank):
-    """A bank whose containers a test may scale, kill and restart."""
+def now() -> str:
+    """Return the time as Docker's logs want it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
-    def __init__(self, folder: Path) -> None:
-        self.project = f"bank-test-{uuid.uuid4().hex[:8]}"
-        port = free_port()
+
+class ComposedBank(Bank):
+    """A bank whose containers a test may scale, kill and restart; variables of .env may be given."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
         folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
         folder.joinpath("dead-mans-switch").write_text("http://receiver:8000/dead-mans-switch", encoding="utf-8")
         self._environment = {
@@ -36,18 +40,21 @@ class ComposedBank(Bank):
             "COMPOSE_FILE": "docker-compose.yml:integration-tests/receiver/compose.yml",
             "SLACK_WEBHOOK_URL_FILE": str(folder / "slack"),
             "DEAD_MANS_SWITCH_URL_FILE": str(folder / "dead-mans-switch"),
-            "COMPOSE_PROJECT_NAME": self.project,
-            "BANK_PORT": str(port),
+            "COMPOSE_PROJECT_NAME": f"bank-test-{uuid.uuid4().hex[:8]}",
+            "BANK_PORT": str(free_port()),
             "VAR_DIR": str(folder / "var"),
+            **variables,
         }
+        self.project = self._environment["COMPOSE_PROJECT_NAME"]
         try:
             # Its progress is for whoever waits for the tests.
             subprocess.run(["scripts/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
         except BaseException:
             self._down()
             raise
-        super().__init__(f"http://127.0.0.1:{port}", lab_keys.ensure(folder / "var" / "secrets"))
-        self.secrets = folder / "var" / "docker" / "secrets"
+        var = Path(self._environment["VAR_DIR"])
+        super().__init__(f"http://127.0.0.1:{self._environment['BANK_PORT']}", lab_keys.ensure(var / "secrets"))
+        self.secrets = var / "docker" / "secrets"
         address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
         self.prometheus = Prometheus(f"http://{address.strip()}:9090")
 
@@ -88,8 +95,15 @@ class ComposedBank(Bank):
 
     def upstreams_since(self, moment: str) -> set[str]:
         """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
-        log = self.docker("logs", "--since", moment, self.containers("nginx")[0])
-        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", log))
+        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", moment)))
+
+    def logs_since(self, service: str, moment: str) -> str:
+        """Return what the first container of a service has logged since a moment, each line with its time."""
+        return self.docker("logs", "--timestamps", "--since", moment, self.containers(service)[0])
+
+    def inspect(self, template: str, *containers: str) -> list[str]:
+        """Return a line of `docker inspect --format` for each container."""
+        return self.docker("inspect", "--format", template, *containers).splitlines()
 
     def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
         """Return what the receiver got under a path since a moment: at, authorization, body."""

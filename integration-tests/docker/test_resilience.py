@@ -2,18 +2,21 @@
 
 import subprocess
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
 
 import pytest
-from composed import ComposedBank
+from composed import ComposedBank, now
 from support import assert_exactly_once, eventually, transfers_under_way
 
 MONEY = 1_000_000
 
 
-def now() -> str:
-    """Return the time as Docker's logs want it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+@pytest.fixture(scope="module", autouse=True)
+def by_hand(bank: ComposedBank) -> Iterator[None]:
+    """Keep the autoscaler from deciding as well."""
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    yield
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
 
 
 def scale(bank: ComposedBank, replicas: int) -> None:

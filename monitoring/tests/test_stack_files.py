@@ -12,6 +12,8 @@ from scripts import stack_files
 STACK = {
     "ACCOUNT_SERVICE_REPLICAS": "3",
     "TRANSACTION_SERVICE_REPLICAS": "2",
+    "ACCOUNT_SERVICE_TARGET_RPS": "400",
+    "TRANSACTION_SERVICE_TARGET_RPS": "150",
     "SERVICE_CPUS": "1.5",
     "SERVICE_MEMORY": "256M",
 }
@@ -43,6 +45,7 @@ def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path:
     assert rules["service:replicas:configured", "account-service"] == "vector(3)"
     assert rules["service:cpu:limit_cores", "transaction-service"] == "vector(1.5)"
     assert rules["service:memory:limit_bytes", "transaction-service"] == "vector(268435456)"
+    assert rules["autoscale:load:target", "transaction-service"] == "vector(150.0)"
     if promtool := shutil.which("promtool"):
         subprocess.run([promtool, "check", "rules", str(file)], check=True, capture_output=True)
 

@@ -24,7 +24,10 @@ GCCollector(registry=REGISTRY)
 
 
 class _Labelled:
-    """A view of the registry that adds the same labels to every sample, so that no call site repeats them."""
+    """A view of the registry that adds the same labels to every sample, so that no call site repeats them.
+
+    A sample's own labels stay: the autoscaler tells of other services.
+    """
 
     def __init__(self, labels: dict[str, str]) -> None:
         self._labels = labels
@@ -33,7 +36,7 @@ class _Labelled:
         """Yield the metrics with the labels added."""
         for metric in REGISTRY.collect():
             metric.samples = [
-                Sample(sample.name, {**sample.labels, **self._labels}, *sample[2:]) for sample in metric.samples
+                Sample(sample.name, {**self._labels, **sample.labels}, *sample[2:]) for sample in metric.samples
             ]
             yield metric
 

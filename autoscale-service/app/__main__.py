@@ -1,0 +1,10 @@
+"""`python -m app`: serve autoscale-service."""
+
+from app.main import create
+from app.settings import AutoscaleSettings
+from shared.server import run
+from shared.settings import load_or_exit
+
+if __name__ == "__main__":
+    settings = load_or_exit(AutoscaleSettings)
+    run(lambda: create(settings), settings)

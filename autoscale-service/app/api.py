@@ -1,0 +1,129 @@
+"""The HTTP API: webhooks wake the loop, operators look and pause. Not routed by NGINX."""
+
+import time
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
+
+from app import prometheus, webhook
+from shared import problems
+from shared.auth import Caller, require_operator
+from shared.problems import Problem
+from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
+
+_routes = APIRouter(route_class=LeanRoute)
+
+# What a refusal counts as in autoscale_webhooks_total.
+_OUTCOMES = {
+    "unauthorized": "unauthorized",
+    "payload-too-large": "too_large",
+    "unavailable": "not_ready",
+}
+
+
+class Accepted(BaseModel):
+    """The answer to a webhook."""
+
+    alerts: int
+
+
+class Status(BaseModel):
+    """What the autoscaler knows and does."""
+
+    leading: bool
+    paused: str | None
+    services: dict[str, dict[str, Any]]
+
+
+@_routes.post(
+    "/webhook/autoscale",
+    status_code=202,
+    response_model=Accepted,
+    responses=documented_problems(400, 401, 413, 422, 500, 503),
+    openapi_extra=lean_documentation(webhook.AlertmanagerPayload),
+)
+async def receive(request: Request) -> Response:
+    """Take note of alerts, of Alertmanager or Grafana, and look at once. The sender does not wait for what follows."""
+    try:
+        alerts = await _alerts(request)
+    except (Problem, ValidationError) as error:
+        problem = problems.from_exception(error)
+        unknown = isinstance(error, webhook.UnknownService)
+        outcome = "unknown_service" if unknown else _OUTCOMES.get(problem.code, "malformed")
+        prometheus.WEBHOOKS.labels(outcome).inc()
+        raise
+    controller = request.app.state.controller
+    for alert in alerts:
+        controller.notice(alert.labels.service, alert.labels.action, firing=alert.status == "firing")
+    prometheus.WEBHOOKS.labels("accepted").inc()
+    request.app.state.loop.wake()
+    return _json({"alerts": len(alerts)}, 202)
+
+
+async def _alerts(request: Request) -> list[webhook.Alert]:
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > webhook.MAX_BYTES:
+                raise Problem("payload-too-large", f"A webhook may have {webhook.MAX_BYTES} bytes.")
+    except ClientDisconnect as error:
+        raise Problem("malformed-request", "The body ended early.") from error
+    request.app.state.door.check(request.headers, body, time.time())
+    controller = request.app.state.controller
+    if not controller.observed:
+        raise problems.unavailable("The services are not known yet.", 5)
+    return webhook.read(body, controller.known)
+
+
+@_routes.get("/status", response_model=Status, responses=documented_problems(500))
+async def status(request: Request) -> Response:
+    """Show current and desired replicas, why, the windows and the last actions. Open, as the metrics are."""
+    state = request.app.state
+    document = {"leading": state.loop.leading, "paused": state.folder.paused, "services": state.controller.status()}
+    return _json(document)
+
+
+@_routes.post(
+    "/pause",
+    response_model=Status,
+    responses=documented_problems(401, 403, 500, 503),
+    openapi_extra=lean_documentation(None),
+)
+async def pause(request: Request) -> Response:
+    """Change nothing until somebody resumes; also after a restart. For operators."""
+    caller = await _operator(request)
+    request.app.state.folder.pause(caller.subject)
+    return await status(request)
+
+
+@_routes.post(
+    "/resume",
+    response_model=Status,
+    responses=documented_problems(401, 403, 500, 503),
+    openapi_extra=lean_documentation(None),
+)
+async def resume(request: Request) -> Response:
+    """Go on. For operators."""
+    await _operator(request)
+    request.app.state.folder.resume()
+    request.app.state.loop.wake()
+    return await status(request)
+
+
+async def _operator(request: Request) -> Caller:
+    caller = await current_caller(request)
+    require_operator(caller)
+    return caller
+
+
+def _json(document: Any, status_code: int = 200) -> Response:
+    return Response(orjson.dumps(document), status_code, media_type="application/json")
+
+
+ROUTES: list[BaseRoute] = [*_routes.routes]

@@ -1,0 +1,105 @@
+"""What an operator does by hand, inside the container: `python -m app.operate COMMAND`.
+
+    status               show what the autoscaler knows and wants
+    pause | resume       change nothing until resumed; go on
+    scale SERVICE COUNT  bring a service to so many replicas now; pause first, or it is decided again
+    refused              show what the socket proxy refuses
+
+Who may run this may run anything in the container, so no token is asked for.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+
+from app.scalers import ScalingError
+from app.scalers.kinds import SCALERS
+from app.settings import AutoscaleSettings
+from app.state import StateFolder
+from shared.settings import load_or_exit
+
+_NONE = "0" * 64
+_ROOT = {"Image": "alpine", "Cmd": ["sh"], "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
+FORBIDDEN: Sequence[tuple[str, str, Any]] = (
+    ("POST", "/containers/create?name=root", _ROOT),
+    ("GET", f"/containers/{_NONE}/json", None),
+    ("POST", f"/containers/{_NONE}/start", None),
+    ("POST", f"/containers/{_NONE}/stop", None),
+    ("POST", f"/containers/{_NONE}/kill", None),
+    ("POST", f"/containers/{_NONE}/exec", {"Cmd": ["sh"]}),
+    ("POST", f"/containers/{_NONE}/update", {"Memory": 0}),
+    ("GET", f"/containers/{_NONE}/logs?stdout=1", None),
+    ("GET", f"/containers/{_NONE}/archive?path=/", None),
+    ("DELETE", f"/containers/{_NONE}?force=1", None),
+    ("POST", "/containers/prune", None),
+    ("POST", "/networks/host/connect", {"Container": _NONE}),
+    ("POST", "/networks/create", {"Name": "own"}),
+    ("POST", "/images/create?fromImage=alpine", None),
+    ("POST", "/build", None),
+    ("GET", "/images/json", None),
+    ("GET", "/volumes", None),
+    ("GET", "/secrets", None),
+    ("GET", "/info", None),
+    ("GET", "/events", None),
+    ("GET", "/containers/json/../../info", None),
+    ("POST", f"/services/{'0' * 25}/update?version=1", {"Name": "other"}),
+    ("POST", "/services/create", {"Name": "own"}),
+    ("POST", "/swarm/leave?force=1", None),
+)
+
+
+def _status(settings: AutoscaleSettings) -> int:
+    print(json.dumps(httpx.get(f"http://127.0.0.1:{settings.port}/status").json(), indent=2))
+    return 0
+
+
+def _refused(settings: AutoscaleSettings) -> int:
+    """Print call, answer and reason; end with 1 if one of the calls gets through."""
+    wrong = 0
+    with httpx.Client(base_url=settings.docker_url.replace("tcp://", "http://")) as client:
+        for method, path, body in FORBIDDEN:
+            answer = client.request(method, path, json=body)
+            wrong += answer.status_code not in (403, 404)
+            why = answer.json().get("message", "").rpartition(": ")[2]
+            print(f"{answer.status_code}  {method:6} {path[:44]:44} {why}")
+    return int(wrong > 0)
+
+
+def _scale(settings: AutoscaleSettings, service: str, count: int) -> int:
+    scaler = SCALERS[settings.scaler](settings)
+    try:
+        if service not in scaler.observe():
+            print(f"{service} is no service that may be scaled", file=sys.stderr)
+            return 1
+        scaler.scale(service, count)
+    except ScalingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say."""
+    settings = load_or_exit(AutoscaleSettings)
+    match arguments:
+        case ["status"]:
+            return _status(settings)
+        case ["pause"]:
+            StateFolder(settings.state_dir).pause("an operator on the host")
+        case ["resume"]:
+            StateFolder(settings.state_dir).resume()
+        case ["scale", service, count] if count.isdecimal() and int(count):
+            return _scale(settings, service, int(count))
+        case ["refused"]:
+            return _refused(settings)
+        case _:
+            print(__doc__, file=sys.stderr)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,165 @@
+"""Scales the services of a compose project on one host.
+
+New replicas are the same as the newest healthy one, down to labels and configuration hash, so that `docker compose`
+owns them. NGINX and Prometheus find them by the service's name in Docker's DNS.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import Any
+
+import requests
+from docker.client import DockerClient
+from docker.errors import DockerException, NotFound
+
+from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
+from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, bounds
+from app.settings import AutoscaleSettings
+
+_TIMEOUT = 30
+_AT_ONCE = 4
+# Stopped by a person, or on the way out: no capacity, and nobody's to start again.
+_GONE = {"exited", "dead", "removing"}
+
+
+@contextmanager
+def reported(operation: str) -> Iterator[None]:
+    """Turn Docker's errors into ScalingError."""
+    try:
+        yield
+    except (DockerException, requests.RequestException) as error:
+        raise ScalingError(operation, str(error)[:500]) from error
+
+
+def connected(url: str) -> DockerClient:
+    """Return a client that speaks the Engine's own version of the API. Raises DockerException."""
+    return DockerClient(base_url=url, version="auto", timeout=_TIMEOUT)
+
+
+class _Replica:
+    """A container, as `GET /containers/{id}/json` shows it."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        self.document = document
+        self.id: str = document["Id"]
+        self.labels: Mapping[str, str] = document["Config"]["Labels"]
+        self.service = self.labels[SERVICE]
+        self.number = int(self.labels[NUMBER])
+        self.state: str = document["State"]["Status"]
+        self.healthy = document["State"].get("Health", {}).get("Status") == "healthy"
+        self.made_here = self.labels.get(MADE) == "true"
+        self.age = time.time() - datetime.fromisoformat(document["Created"][:19] + "+00:00").timestamp()
+
+    @property
+    def there(self) -> bool:
+        """Tell whether it is, or may still become, capacity."""
+        return self.state not in _GONE
+
+
+class ComposeScaler:
+    """The replicas of one compose project."""
+
+    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connected) -> None:
+        self._settings = settings
+        self._connect = connect
+        self._client: DockerClient | None = None
+        # Those that have been healthy once. Being unready later is no reason to take a replica away.
+        self._proven: set[str] = set()
+
+    @property
+    def _docker(self) -> DockerClient:
+        if self._client is None:
+            self._client = self._connect(self._settings.docker_url)
+        return self._client
+
+    def observe(self) -> Mapping[str, Replicas]:
+        """Return the services that may be scaled, and no others."""
+        with reported("observe"):
+            found = self._replicas()
+        self._proven = {one.id for one in found if one.healthy or one.id in self._proven}
+        services: dict[str, list[_Replica]] = {}
+        for replica in found:
+            services.setdefault(replica.service, []).append(replica)
+        return {name: _counted(replicas) for name, replicas in services.items()}
+
+    def scale(self, service: str, replicas: int) -> None:
+        """Bring a service to so many replicas: start new ones, or drain and remove the newest."""
+        with reported("observe"):
+            found = self._replicas(service)
+        there = [replica for replica in found if replica.there]
+        if not there:
+            raise ScalingError("create", f"{service} has no replica to copy")
+        if replicas > len(there):
+            self._start(there, max(replica.number for replica in found), replicas - len(there))
+        newest_first = sorted(there, key=lambda one: (one.healthy, one.age, -one.number))
+        for replica in newest_first[: max(0, len(there) - replicas)]:
+            self._drain(replica.id)
+
+    def clear_failed(self, service: str) -> int:
+        """Take back what was started here and did not become ready in time; return how many replicas that were."""
+        with reported("observe"):
+            failed = [replica for replica in self._replicas(service) if self._has_failed(replica)]
+        for replica in failed:
+            self._drain(replica.id)
+        return len(failed)
+
+    def _has_failed(self, replica: _Replica) -> bool:
+        if not replica.made_here or replica.age < self._settings.start_timeout:
+            return False
+        if replica.state == "created" or not replica.there:
+            return True
+        # Whether one older than this process was healthy once, nobody knows: in doubt it was.
+        young = replica.age < 3 * self._settings.start_timeout
+        return young and not replica.healthy and replica.id not in self._proven
+
+    def _replicas(self, service: str | None = None) -> list[_Replica]:
+        """Return the replicas that may be touched, those that do not run as well."""
+        project = self._settings.project
+        label = [f"{PROJECT}={project}", f"{AUTOSCALE}=true", f"{TRACK}=stable", f"{ONE_OFF}=False"]
+        if service is not None:
+            label.append(f"{SERVICE}={service}")
+        found = []
+        for container in self._docker.api.containers(all=True, filters={"label": label}):
+            # Gone since it was listed.
+            with suppress(NotFound):
+                found.append(_Replica(self._docker.api.inspect_container(container["Id"])))
+        return [replica for replica in found if is_ours(replica.labels, project)]
+
+    def _start(self, there: list[_Replica], last: int, count: int) -> None:
+        model = min(there, key=lambda one: (not one.healthy, one.age)).document
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            starts = [pool.submit(self._start_one, model, number) for number in range(last + 1, last + 1 + count)]
+        for start in starts:
+            start.result()
+
+    def _start_one(self, model: Mapping[str, Any], number: int) -> None:
+        """Start one replica; what cannot be finished is removed again."""
+        body = copy_of(model, number)
+        with reported("create"):
+            made = self._docker.api.create_container_from_config(body, name_of(body["Labels"]))["Id"]
+        try:
+            with reported("start"):
+                for network, endpoint in list(endpoints_of(model, number).items())[1:]:
+                    self._docker.api.connect_container_to_network(made, network, aliases=endpoint["Aliases"])
+                self._docker.api.start(made)
+        except ScalingError:
+            # If that fails as well, clear_failed tries again.
+            with suppress(ScalingError):
+                self._drain(made)
+            raise
+
+    def _drain(self, container: str) -> None:
+        """Let a replica finish what it is doing, for as long as its own grace period, and remove it."""
+        with reported("stop"), suppress(NotFound):
+            self._docker.api.stop(container)
+        with reported("remove"), suppress(NotFound):
+            self._docker.api.remove_container(container, v=True)
+
+
+def _counted(replicas: list[_Replica]) -> Replicas:
+    there = [replica for replica in replicas if replica.there]
+    newest = min(replicas, key=lambda one: one.age)
+    return Replicas(len(there), sum(replica.healthy for replica in there), *bounds(newest.labels))

@@ -1,0 +1,10 @@
+"""The kinds of scaler there are, by the name that the setting SCALER has."""
+
+from collections.abc import Callable
+
+from app.scalers import Scaler
+from app.scalers.compose import ComposeScaler
+from app.scalers.swarm import SwarmScaler
+from app.settings import AutoscaleSettings
+
+SCALERS: dict[str, Callable[[AutoscaleSettings], Scaler]] = {"compose": ComposeScaler, "swarm": SwarmScaler}

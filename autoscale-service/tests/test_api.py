@@ -1,0 +1,222 @@
+"""Webhooks, status and pause over HTTP: everything forged, replayed, oversized or unknown is refused."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import time
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+
+from shared.prometheus.registry import REGISTRY
+from shared.testing import Lab
+from shared.web import Service
+from tests.support import ACCOUNT, TOKEN, World
+
+ALERT = {
+    "status": "firing",
+    "labels": {"alertname": "ScaleOutNeeded", "service": ACCOUNT, "action": "scale_out", "receiver": "autoscaler"},
+    "annotations": {"summary": "more"},
+    "startsAt": "2026-01-01T12:00:00.123Z",
+    "endsAt": "0001-01-01T00:00:00Z",
+    "generatorURL": "http://prometheus:9090/graph",
+    "fingerprint": "c8d7b2a1",
+}
+# As Alertmanager 0.28 and Grafana 12 send them (shortened).
+ALERTMANAGER: dict[str, Any] = {
+    "receiver": "autoscaler",
+    "status": "firing",
+    "alerts": [ALERT],
+    "groupLabels": {"alertname": "ScaleOutNeeded"},
+    "commonLabels": {},
+    "commonAnnotations": {},
+    "externalURL": "http://alertmanager:9093",
+    "version": "4",
+    "groupKey": '{}/{receiver="autoscaler"}:{alertname="ScaleOutNeeded"}',
+    "truncatedAlerts": 0,
+}
+GRAFANA: dict[str, Any] = {
+    **ALERTMANAGER,
+    "alerts": [{**ALERT, "values": {"A": 1.4}, "valueString": "[]", "silenceURL": "http://grafana", "orgId": 1}],
+    "version": "1",
+    "orgId": 1,
+    "title": "[FIRING:1] ScaleOutNeeded",
+    "state": "alerting",
+    "message": "",
+}
+HOOK = "/webhook/autoscale"
+
+
+def about(**labels: str) -> dict[str, Any]:
+    return {**ALERTMANAGER, "alerts": [{**ALERT, "labels": {**ALERT["labels"], **labels}}]}  # type: ignore[dict-item]
+
+
+def signed(content: bytes, when: float, secret: str = TOKEN) -> dict[str, str]:
+    moment = str(int(when))
+    signature = hmac.new(secret.encode(), moment.encode() + b":" + content, hashlib.sha256).hexdigest()
+    return {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": moment, "Authorization": ""}
+
+
+def counted(outcome: str) -> float:
+    return REGISTRY.get_sample_value("autoscale_webhooks_total", {"outcome": outcome}) or 0.0
+
+
+@pytest.mark.parametrize("payload", [ALERTMANAGER, GRAFANA], ids=["Alertmanager", "Grafana"])
+async def test_an_alert_is_accepted_and_wakes_the_loop(
+    client: httpx.AsyncClient, world: World, payload: dict[str, Any]
+) -> None:
+    world.load = lambda _now: 400
+    before = counted("accepted")
+    answer = await client.post(HOOK, json=payload)
+    assert (answer.status_code, answer.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
+    async with asyncio.timeout(5):
+        while not world.changes:
+            await asyncio.sleep(0.01)
+    assert world.changes[0][1] == 4
+    assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+
+
+async def test_several_alerts_come_at_once_and_are_resolved_one_by_one(client: httpx.AsyncClient) -> None:
+    both = [ALERT, {**ALERT, "status": "resolved", "endsAt": "2026-01-01T12:05:00Z"}]
+    answer = await client.post(HOOK, json={**ALERTMANAGER, "alerts": both})
+    assert answer.json() == {"alerts": 2}
+    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+
+
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Bearer",
+        "Bearer wrong-secret-of-a-webhook",
+        f"Bearer {TOKEN}x",
+        "Basic !!",
+        f"Digest {TOKEN}",
+        f"Basic {TOKEN}",
+    ],
+)
+async def test_who_does_not_know_the_secret_is_refused(client: httpx.AsyncClient, authorization: str) -> None:
+    before = counted("unauthorized")
+    answer = await client.post(HOOK, json=ALERTMANAGER, headers={"Authorization": authorization})
+    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+    assert answer.headers["content-type"] == "application/problem+json" and "WWW-Authenticate" in answer.headers
+    assert counted("unauthorized") == before + 1
+
+
+async def test_the_secret_may_come_as_a_basic_password(client: httpx.AsyncClient) -> None:
+    credentials = base64.b64encode(f"grafana:{TOKEN}".encode()).decode()
+    answer = await client.post(HOOK, json=GRAFANA, headers={"Authorization": f"Basic {credentials}"})
+    assert answer.status_code == 202
+
+
+async def test_a_signature_is_good_once_and_for_a_while(client: httpx.AsyncClient) -> None:
+    content, now = orjson.dumps(GRAFANA), time.time()
+    headers = signed(content, now)
+    assert (await client.post(HOOK, content=content, headers=headers)).status_code == 202
+    refused = [
+        (content, headers, "received already"),
+        (content, signed(content, now - 301), "older than"),
+        (content, signed(content, now + 301), "older than"),
+        (content + b" ", headers, "wrong"),
+        (content, signed(content, now + 1, "another secret of somebody"), "wrong"),
+        (content, {**headers, "X-Grafana-Alerting-Timestamp": str(int(now) + 1)}, "wrong"),
+        (content, {**signed(content, now + 2), "X-Grafana-Alerting-Timestamp": ""}, "wrong"),
+        # A signature that is wrong is not made good by a secret.
+        (content + b" ", {**headers, "Authorization": f"Bearer {TOKEN}"}, "wrong"),
+    ]
+    for body, given, why in refused:
+        answer = await client.post(HOOK, content=body, headers=given)
+        assert answer.status_code == 401 and why in answer.json()["detail"], why
+
+
+async def test_a_signed_time_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+    signature = hmac.new(TOKEN.encode(), b"soon:{}", hashlib.sha256).hexdigest()
+    headers = {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": "soon"}
+    assert (await client.post(HOOK, content=b"{}", headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize("service", ["postgres", "nats", "autoscale-service", "account-service-canary", "x" * 101])
+async def test_other_services_are_refused_and_nothing_happens(
+    client: httpx.AsyncClient, world: World, service: str
+) -> None:
+    answer = await client.post(HOOK, json=about(service=service))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/alerts/0/labels/service"
+    mixed = {**ALERTMANAGER, "alerts": [ALERT, *about(service=service)["alerts"]]}
+    before = counted("unknown_service") + counted("malformed")
+    assert (await client.post(HOOK, json=mixed)).status_code == 422
+    assert counted("unknown_service") + counted("malformed") == before + 1
+    await asyncio.sleep(0.05)
+    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+    assert world.changes == []
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[]", 422),
+        (b"null", 422),
+        (orjson.dumps({**ALERTMANAGER, "alerts": []}), 422),
+        (orjson.dumps({**ALERTMANAGER, "version": "5"}), 422),
+        (orjson.dumps({**ALERTMANAGER, "status": "burning"}), 422),
+        (orjson.dumps({**ALERTMANAGER, "alerts": [{**ALERT, "startsAt": "noon"}]}), 422),
+        (orjson.dumps({**ALERTMANAGER, "alerts": [ALERT] * 101}), 422),
+        (orjson.dumps({**GRAFANA, "state": "fine"}), 422),
+        (orjson.dumps(about(action="destroy")), 422),
+        (b" " * (256 * 1024 + 1), 413),
+        (b" " * (1024 * 1024 + 1), 413),
+    ],
+)
+async def test_what_is_no_payload_is_refused(client: httpx.AsyncClient, content: bytes, status: int) -> None:
+    outcome = "too_large" if status == 413 else "malformed"
+    before = counted(outcome)
+    answer = await client.post(HOOK, content=content)
+    assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json"
+    assert counted(outcome) == before + 1
+
+
+async def test_before_the_services_are_known_a_sender_has_to_come_again(
+    client: httpx.AsyncClient, application: Service
+) -> None:
+    application.app.state.controller.observed = False
+    answer = await client.post(HOOK, json=ALERTMANAGER)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+
+
+async def test_an_operator_pauses_and_resumes(client: httpx.AsyncClient, world: World, lab: Lab) -> None:
+    paused = await client.post("/pause", headers=lab.operator())
+    assert (paused.status_code, paused.json()["paused"]) == (200, "operator")
+    world.load = lambda _now: 400
+    await client.post(HOOK, json=ALERTMANAGER)
+    await asyncio.sleep(0.1)
+    assert world.changes == []
+    assert (await client.post("/resume", headers=lab.operator())).json()["paused"] is None
+    async with asyncio.timeout(5):
+        while not world.changes:
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("path", ["/pause", "/resume"])
+async def test_nobody_else_does(client: httpx.AsyncClient, lab: Lab, path: str) -> None:
+    # The secret of the senders is none of an operator.
+    assert (await client.post(path)).status_code == 401
+    assert (await client.post(path, headers=lab.headers("alice"))).status_code == 403
+
+
+async def test_status_metrics_health_and_document_are_there(client: httpx.AsyncClient) -> None:
+    status = (await client.get("/status")).json()
+    assert status["leading"] and status["paused"] is None
+    assert status["services"][ACCOUNT]["why"] == "at-minimum"
+    metrics = (await client.get("/metrics")).text
+    # The service is the one that is scaled, not the one that tells.
+    assert 'autoscale_replicas{kind="current",service="account-service"' in metrics
+    assert 'autoscale_failures_total{operation="create",service="account-service"' in metrics
+    assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"loop": "ok"}}
+    document = (await client.get("/docs/autoscale-service/openapi.json")).json()
+    assert sorted(document["paths"]) == ["/pause", "/resume", "/status", HOOK]

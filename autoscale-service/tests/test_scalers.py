@@ -1,0 +1,226 @@
+"""The scalers on an Engine behind the socket proxy: what they start and stop, and what is left when Docker refuses."""
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from docker.client import DockerClient
+
+from app.replica import MADE
+from app.scalers import Replicas, ScalingError
+from app.scalers.compose import ComposeScaler, connected
+from app.scalers.swarm import SwarmScaler
+from app.settings import AutoscaleSettings
+from tests.support import ACCOUNT, Engine, replica_document, service_document
+
+
+@pytest.fixture
+def compose(settings: AutoscaleSettings, docker: DockerClient) -> ComposeScaler:
+    """The scaler of the Engine's project."""
+    return ComposeScaler(settings, lambda _url: docker)
+
+
+def ours(engine: Engine) -> dict[str, dict[str, Any]]:
+    """Return the replicas of account-service by number."""
+    found = [one for one in engine.containers.values() if one["Config"]["Labels"]["banking.track"] == "stable"]
+    named = [one for one in found if one["Config"]["Labels"]["com.docker.compose.service"] == ACCOUNT]
+    return {one["Config"]["Labels"]["com.docker.compose.container-number"]: one for one in named}
+
+
+def aged(document: dict[str, Any], seconds: float) -> None:
+    document["Created"] = (datetime.now(UTC) - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def test_it_sees_stable_labelled_replicas_of_its_project_and_counts_the_healthy(
+    compose: ComposeScaler, engine: Engine
+) -> None:
+    engine.containers["e" * 64] = {**replica_document(7, **{"com.docker.compose.oneoff": "True"}), "Id": "e" * 64}
+    starting, stopped = replica_document(3, **{"banking.autoscale.max": "5"}), replica_document(4)
+    starting["State"], stopped["State"] = {"Status": "running", "Health": {"Status": "starting"}}, {"Status": "exited"}
+    engine.containers |= {one["Id"]: one for one in (starting, stopped)}
+    assert compose.observe() == {ACCOUNT: Replicas(3, 2)}
+    del engine.containers[stopped["Id"]]
+    assert compose.observe() == {ACCOUNT: Replicas(3, 2, None, 5)}
+
+
+def test_new_replicas_are_the_same_as_the_newest_and_reach_all_its_networks(
+    compose: ComposeScaler, engine: Engine
+) -> None:
+    compose.scale(ACCOUNT, 4)
+    found = ours(engine)
+    assert sorted(found) == ["1", "2", "3", "4"]
+    model, new = found["2"], found["3"]
+    assert new["Name"] == "bank-account-service-3" and new["State"]["Status"] == "running"
+    assert new["HostConfig"] == model["HostConfig"] and new["Image"] == model["Image"]
+    labels = dict(model["Config"]["Labels"])
+    del labels["com.docker.compose.replace"]
+    assert new["Config"]["Labels"] == {**labels, MADE: "true", "com.docker.compose.container-number": "3"}
+    for field in ("Env", "User", "Healthcheck", "StopTimeout"):
+        assert new["Config"][field] == model["Config"][field]
+    assert "Hostname" not in new["Config"], "the model's own name"
+    networks = new["NetworkSettings"]["Networks"]
+    assert set(networks) == set(model["NetworkSettings"]["Networks"])
+    assert all(one == {"Aliases": ["bank-account-service-3", ACCOUNT]} for one in networks.values())
+    # Everything is in place before it starts.
+    first_start = next(index for index, call in enumerate(engine.calls) if call.endswith("/start"))
+    assert sum(call.endswith("/connect") for call in engine.calls[:first_start]) >= 2
+
+
+def test_a_copy_of_a_copy_is_the_same(compose: ComposeScaler, engine: Engine) -> None:
+    compose.scale(ACCOUNT, 3)
+    aged(ours(engine)["3"], 0)
+    ours(engine)["3"]["State"]["Health"] = {"Status": "healthy"}
+    compose.scale(ACCOUNT, 4)
+    third, fourth = (ours(engine)[number] for number in "34")
+    assert {**fourth["Config"], "Labels": 0} == {**third["Config"], "Labels": 0}
+    assert fourth["HostConfig"] == third["HostConfig"]
+
+
+def test_the_newest_goes_first_after_those_that_are_not_ready(compose: ComposeScaler, engine: Engine) -> None:
+    third = replica_document(3)
+    engine.containers[third["Id"]] = third
+    compose.scale(ACCOUNT, 2)
+    assert sorted(ours(engine)) == ["1", "2"]
+    assert [call.split("/")[-1] for call in engine.calls if call.startswith("POST")] == ["stop"]
+    engine.containers[third["Id"]] = replica_document(3)
+    ours(engine)["1"]["State"]["Health"] = {"Status": "unhealthy"}
+    compose.scale(ACCOUNT, 2)
+    assert sorted(ours(engine)) == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "message", "operation"),
+    [
+        ("POST /containers/create", 500, "daemon is broken", "create"),
+        ("POST /containers/create", 404, "No such image", "create"),
+        ("POST /containers/create", 409, "name in use", "create"),
+        ("POST /networks/bank_monitoring", 500, "no address left", "start"),
+        ("POST /containers/", 500, "no space left on device", "create"),
+    ],
+)
+def test_what_docker_refuses_leaves_nothing_behind(
+    compose: ComposeScaler, engine: Engine, call: str, status: int, message: str, operation: str
+) -> None:
+    engine.refusals[call] = (status, message)
+    with pytest.raises(ScalingError) as raised:
+        compose.scale(ACCOUNT, 4)
+    assert raised.value.operation == operation and message in str(raised.value)
+    assert sorted(ours(engine)) == ["1", "2"]
+
+
+def test_a_replica_that_does_not_start_is_removed(compose: ComposeScaler, engine: Engine) -> None:
+    made = hashlib.sha256(b"bank-account-service-3").hexdigest()
+    engine.refusals[f"POST /containers/{made}/start"] = (500, "no space left on device")
+    with pytest.raises(ScalingError, match="start: .*no space left"):
+        compose.scale(ACCOUNT, 4)
+    # The one that did start stays.
+    assert sorted(ours(engine)) == ["1", "2", "4"]
+
+
+def test_what_could_not_be_removed_is_removed_later(compose: ComposeScaler, engine: Engine) -> None:
+    engine.refusals |= {"POST /networks/": (500, "busy"), "DELETE /": (500, "busy")}
+    with pytest.raises(ScalingError):
+        compose.scale(ACCOUNT, 3)
+    assert ours(engine)["3"]["State"]["Status"] == "exited"
+    engine.refusals.clear()
+    aged(ours(engine)["3"], 61)
+    assert compose.clear_failed(ACCOUNT) == 1 and sorted(ours(engine)) == ["1", "2"]
+
+
+@pytest.mark.parametrize(
+    ("age", "health", "made", "removed"),
+    [(61, "starting", True, 1), (61, "unhealthy", True, 1), (59, "starting", True, 0), (61, "healthy", True, 0)]
+    # Not one of compose's own, and not one that an earlier process has left: it may have been healthy.
+    + [(61, "unhealthy", False, 0), (181, "unhealthy", True, 0)],
+)
+def test_a_replica_that_never_gets_healthy_is_taken_back(
+    compose: ComposeScaler, engine: Engine, age: float, health: str, made: bool, removed: int
+) -> None:
+    third = replica_document(3, **({MADE: "true"} if made else {}))
+    third["State"]["Health"] = {"Status": health}
+    aged(third, age)
+    engine.containers[third["Id"]] = third
+    assert compose.clear_failed(ACCOUNT) == removed
+
+
+def test_a_replica_that_has_been_healthy_stays_when_it_is_not(compose: ComposeScaler, engine: Engine) -> None:
+    third = replica_document(3, **{MADE: "true"})
+    aged(third, 61)
+    engine.containers[third["Id"]] = third
+    compose.observe()
+    third["State"]["Health"] = {"Status": "unhealthy"}
+    compose.observe()
+    assert compose.clear_failed(ACCOUNT) == 0
+
+
+def test_a_service_without_replicas_has_nothing_to_copy(compose: ComposeScaler) -> None:
+    with pytest.raises(ScalingError, match="no replica to copy"):
+        compose.scale("postgres", 2)
+
+
+@pytest.mark.parametrize("scaler", [ComposeScaler, SwarmScaler])
+def test_without_docker_every_look_is_a_failed_operation(settings: AutoscaleSettings, scaler: Any) -> None:
+    away = scaler(settings, lambda _url: connected("tcp://127.0.0.1:9"))
+    with pytest.raises(ScalingError, match="observe"):
+        away.observe()
+
+
+class Now:
+    """A clock that a test moves."""
+
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def now() -> Now:
+    """Time at a standstill."""
+    return Now()
+
+
+@pytest.fixture
+def swarm(settings: AutoscaleSettings, docker: DockerClient, engine: Engine, now: Now) -> SwarmScaler:
+    """The scaler of the Engine's stack, which has one service."""
+    engine.services["s" * 25] = service_document(**{"banking.autoscale.min": "1", "banking.autoscale.max": "x"})
+    return SwarmScaler(settings, lambda _url: docker, now)
+
+
+def test_of_a_stack_it_changes_the_number_alone(swarm: SwarmScaler, engine: Engine) -> None:
+    assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, None)}
+    before = service_document(4, **{"banking.autoscale.min": "1", "banking.autoscale.max": "x"})["Spec"]
+    swarm.scale(ACCOUNT, 4)
+    assert engine.services["s" * 25]["Spec"] == before
+    assert swarm.observe() == {ACCOUNT: Replicas(4, 2, 1, None)}
+    with pytest.raises(ScalingError, match="no service that may be scaled"):
+        swarm.scale("postgres", 2)
+
+
+def test_tasks_that_do_not_get_ready_in_time_are_taken_back(swarm: SwarmScaler, engine: Engine, now: Now) -> None:
+    assert swarm.clear_failed(ACCOUNT) == 0
+    swarm.scale(ACCOUNT, 4)
+    now.seconds = 59
+    swarm.observe()
+    assert swarm.clear_failed(ACCOUNT) == 0
+    now.seconds = 61
+    assert swarm.clear_failed(ACCOUNT) == 2
+    assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, None)}
+    swarm.scale(ACCOUNT, 3)
+    engine.services["s" * 25]["ServiceStatus"]["RunningTasks"] = 3
+    swarm.observe()
+    now.seconds = 200
+    assert swarm.clear_failed(ACCOUNT) == 0
+
+
+def test_swarm_refuses_and_the_operation_has_failed(swarm: SwarmScaler, engine: Engine) -> None:
+    engine.refusals["POST /services"] = (500, "update out of sequence")
+    with pytest.raises(ScalingError, match="update"):
+        swarm.scale(ACCOUNT, 3)
+
+
+def test_what_is_gone_since_it_was_listed_is_no_failure(compose: ComposeScaler, engine: Engine) -> None:
+    engine.refusals[f"GET /containers/{replica_document(2)['Id']}"] = (404, "No such container")
+    assert compose.observe() == {ACCOUNT: Replicas(1, 1)}
+    compose.scale(ACCOUNT, 2)

@@ -1,0 +1,71 @@
+"""Replicas that the autoscaler starts are compose's own, and Docker's socket is open for nothing else."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from composed import ComposedBank, now
+from support import eventually
+
+SERVICE = "account-service"
+OWN_LABELS = {"com.docker.compose.container-number", "com.docker.compose.replace", "banking.autoscale.made"}
+
+
+def operate(bank: ComposedBank, *arguments: str) -> str:
+    return bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
+
+
+def document(bank: ComposedBank, container: str) -> dict[str, Any]:
+    """Return what Docker says of a container."""
+    found: dict[str, Any] = json.loads(bank.inspect("{{json .}}", container)[0])
+    return found
+
+
+@pytest.fixture
+def three(bank: ComposedBank) -> Iterator[list[str]]:
+    """The containers of account-service, the third of them started by the autoscaler; afterwards there are two."""
+    operate(bank, "pause")
+    before = bank.containers(SERVICE)
+    operate(bank, "scale", SERVICE, "3")
+    yield [*before, *(one for one in bank.containers(SERVICE) if one not in before)]
+    operate(bank, "scale", SERVICE, "2")
+    assert sorted(bank.containers(SERVICE)) == sorted(before), "the newest goes first"
+    operate(bank, "resume")
+
+
+def test_a_new_replica_is_like_those_of_compose_and_compose_leaves_it_alone(
+    bank: ComposedBank, three: list[str]
+) -> None:
+    assert len(three) == 3
+    model, new = document(bank, three[1]), document(bank, three[2])
+    assert new["Image"] == model["Image"] and new["Name"].endswith(f"-{SERVICE}-3")
+    differing = {name for name in model["Config"] if model["Config"][name] != new["Config"].get(name)}
+    # The model names its image by tag.
+    assert differing <= {"Hostname", "Image", "Labels"}
+    labels = [{k: v for k, v in one["Config"]["Labels"].items() if k not in OWN_LABELS} for one in (model, new)]
+    assert labels[0] == labels[1]
+    assert new["HostConfig"] == model["HostConfig"]
+    networks = [one["NetworkSettings"]["Networks"] for one in (model, new)]
+    assert networks[0].keys() == networks[1].keys()
+    assert all(SERVICE in one["Aliases"] for one in networks[1].values())
+
+    moment = now()
+    address = bank.addresses(SERVICE) - {f"{networks[0][f'{bank.project}_backend']['IPAddress']}:8000"}
+    assert len(address) == 2
+    eventually(lambda: bank.get("/accounts") and address <= bank.upstreams_since(moment), 30)
+    bank.compose("up", "--detach", "--no-deps", "--scale", f"{SERVICE}=3", SERVICE)
+    assert sorted(bank.containers(SERVICE)) == sorted(three), "compose has nothing to change"
+
+
+def test_the_socket_proxy_lets_nothing_else_through(bank: ComposedBank) -> None:
+    postgres = bank.containers("postgres")[0]
+    script = (
+        "import httpx, json, sys; client = httpx.Client(base_url='http://docker-proxy:2375');"
+        "print(json.dumps([client.request(*call).status_code for call in json.loads(sys.argv[1])]))"
+    )
+    calls = [["GET", f"/containers/{postgres}/json"], ["POST", f"/containers/{postgres}/stop"]]
+    answer = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
+    assert json.loads(answer) == [404, 404]
+    lines = operate(bank, "refused").splitlines()
+    assert len(lines) > 20 and all(line.startswith(("403", "404")) for line in lines)

@@ -1,0 +1,201 @@
+"""Load times four on a composed stack: alert, scale out, load off, scale in, and scale-ins under load by hand.
+
+    make drills DRILL=autoscale [ARGS="--scale-ins 50"]
+
+Prints where the time goes and fails if enough replicas serve later than promised, or a request is lost. It starts a
+stack of its own, with small targets so that one machine can carry the load, and short windows.
+"""
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
+
+# pylint: disable=wrong-import-position  # the path comes first
+from composed import ComposedBank  # noqa: E402
+from load import Load, assert_every_transfer_counts, transfers  # noqa: E402
+from support import eventually  # noqa: E402
+
+SERVICE = "account-service"
+# Far below what a replica can carry: the machine shall not be what is measured.
+TARGET = 15
+START = 2
+# 0.7 of what two replicas should carry.
+BASE_RATE = 0.7 * TARGET * START
+FACTOR = 4
+NEEDED = math.ceil(BASE_RATE * FACTOR / TARGET)
+MOST_SECONDS = 45
+SETTINGS = {
+    # Without the receiver that takes the autoscaler's name in other tests.
+    "COMPOSE_FILE": "docker-compose.yml",
+    "ACCOUNT_SERVICE_REPLICAS": str(START),
+    "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET),
+    "AUTOSCALE_DOWN_WINDOW": "20",
+    "AUTOSCALE_DOWN_RATE": "[2,50,5]",
+}
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+
+
+def seconds(moment: str) -> float:
+    """Return an RFC 3339 time, with whatever fraction, as seconds since 1970."""
+    whole, _, rest = moment.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{rest.partition('+')[0] or 0}")
+
+
+class Autoscaled:
+    """The stack as this drill looks at it."""
+
+    def __init__(self, bank: ComposedBank) -> None:
+        self.bank = bank
+
+    def operate(self, *arguments: str) -> str:
+        return self.bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.operate("status"))["services"][SERVICE]
+        return found
+
+    def replicas(self, count: int) -> bool:
+        """Tell whether so many replicas are there and ready."""
+        status = self.status()
+        return (status["current"], status["ready"], status["working"]) == (count, count, False)
+
+    def breach(self, since: float) -> float | None:
+        """Return when Prometheus first saw the load over the threshold of the alert."""
+        query = quote(f'autoscale:load:ratio{{service="{SERVICE}"}} > 1.1')
+        window = f"start={since:.3f}&end={time.time():.3f}&step=1"
+        url = f"http://127.0.0.1:9090/api/v1/query_range?query={query}&{window}"
+        page = self.bank.compose("exec", "-T", "prometheus", "wget", "-q", "-O", "-", url)
+        found = json.loads(page)["data"]["result"]
+        return min((float(moment) for series in found for moment, _ in series["values"]), default=None)
+
+    def told(self, since: float) -> list[tuple[float, dict[str, Any]]]:
+        """Return what the autoscaler has logged, with its times."""
+        lines = (line.split(" ", 1) for line in self.bank.logs_since("autoscale-service", iso(since)).splitlines())
+        return [(seconds(moment), json.loads(text)) for moment, text in lines if text.startswith("{")]
+
+    def started(self, old: set[str]) -> list[float]:
+        """Return when the replicas that are new were started."""
+        new = [one for one in self.bank.containers(SERVICE) if one not in old]
+        return sorted(seconds(moment) for moment in self.bank.inspect("{{.State.StartedAt}}", *new)) if new else []
+
+    def first_served(self, since: float) -> dict[str, float]:
+        """Return when each replica got its first request that it answered, by address."""
+        try:
+            addresses = self.bank.addresses(SERVICE)
+        except AssertionError:  # one has gone while they were counted
+            return {}
+        found: dict[str, float] = {}
+        for line in self.bank.logs_since("nginx", iso(since)).splitlines():
+            moment, _, text = line.partition(" ")
+            for address in addresses - found.keys():
+                if f'"upstream":"{address}"' in text and '"status":201' in text:
+                    found[address] = seconds(moment)
+        return found
+
+
+def iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def scale_out(stack: Autoscaled, load: Load) -> float:
+    """Step the load up, print the timeline and return how long it took until enough replicas served."""
+    old = set(stack.bank.containers(SERVICE))
+    stepped = time.time()
+    load.rate = BASE_RATE * FACTOR
+    say(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
+    eventually(lambda: len(stack.first_served(stepped)) >= NEEDED, 180)
+    served = sorted(stack.first_served(stepped).values())
+    started = stack.started(old)
+    told = stack.told(stepped)
+    alerts = [moment for moment, line in told if line.get("handler") == "/webhook/autoscale"]
+    ups = [
+        (moment, line)
+        for moment, line in told
+        if line["message"] == "decided" and line["target"] == SERVICE and line["desired"] > line["current"]
+    ]
+    stages = [
+        ("first breach in Prometheus", stack.breach(stepped)),
+        ("alert at the autoscaler", alerts[0] if alerts else None),
+        ("first decision", ups[0][0] if ups else None),
+        ("first new container started", started[0]),
+        ("first request served by a new one", served[START]),
+        (f"decision for {NEEDED}", next((moment for moment, line in ups if line["desired"] >= NEEDED), None)),
+        (f"{NEEDED} containers started", started[NEEDED - START - 1]),
+        (f"{NEEDED} replicas serving", served[NEEDED - 1]),
+    ]
+    for name, moment in stages:
+        say(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not seen)"))
+    return served[NEEDED - 1] - stepped
+
+
+def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
+    """Scale in and out by hand under load until so many replicas have gone; return how many that were."""
+    stack.operate("pause")
+    load.rate = BASE_RATE * 2
+    gone = 0
+    while gone < wanted:
+        count = START + min(4, wanted - gone)
+        stack.operate("scale", SERVICE, str(count))
+        eventually(lambda count=count: stack.replicas(count), 90)
+        stack.operate("scale", SERVICE, str(START))
+        gone += count - START
+        say(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
+    stack.operate("resume")
+    return gone
+
+
+def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
+    """Run the drill and return what was not as promised."""
+    stack = Autoscaled(bank)
+    eventually(lambda: stack.replicas(START), 60)
+    with transfers(bank, BASE_RATE) as load:
+        say(f"{BASE_RATE:.0f} requests/s on {START} replicas")
+        time.sleep(30)
+        took = scale_out(stack, load)
+        time.sleep(15)
+        out = len(load.lost)
+        say(f"scaled out: {out} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
+        load.rate, off = BASE_RATE, time.time()
+        eventually(lambda: stack.replicas(START), 180)
+        inward = len(load.lost) - out
+        say(f"load off: back at {START} replicas after {time.time() - off:.0f} s, {inward} requests lost")
+        gone = scale_ins(stack, load, wanted) if wanted else 0
+    assert_every_transfer_counts(bank, load)
+    say(f"in all {len(load.lost)} of {load.sent} requests lost; {gone} scale-ins by hand; the ledger is sound")
+    for line in load.lost[:10]:
+        say(f"  lost: {line}")
+    late = [f"enough replicas served after {took:.1f} s, promised are {MOST_SECONDS} s"] if took > MOST_SECONDS else []
+    return late + ([f"{len(load.lost)} requests were lost"] if load.lost else [])
+
+
+def main() -> int:
+    """Start a stack, rehearse, and stop it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale-ins", type=int, default=50, help="replicas to drain under load by hand (default 50)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        bank = ComposedBank(Path(folder), **SETTINGS)
+        try:
+            wrong = rehearse(bank, options.scale_ins)
+        finally:
+            bank.close()
+    for line in wrong:
+        say(f"NOT AS PROMISED: {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
