@@ -70,6 +70,7 @@ def nginx_configuration(*, tls: bool) -> str:
         nginx_keepalive_min_timeout="5s",
         nginx_health_listen="8081",
         nginx_rate_limit=os.environ.get("NGINX_RATE_LIMIT", ""),
+        nginx_trace_share=os.environ.get("NGINX_TRACE_SHARE", ""),
         nginx_tls_certificate="bank.crt" if tls else "",
         nginx_tls_key="bank.key" if tls else "",
     )

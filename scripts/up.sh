@@ -26,6 +26,7 @@ registry_variables=({GRAFANA,LOKI,ALLOY,TEMPO}_IMAGE)
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
 
 asked_profiles=${COMPOSE_PROFILES-none}
+asked_traces=${OTEL_EXPORTER_OTLP_ENDPOINT-none}
 # Numbers of replicas that the shell asks for.
 read -ra asked_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | paste -sd ' ' || true)"
 
@@ -97,13 +98,21 @@ choose_profiles() {
         unset COMPOSE_PROFILES
         read_env .env
     fi
+    if [ "$asked_traces" != none ]; then
+        export OTEL_EXPORTER_OTLP_ENDPOINT=$asked_traces
+    elif [ -z "$COMPOSE_PROFILES" ]; then
+        export OTEL_EXPORTER_OTLP_ENDPOINT=
+    else
+        unset OTEL_EXPORTER_OTLP_ENDPOINT
+        read_env .env
+    fi
 }
 
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
     for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE}_SERVICE_IMAGE \
-        COMPOSE_PROFILES COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
+        COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
 }
