@@ -101,7 +101,7 @@ def test_prometheus_and_alertmanager_take_their_configurations(bank: ComposedBan
 def test_an_alert_goes_to_its_receiver(bank: ComposedBank, labels: dict[str, str], receiver: str):
     command = ("amtool", "config", "routes", "test", "--config.file=/etc/monitoring/alertmanager.yml")
     given = [f"{name}={value}" for name, value in labels.items()]
-    assert bank.compose("exec", "-T", "alertmanager", *command, *given).split() == [receiver]
+    bank.compose("exec", "-T", "alertmanager", *command, f"--verify.receivers={receiver}", *given)
 
 
 def test_the_exporter_of_postgres_reads_no_accounts(bank: ComposedBank):
