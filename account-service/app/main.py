@@ -24,6 +24,8 @@ def create(settings: AccountSettings) -> Service:
     runtime = Runtime(settings, outbox)
     service = AccountService(runtime.engine, settings, runtime.relay.committed)
 
+    CHECKED.labels("ledger").set_to_current_time()
+
     async def measure_imbalance() -> None:
         for currency, total in (await service.imbalance()).items():
             IMBALANCE.labels(currency).set(total)

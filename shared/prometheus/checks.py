@@ -6,7 +6,7 @@ from shared.prometheus.registry import REGISTRY
 
 CHECKED = Gauge(
     "bank_check_completed_timestamp_seconds",
-    "When a check of the books last came to a result, whatever it was.",
+    "When a check of the books last came to a result, whatever it was; at first, when the process began to check.",
     ["check"],
     registry=REGISTRY,
 )

@@ -12,6 +12,7 @@ from app.models import outbox
 from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared import feed
+from shared.prometheus.checks import CHECKED
 from shared.runtime import Runtime
 from shared.web import Service, create_app
 
@@ -22,6 +23,7 @@ def create(settings: TransactionSettings) -> Service:
     secret = settings.service_token.get_secret_value()
     balances = BalanceReader(settings.account_service_url, secret)
     service = TransactionService(runtime.engine, settings, balances, runtime.relay.committed)
+    CHECKED.labels("reconciliation").set_to_current_time()
     periodic = {"reconciliation": (settings.reconciliation_seconds, service.reconcile)}
 
     @asynccontextmanager
