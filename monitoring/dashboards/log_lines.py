@@ -34,8 +34,8 @@ def build() -> Dashboard:
             "One request": [
                 lines(
                     "Lines of the request",
-                    "Every line with the request id that is typed in above, from NGINX to the consumer.",
-                    '{service=~".+"} | request_id="$request_id" | request_id!=""',
+                    "Every line that names the request id typed in above, from NGINX through the batch to the consumer.",
+                    '{service=~".+"} |= `"$request_id"`',
                 )
             ],
             "Trouble": [
