@@ -1,5 +1,6 @@
 """The HTTP API: webhooks wake the loop, operators look and pause. Not routed by NGINX."""
 
+import logging
 import time
 from typing import Any
 
@@ -15,6 +16,8 @@ from shared import problems
 from shared.auth import Caller, require_operator
 from shared.problems import Problem
 from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
+
+log = logging.getLogger(__name__)
 
 _routes = APIRouter(route_class=LeanRoute)
 
@@ -59,6 +62,7 @@ async def receive(request: Request) -> Response:
         raise
     controller = request.app.state.controller
     for alert in alerts:
+        log.info("alerted", extra={"target": alert.labels.service, "action": alert.labels.action, "now": alert.status})
         controller.notice(alert.labels.service, alert.labels.action, firing=alert.status == "firing")
     prometheus.WEBHOOKS.labels("accepted").inc()
     request.app.state.loop.wake()

@@ -120,7 +120,11 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
     served = sorted(stack.first_served(stepped).values())
     started = stack.started(old)
     told = stack.told(stepped)
-    alerts = [moment for moment, line in told if line.get("handler") == "/webhook/autoscale"]
+    alerts = [
+        moment
+        for moment, line in told
+        if line["message"] == "alerted" and (line["target"], line["action"]) == (SERVICE, "scale_out")
+    ]
     ups = [
         (moment, line)
         for moment, line in told
