@@ -26,3 +26,11 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         bank = ComposedBank(tmp_path_factory.mktemp("composed"))
     yield bank
     bank.close()
+
+
+@pytest.fixture(scope="module")
+def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
+    """Keep the autoscaler from mending what a test breaks, and from deciding as well."""
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    yield
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")

@@ -9,11 +9,7 @@ from monitoring.dashboards.queries import panel_queries
 
 # Panels whose query finds nothing on a stack that is well, and why.
 _NO_ROLLOUT = "only there during a rollout"
-_NO_AUTOSCALER = "exported by the autoscaler, whose place the receiver has here"
 EMPTY = {
-    "autoscaling: Decisions A": _NO_AUTOSCALER,
-    "autoscaling: Failures A": _NO_AUTOSCALER,
-    "autoscaling: The autoscaler's view A": _NO_AUTOSCALER,
     "canary: Canary: errors A": _NO_ROLLOUT,
     "canary: Canary: requests A": _NO_ROLLOUT,
     "canary: Canary: slowest 5 % A": _NO_ROLLOUT,

@@ -2,7 +2,6 @@
 
 import subprocess
 import time
-from collections.abc import Iterator
 
 import pytest
 from composed import ComposedBank, now
@@ -11,12 +10,7 @@ from support import assert_exactly_once, eventually, transfers_under_way
 MONEY = 1_000_000
 
 
-@pytest.fixture(scope="module", autouse=True)
-def by_hand(bank: ComposedBank) -> Iterator[None]:
-    """Keep the autoscaler from deciding as well."""
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
-    yield
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
+pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 
 def scale(bank: ComposedBank, replicas: int) -> None:

@@ -22,6 +22,8 @@ sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 from composed import ComposedBank  # noqa: E402
 from support import transfers_under_way  # noqa: E402
 
+_RECEIVER = "integration-tests/receiver"
+COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autoscaler.yml"
 BAR_SECONDS = 120.0
 _PATIENCE_SECONDS = 300.0
 _LOOK_SECONDS = 2.0
@@ -235,11 +237,8 @@ def show(result: Result) -> str:
 def main() -> int:
     """Run the drill."""
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
-        bank = ComposedBank(Path(folder))
+        bank = ComposedBank(Path(folder), COMPOSE_FILE=COMPOSE_FILE)
         try:
-            # The autoscaler would stop and start replicas; here the receiver has its name.
-            if "autoscale-service" in bank.compose("config", "--services").split():
-                bank.compose("stop", "autoscale-service")
             print(line("fault", "alert", "told after", "taken back", "bar:"), flush=True)
             passed = True
             for fault in FAULTS:

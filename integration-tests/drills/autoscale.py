@@ -35,7 +35,6 @@ FACTOR = 4
 NEEDED = math.ceil(BASE_RATE * FACTOR / TARGET)
 MOST_SECONDS = 45
 SETTINGS = {
-    # Without the receiver that takes the autoscaler's name in other tests.
     "COMPOSE_FILE": "docker-compose.yml",
     "ACCOUNT_SERVICE_REPLICAS": str(START),
     "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET),
