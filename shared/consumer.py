@@ -172,4 +172,5 @@ class Consumer:
         if events:
             self._lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
             requests = list(dict.fromkeys(event.requestid for event in events))
-            log.info("consumed", extra={"events": len(events), "request_ids": requests})
+            traces = tracing.sampled_ids(event.traceparent for event in events)
+            log.info("consumed", extra={"events": len(events), "request_ids": requests, "trace_ids": traces})

@@ -95,7 +95,9 @@ class Relay:
 
     async def _wait_for_commits(self) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._committed.wait(), _IDLE_SECONDS)
+            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes with the commit.
+            async with asyncio.timeout(_IDLE_SECONDS):
+                await self._committed.wait()
         self._committed.clear()
 
     async def step(self) -> bool:

@@ -5,6 +5,7 @@ logs and events all the same. Everything else about sampling and sending is set 
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,6 +26,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.settings import ProcessSettings
 
+# https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
+TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET = "/health/,/metrics,/internal/"
 # Most links of a span, and most traces in which one step is told.
 _LIMIT = 32
@@ -123,6 +126,11 @@ def current_traceparent() -> str | None:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def sampled_ids(traceparents: Iterable[str | None]) -> list[str]:
+    """Return the trace ids of those traces that are recorded, for a log line about many."""
+    return [f"{context.trace_id:032x}" for context in _sampled(traceparents)]
+
+
 @contextmanager
 def span(name: str, parents: Sequence[str | None] | None = None) -> Iterator[None]:
     """Put a span around the block.
@@ -161,10 +169,11 @@ def spans(name: str, kind: SpanKind, events: Iterable[tuple[str, str | None]]) -
 
 
 def _sampled(parents: Iterable[str | None]) -> list[SpanContext]:
+    # An event may carry anything.
     return [
         SpanContext(int(parent[3:35], 16), int(parent[36:52], 16), is_remote=True, trace_flags=TraceFlags(0x01))
         for parent in dict.fromkeys(parents)
-        if parent is not None and int(parent[53:55], 16) & TraceFlags.SAMPLED
+        if parent is not None and TRACEPARENT.fullmatch(parent) and int(parent[53:], 16) & TraceFlags.SAMPLED
     ]
 
 

@@ -37,7 +37,6 @@ access_log = logging.getLogger("access")
 MAX_BODY_BYTES = 1024 * 1024
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_TRACE_PARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _QUIET = ("/health/", "/metrics", "/internal/")
 
 Message = MutableMapping[str, Any]
@@ -158,8 +157,9 @@ class Service:
 
 def _traceparent(header: bytes) -> str:
     """Return the caller's trace, or a new one that nobody records."""
-    if _TRACE_PARENT.fullmatch(header):
-        return header.decode()
+    parent = header.decode("latin-1")
+    if tracing.TRACEPARENT.fullmatch(parent):
+        return parent
     random = secrets.token_hex(24)
     return f"00-{random[:32]}-{random[32:]}-00"
 

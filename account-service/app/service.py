@@ -185,9 +185,9 @@ class AccountService:
         self._committed(flush.events)
         _count(flush.outcomes)
         if self._settings.access_log:
-            log.info(
-                "committed", extra={"requests": len(batch), "request_ids": [work.trace.request_id for work in batch]}
-            )
+            requests = [work.trace.request_id for work in batch]
+            traces = tracing.sampled_ids(work.trace.traceparent for work in batch)
+            log.info("committed", extra={"requests": len(batch), "request_ids": requests, "trace_ids": traces})
         return answers
 
     async def _cash_for(self, currencies: set[str], now: datetime) -> dict[str, str]:

@@ -100,9 +100,9 @@ class Controller:
         await asyncio.gather(*(service.work for service in self._services.values() if service.work is not None))
 
     async def _look(self, name: str, service: _Service, act: bool) -> None:
-        if act and await self._cleared(name, service):
-            return
         now = self._clock()
+        if act and now >= service.not_before and await self._cleared(name, service):
+            return
         if service.history is None:
             service.history = await self._rebuilt(name, service, now)
         seen, measured = service.seen, service.measured
@@ -123,8 +123,8 @@ class Controller:
             self._tell(name, decision, sight)
         service.decision = decision
         prometheus.REPLICAS.labels(name, "current").set(decision.current)
-        # What somebody else has to bring about, or nobody, is not missing.
-        prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else decision.current)
+        # What somebody else has to bring about, or nobody, is not missing; but a replica that stopped and was left is.
+        prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else seen.current + seen.stopped)
         prometheus.DECISIONS.labels(name, decision.direction, decision.reason).inc()
         if seen.ready == seen.current and decision.direction == "none":
             service.failures = 0

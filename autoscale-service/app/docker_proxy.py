@@ -5,11 +5,12 @@ others. Who may create any container is root on the host; so a new one has to be
 a service update may change the number of replicas alone (docs/adr/0007).
 """
 
+import asyncio
 import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -62,6 +63,8 @@ class DockerProxy:
         self._docker = docker
         self._project = project
         self._most = most
+        # Two creates at once would both find room for one.
+        self._creating = asyncio.Lock()
 
     async def __call__(
         self,
@@ -92,8 +95,9 @@ class DockerProxy:
         for allowed, pattern, rule in _RULES:
             match = pattern.fullmatch(path) if method == allowed else None
             if match:
-                query = await rule(self, match, query, body)
-                answer = await self._docker.request(method, path, params=query, json=body)
+                async with self._creating if rule is DockerProxy.create else nullcontext():
+                    query = await rule(self, match, query, body)
+                    answer = await self._docker.request(method, path, params=query, json=body)
                 return answer.status_code, answer.content
         raise Refused("no such call is needed")
 
@@ -110,12 +114,18 @@ class DockerProxy:
             raise Missing("is about nothing of ours")
         return document
 
+    async def _listed(self, service: str, **query: str) -> list[Any]:
+        """Return the list of a service's replicas: those that run, with all="true" the others as well."""
+        label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
+        found: list[Any] = await self._json(
+            "/containers/json", filters=orjson.dumps({"label": label}).decode(), **query
+        )
+        return found
+
     async def _siblings(self, service: str) -> list[Any]:
         """Return the replicas of a service that run."""
-        label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
-        found = await self._json("/containers/json", filters=orjson.dumps({"label": label}).decode())
         documents = []
-        for one in found:
+        for one in await self._listed(service):
             # Gone since it was listed.
             with suppress(Missing):
                 documents.append(await self._own(one["Id"]))
@@ -157,7 +167,8 @@ class DockerProxy:
         _require(
             any(replica.copy_of(one, int(number)) == body for one in siblings), "is no copy of a replica that runs"
         )
-        _require(len(siblings) < (bounds(labels)[1] or self._most), "would be more than the maximum")
+        existing = await self._listed(service, all="true")
+        _require(len(existing) < (bounds(labels)[1] or self._most), "would be more than the maximum")
         _require(query == {"name": replica.name_of(labels)}, "has another name than its number says")
         return query
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import suppress
 
 from app import prometheus
 from app.controller import Controller
@@ -34,10 +35,10 @@ class Loop:
             except Exception:  # pylint: disable=broad-exception-caught  # the loop must outlive every surprise
                 log.exception("the loop goes on after this")
             seconds = self._settings.active_interval if busy else self._settings.idle_interval
-            try:
-                await asyncio.wait_for(self._woken.wait(), seconds)
-            except TimeoutError:
-                pass
+            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes with the wake-up.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._woken.wait()
             self._woken.clear()
 
     async def beat(self) -> bool:

@@ -41,6 +41,7 @@ class World:
     # Number of replicas after each change, with its time.
     changes: list[tuple[float, int]] = field(default_factory=list)
     cleared: int = 0
+    stopped: int = 0
 
     def __post_init__(self) -> None:
         self._ready_at = [self.time] * self.replicas
@@ -54,7 +55,7 @@ class World:
 
     def observe(self) -> Mapping[str, Replicas]:
         self._may("observe")
-        return {ACCOUNT: Replicas(len(self._ready_at), self.ready)}
+        return {ACCOUNT: Replicas(len(self._ready_at), self.ready, stopped=self.stopped)}
 
     def scale(self, service: str, replicas: int) -> None:
         assert service == ACCOUNT

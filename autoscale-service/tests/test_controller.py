@@ -178,3 +178,10 @@ async def test_a_service_whose_label_is_gone_is_forgotten(lab: Lab) -> None:
     world.observe = lambda: {}  # type: ignore[method-assign]
     await controller.tick(act=True)
     assert controller.known == frozenset()
+
+
+async def test_a_replica_that_stopped_is_missing_also_while_nobody_acts(lab: Lab) -> None:
+    world = World(lambda _now: 100, replicas=2)
+    world.stopped = 1
+    await world.controller(lab).tick(act=False)
+    assert REGISTRY.get_sample_value("autoscale_replicas", {"service": ACCOUNT, "kind": "desired"}) == 3

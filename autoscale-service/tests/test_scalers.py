@@ -39,7 +39,7 @@ def test_it_sees_stable_labelled_replicas_of_its_project_and_counts_the_healthy(
     starting, stopped = replica_document(3, **{"banking.autoscale.max": "5"}), replica_document(4)
     starting["State"], stopped["State"] = {"Status": "running", "Health": {"Status": "starting"}}, {"Status": "exited"}
     engine.containers |= {one["Id"]: one for one in (starting, stopped)}
-    assert compose.observe() == {ACCOUNT: Replicas(3, 2)}
+    assert compose.observe() == {ACCOUNT: Replicas(3, 2, stopped=1)}
     del engine.containers[stopped["Id"]]
     assert compose.observe() == {ACCOUNT: Replicas(3, 2, None, 5)}
 

@@ -69,6 +69,10 @@ class ComposedBank(Bank):
     def run_module(self, service: str, module: str) -> str:
         return self.compose("exec", "-T", service, "python", "-m", module)
 
+    def operate(self, *arguments: str) -> str:
+        """Use the autoscaler as operators do by hand."""
+        return self.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
+
     def containers(self, service: str) -> list[str]:
         """Return the ids of the running containers of a service."""
         return self.compose("ps", "--quiet", service).split()

@@ -31,6 +31,6 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="module")
 def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
     """Keep the autoscaler from mending what a test breaks, and from deciding as well."""
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    bank.operate("pause")
     yield
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
+    bank.operate("resume")

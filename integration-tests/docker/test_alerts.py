@@ -108,6 +108,13 @@ def test_the_exporter_of_postgres_reads_no_accounts(bank: ComposedBank):
             bank.sql(database, "SET ROLE monitor; SELECT count(*) FROM entries")
 
 
+def test_what_is_told_to_nobody_has_a_place_to_go(bank: ComposedBank):
+    answer = bank.compose(
+        "exec", "-T", "alertmanager", "wget", "-q", "-O", "-", "--post-data={}", "http://nginx:8081/sink"
+    )
+    assert answer.strip() == "ok"
+
+
 def test_what_nginx_tells_prometheus_is_not_for_clients(bank: ComposedBank):
     for path in ("/status", "/sink", "/health"):
         assert bank.client.get(path).status_code == 404

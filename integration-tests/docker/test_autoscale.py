@@ -12,26 +12,23 @@ SERVICE = "account-service"
 OWN_LABELS = {"com.docker.compose.container-number", "com.docker.compose.replace", "banking.autoscale.made"}
 
 
-def operate(bank: ComposedBank, *arguments: str) -> str:
-    return bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
-
-
 def document(bank: ComposedBank, container: str) -> dict[str, Any]:
     """Return what Docker says of a container."""
     found: dict[str, Any] = json.loads(bank.inspect("{{json .}}", container)[0])
     return found
 
 
+pytestmark = pytest.mark.usefixtures("autoscaler_rests")
+
+
 @pytest.fixture
 def three(bank: ComposedBank) -> Iterator[list[str]]:
     """The containers of account-service, the third of them started by the autoscaler; afterwards there are two."""
-    operate(bank, "pause")
     before = bank.containers(SERVICE)
-    operate(bank, "scale", SERVICE, "3")
+    bank.operate("scale", SERVICE, "3")
     yield [*before, *(one for one in bank.containers(SERVICE) if one not in before)]
-    operate(bank, "scale", SERVICE, "2")
+    bank.operate("scale", SERVICE, "2")
     assert sorted(bank.containers(SERVICE)) == sorted(before), "the newest goes first"
-    operate(bank, "resume")
 
 
 def test_a_new_replica_is_like_those_of_compose_and_compose_leaves_it_alone(
@@ -54,7 +51,8 @@ def test_a_new_replica_is_like_those_of_compose_and_compose_leaves_it_alone(
     address = bank.addresses(SERVICE) - {f"{networks[0][f'{bank.project}_backend']['IPAddress']}:8000"}
     assert len(address) == 2
     eventually(lambda: bank.get("/accounts") and address <= bank.upstreams_since(moment), 30)
-    bank.compose("up", "--detach", "--no-deps", "--scale", f"{SERVICE}=3", SERVICE)
+    # Without --no-deps, which counts as a change of configuration.
+    bank.compose("up", "--detach", "--scale", f"{SERVICE}=3", SERVICE)
     assert sorted(bank.containers(SERVICE)) == sorted(three), "compose has nothing to change"
 
 
@@ -67,5 +65,5 @@ def test_the_socket_proxy_lets_nothing_else_through(bank: ComposedBank) -> None:
     calls = [["GET", f"/containers/{postgres}/json"], ["POST", f"/containers/{postgres}/stop"]]
     answer = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
     assert json.loads(answer) == [404, 404]
-    lines = operate(bank, "refused").splitlines()
+    lines = bank.operate("refused").splitlines()
     assert len(lines) > 20 and all(line.startswith(("403", "404")) for line in lines)

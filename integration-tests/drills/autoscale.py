@@ -60,7 +60,7 @@ class Autoscaled:
         self.bank = bank
 
     def operate(self, *arguments: str) -> str:
-        return self.bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
+        return self.bank.operate(*arguments)
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.operate("status"))["services"][SERVICE]

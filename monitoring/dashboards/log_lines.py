@@ -34,7 +34,7 @@ def build() -> Dashboard:
             "One request": [
                 lines(
                     "Lines of the request",
-                    "Every line that names the request id typed in above, from NGINX through the batch to the consumer.",
+                    "Every line that names the request typed in above, from NGINX through its batch to the consumer.",
                     '{service=~".+"} |= `"$request_id"`',
                 )
             ],

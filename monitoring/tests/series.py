@@ -12,11 +12,8 @@ from shared.prometheus import database, events, http
 from shared.prometheus.registry import REGISTRY
 
 ROOT = Path(__file__).resolve().parents[2]
-# Fixed names of parts that are not built yet: a rollout's metrics come with the canary, the autoscaler's with it.
+# Fixed names of parts that are not built yet: a rollout's metrics come with the canary.
 _PLANNED = {
-    "autoscale_replicas",
-    "autoscale_decisions_total",
-    "autoscale_failures_total",
     "rollout_state",
     "rollout_weight",
     "rollout_verdicts_total",

@@ -27,12 +27,16 @@ class ScalingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """The stable replicas of a service: how many exist, how many of them are ready; bounds that its labels name."""
+    """The stable replicas of a service: how many run or start, how many of them are ready; bounds that its labels name.
+
+    `stopped` are those that exist and do not run: killed, or stopped by a person.
+    """
 
     current: int
     ready: int
     minimum: int | None = None
     maximum: int | None = None
+    stopped: int = 0
 
 
 def bounds(labels: Mapping[str, str]) -> tuple[int | None, int | None]:

@@ -162,4 +162,5 @@ class ComposeScaler:
 def _counted(replicas: list[_Replica]) -> Replicas:
     there = [replica for replica in replicas if replica.there]
     newest = min(replicas, key=lambda one: one.age)
-    return Replicas(len(there), sum(replica.healthy for replica in there), *bounds(newest.labels))
+    ready, stopped = sum(replica.healthy for replica in there), sum(one.state == "exited" for one in replicas)
+    return Replicas(len(there), ready, *bounds(newest.labels), stopped)
