@@ -15,6 +15,8 @@ OWN_LABELS = {"com.docker.compose.container-number", "com.docker.compose.replace
 def document(bank: ComposedBank, container: str) -> dict[str, Any]:
     """Return what Docker says of a container."""
     found: dict[str, Any] = json.loads(bank.inspect("{{json .}}", container)[0])
+    # Compose gives each container its variables in another order.
+    found["Config"]["Env"].sort()
     return found
 
 
