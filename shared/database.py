@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any
+from operator import attrgetter
+from typing import Any, Self
 
 from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Row, Table, any_, bindparam, event, text, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -180,6 +181,11 @@ class Write:
     columns: tuple[str, ...]
     rows: Sequence[tuple[Any, ...]]
     key: str | None = None
+
+    @classmethod
+    def of(cls, table: Table, columns: tuple[str, ...], records: Iterable[Any], key: str | None = None) -> Self:
+        """Return the write of objects that have an attribute for each of the columns, which are two or more."""
+        return cls(table, columns, list(map(attrgetter(*columns), records)), key)
 
 
 async def write_all(connection: AsyncConnection, writes: Iterable[Write]) -> None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -37,7 +36,6 @@ class StoredResponse:
 
 
 _COLUMNS = tuple(field.name for field in fields(StoredResponse))
-_values = attrgetter(*_COLUMNS)
 
 
 def table(metadata: MetaData) -> Table:
@@ -105,7 +103,7 @@ def write(keys: Table, responses: Iterable[StoredResponse]) -> Write:
     It raises IntegrityError when another replica has just used one of the keys: roll back and run the batch again.
     """
     ordered = sorted(responses, key=lambda response: (response.subject, response.key))
-    return Write(keys, _COLUMNS, [_values(response) for response in ordered])
+    return Write.of(keys, _COLUMNS, ordered)
 
 
 async def forget(connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str]) -> int:

@@ -28,7 +28,8 @@ from shared.settings import ProcessSettings
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
 TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_QUIET = "/health/,/metrics,/internal/"
+# What services and monitoring ask each other: neither traced nor in the access log.
+QUIET = ("/health/", "/metrics", "/internal/")
 # Most links of a span, and most traces in which one step is told.
 _LIMIT = 32
 
@@ -95,7 +96,7 @@ def traced_app(app: Any) -> Any:
     if _State.tracer is None:
         return app
     return OpenTelemetryMiddleware(
-        app, excluded_urls=_QUIET, exclude_spans=["receive", "send"], tracer_provider=_State.provider
+        app, excluded_urls=",".join(QUIET), exclude_spans=["receive", "send"], tracer_provider=_State.provider
     )
 
 
@@ -128,7 +129,7 @@ def current_traceparent() -> str | None:
 
 def sampled_ids(traceparents: Iterable[str | None]) -> list[str]:
     """Return the trace ids of those traces that are recorded, for a log line about many."""
-    return [f"{context.trace_id:032x}" for context in _sampled(traceparents)]
+    return [parent[3:35] for parent in _recorded(traceparents)]
 
 
 @contextmanager
@@ -168,12 +169,19 @@ def spans(name: str, kind: SpanKind, events: Iterable[tuple[str, str | None]]) -
         yield
 
 
-def _sampled(parents: Iterable[str | None]) -> list[SpanContext]:
+def _recorded(parents: Iterable[str | None]) -> list[str]:
     # An event may carry anything.
     return [
-        SpanContext(int(parent[3:35], 16), int(parent[36:52], 16), is_remote=True, trace_flags=TraceFlags(0x01))
+        parent
         for parent in dict.fromkeys(parents)
         if parent is not None and TRACEPARENT.fullmatch(parent) and int(parent[53:], 16) & TraceFlags.SAMPLED
+    ]
+
+
+def _sampled(parents: Iterable[str | None]) -> list[SpanContext]:
+    return [
+        SpanContext(int(parent[3:35], 16), int(parent[36:52], 16), is_remote=True, trace_flags=TraceFlags(0x01))
+        for parent in _recorded(parents)
     ]
 
 

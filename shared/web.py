@@ -37,7 +37,6 @@ access_log = logging.getLogger("access")
 MAX_BODY_BYTES = 1024 * 1024
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_QUIET = ("/health/", "/metrics", "/internal/")
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -147,7 +146,7 @@ class Service:
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
         http_metrics.observe(handler, scope["method"], status, seconds)
         tracing.name_request(scope["method"], handler)
-        if not self._logs or scope["path"].startswith(_QUIET):
+        if not self._logs or scope["path"].startswith(tracing.QUIET):
             return
         # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
         if status >= 400 or not isinstance(route, LeanRoute):

@@ -36,9 +36,6 @@ _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _HOLD_FIELDS = tuple(field.name for field in fields(Hold))
 _account_values = attrgetter(*_ACCOUNT_FIELDS)
-_transaction_values = attrgetter(*_TRANSACTION_FIELDS)
-_entry_values = attrgetter(*_ENTRY_FIELDS)
-_hold_values = attrgetter(*_HOLD_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,23 +152,16 @@ def writes_of(book: Book, now: datetime) -> list[Write]:
         Write(
             accounts, (*_ACCOUNT_FIELDS, "updated_at"), [(*_account_values(account), now) for account in book.opened]
         ),
-        Write(
-            transactions, _TRANSACTION_FIELDS, [_transaction_values(transaction) for transaction in book.transactions]
-        ),
-        Write(entries, _ENTRY_FIELDS, [_entry_values(entry) for entry in book.entries]),
+        Write.of(transactions, _TRANSACTION_FIELDS, book.transactions),
+        Write.of(entries, _ENTRY_FIELDS, book.entries),
         Write(
             accounts,
             ("id", "status", "balance", "held", "seq", "updated_at"),
             [(account.id, account.status, account.balance, account.held, account.seq, now) for account in changed],
             key="id",
         ),
-        Write(holds, _HOLD_FIELDS, [_hold_values(hold) for hold in placed]),
-        Write(
-            holds,
-            ("id", "status", "captured_amount", "transaction_id"),
-            [(hold.id, hold.status, hold.captured_amount, hold.transaction_id) for hold in settled],
-            key="id",
-        ),
+        Write.of(holds, _HOLD_FIELDS, placed),
+        Write.of(holds, ("id", "status", "captured_amount", "transaction_id"), settled, key="id"),
     ]
 
 
