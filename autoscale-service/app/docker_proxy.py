@@ -19,7 +19,7 @@ import orjson
 import uvicorn
 
 from app import replica
-from app.scalers import AUTOSCALE, TRACK, bounds, swarm
+from app.scalers import STABLE_LABELS, bounds, swarm
 from shared import logging_config
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ class DockerProxy:
         return documents
 
     def _labels(self, owner: str) -> list[str]:
-        return [f"{owner}={self._project}", f"{AUTOSCALE}=true", f"{TRACK}=stable"]
+        return [f"{owner}={self._project}", *STABLE_LABELS]
 
     async def version(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """Anybody may know the version."""

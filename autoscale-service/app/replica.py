@@ -7,7 +7,7 @@ what `GET /containers/{id}/json` says of a replica that is there (Docker Engine 
 from collections.abc import Mapping
 from typing import Any
 
-from app.scalers import AUTOSCALE, TRACK
+from app.scalers import is_stable
 
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
@@ -21,12 +21,7 @@ _NOT_COPIED = {"com.docker.compose.replace"}
 
 def is_ours(labels: Mapping[str, str], project: str) -> bool:
     """Tell whether labels are those of a stable replica that may be scaled."""
-    return (
-        labels.get(PROJECT) == project
-        and labels.get(AUTOSCALE) == "true"
-        and labels.get(TRACK) == "stable"
-        and labels.get(ONE_OFF, "False") == "False"
-    )
+    return labels.get(PROJECT) == project and is_stable(labels) and labels.get(ONE_OFF, "False") == "False"
 
 
 def name_of(labels: Mapping[str, str]) -> str:

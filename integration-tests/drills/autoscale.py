@@ -59,11 +59,8 @@ class Autoscaled:
     def __init__(self, bank: ComposedBank) -> None:
         self.bank = bank
 
-    def operate(self, *arguments: str) -> str:
-        return self.bank.operate(*arguments)
-
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.operate("status"))["services"][SERVICE]
+        found: dict[str, Any] = json.loads(self.bank.operate("status"))["services"][SERVICE]
         return found
 
     def replicas(self, count: int) -> bool:
@@ -146,17 +143,17 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
 
 def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
     """Scale in and out by hand under load until so many replicas have gone; return how many that were."""
-    stack.operate("pause")
+    stack.bank.operate("pause")
     load.rate = BASE_RATE * 2
     gone = 0
     while gone < wanted:
         count = START + min(4, wanted - gone)
-        stack.operate("scale", SERVICE, str(count))
+        stack.bank.operate("scale", SERVICE, str(count))
         eventually(lambda count=count: stack.replicas(count), 90)
-        stack.operate("scale", SERVICE, str(START))
+        stack.bank.operate("scale", SERVICE, str(START))
         gone += count - START
         say(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
-    stack.operate("resume")
+    stack.bank.operate("resume")
     return gone
 
 

@@ -8,6 +8,8 @@ AUTOSCALE = "banking.autoscale"
 TRACK = "banking.track"
 MINIMUM = "banking.autoscale.min"
 MAXIMUM = "banking.autoscale.max"
+# In the form that Docker filters by.
+STABLE_LABELS = (f"{AUTOSCALE}=true", f"{TRACK}=stable")
 
 
 # What may fail; `health` is a replica that did not become ready.
@@ -37,6 +39,11 @@ class Replicas:
     minimum: int | None = None
     maximum: int | None = None
     stopped: int = 0
+
+
+def is_stable(labels: Mapping[str, str]) -> bool:
+    """Tell whether labels are those of something stable that may be scaled."""
+    return labels.get(AUTOSCALE) == "true" and labels.get(TRACK) == "stable"
 
 
 def bounds(labels: Mapping[str, str]) -> tuple[int | None, int | None]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import requests
@@ -16,7 +17,7 @@ from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
 from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
-from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, bounds
+from app.scalers import STABLE_LABELS, Replicas, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
 _TIMEOUT = 30
@@ -59,21 +60,25 @@ class _Replica:
         return self.state not in _GONE
 
 
-class ComposeScaler:
-    """The replicas of one compose project."""
+class DockerScaler:
+    """What scalers by way of Docker share: a client that connects when it is needed, and again after a failure."""
 
     def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connected) -> None:
         self._settings = settings
         self._connect = connect
-        self._client: DockerClient | None = None
+
+    @cached_property
+    def _docker(self) -> DockerClient:
+        return self._connect(self._settings.docker_url)
+
+
+class ComposeScaler(DockerScaler):
+    """The replicas of one compose project."""
+
+    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connected) -> None:
+        super().__init__(settings, connect)
         # Those that have been healthy once. Being unready later is no reason to take a replica away.
         self._proven: set[str] = set()
-
-    @property
-    def _docker(self) -> DockerClient:
-        if self._client is None:
-            self._client = self._connect(self._settings.docker_url)
-        return self._client
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the services that may be scaled, and no others."""
@@ -118,7 +123,7 @@ class ComposeScaler:
     def _replicas(self, service: str | None = None) -> list[_Replica]:
         """Return the replicas that may be touched, those that do not run as well."""
         project = self._settings.project
-        label = [f"{PROJECT}={project}", f"{AUTOSCALE}=true", f"{TRACK}=stable", f"{ONE_OFF}=False"]
+        label = [f"{PROJECT}={project}", *STABLE_LABELS, f"{ONE_OFF}=False"]
         if service is not None:
             label.append(f"{SERVICE}={service}")
         found = []

@@ -9,8 +9,8 @@ from typing import Any
 
 from docker.client import DockerClient
 
-from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, bounds
-from app.scalers.compose import connected, reported
+from app.scalers import STABLE_LABELS, Replicas, ScalingError, bounds, is_stable
+from app.scalers.compose import DockerScaler, connected, reported
 from app.settings import AutoscaleSettings
 
 STACK = "com.docker.stack.namespace"
@@ -19,7 +19,7 @@ STACK = "com.docker.stack.namespace"
 def is_ours(spec: Mapping[str, Any], stack: str) -> bool:
     """Tell whether a service's specification is that of a stable service that may be scaled."""
     labels = spec.get("Labels") or {}
-    right = labels.get(STACK) == stack and labels.get(AUTOSCALE) == "true" and labels.get(TRACK) == "stable"
+    right = labels.get(STACK) == stack and is_stable(labels)
     return right and "Replicated" in spec.get("Mode", {})
 
 
@@ -28,7 +28,7 @@ def with_replicas(spec: Mapping[str, Any], replicas: int) -> dict[str, Any]:
     return {**spec, "Mode": {"Replicated": {"Replicas": replicas}}}
 
 
-class SwarmScaler:
+class SwarmScaler(DockerScaler):
     """The services of one stack; needs a manager's Docker."""
 
     def __init__(
@@ -37,18 +37,10 @@ class SwarmScaler:
         connect: Callable[[str], DockerClient] = connected,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
-        self._connect = connect
+        super().__init__(settings, connect)
         self._clock = clock
-        self._client: DockerClient | None = None
         # Services that grew and are not complete yet: how many they were, and when they grew.
         self._growing: dict[str, tuple[int, float]] = {}
-
-    @property
-    def _docker(self) -> DockerClient:
-        if self._client is None:
-            self._client = self._connect(self._settings.docker_url)
-        return self._client
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the services that may be scaled, and no others. Swarm counts a task as running once it is healthy."""
@@ -97,7 +89,7 @@ class SwarmScaler:
 
     def _services(self) -> dict[str, dict[str, Any]]:
         stack = self._settings.project
-        label = [f"{STACK}={stack}", f"{AUTOSCALE}=true", f"{TRACK}=stable"]
+        label = [f"{STACK}={stack}", *STABLE_LABELS]
         found = self._docker.api.services(filters={"label": label}, status=True)
         return {
             service["Spec"]["Name"].removeprefix(f"{stack}_"): service
