@@ -1,0 +1,1 @@
+"""rollout-service: judges a canary on the host that carries it, and takes it back by itself."""
