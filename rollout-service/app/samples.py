@@ -126,7 +126,9 @@ class PrometheusSamples:
         for start, end, name in ((moments.step, moments.now, None), (earlier, moments.step, "before")):
             try:
                 everything, errors, buckets = await asyncio.gather(
-                    self._grown(requests, start, end), self._grown(failed, start, end), self._grown(durations, start, end)
+                    self._grown(requests, start, end),
+                    self._grown(failed, start, end),
+                    self._grown(durations, start, end),
                 )
             except Unmeasured:
                 continue
@@ -187,7 +189,9 @@ class PrometheusSamples:
             self._query(f"sum by ({_BY}, le) (last_over_time({selector}[{window}ms]))", end, *labels),
             self._query(f"sum by ({_BY}, le) ({selector})", start, *labels),
         )
-        return {key: value if value < before.get(key, 0.0) else value - before.get(key, 0.0) for key, value in now.items()}
+        return {
+            key: value if value < before.get(key, 0.0) else value - before.get(key, 0.0) for key, value in now.items()
+        }
 
     async def _query(self, expression: str, at: float, *labels: str) -> Values:
         """Return the values of an instant query by labels; raises Unmeasured when there is no answer."""
