@@ -11,7 +11,7 @@ from app.controller import superfluous
 from app.edge import EdgeFailed
 from app.prometheus import FAILURES, STATE, WEIGHT
 from app.states import SERVICES, Rollout
-from tests.support import NOW, World, at_step, begun, done, others, promoting, stable, verdict
+from tests.world import NOW, World, at_step, begun, done, others, promoting, stable, verdict
 
 Make = Callable[[Rollout], World]
 

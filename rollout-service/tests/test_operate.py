@@ -12,7 +12,7 @@ from app import operate
 from app.state_file import StateFile
 from app.states import Rollout
 from shared.testing import Lab
-from tests.support import LEASE, NOW, at_step, done, others, promoting, request
+from tests.world import LEASE, NOW, at_step, done, others, promoting, request
 
 Run = Callable[..., int]
 

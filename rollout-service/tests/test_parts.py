@@ -26,7 +26,7 @@ from app.state_file import StateFile
 from app.states import SERVICES, Rollout
 from app.synthetic import Synthetic
 from shared.testing import Lab
-from tests.support import NOW, at_step, begun, done, verdict
+from tests.world import NOW, at_step, begun, done, verdict
 
 Answer = Callable[[httpx.Request], httpx.Response]
 

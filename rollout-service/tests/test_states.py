@@ -7,7 +7,7 @@ import pytest
 
 from app import states
 from app.states import Refused, Rollout, from_json, to_dict
-from tests.support import LEASE, NEW, NOW, OLD, at_step, begun, done, promoting, request, verdict
+from tests.world import LEASE, NEW, NOW, OLD, at_step, begun, done, promoting, request, verdict
 
 EVERY = {
     "provisioning": begun,
