@@ -155,7 +155,7 @@ class RealPrometheus:
         return time.time()
 
     def forget(self, replica: Replica) -> None:
-        """Wait until Prometheus does not know a replica any more that it is not to scrape; that takes it some seconds."""
+        """Wait until Prometheus does not know a replica any more; that takes it some seconds."""
         until(lambda: not self.total(f'count(up{{instance="{replica.target}"}})'))
 
     def close(self) -> None:
