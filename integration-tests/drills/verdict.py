@@ -187,11 +187,11 @@ def rollout(case: Case, seed: str) -> tuple[str, float]:
 def requests_needed(case: Case, share: float, seed: str, most: int, known: bool = True) -> float:
     """Return how many canary requests the first step needs to roll a bad version back; infinity beyond `most`.
 
-    Judged every five canary requests, on average.
+    Judged every five canary requests on average, or forty times in all.
     """
     step = Step(case, share, random.Random(seed), known)
     while step.canary_requests < most:
-        verdict = step.run(5 / share / case.rate)
+        verdict = step.run(max(5, most / 40) / share / case.rate)
         if verdict.verdict == "rollback":
             return step.canary_requests if step.canary_requests <= most else math.inf
     return math.inf

@@ -32,7 +32,7 @@ from typing import Literal, TypeGuard
 Answer = Literal["promote", "rollback", "hold"]
 Figures = Mapping[str, Mapping[str, float | None]]
 
-# By reason, the invariants (all 0 when sound) whose breach rolls back at once.
+# All 0 when sound; a breach of one rolls back at once.
 INVARIANTS = ("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "consumer-lag")
 # Every reason of a verdict: values of a metric's label. With `hold`, one of the first group is a suspicion.
 REASONS = (
@@ -152,28 +152,32 @@ def judge(samples: Samples, policy: Policy) -> Verdict:
     }
     figures["invariants"] = dict(samples.invariants)
 
-    def verdict(answer: Answer, reason: str) -> Verdict:
-        return Verdict(answer, reason, figures)
+    tests = [(reason, finding) for findings in measured.values() for reason, finding in findings.items()]
+    if harm := _breach(samples, policy) or next((reason for reason, finding in tests if finding.worse), None):
+        return Verdict("rollback", harm, figures)
+    if not samples.services or None in tracks.values() or not _known(samples):
+        return Verdict("hold", "no-data", figures)
+    if any(track.fewest < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
+        return Verdict("hold", "not-enough-samples", figures)
+    if doubt := next((reason for reason, finding in tests if not finding.content), None):
+        return Verdict("hold", doubt, figures)
+    if samples.seconds < policy.bake_seconds:
+        return Verdict("hold", "baking", figures)
+    return Verdict("promote", "healthy", figures)
 
+
+def _breach(samples: Samples, policy: Policy) -> str | None:
+    """Return the reason that the first broken invariant gives; None while none is known to be broken."""
     for name in INVARIANTS:
         value = samples.invariants.get(name)
         if _is_count(value) and value > (policy.lag_seconds if name == "consumer-lag" else 0):
-            return verdict("rollback", name.removesuffix("-lag"))
-    tests = [(reason, finding) for findings in measured.values() for reason, finding in findings.items()]
-    for reason, finding in tests:
-        if finding.worse:
-            return verdict("rollback", reason)
-    known = all(_is_count(samples.invariants.get(name)) for name in INVARIANTS) and _is_count(samples.seconds)
-    if not known or not samples.services or len(measured) < len(samples.services):
-        return verdict("hold", "no-data")
-    if any(track.fewest < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
-        return verdict("hold", "not-enough-samples")
-    for reason, finding in tests:
-        if not finding.content:
-            return verdict("hold", reason)
-    if samples.seconds < policy.bake_seconds:
-        return verdict("hold", "baking")
-    return verdict("promote", "healthy")
+            return name.removesuffix("-lag")
+    return None
+
+
+def _known(samples: Samples) -> bool:
+    """Tell whether every invariant and the age of the step are known."""
+    return _is_count(samples.seconds) and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
 
 
 @dataclass(frozen=True, slots=True)
