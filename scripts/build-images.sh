@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
-read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service}"
+read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service rollout-service}"
 push=
 case ${1-} in
     '') ;;

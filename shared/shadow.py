@@ -35,7 +35,9 @@ class ShadowConsumer:
         self._pause = pause
         self._position: int | None = None
         CONSUMER_LAG.set(0)
-        expect_failures("failed")
+        # A canary has no dead letters; that this is measured as well shows that the name is right.
+        for outcome in ("failed", "dead"):
+            expect_failures(outcome)
 
     async def run(self) -> None:
         """Work until cancelled; an outage of source or database delays it and nothing else."""

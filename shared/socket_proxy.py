@@ -27,7 +27,7 @@ ID = "[0-9a-f]{64}"
 
 Message = MutableMapping[str, Any]
 Query = dict[str, str]
-# Gets the path's match, the query and the body (None for an empty one); returns the query to pass on, or raises Refused.
+# Gets the path's match, the query and the body (None for an empty one); returns the query to pass on. Raises Refused.
 Check = Callable[[re.Match[str], Query, Any], Awaitable[Query]]
 
 
