@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import Registry, play, run
+from plays import Registry, play, run
 
 from scripts import lab_keys, stack_files
 from scripts.embedded import ROOT

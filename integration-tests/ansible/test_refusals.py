@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Play, Registry, play, run
+from plays import Play, Registry, play, run
 
 # As far as a deployment looks before it changes anything.
 _LOOK = """
