@@ -80,10 +80,10 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
-drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale|masking ARGS=…)
+drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale|canary|… ARGS=…)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
-	@[ -f "integration-tests/drills/$(DRILL).py" ] || { echo "DRILL= one of: $(notdir $(basename $(wildcard integration-tests/drills/*.py)))" >&2; exit 2; }
+	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }
 	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
 
 release: ## build, push and sign a release: make release REGISTRY=… COSIGN_KEY=cosign.key [RELEASE=var/release.json VERSION=…]
