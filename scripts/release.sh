@@ -15,7 +15,7 @@ fail() {
 
 [ $# -eq 1 ] || fail "say where to write the release: release.sh FILE"
 [ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
-[ -f "${COSIGN_KEY-}" ] || fail "say what signs: COSIGN_KEY=cosign.key (cosign generate-key-pair makes one)"
+[ -f "${COSIGN_KEY-}" ] || fail "say what signs: COSIGN_KEY=cosign.key (scripts/cosign.sh generate-key-pair makes one)"
 export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
 export REGISTRY VERSION=${VERSION:-$(version)}
 
@@ -24,9 +24,6 @@ commit=$(git rev-parse HEAD)
 number=${RELEASE_NUMBER:-$(git show --no-patch --format=%ct HEAD)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-
-PATH=$PATH:$PWD/.venv-ops/bin
-command -v cosign >/dev/null || ansible/roles/banking_app/files/cosign-from-suite.sh sid .venv-ops/bin/cosign
 
 # quietly COMMAND …: with its output shown only when it fails.
 quietly() {
@@ -45,12 +42,12 @@ else
 fi
 
 # No transparency log and no time-stamping service: the bank's own key says who signed, the annotations say when.
-quietly cosign signing-config create --out "$work/signing.json"
+quietly scripts/cosign.sh signing-config create --out "$work/signing.json"
 images=()
 for service in "${services[@]}"; do
     image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
         grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry gave $REGISTRY/$service:$VERSION no digest"
-    quietly cosign sign --yes --key "$COSIGN_KEY" --signing-config "$work/signing.json" \
+    quietly scripts/cosign.sh sign --yes --key "$COSIGN_KEY" --signing-config "$work/signing.json" \
         -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
     echo "signed $image"
     images+=("    \"$service\": \"$image\"")

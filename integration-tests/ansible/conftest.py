@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plays import COMMIT, ENVIRONMENT, SERVICES, Registry, run
+from plays import COMMIT, SERVICES, Registry, run
 
 from scripts import lab_keys
 from scripts.ports import free_port
@@ -21,14 +21,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skip without Docker, or fail where it is required; have Ansible and Cosign."""
+    """Skip without Docker, or fail where it is required; have Ansible."""
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
         if os.environ.get("DOCKER_TESTS") == "required":
             pytest.fail("no Docker engine answers")
         pytest.skip("no Docker engine answers; make up installs one on Debian and Ubuntu")
     run("scripts/bootstrap.sh", "deploy")
-    if subprocess.run(["sh", "-c", "command -v cosign"], env=ENVIRONMENT, check=False).returncode != 0:
-        run("ansible/roles/banking_app/files/cosign-from-suite.sh", "sid", ".venv-ops/bin/cosign")
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from scripts.embedded import ROOT
 
 SERVICES = ("account-service", "transaction-service", "autoscale-service", "rollout-service")
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-ENVIRONMENT = {**os.environ, "PATH": f"{os.environ['PATH']}:{ROOT / '.venv-ops/bin'}", "COSIGN_PASSWORD": ""}
+COSIGN = str(ROOT / "scripts/cosign.sh")
+ENVIRONMENT = {**os.environ, "COSIGN_PASSWORD": ""}
 
 
 def run(*command: str, cwd: Path = ROOT, **variables: str) -> str:
@@ -66,7 +67,7 @@ class Registry:
         """Return a private key, made on first use; its public key is beside it, as .pub."""
         private = self.folder / f"{name}.key"
         if not private.exists():
-            run("cosign", "generate-key-pair", "--output-key-prefix", name, cwd=self.folder)
+            run(COSIGN, "generate-key-pair", "--output-key-prefix", name, cwd=self.folder)
         return private
 
     def push(self, service: str) -> str:
@@ -82,11 +83,11 @@ class Registry:
         """Sign an image as scripts/release.sh does."""
         signing = self.folder / "signing.json"
         if not signing.exists():
-            run("cosign", "signing-config", "create", "--out", str(signing))
+            run(COSIGN, "signing-config", "create", "--out", str(signing))
         said = {"service": service, "version": "v1", "commit": COMMIT, "release": str(release)}
         annotations = [word for name, value in said.items() for word in ("-a", f"{name}={value}")]
         run(
-            "cosign",
+            COSIGN,
             "sign",
             "--yes",
             "--key",
