@@ -58,7 +58,5 @@ def settings(registry: Registry, release: dict[str, Any], tmp_path: Path) -> dic
         "banking_app_cosign_keys": [str(registry.key("now").with_suffix(".pub"))],
         "banking_app_dir": str(tmp_path / "opt"),
         "banking_app_state_dir": str(tmp_path / "state"),
-        "nginx_canary_dir": str(tmp_path / "opt"),
-        "nginx_canary_state_dir": str(tmp_path / "state"),
         "banking_app_secrets": {"jwks": jwks},
     }
