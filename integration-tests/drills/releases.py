@@ -19,6 +19,8 @@ from scripts.ports import free_port
 
 SERVICES = ("account-service", "transaction-service")
 _OTHERS = ("autoscale-service", "rollout-service")
+# What `make drills` was told is not for the targets that are called from here.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 _FAULTY = ROOT / "integration-tests" / "faulty"
 Say = Callable[[str], None]
 
@@ -28,7 +30,7 @@ def run(command: list[str], seconds: int = 600, **environment: str) -> str:
     done = subprocess.run(
         command,
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env={**_ENVIRONMENT, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -170,7 +172,7 @@ class DeployedBank(Bank):
     def start_deploy(self, release: Path, *more: str) -> "subprocess.Popen[str]":
         """Start a deployment in a process group of its own."""
         words = ["--extra-vars", f"@{self._variables}", *more]
-        environment = {**os.environ, "RELEASE": str(release), "ARGS": " ".join(words)}
+        environment = {**_ENVIRONMENT, "RELEASE": str(release), "ARGS": " ".join(words)}
         return subprocess.Popen(  # pylint: disable=consider-using-with  # who asks for it waits for it
             ["make", "deploy"],
             cwd=ROOT,
@@ -196,7 +198,7 @@ class DeployedBank(Bank):
 
     def rollback_environment(self) -> dict[str, str]:
         """Return the environment in which `make rollback` is about this stack."""
-        return {**os.environ, "ARGS": f"--extra-vars @{self._variables}"}
+        return {**_ENVIRONMENT, "ARGS": f"--extra-vars @{self._variables}"}
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
