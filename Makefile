@@ -26,7 +26,7 @@ rebuild: ## rebuild the history of the running bank from its events
 	@scripts/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.run_embedded --rebuild
 
-up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline; more in .env)
+up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
 	@scripts/up.sh
 
 down: ## stop it; the data stays, unless VOLUMES=1
