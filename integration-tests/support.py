@@ -80,12 +80,12 @@ def usd(amount: int, **more: Any) -> dict[str, Any]:
     return {"amount": amount, "currency": "USD", **more}
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Return what the condition gives as soon as it is true."""
+def eventually(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
+    """Return what the condition gives as soon as it is true; `every` is the pause between looks."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(every)
     return found
 
 
