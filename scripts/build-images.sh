@@ -31,7 +31,7 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 # Kept beside the images: a build asks no registry about an image that is here.
 docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
 
-read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service}"
+read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service rollout-service}"
 for service in "${services[@]}"; do
     image=$registry/$service
     started=$SECONDS

@@ -10,7 +10,7 @@ started=$SECONDS
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared monitoring account-service transaction-service autoscale-service)
+suites=(shared monitoring account-service transaction-service autoscale-service rollout-service)
 case $what in
     all) suites+=(embedded docker) ;;
     docker) suites=(docker) ;;
@@ -32,8 +32,8 @@ run_suite() {
         *-service)
             folder=$root/$suite
             tests=tests
-            # Where the rules are; of the autoscaler that is all of it.
-            [ "$suite" != autoscale-service ] || held='*'
+            # Where the rules are; of what acts by itself that is all of it.
+            [[ $suite != autoscale-service && $suite != rollout-service ]] || held='*'
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
         embedded | docker) tests=integration-tests/$suite ;;

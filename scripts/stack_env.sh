@@ -15,6 +15,8 @@ export VAR_DIR
 chosen_env=$VAR_DIR/docker/stack.env
 [ ! -f "$chosen_env" ] || read_env "$chosen_env"
 read_env .env
+ROLLOUT_DIR=${ROLLOUT_DIR:-$VAR_DIR/docker/rollout}
+export ROLLOUT_DIR
 
 # What this tree is called: the tag of its images.
 version() {

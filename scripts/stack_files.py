@@ -1,4 +1,4 @@
-"""Make what docker-compose.yml mounts: secrets, the NGINX configuration and what Prometheus has to know of this stack.
+"""Make what docker-compose.yml mounts: secrets, NGINX's configurations and what Prometheus has to know of this stack.
 
     python -m scripts.stack_files
 
@@ -16,6 +16,11 @@ from scripts import lab_keys
 from scripts.render_nginx import render
 
 _SERVICES = ("account", "transaction")
+_POOLS = tuple(f"{name}-service" for name in _SERVICES)
+# The lab's token of the load that rollout-service makes; a production issuer gives one of its own.
+_SYNTHETIC_SECONDS = 10 * 365 * 86400
+# Of the image.
+_ROLLOUT_USER = 10001
 # Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
 _SINK = "http://nginx:8081/sink"
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
@@ -28,6 +33,15 @@ def _write(path: Path, text: str) -> None:
     # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to others.
     half.chmod(0o644)
     half.replace(path)
+
+
+def _give_to_rollout_service(folder: Path) -> None:
+    if os.geteuid() == 0:
+        os.chown(folder, _ROLLOUT_USER, _ROLLOUT_USER)
+        folder.chmod(0o755)
+    else:
+        # Who may not give away opens; the folder above is closed to others.
+        folder.chmod(0o777)
 
 
 def _password(path: Path) -> str:
@@ -51,6 +65,8 @@ def write_secrets(folder: Path, lab: lab_keys.LabSecrets) -> None:
     _password(folder / "monitor_password")
     _password(folder / "autoscale_token")
     _password(folder / "grafana_admin_password")
+    if not (folder / "synthetic_token").exists():
+        _write(folder / "synthetic_token", lab_keys.sign(lab.key, "rollout-service", ttl=_SYNTHETIC_SECONDS))
     for name in ("slack_webhook", "dead_mans_switch"):
         source = os.environ.get(f"{name.upper()}_URL_FILE")
         url = Path(source).read_text(encoding="utf-8").strip() if source else _SINK
@@ -58,11 +74,14 @@ def write_secrets(folder: Path, lab: lab_keys.LabSecrets) -> None:
     _write(folder / "nats_authorization", f"authorization {{ users: [\n{''.join(users)}] }}\n")
 
 
-def nginx_configuration(*, tls: bool) -> str:
-    """Return the NGINX configuration of the containers."""
+def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
+    """Return an NGINX configuration of the containers; the share is the percentage of clients that canaries get."""
     return render(
         nginx_listen="8080",
-        nginx_pools={"account-service": ["account-service:8000"], "transaction-service": ["transaction-service:8000"]},
+        nginx_pools={name: [f"{name}{pool_suffix}:8000"] for name in _POOLS},
+        nginx_canary_pools={name: [f"{name}-canary:8000"] for name in _POOLS},
+        nginx_canary_share=canary_share,
+        nginx_revision=revision,
         nginx_access_log="/dev/stdout",
         nginx_error_log="stderr",
         nginx_temp_dir=".",
@@ -71,8 +90,8 @@ def nginx_configuration(*, tls: bool) -> str:
         nginx_health_listen="8081",
         nginx_rate_limit=os.environ.get("NGINX_RATE_LIMIT", ""),
         nginx_trace_share=os.environ.get("NGINX_TRACE_SHARE", ""),
-        nginx_tls_certificate="bank.crt" if tls else "",
-        nginx_tls_key="bank.key" if tls else "",
+        nginx_tls_certificate="/etc/nginx/tls/bank.crt" if tls else "",
+        nginx_tls_key="/etc/nginx/tls/bank.key" if tls else "",
     )
 
 
@@ -113,29 +132,69 @@ def probed_addresses(*, tls: bool) -> str:
     )
 
 
-def write_nginx(folder: Path) -> bool:
-    """Write the NGINX configuration, with the certificate and key it names; tell whether it speaks TLS."""
+def write_tls(folder: Path) -> bool:
+    """Write certificate and key, if the stack has them; tell whether NGINX speaks TLS."""
     files = {"bank.crt": os.environ.get("NGINX_TLS_CERTIFICATE"), "bank.key": os.environ.get("NGINX_TLS_KEY")}
     for name, source in files.items():
         if source:
             _write(folder / name, Path(source).read_text(encoding="utf-8"))
-    tls = all(files.values())
-    _write(folder / "nginx.conf", nginx_configuration(tls=tls))
-    return tls
+    return all(files.values())
+
+
+def write_nginx(folder: Path, *, tls: bool) -> None:
+    """Write the configurations that a rollout chooses from, and stable as the one in force.
+
+    Raises ValueError for a step that is no percentage.
+    """
+    steps = [int(step) for step in os.environ.get("ROLLOUT_STEPS", "").split()]
+    if not all(0 < step <= 100 for step in steps):
+        raise ValueError(f"ROLLOUT_STEPS={steps}: say percentages")
+    prepared = {
+        "stable": nginx_configuration(tls=tls),
+        "previous": nginx_configuration(tls=tls, revision="previous", pool_suffix="-previous"),
+    }
+    for step in steps:
+        name = f"canary-{step}"
+        prepared[name] = nginx_configuration(tls=tls, revision=name, canary_share=step)
+    for name, text in prepared.items():
+        _write(folder / "prepared" / f"{name}.conf", text)
+    _write(folder / "nginx.conf", prepared["stable"])
+
+
+class RolloutUnderWay(Exception):
+    """A rollout has chosen NGINX's configuration, and it is not to be touched."""
+
+
+def check_no_rollout(state: Path) -> None:
+    """Raise RolloutUnderWay if rollout-service's state file says so."""
+    if state.exists():
+        phase = json.loads(state.read_text(encoding="utf-8"))["phase"]
+        if phase not in ("idle", "done"):
+            raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
 
 
 def main() -> int:
     """Make everything."""
     folder = lab_keys.var_dir() / "docker"
     try:
-        for part in ("", "secrets", "nginx", "prometheus"):
+        for part in ("", "secrets", "tls", "nginx", "nginx/prepared", "prometheus"):
             (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in ("nginx", "prometheus"):
+        for part in ("tls", "nginx/prepared", "prometheus"):
             (folder / part).chmod(0o755)
+        rollout = Path(os.environ.get("ROLLOUT_DIR") or folder / "rollout")
+        rollout.mkdir(mode=0o755, parents=True, exist_ok=True)
+        check_no_rollout(rollout / "rollout.json")
+        # rollout-service writes here, as a user of its own.
+        for writable in (folder / "nginx", rollout):
+            _give_to_rollout_service(writable)
         write_secrets(folder / "secrets", lab_keys.ensure(lab_keys.var_dir() / "secrets"))
-        tls = write_nginx(folder / "nginx")
+        tls = write_tls(folder / "tls")
+        write_nginx(folder / "nginx", tls=tls)
         _write(folder / "prometheus" / "rules.yml", prometheus_rules())
         _write(folder / "prometheus" / "api.yml", probed_addresses(tls=tls))
+    except RolloutUnderWay as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
     except (KeyError, ValueError) as error:
         print(f"stack: a variable of .env is missing or wrong: {error}", file=sys.stderr)
         return 1

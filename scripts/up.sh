@@ -111,7 +111,7 @@ choose_profiles() {
 # What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
-    for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE}_SERVICE_IMAGE \
+    for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE,ROLLOUT}_SERVICE_IMAGE \
         COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
@@ -208,7 +208,7 @@ choose_profiles
 if [ "${BUILD-}" != 0 ]; then
     tag=${VERSION:-$(version)}
     scripts/build-images.sh | sed -u 's/^/        /'
-    for name in account transaction autoscale; do
+    for name in account transaction autoscale rollout; do
         export "${name^^}_SERVICE_IMAGE=bank/$name-service:$tag"
     done
     say "images of the services: built"

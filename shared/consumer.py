@@ -19,7 +19,7 @@ from shared.database import is_retryable, is_unavailable
 from shared.events import CloudEvent
 from shared.ids import utc_now
 from shared.logging_config import about
-from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_dead_letters
+from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
 from shared.tasks import uninterrupted
 from shared.transport import Delivery, Source
 
@@ -63,6 +63,10 @@ class Handler:
         """Store a poison event where operators find it; storing it twice is harmless."""
         raise NotImplementedError
 
+    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+        """Do with events all that `process` does with new ones, and take it back: nothing is left of it."""
+        raise NotImplementedError
+
 
 class Consumer:
     """A background task that consumes from one source; any number of replicas may do so at once."""
@@ -76,7 +80,7 @@ class Consumer:
         self._lag = 0.0
         self._settled_at = time.monotonic()
         CONSUMER_LAG.set_function(self.lag_seconds)
-        expect_dead_letters()
+        expect_failures("dead")
 
     def lag_seconds(self) -> float:
         """Return the age of the last event when it was processed; it grows while nothing is received or settled."""

@@ -148,6 +148,18 @@ async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
             yield connection
 
 
+@asynccontextmanager
+async def rehearsal(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """Open a transaction that writes and is always taken back."""
+    async with engine.connect() as connection:
+        await connection.execution_options(writes=True)
+        transaction = await connection.begin()
+        try:
+            yield connection
+        finally:
+            await transaction.rollback()
+
+
 async def ping(engine: AsyncEngine) -> None:
     """Ask the database for an answer; raises when it gives none."""
     async with engine.connect() as connection:

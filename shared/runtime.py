@@ -14,10 +14,14 @@ from shared.outbox import Outbox
 from shared.prometheus.database import watch_pool
 from shared.relay import Relay
 from shared.settings import ServiceSettings
+from shared.shadow import ShadowConsumer
 from shared.tasks import uninterrupted
 from shared.transport import FeedSource, NatsBus, NatsSource, Source
 
 log = logging.getLogger(__name__)
+
+# By name: seconds between two runs, and what is run.
+Jobs = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
 
 
 class Runtime:
@@ -37,12 +41,19 @@ class Runtime:
         tracing.trace_statements(self.engine)
 
     def source(self, subject: str) -> Source | None:
-        """Return where the service consumes events from; None when EVENTS_URL is not set."""
+        """Return where the service consumes events from; None when EVENTS_URL is not set.
+
+        Stable replicas compete for events, a canary sees them all.
+        """
         if self.bus is not None:
-            return NatsSource(self.bus, self.settings.service, subject)
+            return NatsSource(self.bus, None if self._is_canary else self.settings.service, subject)
         if self.settings.events_url:
             return FeedSource(self.settings.events_url, self.settings.service_token.get_secret_value())
         return None
+
+    @property
+    def _is_canary(self) -> bool:
+        return self.settings.app_track == "canary"
 
     def checks(self) -> Mapping[str, Check]:
         """Return what has to hold for the service to be ready."""
@@ -53,19 +64,22 @@ class Runtime:
         return {"database": database, **{task.get_name(): task_check(task) for task in self.tasks}}
 
     @asynccontextmanager
-    async def running(
-        self, subject: str, handler: Handler, periodic: Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
-    ) -> AsyncIterator[None]:
-        """Run relay, consumer and periodic jobs (name: seconds, job) for the time of the block."""
+    async def running(self, subject: str, handler: Handler, measurements: Jobs, chores: Jobs) -> AsyncIterator[None]:
+        """Run relay, consumer and periodic jobs for the time of the block.
+
+        A canary serves requests and measures; whatever else changes something is stable's to do.
+        """
         try:
             await self.authenticator.load()
         except Exception as error:  # pylint: disable=broad-exception-caught  # tried again with the first token
             log.error("cannot read the issuer's keys from AUTH_JWKS yet: %r", error)
         source = self.source(subject)
-        work = {"relay": self.relay.run()}
+        work = {} if self._is_canary else {"relay": self.relay.run()}
         if source is not None:
-            work["consumer"] = Consumer(source, handler).run()
-        work |= {name: _every(seconds, name, job) for name, (seconds, job) in periodic.items()}
+            consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
+            work["consumer"] = consumer.run()
+        jobs = {**measurements, **({} if self._is_canary else chores)}
+        work |= {name: _every(seconds, name, job) for name, (seconds, job) in jobs.items()}
         self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         try:
             yield

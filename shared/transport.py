@@ -14,7 +14,7 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import AckPolicy, ConsumerConfig, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
@@ -27,6 +27,7 @@ DEAD_LETTERS = "BANK_DEAD_LETTERS"
 # Longer than a relay needs to publish again what a crash kept it from remembering.
 _DUPLICATE_WINDOW_SECONDS = 600
 _CONNECT_SECONDS = 5
+_FORGOTTEN_AFTER_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +158,14 @@ async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> 
 
 
 class NatsSource:
-    """A durable pull consumer; replicas with the same `durable` name compete for events."""
+    """A pull consumer; replicas with the same `durable` name compete for events.
 
-    def __init__(self, bus: NatsBus, durable: str, subject: str, *, limit: int = 500, wait_seconds: float = 5) -> None:
+    Without a name it gets, from now on, every event, whatever others get; the server forgets it soon after it is gone.
+    """
+
+    def __init__(
+        self, bus: NatsBus, durable: str | None, subject: str, *, limit: int = 500, wait_seconds: float = 5
+    ) -> None:
         self._bus = bus
         self._durable = durable
         self._subject = subject
@@ -173,6 +179,8 @@ class NatsSource:
         if self._subscription is None:
             stream = await self._bus.jetstream()
             config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
+            if self._durable is None:
+                config.deliver_policy, config.inactive_threshold = DeliverPolicy.NEW, _FORGOTTEN_AFTER_SECONDS
             self._subscription = await stream.pull_subscribe(self._subject, self._durable, STREAM, config=config)
         try:
             messages = await self._subscription.fetch(self._limit, timeout=self._wait)

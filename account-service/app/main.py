@@ -1,6 +1,6 @@
 """Wires account-service together."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
@@ -13,7 +13,7 @@ from app.service import AccountService
 from app.settings import AccountSettings
 from shared import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime import Runtime
+from shared.runtime import Jobs, Runtime
 from shared.web import Service, create_app
 
 _HOUR = 3600.0
@@ -31,15 +31,15 @@ def create(settings: AccountSettings) -> Service:
             IMBALANCE.labels(currency).set(total)
         CHECKED.labels("ledger").set_to_current_time()
 
-    periodic: dict[str, tuple[float, Callable[[], Awaitable[object]]]] = {
+    measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, measure_imbalance)}
+    chores: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, service.release_expired_holds),
-        "ledger-check": (settings.ledger_check_seconds, measure_imbalance),
         "key-retention": (_HOUR, service.forget_old_keys),
     }
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.transaction.flagged", FlagHandler(service), periodic):
+        async with runtime.running("bank.transaction.flagged", FlagHandler(service), measurements, chores):
             yield
             await service.drain()
         await runtime.close()

@@ -1,7 +1,21 @@
 """The tables of account-service."""
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, MetaData, String, Table, Uuid, text
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    Table,
+    Uuid,
+    event,
+    text,
+)
 
+from app import guard
 from shared import idempotency
 from shared.database import UtcDateTime
 from shared.inbox import FeedState
@@ -95,3 +109,8 @@ holds = Table(
 idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 feed_state = FeedState(metadata)
+
+for _statement in guard.STATEMENTS:
+    # SQLAlchemy formats the text with %.
+    _ddl = DDL(_statement.replace("%", "%%"))
+    event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

@@ -26,6 +26,7 @@ from app.book import (
     Transfer,
     Withdraw,
 )
+from app.guard import VIOLATION
 from app.models import accounts, entries, holds, transactions
 from shared.database import Write, any_of, bulk_insert_new
 from shared.ids import new_id
@@ -35,6 +36,7 @@ _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _HOLD_FIELDS = tuple(field.name for field in fields(Hold))
+_CHECK_VIOLATION = "23514"
 _account_values = attrgetter(*_ACCOUNT_FIELDS)
 
 
@@ -202,6 +204,16 @@ async def imbalance(connection: AsyncConnection) -> dict[str, int]:
     """Return the sum of all balances per currency; anything but zero is a broken ledger."""
     sums = select(accounts.c.currency, func.sum(accounts.c.balance)).group_by(accounts.c.currency)
     return {currency: int(total) for currency, total in await connection.execute(sums)}
+
+
+def violated(error: BaseException) -> str | None:
+    """Return the constraint of the ledger that a write was refused for; None for another error.
+
+    Two replicas that use the same key, or open the same account, are in conflict and violate nothing.
+    """
+    cause = getattr(getattr(error, "orig", None), "__cause__", None)
+    state = getattr(cause, "sqlstate", None)
+    return getattr(cause, "constraint_name", None) if state in (VIOLATION, _CHECK_VIOLATION) else None
 
 
 INVARIANTS: Mapping[str, str] = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import repository
 from app.book import (
@@ -29,12 +29,12 @@ from app.book import (
 )
 from app.ledger import decide
 from app.models import feed_state, idempotency_keys, outbox
-from app.prometheus import AMOUNT, BATCH_SIZE, TRANSACTIONS
+from app.prometheus import AMOUNT, BATCH_SIZE, TRANSACTIONS, VIOLATIONS
 from app.settings import AccountSettings
 from shared import idempotency, problems, tracing
 from shared.auth import OPERATOR, Caller
 from shared.consumer import Move
-from shared.database import is_retryable, is_unavailable, write_all, write_transaction
+from shared.database import is_retryable, is_unavailable, rehearsal, write_all, write_transaction
 from shared.events import Event, new_event
 from shared.group_commit import Closed, GroupCommit, QueueFull
 from shared.idempotency import StoredResponse
@@ -159,6 +159,8 @@ class AccountService:
             except Exception as error:  # pylint: disable=broad-exception-caught  # raised again unless it is known
                 # A key that another replica used meanwhile, or a lock conflict: nothing was written, look again.
                 if attempt == _FLUSH_TRIES or not (isinstance(error, IntegrityError) or is_retryable(error)):
+                    if (constraint := repository.violated(error)) is not None:
+                        VIOLATIONS.labels(constraint).inc()
                     raise
                 log.info("flush of %d requests conflicts with another replica, trying again", len(batch))
         raise AssertionError("unreachable")
@@ -168,20 +170,7 @@ class AccountService:
         works = list(_flatten(batch))
         cash = await self._cash_for({currency for work in works if (currency := _currency_of(work.command))}, now)
         async with write_transaction(self._engine) as connection:
-            keys = [work.key for work in works if work.key is not None]
-            known = await idempotency.find(connection, idempotency_keys, keys) if keys else {}
-            commands = [work.command for work in works if not isinstance(work.command, Batch) and work.key not in known]
-            book = await repository.load_book(connection, commands, cash)
-            flush = _Flush(book, known, now)
-            answers = [_settle(flush, work) for work in batch]
-            await write_all(
-                connection,
-                [
-                    *repository.writes_of(book, now),
-                    outbox.write(flush.events, now),
-                    idempotency.write(idempotency_keys, flush.stored),
-                ],
-            )
+            flush, answers = await _write(connection, batch, works, cash, now)
         self._committed(flush.events)
         _count(flush.outcomes)
         if self._settings.access_log:
@@ -189,6 +178,11 @@ class AccountService:
             traces = tracing.sampled_ids(work.trace.traceparent for work in batch)
             log.info("committed", extra={"requests": len(batch), "request_ids": requests, "trace_ids": traces})
         return answers
+
+    async def rehearse(self, batch: Sequence[Work]) -> None:
+        """Do all that a flush does with work that needs no cash account, and take it back. Raises what it raises."""
+        async with rehearsal(self._engine) as connection:
+            await _write(connection, batch, batch, {}, utc_now())
 
     async def _cash_for(self, currencies: set[str], now: datetime) -> dict[str, str]:
         if not currencies <= self._cash.keys():
@@ -258,6 +252,27 @@ class AccountService:
         """Keep a poison event for operators."""
         async with write_transaction(self._engine) as connection:
             await feed_state.bury(connection, raw, reason, utc_now())
+
+
+async def _write(
+    connection: AsyncConnection, batch: Sequence[Work], works: Sequence[Work], cash: Mapping[str, str], now: datetime
+) -> tuple[_Flush, list[Answer]]:
+    """Decide a batch and write what follows; `works` has the items of batches inside it as well."""
+    keys = [work.key for work in works if work.key is not None]
+    known = await idempotency.find(connection, idempotency_keys, keys) if keys else {}
+    commands = [work.command for work in works if not isinstance(work.command, Batch) and work.key not in known]
+    book = await repository.load_book(connection, commands, cash)
+    flush = _Flush(book, known, now)
+    answers = [_settle(flush, work) for work in batch]
+    await write_all(
+        connection,
+        [
+            *repository.writes_of(book, now),
+            outbox.write(flush.events, now),
+            idempotency.write(idempotency_keys, flush.stored),
+        ],
+    )
+    return flush, answers
 
 
 def new_account_number() -> str:

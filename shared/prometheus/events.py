@@ -12,7 +12,10 @@ OUTBOX_PENDING = Gauge("bank_outbox_pending", "Events committed and not yet publ
 OUTBOX_OLDEST = Gauge("bank_outbox_oldest_seconds", "Age of the oldest event not yet published.", registry=REGISTRY)
 PUBLISHED = Counter("bank_events_published", "Events published, by type.", ["type"], registry=REGISTRY)
 CONSUMED = Counter(
-    "bank_events_consumed", "Events consumed: processed, duplicate or dead.", ["type", "outcome"], registry=REGISTRY
+    "bank_events_consumed",
+    "Events consumed: processed, duplicate or dead; by a canary, which takes everything back: rehearsed or failed.",
+    ["type", "outcome"],
+    registry=REGISTRY,
 )
 CONSUMER_LAG = Gauge(
     "bank_consumer_lag_seconds",
@@ -21,10 +24,10 @@ CONSUMER_LAG = Gauge(
 )
 
 
-def expect_dead_letters() -> None:
-    """Start the counters of dead letters at 0: an increase from nothing to the first one would not be seen."""
+def expect_failures(outcome: str) -> None:
+    """Start the counters of an outcome at 0: an increase from nothing to the first one would not be seen."""
     for type_ in (*DATA_MODELS, "unknown"):
-        CONSUMED.labels(type_, "dead")
+        CONSUMED.labels(type_, outcome)
 
 
 def count_published(events: Iterable[Event]) -> None:

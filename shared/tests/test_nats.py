@@ -93,6 +93,16 @@ async def test_replicas_compete_for_events(bus: NatsBus, nats_server: NatsServer
     await other.close()
 
 
+async def test_a_watcher_gets_all_that_is_new_and_takes_it_from_nobody(bus: NatsBus) -> None:
+    await bus.publish(events(2))
+    watchers = [NatsSource(bus, None, EVENTS, wait_seconds=0.5) for _ in range(2)]
+    assert [await drained(watcher) for watcher in watchers] == [[], []]
+    await bus.publish(events(3, start=3))
+    for watcher in watchers:
+        assert names(await drained(watcher)) == ["e3", "e4", "e5"]
+    assert names(await drained(reader(bus))) == ["e1", "e2", "e3", "e4", "e5"]
+
+
 async def dead_letters(bus: NatsBus) -> list[tuple[str, Any, str]]:
     """Return subject, content and reason of all dead letters."""
     stream = await bus.jetstream()

@@ -20,5 +20,8 @@ class HistoryHandler(Handler):
     async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
         return await self._service.apply(events, move)
 
+    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+        await self._service.rehearse(events)
+
     async def bury(self, raw: Any, reason: str) -> None:
         await self._service.bury(raw, reason)

@@ -13,7 +13,7 @@ from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime import Runtime
+from shared.runtime import Jobs, Runtime
 from shared.web import Service, create_app
 
 
@@ -24,11 +24,11 @@ def create(settings: TransactionSettings) -> Service:
     balances = BalanceReader(settings.account_service_url, secret)
     service = TransactionService(runtime.engine, settings, balances, runtime.relay.committed)
     CHECKED.labels("reconciliation").set_to_current_time()
-    periodic = {"reconciliation": (settings.reconciliation_seconds, service.reconcile)}
+    measurements: Jobs = {"reconciliation": (settings.reconciliation_seconds, service.reconcile)}
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.>", HistoryHandler(service), periodic):
+        async with runtime.running("bank.>", HistoryHandler(service), measurements, {}):
             yield
         await balances.close()
         await runtime.close()

@@ -25,7 +25,7 @@ from app.statements import Statement
 from shared import problems, tracing
 from shared.auth import Caller, require_operator
 from shared.consumer import Move
-from shared.database import is_retryable, write_all, write_transaction
+from shared.database import is_retryable, rehearsal, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import rfc3339, utc_now
 from shared.problems import Problem
@@ -81,18 +81,33 @@ class TransactionService:
         now = utc_now()
         async with write_transaction(self._engine) as connection:
             new = await inbox.claim(connection, data, now)
-            projection = project(item for event_id, item in data.items() if event_id in new and item is not None)
-            findings = await self._add(connection, projection)
-            unheard = await repository.add_flags(connection, findings, now)
-            findings = [finding for finding in findings if finding.event_id in unheard]
-            flagged = _flag_events(findings, events, now)
-            await write_all(connection, [outbox.write(flagged, now)])
+            items = [item for event_id, item in data.items() if event_id in new and item is not None]
+            findings, flagged = await self._record(connection, events, items, now)
             if move is not None:
                 await inbox.move(connection, FEED, move)
         self._committed(flagged)
         for finding in findings:
             FLAGS.labels(finding.rule).inc()
         return new
+
+    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+        """Do with events all that `apply` does with new ones, and take it back. Raises what `apply` raises."""
+        now = utc_now()
+        data = {event.id: parse(event) for event in events}
+        async with rehearsal(self._engine) as connection:
+            await inbox.claim(connection, data, now)
+            await self._record(connection, events, [item for item in data.values() if item is not None], now)
+
+    async def _record(
+        self, connection: AsyncConnection, events: Sequence[CloudEvent], items: Sequence[EventData], now: datetime
+    ) -> tuple[list[Finding], list[Event]]:
+        """Write what events carry, and what the rules find in it for the first time; return that and its events."""
+        findings = await self._add(connection, project(items))
+        unheard = await repository.add_flags(connection, findings, now)
+        findings = [finding for finding in findings if finding.event_id in unheard]
+        flagged = _flag_events(findings, events, now)
+        await write_all(connection, [outbox.write(flagged, now)])
+        return findings, flagged
 
     async def _add(self, connection: AsyncConnection, projection: Projection) -> list[Finding]:
         """Write the projection and return what the rules find now, whether or not it was found before."""

@@ -16,6 +16,15 @@ BATCH_SIZE = Histogram(
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     registry=REGISTRY,
 )
+VIOLATIONS = Counter(
+    "bank_ledger_violations",
+    "Batches that the database refused because no sound ledger can hold them.",
+    ["constraint"],
+    registry=REGISTRY,
+)
+# From nothing to the first one would be no increase.
+for _constraint in ("double_entry", "balance_of_last_entry", "customer_balance_not_negative"):
+    VIOLATIONS.labels(_constraint)
 IMBALANCE = Gauge(
     "bank_ledger_imbalance", "Sum of all balances; anything but 0 is a broken ledger.", ["currency"], registry=REGISTRY
 )

@@ -1,0 +1,46 @@
+"""What a canary's consumer rehearses: an account is frozen, and is not."""
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import repository
+from app.consumer import FlagHandler
+from app.service import AccountService
+from shared.events import CloudEvent, new_event
+from shared.ids import new_id, utc_now
+from tests.support import open_account
+
+
+def flag(account: str, action: str = "freeze") -> CloudEvent:
+    data = {"transaction_id": new_id(), "account_id": account, "rule": "large-amount", "score": 100, "action": action}
+    return CloudEvent.model_validate(
+        new_event(
+            source="transaction-service",
+            type_="bank.transaction.flagged",
+            subject=account,
+            time=utc_now(),
+            data=data,
+        )
+    )
+
+
+async def status(engine: AsyncEngine, account: str) -> str:
+    async with engine.connect() as connection:
+        found = await repository.find_account(connection, account)
+    assert found is not None
+    return found.status
+
+
+async def test_a_rehearsal_freezes_and_takes_it_back(
+    service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await open_account(service)
+    handler, event = FlagHandler(service), flag(account)
+    await handler.rehearse([event, flag(account, "review")])
+    assert await status(engine, account) == "active"
+    assert await handler.process([event], None) == {event.id}, "the rehearsal has not used its key"
+    assert await status(engine, account) == "frozen"
+    # Stable has carried it out before: it is done again, or a bug in it would not show.
+    monkeypatch.setattr(repository, "writes_of", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        await handler.rehearse([event])

@@ -1,0 +1,100 @@
+"""Holds Docker's socket for rollout-service: `python -m app.docker_proxy`.
+
+It passes on what taking a rollout back needs: look at the replicas of one project, stop and remove them, and have NGINX
+read its configuration again. It starts and creates nothing, and the last stable replica of a service stays.
+"""
+
+import os
+import re
+from typing import Any
+
+import httpx
+import orjson
+
+from app.containers import EDGE, PROJECT, SERVICE, TRACK
+from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, only, require, serve, with_labels
+
+_TRACKS = ("stable", "canary", "previous")
+
+
+class RolloutProxy(SocketProxy):
+    """What rollout-service may do."""
+
+    def __init__(self, docker: httpx.AsyncClient, project: str) -> None:
+        super().__init__(docker)
+        self._project = project
+        self.rules = [
+            Rule("GET", "/version", self.version),
+            Rule("GET", "/containers/json", self.list_containers),
+            Rule("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            Rule("GET", "/images/(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,400})/json", self.inspect_image),
+            Rule("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
+            Rule("DELETE", f"/containers/(?P<id>{ID})", self.remove),
+            Rule("POST", f"/containers/(?P<id>{ID})/kill", self.reload),
+        ]
+
+    async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
+        """Only those of the project are listed, whatever else is filtered by."""
+        require(body is None, "has a body")
+        only(query, "all", "filters", "limit", "size", "trunc_cmd")
+        return with_labels(query, [f"{PROJECT}={self._project}"])
+
+    async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Replicas may be looked at."""
+        require(body is None, "has a body")
+        await self._replica(match["id"])
+        return only(query)
+
+    async def inspect_image(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """An image may be looked at."""
+        require(body is None and ".." not in match["name"], "is of another form")
+        return only(query)
+
+    async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Replicas may be stopped, but for the last stable one that runs."""
+        require(body is None, "has a body")
+        labels = (await self._replica(match["id"]))["Config"]["Labels"]
+        if labels[TRACK] == "stable":
+            label = [f"{PROJECT}={self._project}", f"{SERVICE}={labels[SERVICE]}", f"{TRACK}=stable"]
+            running = await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode())
+            require(any(one["Id"] != match["id"] for one in running), "is about the last replica")
+        return only(query)
+
+    async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Replicas may be removed; without force, so that only what has stopped goes."""
+        require(body is None, "has a body")
+        await self._replica(match["id"])
+        require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
+        return only(query, "v", "link", "force")
+
+    async def reload(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """NGINX may be sent the signal that makes it read its configuration."""
+        require(body is None, "has a body")
+        labels = await self._labels(match["id"])
+        if labels.get(SERVICE) != EDGE:
+            raise Missing("is about nothing of ours")
+        require(query == {"signal": "SIGHUP"}, "sends another signal")
+        return query
+
+    async def _replica(self, container: str) -> Any:
+        document = await self.ask(f"/containers/{container}/json")
+        labels = document["Config"]["Labels"] or {}
+        if labels.get(PROJECT) != self._project or labels.get(TRACK) not in _TRACKS:
+            raise Missing("is about nothing of ours")
+        return document
+
+    async def _labels(self, container: str) -> Any:
+        labels = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
+        if labels.get(PROJECT) != self._project:
+            raise Missing("is about nothing of ours")
+        return labels
+
+
+def main() -> None:
+    """Serve until SIGTERM. Reads PROJECT."""
+    project = os.environ["PROJECT"]
+    serve("rollout-proxy", lambda docker: RolloutProxy(docker, project))
+
+
+if __name__ == "__main__":
+    main()

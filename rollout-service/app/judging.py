@@ -1,0 +1,60 @@
+"""Judges the step that a rollout is at, and keeps every verdict with its samples."""
+
+import asyncio
+import logging
+import math
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from app.judge import judge_now, write_record
+from app.samples import Moments, PrometheusSamples
+from app.settings import RolloutSettings
+from app.states import Rollout
+from app.verdict import Policy
+
+log = logging.getLogger(__name__)
+
+_KEPT_ROLLOUTS = 20
+
+
+class Judging:
+    """The judge that the controller asks."""
+
+    def __init__(self, source: PrometheusSamples, settings: RolloutSettings) -> None:
+        self._source = source
+        self._settings = settings
+        self._folder = settings.state_dir / "verdicts"
+
+    async def verdict(self, state: Rollout, now: float) -> Mapping[str, Any]:
+        """Return verdict, reason and figures; they are stored before anything follows from them."""
+        policy = Policy(
+            bake_seconds=max(state.bake_seconds, 1e-3),
+            least_requests=self._settings.min_requests,
+            ceiling_seconds=self._settings.latency_ceiling,
+        )
+        moments = Moments(step=state.shifted_at, now=now, rollout=state.started_at)
+        about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
+        record = await judge_now(self._source, moments, policy, about)
+        folder = self._folder / state.id
+        if not folder.exists():
+            await asyncio.to_thread(self._forget_old)
+        try:
+            await asyncio.to_thread(write_record, folder, record)
+        except OSError as error:
+            # A full disk must not keep a bad canary in.
+            log.error("the verdict cannot be stored: %s", error)
+        verdict = record.verdict
+        return {"verdict": verdict.verdict, "reason": verdict.reason, "at": now, "figures": _finite(verdict.figures)}
+
+    def _forget_old(self) -> None:
+        folders = sorted((path for path in self._folder.glob("*") if path.is_dir()), key=lambda path: path.name)
+        for old in folders[: -(_KEPT_ROLLOUTS - 1)]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def _finite(value: Any) -> Any:
+    """Return figures that every reader of JSON takes."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,99 @@
+"""What whoever drives a rollout says, inside the container: `python -m app.operate COMMAND`. Prints the state as JSON.
+
+    status             show the state
+    begin -            begin the rollout that is described on standard input
+    renew ID           go on being in charge
+    provisioned ID     the canaries run; refused until all are ready and measured
+    promoted ID        stable runs the new version
+    abort REASON       take everything back
+    restored           stable runs the version before again
+
+Ends with 3 where the state does not allow it, or not yet; standard error says why. Who may run this may run anything
+in the container, so no token is asked for.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from app import states
+from app.containers import Containers, DockerFailed
+from app.readiness import lacking, measured_canaries
+from app.settings import RolloutSettings
+from app.state_file import StateFile
+from app.states import Change, Refused, Request, Rollout
+from shared.settings import load_or_exit
+
+REFUSED = 3
+
+
+def _begin(settings: RolloutSettings, now: float) -> Change:
+    request = Request.model_validate_json(sys.stdin.buffer.read())
+    rollout_id = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    return lambda state: states.begin(state, request, rollout_id, now, settings.lease_seconds)
+
+
+def _provisioned(settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> Change:
+    state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
+    if state.phase == "provisioning":
+        found = Containers(settings.docker_url, settings.project).observe()
+        missing = lacking(state, found, measured_canaries(settings.prometheus_url))
+        if missing:
+            raise Refused("; ".join(missing))
+    return lambda state: states.provisioned(state, rollout_id, now)
+
+
+def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile) -> Change | None:
+    """Return what a command does to the state; None for no command. Raises Refused, ValidationError, DockerFailed."""
+    now, lease = time.time(), settings.lease_seconds
+    verb, given = (arguments[0], arguments[1].strip()) if len(arguments) == 2 else (" ".join(arguments), "")
+    if verb == "begin" and given == "-":
+        return _begin(settings, now)
+    if verb == "provisioned" and given:
+        return _provisioned(settings, file, given, now)
+    changes: dict[tuple[str, bool], Change] = {
+        ("status", False): lambda state: state,
+        ("restored", False): lambda state: states.restored(state, now),
+        ("renew", True): lambda state: states.renew(state, given, now, lease),
+        ("promoted", True): lambda state: states.promoted(state, given, now),
+        ("abort", True): lambda state: states.abort(state, given, now),
+    }
+    return changes.get((verb, bool(given)))
+
+
+def _print(state: Rollout) -> None:
+    document: dict[str, Any] = states.to_dict(state)
+    print(json.dumps(document, indent=2))
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what the arguments say."""
+    settings = load_or_exit(RolloutSettings)
+    file = StateFile(settings.state_dir)
+    try:
+        change = _change(arguments, settings, file)
+        if change is None:
+            print(__doc__, file=sys.stderr)
+            return 2
+        _print(file.change(change))
+    except (Refused, DockerFailed) as error:
+        print(f"refused: {error}", file=sys.stderr)
+        _print(file.load())
+        return REFUSED
+    except ValidationError as error:
+        for problem in error.errors(include_input=False, include_url=False):
+            print(f"begin: {'.'.join(map(str, problem['loc'])) or 'input'}: {problem['msg']}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"the state cannot be kept: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,35 @@
+"""What the canaries still lack before a client may meet them."""
+
+from collections.abc import Iterable, Mapping
+
+import httpx
+
+from app.containers import Container
+from app.states import SERVICES, Rollout
+
+_SECONDS = 3.0
+
+
+def lacking(state: Rollout, found: Iterable[Container], measured: Mapping[str, int]) -> list[str]:
+    """Return a line for all that is missing: healthy canaries, and their measurements."""
+    healthy = [one.service for one in found if one.track == "canary" and one.healthy]
+    missing = []
+    for service in SERVICES:
+        wanted, there, seen = state.canaries[service], healthy.count(service), measured.get(service, 0)
+        if there < wanted:
+            missing.append(f"{service}: {there} of {wanted} canaries are healthy")
+        elif seen < wanted:
+            missing.append(f"{service}: Prometheus measures {seen} of {wanted} canaries")
+    return missing
+
+
+def measured_canaries(prometheus_url: str) -> dict[str, int]:
+    """Return how many canaries of each service Prometheus reaches; none where it does not answer."""
+    query = 'count by (service) (up{job="services",track="canary"} == 1)'
+    try:
+        answer = httpx.get(f"{prometheus_url}/api/v1/query", params={"query": query}, timeout=_SECONDS)
+        answer.raise_for_status()
+        result = answer.json()["data"]["result"]
+        return {series["metric"]["service"]: int(float(series["value"][1])) for series in result}
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return {}

@@ -1,0 +1,29 @@
+"""Settings of rollout-service."""
+
+from pathlib import Path
+
+from pydantic import Field, SecretStr
+
+from shared.settings import ProcessSettings
+
+
+class RolloutSettings(ProcessSettings):
+    """Settings of rollout-service, read from the environment; times are in seconds."""
+
+    service: str = "rollout-service"
+    project: str = Field(min_length=1, description="The compose project; nothing else is touched.")
+    docker_url: str = Field("tcp://rollout-proxy:2375", description="Where Docker answers: the socket proxy.")
+    prometheus_url: str = Field("http://prometheus:9090", description="Where canary and stable are measured.")
+    edge_url: str = Field("http://nginx:8081", description="Where NGINX says by which configuration it serves.")
+    bank_url: str = Field("http://nginx:8080", description="Where the requests of a rollout's own go.")
+    state_dir: Path = Field(Path("/var/lib/banking"), description="Folder with rollout.json and the verdicts.")
+    nginx_dir: Path = Field(Path("/etc/nginx/bank"), description="Folder with nginx.conf and prepared/.")
+    slack_webhook_url: SecretStr | None = Field(None, description="Where people are told; nobody is, without it.")
+    synthetic_token: SecretStr | None = Field(None, description="Token of the rollout's own requests.")
+
+    lease_seconds: float = Field(30, gt=0, description="Whoever drives a rollout has to be heard of so often.")
+    poll_seconds: float = Field(0.5, gt=0, description="How often the state is looked at.")
+    judge_seconds: float = Field(2, gt=0, description="How often a canary is judged.")
+    synthetic_rate: float = Field(4, gt=0, le=50, description="Requests of a rollout's own per second.")
+    min_requests: int = Field(50, ge=1, description="Requests that each canary service has to have answered.")
+    latency_ceiling: float = Field(1.0, gt=0, description="The slowest 5 % of a canary's answers may take so long.")
