@@ -65,9 +65,9 @@ class ComposedBank(Bank):
         address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
         return Prometheus(f"http://{address.strip()}:9090")
 
-    def compose(self, *arguments: str) -> str:
-        """Run `docker compose` on this stack and return what it printed."""
-        return self._run(["scripts/compose.sh", *arguments], 180)
+    def compose(self, *arguments: str, **environment: str) -> str:
+        """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
+        return self._run(["scripts/compose.sh", *arguments], 180, **environment)
 
     def docker(self, *arguments: str) -> str:
         """Run a command of Docker's own and return what it printed."""

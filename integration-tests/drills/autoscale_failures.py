@@ -1,13 +1,14 @@
 """Let scaling fail under load: nothing half-made stays, the failure is counted and told, the next attempt waits.
 
-    make drills DRILL=autoscale_failures
+    make drills DRILL=autoscale_failures [ARGS="--only health"]
 
 The stack, its Docker and the way of the alert (Prometheus, Alertmanager, a receiver in Slack's place) are real. Real
-are a stopped socket proxy, replicas that never get healthy (the secret with the database's password has been changed)
+are a stopped socket proxy, replicas that never get healthy (the secret with the database's address has been changed)
 and an image that has lost its name. A stand-in in front of Docker's socket answers that the disk is full or an image is
 missing: a disk that is really full would be this machine's, and Docker keeps the image of whatever runs.
 """
 
+import argparse
 import sys
 import tempfile
 import time
@@ -122,7 +123,7 @@ def changed_secret(drill: Rehearsal) -> Callable[[], object]:
     secret = drill.bank.secrets / "account_database_url"
     kept = secret.with_name("kept")
     secret.rename(kept)
-    secret.write_text("postgresql+asyncpg://account:wrong@postgres:5432/account", encoding="utf-8")
+    secret.write_text("no address of a database", encoding="utf-8")
     secret.chmod(0o644)
     return lambda: kept.replace(secret)
 
@@ -161,12 +162,14 @@ def rehearse(drill: Rehearsal, fault: Fault) -> list[str]:
             eventually(seen, 240, every=2)
         drill.load.rate = LOW
         rise = drill.counted(fault.service, fault.operation) - counted
+        # While the fault lasts: what is half made goes at once, what does not get healthy when nobody needs it.
+        with suppress(AssertionError):
+            eventually(lambda: drill.containers() == before, 150 if fault.operation == "health" else 10, every=1)
+        left = drill.containers() ^ before
     finally:
         drill.load.rate = LOW
         mend()
-    with suppress(AssertionError):
-        eventually(lambda: drill.containers() == before, 150, every=1)
-    return judge(fault, attempts, told and told - attempts[0], rise, drill.containers() ^ before)
+    return judge(fault, attempts, told and told - (attempts or [began])[0], rise, left)
 
 
 def judge(fault: Fault, attempts: list[float], told: float | None, rise: float, left: set[str]) -> list[str]:
@@ -212,6 +215,10 @@ def nameless_image(drill: Rehearsal) -> list[str]:
 
 def main() -> int:
     """Start a stack, let scaling fail in every way, and stop it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="OPERATION", help="faults of one operation: observe, create, start or health")
+    options = parser.parse_args()
+    faults = [fault for fault in FAULTS if options.only in (None, fault.operation)]
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
         socket = Path(folder) / "docker.sock"
         with faulty_docker(socket) as docker:
@@ -220,7 +227,7 @@ def main() -> int:
                 with transfers(bank, LOW, clients=16) as load:
                     drill = Rehearsal(bank, docker, load)
                     print(line("fault", "counted", "told after", "attempts after", "left behind"), flush=True)
-                    wrong = [problem for fault in FAULTS for problem in rehearse(drill, fault)]
+                    wrong = [problem for fault in faults for problem in rehearse(drill, fault)]
                     wrong += nameless_image(drill)
                 say(f"{len(load.lost)} of {load.sent} requests lost meanwhile")
                 wrong += [f"lost: {one}" for one in load.lost[:5]]
