@@ -7,6 +7,7 @@ What differs, and why:
 - Endpoints are DNS round-robin: NGINX and Prometheus find every task by the service's name, as with compose.
 - Ports are published by the node that the task is on. Swarm cannot bind them to one address.
 - Labels are the service's as well, because that is where the autoscaler looks.
+- What scales is asked for its health more often: a task gets requests from when it is healthy, not from its start.
 - One-shots are jobs. Swarm knows no order, so what needs another service is started again until that is there.
 - `dns_opt` and `security_opt` are not known to `docker stack deploy` and are left out; each tmpfs is a mount, which
   everybody in the container may write to: Swarm gives it no owner.
@@ -22,6 +23,7 @@ from scripts.stack_files import memory_bytes
 
 _LEFT_OUT = {"depends_on", "dns_opt", "profiles", "restart", "security_opt", "shm_size", "tmpfs"}
 _SOCKET = "/var/run/docker.sock"
+_SCALES = "banking.autoscale"
 
 
 def _tmpfs(entry: str) -> dict[str, Any]:
@@ -73,6 +75,9 @@ def _service(service: Mapping[str, Any]) -> dict[str, Any]:
     ]
     kept = {name: value for name, value in service.items() if name not in _LEFT_OUT and value is not None}
     kept |= {"deploy": _deploy(service, mounts)}
+    if _SCALES in service.get("labels", {}):
+        # The check itself is the image's.
+        kept["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s"}
     return kept | ({"volumes": mounts} if mounts else {}) | ({"ports": ports} if ports else {})
 
 

@@ -161,9 +161,9 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
     while gone < wanted:
         count = START + min(4, wanted - gone)
         stack.bank.operate("scale", SERVICE, str(count))
-        eventually(lambda count=count: stack.healthy(count), 90, every=1)
+        eventually(lambda count=count: stack.healthy(count), 180, every=1)
         stack.bank.operate("scale", SERVICE, str(START))
-        eventually(lambda: stack.healthy(START), 90, every=1)
+        eventually(lambda: stack.healthy(START), 180, every=1)
         gone += count - START
         say(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
     stack.bank.operate("resume")
