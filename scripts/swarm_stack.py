@@ -8,7 +8,8 @@ What differs, and why:
 - Ports are published by the node that the task is on. Swarm cannot bind them to one address.
 - Labels are the service's as well, because that is where the autoscaler looks.
 - What scales is asked for its health more often: a task gets requests from when it is healthy, not from its start.
-- One-shots are jobs. Swarm knows no order, so what needs another service is started again until that is there.
+- One-shots are jobs, without the health check of their image: Swarm ends what is not healthy. It knows no order, so
+  what needs another service is started again until that is there.
 - `dns_opt` and `security_opt` are not known to `docker stack deploy` and are left out; each tmpfs is a mount, which
   everybody in the container may write to: Swarm gives it no owner.
 - Whatever holds Docker's socket runs on a manager.
@@ -75,9 +76,11 @@ def _service(service: Mapping[str, Any]) -> dict[str, Any]:
     ]
     kept = {name: value for name, value in service.items() if name not in _LEFT_OUT and value is not None}
     kept |= {"deploy": _deploy(service, mounts)}
-    if _SCALES in service.get("labels", {}):
-        # The check itself is the image's.
-        kept["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s"}
+    if service.get("restart") == "no":
+        kept["healthcheck"] = {"disable": True}
+    elif _SCALES in service.get("labels", {}):
+        # The check itself is the image's, and so is how long it has to fail.
+        kept["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s", "retries": 8}
     return kept | ({"volumes": mounts} if mounts else {}) | ({"ports": ports} if ports else {})
 
 
