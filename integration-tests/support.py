@@ -52,7 +52,9 @@ class Bank:
 
     def open(self, money: int = 0, subject: str = "alice") -> str:
         """Open an account with some money and return its id."""
-        account: str = self.post("/accounts", {"currency": "USD"}, subject=subject).json()["id"]
+        opened = self.post("/accounts", {"currency": "USD"}, subject=subject)
+        assert opened.status_code == 201, opened.text
+        account: str = opened.json()["id"]
         if money:
             assert self.post(f"/accounts/{account}/deposits", usd(money), subject=subject).status_code == 201
         return account

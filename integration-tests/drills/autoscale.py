@@ -173,6 +173,7 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
 def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
     """Run the drill and return what was not as promised."""
     stack = Autoscaled(bank)
+    bank.wait_until_answering(60)
     eventually(lambda: stack.replicas(START), 60)
     with transfers(bank, BASE_RATE) as load:
         say(f"{BASE_RATE:.0f} requests/s on {START} replicas")
