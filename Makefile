@@ -78,7 +78,7 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
-drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale|masking ARGS=…)
+drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
 	@[ -f "integration-tests/drills/$(DRILL).py" ] || { echo "DRILL= one of: $(notdir $(basename $(wildcard integration-tests/drills/*.py)))" >&2; exit 2; }
