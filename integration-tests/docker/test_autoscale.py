@@ -78,6 +78,16 @@ def next_image(bank: ComposedBank) -> Iterator[str]:
     bank.docker("rmi", name)
 
 
+@pytest.fixture
+def rollouts_rest(bank: ComposedBank) -> Iterator[None]:
+    """Keep rollout-service from removing what no rollout has started."""
+    service = bank.containers("rollout-service")
+    bank.docker("stop", *service)
+    yield
+    bank.docker("start", *service)
+
+
+@pytest.mark.usefixtures("rollouts_rest")
 def test_while_a_new_version_stands_beside_the_old_one_nothing_is_scaled(bank: ComposedBank, next_image: str) -> None:
     before = bank.containers(SERVICE)
     grow = ("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"{SERVICE}=3", SERVICE)
@@ -94,6 +104,7 @@ def test_while_a_new_version_stands_beside_the_old_one_nothing_is_scaled(bank: C
     eventually(lambda: status(bank)["why"] != "rolling", 60)
 
 
+@pytest.mark.usefixtures("rollouts_rest")
 def test_a_canary_is_neither_counted_nor_touched(bank: ComposedBank, next_image: str) -> None:
     canary = f"{SERVICE}-canary"
     start = ("--profile", "canary", "up", "--detach", "--no-deps", canary)
