@@ -2,9 +2,11 @@
 
 MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
+RELEASE ?= var/release.json
+INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills bench load autoscale lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills release registry deploy rollback bench load autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -81,8 +83,23 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
-	@[ -f "integration-tests/drills/$(DRILL).py" ] || { echo "DRILL= one of: $(notdir $(basename $(wildcard integration-tests/drills/*.py)))" >&2; exit 2; }
+	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }
 	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
+
+release: ## build, push and sign a release: make release REGISTRY=… COSIGN_KEY=cosign.key [RELEASE=var/release.json VERSION=…]
+	@scripts/ensure_docker.sh
+	@scripts/release.sh $(RELEASE)
+
+registry: ## a registry of images on this machine, for rehearsals: make registry DO=start|stop [REGISTRY_PORT=5000]
+	@scripts/local_registry.sh $(DO)
+
+deploy: ## deploy a release with a canary: make deploy [RELEASE=var/release.json INVENTORY=… ARGS="--extra-vars @settings.yml"]
+	@scripts/bootstrap.sh deploy
+	@.venv-ops/bin/ansible-playbook ansible/playbooks/deploy.yml --inventory $(INVENTORY) --extra-vars @$(RELEASE) $(ARGS)
+
+rollback: ## back to the version before, within seconds: make rollback [INVENTORY=… ARGS=…]
+	@scripts/bootstrap.sh deploy
+	@.venv-ops/bin/ansible-playbook ansible/playbooks/rollback.yml --inventory $(INVENTORY) $(ARGS)
 
 bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/bootstrap.sh dev

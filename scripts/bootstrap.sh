@@ -1,17 +1,25 @@
 #!/usr/bin/env bash
 # Make .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
-# `ops` (Ansible) gets an environment of its own, .venv-ops.
+# Ansible gets an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` has its collections as well.
 # Costs nothing when it is there already. PYTHON=… picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 set_name=${1:-run}
 requirements=requirements-$set_name.txt
-venv=.venv
-[ "$set_name" != ops ] || venv=.venv-ops
+case $set_name in
+    ops | deploy)
+        venv=.venv-ops
+        larger=deploy
+        ;;
+    *)
+        venv=.venv
+        larger=dev
+        ;;
+esac
 stamp=$venv/.requirements
 
-# The stamp names the installed set and its requirements; `dev` contains `run`.
+# The stamp names the installed set and its requirements; `dev` contains `run`, and `deploy` contains `ops`.
 stamp_of() {
     [ ! -f "requirements-$1.txt" ] || echo "$1 $(cksum <"requirements-$1.txt")"
 }
@@ -19,7 +27,7 @@ stamp_of() {
 installed() {
     local found
     found=$(cat "$stamp" 2>/dev/null) || return 1
-    [ "$found" = "$(stamp_of "$set_name")" ] || [ "$found" = "$(stamp_of dev)" ] || return 1
+    [ "$found" = "$(stamp_of "$set_name")" ] || [ "$found" = "$(stamp_of "$larger")" ] || return 1
     "$venv/bin/python" -c '' 2>/dev/null
 }
 
@@ -42,7 +50,7 @@ find_python() {
     fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; say run, dev or ops"
+[ -f "$requirements" ] || fail "there is no $requirements; say run, dev, ops or deploy"
 installed && exit 0
 
 # One at a time: `make run` and `make test` may both find nothing here.

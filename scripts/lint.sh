@@ -29,6 +29,9 @@ check shellcheck shellcheck .ci/run "${scripts[@]}"
 check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile
 check yamllint yamllint --strict .
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
+scripts/bootstrap.sh deploy || failed+=(ansible-lint)
+# Its own ansible is beside it, and nothing is fetched.
+check ansible-lint env "PATH=$root/.venv-ops/bin:$PATH" ansible-lint --offline --quiet --strict ansible
 check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
 check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
 for service in "${services[@]}"; do

@@ -12,8 +12,8 @@ what=${1:-all}
 [ $# -eq 0 ] || shift
 suites=(shared monitoring account-service transaction-service autoscale-service rollout-service)
 case $what in
-    all) suites+=(embedded docker) ;;
-    docker) suites=(docker) ;;
+    all) suites+=(embedded docker ansible) ;;
+    docker) suites=(docker ansible) ;;
 esac
 
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
@@ -36,7 +36,7 @@ run_suite() {
             [[ $suite != autoscale-service && $suite != rollout-service ]] || held='*'
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
-        embedded | docker) tests=integration-tests/$suite ;;
+        embedded | docker | ansible) tests=integration-tests/$suite ;;
     esac
     printf '\n== %s\n' "$suite"
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \

@@ -7,32 +7,18 @@ It all goes to VAR_DIR/docker. Secrets are made on first use and kept. Reads the
 
 import json
 import os
-import re
-import secrets
 import sys
 from pathlib import Path
 
-from scripts import lab_keys
+from scripts import lab_keys, stack_host
 from scripts.render_nginx import render
+from scripts.stack_host import write
 
-_SERVICES = ("account", "transaction")
-_POOLS = tuple(f"{name}-service" for name in _SERVICES)
+_POOLS = tuple(f"{name}-service" for name in stack_host.SERVICES)
 # The lab's token of the load that rollout-service makes; a production issuer gives one of its own.
 _SYNTHETIC_SECONDS = 10 * 365 * 86400
 # Of the image.
 _ROLLOUT_USER = 10001
-# Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
-_SINK = "http://nginx:8081/sink"
-_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file that containers can read, whole or not at all."""
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(text, encoding="utf-8")
-    # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to others.
-    half.chmod(0o644)
-    half.replace(path)
 
 
 def _give_to_rollout_service(folder: Path) -> None:
@@ -44,34 +30,18 @@ def _give_to_rollout_service(folder: Path) -> None:
         folder.chmod(0o777)
 
 
-def _password(path: Path) -> str:
-    if not path.exists():
-        _write(path, secrets.token_urlsafe(24))
-    return path.read_text(encoding="utf-8")
-
-
-def write_secrets(folder: Path, lab: lab_keys.LabSecrets) -> None:
-    """Write the secrets that are not there, and those that follow from others."""
-    _write(folder / "jwks", lab.jwks.read_text(encoding="utf-8"))
-    _write(folder / "service_token", lab.service_token.read_text(encoding="utf-8"))
-    _password(folder / "postgres_password")
-    users = []
-    for name in _SERVICES:
-        password = _password(folder / f"{name}_password")
-        _write(folder / f"{name}_database_url", f"postgresql+asyncpg://{name}:{password}@postgres:5432/{name}")
-        events = _password(folder / f"{name}_events_password")
-        _write(folder / f"{name}_events_url", f"nats://{name}:{events}@nats:4222")
-        users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
-    _password(folder / "monitor_password")
-    _password(folder / "autoscale_token")
-    _password(folder / "grafana_admin_password")
-    if not (folder / "synthetic_token").exists():
-        _write(folder / "synthetic_token", lab_keys.sign(lab.key, "rollout-service", ttl=_SYNTHETIC_SECONDS))
+def given_secrets(lab: lab_keys.LabSecrets, kept: Path) -> dict[str, str]:
+    """Return the secrets that the lab's issuer and the environment give; `kept` is the folder of those of before."""
+    given = {
+        "jwks": lab.jwks.read_text(encoding="utf-8"),
+        "service_token": lab.service_token.read_text(encoding="utf-8"),
+    }
+    if not (kept / "synthetic_token").exists():
+        given["synthetic_token"] = lab_keys.sign(lab.key, "rollout-service", ttl=_SYNTHETIC_SECONDS)
     for name in ("slack_webhook", "dead_mans_switch"):
-        source = os.environ.get(f"{name.upper()}_URL_FILE")
-        url = Path(source).read_text(encoding="utf-8").strip() if source else _SINK
-        _write(folder / f"{name}_url", url)
-    _write(folder / "nats_authorization", f"authorization {{ users: [\n{''.join(users)}] }}\n")
+        if source := os.environ.get(f"{name.upper()}_URL_FILE"):
+            given[f"{name}_url"] = Path(source).read_text(encoding="utf-8").strip()
+    return given
 
 
 def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
@@ -95,49 +65,12 @@ def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str
     )
 
 
-def memory_bytes(text: str) -> int:
-    """Return what Docker understands by a size like 256M. Raises ValueError."""
-    found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
-    if found is None:
-        raise ValueError(f"SERVICE_MEMORY={text}: say a size like 256M")
-    return int(found[1]) * _UNITS[found[2]]
-
-
-def prometheus_rules() -> str:
-    """Return recording rules that tell replicas, limits and target loads of this stack, as .env has them."""
-    rules = []
-    for name in _SERVICES:
-        figures = {
-            "replicas:configured": int(os.environ[f"{name.upper()}_SERVICE_REPLICAS"]),
-            "cpu:limit_cores": float(os.environ["SERVICE_CPUS"]),
-            "memory:limit_bytes": memory_bytes(os.environ["SERVICE_MEMORY"]),
-        }
-        for record, figure in figures.items():
-            labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
-            rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({figure})"})
-        target = float(os.environ[f"{name.upper()}_SERVICE_TARGET_RPS"])
-        labels = {"service": f"{name}-service", "metric": "requests_per_second"}
-        rules.append({"record": "autoscale:load:target", "labels": labels, "expr": f"vector({target})"})
-    # JSON is YAML.
-    return json.dumps({"groups": [{"name": "stack", "rules": rules}]}, indent=2)
-
-
-def probed_addresses(*, tls: bool) -> str:
-    """Return the targets of Prometheus' probe of the way in: a page of each service, through NGINX."""
-    base = f"{'https' if tls else 'http'}://nginx:8080/docs"
-    services = [f"{name}-service" for name in _SERVICES]
-    return json.dumps(
-        [{"targets": [f"{base}/{service}/openapi.json"], "labels": {"service": service}} for service in services],
-        indent=2,
-    )
-
-
 def write_tls(folder: Path) -> bool:
     """Write certificate and key, if the stack has them; tell whether NGINX speaks TLS."""
     files = {"bank.crt": os.environ.get("NGINX_TLS_CERTIFICATE"), "bank.key": os.environ.get("NGINX_TLS_KEY")}
     for name, source in files.items():
         if source:
-            _write(folder / name, Path(source).read_text(encoding="utf-8"))
+            write(folder / name, Path(source).read_text(encoding="utf-8"))
     return all(files.values())
 
 
@@ -157,8 +90,8 @@ def write_nginx(folder: Path, *, tls: bool) -> None:
         name = f"canary-{step}"
         prepared[name] = nginx_configuration(tls=tls, revision=name, canary_share=step)
     for name, text in prepared.items():
-        _write(folder / "prepared" / f"{name}.conf", text)
-    _write(folder / "nginx.conf", prepared["stable"])
+        write(folder / "prepared" / f"{name}.conf", text)
+    write(folder / "nginx.conf", prepared["stable"])
 
 
 class RolloutUnderWay(Exception):
@@ -177,9 +110,9 @@ def main() -> int:
     """Make everything."""
     folder = lab_keys.var_dir() / "docker"
     try:
-        for part in ("", "secrets", "tls", "nginx", "nginx/prepared", "prometheus"):
+        for part in ("", "tls", "nginx", "nginx/prepared"):
             (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in ("tls", "nginx/prepared", "prometheus"):
+        for part in ("tls", "nginx/prepared"):
             (folder / part).chmod(0o755)
         rollout = Path(os.environ.get("ROLLOUT_DIR") or folder / "rollout")
         rollout.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -187,11 +120,10 @@ def main() -> int:
         # rollout-service writes here, as a user of its own.
         for writable in (folder / "nginx", rollout):
             _give_to_rollout_service(writable)
-        write_secrets(folder / "secrets", lab_keys.ensure(lab_keys.var_dir() / "secrets"))
+        lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
         tls = write_tls(folder / "tls")
+        stack_host.make(folder, given_secrets(lab, folder / "secrets"), tls=tls)
         write_nginx(folder / "nginx", tls=tls)
-        _write(folder / "prometheus" / "rules.yml", prometheus_rules())
-        _write(folder / "prometheus" / "api.yml", probed_addresses(tls=tls))
     except RolloutUnderWay as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1

@@ -14,8 +14,6 @@ EMPTY = {
     "canary: Canary: requests A": _NO_ROLLOUT,
     "canary: Canary: slowest 5 % A": _NO_ROLLOUT,
     "canary: Share served A": _NO_ROLLOUT,
-    "canary: Share wanted A": _NO_ROLLOUT,
-    "canary: State A": _NO_ROLLOUT,
     "canary: Time A": _NO_ROLLOUT,
     "canary: Verdicts A": _NO_ROLLOUT,
 }

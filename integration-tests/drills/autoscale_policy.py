@@ -71,7 +71,7 @@ def tell(what: str, figure: int, *, most: int | None = None, least: int = 0) -> 
     return met
 
 
-async def main() -> int:
+async def run() -> int:
     """Run every world, and those that have to fail: a bar that nothing can miss shows nothing."""
     logging.disable(logging.CRITICAL)
     met = []
@@ -92,5 +92,10 @@ async def main() -> int:
     return 0 if all(met) else 1
 
 
+def main() -> int:
+    """Run every world."""
+    return asyncio.run(run())
+
+
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    sys.exit(main())

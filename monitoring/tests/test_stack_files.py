@@ -1,4 +1,4 @@
-"""What scripts/stack_files.py tells Prometheus and Alertmanager about a stack."""
+"""What scripts/stack_files.py and stack_host.py tell Prometheus and Alertmanager about a stack."""
 
 import json
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import stack_files
+from scripts import stack_files, stack_host
 
 STACK = {
     "ACCOUNT_SERVICE_REPLICAS": "3",
@@ -32,7 +32,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("text", "expected"), [("256M", 268435456), ("1g", 1073741824), ("64mb", 67108864), ("1024", 1024), ("5k", 5120)]
 )
 def test_sizes_are_read_as_docker_reads_them(text: str, expected: int) -> None:
-    assert stack_files.memory_bytes(text) == expected
+    assert stack_host.memory_bytes(text) == expected
 
 
 def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ import logging
 import math
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import httpx
 

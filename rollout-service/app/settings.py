@@ -25,5 +25,5 @@ class RolloutSettings(ProcessSettings):
     poll_seconds: float = Field(0.5, gt=0, description="How often the state is looked at.")
     judge_seconds: float = Field(2, gt=0, description="How often a canary is judged.")
     synthetic_rate: float = Field(4, gt=0, le=50, description="Requests of a rollout's own per second.")
-    min_requests: int = Field(50, ge=1, description="Requests that each canary service has to have answered.")
+    min_requests: int = Field(100, ge=1, description="Requests that each canary service has to have answered.")
     latency_ceiling: float = Field(1.0, gt=0, description="The slowest 5 % of a canary's answers may take so long.")

@@ -25,14 +25,14 @@ its errors only if stable fails them as well, which speaks for the canary.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Literal, TypeGuard
 
 Answer = Literal["promote", "rollback", "hold"]
 Figures = Mapping[str, Mapping[str, float | None]]
 
-# By reason, the invariants (all 0 when sound) whose breach rolls back at once.
+# All 0 when sound; a breach of one rolls back at once.
 INVARIANTS = ("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "consumer-lag")
 # Every reason of a verdict: values of a metric's label. With `hold`, one of the first group is a suspicion.
 REASONS = (
@@ -58,9 +58,6 @@ class TrackCounts:
     requests: float
     errors: float
     buckets: Mapping[str, float]
-
-
-_NOTHING = TrackCounts(0, 0, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +101,7 @@ class Policy:
     ceiling_floor: float = 0.01
     ceiling_limit: float = 0.1
     ratio: float = 15
-    tolerated_ratio: float = 5
+    tolerated_ratio: float = 8
     latency_alpha: float = 0.001
     # The share of pairs of requests in which the canary is the slower one (0.5 is no difference), and by how much.
     least_superiority: float = 0.6
@@ -147,52 +144,74 @@ class _Finding:
 
 def judge(samples: Samples, policy: Policy) -> Verdict:
     """Return the verdict on a step so far."""
-    measured = {one.service: _findings(one, policy) for one in samples.services if _usable(one)}
+    tracks = {one.service: _usable(one) for one in samples.services}
+    measured = {service: _findings(usable, policy) for service, usable in tracks.items() if usable}
     figures: dict[str, Mapping[str, float | None]] = {
         service: {name: value for finding in tests.values() for name, value in finding.figures.items()}
         for service, tests in measured.items()
     }
     figures["invariants"] = dict(samples.invariants)
 
-    def verdict(answer: Answer, reason: str) -> Verdict:
-        return Verdict(answer, reason, figures)
+    tests = [(reason, finding) for findings in measured.values() for reason, finding in findings.items()]
+    if harm := _breach(samples, policy) or next((reason for reason, finding in tests if finding.worse), None):
+        return Verdict("rollback", harm, figures)
+    if not samples.services or None in tracks.values() or not _known(samples):
+        return Verdict("hold", "no-data", figures)
+    if any(track.fewest < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
+        return Verdict("hold", "not-enough-samples", figures)
+    if doubt := next((reason for reason, finding in tests if not finding.content), None):
+        return Verdict("hold", doubt, figures)
+    if samples.seconds < policy.bake_seconds:
+        return Verdict("hold", "baking", figures)
+    return Verdict("promote", "healthy", figures)
 
+
+def _breach(samples: Samples, policy: Policy) -> str | None:
+    """Return the reason that the first broken invariant gives; None while none is known to be broken."""
     for name in INVARIANTS:
         value = samples.invariants.get(name)
         if _is_count(value) and value > (policy.lag_seconds if name == "consumer-lag" else 0):
-            return verdict("rollback", name.removesuffix("-lag"))
-    tests = [(reason, finding) for findings in measured.values() for reason, finding in findings.items()]
-    for reason, finding in tests:
-        if finding.worse:
-            return verdict("rollback", reason)
-    known = all(_is_count(samples.invariants.get(name)) for name in INVARIANTS) and _is_count(samples.seconds)
-    if not known or not samples.services or len(measured) < len(samples.services):
-        return verdict("hold", "no-data")
-    if any(_fewest(one) < policy.least_requests for one in samples.services):
-        return verdict("hold", "not-enough-samples")
-    for reason, finding in tests:
-        if not finding.content:
-            return verdict("hold", reason)
-    if samples.seconds < policy.bake_seconds:
-        return verdict("hold", "baking")
-    return verdict("promote", "healthy")
+            return name.removesuffix("-lag")
+    return None
 
 
-def _findings(counts: ServiceCounts, policy: Policy) -> dict[str, _Finding]:
-    """Return what the tests say of a service whose counts are usable, by the reason that they would give."""
-    stable, canary = _tracks(counts)
-    before = counts.before if counts.before and _sound(counts.before) else _NOTHING
-    errors = [(float(track.errors), float(track.requests)) for track in (canary, stable, before)]
-    bounds = _shared_bounds(counts)
+def _known(samples: Samples) -> bool:
+    """Tell whether every invariant and the age of the step are known."""
+    return _is_count(samples.seconds) and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Track:
+    """Counts that can be counts, with buckets by the number that `le` is."""
+
+    requests: float
+    errors: float
+    buckets: Mapping[float, float]
+
+    @property
+    def fewest(self) -> float:
+        """The fewest samples that a test of it rests on."""
+        return min(self.requests, self.buckets[math.inf])
+
+
+# Canary, stable, and stable before the step.
+_Tracks = tuple[_Track, _Track, _Track]
+_NOTHING = _Track(0.0, 0.0, {})
+
+
+def _findings(tracks: _Tracks, policy: Policy) -> dict[str, _Finding]:
+    """Return what the tests say of a service, by the reason that they would give."""
+    canary, stable, _ = tracks
+    bounds = _shared_bounds(canary, stable)
     finite = bounds[:-1]
     # Without a bound above the ceiling the last one is stricter than asked for, not laxer.
     ceiling = min((bound for bound in finite if bound >= policy.ceiling_seconds), default=finite[-1])
-    slow = [_slow(_by_bound(track), ceiling) for track in (canary, stable, before)]
-    widths = [_widths(_by_bound(track), bounds) for track in (canary, stable)]
+    errors = [(track.errors, track.requests) for track in tracks]
+    slow = [_slow(track.buckets, ceiling) for track in tracks]
     return {
         "errors": _rate("errors", errors, policy.error_floor, policy.error_limit, policy),
         "latency-ceiling": _rate("slow", slow, policy.ceiling_floor, policy.ceiling_limit, policy),
-        "latency": _latency(widths[0], widths[1], bounds, policy),
+        "latency": _latency(_widths(canary.buckets, bounds), _widths(stable.buckets, bounds), bounds, policy),
     }
 
 
@@ -257,14 +276,9 @@ def _latency(own: list[float], other: list[float], bounds: list[float], policy: 
     )
 
 
-def _by_bound(track: TrackCounts) -> dict[float, float]:
-    return {float(le): count for le, count in track.buckets.items()}
-
-
-def _shared_bounds(counts: ServiceCounts) -> list[float]:
+def _shared_bounds(canary: _Track, stable: _Track) -> list[float]:
     """Return the bounds of buckets that both tracks have; a release may change them."""
-    first, second = (_by_bound(track).keys() for track in _tracks(counts))
-    return sorted(first & second)
+    return sorted(canary.buckets.keys() & stable.buckets.keys())
 
 
 def _widths(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
@@ -280,35 +294,30 @@ def _mean(widths: list[float], bounds: list[float]) -> float:
     return sum(map(math.prod, zip(widths, middles))) / sum(widths)
 
 
-def _tracks(counts: ServiceCounts) -> Iterator[TrackCounts]:
-    return (track for track in (counts.stable, counts.canary) if track is not None)
+def _usable(counts: ServiceCounts) -> _Tracks | None:
+    """Return what the tests work on; None unless both tracks are measured, with buckets to compare."""
+    canary, stable = _sound(counts.canary), _sound(counts.stable)
+    if canary is None or stable is None or len(_shared_bounds(canary, stable)) < _FEWEST_BOUNDS:
+        return None
+    return canary, stable, _sound(counts.before) or _NOTHING
 
 
-def _usable(counts: ServiceCounts) -> bool:
-    """Tell whether both tracks are measured, with counts that can be counts and buckets to compare."""
-    sound = [_sound(track) for track in _tracks(counts)]
-    return len(sound) == 2 and all(sound) and len(_shared_bounds(counts)) >= _FEWEST_BOUNDS
-
-
-def _sound(track: TrackCounts) -> bool:
-    if not (_is_count(track.requests) and _is_count(track.errors) and track.errors <= track.requests):
-        return False
+def _sound(track: TrackCounts | None) -> _Track | None:
+    """Return the counts of a track; None if they cannot be counts."""
+    if track is None or not (_is_count(track.requests) and _is_count(track.errors) and track.errors <= track.requests):
+        return None
     try:
-        bounds = _by_bound(track)
+        buckets = {float(le): count for le, count in track.buckets.items()}
     except ValueError:
-        return False
-    counts = [bounds[bound] for bound in sorted(bounds)]
-    return (
+        return None
+    counts = [buckets[bound] for bound in sorted(buckets)]
+    sound = (
         all(map(_is_count, counts))
         and counts == sorted(counts)
-        and math.inf in bounds
-        and all(bound > 0 for bound in bounds)
+        and math.inf in buckets
+        and all(bound > 0 for bound in buckets)
     )
-
-
-def _fewest(counts: ServiceCounts) -> float:
-    """Return the fewest samples that a test of a service rests on."""
-    return min(min(track.requests, _by_bound(track)[math.inf]) for track in _tracks(counts))
+    return _Track(float(track.requests), float(track.errors), buckets) if sound else None
 
 
 def _is_count(value: float | None) -> TypeGuard[float]:

@@ -1,0 +1,141 @@
+#!/bin/bash
+# A rollout, step by step, for whoever drives it; beside docker-compose.yml and .env of the stack.
+#
+#   rollout.sh status | renew ID | promoted ID | abort REASON | restored | begin - <REQUEST.json
+#       what rollout-service is told; prints its state as JSON, ends with 3 where it refuses
+#   rollout.sh replicas PERCENT          how many replicas are at least that share of those that run, by service, as JSON
+#   rollout.sh canaries                  start the canaries that the variables *_CANARY_* describe
+#   rollout.sh provisioned ID            done once the canaries are ready and measured
+#   rollout.sh bring ID SERVICE IMAGE    start-first: beside each replica of another image one of this image
+#   rollout.sh previous                  start the pool that the variables *_PREVIOUS_* describe
+#   rollout.sh drain ID SERVICE IMAGE    stop the replicas that are not of this image, one after the other
+#   rollout.sh validate FILE             let NGINX check a configuration
+#
+# The last word of `provisioned`, `bring` and `drain` is `done` or `waiting`: say it again until it is done. Each call
+# takes a few seconds and renews the lease, so that nothing goes on when the driver is gone. ID `-` is no rollout.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+refused=3
+project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
+
+operate() {
+    docker compose exec -T rollout-service python -m app.operate "$@"
+}
+
+renew() {
+    [ "$1" = - ] || operate renew "$1" >/dev/null
+}
+
+# containers SERVICE [FILTER …]: ids of its running containers.
+containers() {
+    local service=$1 filters=()
+    shift
+    [ $# -eq 0 ] || filters=("${@/#/--filter=}")
+    docker ps --quiet --no-trunc --filter "label=com.docker.compose.project=$project" \
+        --filter "label=com.docker.compose.service=$service" "${filters[@]}"
+}
+
+# by_image SERVICE yes|no IMAGE [FILTER …]: those that are of an image, or that are not.
+by_image() {
+    local service=$1 of=$2 wanted container
+    wanted=$(docker image inspect --format '{{.Id}}' "$3")
+    shift 3
+    for container in $(containers "$service" "$@"); do
+        if [ "$(docker inspect --format '{{.Image}}' "$container")" = "$wanted" ]; then
+            [ "$of" = no ] || echo "$container"
+        else
+            [ "$of" = yes ] || echo "$container"
+        fi
+    done
+}
+
+count() {
+    wc --words <<<"$*"
+}
+
+variable() {
+    local upper=${1^^}
+    echo "${upper//-/_}_IMAGE"
+}
+
+provisioned() {
+    local status=0
+    renew "$1"
+    operate provisioned "$1" >/dev/null || status=$?
+    case $status in
+        0) echo 'done' ;;
+        "$refused") echo waiting ;;
+        *) return "$status" ;;
+    esac
+}
+
+bring() {
+    local service=$2 image=$3 old new healthy
+    renew "$1"
+    old=$(by_image "$service" no "$image")
+    new=$(by_image "$service" yes "$image")
+    healthy=$(by_image "$service" yes "$image" health=healthy)
+    if [ "$(count "$new")" -gt "$(count "$healthy")" ]; then
+        echo waiting
+    elif [ "$(count "$new")" -gt 0 ] && [ "$(count "$new")" -ge "$(count "$old")" ]; then
+        echo 'done'
+    else
+        env "$(variable "$service")=$image" docker compose up --detach --no-deps --no-recreate --quiet-pull \
+            --scale "$service=$(($(count "$old $new") + 1))" "$service" >&2
+        echo waiting
+    fi
+}
+
+drain() {
+    local old stopping=.draining-$2
+    renew "$1"
+    old=$(by_image "$2" no "$3" | head -n 1)
+    if [ -z "$old" ]; then
+        rm -f "$stopping"
+        echo 'done'
+        return
+    fi
+    # A replica that goes may take as long as its requests: stopped beside this, one at a time.
+    if [ "$(cat "$stopping" 2>/dev/null || true)" != "$old" ]; then
+        echo "$old" >"$stopping"
+        # shellcheck disable=SC2016
+        setsid sh -c 'docker stop "$1" && docker rm --volumes "$1"' sh "$old" >/dev/null 2>&1 </dev/null &
+    fi
+    echo waiting
+}
+
+validate() {
+    local check="cat >/run/nginx/check.conf && exec nginx -t -q -p /run/nginx/ -c /run/nginx/check.conf -e stderr"
+    if [ -n "$(containers nginx)" ]; then
+        docker compose exec -T nginx sh -ec "$check" <"$1"
+    else
+        docker compose run --rm --no-deps -T --entrypoint sh nginx -ec "$check" <"$1"
+    fi
+}
+
+replicas() {
+    local service
+    for service in account-service transaction-service; do
+        printf '"%s": %d\n' "$service" $((($(count "$(containers "$service")") * $1 + 99) / 100))
+    done | paste -sd , | sed 's/.*/{&}/'
+}
+
+up() {
+    docker compose up --detach --no-deps --quiet-pull "account-service-$1" "transaction-service-$1" >&2
+}
+
+case "${1-} $#" in
+    'status 1' | 'restored 1' | 'renew 2' | 'promoted 2' | 'abort 2' | 'begin 2') operate "$@" ;;
+    'replicas 2') replicas "$2" ;;
+    'canaries 1') up canary ;;
+    'previous 1') up previous ;;
+    'provisioned 2') provisioned "$2" ;;
+    'bring 4') bring "$2" "$3" "$4" ;;
+    'drain 4') drain "$2" "$3" "$4" ;;
+    'validate 2') validate "$2" ;;
+    *)
+        sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
+        exit 2
+        ;;
+esac

@@ -1,0 +1,84 @@
+"""A whole deployment to this machine, by the playbook that people use, with the services' real images."""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from plays import Registry, play, run
+
+from scripts import lab_keys, stack_files
+from scripts.embedded import ROOT
+from scripts.ports import free_port
+
+_DEPLOY = ROOT / "ansible/playbooks/deploy.yml"
+_OFFLINE = "docker/offline/images.env"
+
+
+def _offline_images() -> dict[str, str]:
+    """Return the base images made of Debian packages, where those are what this machine has."""
+    lines = (ROOT / _OFFLINE).read_text(encoding="utf-8").splitlines()
+    images = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    found = subprocess.run(["docker", "image", "inspect", *images.values()], capture_output=True, check=False)
+    return images if found.returncode == 0 else {}
+
+
+@pytest.fixture
+def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """The variables of a deployment of a real release, which is gone afterwards."""
+    offline = _offline_images()
+    release = tmp_path / "release.json"
+    run(
+        "scripts/release.sh",
+        str(release),
+        REGISTRY=f"{registry.address}/real",
+        COSIGN_KEY=str(registry.key("now")),
+        VERSION="deployed",
+        **offline,
+    )
+    variables = {
+        **settings,
+        **json.loads(release.read_text(encoding="utf-8")),
+        "banking_app_project": f"bank-deploy-{uuid.uuid4().hex[:8]}",
+        "banking_app_environment": {
+            "BANK_PORT": str(free_port()),
+            **({"COMPOSE_PROFILES": "", "OTEL_EXPORTER_OTLP_ENDPOINT": ""} if offline else {}),
+        },
+        "banking_app_environment_files": [_OFFLINE] if offline else [],
+    }
+    yield variables
+    if (tmp_path / "opt/.env").exists():
+        run("docker", "compose", "down", "--volumes", "--remove-orphans", cwd=tmp_path / "opt")
+    run("sh", "-c", f"docker image rm $(docker image ls --quiet '{registry.address}/*/*' | sort -u) --force")
+
+
+def test_a_deployment_serves_keeps_its_secrets_and_does_nothing_twice(
+    bank: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = play(_DEPLOY, bank)
+    assert not first.failed, first.output
+
+    port = bank["banking_app_environment"]["BANK_PORT"]
+    token = lab_keys.sign(tmp_path / "lab/lab-key.pem", "alice")
+    for path in ("accounts", "transactions"):
+        url = f"http://127.0.0.1:{port}/api/v1/{path}"
+        assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
+
+    folder = tmp_path / "opt"
+    secrets = folder / "var/docker/secrets"
+    assert (folder / ".env").stat().st_mode & 0o777 == 0o600
+    assert secrets.parent.stat().st_mode & 0o777 == 0o700
+    assert (secrets / "postgres_password").read_text(encoding="utf-8") not in first.output
+
+    # The role and `make up` render the one template with the same values.
+    rendered = (folder / "var/docker/nginx/prepared/canary-10.conf").read_text(encoding="utf-8")
+    monkeypatch.setenv("NGINX_TRACE_SHARE", "10%")
+    assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_share=10)
+
+    second = play(_DEPLOY, bank)
+    assert not second.failed, second.output
+    assert second.changed == 0, second.output

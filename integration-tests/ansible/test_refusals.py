@@ -1,0 +1,89 @@
+"""What the role banking_app refuses before anything is pulled or started. Real Cosign, a real registry."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from plays import Play, Registry, play, run
+
+# As far as a deployment looks before it changes anything.
+_LOOK = """
+- hosts: docker_hosts
+  tasks:
+    - ansible.builtin.include_role: {name: banking_app, tasks_from: "{{ item }}"}
+      loop: [preflight, verify, observe]
+"""
+
+
+def _look(tmp_path: Path, settings: dict[str, Any]) -> Play:
+    playbook = tmp_path / "look.yml"
+    playbook.write_text(_LOOK, encoding="utf-8")
+    return play(playbook, settings)
+
+
+def _with_image(settings: dict[str, Any], service: str, image: str) -> dict[str, Any]:
+    release = settings["banking_app_release"]
+    return {**settings, "banking_app_release": {**release, "images": {**release["images"], service: image}}}
+
+
+def test_a_signed_release_is_accepted_and_an_older_one_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    accepted = _look(tmp_path, settings)
+    assert not accepted.failed, accepted.output
+    record = Path(settings["banking_app_dir"]) / "deployed.json"
+    record.write_text(json.dumps({**settings["banking_app_release"], "release": 2, "version": "v2"}), encoding="utf-8")
+    refused = _look(tmp_path, settings)
+    assert refused.failed and "is older than" in refused.output
+    assert not _look(tmp_path, {**settings, "banking_app_allow_downgrade": True}).failed
+
+
+def test_the_next_key_is_accepted_beside_the_key_in_force(
+    tmp_path: Path, settings: dict[str, Any], registry: Registry
+) -> None:
+    keys = [str(registry.key(name).with_suffix(".pub")) for name in ("next", "now")]
+    assert not _look(tmp_path, {**settings, "banking_app_cosign_keys": keys}).failed
+
+
+@pytest.mark.parametrize("case", ["unsigned", "wrong key", "copied signature", "other service", "other release"])
+def test_what_is_not_signed_as_this_release_is_refused(
+    tmp_path: Path, settings: dict[str, Any], registry: Registry, case: str
+) -> None:
+    service = "account-service"
+    match case:
+        case "unsigned":
+            image = registry.push(service)
+        case "wrong key":
+            image = registry.signed(service, key="foreign")
+        case "copied signature":
+            image = registry.push(service)
+            _copy_signature(registry, settings["banking_app_release"]["images"][service], image)
+        case "other service":
+            image = settings["banking_app_release"]["images"]["transaction-service"]
+        case _:
+            image = registry.signed(service, release=7)
+    refused = _look(tmp_path, _with_image(settings, service, image))
+    assert refused.failed and "has no valid signature as account-service of release 1" in " ".join(
+        refused.output.split()
+    )
+
+
+def _copy_signature(registry: Registry, signed: str, unsigned: str) -> None:
+    """Put the signature of one image where Cosign looks for that of another."""
+    tags = registry.folder / "images/docker/registry/v2/repositories/bank/account-service/_manifests/tags"
+    source, target = (tags / image.split("@")[1].replace(":", "-") for image in (signed, unsigned))
+    run("cp", "--recursive", str(source), str(target))
+
+
+def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Registry) -> None:
+    refused = _look(
+        tmp_path, _with_image(settings, "account-service", f"{registry.address}/bank/account-service:latest")
+    )
+    assert refused.failed and "is no image reference with a digest" in " ".join(refused.output.split())
+
+
+@pytest.mark.parametrize("missing", ["banking_app_release", "banking_app_cosign_keys"])
+def test_what_has_no_default_is_asked_for(tmp_path: Path, settings: dict[str, Any], missing: str) -> None:
+    playbook = tmp_path / "deploy.yml"
+    playbook.write_text("- hosts: docker_hosts\n  gather_facts: false\n  roles: [banking_app]\n", encoding="utf-8")
+    refused = play(playbook, {name: value for name, value in settings.items() if name != missing})
+    assert refused.failed and missing in refused.output

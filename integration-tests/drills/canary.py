@@ -1,0 +1,450 @@
+"""Rollouts good and bad on a deployed stack under load: who is promoted, who is taken back, and that no client notices.
+
+    make drills DRILL=canary [ARGS="--only good,errors --rate 100"]
+
+It builds and signs releases (bad ones are the real images with a module that breaks them), deploys them with Ansible
+from a registry of its own, and prints a timeline and figures for each. Ends with 1 if one of them is not as promised.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
+
+# pylint: disable=wrong-import-position  # the path comes first
+from releases import SERVICES, DeployedBank, Deployment, Releases, run  # noqa: E402
+from support import eventually  # noqa: E402
+from traffic import Traffic, assert_one_effect_each, burst, traffic  # noqa: E402
+
+# Promised.
+MOST_SECONDS_IN = 30.0
+MOST_SECONDS_REVERT = 60.0
+MOST_SECONDS_BACK = 10.0
+SPLIT, TOLERANCE = 0.10, 0.01
+# A kept-alive client is served by a worker from before a reload for so long.
+RELOAD_SECONDS = 8.0
+STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_budget_seconds": 240}
+
+
+def say(text: str) -> None:
+    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+
+
+@dataclass
+class Drill:
+    """The stack, the releases, and what was not as promised."""
+
+    bank: DeployedBank
+    releases: Releases
+    rate: float
+    short: bool
+    good: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+    def check(self, holds: Any, promise: str) -> None:
+        """Take note of a promise that is not kept."""
+        say(f"  {'ok  ' if holds else 'NOT '} {promise}")
+        if not holds:
+            self.wrong.append(promise)
+
+    def next_good(self) -> Path:
+        """Make the next release that is good."""
+        version = f"good-{len(self.good)}"
+        release = self.releases.derive(version, "base", "none")
+        self.good.append(version)
+        return release
+
+    def check_quiet(self, result: Traffic, name: str) -> None:
+        """Check that no client noticed, and that the books are sound."""
+        for line in result.lost[:5]:
+            say(f"  lost: {line}")
+        slowest = max((one.seconds for one in result.seen), default=0)
+        self.check(
+            not result.lost, f"{name}: {len(result.lost)} of {result.sent} requests failed (slowest {slowest:.1f} s)"
+        )
+        assert_one_effect_each(self.bank, result)
+        self.bank.assert_ledger_is_sound()
+        report = self.bank.reconciled(60)
+        self.check(
+            (report["mismatches"], report["pending"]) == (0, 0),
+            f"{name}: the ledger holds; reconciliation: {report['mismatches']} mismatches, {report['pending']} pending",
+        )
+
+    def check_stable_alone(self, name: str, version: str) -> None:
+        """Check that stable has everything and nothing of a rollout is left."""
+        state = self.bank.state()
+        self.check(state["phase"] in ("idle", "done"), f"{name}: the state is {state['phase']} ({state['reason']})")
+        self.check(self.bank.revision() == "stable", f"{name}: NGINX serves by {self.bank.revision()}")
+        self.check(not self.bank.containers("canary"), f"{name}: canaries left: {self.bank.containers('canary')}")
+        served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).seen}
+        self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
+
+
+def timeline(state: dict[str, Any], began: float) -> None:
+    for note in state["history"]:
+        share = f"{note['weight']:3} %"
+        say(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
+
+
+@contextmanager
+def watched(bank: DeployedBank) -> Iterator[set[str]]:
+    """Yield the addresses of canaries, which are collected until the block ends."""
+    found: set[str] = set()
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(1.0):
+            found.update(bank.canary_addresses())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield found
+    finally:
+        stop.set()
+        thread.join()
+
+
+def moment(text: str) -> float:
+    whole, _, rest = text.rstrip("Z").partition(".")
+    return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{rest or 0}")
+
+
+def canary_lines(log: list[dict[str, Any]], addresses: set[str]) -> list[dict[str, Any]]:
+    """Return the lines of requests that were sent to a canary first."""
+    return [line for line in log if line["upstream"].split(",")[0].split(" ")[0] in addresses]
+
+
+# Good releases --------------------------------------------------------------------------------------------------------
+
+
+def good(drill: Drill) -> None:
+    """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
+    bank, release = drill.bank, drill.next_good()
+    counts = (2,) if drill.short else (1, 3, 5)
+    bake = 45 if drill.short else 150
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    with traffic(bank, drill.rate) as result:
+        process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
+        began = time.time()
+        try:
+            eventually(lambda: bank.state()["weight"] == 10 and process.poll() is None, 300)
+            time.sleep(RELOAD_SECONDS)
+            for count in counts:
+                split_at(drill, count)
+        except BaseException:
+            print(process.communicate()[0][-4000:] if process.poll() is not None else "")
+            raise
+        output, _ = process.communicate(timeout=1200)
+        ended = time.time()
+        time.sleep(5)
+    drill.check(process.returncode == 0, f"good: deployed in {ended - began:.0f} s")
+    if process.returncode:
+        print(output[-4000:])
+    state = bank.state()
+    timeline(state, began)
+    drill.check(state["outcome"] == "promoted", f"good: the outcome is {state['outcome']}")
+    cohorts(drill, result, state)
+    drill.check_quiet(result, "good")
+    drill.check_stable_alone("good", drill.good[-1])
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
+
+
+def split_at(drill: Drill, replicas: int) -> None:
+    """Measure the split by clients at a number of stable replicas."""
+    if not drill.short:
+        for service in SERVICES:
+            drill.bank.scale(service, replicas)
+        eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
+        time.sleep(6)
+    clients = [f"client-{n}" for n in range(10_000)]
+    seen = burst(drill.bank, clients)
+    drill.check(not seen.lost, f"good: {len(seen.lost)} of {seen.sent} lost at {replicas} replicas")
+    share = sum(one.track == "canary" for one in seen.seen) / max(1, len(seen.seen))
+    drill.check(
+        abs(share - SPLIT) <= TOLERANCE,
+        f"good: {share:.2%} of {seen.sent} clients on the canary at {replicas} stable replicas",
+    )
+
+
+def cohorts(drill: Drill, result: Traffic, state: dict[str, Any]) -> None:
+    """Check that no client changed sides within a step, and that the larger share kept the clients of the smaller."""
+    notes = [note for note in state["history"] if note["reason"].endswith("% of clients")]
+    ends = [note["at"] for note in notes[1:]] + [next(n["at"] for n in state["history"] if n["phase"] == "promoting")]
+    groups: list[set[str]] = []
+    for note, end in zip(notes, ends):
+        sides: dict[str, set[str]] = defaultdict(set)
+        for one in result.between(note["at"] + RELOAD_SECONDS, end - 1):
+            sides[one.client].add(one.track)
+        flipped = sum(len(tracks) > 1 for tracks in sides.values())
+        several = len(result.between(note["at"] + RELOAD_SECONDS, end - 1)) - len(sides)
+        drill.check(
+            flipped == 0,
+            f"good: {flipped} of {len(sides)} clients flipped at {note['weight']} % ({several} came again)",
+        )
+        groups.append({client for client, tracks in sides.items() if tracks == {"canary"}})
+    everybody = {one.client for one in result.between(notes[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
+    left = (groups[0] & everybody) - groups[-1]
+    drill.check(not left, f"good: {len(left)} clients left the canary when its share grew")
+
+
+# Bad releases ---------------------------------------------------------------------------------------------------------
+
+
+def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
+    """Return the rehearsal of a release with a fault, which has to be taken back for one of the reasons."""
+
+    def rehearse(drill: Drill) -> None:
+        bank, release = drill.bank, drill.releases.derive(f"bad-{fault}", "base", fault)
+        with traffic(bank, drill.rate) as result, watched(bank) as addresses:
+            time.sleep(5)
+            done = bank.deploy(release)
+            time.sleep(RELOAD_SECONDS)
+            ended = time.time()
+        taken_back(drill, fault, reasons, done)
+        lines = canary_lines(bank.edge_log(done.began), addresses)
+        first = next((moment(line["at"]) for line in lines if seen_by_edge(line)), None)
+        if first is not None:
+            last = max(moment(line["at"]) for line in lines)
+            requests = [line for line in lines if moment(line["at"]) >= first]
+            per_second = len(requests) / max(1.0, last - first)
+            drill.check(
+                last - first <= MOST_SECONDS_IN,
+                f"{fault}: {last - first:.1f} s from the first bad request to the last canary request"
+                f" ({len(requests)} of them, {per_second:.0f} per second)",
+            )
+        elif reasons != "ready":
+            drill.check(False, f"{fault}: no bad request was seen")
+        say(f"  {fault}: {sum(ended > one.at for one in result.seen)} answers, {len(lines)} asked of the canary first")
+        drill.check_quiet(result, fault)
+        drill.check_stable_alone(fault, drill.good[-1])
+
+    return rehearse
+
+
+def taken_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
+    state = drill.bank.state()
+    timeline(state, done.began)
+    drill.check(done.code != 0, f"{name}: the deployment fails ({done.ended - done.began:.0f} s)")
+    why = state["reason"]
+    drill.check(state["outcome"] == "rolled-back" and re.search(reasons, why), f"{name}: {state['outcome']}: {why}")
+    verdict = state["verdict"]
+    if verdict:
+        figures = {name: value for name, value in verdict["figures"].items() if name != "invariants"}
+        say(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
+
+
+def short(figures: dict[str, Any]) -> str:
+    wanted = ("canary_requests", "canary_errors", "stable_requests", "stable_errors", "slower_seconds")
+    return "; ".join(
+        f"{service}: " + ", ".join(f"{name} {of[name]:.4g}" for name in wanted if of.get(name) is not None)
+        for service, of in figures.items()
+    )
+
+
+def failed(line: dict[str, Any]) -> bool:
+    return line["upstream_status"].split(",")[0].strip().startswith("5")
+
+
+def any_request(_line: dict[str, Any]) -> bool:
+    return True
+
+
+def refused(drill: Drill) -> None:
+    """What is not signed with the key, or not what was signed, is refused before anything starts."""
+    bank, before = drill.bank, drill.bank.state()["id"]
+    release = drill.releases.derive("unsigned", "base", "none")
+    genuine = release.read_text(encoding="utf-8")
+    unsigned, other = drill.releases.unsigned_digest(), drill.releases.digest("base")
+    for name, text in {
+        "unsigned": drill.releases.with_image(genuine, "account-service", unsigned),
+        "tampered (a digest of another release)": drill.releases.with_image(genuine, "account-service", other),
+        "by tag": drill.releases.with_image(genuine, "account-service", "tag"),
+    }.items():
+        release.write_text(text, encoding="utf-8")
+        done = bank.deploy(release)
+        said = re.findall(r"(?:msg|fail_msg|stderr): *(.{0,160})", done.output)
+        drill.check(done.code != 0, f"refused: {name}: {said[-1] if said else done.output[-200:]!r}")
+        drill.check(
+            bank.state()["id"] == before and not bank.containers("canary"), f"refused: {name}: nothing was started"
+        )
+
+
+def prometheus_gone(drill: Drill) -> None:
+    """Prometheus stops while a good canary is judged: it waits, and is not promoted."""
+    bank, release = drill.bank, drill.next_good()
+    drill.good.pop()
+    with traffic(bank, drill.rate) as result:
+        process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
+        began = time.time()
+        eventually(lambda: bank.state()["id"] and bank.state()["weight"] == 10, 300)
+        bank.compose("stop", "prometheus")
+        try:
+            output, _ = process.communicate(timeout=600)
+        finally:
+            bank.compose("start", "prometheus")
+        done = Deployment(process.returncode, output, began, time.time())
+    taken_back(drill, "no Prometheus", "no verdict within 60 s .no-data", done)
+    drill.check_quiet(result, "no Prometheus")
+    drill.check_stable_alone("no Prometheus", drill.good[-1])
+    # It has to find the replicas again.
+    time.sleep(20)
+
+
+# Drivers that die -----------------------------------------------------------------------------------------------------
+
+TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "provisioning": lambda state: state["phase"] == "provisioning",
+    "canary 10 %": lambda state: state["phase"] == "canary" and state["weight"] == 10,
+    "canary 50 %": lambda state: state["phase"] == "canary" and state["weight"] == 50,
+    "promoting": lambda state: state["phase"] == "promoting",
+    "done": lambda state: state["phase"] == "done",
+}
+
+
+def killed(drill: Drill) -> None:
+    """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
+    bank = drill.bank
+    wanted = ("canary 10 %",) if drill.short else tuple(TRANSITIONS)
+    with traffic(bank, drill.rate) as result:
+        for name in wanted:
+            release = drill.next_good()
+            before = bank.state()["id"]
+            process = bank.start_deploy(release)
+            eventually(
+                lambda name=name, before=before: bank.state()["id"] != before and TRANSITIONS[name](bank.state()), 600
+            )
+            if name == "promoting":
+                time.sleep(6)
+            bank.kill(process)
+            died = time.time()
+            if name != "done":
+                drill.good.pop()
+            eventually(lambda: bank.state()["phase"] in ("idle", "done") and bank.revision() == "stable", 120)
+            eventually(lambda: not bank.containers("canary"), 60)
+            # Old and new ones beside each other end as well.
+            eventually(lambda: len({one.version for one in burst(bank, map(str, range(60))).seen}) == 1, 120)
+            took = time.time() - died
+            state = bank.state()
+            drill.check(
+                took <= MOST_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
+            )
+            drill.check_stable_alone(f"killed at {name}", drill.good[-1])
+        release = drill.next_good()
+        done = bank.deploy(release)
+        drill.check(done.code == 0, f"killed: a new deployment works at once ({done.ended - done.began:.0f} s)")
+        if done.code:
+            print(done.output[-4000:])
+    drill.check_quiet(result, "killed")
+
+
+def back(drill: Drill) -> None:
+    """After a promotion `make rollback` brings the version before within seconds, without pulling."""
+    bank = drill.bank
+    before = bank.state()
+    drill.check(before["phase"] == "done", f"back: the state is {before['phase']}")
+    with traffic(bank, drill.rate) as result:
+        time.sleep(3)
+        began = time.time()
+        process = subprocess.Popen(  # pylint: disable=consider-using-with  # waited for below
+            ["make", "rollback"],
+            cwd=_HERE.parent.parent,
+            env=bank.rollback_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        eventually(lambda: bank.revision() != "stable", 60)
+        switched = time.time()
+        output, _ = process.communicate(timeout=600)
+        ended = time.time()
+        time.sleep(RELOAD_SECONDS)
+    new = drill.good.pop()
+    last = max((one.at for one in result.seen if one.version == new and one.at < switched + 30), default=began)
+    drill.check(process.returncode == 0, f"back: `make rollback` ends after {ended - began:.0f} s")
+    if process.returncode:
+        print(output[-4000:])
+    timeline(bank.state(), began)
+    drill.check(
+        switched - began <= MOST_SECONDS_BACK,
+        f"back: NGINX serves the version before after {switched - began:.1f} s"
+        f" (last answer of the new one after {last - began:.1f} s)",
+    )
+    drill.check_quiet(result, "back")
+    drill.check_stable_alone("back", drill.good[-1])
+
+
+SCENARIOS: dict[str, Callable[[Drill], None]] = {
+    "good": good,
+    "back": back,
+    "errors": bad("errors", "errors", seen_by_edge=failed),
+    "some-errors": bad("some-errors", "errors", seen_by_edge=failed),
+    "slow": bad("slow", "latency", seen_by_edge=any_request),
+    "consumer": bad("consumer", "consumer|dead-letters", seen_by_edge=any_request),
+    "double-post": bad("double-post", "ledger-violation", seen_by_edge=failed),
+    "unready": bad("unready", "ready", seen_by_edge=any_request),
+    "refused": refused,
+    "prometheus": prometheus_gone,
+    "killed": killed,
+}
+
+
+def rehearse(folder: Path, names: list[str], rate: float, quick: bool) -> list[str]:
+    """Set everything up, rehearse, and return what was not as promised."""
+    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+    releases = Releases(folder, say)
+    try:
+        base = releases.build("base", offline)
+        bank = DeployedBank(folder, releases.public_key, offline, STEPS)
+        try:
+            done = bank.deploy(base)
+            assert done.code == 0, done.output[-6000:]
+            say(f"deployed for the first time in {done.ended - done.began:.0f} s")
+            bank.wait_until_answering()
+            drill = Drill(bank, releases, rate, quick, ["base"])
+            for name in names:
+                say(f"--- {name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
+                began = time.monotonic()
+                SCENARIOS[name](drill)
+                say(f"--- {name} took {time.monotonic() - began:.0f} s")
+            return drill.wrong
+        finally:
+            bank.close()
+    finally:
+        releases.close()
+
+
+def main() -> int:
+    """Rehearse what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
+    parser.add_argument("--rate", type=float, default=200, help="requests per second (default 200)")
+    parser.add_argument("--short", action="store_true", help="fewer replicas and transitions")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - SCENARIOS.keys():
+        parser.error(f"no such rehearsal: {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = rehearse(Path(folder), names, options.rate, options.short)
+    for line in wrong:
+        say(f"NOT AS PROMISED: {line}")
+    say(f"{len(names)} rehearsals, {len(wrong)} promises not kept")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

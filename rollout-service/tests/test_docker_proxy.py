@@ -1,0 +1,154 @@
+"""The socket proxy: Docker's own client gets what a rollout needs, and everybody else nothing."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+
+from app.docker_proxy import RolloutProxy
+
+PROJECT = "com.docker.compose.project"
+
+
+def labels(service: str, track: str | None, project: str = "bank") -> dict[str, str]:
+    known = {PROJECT: project, "com.docker.compose.service": service}
+    return known | ({"banking.track": track} if track else {})
+
+
+KNOWN = {
+    "1" * 64: labels("account-service", "stable"),
+    "2" * 64: labels("account-service", "stable"),
+    "3" * 64: labels("transaction-service", "stable"),
+    "4" * 64: labels("account-service-canary", "canary"),
+    "5" * 64: labels("account-service-previous", "previous"),
+    "6" * 64: labels("nginx", None),
+    "7" * 64: labels("postgres", None),
+    "8" * 64: labels("account-service-canary", "canary", "other"),
+    "9" * 64: labels("nginx", None, "other"),
+    "a" * 64: labels("postgres", "database"),
+}
+STABLE, SECOND, LAST, CANARY, PREVIOUS, NGINX, POSTGRES, FOREIGN, FOREIGN_NGINX, ODD = KNOWN
+
+
+class Engine:
+    """As much of Docker as the proxy asks; keeps the calls that change something."""
+
+    def __init__(self) -> None:
+        self.changes: list[str] = []
+        self.asked: list[dict[str, str]] = []
+
+    async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
+        path, query = scope["path"], dict(parse_qsl(scope["query_string"].decode()))
+        if scope["method"] != "GET":
+            self.changes.append(f"{scope['method']} {path}")
+        status, body = self.answer(path, query)
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": json.dumps(body).encode()})
+
+    def answer(self, path: str, query: dict[str, str]) -> tuple[int, Any]:
+        if path.endswith("/containers/json"):
+            self.asked.append(query)
+            wanted = [one.partition("=") for one in json.loads(query["filters"])["label"]]
+            return 200, [
+                {"Id": one, "Labels": of}
+                for one, of in KNOWN.items()
+                if all(of.get(name) == value if sign else name in of for name, sign, value in wanted)
+            ]
+        for one, of in KNOWN.items():
+            if one in path:
+                return 200, {"Id": one, "Config": {"Labels": of}}
+        return (200 if "/images/" in path or path.endswith(("_ping", "version")) else 404), {}
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+async def docker(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that says what it wants to the proxy."""
+    upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
+    transport = httpx.ASGITransport(app=RolloutProxy(upstream, "bank"))
+    async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
+        yield client
+
+
+@pytest.mark.parametrize("container", [CANARY, PREVIOUS, STABLE])
+async def test_replicas_may_be_looked_at_stopped_and_removed(
+    docker: httpx.AsyncClient, engine: Engine, container: str
+) -> None:
+    calls = [("GET", "/json"), ("POST", "/stop"), ("DELETE", "?v=True")]
+    for method, rest in calls:
+        assert (await docker.request(method, f"/v1.41/containers/{container}{rest}")).status_code == 200
+    assert len(engine.changes) == 2
+
+
+async def test_the_last_stable_replica_stays(docker: httpx.AsyncClient, engine: Engine) -> None:
+    answer = await docker.post(f"/containers/{LAST}/stop")
+    assert (answer.status_code, engine.changes) == (403, []) and "last" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("container", [NGINX, POSTGRES, FOREIGN, FOREIGN_NGINX, ODD, "f" * 64])
+async def test_others_are_not_there(docker: httpx.AsyncClient, engine: Engine, container: str) -> None:
+    for method, rest in [("GET", "/json"), ("POST", "/stop"), ("DELETE", "")]:
+        assert (await docker.request(method, f"/containers/{container}{rest}")).status_code == 404
+    assert engine.changes == []
+
+
+async def test_nginx_may_be_told_to_reload_and_nothing_else(docker: httpx.AsyncClient, engine: Engine) -> None:
+    assert (await docker.post(f"/v1.41/containers/{NGINX}/kill?signal=SIGHUP")).status_code == 200
+    for wrong in (
+        f"{NGINX}/kill",
+        f"{NGINX}/kill?signal=SIGKILL",
+        f"{POSTGRES}/kill?signal=SIGHUP",
+        f"{FOREIGN_NGINX}/kill?signal=SIGHUP",
+    ):
+        assert (await docker.post(f"/containers/{wrong}")).status_code in (403, 404)
+    assert len(engine.changes) == 1
+
+
+async def test_only_the_project_is_listed_whatever_is_asked_for(docker: httpx.AsyncClient, engine: Engine) -> None:
+    for filters in ({}, {"label": ["banking.track"]}, {"label": [f"{PROJECT}=other"]}):
+        answer = await docker.get("/containers/json", params={"all": "1", "filters": json.dumps(filters)})
+        assert answer.status_code == 200
+        assert f"{PROJECT}=bank" in json.loads(engine.asked[-1]["filters"])["label"]
+        assert all(one["Labels"][PROJECT] == "bank" for one in answer.json())
+    assert (await docker.get("/containers/json", params={"filters": "[]"})).status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/containers/create"),
+        ("POST", f"/containers/{CANARY}/start"),
+        ("POST", f"/containers/{CANARY}/exec"),
+        ("POST", f"/containers/{CANARY}/update"),
+        ("GET", f"/containers/{CANARY}/logs?stdout=1"),
+        ("GET", f"/containers/{CANARY}/archive?path=/"),
+        ("DELETE", f"/containers/{CANARY}?force=1"),
+        ("DELETE", f"/containers/{CANARY}?link=1"),
+        ("GET", "/images/json"),
+        ("GET", "/images/../containers/json/json"),
+        ("POST", "/images/create?fromImage=alpine"),
+        ("DELETE", "/images/bank"),
+        ("GET", "/info"),
+        ("GET", "/secrets"),
+        ("POST", "/build"),
+        ("POST", "/containers/prune"),
+    ],
+)
+async def test_all_else_is_refused(docker: httpx.AsyncClient, engine: Engine, method: str, path: str) -> None:
+    answer = await docker.request(method, path)
+    assert answer.status_code in (403, 404) and engine.changes == []
+
+
+async def test_an_image_is_looked_up_and_the_proxy_is_well_when_docker_is(docker: httpx.AsyncClient) -> None:
+    for path in (f"/v1.41/images/localhost:5000/bank/account-service@sha256:{'a' * 64}/json", "/version"):
+        assert (await docker.get(path)).status_code == 200
+    assert (await docker.get("/health/ready")).status_code == 200
+    for body in (b"{}", b"nonsense"):
+        assert (await docker.request("GET", "/version", content=body)).status_code == 403

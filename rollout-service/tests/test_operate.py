@@ -1,0 +1,109 @@
+"""What a driver says and hears, as it runs it."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from app import operate
+from app.state_file import StateFile
+from app.states import Rollout
+from shared.testing import Lab
+from tests.world import LEASE, NOW, at_step, done, others, promoting, request
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> StateFile:
+    return StateFile(tmp_path)
+
+
+@pytest.fixture
+def run(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run the command as the container does, at a given time."""
+    for name, value in {"PROJECT": "bank", "STATE_DIR": str(tmp_path), "AUTH_JWKS": str(lab.secrets.jwks)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(operate.time, "time", lambda: NOW)
+
+    def command(*arguments: str, given: str = "") -> int:
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
+        return operate.main(arguments)
+
+    return command
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_rollout_from_begin_to_done(
+    run: Run, file: StateFile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert run("begin", "-", given=request().model_dump_json()) == 0
+    rollout = shown(capsys)["id"]
+    assert rollout == "19700112T134640.000000Z"
+    canaries = others("canary", "b")
+    monkeypatch.setattr(operate.Containers, "observe", lambda _self: canaries)
+    monkeypatch.setattr(operate, "measured_canaries", lambda _url: {"account-service": 1})
+    assert run("provisioned", rollout) == operate.REFUSED
+    said = capsys.readouterr()
+    assert "transaction-service: Prometheus measures 0 of 1 canaries" in said.err
+    assert json.loads(said.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
+    monkeypatch.setattr(operate, "measured_canaries", lambda _url: {one.service: 1 for one in canaries})
+    canaries[0] = others("canary", "b", healthy=False)[0]
+    assert run("provisioned", rollout) == operate.REFUSED
+    assert "account-service: 0 of 1 canaries are healthy" in capsys.readouterr().err
+    canaries[0] = others("canary", "b")[0]
+    assert run("provisioned", rollout) == 0 and run("provisioned", rollout) == 0
+    capsys.readouterr()
+    assert run("renew", rollout) == 0 and shown(capsys)["phase"] == "canary"
+
+
+def test_the_end_of_a_rollout(run: Run, file: StateFile, capsys: pytest.CaptureFixture[str]) -> None:
+    file.change(lambda _state: promoting())
+    assert run("promoted", "one") == 0 and shown(capsys)["phase"] == "done"
+    assert run("abort", "because") == 0 and shown(capsys)["serving"] == "previous"
+    assert run("restored") == 0 and shown(capsys)["serving"] == "stable"
+    assert run("renew", "one") == operate.REFUSED
+    assert "not under way any more (rolling-back: because)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("state", [Rollout(), at_step(), done()])
+def test_the_status_changes_nothing(
+    run: Run, file: StateFile, capsys: pytest.CaptureFixture[str], state: Rollout
+) -> None:
+    file.change(lambda _state: state)
+    assert run("status") == 0 and shown(capsys)["phase"] == state.phase
+    assert file.load() == state
+
+
+@pytest.mark.parametrize(
+    "wrong", [(), ("dance",), ("renew",), ("renew", " "), ("abort",), ("abort", ""), ("status", "now"), ("begin", "x")]
+)
+def test_a_command_that_is_none_is_explained(
+    run: Run, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
+) -> None:
+    assert run(*wrong) == 2 and "abort REASON" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("{}", "begin: driver: Field required"),
+        ("nonsense", "begin: input: Invalid JSON"),
+        (request().model_dump_json().replace('"steps"', '"stepps"'), "begin: stepps: Extra inputs"),
+    ],
+)
+def test_a_request_that_is_wrong_is_explained(
+    run: Run, capsys: pytest.CaptureFixture[str], given: str, expected: str
+) -> None:
+    assert run("begin", "-", given=given) == 2 and expected in capsys.readouterr().err
+
+
+def test_without_a_disk_it_says_so(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tmp_path.joinpath("rollout.lock").mkdir()
+    assert run("status") == 1 and "cannot be kept" in capsys.readouterr().err

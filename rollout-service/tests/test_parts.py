@@ -1,0 +1,294 @@
+"""NGINX's configuration, Docker's client, Slack, the rollout's own requests, and all of it wired together."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+from docker.errors import APIError, ImageNotFound, NotFound
+
+from app import edge as edge_module
+from app import main, readiness, states
+from app.containers import Container, Containers, DockerFailed
+from app.edge import Edge, EdgeFailed
+from app.judge import load_record
+from app.judging import Judging
+from app.notify import Notifier, message
+from app.prometheus import FAILURES
+from app.samples import PrometheusSamples
+from app.settings import RolloutSettings
+from app.state_file import StateFile
+from app.states import SERVICES, Rollout
+from app.synthetic import Synthetic
+from shared.testing import Lab
+from tests.world import NOW, at_step, begun, done, verdict
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def client(answer: Answer) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+
+def away(_request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("nobody")
+
+
+# NGINX ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """NGINX's folder, with two configurations."""
+    tmp_path.joinpath("prepared").mkdir()
+    for name in ("stable", "canary-10"):
+        tmp_path.joinpath("prepared", f"{name}.conf").write_text(name, encoding="utf-8")
+    tmp_path.joinpath("nginx.conf").write_text("stable", encoding="utf-8")
+    return tmp_path
+
+
+async def test_a_configuration_is_in_force_when_nginx_says_so(folder: Path) -> None:
+    served = ["stable"]
+
+    def reload() -> None:
+        served[0] = folder.joinpath("nginx.conf").read_text(encoding="utf-8")
+
+    edge = Edge(folder, "http://nginx", client(lambda _request: httpx.Response(200, text=served[0])), reload)
+    await edge.apply("canary-10")
+    assert await edge.revision() == "canary-10"
+    assert sorted(path.name for path in folder.iterdir()) == ["nginx.conf", "prepared"]
+
+
+async def test_a_configuration_that_nginx_does_not_take_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_module, "_PATIENCE_SECONDS", 0.3)
+    stubborn = Edge(folder, "http://nginx", client(lambda _request: httpx.Response(200, text="stable")), lambda: None)
+    with pytest.raises(EdgeFailed, match="canary-10"):
+        await stubborn.apply("canary-10")
+    with pytest.raises(EdgeFailed, match="canary-99"):
+        await stubborn.apply("canary-99")
+    for nobody in (away, lambda _request: httpx.Response(500)):
+        assert await Edge(folder, "http://nginx", client(nobody), lambda: None).revision() is None
+
+
+# Docker ---------------------------------------------------------------------------------------------------------------
+
+
+def document(number: str, service: str, track: str, health: str = "healthy", running: bool = True) -> dict[str, Any]:
+    labels = {"com.docker.compose.service": service, "banking.track": track}
+    state = {"Running": running, "Health": {"Status": health}}
+    return {"Id": number, "Image": "sha256:a", "Config": {"Labels": labels}, "State": state}
+
+
+class Api:
+    """Docker's low-level client."""
+
+    def __init__(self) -> None:
+        self.documents = {
+            "1": document("1", "account-service", "stable"),
+            "2": document("2", "account-service-canary", "canary", "starting"),
+            "3": document("3", "transaction-service-previous", "previous", running=False),
+        }
+        self.listed = ["1", "2", "3", "gone"]
+        self.done: list[str] = []
+        self.fails: Exception | None = None
+
+    @property
+    def api(self) -> "Api":
+        return self
+
+    def containers(self, **_filters: Any) -> list[dict[str, str]]:
+        if self.fails:
+            raise self.fails
+        return [{"Id": one} for one in self.listed]
+
+    def inspect_container(self, number: str) -> dict[str, Any]:
+        if number not in self.documents:
+            raise NotFound("gone")
+        return self.documents[number]
+
+    def inspect_image(self, name: str) -> dict[str, str]:
+        if name == "missing":
+            raise ImageNotFound("missing")
+        return {"Id": f"id of {name}"}
+
+    def stop(self, number: str) -> None:
+        if number == "gone":
+            raise NotFound("gone")
+        self.done.append(f"stop {number}")
+
+    def remove_container(self, number: str, v: bool) -> None:  # pylint: disable=invalid-name
+        self.done.append(f"remove {number} {v}")
+
+    def kill(self, number: str, signal: str) -> None:
+        self.done.append(f"{signal} {number}")
+
+
+def test_containers_are_seen_by_service_and_track_and_removed_gently() -> None:
+    api = Api()
+    containers = Containers("tcp://proxy", "bank", lambda _url: api)  # type: ignore[arg-type,return-value]
+    found = containers.observe()
+    assert [(one.service, one.track, one.running, one.healthy) for one in found] == [
+        ("account-service", "stable", True, True),
+        ("account-service", "canary", True, False),
+        ("transaction-service", "previous", False, False),
+    ]
+    containers.remove([found[1], Container("gone", "account-service", "canary", "", True, True)])
+    assert api.done == ["stop 2", "remove 2 True"]
+    assert containers.image_ids({"account-service": "x", "transaction-service": "missing"}) == {
+        "account-service": "id of x"
+    }
+    api.listed, api.done = ["9"], []
+    containers.reload_edge()
+    assert api.done == ["SIGHUP 9"]
+    api.listed = []
+    with pytest.raises(DockerFailed, match="does not run"):
+        containers.reload_edge()
+    for error in (APIError("no"), requests.ConnectionError("no")):
+        api.fails = error
+        with pytest.raises(DockerFailed, match="list the containers"):
+            containers.observe()
+
+
+def test_what_prometheus_does_not_say_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = [{"metric": {"service": "account-service"}, "value": [0, "2"]}]
+    answers: list[Any] = [
+        httpx.Response(200, json={"data": {"result": result}}),
+        httpx.Response(500),
+        httpx.Response(200, json={"data": None}),
+        httpx.Response(200, text="nonsense"),
+    ]
+
+    def get(url: str, **_more: Any) -> httpx.Response:
+        answer: httpx.Response = answers.pop(0)
+        answer.request = httpx.Request("GET", url)
+        return answer
+
+    monkeypatch.setattr(readiness.httpx, "get", get)
+    assert readiness.measured_canaries("http://prometheus") == {"account-service": 2}
+    assert [readiness.measured_canaries("http://prometheus") for _ in range(3)] == [{}, {}, {}]
+
+
+# Slack ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_says_what_happened_and_why() -> None:
+    state = at_step()
+    note = state.history[-1]
+    sent = message(state, note)["attachments"][0]
+    assert sent["title"] == "[ROLLOUT] v2 · canary · step 1"
+    assert "10 % of clients" in sent["text"] and "by ansible" in sent["text"]
+    judged = judged_unsound()
+    told = message(judged, judged.history[-1])["attachments"][0]
+    assert told["color"] == "danger"
+    assert "account-service: 1 of 120 failed (stable 0 of 900), +10 ms" in told["text"]
+    assert "ledger-imbalance: 4.0" in told["text"]
+    assert message(done(), done().history[-1])["attachments"][0]["color"] == "good"
+
+
+def judged_unsound() -> Rollout:
+    figures = verdict("rollback", "ledger-imbalance")
+    figures["figures"]["invariants"] = {"ledger-imbalance": 4.0}
+    return states.judged(at_step(), 0, figures, NOW)
+
+
+async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
+    seen: list[Any] = []
+
+    def slack(request: httpx.Request) -> httpx.Response:
+        seen.append(json.loads(request.content))
+        return httpx.Response(200)
+
+    state = begun()
+    await Notifier(client(slack), "http://hooks.example/secret").tell(state, state.history[0])
+    assert len(seen) == 1
+    before = FAILURES.labels("notify")._value.get()  # pylint: disable=protected-access
+    await Notifier(client(away), "http://hooks.example/secret").tell(state, state.history[0])
+    await Notifier(client(away), None).tell(state, state.history[0])
+    assert FAILURES.labels("notify")._value.get() == before + 1  # pylint: disable=protected-access
+    assert "secret" not in caplog.text
+
+
+# Verdicts -------------------------------------------------------------------------------------------------------------
+
+
+def make_settings(lab: Lab, folder: Path, **changes: Any) -> RolloutSettings:
+    values = {"auth_jwks": str(lab.secrets.jwks), "project": "bank", "state_dir": folder, "nginx_dir": folder}
+    return RolloutSettings(**{**values, **changes})
+
+
+async def test_every_verdict_is_kept_and_of_old_rollouts_only_the_last(lab: Lab, tmp_path: Path) -> None:
+    for number in range(25):
+        tmp_path.joinpath("verdicts", f"0{number:02}").mkdir(parents=True)
+    judging = Judging(PrometheusSamples("http://prometheus", client(away)), make_settings(lab, tmp_path))
+    state = at_step()
+    for _ in range(2):
+        found = await judging.verdict(state, NOW + 5)
+        assert (found["verdict"], found["reason"]) == ("hold", "no-data")
+    kept = sorted(tmp_path.joinpath("verdicts", "one").iterdir())
+    assert [path.name for path in kept] == ["001.json", "002.json"]
+    assert load_record(kept[0]).about == {"rollout": "one", "version": "v2", "step": 0, "weight": 10}
+    assert len(list(tmp_path.joinpath("verdicts").iterdir())) == 20
+
+
+# The rollout's own requests -------------------------------------------------------------------------------------------
+
+
+async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures() -> None:
+    asked: list[tuple[str, str, str]] = []
+    failing = [True]
+
+    def bank(request: httpx.Request) -> httpx.Response:
+        if failing and failing.pop():
+            return httpx.Response(503)
+        asked.append((request.method, request.url.path, request.headers["X-Canary"]))
+        if request.method == "POST":
+            assert request.headers["Idempotency-Key"]
+        return httpx.Response(201, json={"id": f"account-{len(asked)}"})
+
+    synthetic = Synthetic(client(bank), "http://nginx", "token", 1000)
+    task = asyncio.create_task(synthetic.run())
+    await asyncio.sleep(0.05)
+    assert asked == [], "it is off"
+    synthetic.on = True
+    while len(asked) < 10:
+        await asyncio.sleep(0.02)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    transfers = [track for method, path, track in asked if path == "/api/v1/transfers"]
+    assert transfers[:2] in (["always", "never"], ["never", "always"])
+    assert ("GET", "/api/v1/transactions", "always") in asked
+
+
+# All of it ------------------------------------------------------------------------------------------------------------
+
+
+async def test_the_service_watches_and_shows_the_state(lab: Lab, tmp_path: Path) -> None:
+    StateFile(tmp_path).change(lambda _state: done())
+    settings = make_settings(
+        lab,
+        tmp_path,
+        poll_seconds=0.01,
+        edge_url="http://127.0.0.1:9",
+        docker_url="tcp://127.0.0.1:9",
+        slack_webhook_url="http://127.0.0.1:9/",
+        synthetic_token="token",
+    )
+    application = main.create(settings)
+    async with application.app.router.lifespan_context(application.app):
+        transport = httpx.ASGITransport(app=application)
+        async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as asking:
+            # What was warm for so long has gone.
+            async with asyncio.timeout(20):
+                while (status := (await asking.get("/status")).json())["phase"] != "idle":
+                    await asyncio.sleep(0.01)
+            assert 'state="idle",' in (await asking.get("/metrics")).text
+            assert (await asking.get("/health/ready")).status_code == 200
+    assert set(status["images"]) == set(SERVICES)

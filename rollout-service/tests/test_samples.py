@@ -1,0 +1,212 @@
+"""What is read from Prometheus: from a real one, and from answers of every other kind."""
+
+import math
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from app.samples import Metrics, Moments, PrometheusSamples
+from app.verdict import INVARIANTS, Policy, Samples, TrackCounts, judge
+from tests.support import RealPrometheus, Replica
+
+SERVICES = ("account-service", "transaction-service")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[httpx.AsyncClient]:
+    """A client for the network."""
+    async with httpx.AsyncClient() as client:
+        yield client
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[RealPrometheus]:
+    """A real Prometheus; skips, visibly, where it cannot be had."""
+    binary = shutil.which("prometheus")
+    if not binary:
+        pytest.skip("prometheus is not installed; on Debian: apt-get install prometheus")
+    running = RealPrometheus(binary, tmp_path)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def replicas() -> Iterator[list[Replica]]:
+    """A stable replica and a canary of each service, the stable ones with a past."""
+    found = [Replica(service, track) for service in SERVICES for track in ("stable", "canary")]
+    for one in found:
+        one.answer(5000, 40, "/health/ready")
+        if one.track == "stable":
+            one.answer(1000, 7)
+            one.answer(1000, 3, "/api/v1/other")
+    yield found
+    for one in found:
+        one.close()
+
+
+def of(samples: Samples, service: str, track: str) -> TrackCounts | None:
+    """Return the counts of one track."""
+    found: TrackCounts | None = getattr(next(one for one in samples.services if one.service == service), track)
+    return found
+
+
+# A real Prometheus ----------------------------------------------------------------------------------------------------
+
+
+async def test_counts_are_exact(prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient) -> None:
+    stable, canary, *others = replicas
+    second = Replica("account-service", "stable")
+    second.answer(50, 5)
+    everyone = [*replicas, second]
+    prometheus.scrape(everyone)
+    began = prometheus.settle(everyone)
+    stable.answer(900, 2)
+    canary.answer(400, 1)
+    for one in others:
+        one.answer(300 if one.track == "stable" else 150)
+    # One replica begins again at 0, one leaves and one comes: what they answered in the step counts.
+    second.requests.clear()
+    second.answer(30, 2)
+    late = Replica("account-service", "stable")
+    late.answer(40, 4)
+    everyone.append(late)
+    prometheus.scrape(everyone)
+    prometheus.settle(everyone)
+    prometheus.scrape(everyone[:-1])
+    prometheus.forget(late)
+    moments = Moments(began, prometheus.settle(everyone[:-1]), began)
+    samples = await PrometheusSamples(prometheus.url, client).read(moments)
+    late.close()
+    second.close()
+
+    assert samples.seconds == moments.now - began
+    assert of(samples, "account-service", "stable") == counts(900 + 30 + 40, 2 + 2 + 4)
+    assert of(samples, "account-service", "canary") == counts(400, 1)
+    assert of(samples, "account-service", "before") == counts(2050, 15)
+    assert of(samples, "transaction-service", "stable") == counts(300, 0)
+    assert of(samples, "transaction-service", "canary") == counts(150, 0)
+    assert samples.invariants == dict.fromkeys(INVARIANTS, 0.0)
+    assert judge(samples, Policy(bake_seconds=0.1)).verdict == "promote"
+
+
+def counts(requests: float, errors: float) -> TrackCounts:
+    """Return what a replica of the tests counts: every request took less than 0.1 s and more than 0.01 s."""
+    return TrackCounts(
+        requests, errors, {"0.01": 0, "0.1": requests, "1.0": requests, "2.5": requests, "+Inf": requests}
+    )
+
+
+async def test_what_is_not_measured_is_held(
+    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
+    stable, canary, *_ = replicas
+    prometheus.scrape(replicas)
+    began = prometheus.settle(replicas)
+    for one in replicas:
+        one.answer(1000)
+    moments = Moments(began, prometheus.settle(replicas), began)
+    policy = Policy(bake_seconds=0.1)
+
+    async def verdict(now: float, metrics: Metrics = Metrics()) -> tuple[str, str]:
+        source = PrometheusSamples(prometheus.url, client, metrics=metrics)
+        found = judge(await source.read(replace(moments, now=now)), policy)
+        return found.verdict, found.reason
+
+    assert await verdict(moments.now) == ("promote", "healthy")
+    for name in ("requests", "durations", "imbalance", "violations", "mismatches", "consumed", "lag"):
+        assert await verdict(moments.now, Metrics(**{name: "bank_misspelt"})) == ("hold", "no-data"), name
+
+    # The canary goes on being told of for minutes, but it does not answer.
+    canary.well = False
+    assert await verdict(prometheus.settle([stable])) == ("hold", "no-data")
+    canary.well = True
+    assert await verdict(prometheus.settle(replicas)) == ("promote", "healthy")
+    # And one that DNS does not know any more.
+    prometheus.scrape([one for one in replicas if one is not canary])
+    prometheus.forget(canary)
+    assert await verdict(prometheus.settle([stable])) == ("hold", "no-data")
+
+    prometheus.close()
+    assert await verdict(moments.now) == ("hold", "no-data")
+
+
+async def test_a_broken_invariant_is_seen_if_it_is_new(
+    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
+    stable, canary, ledger_reader, canary_reader = replicas
+    imbalance, mismatches = 'bank_ledger_imbalance{currency="EUR"}', "bank_reconciliation_mismatches{}"
+    stable.figures[imbalance] = canary.figures[imbalance] = -5
+    ledger_reader.figures[mismatches] = 2
+    prometheus.scrape(replicas)
+    began = prometheus.settle(replicas)
+    source = PrometheusSamples(prometheus.url, client)
+
+    async def invariants() -> dict[str, float | None]:
+        now = prometheus.settle(replicas)
+        return dict((await source.read(Moments(began, now, began))).invariants)
+
+    assert await invariants() == dict.fromkeys(INVARIANTS, 0.0)
+    stable.figures[imbalance] = 7
+    canary.figures['bank_ledger_violations_total{constraint="a"}'] = 1
+    canary_reader.figures[mismatches] = 3
+    canary_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 4
+    canary_reader.figures['bank_events_consumed_total{outcome="failed"}'] = 5
+    canary_reader.figures["bank_consumer_lag_seconds{}"] = 90.5
+    broken = {"ledger-imbalance": 12, "ledger-violation": 1, "reconciliation": 1, "dead-letters": 4, "consumer": 5}
+    assert await invariants() == {**broken, "consumer-lag": 90}
+    # What stable's own consumer gives up on is not the canary's doing.
+    canary_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 0
+    ledger_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 9
+    stable.figures[imbalance] = canary.figures[imbalance] = math.nan
+    seen = await invariants()
+    assert seen["dead-letters"] == 0
+    assert math.isnan(seen["ledger-imbalance"] or 0)
+
+
+# Answers of every other kind ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        httpx.Response(500, text="no"),
+        httpx.Response(200, text="no JSON"),
+        httpx.Response(200, json={"status": "success"}),
+        httpx.Response(200, json={"data": {"result": [{"metric": {}}]}}),
+        httpx.Response(200, json={"data": {"result": [{"metric": {}, "value": [1, "many"]}]}}),
+        httpx.Response(200, json={"data": {"result": []}}),
+        httpx.Response(200, json=[]),
+    ],
+)
+async def test_an_answer_that_cannot_be_used_is_held(answer: httpx.Response) -> None:
+    transport = httpx.MockTransport(lambda _request: httpx.Response(answer.status_code, content=answer.content))
+    async with httpx.AsyncClient(transport=transport) as client:
+        samples = await PrometheusSamples("http://prometheus:9090/", client).read(Moments(100, 160, 100))
+    assert judge(samples, Policy()).reason == "no-data"
+    assert [one.service for one in samples.services] == list(SERVICES)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no url", "http://[", "ftp://x"])
+async def test_a_prometheus_that_cannot_be_reached_is_held(url: str, client: httpx.AsyncClient) -> None:
+    samples = await PrometheusSamples(url, client).read(Moments(100, 160, 100))
+    assert judge(samples, Policy()).reason == "no-data"
+
+
+async def test_an_old_up_is_no_sign_of_life() -> None:
+    def told(age: float) -> httpx.MockTransport:
+        def answer(request: httpx.Request) -> httpx.Response:
+            query = httpx.QueryParams(request.content.decode())["query"]
+            metric = {"service": "account-service", "track": "canary", "instance": "a", "version": "1", "le": "+Inf"}
+            value = 1000 - age if query.startswith("timestamp") else 1
+            return httpx.Response(200, json={"data": {"result": [{"metric": metric, "value": [0, str(value)]}]}})
+
+        return httpx.MockTransport(answer)
+
+    for age, measured in ((5, True), (30, False)):
+        async with httpx.AsyncClient(transport=told(age)) as client:
+            samples = await PrometheusSamples("http://prometheus", client).read(Moments(900, 1000, 900))
+        assert (of(samples, "account-service", "canary") is not None) == measured

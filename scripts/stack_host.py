@@ -1,0 +1,130 @@
+"""Make what a host of the stack has to itself: its secrets, and what its Prometheus has to know.
+
+    python3 -m scripts.stack_host FOLDER < GIVEN.json
+
+GIVEN.json maps names of secrets to their values; those that are not given are made on first use and kept. Prints the
+files that changed, one a line. Reads the variables of .env from the environment. Needs nothing but Python: Ansible runs
+it on hosts, scripts/stack_files.py for `make up`.
+"""
+
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+SERVICES = ("account", "transaction")
+# Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
+_SINK = "http://nginx:8081/sink"
+_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def write(path: Path, text: str) -> bool:
+    """Write a file that containers can read, whole or not at all; tell whether anything changed."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    half = path.with_name(f".{path.name}.half")
+    half.write_text(text, encoding="utf-8")
+    # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to others.
+    half.chmod(0o644)
+    half.replace(path)
+    return True
+
+
+def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """Return every secret by the name of its file: given, kept from before, or new. Raises KeyError without `jwks`."""
+    known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+
+    def value(name: str) -> str:
+        return given.get(name) or known.get(name) or secrets.token_urlsafe(24)
+
+    values = {"jwks": given.get("jwks") or known["jwks"], "service_token": value("service_token")}
+    # Without one that the issuer has signed, rollout-service can send no requests of its own: it is known to nobody.
+    values["synthetic_token"] = value("synthetic_token")
+    for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
+        values[name] = value(name)
+    users = []
+    for name in SERVICES:
+        password = values[f"{name}_password"] = value(f"{name}_password")
+        events = values[f"{name}_events_password"] = value(f"{name}_events_password")
+        values[f"{name}_database_url"] = f"postgresql+asyncpg://{name}:{password}@postgres:5432/{name}"
+        values[f"{name}_events_url"] = f"nats://{name}:{events}@nats:4222"
+        users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
+    values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n"
+    for name in ("slack_webhook_url", "dead_mans_switch_url"):
+        values[name] = given.get(name) or _SINK
+    unknown = sorted(set(given) - set(values))
+    if unknown:
+        raise ValueError(f"there are no secrets called {', '.join(unknown)}")
+    return values
+
+
+def memory_bytes(text: str) -> int:
+    """Return what Docker understands by a size like 256M. Raises ValueError."""
+    found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
+    if found is None:
+        raise ValueError(f"SERVICE_MEMORY={text}: say a size like 256M")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def prometheus_rules() -> str:
+    """Return recording rules that tell replicas, limits and target loads of this stack, as .env has them."""
+    rules = []
+    for name in SERVICES:
+        figures = {
+            "replicas:configured": int(os.environ[f"{name.upper()}_SERVICE_REPLICAS"]),
+            "cpu:limit_cores": float(os.environ["SERVICE_CPUS"]),
+            "memory:limit_bytes": memory_bytes(os.environ["SERVICE_MEMORY"]),
+        }
+        for record, figure in figures.items():
+            labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
+            rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({figure})"})
+        target = float(os.environ[f"{name.upper()}_SERVICE_TARGET_RPS"])
+        labels = {"service": f"{name}-service", "metric": "requests_per_second"}
+        rules.append({"record": "autoscale:load:target", "labels": labels, "expr": f"vector({target})"})
+    # JSON is YAML.
+    return json.dumps({"groups": [{"name": "stack", "rules": rules}]}, indent=2)
+
+
+def probed_addresses(*, tls: bool) -> str:
+    """Return the targets of Prometheus' probe of the way in: a page of each service, through NGINX."""
+    base = f"{'https' if tls else 'http'}://nginx:8080/docs"
+    services = [f"{name}-service" for name in SERVICES]
+    return json.dumps(
+        [{"targets": [f"{base}/{service}/openapi.json"], "labels": {"service": service}} for service in services],
+        indent=2,
+    )
+
+
+def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
+    """Make everything below a folder; return the files that changed. Raises KeyError, ValueError, OSError."""
+    for part in ("", "secrets", "prometheus"):
+        (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "prometheus").chmod(0o755)
+    files = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
+    files[folder / "prometheus" / "rules.yml"] = prometheus_rules()
+    files[folder / "prometheus" / "api.yml"] = probed_addresses(tls=tls)
+    return [path for path, text in files.items() if write(path, text)]
+
+
+def main() -> int:
+    """Make everything below the folder that the arguments name."""
+    if len(sys.argv) != 2:
+        print("usage: python3 -m scripts.stack_host FOLDER < GIVEN.json", file=sys.stderr)
+        return 2
+    try:
+        changed = make(Path(sys.argv[1]), json.load(sys.stdin), tls=bool(os.environ.get("NGINX_TLS_CERTIFICATE")))
+    except KeyError as error:
+        print(f"stack: missing: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, changed)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
