@@ -9,32 +9,18 @@
 #   rollout.sh bring ID SERVICE IMAGE    start-first: beside each replica of another image one of this image
 #   rollout.sh previous                  start the pool that the variables *_PREVIOUS_* describe
 #   rollout.sh drain ID SERVICE IMAGE    stop the replicas that are not of this image, one after the other
-#   rollout.sh rest | go-on              let the autoscaler rest while replicas are replaced
 #   rollout.sh validate FILE             let NGINX check a configuration
 #
 # The last word of `provisioned`, `bring` and `drain` is `done` or `waiting`: say it again until it is done. Each call
 # takes a few seconds and renews the lease, so that nothing goes on when the driver is gone. ID `-` is no rollout.
 set -euo pipefail
-shopt -s inherit_errexit
 cd "$(dirname "$0")"
 
 refused=3
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
-# in_service SERVICE WORDS …: without compose, which takes its time before it does anything.
-in_service() {
-    local service=$1 container
-    shift
-    container=$(containers "$service" | head -n 1)
-    if [ -z "$container" ]; then
-        echo "$service does not run" >&2
-        return 1
-    fi
-    docker exec --interactive "$container" python -m app.operate "$@"
-}
-
 operate() {
-    in_service rollout-service "$@"
+    docker compose exec -T rollout-service python -m app.operate "$@"
 }
 
 renew() {
@@ -148,8 +134,6 @@ up() {
 
 case "${1-} $#" in
     'status 1' | 'restored 1' | 'renew 2' | 'promoted 2' | 'abort 2' | 'begin 2') operate "$@" ;;
-    'rest 1') in_service autoscale-service pause ;;
-    'go-on 1') in_service autoscale-service resume ;;
     'replicas 2') replicas "$2" ;;
     'canaries 1') up canary ;;
     'previous 1') up previous ;;
