@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -140,14 +141,10 @@ def good(drill: Drill) -> None:
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
         began = time.time()
-        try:
-            eventually(lambda: bank.state()["weight"] == 10 and process.poll() is None, 300)
-            time.sleep(RELOAD_SECONDS)
-            for count in counts:
-                split_at(drill, count)
-        except BaseException:
-            print(process.communicate()[0][-4000:] if process.poll() is not None else "")
-            raise
+        bank.reached(process, TRANSITIONS["canary 10 %"])
+        time.sleep(RELOAD_SECONDS)
+        for count in counts:
+            split_at(drill, count)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
         time.sleep(5)
@@ -290,7 +287,7 @@ def prometheus_gone(drill: Drill) -> None:
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
         began = time.time()
-        eventually(lambda: bank.state()["id"] and bank.state()["weight"] == 10, 300)
+        bank.reached(process, TRANSITIONS["canary 10 %"])
         bank.compose("stop", "prometheus")
         try:
             output, _ = process.communicate(timeout=600)
@@ -315,6 +312,11 @@ TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 
+def entered(transition: Callable[[dict[str, Any]], bool], before: str, state: dict[str, Any]) -> bool:
+    """Tell whether another rollout than the one before is at a transition."""
+    return state["id"] != before and transition(state)
+
+
 def killed(drill: Drill) -> None:
     """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
     bank = drill.bank
@@ -324,9 +326,7 @@ def killed(drill: Drill) -> None:
             release = drill.next_good()
             before = bank.state()["id"]
             process = bank.start_deploy(release)
-            eventually(
-                lambda name=name, before=before: bank.state()["id"] != before and TRANSITIONS[name](bank.state()), 600
-            )
+            bank.reached(process, partial(entered, TRANSITIONS[name], before))
             if name == "promoting":
                 time.sleep(6)
             bank.kill(process)

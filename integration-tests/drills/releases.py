@@ -184,6 +184,12 @@ class DeployedBank(Bank):
             start_new_session=True,
         )
 
+    def reached(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until a deployment has brought the rollout to a state; fail with its last words if it ends before."""
+        while not state(self.state()):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            time.sleep(0.1)
+
     def deploy(self, release: Path, *more: str) -> Deployment:
         """Deploy a release, to the end."""
         began = time.time()
@@ -219,7 +225,9 @@ class DeployedBank(Bank):
         return self.compose("exec", "-T", service, "python", "-m", module)
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the rollout."""
+        """Return the state of the rollout; before the first one there is none."""
+        if not self.state_file.exists():
+            return {"id": "", "phase": "idle", "weight": 0, "reason": "", "outcome": "", "history": []}
         found: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
         return found
 
