@@ -136,7 +136,7 @@ def good(drill: Drill) -> None:
     """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
     bank, release = drill.bank, drill.next_good()
     counts = (2,) if drill.short else (1, 3, 5)
-    bake = 45 if drill.short else 150
+    bake = 45 if drill.short else 120
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
@@ -167,7 +167,7 @@ def split_at(drill: Drill, replicas: int) -> None:
             drill.bank.scale(service, replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
-    clients = [f"client-{n}" for n in range(10_000)]
+    clients = [f"client-{n}" for n in range(5_000)]
     seen = burst(drill.bank, clients)
     drill.check(not seen.lost, f"good: {len(seen.lost)} of {seen.sent} lost at {replicas} replicas")
     share = sum(one.track == "canary" for one in seen.seen) / max(1, len(seen.seen))
