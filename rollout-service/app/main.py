@@ -47,7 +47,11 @@ def create(settings: RolloutSettings) -> Service:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        work = {"guard": controller.run(guard, settings.poll_seconds, beat), "synthetic": synthetic.run()}
+        work = {
+            "guard": controller.run(guard, settings.poll_seconds, beat),
+            "notifier": notifier.run(),
+            "synthetic": synthetic.run(),
+        }
         tasks.extend(asyncio.create_task(task, name=name) for name, task in work.items())
         try:
             yield

@@ -1,5 +1,6 @@
 """Tells people in Slack what a rollout does. That a message does not arrive stops nothing."""
 
+import asyncio
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +13,7 @@ from app.states import Rollout
 log = logging.getLogger(__name__)
 
 _SECONDS = 5.0
+_MOST_WAITING = 100
 _COLOURS = {"rolling-back": "danger", "done": "good"}
 
 
@@ -46,19 +48,32 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
 
 
 class Notifier:
-    """Sends messages to a Slack webhook."""
+    """Sends messages to a Slack webhook, beside whatever else goes on: a Slack that hangs holds up nobody."""
 
     def __init__(self, client: httpx.AsyncClient, url: str | None) -> None:
         self._client = client
         self._url = url
+        self._waiting: asyncio.Queue[dict[str, Any]] = asyncio.Queue(_MOST_WAITING)
 
     async def tell(self, state: Rollout, note: Mapping[str, Any]) -> None:
-        """Log a note, and send it."""
+        """Log a note, and have it sent."""
         log.info("rollout", extra={"rollout": state.id, "release": state.version, **_logged(note)})
         if self._url is None:
             return
+        if self._waiting.full():
+            FAILURES.labels("notify").inc()
+            self._waiting.get_nowait()
+        self._waiting.put_nowait(message(state, note))
+
+    async def run(self) -> None:
+        """Send, one after the other, until cancelled."""
+        while True:
+            await self.send(await self._waiting.get())
+
+    async def send(self, content: dict[str, Any]) -> None:
+        """Send one message; that it does not arrive is counted and no more."""
         try:
-            (await self._client.post(self._url, json=message(state, note), timeout=_SECONDS)).raise_for_status()
+            (await self._client.post(str(self._url), json=content, timeout=_SECONDS)).raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             FAILURES.labels("notify").inc()
             # Not the error's text: the address is a secret.

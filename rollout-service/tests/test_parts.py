@@ -200,18 +200,30 @@ def judged_unsound() -> Rollout:
 
 async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Any] = []
+    hangs = asyncio.Event()
 
-    def slack(request: httpx.Request) -> httpx.Response:
+    async def slack(request: httpx.Request) -> httpx.Response:
         seen.append(json.loads(request.content))
-        return httpx.Response(200)
+        await hangs.wait()
+        return httpx.Response(200 if len(seen) == 1 else 500)
 
     state = begun()
-    await Notifier(client(slack), "http://hooks.example/secret").tell(state, state.history[0])
-    assert len(seen) == 1
     before = FAILURES.labels("notify")._value.get()  # pylint: disable=protected-access
-    await Notifier(client(away), "http://hooks.example/secret").tell(state, state.history[0])
+    notifier = Notifier(httpx.AsyncClient(transport=httpx.MockTransport(slack)), "http://hooks.example/secret")
+    sending = asyncio.create_task(notifier.run())
+    async with asyncio.timeout(1):
+        for _ in range(103):
+            await notifier.tell(state, state.history[0])
+            await asyncio.sleep(0)
+    hangs.set()
+    while len(seen) < 101:
+        await asyncio.sleep(0.01)
+    sending.cancel()
+    await asyncio.wait([sending])
+    # Two were too many to wait, and all but the first were refused.
+    assert FAILURES.labels("notify")._value.get() >= before + 100  # pylint: disable=protected-access
+    await Notifier(client(away), "http://hooks.example/secret").send({})
     await Notifier(client(away), None).tell(state, state.history[0])
-    assert FAILURES.labels("notify")._value.get() == before + 1  # pylint: disable=protected-access
     assert "secret" not in caplog.text
 
 
@@ -289,6 +301,7 @@ async def test_the_service_watches_and_shows_the_state(lab: Lab, tmp_path: Path)
             async with asyncio.timeout(20):
                 while (status := (await asking.get("/status")).json())["phase"] != "idle":
                     await asyncio.sleep(0.01)
-            assert 'state="idle",' in (await asking.get("/metrics")).text
+                while 'state="idle",' not in (await asking.get("/metrics")).text:
+                    await asyncio.sleep(0.01)
             assert (await asking.get("/health/ready")).status_code == 200
     assert set(status["images"]) == set(SERVICES)
