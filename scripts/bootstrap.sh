@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
-# `ops` (Ansible) gets an environment of its own, .venv-ops.
+# `ops` (Ansible) and `go` (the Go that builds checkers) get environments of their own, .venv-ops and .venv-go.
 # Costs nothing when it is there already. PYTHON=… picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 set_name=${1:-run}
 requirements=requirements-$set_name.txt
 venv=.venv
-[ "$set_name" != ops ] || venv=.venv-ops
+[[ $set_name == run || $set_name == dev ]] || venv=.venv-$set_name
 stamp=$venv/.requirements
 
 # The stamp names the installed set and its requirements; `dev` contains `run`.
@@ -42,7 +42,7 @@ find_python() {
     fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; say run, dev or ops"
+[ -f "$requirements" ] || fail "there is no $requirements; say run, dev, ops or go"
 installed && exit 0
 
 # One at a time: `make run` and `make test` may both find nothing here.

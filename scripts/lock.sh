@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pin every requirement with hashes; the seven sets agree with each other because the larger one constrains the rest.
+# Pin every requirement with hashes; the eight sets agree with each other because the larger one constrains the rest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,6 +10,6 @@ compile() {
 }
 
 compile requirements-dev.in -o requirements-dev.txt
-for set in requirements-run requirements-ops {account,transaction,autoscale,rollout}-service/requirements; do
+for set in requirements-run requirements-ops requirements-go {account,transaction,autoscale,rollout}-service/requirements; do
     compile "$set.in" -c requirements-dev.txt -o "$set.txt"
 done
