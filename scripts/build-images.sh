@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the images of the services from this tree: build-images.sh [--push]
+# Build the images of the services from this tree: build-images.sh [--push|--list]
 # REGISTRY=registry.example/bank names them elsewhere (default bank), SERVICES="…" builds some of them,
 # PYTHON_IMAGE=… is what they start from. Tags: the commit (or VERSION=…), and latest.
 set -euo pipefail
@@ -7,12 +7,17 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
+read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service}"
 push=
 case ${1-} in
     '') ;;
     --push) push=yes ;;
+    --list)
+        echo "${services[*]}"
+        exit
+        ;;
     *)
-        echo "usage: build-images.sh [--push]" >&2
+        echo "usage: build-images.sh [--push|--list]" >&2
         exit 2
         ;;
 esac
@@ -31,7 +36,6 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 # Kept beside the images: a build asks no registry about an image that is here.
 docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
 
-read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service}"
 for service in "${services[@]}"; do
     image=$registry/$service
     started=$SECONDS

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# Build the images of this commit, push and sign them, and write what deploy.yml takes: release.sh FILE
+# REGISTRY=registry.example/bank  where to push            COSIGN_KEY=cosign.key  signs; its password is COSIGN_PASSWORD
+# VERSION=…  what it is called (default: git describe)     RELEASE_NUMBER=…       its place in time (default: the commit's)
+# BUILD=0    take the images $REGISTRY/SERVICE:$VERSION as they are
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# shellcheck source=scripts/stack_env.sh
+. scripts/stack_env.sh
+
+fail() {
+    echo "release: $*" >&2
+    exit 1
+}
+
+[ $# -eq 1 ] || fail "say where to write the release: release.sh FILE"
+[ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
+[ -f "${COSIGN_KEY-}" ] || fail "say what signs: COSIGN_KEY=cosign.key (cosign generate-key-pair makes one)"
+export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
+export REGISTRY VERSION=${VERSION:-$(version)}
+
+file=$1
+commit=$(git rev-parse HEAD)
+number=${RELEASE_NUMBER:-$(git show --no-patch --format=%ct HEAD)}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+PATH=$PATH:$PWD/.venv-ops/bin
+command -v cosign >/dev/null || ansible/roles/banking_app/files/cosign-from-suite.sh sid .venv-ops/bin/cosign
+
+# quietly COMMAND …: with its output shown only when it fails.
+quietly() {
+    "$@" >"$work/log" 2>&1 && return
+    tail -n 8 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
+    fail "$1 failed; the lines above say why"
+}
+
+read -ra services <<<"$(scripts/build-images.sh --list)"
+if [ "${BUILD-}" != 0 ]; then
+    scripts/build-images.sh --push
+else
+    for service in "${services[@]}"; do
+        quietly docker push --quiet "$REGISTRY/$service:$VERSION"
+    done
+fi
+
+# No transparency log and no time-stamping service: the bank's own key says who signed, the annotations say when.
+quietly cosign signing-config create --out "$work/signing.json"
+images=()
+for service in "${services[@]}"; do
+    image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
+        grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry gave $REGISTRY/$service:$VERSION no digest"
+    quietly cosign sign --yes --key "$COSIGN_KEY" --signing-config "$work/signing.json" \
+        -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
+    echo "signed $image"
+    images+=("    \"$service\": \"$image\"")
+done
+
+separated=$(printf '%s,\n' "${images[@]}")
+cat >"$work/release.json" <<END
+{"banking_app_release": {
+  "version": "$VERSION",
+  "commit": "$commit",
+  "release": $number,
+  "images": {
+${separated%,}
+  }
+}}
+END
+mkdir -p "$(dirname "$file")"
+mv "$work/release.json" "$file"
+echo "release $number ($VERSION): $file"
