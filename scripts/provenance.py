@@ -43,7 +43,9 @@ def main() -> int:
         return 1
     repository = os.environ.get("REPOSITORY") or _git("remote", "get-url", "origin")
     run = os.environ.get("GITHUB_RUN_ID", "")
-    statement = predicate(service, version, repository.removesuffix(".git"), _git("rev-parse", "HEAD"), run, datetime.now(UTC))
+    statement = predicate(
+        service, version, repository.removesuffix(".git"), _git("rev-parse", "HEAD"), run, datetime.now(UTC)
+    )
     print(json.dumps(statement, indent=1))
     return 0
 
