@@ -1,7 +1,7 @@
 """Say where an image comes from: `python3 -m scripts.provenance SERVICE VERSION` prints a SLSA v1 provenance predicate.
 
-Facts are git's own and those of the run on GitHub: REPOSITORY (default: the remote `origin`), GITHUB_RUN_ID. A tree with
-uncommitted changes is refused, because no commit tells what was built.
+Facts are git's own and those of the run on GitHub: REPOSITORY (default: the remote `origin`), GITHUB_RUN_ID. A tree
+with uncommitted changes is refused, because no commit tells what was built.
 """
 
 import json

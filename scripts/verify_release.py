@@ -1,4 +1,4 @@
-"""Check a release before it is deployed: `python3 -m scripts.verify_release RELEASE.json --key cosign.pub --repository URL`
+"""Check a release before it is deployed: `python3 -m scripts.verify_release RELEASE.json --key PUB --repository URL`
 
 RELEASE.json is what scripts/release.sh wrote. Each image has to be named by digest and signed by one of the keys, with
 the very service, version, commit and release number of the file in the signature; to have an attested list of its parts
