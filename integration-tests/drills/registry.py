@@ -63,7 +63,7 @@ class Registry:
         return digest, len(content)
 
     def attach(self, source: str, target: str, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> int:
-        """Attach all that belongs to the image `source` to `target`, its bundles changed; return how many differ now."""
+        """Attach what belongs to the image `source` to `target`, its bundles changed; return how many differ."""
         index, changed = self.index(source), 0
         subject = self.manifest_entry(target)
         for entry in index["manifests"]:
