@@ -187,7 +187,7 @@ def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[s
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
             more, trouble = read_trivy(report) if kind == "trivy" else read_pip_audit(report, required)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             more, trouble = [], [f"{path} is no report: {type(error).__name__} {error}"]
         found += more
         problems += trouble

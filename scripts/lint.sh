@@ -53,7 +53,7 @@ in_service() {
 mapfile -t services < <(find . -maxdepth 1 -name '*-service' -printf '%P\n' | sort)
 mapfile -t scripts < <(find scripts load-tests docker ansible -name '*.sh' 2>/dev/null | sort)
 
-check black black --check --quiet .
+check black black --check .
 check flake8 flake8
 check shellcheck shellcheck .ci/run "${scripts[@]}"
 check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile

@@ -45,7 +45,7 @@ def tar_of(version: str) -> bytes:
     with tarfile.open(fileobj=target, mode="w") as tar:
         for name, text in {
             "app/version": version,
-            "usr/lib/python3/dist-packages/demo-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1.0",
+            "usr/lib/python3/dist-packages/demo-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1",
         }.items():
             info = tarfile.TarInfo(name)
             info.size = len(text)
