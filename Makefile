@@ -84,7 +84,7 @@ ci: ## run what CI runs on a pull request, here, and tell the time of each job (
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci $(JOBS)
 
-release: ## build, push, sign and attest the images of this commit, and write the manifest (REGISTRY=… COSIGN_KEY=…)
+release: ## build, push, sign and attest the images of this commit, and write the manifest (REGISTRY=… COSIGN_KEY=… REPOSITORY=…)
 	@scripts/publish_release.sh
 
 release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused

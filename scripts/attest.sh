@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Attest what the images of a release are made of (CycloneDX) and where they come from (SLSA provenance): attest.sh FILE
 # FILE is what scripts/release.sh wrote. COSIGN_KEY signs, its password is COSIGN_PASSWORD; without a key Cosign signs
-# with the identity of the workflow (keyless). REPOSITORY names the repository; the documents stay beside FILE.
+# with the identity of the workflow (keyless). REPOSITORY is the address of the repository; the documents stay beside FILE.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -11,6 +11,7 @@ fail() {
 }
 
 [ -f "${1-}" ] || fail "say which release: attest.sh FILE"
+[ -n "${REPOSITORY-}" ] || fail "say which repository the images are built from: REPOSITORY=https://…"
 file=$1
 folder=$(dirname "$file")
 work=$(mktemp -d)

@@ -1,6 +1,6 @@
 """Say where an image comes from: `python3 -m scripts.provenance SERVICE VERSION` prints a SLSA v1 provenance predicate.
 
-Facts are git's own and those of the run on GitHub: REPOSITORY (default: the remote `origin`), GITHUB_RUN_ID. A tree
+Facts are git's own and those of the run on GitHub: REPOSITORY (its address), GITHUB_RUN_ID. A tree
 with uncommitted changes is refused, because no commit tells what was built.
 """
 
@@ -41,7 +41,10 @@ def main() -> int:
     if changed := _git("status", "--porcelain", "--untracked-files=no"):
         print(f"provenance: FAILED: there are changes that no commit has:\n{changed}", file=sys.stderr)
         return 1
-    repository = os.environ.get("REPOSITORY") or _git("remote", "get-url", "origin")
+    repository = os.environ.get("REPOSITORY", "")
+    if not repository:
+        print("provenance: FAILED: say which repository it is built from: REPOSITORY=https://…", file=sys.stderr)
+        return 1
     run = os.environ.get("GITHUB_RUN_ID", "")
     statement = predicate(
         service, version, repository.removesuffix(".git"), _git("rev-parse", "HEAD"), run, datetime.now(UTC)

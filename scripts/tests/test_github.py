@@ -22,7 +22,8 @@ for part, answer in json.loads(os.environ["GH_ANSWERS"]).items():
         answer = json.dumps(answer)
         if "--jq" in sys.argv:
             query = sys.argv[sys.argv.index("--jq") + 1]
-            answer = subprocess.run(["jq", "-r", query], input=answer, capture_output=True, text=True, check=True).stdout
+            found = subprocess.run(["jq", "-r", query], input=answer, capture_output=True, text=True)
+            answer = found.stdout
         print(answer.rstrip("\\n"))
         break
 """
