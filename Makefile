@@ -4,7 +4,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci release format schemas dashboards drills release-drill bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci publish format schemas dashboards drills release-drill bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -84,7 +84,7 @@ ci: ## run what CI runs on a pull request, here, and tell the time of each job (
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci $(JOBS)
 
-release: ## build, push, sign and attest the images of this commit, and write the manifest (REGISTRY=… COSIGN_KEY=… REPOSITORY=…)
+publish: ## build, push, sign and attest the images of this commit (REGISTRY=… COSIGN_KEY=… REPOSITORY=…)
 	@scripts/publish_release.sh
 
 release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused

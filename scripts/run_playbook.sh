@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Run Ansible against the hosts of TARGET (staging, production) over SSH: run_playbook.sh
-# ROLLBACK=true runs rollback.yml, everything else deploy.yml with reports/release/release.json where there is one.
-# SSH_PRIVATE_KEY and SSH_KNOWN_HOSTS are contents, INVENTORY is one as well; VERSION, WEIGHTS, PROMOTE are handed on.
+# ROLLBACK=true runs rollback.yml, PROMOTE=true promote.yml, else it is deploy.yml with reports/release/release.json.
+# SSH_PRIVATE_KEY and SSH_KNOWN_HOSTS are contents, INVENTORY is one as well; WEIGHTS="10,50" are the canary's steps.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -14,6 +14,12 @@ for name in TARGET INVENTORY SSH_PRIVATE_KEY SSH_KNOWN_HOSTS; do
     [ -n "${!name-}" ] || fail "$name is not set; on GitHub it belongs to the environment"
 done
 
+playbook=deploy
+[ "${PROMOTE-}" != true ] || playbook=promote
+[ "${ROLLBACK-}" != true ] || playbook=rollback
+[ -f "ansible/playbooks/$playbook.yml" ] || fail "there is no ansible/playbooks/$playbook.yml"
+release=reports/release/release.json
+[ "$playbook" != deploy ] || [ -f "$release" ] || fail "there is no $release; the job build makes it"
 scripts/bootstrap.sh deploy
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -24,14 +30,12 @@ printf '%s\n' "$INVENTORY" >"$work/hosts.ini"
 # The rest of the process tree has no use for them.
 unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS
 
-playbook=deploy
-[ "${ROLLBACK-}" != true ] || playbook=rollback
-# JSON, so that no value is taken for anything but a value.
-jq --null-input --arg version "${VERSION-}" --arg weights "${WEIGHTS-}" --argjson promote "${PROMOTE:-false}" \
-    '{rollout_version: $version, rollout_promote: $promote}
-     + if $weights == "" then {} else {rollout_weights: ($weights | split(",") | map(tonumber))} end' >"$work/rollout.json"
-arguments=(--inventory "$work/hosts.ini" --limit "$TARGET" --private-key "$work/key" --extra-vars "@$work/rollout.json")
-[ ! -f reports/release/release.json ] || arguments+=(--extra-vars "@reports/release/release.json")
+arguments=(--inventory "$work/hosts.ini" --limit "$TARGET" --private-key "$work/key")
+if [ "$playbook" = deploy ]; then
+    arguments+=(--extra-vars "@$release")
+    # JSON, so that no value is taken for anything but numbers.
+    [ -z "${WEIGHTS-}" ] || arguments+=(--extra-vars "{\"nginx_canary_steps\": $(jq --compact-output . <<<"[$WEIGHTS]")}")
+fi
 
 # Hosts that are not in the list are refused, whoever answers.
 export ANSIBLE_HOST_KEY_CHECKING=True
