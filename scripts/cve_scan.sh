@@ -18,13 +18,13 @@ fail() {
 
 # Each scanner's own exit code says whether it worked; what it found is judged by check_vulnerabilities.
 trivy() {
-    .tools/trivy --cache-dir "${TRIVY_CACHE:-.tools/trivy-cache}" "$@" ||
+    .venv-scan/bin/trivy --cache-dir "${TRIVY_CACHE:-.tools/trivy-cache}" "$@" ||
         echo "cve-scan: trivy $1 did not finish; the lines above say why" >&2
 }
 
 mkdir -p "$reports"
 rm -f "$reports"/*
-scripts/ensure_tools.sh trivy || fail "Trivy cannot be had, so nothing was looked up"
+scripts/bootstrap.sh scan || fail "Trivy cannot be had, so nothing was looked up"
 
 check=(python -m scripts.check_vulnerabilities --body "$reports/issue.md" --trivy-version "$reports/trivy-version.json")
 for what in "$@"; do

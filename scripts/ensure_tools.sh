@@ -41,10 +41,7 @@ for tool in "$@"; do
     echo "building $tool" >&2
     mkdir -p .tools
     package=$(sed -n 's/^tool //p' ".ci/tools/$tool/go.mod")
-    # What this one needs besides, as NAME=value.
-    settings=()
-    [ ! -f ".ci/tools/$tool/environment" ] || mapfile -t settings <".ci/tools/$tool/environment"
-    (cd ".ci/tools/$tool" && env "${settings[@]}" "$go" build -trimpath -o "$root/.tools/$tool" "$package") ||
+    (cd ".ci/tools/$tool" && "$go" build -trimpath -o "$root/.tools/$tool" "$package") ||
         fail "could not build $tool; the lines above say why"
     stamp_of "$tool" >".tools/$tool.stamp"
 done

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Run Ansible against the hosts of TARGET (staging, production) over SSH: run_playbook.sh
-# ROLLBACK=true runs rollback.yml, PROMOTE=true promote.yml, else it is deploy.yml with reports/release/release.json.
-# SSH_PRIVATE_KEY and SSH_KNOWN_HOSTS are contents, INVENTORY is one as well; WEIGHTS="10,50" are the canary's steps.
+# ROLLBACK=true runs rollback.yml, else it is deploy.yml with RELEASE (default: reports/release/release.json).
+# Contents, not names of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the key in force, then
+# the next one), SETTINGS (YAML of what ansible/roles/*/defaults may be set to). REPOSITORY is where images have to come
+# from. WEIGHTS="10,50" are the canary's steps; PROMOTE=false takes the canary back after the last one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,16 +12,18 @@ fail() {
     exit 1
 }
 
-for name in TARGET INVENTORY SSH_PRIVATE_KEY SSH_KNOWN_HOSTS; do
+needed=(TARGET INVENTORY SSH_PRIVATE_KEY SSH_KNOWN_HOSTS)
+playbook=rollback
+release=${RELEASE:-reports/release/release.json}
+if [ "${ROLLBACK-}" != true ]; then
+    playbook=deploy
+    needed+=(REPOSITORY)
+    [ -f "$release" ] || fail "there is no $release; the job build makes it"
+fi
+for name in "${needed[@]}"; do
     [ -n "${!name-}" ] || fail "$name is not set; on GitHub it belongs to the environment"
 done
 
-playbook=deploy
-[ "${PROMOTE-}" != true ] || playbook=promote
-[ "${ROLLBACK-}" != true ] || playbook=rollback
-[ -f "ansible/playbooks/$playbook.yml" ] || fail "there is no ansible/playbooks/$playbook.yml"
-release=reports/release/release.json
-[ "$playbook" != deploy ] || [ -f "$release" ] || fail "there is no $release; the job build makes it"
 scripts/bootstrap.sh deploy
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -27,15 +31,25 @@ umask 077
 printf '%s\n' "$SSH_PRIVATE_KEY" >"$work/key"
 printf '%s\n' "$SSH_KNOWN_HOSTS" >"$work/known_hosts"
 printf '%s\n' "$INVENTORY" >"$work/hosts.ini"
-# The rest of the process tree has no use for them.
-unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS
-
 arguments=(--inventory "$work/hosts.ini" --limit "$TARGET" --private-key "$work/key")
-if [ "$playbook" = deploy ]; then
-    arguments+=(--extra-vars "@$release")
-    # JSON, so that no value is taken for anything but numbers.
-    [ -z "${WEIGHTS-}" ] || arguments+=(--extra-vars "{\"nginx_canary_steps\": $(jq --compact-output . <<<"[$WEIGHTS]")}")
+if [ -n "${SETTINGS-}" ]; then
+    printf '%s\n' "$SETTINGS" >"$work/settings.yml"
+    arguments+=(--extra-vars "@$work/settings.yml")
 fi
+if [ "$playbook" = deploy ]; then
+    awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file { print >file }' \
+        <<<"${COSIGN_PUBLIC_KEYS-}"
+    shopt -s nullglob
+    # JSON, so that no value is taken for anything but what it is.
+    jq --null-input --arg repository "$REPOSITORY" --arg promote "${PROMOTE-}" --arg weights "${WEIGHTS-}" '
+        {banking_app_cosign_keys: $ARGS.positional, banking_app_repository: $repository,
+         nginx_canary_promote: ($promote != "false")}
+        + if $weights == "" then {} else {nginx_canary_steps: "[\($weights)]" | fromjson} end' \
+        --args "$work"/cosign-*.pub >"$work/asked.json" || fail "WEIGHTS=$WEIGHTS are no numbers"
+    arguments+=(--extra-vars "@$release" --extra-vars "@$work/asked.json")
+fi
+# The rest of the process tree has no use for them.
+unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS
 
 # Hosts that are not in the list are refused, whoever answers.
 export ANSIBLE_HOST_KEY_CHECKING=True

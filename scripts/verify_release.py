@@ -1,8 +1,9 @@
 """Check a release before it is deployed: `python3 -m scripts.verify_release RELEASE.json --key PUB --repository URL`
 
-RELEASE.json is what scripts/release.sh wrote. Each image has to be named by digest and signed by one of the keys, with
-the very service, version, commit and release number of the file in the signature; to have an attested list of its parts
-(CycloneDX); and an attested provenance that names the repository and the commit. --deployed N refuses what is older.
+RELEASE.json is what scripts/release.sh wrote. Each image has to be named by digest and signed by one of the keys, or by
+the workflow that --identity names (keyless, as Sigstore's certificates call it), with the very service, version, commit
+and release number of the file in the signature; to have an attested list of its parts (CycloneDX); and an attested
+provenance that names the repository and the commit. --deployed N refuses what is older.
 Prints a line for each image, or for each reason against it, and exits 1 then. Needs Cosign 3 and nothing but Python.
 """
 
@@ -37,12 +38,30 @@ class Release:
 
 
 @dataclass(frozen=True)
-class Trust:
-    """Who is believed: public keys, the one in force first and then the next one, and the repository."""
+class Signer:
+    """Who may have signed: a name for people, and how Cosign is told."""
 
-    keys: tuple[Path, ...]
+    name: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """Who is believed: signers, those in force first and then the next ones, and the repository."""
+
+    signers: tuple[Signer, ...]
     repository: str
     options: tuple[str, ...] = ()
+
+
+def key_signer(key: Path) -> Signer:
+    """Return the holder of a key. Signatures are in the registry beside the image; the bank keeps no public log."""
+    return Signer(key.name, ("--key", str(key), "--insecure-ignore-tlog=true"))
+
+
+def workflow_signer(identity: str, issuer: str) -> Signer:
+    """Return a workflow that signs without a key: a certificate and the public log say that it was this one."""
+    return Signer(identity, ("--certificate-identity", identity, "--certificate-oidc-issuer", issuer))
 
 
 def read_release(text: str) -> Release:
@@ -89,10 +108,9 @@ def comes_from(statement: dict[str, Any], repository: str, commit: str, digest: 
         return False
 
 
-def _check_image(release: Release, service: str, key: Path, trust: Trust) -> None:
+def _check_image(release: Release, service: str, signer: Signer, trust: Trust) -> None:
     image = release.images[service]
-    # Signatures are in the registry beside the image; the bank keeps no public log of them.
-    common = ("--key", str(key), "--insecure-ignore-tlog=true", *trust.options)
+    common = (*signer.words, *trust.options)
     said = {"service": service, "version": release.version, "commit": release.commit, "release": str(release.number)}
     annotations = [word for name, value in said.items() for word in ("-a", f"{name}={value}")]
     try:
@@ -115,15 +133,15 @@ def _check_image(release: Release, service: str, key: Path, trust: Trust) -> Non
 
 
 def check(release: Release, trust: Trust) -> list[str]:
-    """Return a line for each image that none of the keys vouches for."""
+    """Return a line for each image that no signer vouches for."""
     problems = []
     for service in sorted(release.images):
         reasons: list[str] = []
-        for key in trust.keys:
+        for signer in trust.signers:
             try:
-                _check_image(release, service, key, trust)
+                _check_image(release, service, signer, trust)
             except Refused as error:
-                reasons.append(f"{key.name}: {error}")
+                reasons.append(f"{signer.name}: {error}")
             else:
                 break
         else:
@@ -135,18 +153,25 @@ def main() -> int:
     """Check the release that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("release", type=Path)
-    parser.add_argument("--key", type=Path, action="append", required=True, help="public key; again for the next one")
+    parser.add_argument("--key", type=Path, action="append", default=[], help="public key; again for the next one")
+    parser.add_argument("--identity", default="", help="the workflow that signs without a key")
+    parser.add_argument("--issuer", default="https://token.actions.githubusercontent.com", help="who vouches for it")
     parser.add_argument("--repository", required=True, help="address of the repository that images are built from")
     parser.add_argument(
         "--deployed", type=int, default=0, help="number of the release that runs; older ones are refused"
     )
     parser.add_argument("--cosign-option", action="append", default=[], help="one more word for cosign")
     arguments = parser.parse_args()
+    signers = [key_signer(key) for key in arguments.key]
+    if arguments.identity:
+        signers.append(workflow_signer(arguments.identity, arguments.issuer))
+    if not signers:
+        parser.error("nobody is trusted: say --key or --identity")
     try:
         release = read_release(arguments.release.read_text(encoding="utf-8"))
         if release.number < arguments.deployed:
             raise Refused(f"release {release.number} is older than {arguments.deployed}, which runs: a downgrade")
-        trust = Trust(tuple(arguments.key), arguments.repository, tuple(arguments.cosign_option))
+        trust = Trust(tuple(signers), arguments.repository, tuple(arguments.cosign_option))
         problems = check(release, trust)
     except Refused as error:
         problems = [str(error)]

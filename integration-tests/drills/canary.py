@@ -25,7 +25,8 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from releases import SERVICES, DeployedBank, Deployment, Releases, run  # noqa: E402
+from commands import run  # noqa: E402
+from releases import SERVICES, DeployedBank, Deployment, Releases  # noqa: E402
 from support import eventually  # noqa: E402
 from traffic import Traffic, assert_one_effect_each, burst, traffic  # noqa: E402
 

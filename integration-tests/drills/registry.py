@@ -1,15 +1,37 @@
-"""What somebody who owns the registry could do to it: read and write its manifests and blobs by its own API."""
+"""A registry of images for a drill, and what somebody who owns it could do to it by its own API."""
 
 import base64
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
+from commands import run
+
+from scripts.ports import free_port
 
 _INDEX = "application/vnd.oci.image.index.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+
+
+class LocalRegistry:
+    """A registry on this machine, with a port and a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        self.address = f"127.0.0.1:{port}"
+        self.prefix = f"{self.address}/bank"
+        self._environment = {"REGISTRY_DIR": str(folder), "REGISTRY_PORT": str(port)}
+        run(["scripts/local_registry.sh", "start"], **self._environment)
+
+    def close(self) -> None:
+        """Stop it and forget its images."""
+        run(["scripts/local_registry.sh", "stop"], **self._environment)
+        images = run(["docker", "images", "--quiet", "--filter", f"reference={self.prefix}/*"]).split()
+        if images:
+            run(["docker", "rmi", "--force", *dict.fromkeys(images)])
 
 
 class Registry:

@@ -3,12 +3,13 @@
 import copy
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts import provenance
-from scripts.verify_release import Refused, comes_from, read_release
+from scripts import provenance, verify_release
+from scripts.verify_release import Refused, Trust, comes_from, key_signer, read_release, workflow_signer
 
 _COMMIT = "a" * 40
 _DIGEST = "b" * 64
@@ -58,3 +59,36 @@ def test_provenance_is_of_one_commit_one_repository_and_one_image() -> None:
     without = copy.deepcopy(statement)
     del without["predicate"]["buildDefinition"]  # type: ignore[attr-defined]
     assert not comes_from(without, _URL, _COMMIT, _DIGEST)
+
+
+def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def refuse(*arguments: str) -> str:
+        asked.append(arguments)
+        raise Refused("not by this one")
+
+    monkeypatch.setattr(verify_release, "_cosign", refuse)
+    workflow = f"{_URL}/.github/workflows/deploy.yml@refs/heads/main"
+    trust = Trust((key_signer(Path("now.pub")), workflow_signer(workflow, "https://issuer.example")), _URL)
+    problems = verify_release.check(read_release(json.dumps({"banking_app_release": GOOD})), trust)
+    by_key, by_workflow = asked
+    assert by_key[:4] == ("verify", "--key", "now.pub", "--insecure-ignore-tlog=true")
+    # Without a key nothing but the public log says when the certificate was good: it is never ignored then.
+    assert by_workflow[:5] == (
+        "verify",
+        "--certificate-identity",
+        workflow,
+        "--certificate-oidc-issuer",
+        "https://issuer.example",
+    )
+    assert "--insecure-ignore-tlog=true" not in by_workflow
+    assert {"service=account-service", "version=v1", f"commit={_COMMIT}", "release=7"} < set(by_workflow)
+    assert len(problems) == 1 and "now.pub: " in problems[0] and f"{workflow}: " in problems[0]
+
+
+def test_somebody_has_to_be_believed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["verify_release", "release.json", "--repository", _URL])
+    with pytest.raises(SystemExit) as ended:
+        verify_release.main()
+    assert ended.value.code == 2 and "nobody is trusted" in capsys.readouterr().err

@@ -202,7 +202,8 @@ def test_dependabot_watches_every_place_with_versions() -> None:
         folder = f"/{file.parent}".rstrip(".") if file.parent != Path(".") else "/"
         if file.name.startswith("requirements") and file.suffix == ".txt":
             assert ("pip", folder) in watched, file
-        elif file.name == "Dockerfile":
+        # Drills build on a release's own image: there is no version in it.
+        elif file.name == "Dockerfile" and file.parts[0] != "integration-tests":
             assert ("docker", folder) in watched, file
         elif file.name == "go.mod":
             assert ("gomod", folder) in watched, file

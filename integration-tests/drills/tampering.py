@@ -1,14 +1,14 @@
 """Release a small image into a registry of its own, sign and attest it, then tamper with it in every way we know of.
 
-    make release-drill
+    make release-drill [ARGS=--without-ansible]
 
-Each case says what it did and what the deploy side (scripts/verify_release.py, Docker's pull) answered. Exits 1 when
-one is let through, when the untouched release is refused, or when a rotation of keys loses a deployment.
+Each case says what it did and what the deploy side (scripts/verify_release.py, Docker's pull) answered. Then Ansible
+deploys a release of the real images to this machine, and refuses it tampered with. Exits 1 when one is let through, when
+the untouched release is refused, or when a rotation of keys loses a deployment.
 """
 
 import io
 import json
-import os
 import subprocess
 import sys
 import tarfile
@@ -18,25 +18,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from registry import Registry, alter_parts
+_HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-# pylint: disable-next=wrong-import-position
-from scripts.ports import free_port  # noqa: E402
+# pylint: disable=wrong-import-position  # the path comes first
+import commands  # noqa: E402
+from registry import LocalRegistry, Registry, alter_parts  # noqa: E402
+from releases import REPOSITORY, DeployedBank, Releases  # noqa: E402
 
-REPOSITORY = "https://git.example/distributed-banking-ops"
-_PATH = f"{os.environ['PATH']}:{ROOT}/.venv-ops/bin"
 Manifest = dict[str, Any]
 
 
 def run(*command: str | Path, **env: str) -> str:
     """Run a program that has to succeed; return what it prints."""
-    environment = {**os.environ, "PATH": _PATH, "COSIGN_PASSWORD": "drill", **env}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{command[0]} failed:\n{done.stdout[-1500:]}{done.stderr[-1500:]}")
-    return done.stdout
+    return commands.run([str(word) for word in command], **{"COSIGN_PASSWORD": "drill", **env})
+
+
+def cosign(*words: str | Path) -> None:
+    run("scripts/cosign.sh", *words)
 
 
 def tar_of(version: str) -> bytes:
@@ -58,20 +57,16 @@ class Drill:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        port = str(free_port())
-        self.environment = {"REGISTRY_DIR": str(folder / "registry"), "REGISTRY_PORT": port}
-        self.address = run("scripts/local_registry.sh", "start", **self.environment).strip().splitlines()[-1]
-        self.prefix = f"{self.address}/bank"
-        self.registry = Registry(self.address, "bank/account-service")
+        self.local = LocalRegistry(folder / "registry")
+        self.prefix = self.local.prefix
+        self.registry = Registry(self.local.address, "bank/account-service")
         self.tags: list[str] = []
         self.failures = 0
         for name in ("first", "next"):
-            run("cosign", "generate-key-pair", "--output-key-prefix", str(folder / name))
+            cosign("generate-key-pair", "--output-key-prefix", folder / name)
 
     def close(self) -> None:
-        for tag in self.tags:
-            subprocess.run(["docker", "rmi", "--force", tag], capture_output=True, check=False)
-        run("scripts/local_registry.sh", "stop", **self.environment)
+        self.local.close()
 
     def build(self, version: str) -> str:
         """Make and push account-service:VERSION; return it by digest."""
@@ -99,8 +94,6 @@ class Drill:
             **env,
         }
         run("scripts/release.sh", target, **settings)
-        if env.get("ATTEST") != "no":
-            run("scripts/attest.sh", target, **settings)
         found: Manifest = json.loads(target.read_text(encoding="utf-8"))
         return found
 
@@ -113,8 +106,7 @@ class Drill:
             command += ["--key", str(self.folder / f"{key}.pub")]
         done = subprocess.run(
             [*command, "--deployed", str(deployed)],
-            cwd=ROOT,
-            env={**os.environ, "PATH": _PATH},
+            cwd=_HERE.parent.parent,
             capture_output=True,
             text=True,
             check=False,
@@ -160,7 +152,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     image = good["banking_app_release"]["images"]["account-service"]
     unsigned = drill.build("unsigned")
     drill.expect("1 unsigned", drill.verify(with_image(good, unsigned)), True, "no signature")
-    run("cosign", "generate-key-pair", "--output-key-prefix", str(drill.folder / "stranger"))
+    cosign("generate-key-pair", "--output-key-prefix", drill.folder / "stranger")
     wrong = drill.release("stranger", 200, key="stranger")
     drill.expect("2 signed with a wrong key", drill.verify(wrong), True, "no signature")
     run("docker", "tag", unsigned, f"{drill.prefix}/account-service:good")
@@ -177,13 +169,13 @@ def tamper(drill: Drill, good: Manifest) -> None:
     if not drill.registry.attach(own, own, alter_parts):
         raise RuntimeError("the drill found no list of parts to alter")
     drill.expect("6 list of parts altered", drill.verify(bad_parts), True, "list of parts")
-    bare = drill.release("bare", 202, ATTEST="no")
+    bare = drill.release("bare", 202, ATTEST="0")
     parts = drill.folder / "parts" / "account-service.cdx.json"
     bare_image = bare["banking_app_release"]["images"]["account-service"]
     signing = drill.folder / "signing.json"
-    run("cosign", "signing-config", "create", "--out", signing)
+    cosign("signing-config", "create", "--out", signing)
     signs = ("--key", str(drill.folder / "first.key"), "--signing-config", str(signing))
-    run("cosign", "attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", parts, bare_image)
+    cosign("attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", parts, bare_image)
     drill.expect("7 provenance missing", drill.verify(bare), True, "no attested provenance")
     other = drill.release("other", 203, repository="https://git.example/somebody-else")
     drill.expect("8 provenance of another repository", drill.verify(other), True, "its provenance is not")
@@ -211,10 +203,53 @@ def rotate(drill: Drill, good: Manifest) -> None:
     drill.expect("rotation: next key, old one out", drill.verify(after, keys=("next",)), False)
 
 
+def deploy(drill: Drill, _good: Manifest) -> None:
+    """Ansible refuses what was tampered with before anything starts, and deploys the genuine release."""
+    folder = drill.folder / "ansible"
+    folder.mkdir()
+    releases = Releases(folder, lambda text: print(f"       {text}", flush=True), attested=True)
+    try:
+        offline = bool(commands.run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+        genuine = releases.build("base", offline)
+        bank = DeployedBank(folder, releases.public_key, offline, {}, attested=True)
+        try:
+            bare = releases.derive("bare", "base", "none", ATTEST="0")
+            text = genuine.read_text(encoding="utf-8")
+            tampered = folder / "tampered.json"
+            cases = {
+                "attestations missing": (bare.read_text(encoding="utf-8"), "no attested list of parts"),
+                "unsigned image": (
+                    releases.with_image(text, "account-service", releases.unsigned_digest()),
+                    "no signature of this release",
+                ),
+                "manifest edited": (text.replace('"version": "base"', '"version": "better"'), "no signature"),
+            }
+            for what, (content, reason) in cases.items():
+                tampered.write_text(content, encoding="utf-8")
+                done = bank.deploy(tampered)
+                said = " ".join(done.output.split())
+                answer = reason if reason in said else said[-150:]
+                drill.expect(f"Ansible: {what}", answer if done.code else "", True, reason)
+                if bank.containers("stable"):
+                    drill.expect(f"Ansible: {what}: something was started", "", True)
+            began = time.monotonic()
+            done = bank.deploy(genuine)
+            drill.expect("Ansible: the genuine release", done.output[-2000:] if done.code else "", False)
+            if done.code == 0:
+                bank.wait_until_answering()
+                print(f"       deployed and answering after {time.monotonic() - began:.0f} s", flush=True)
+        finally:
+            bank.close()
+    finally:
+        releases.close()
+
+
 def main() -> int:
     """Run the drill and say how it went."""
     started = time.monotonic()
     steps: list[Callable[[Drill, Manifest], None]] = [rotate, tamper]
+    if sys.argv[1:] != ["--without-ansible"]:
+        steps.append(deploy)
     with tempfile.TemporaryDirectory() as folder:
         drill = Drill(Path(folder))
         try:
