@@ -3,8 +3,8 @@
     make release-drill [ARGS=--without-ansible]
 
 Each case says what it did and what the deploy side (scripts/verify_release.py, Docker's pull) answered. Then Ansible
-deploys a release of the real images to this machine, and refuses it tampered with. Exits 1 when one is let through, when
-the untouched release is refused, or when a rotation of keys loses a deployment.
+deploys a release of the real images to this machine, and refuses it tampered with. Exits 1 when one is let through,
+when the untouched release is refused, or when a rotation of keys loses a deployment.
 """
 
 import io
