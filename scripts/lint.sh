@@ -64,7 +64,7 @@ check zizmor zizmor --offline --quiet --no-progress .github
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
 scripts/bootstrap.sh deploy || failed+=(ansible-lint)
 # Its own ansible is beside it, and nothing is fetched.
-check ansible-lint env "PATH=$root/.venv-ops/bin:$PATH" ansible-lint --offline --quiet --strict ansible
+check ansible-lint env "PATH=$root/.venv-ops/bin:$PATH" ansible-lint --offline -q --strict ansible
 check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
 check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
 for service in "${services[@]}"; do

@@ -20,6 +20,9 @@ fail() {
 [ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
 [ "${ATTEST-}" = 0 ] || [ -n "${REPOSITORY-}" ] ||
     fail "say which repository the images are built from: REPOSITORY=https://… (or ATTEST=0)"
+# What no commit has has no provenance: better said now than after the builds.
+[ "${ATTEST-}" = 0 ] || [ -z "$(git status --porcelain --untracked-files=no)" ] ||
+    fail "there are changes that no commit has; commit them first (or ATTEST=0)"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -n "${COSIGN_PRIVATE_KEY-}" ]; then

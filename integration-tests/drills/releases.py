@@ -200,6 +200,11 @@ class DeployedBank(Bank):
         found: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
         return found
 
+    def deployed(self) -> str:
+        """Return the version that is recorded as deployed."""
+        record = json.loads((self._folder / "deployed.json").read_text(encoding="utf-8"))
+        return str(record["version"])
+
     def containers(self, track: str) -> list[str]:
         """Return the names of the containers of a track, those that do not run as well."""
         labels = [f"label=com.docker.compose.project={self.project}", f"label=banking.track={track}"]
