@@ -28,7 +28,7 @@ rebuild: ## rebuild the history of the running bank from its events
 	@scripts/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.run_embedded --rebuild
 
-up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline; more in .env)
+up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
 	@scripts/up.sh
 
 down: ## stop it; the data stays, unless VOLUMES=1
@@ -103,7 +103,7 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
-drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=alerts|autoscale|canary|… ARGS=…)
+drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
 	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }

@@ -52,7 +52,9 @@ class Bank:
 
     def open(self, money: int = 0, subject: str = "alice") -> str:
         """Open an account with some money and return its id."""
-        account: str = self.post("/accounts", {"currency": "USD"}, subject=subject).json()["id"]
+        opened = self.post("/accounts", {"currency": "USD"}, subject=subject)
+        assert opened.status_code == 201, opened.text
+        account: str = opened.json()["id"]
         if money:
             assert self.post(f"/accounts/{account}/deposits", usd(money), subject=subject).status_code == 201
         return account
@@ -80,12 +82,12 @@ def usd(amount: int, **more: Any) -> dict[str, Any]:
     return {"amount": amount, "currency": "USD", **more}
 
 
-def eventually(condition: Callable[[], Any], seconds: float = 20) -> Any:
-    """Return what the condition gives as soon as it is true."""
+def eventually(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
+    """Return what the condition gives as soon as it is true; `every` is the pause between looks."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.05)
+        time.sleep(every)
     return found
 
 

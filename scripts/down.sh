@@ -5,6 +5,17 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
+# A Swarm stack of this name goes first, and the containers of jobs, which Swarm leaves; its volumes have compose's names.
+stack="label=com.docker.stack.namespace=$COMPOSE_PROJECT_NAME"
+if docker stack ls --format '{{.Name}}' 2>/dev/null | grep -qx "$COMPOSE_PROJECT_NAME"; then
+    docker stack rm --detach=false "$COMPOSE_PROJECT_NAME"
+    # Containers stop for as long as they may after their service has gone.
+    until [ -z "$(docker ps --quiet --filter "$stack")$(docker network ls --quiet --filter "$stack")" ]; do
+        sleep 0.5
+    done
+    docker ps --all --quiet --filter "$stack" | xargs -r docker rm >/dev/null
+fi
+
 arguments=(--remove-orphans)
 [ "${VOLUMES-}" != 1 ] || arguments+=(--volumes)
 docker compose down "${arguments[@]}"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Start the whole platform on Docker and wait until it is healthy; once it runs, bring it to what this tree says.
 # IMAGES=registry|offline says where the base images come from (default: tries the registry), BUILD=0 takes the
-# services' images as they are. More variables are in .env.
+# services' images as they are, SWARM=1 deploys to the Swarm that this engine manages. More variables are in .env.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -215,12 +215,16 @@ if [ "${BUILD-}" != 0 ]; then
 fi
 remember
 say "starting $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
-start
-wait_healthy
-reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
-for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
-    reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
-done
+if [ "${SWARM-}" = 1 ]; then
+    scripts/swarm_up.sh "${asked_replicas[@]}"
+else
+    start
+    wait_healthy
+    reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
+    for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
+        reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
+    done
+fi
 scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT

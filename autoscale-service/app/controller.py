@@ -13,7 +13,7 @@ from typing import Any
 from app import prometheus
 from app.measurements import Measured, Measurements
 from app.policy import Decision, Entry, History, Rules, Sight, decide, propose
-from app.scalers import OPERATIONS, Replicas, Scaler, ScalingError
+from app.scalers import OPERATIONS, Replicas, Rolling, Scaler, ScalingError
 from app.settings import AutoscaleSettings
 
 log = logging.getLogger(__name__)
@@ -23,8 +23,21 @@ _MOST_BACKOFF = 30
 
 
 @dataclass(slots=True)
+class _Pause:
+    """The time until the next attempt of something that fails: twice as long after each failure."""
+
+    failures: int = 0
+    until: float = 0
+
+    def lengthen(self, now: float, first: float, most: float) -> None:
+        """Take note of a failure."""
+        self.until = now + min(first * 2**self.failures, most)
+        self.failures += 1
+
+
+@dataclass(slots=True)
 class _Service:
-    """What is known of a service."""
+    """What is known of a service; `removal` is the pause of taking away what is left of failed replicas."""
 
     rules: Rules
     seen: Replicas = Replicas(0, 0)
@@ -32,8 +45,8 @@ class _Service:
     decision: Decision | None = None
     measured: Measured = field(default_factory=Measured)
     alert_until: float = 0
-    failures: int = 0
-    not_before: float = 0
+    pause: _Pause = field(default_factory=_Pause)
+    removal: _Pause = field(default_factory=_Pause)
     work: asyncio.Task[None] | None = None
     actions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=20))
 
@@ -59,6 +72,7 @@ class Controller:
         self._settings = settings
         self._clock = clock
         self._services: dict[str, _Service] = {}
+        self._away = _Pause()
         self.observed = False
 
     @property
@@ -73,11 +87,15 @@ class Controller:
 
     async def tick(self, *, act: bool) -> bool:
         """Look at every service once and start what is decided; tell whether to look again soon."""
+        if self._clock() < self._away.until:
+            return True
         try:
             found = await asyncio.to_thread(self._scaler.observe)
         except ScalingError as error:
+            self._away.lengthen(self._clock(), self._settings.backoff, self._settings.idle_interval)
             self._failed("all", error)
             return True
+        self._away = _Pause()
         self._services = {name: self._services.get(name) or self._new(name, seen) for name, seen in found.items()}
         self.observed = True
         measured = await self._measurements.now()
@@ -101,7 +119,8 @@ class Controller:
 
     async def _look(self, name: str, service: _Service, act: bool) -> None:
         now = self._clock()
-        if act and now >= service.not_before and await self._cleared(name, service):
+        quiet = act and not service.seen.rolling
+        if quiet and now >= max(service.pause.until, service.removal.until) and await self._cleared(name, service):
             return
         if service.history is None:
             service.history = await self._rebuilt(name, service, now)
@@ -113,6 +132,7 @@ class Controller:
             seen.ready if measured.ready is None else measured.ready,
             loads,
             service.alert_until > now,
+            seen.rolling,
         )
         rules = service.rules
         decision = decide(sight, rules, service.history, now)
@@ -127,39 +147,47 @@ class Controller:
         prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else seen.current + seen.stopped)
         prometheus.DECISIONS.labels(name, decision.direction, decision.reason).inc()
         if seen.ready == seen.current and decision.direction == "none":
-            service.failures = 0
-        if act and decision.direction != "none" and now >= service.not_before:
+            service.pause.failures = 0
+        if act and decision.direction != "none" and now >= service.pause.until:
             service.work = asyncio.create_task(self._act(name, service, decision), name=f"scale {name}")
 
     async def _cleared(self, name: str, service: _Service) -> bool:
-        """Take back replicas that did not become ready; tell whether there were any."""
+        """Take back replicas that did not become ready; tell whether there were any.
+
+        What cannot be removed does not keep the load from getting the replicas that it asks for.
+        """
         try:
             removed = await asyncio.to_thread(self._scaler.clear_failed, name)
-            if not removed:
-                return False
-            raise ScalingError("health", f"{removed} not ready within {self._settings.start_timeout:g} s, removed")
         except ScalingError as error:
-            self._back_off(name, service, error)
-            return True
+            self._back_off(name, service.removal, error)
+            return False
+        service.removal = _Pause()
+        if removed:
+            detail = f"{removed} not ready within {self._settings.start_timeout:g} s, removed"
+            self._back_off(name, service.pause, ScalingError("health", detail))
+        return removed > 0
 
     async def _act(self, name: str, service: _Service, decision: Decision) -> None:
         begun = self._clock()
         action = {"at": begun, "from": decision.current, "to": decision.desired, "reason": decision.reason}
         try:
             await asyncio.to_thread(self._scaler.scale, name, decision.desired)
+        except Rolling as rolling:
+            log.info("left alone", extra={"target": name, "detail": str(rolling)})
+            return
         except ScalingError as error:
             action["failed"] = str(error)
-            self._back_off(name, service, error)
+            changed = error.operation == "remove"
+            self._back_off(name, service.removal if changed else service.pause, error)
         else:
-            if service.history is not None:
-                service.history = service.history.changed(self._clock(), decision.desired - decision.current)
+            changed = True
             log.info("scaled", extra={"target": name, **action, "seconds": round(self._clock() - begun, 3)})
+        if changed and service.history is not None:
+            service.history = service.history.changed(self._clock(), decision.desired - decision.current)
         service.actions.append(action)
 
-    def _back_off(self, name: str, service: _Service, error: ScalingError) -> None:
-        seconds = self._settings.backoff * min(2**service.failures, _MOST_BACKOFF)
-        service.failures += 1
-        service.not_before = self._clock() + seconds
+    def _back_off(self, name: str, pause: _Pause, error: ScalingError) -> None:
+        pause.lengthen(self._clock(), self._settings.backoff, self._settings.backoff * _MOST_BACKOFF)
         self._failed(name, error)
 
     @staticmethod
@@ -228,8 +256,8 @@ def _told(service: _Service, now: float) -> dict[str, Any]:
             for way, seconds in recent.items()
         },
         "working": service.working,
-        "failures": service.failures,
-        "next_try_in": max(0.0, round(service.not_before - now, 1)),
+        "failures": service.pause.failures,
+        "next_try_in": max(0.0, round(service.pause.until - now, 1)),
         "last_actions": list(service.actions),
     }
 

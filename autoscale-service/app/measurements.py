@@ -13,7 +13,8 @@ from app.policy import Load
 log = logging.getLogger(__name__)
 
 _SECONDS = 2.0
-_SELECTOR = '{__name__=~"autoscale:load:(value|target)|service:replicas:ready", track!="canary"}'
+# What has a track is of the stable one; loads have none.
+_SELECTOR = '{__name__=~"autoscale:load:(value|target)|service:replicas:ready", track=~"stable|"}'
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from app.scalers import ScalingError
+from app.scalers import Rolling, ScalingError
 from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
@@ -75,7 +75,7 @@ def _scale(settings: AutoscaleSettings, service: str, count: int) -> int:
             print(f"{service} is no service that may be scaled", file=sys.stderr)
             return 1
         scaler.scale(service, count)
-    except ScalingError as error:
+    except (Rolling, ScalingError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -62,7 +62,8 @@ class Rules:
 class Sight:
     """What is known at one moment: replicas that exist, of those ready, of those measured, and the loads.
 
-    A load of None is one whose metric is missing. `alert` says that an alert asks for more replicas.
+    A load of None is one whose metric is missing. `alert` says that an alert asks for more replicas, `rolling` that a
+    new version is replacing an old one.
     """
 
     current: int
@@ -70,6 +71,7 @@ class Sight:
     measured: int
     loads: Mapping[str, Load | None]
     alert: bool = False
+    rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ class Decision:
     @property
     def pending(self) -> bool:
         """Tell whether time alone will change it: it is to be carried out, or a window or period has to end."""
-        return self.direction != "none" or self.reason in ("stabilized", "rate-limited")
+        return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "rolling")
 
 
 def propose(load: Load, current: int, ready: int, measured: int, tolerance: float) -> int:
@@ -169,18 +171,23 @@ def decide(sight: Sight, rules: Rules, history: History, now: float) -> Decision
     """Return how many replicas there shall be.
 
     The largest proposal of several metrics wins. A missing metric never lets the number fall, and without any metric
-    only an alert raises it, one by one. A service without replicas was stopped by somebody and stays so.
+    only an alert raises it, one by one. A service without replicas was stopped by somebody and stays so. While a new
+    version replaces an old one nothing changes; what the load asks for is still proposed, so that the windows know it.
     """
     current = sight.current
     if current == 0:
         return Decision(0, 0, "stopped")
+    usable = [load for load in sight.loads.values() if load is not None and load.usable]
+    wanted = [propose(load, current, sight.ready, sight.measured, rules.tolerance) for load in usable]
+    proposal = max(wanted, default=None)
+    missing = proposal is not None and proposal < current and len(usable) < len(sight.loads)
+    if sight.rolling:
+        return Decision(current, current, "rolling", current if missing else proposal)
     if current < rules.minimum:
         return Decision(current, rules.minimum, "below-minimum")
-    usable = {name: load for name, load in sight.loads.items() if load is not None and load.usable}
-    if not usable:
+    if proposal is None:
         return _without_metrics(sight, rules, history, now)
-    proposal = max(propose(load, current, sight.ready, sight.measured, rules.tolerance) for load in usable.values())
-    if proposal < current and len(usable) < len(sight.loads):
+    if missing:
         return Decision(current, current, "metric-missing", current)
     return _limited(proposal, current, rules, history, now)
 

@@ -12,7 +12,7 @@ import orjson
 from app.controller import Controller
 from app.measurements import Measured
 from app.replica import NUMBER, PROJECT, SERVICE
-from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError
+from app.scalers import AUTOSCALE, TRACK, Replicas, Rolling, ScalingError
 from app.settings import AutoscaleSettings
 from shared.testing import Lab
 
@@ -42,6 +42,7 @@ class World:
     changes: list[tuple[float, int]] = field(default_factory=list)
     cleared: int = 0
     stopped: int = 0
+    rolling: bool = False
 
     def __post_init__(self) -> None:
         self._ready_at = [self.time] * self.replicas
@@ -55,14 +56,19 @@ class World:
 
     def observe(self) -> Mapping[str, Replicas]:
         self._may("observe")
-        return {ACCOUNT: Replicas(len(self._ready_at), self.ready, stopped=self.stopped)}
+        return {ACCOUNT: Replicas(len(self._ready_at), self.ready, stopped=self.stopped, rolling=self.rolling)}
 
     def scale(self, service: str, replicas: int) -> None:
         assert service == ACCOUNT
+        if self.rolling:
+            raise Rolling("simulated")
+        fewer = replicas < len(self._ready_at)
         self._may("create")
         self._ready_at = self._ready_at[:replicas]
         self._ready_at += [self.time + self.start_seconds] * (replicas - len(self._ready_at))
         self.changes.append((self.time, replicas))
+        if fewer:
+            self._may("remove")
 
     def clear_failed(self, service: str) -> int:
         assert service == ACCOUNT

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from app.controller import Controller
+from app.scalers import OPERATIONS
 from shared.prometheus.registry import REGISTRY
 from shared.testing import Lab
 from tests.support import ACCOUNT, World
@@ -142,14 +143,73 @@ async def test_replicas_that_never_get_ready_are_a_failure_and_are_tried_again_l
     assert (status["failures"], status["next_try_in"]) == (1, 10)
 
 
+async def test_what_cannot_be_removed_is_told_and_keeps_nobody_from_scaling(lab: Lab) -> None:
+    world = World(lambda now: 800 if now >= 1_000_030 else 200, fails=lambda operation: operation == "remove")
+    before = failures("remove")
+    controller = world.controller(lab)
+    await world.run(controller, 2 * MINUTES)
+    assert [count for _, count in world.changes] == [6, 8] and world.changes[0][0] <= 1_000_033
+    # After 0, 12, 33, 75 s.
+    assert failures("remove") == before + 4
+    assert controller.status()[ACCOUNT]["failures"] == 0
+    world.fails = lambda _operation: False
+    world.cleared = 1
+    await world.run(controller, MINUTES)
+    assert world.cleared == 0, "it tries again"
+
+
+async def test_a_replica_that_is_drained_and_could_not_be_removed_has_gone(lab: Lab) -> None:
+    world = World(lambda _now: 100, replicas=6, fails=lambda operation: operation == "remove")
+    before = failures("remove")
+    controller = world.controller(lab)
+    await world.run(controller, 3)
+    assert world.changes == [(1_000_000, 3)] and failures("remove") == before + 2
+    # It counts for the rate: half of six in a minute were three.
+    await world.run(controller, 54)
+    assert [count for _, count in world.changes] == [3]
+    await world.run(controller, 9)
+    assert [count for _, count in world.changes] == [3, 2]
+
+
+@pytest.mark.parametrize("load", [100, 3000])
+async def test_while_a_new_version_comes_in_nothing_changes_and_nothing_is_forgotten(lab: Lab, load: float) -> None:
+    world = World(lambda now: load if now < 1_000_240 else 100, replicas=6)
+    before = [failures(operation) for operation in OPERATIONS]
+    world.rolling, world.cleared = True, 1
+    controller = world.controller(lab)
+    await world.run(controller, 4 * MINUTES)
+    status = controller.status()[ACCOUNT]
+    assert (status["why"], status["desired"], world.changes, world.cleared) == ("rolling", 6, [], 1)
+    assert [failures(operation) for operation in OPERATIONS] == before and status["failures"] == 0
+    world.rolling, world.cleared = False, 0
+    await world.run(controller, 6 * MINUTES)
+    # What was asked for meanwhile counts: the window of five minutes begins with the last high load.
+    assert world.changes[0][0] >= (1_000_237 + 300 if load == 3000 else 1_000_240)
+    assert world.changes[0][0] < (1_000_237 + 306 if load == 3000 else 1_000_243)
+
+
+async def test_a_version_that_comes_in_after_the_look_is_left_alone(lab: Lab) -> None:
+    world = World(lambda _now: 800)
+    controller = world.controller(lab)
+    seen = world.observe()
+    world.rolling, world.observe = True, lambda: seen  # type: ignore[method-assign]
+    before = [failures(operation) for operation in OPERATIONS]
+    await world.run(controller, MINUTES)
+    assert world.changes == [] and controller.status()[ACCOUNT]["last_actions"] == []
+    assert [failures(operation) for operation in OPERATIONS] == before
+
+
 async def test_docker_away_is_a_failure_that_names_no_service_and_ends(lab: Lab) -> None:
     world = World(lambda _now: 800, fails=lambda operation: operation == "observe")
     controller = world.controller(lab)
     before = failures("observe", "all")
     assert await controller.tick(act=True) and not controller.observed
     assert failures("observe", "all") == before + 1
+    await world.run(controller, 2 * MINUTES)
+    # After 0, 12, 33, 63 and 93 s: twice as long each time, but never longer than it would rest anyway.
+    assert failures("observe", "all") == before + 5
     world.fails = lambda _operation: False
-    await world.run(controller, 3)
+    await world.run(controller, 12)
     assert controller.known == {ACCOUNT} and world.changes
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -59,7 +60,7 @@ async def test_measurements_are_read_by_service_and_metric() -> None:
     assert found[ACCOUNT].load("cpu_cores") is None
     other = found["transaction-service"]
     assert other.ready is None and math.isnan(other.values["requests_per_second"])
-    assert asked[0].startswith(f"{URL}/api/v1/query ") and "canary" in asked[0]
+    assert asked[0].startswith(f"{URL}/api/v1/query ") and 'track=~"stable|"' in unquote(asked[0])
 
 
 async def test_the_past_is_read_by_time() -> None:

@@ -49,6 +49,25 @@ def test_a_service_that_somebody_stopped_stays_stopped() -> None:
     assert decided(Sight(0, 0, 0, {"requests_per_second": HIGH}, alert=True)) == Decision(0, 0, "stopped")
 
 
+@pytest.mark.parametrize(
+    ("current", "loads", "alert", "proposal"),
+    [
+        (4, {"requests_per_second": HIGH}, True, 16),
+        (4, {"requests_per_second": LOW}, False, 1),
+        # What is unknown is not proposed to go, here as elsewhere.
+        (4, {"requests_per_second": LOW, "cpu_cores": None}, False, 4),
+        (4, {"requests_per_second": None}, True, None),
+        (1, {"requests_per_second": None}, False, None),
+        (12, {"requests_per_second": LOW}, False, 2),
+    ],
+)
+def test_while_a_new_version_comes_in_nothing_changes(
+    current: int, loads: dict[str, Load | None], alert: bool, proposal: int | None
+) -> None:
+    decision = decided(Sight(current, current, current, loads, alert, rolling=True))
+    assert decision == Decision(current, current, "rolling", proposal) and decision.pending
+
+
 def test_the_minimum_holds_without_metrics_too() -> None:
     assert decided(Sight(1, 1, 0, {"requests_per_second": None})).desired == 2
 

@@ -4,11 +4,12 @@ import hashlib
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 from docker.client import DockerClient
 
 from app.replica import MADE
-from app.scalers import Replicas, ScalingError
+from app.scalers import Replicas, Rolling, ScalingError
 from app.scalers.compose import ComposeScaler, connected
 from app.scalers.swarm import SwarmScaler
 from app.settings import AutoscaleSettings
@@ -154,6 +155,56 @@ def test_a_replica_that_has_been_healthy_stays_when_it_is_not(compose: ComposeSc
     assert compose.clear_failed(ACCOUNT) == 0
 
 
+def test_of_two_images_nothing_is_started_or_stopped(compose: ComposeScaler, engine: Engine) -> None:
+    new = replica_document(3)
+    new["Image"] = "sha256:" + "2" * 64
+    engine.containers[new["Id"]] = new
+    assert compose.observe() == {ACCOUNT: Replicas(3, 3, rolling=True)}
+    for count in (2, 4):
+        with pytest.raises(Rolling, match="two images"):
+            compose.scale(ACCOUNT, count)
+    assert all(call.startswith("GET") for call in engine.calls)
+    # What never started is no version on its way in, and neither is what has stopped, nor a canary.
+    new["State"] = {"Status": "created"}
+    assert not compose.observe()[ACCOUNT].rolling
+    new["State"] = {"Status": "exited"}
+    canary = next(one for one in engine.containers.values() if one["Config"]["Labels"]["banking.track"] == "canary")
+    canary["Image"] = "sha256:" + "3" * 64
+    assert not compose.observe()[ACCOUNT].rolling
+
+
+def test_a_canary_is_neither_counted_nor_touched(compose: ComposeScaler, engine: Engine) -> None:
+    canaries = {
+        one["Id"]: one
+        for number in (1, 2)
+        for one in [replica_document(number, f"{ACCOUNT}-canary", **{"banking.track": "canary"})]
+    }
+    engine.containers |= canaries
+    before = orjson.dumps(canaries)
+    assert compose.observe() == {ACCOUNT: Replicas(2, 2)}
+    compose.scale(ACCOUNT, 4)
+    compose.scale(ACCOUNT, 1)
+    compose.clear_failed(f"{ACCOUNT}-canary")
+    with pytest.raises(ScalingError, match="no replica to copy"):
+        compose.scale(f"{ACCOUNT}-canary", 3)
+    assert orjson.dumps({one: engine.containers[one] for one in canaries}) == before
+    assert not any(identifier in call for call in engine.calls for identifier in canaries)
+
+
+def test_all_that_have_to_go_are_drained_also_where_one_cannot_be_removed(
+    compose: ComposeScaler, engine: Engine
+) -> None:
+    compose.scale(ACCOUNT, 4)
+    third = ours(engine)["3"]["Id"]
+    engine.refusals[f"DELETE /containers/{third}"] = (500, "device or resource busy")
+    with pytest.raises(ScalingError, match="remove: .*busy"):
+        compose.scale(ACCOUNT, 2)
+    assert {number: one["State"]["Status"] for number, one in ours(engine).items()} == {
+        **dict.fromkeys("12", "running"),
+        "3": "exited",
+    }
+
+
 def test_a_service_without_replicas_has_nothing_to_copy(compose: ComposeScaler) -> None:
     with pytest.raises(ScalingError, match="no replica to copy"):
         compose.scale("postgres", 2)
@@ -212,6 +263,17 @@ def test_tasks_that_do_not_get_ready_in_time_are_taken_back(swarm: SwarmScaler, 
     swarm.observe()
     now.seconds = 200
     assert swarm.clear_failed(ACCOUNT) == 0
+
+
+@pytest.mark.parametrize("state", ["updating", "paused", "rollback_started", "rollback_paused"])
+def test_while_swarm_updates_a_service_its_number_stays(swarm: SwarmScaler, engine: Engine, state: str) -> None:
+    engine.services["s" * 25]["UpdateStatus"] = {"State": state}
+    assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, rolling=True)}
+    with pytest.raises(Rolling, match="updated"):
+        swarm.scale(ACCOUNT, 4)
+    engine.services["s" * 25]["UpdateStatus"] = {"State": "completed"}
+    swarm.scale(ACCOUNT, 4)
+    assert swarm.observe()[ACCOUNT] == Replicas(4, 2, 1)
 
 
 def test_swarm_refuses_and_the_operation_has_failed(swarm: SwarmScaler, engine: Engine) -> None:

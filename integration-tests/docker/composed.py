@@ -5,7 +5,10 @@ import os
 import re
 import subprocess
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,23 +58,31 @@ class ComposedBank(Bank):
         var = Path(self._environment["VAR_DIR"])
         super().__init__(f"http://127.0.0.1:{self._environment['BANK_PORT']}", lab_keys.ensure(var / "secrets"))
         self.secrets = var / "docker" / "secrets"
+
+    @cached_property
+    def prometheus(self) -> Prometheus:
+        """The stack's Prometheus, by its address on this host."""
         address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
-        self.prometheus = Prometheus(f"http://{address.strip()}:9090")
+        return Prometheus(f"http://{address.strip()}:9090")
 
     def compose(self, *arguments: str, **environment: str) -> str:
-        """Run `docker compose` on this stack and return what it printed."""
+        """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
         return self._run(["scripts/compose.sh", *arguments], 180, **environment)
 
     def docker(self, *arguments: str) -> str:
         """Run a command of Docker's own and return what it printed."""
         return self._run(["docker", *arguments], 60)
 
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in a container of a service and return what it printed."""
+        return self.compose("exec", "-T", service, *command)
+
     def run_module(self, service: str, module: str) -> str:
-        return self.compose("exec", "-T", service, "python", "-m", module)
+        return self.inside(service, "python", "-m", module)
 
     def operate(self, *arguments: str) -> str:
         """Use the autoscaler as operators do by hand."""
-        return self.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", *arguments)
+        return self.inside("autoscale-service", "python", "-m", "app.operate", *arguments)
 
     def containers(self, service: str) -> list[str]:
         """Return the ids of the running containers of a service."""
@@ -79,7 +90,7 @@ class ComposedBank(Bank):
 
     def sql(self, database: str, query: str) -> list[str]:
         """Return the rows of a query on a service's database, columns separated by |."""
-        return self.compose("exec", "-T", "postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
+        return self.inside("postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
 
     def sql_in_background(self, database: str, query: str, name: str) -> None:
         """Start a query that may take long, in a session with this application name."""
@@ -93,7 +104,7 @@ class ComposedBank(Bank):
 
     def messages_on_the_bus(self) -> int:
         """Return how many events NATS holds."""
-        page = self.compose("exec", "-T", "nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
+        page = self.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
         streams = json.loads(page)["account_details"][0]["stream_detail"]
         return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
 
@@ -136,7 +147,8 @@ class ComposedBank(Bank):
 
     def close(self) -> None:
         super().close()
-        self.prometheus.close()
+        if "prometheus" in self.__dict__:
+            self.prometheus.close()
         self._down()
 
     def _down(self) -> None:
@@ -156,3 +168,31 @@ class ComposedBank(Bank):
         )
         assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
         return done.stdout
+
+
+class SwarmBank(ComposedBank):
+    """The same bank as a stack of a Swarm, of which this engine is the only node."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        super().__init__(folder, SWARM="1", **variables)
+
+    def inside(self, service: str, *command: str) -> str:
+        return self._run(["docker", "exec", self.containers(service)[0], *command], 180)
+
+    def containers(self, service: str) -> list[str]:
+        label = f"label=com.docker.swarm.service.name={self.project}_{service}"
+        return self.docker("ps", "--quiet", "--no-trunc", "--filter", label).split()
+
+
+@contextmanager
+def one_node_swarm() -> Iterator[None]:
+    """Make this engine a Swarm while the block runs; one that is there is used, and stays."""
+    info = ["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]
+    if subprocess.run(info, capture_output=True, text=True, check=True).stdout.strip() == "active":
+        yield
+        return
+    subprocess.run(["docker", "swarm", "init", "--advertise-addr", "127.0.0.1"], capture_output=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "swarm", "leave", "--force"], capture_output=True, check=True)

@@ -60,6 +60,70 @@ def test_a_new_replica_is_like_those_of_compose_and_compose_leaves_it_alone(
     assert sorted(bank.containers(SERVICE)) == sorted(three), "compose has nothing to change"
 
 
+def status(bank: ComposedBank) -> dict[str, Any]:
+    """Return what the autoscaler knows of the service."""
+    found: dict[str, Any] = json.loads(bank.operate("status"))["services"][SERVICE]
+    return found
+
+
+@pytest.fixture
+def next_image(bank: ComposedBank) -> Iterator[str]:
+    """The image of the service under another id, as a next version has."""
+    (image,) = bank.inspect("{{.Image}}", bank.containers(SERVICE)[0])
+    made = bank.docker("create", image).strip()
+    name = f"bank/{bank.project}:next"
+    bank.docker("commit", "--change", "LABEL next=true", made, name)
+    bank.docker("rm", made)
+    yield name
+    bank.docker("rmi", name)
+
+
+@pytest.fixture
+def rollouts_rest(bank: ComposedBank) -> Iterator[None]:
+    """Keep rollout-service from removing what no rollout has started."""
+    service = bank.containers("rollout-service")
+    bank.docker("stop", *service)
+    yield
+    bank.docker("start", *service)
+
+
+@pytest.mark.usefixtures("rollouts_rest")
+def test_while_a_new_version_stands_beside_the_old_one_nothing_is_scaled(bank: ComposedBank, next_image: str) -> None:
+    before = bank.containers(SERVICE)
+    grow = ("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"{SERVICE}=3", SERVICE)
+    bank.compose(*grow, ACCOUNT_SERVICE_IMAGE=next_image)
+    (new,) = set(bank.containers(SERVICE)) - set(before)
+    try:
+        eventually(lambda: status(bank)["why"] == "rolling", 60)
+        for count in ("2", "4"):
+            with pytest.raises(AssertionError, match="replicas of two images"):
+                bank.operate("scale", SERVICE, count)
+        assert len(bank.containers(SERVICE)) == 3 and status(bank)["failures"] == 0
+    finally:
+        bank.docker("rm", "--force", new)
+    eventually(lambda: status(bank)["why"] != "rolling", 60)
+
+
+@pytest.mark.usefixtures("rollouts_rest")
+def test_a_canary_is_neither_counted_nor_touched(bank: ComposedBank, next_image: str) -> None:
+    canary = f"{SERVICE}-canary"
+    start = ("--profile", "canary", "up", "--detach", "--no-deps", canary)
+    bank.compose(*start, ACCOUNT_SERVICE_CANARY_IMAGE=next_image, ACCOUNT_SERVICE_CANARY_REPLICAS="1")
+    label = f"label=com.docker.compose.service={canary}"
+    here = ("ps", "--all", "--quiet", "--filter", label, "--filter", f"label=com.docker.compose.project={bank.project}")
+    (there,) = bank.docker(*here).split()
+    try:
+        bank.operate("scale", SERVICE, "3")
+        with pytest.raises(AssertionError, match="no service that may be scaled"):
+            bank.operate("scale", canary, "2")
+        eventually(lambda: status(bank)["current"] == 3, 60)
+        bank.operate("scale", SERVICE, "2")
+        assert bank.docker(*here).split() == [there]
+        assert canary not in json.loads(bank.operate("status"))["services"]
+    finally:
+        bank.docker("rm", "--force", there)
+
+
 def test_the_socket_proxy_lets_nothing_else_through(bank: ComposedBank) -> None:
     postgres = bank.containers("postgres")[0]
     script = (

@@ -1,9 +1,10 @@
 """Load times four on a composed stack: alert, scale out, load off, scale in, and scale-ins under load by hand.
 
-    make drills DRILL=autoscale [ARGS="--scale-ins 50"]
+    make drills DRILL=autoscale [ARGS="--scale-ins 50 --swarm"]
 
 Prints where the time goes and fails if enough replicas serve later than promised, or a request is lost. It starts a
-stack of its own, with small targets so that one machine can carry the load, and short windows.
+stack of its own, with small targets so that one machine can carry the load, and short windows. With --swarm it is a
+Swarm stack, made from the same docker-compose.yml.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import math
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from composed import ComposedBank  # noqa: E402
+from composed import ComposedBank, SwarmBank, one_node_swarm  # noqa: E402
 from load import Load, assert_every_transfer_counts, transfers  # noqa: E402
 from support import eventually  # noqa: E402
 
@@ -68,12 +70,21 @@ class Autoscaled:
         status = self.status()
         return (status["current"], status["ready"], status["working"]) == (count, count, False)
 
+    def healthy(self, count: int) -> bool:
+        """Tell whether so many containers run and are healthy; sooner than the autoscaler, which rests while paused."""
+        found = self.bank.containers(SERVICE)
+        try:
+            states = self.bank.inspect("{{.State.Health.Status}}", *found)
+        except AssertionError:  # one has gone while they were looked at
+            return False
+        return states == ["healthy"] * count
+
     def breach(self, since: float) -> float | None:
         """Return when Prometheus first saw the load over the threshold of the alert."""
         query = quote(f'autoscale:load:ratio{{service="{SERVICE}"}} > 1.1')
         window = f"start={since:.3f}&end={time.time():.3f}&step=1"
         url = f"http://127.0.0.1:9090/api/v1/query_range?query={query}&{window}"
-        page = self.bank.compose("exec", "-T", "prometheus", "wget", "-q", "-O", "-", url)
+        page = self.bank.inside("prometheus", "wget", "-q", "-O", "-", url)
         found = json.loads(page)["data"]["result"]
         return min((float(moment) for series in found for moment, _ in series["values"]), default=None)
 
@@ -112,7 +123,8 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
     stepped = time.time()
     load.rate = BASE_RATE * FACTOR
     say(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
-    eventually(lambda: len(stack.first_served(stepped)) >= NEEDED, 180)
+    # Not all the time: looking takes what the replicas need to start.
+    eventually(lambda: len(stack.first_served(stepped)) >= NEEDED, 180, every=2)
     served = sorted(stack.first_served(stepped).values())
     started = stack.started(old)
     told = stack.told(stepped)
@@ -149,8 +161,9 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
     while gone < wanted:
         count = START + min(4, wanted - gone)
         stack.bank.operate("scale", SERVICE, str(count))
-        eventually(lambda count=count: stack.replicas(count), 90)
+        eventually(lambda count=count: stack.healthy(count), 180, every=1)
         stack.bank.operate("scale", SERVICE, str(START))
+        eventually(lambda: stack.healthy(START), 180, every=1)
         gone += count - START
         say(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
     stack.bank.operate("resume")
@@ -160,6 +173,7 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
 def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
     """Run the drill and return what was not as promised."""
     stack = Autoscaled(bank)
+    bank.wait_until_answering(60)
     eventually(lambda: stack.replicas(START), 60)
     with transfers(bank, BASE_RATE) as load:
         say(f"{BASE_RATE:.0f} requests/s on {START} replicas")
@@ -169,7 +183,7 @@ def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
         out = len(load.lost)
         say(f"scaled out: {out} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
         load.rate, off = BASE_RATE, time.time()
-        eventually(lambda: stack.replicas(START), 180)
+        eventually(lambda: stack.replicas(START), 180, every=1)
         inward = len(load.lost) - out
         say(f"load off: back at {START} replicas after {time.time() - off:.0f} s, {inward} requests lost")
         gone = scale_ins(stack, load, wanted) if wanted else 0
@@ -185,9 +199,11 @@ def main() -> int:
     """Start a stack, rehearse, and stop it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale-ins", type=int, default=50, help="replicas to drain under load by hand (default 50)")
+    parser.add_argument("--swarm", action="store_true", help="on a one-node Swarm, made for it and left afterwards")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        bank = ComposedBank(Path(folder), **SETTINGS)
+    kind = SwarmBank if options.swarm else ComposedBank
+    with tempfile.TemporaryDirectory() as folder, one_node_swarm() if options.swarm else nullcontext():
+        bank = kind(Path(folder), **SETTINGS)
         try:
             wrong = rehearse(bank, options.scale_ins)
         finally:

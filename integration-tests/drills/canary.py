@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -136,19 +137,15 @@ def good(drill: Drill) -> None:
     """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
     bank, release = drill.bank, drill.next_good()
     counts = (2,) if drill.short else (1, 3, 5)
-    bake = 45 if drill.short else 150
+    bake = 45 if drill.short else 120
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
         began = time.time()
-        try:
-            eventually(lambda: bank.state()["weight"] == 10 and process.poll() is None, 300)
-            time.sleep(RELOAD_SECONDS)
-            for count in counts:
-                split_at(drill, count)
-        except BaseException:
-            print(process.communicate()[0][-4000:] if process.poll() is not None else "")
-            raise
+        bank.reached(process, TRANSITIONS["canary 10 %"])
+        time.sleep(RELOAD_SECONDS)
+        for count in counts:
+            split_at(drill, count)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
         time.sleep(5)
@@ -171,7 +168,7 @@ def split_at(drill: Drill, replicas: int) -> None:
             drill.bank.scale(service, replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
-    clients = [f"client-{n}" for n in range(10_000)]
+    clients = [f"client-{n}" for n in range(5_000)]
     seen = burst(drill.bank, clients)
     drill.check(not seen.lost, f"good: {len(seen.lost)} of {seen.sent} lost at {replicas} replicas")
     share = sum(one.track == "canary" for one in seen.seen) / max(1, len(seen.seen))
@@ -308,7 +305,7 @@ def prometheus_gone(drill: Drill) -> None:
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
         began = time.time()
-        eventually(lambda: bank.state()["id"] and bank.state()["weight"] == 10, 300)
+        bank.reached(process, TRANSITIONS["canary 10 %"])
         bank.compose("stop", "prometheus")
         try:
             output, _ = process.communicate(timeout=600)
@@ -333,6 +330,11 @@ TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
 }
 
 
+def entered(transition: Callable[[dict[str, Any]], bool], before: str, state: dict[str, Any]) -> bool:
+    """Tell whether another rollout than the one before is at a transition."""
+    return state["id"] != before and transition(state)
+
+
 def killed(drill: Drill) -> None:
     """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
     bank = drill.bank
@@ -342,9 +344,7 @@ def killed(drill: Drill) -> None:
             release = drill.next_good()
             before = bank.state()["id"]
             process = bank.start_deploy(release)
-            eventually(
-                lambda name=name, before=before: bank.state()["id"] != before and TRANSITIONS[name](bank.state()), 600
-            )
+            bank.reached(process, partial(entered, TRANSITIONS[name], before))
             if name == "promoting":
                 time.sleep(6)
             bank.kill(process)

@@ -143,14 +143,17 @@ class DeployedBank(Bank):
             **steps,
         }
         self._variables.write_text(json.dumps(variables), encoding="utf-8")
+        self._driver: "subprocess.Popen[str] | None" = None
         self.state_file = folder / "state" / "rollout.json"
         super().__init__(f"http://127.0.0.1:{port}", secrets)
 
     def start_deploy(self, release: Path, *more: str) -> "subprocess.Popen[str]":
-        """Start a deployment in a process group of its own."""
+        """Start a deployment in a process group of its own; what is left of the last one ends."""
+        if self._driver is not None and self._driver.poll() is None:
+            self.kill(self._driver)
         words = ["--extra-vars", f"@{self._variables}", *more]
         environment = {**ENVIRONMENT, "RELEASE": str(release), "ARGS": " ".join(words)}
-        return subprocess.Popen(  # pylint: disable=consider-using-with  # who asks for it waits for it
+        self._driver = subprocess.Popen(  # pylint: disable=consider-using-with  # who asks for it waits for it
             ["make", "deploy"],
             cwd=ROOT,
             env=environment,
@@ -160,6 +163,13 @@ class DeployedBank(Bank):
             text=True,
             start_new_session=True,
         )
+        return self._driver
+
+    def reached(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until a deployment has brought the rollout to a state; fail with its last words if it ends before."""
+        while not state(self.state()):
+            assert process.poll() is None, process.communicate()[0][-4000:]
+            time.sleep(0.1)
 
     def deploy(self, release: Path, *more: str) -> Deployment:
         """Deploy a release, to the end."""
@@ -196,7 +206,9 @@ class DeployedBank(Bank):
         return self.compose("exec", "-T", service, "python", "-m", module)
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the rollout."""
+        """Return the state of the rollout; before the first one there is none."""
+        if not self.state_file.exists():
+            return {"id": "", "phase": "idle", "weight": 0, "reason": "", "outcome": "", "history": []}
         found: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
         return found
 
@@ -253,6 +265,8 @@ class DeployedBank(Bank):
 
     def close(self) -> None:
         super().close()
+        if self._driver is not None and self._driver.poll() is None:
+            self.kill(self._driver)
         if (self._folder / "docker-compose.yml").exists():
             profiles = [word for name in ("canary", "previous") for word in ("--profile", name)]
             self.compose(*profiles, "down", "--volumes", "--remove-orphans")

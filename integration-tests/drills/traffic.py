@@ -62,15 +62,13 @@ class _Worker:
         self._lock = lock
         self._source, self._target = bank.open(_MONEY), bank.open()
 
-    def send(self, client: str, history: bool) -> None:
-        """Send one request and take note of the answer."""
+    def send(self, client: str, path: str = "") -> None:
+        """Send one request, a transfer or what is to be read, and take note of the answer."""
         began = time.time()
         headers = {"X-Client-ID": client, **self._bank.headers("alice")}
         try:
-            if history:
-                self._connection.request(
-                    "GET", f"/api/v1/transactions?account_id={self._source}&limit=1", headers=headers
-                )
+            if path:
+                self._connection.request("GET", f"/api/v1/{path}", headers=headers)
             else:
                 headers |= {"Content-Type": "application/json", "Idempotency-Key": uuid.uuid4().hex}
                 body = {"amount": 1, "currency": "USD", "from_account": self._source, "to_account": self._target}
@@ -87,8 +85,13 @@ class _Worker:
                 self._traffic.lost.append(f"{time.strftime('%H:%M:%S', time.gmtime(began))} {outcome}")
             else:
                 self._traffic.seen.append(Seen(began, client, track, version, time.time() - began))
-            if not history:
+            if not path:
                 (self._traffic.unknown if outcome else self._traffic.moved)[self._target] += 1
+
+    @property
+    def history(self) -> str:
+        """The path of the newest of its transactions."""
+        return f"transactions?account_id={self._source}&limit=1"
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -106,7 +109,7 @@ def traffic(bank: Bank, rate: float, clients: int = 10_000) -> Iterator[Traffic]
         due = time.monotonic() + number / rate
         turn = number
         while not stop.wait(max(0.0, due - time.monotonic())):
-            worker.send(f"client-{draw.randrange(clients)}", turn % _HISTORY_EVERY == 0)
+            worker.send(f"client-{draw.randrange(clients)}", "" if turn % _HISTORY_EVERY else worker.history)
             turn += 1
             # Late ones are not made up for: then the rate is lower, and says so.
             due = max(due + _WORKERS / rate, time.monotonic())
@@ -134,7 +137,7 @@ def burst(bank: Bank, clients: Iterable[str]) -> Traffic:
                 client = next(waiting, None)
             if client is None:
                 return
-            worker.send(client, history=True)
+            worker.send(client, "accounts?limit=1")
 
     workers = [_Worker(bank, result, lock) for _ in range(_WORKERS // 3)]
     threads = [threading.Thread(target=work, args=(worker,)) for worker in workers]

@@ -4,7 +4,7 @@
     begin -            begin the rollout that is described on standard input
     renew ID           go on being in charge
     provisioned ID     the canaries run; refused until all are ready and measured
-    promoted ID        stable runs the new version
+    promoted ID        stable runs the new version; refused unless it does
     abort REASON       take everything back
     restored           stable runs the version before again
 
@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from app import states
 from app.containers import Containers, DockerFailed
-from app.readiness import lacking, measured_canaries
+from app.readiness import lacking, measured_canaries, unpromoted
 from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.states import Change, Refused, Request, Rollout
@@ -48,6 +48,16 @@ def _provisioned(settings: RolloutSettings, file: StateFile, rollout_id: str, no
     return lambda state: states.provisioned(state, rollout_id, now)
 
 
+def _promoted(settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> Change:
+    state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
+    if state.phase == "promoting":
+        containers = Containers(settings.docker_url, settings.project)
+        missing = unpromoted(containers.observe(), containers.image_ids(state.images))
+        if missing:
+            raise Refused("; ".join(missing))
+    return lambda state: states.promoted(state, rollout_id, now)
+
+
 def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile) -> Change | None:
     """Return what a command does to the state; None for no command. Raises Refused, ValidationError, DockerFailed."""
     now, lease = time.time(), settings.lease_seconds
@@ -56,11 +66,12 @@ def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile
         return _begin(settings, now)
     if verb == "provisioned" and given:
         return _provisioned(settings, file, given, now)
+    if verb == "promoted" and given:
+        return _promoted(settings, file, given, now)
     changes: dict[tuple[str, bool], Change] = {
         ("status", False): lambda state: state,
         ("restored", False): lambda state: states.restored(state, now),
         ("renew", True): lambda state: states.renew(state, given, now, lease),
-        ("promoted", True): lambda state: states.promoted(state, given, now),
         ("abort", True): lambda state: states.abort(state, given, now),
     }
     return changes.get((verb, bool(given)))

@@ -23,6 +23,19 @@ def lacking(state: Rollout, found: Iterable[Container], measured: Mapping[str, i
     return missing
 
 
+def unpromoted(found: Iterable[Container], images: Mapping[str, str]) -> list[str]:
+    """Return a line for each service of which stable does not run a new image (its id) at least as often as others."""
+    stable = [one for one in found if one.track == "stable" and one.running]
+    missing = []
+    for service in SERVICES:
+        mine = [one for one in stable if one.service == service]
+        new = sum(one.healthy and one.image == images.get(service) for one in mine)
+        old = sum(one.image != images.get(service) for one in mine)
+        if new < max(1, old):
+            missing.append(f"{service}: {new} healthy replicas of the new version stand beside {old} others")
+    return missing
+
+
 def measured_canaries(prometheus_url: str) -> dict[str, int]:
     """Return how many canaries of each service Prometheus reaches; none where it does not answer."""
     query = 'count by (service) (up{job="services",track="canary"} == 1)'

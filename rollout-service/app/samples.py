@@ -47,6 +47,7 @@ class Metrics:
     mismatches: str = "bank_reconciliation_mismatches"
     consumed: str = "bank_events_consumed_total"
     lag: str = "bank_consumer_lag_seconds"
+    checked: str = "bank_check_completed_timestamp_seconds"
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +144,13 @@ class PrometheusSamples:
         canary = 'job="services", track="canary"'
         looked: Mapping[str, Awaitable[float | None]] = {
             # What was broken before the rollout is a page to somebody, and not the canary's doing.
-            "ledger-imbalance": self._changed(f'{names.imbalance}{{job="services"}}', moments, "currency"),
+            # A ledger without accounts has no currencies; that it is checked shows that it is measured.
+            "ledger-imbalance": self._changed(
+                f'{names.imbalance}{{job="services"}}',
+                moments,
+                "currency",
+                checked=f'{names.checked}{{job="services", check="ledger"}}',
+            ),
             "reconciliation": self._changed(f'{names.mismatches}{{job="services"}}', moments),
             "ledger-violation": self._since(f"{names.violations}{{{canary}}}", moments),
             "dead-letters": self._since(f'{names.consumed}{{{canary}, outcome="dead"}}', moments),
@@ -153,13 +160,16 @@ class PrometheusSamples:
         }
         return dict(zip(looked, await asyncio.gather(*map(_or_none, looked.values()))))
 
-    async def _changed(self, selector: str, moments: Moments, *labels: str) -> float:
-        """Return the largest of a gauge's values that are neither 0 nor what they were; raises Unmeasured."""
+    async def _changed(self, selector: str, moments: Moments, *labels: str, checked: str = "") -> float:
+        """Return the largest of a gauge's values that are neither 0 nor what they were; raises Unmeasured.
+
+        Where the series `checked` is there, a gauge without any value is sound.
+        """
         now, start = await asyncio.gather(
             self._query(selector, moments.now, *labels, "instance"),
             self._query(selector, moments.rollout, *labels, "instance"),
         )
-        if not now:
+        if not now and not (checked and await self._query(checked, moments.now, "instance")):
             raise Unmeasured(f"no series {selector}")
         known = _worst(start)
         changes = [abs(value - known.get(key, 0.0)) if value else 0.0 for key, value in _worst(now).items()]

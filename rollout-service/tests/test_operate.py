@@ -10,9 +10,9 @@ import pytest
 
 from app import operate
 from app.state_file import StateFile
-from app.states import Rollout
+from app.states import SERVICES, Rollout
 from shared.testing import Lab
-from tests.world import LEASE, NOW, at_step, done, others, promoting, request
+from tests.world import LEASE, NOW, at_step, done, others, promoting, request, stable
 
 Run = Callable[..., int]
 
@@ -63,8 +63,21 @@ def test_a_rollout_from_begin_to_done(
     assert run("renew", rollout) == 0 and shown(capsys)["phase"] == "canary"
 
 
-def test_the_end_of_a_rollout(run: Run, file: StateFile, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_end_of_a_rollout(
+    run: Run, file: StateFile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     file.change(lambda _state: promoting())
+    found = [stable(service, number) for service in SERVICES for number in (1, 2)]
+    monkeypatch.setattr(operate.Containers, "observe", lambda _self: found)
+    monkeypatch.setattr(operate.Containers, "image_ids", lambda _self, _images: dict.fromkeys(SERVICES, "b"))
+    assert run("promoted", "one") == operate.REFUSED
+    found += [stable(SERVICES[0], 3, "b"), stable(SERVICES[0], 4, "b"), stable(SERVICES[1], 3, "b")]
+    found.append(stable(SERVICES[1], 4, "b", healthy=False))
+    assert run("promoted", "one") == operate.REFUSED
+    said = capsys.readouterr()
+    assert "transaction-service: 1 healthy replicas of the new version stand beside 2 others" in said.err
+    assert "account-service" not in said.err.splitlines()[-1] and file.load().phase == "promoting"
+    found[-1] = stable(SERVICES[1], 4, "b")
     assert run("promoted", "one") == 0 and shown(capsys)["phase"] == "done"
     assert run("abort", "because") == 0 and shown(capsys)["serving"] == "previous"
     assert run("restored") == 0 and shown(capsys)["serving"] == "stable"

@@ -210,3 +210,16 @@ async def test_an_old_up_is_no_sign_of_life() -> None:
         async with httpx.AsyncClient(transport=told(age)) as client:
             samples = await PrometheusSamples("http://prometheus", client).read(Moments(900, 1000, 900))
         assert (of(samples, "account-service", "canary") is not None) == measured
+
+
+@pytest.mark.parametrize(("checked", "imbalance"), [(True, 0.0), (False, None)])
+async def test_a_ledger_without_accounts_is_sound_when_it_is_checked(checked: bool, imbalance: float | None) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        query = httpx.QueryParams(request.content.decode())["query"]
+        there = checked and query.startswith("bank_check_completed_timestamp_seconds")
+        result = [{"metric": {"instance": "a"}, "value": [0, "1000"]}] if there else []
+        return httpx.Response(200, json={"data": {"result": result}})
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        samples = await PrometheusSamples("http://prometheus", client).read(Moments(900, 1000, 900))
+    assert samples.invariants["ledger-imbalance"] == imbalance

@@ -27,11 +27,16 @@ class ScalingError(Exception):
         return f"{self.operation}: {self.detail}"
 
 
+class Rolling(Exception):
+    """Nothing was changed: another version is on its way in, and what comes or goes now is not for scaling to say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Replicas:
     """The stable replicas of a service: how many run or start, how many of them are ready; bounds that its labels name.
 
-    `stopped` are those that exist and do not run: killed, or stopped by a person.
+    `stopped` are those that exist and do not run: killed, or stopped by a person. `rolling` says that not all that
+    run are of one image: a new version replaces an old one.
     """
 
     current: int
@@ -39,6 +44,7 @@ class Replicas:
     minimum: int | None = None
     maximum: int | None = None
     stopped: int = 0
+    rolling: bool = False
 
 
 def is_stable(labels: Mapping[str, str]) -> bool:
@@ -53,14 +59,15 @@ def bounds(labels: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 class Scaler(Protocol):
-    """Runs replicas. Every method raises ScalingError."""
+    """Runs replicas. Every method raises ScalingError; where the change itself is done and only what is left of a
+    replica could not be removed, its operation is `remove`."""
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the services that may be scaled, and no others."""
         ...
 
     def scale(self, service: str, replicas: int) -> None:
-        """Bring a service to so many replicas: start new ones, or drain and remove the newest."""
+        """Bring a service to so many replicas: start new ones, or drain and remove the newest. Raises Rolling."""
         ...
 
     def clear_failed(self, service: str) -> int:

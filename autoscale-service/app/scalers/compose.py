@@ -17,7 +17,7 @@ from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
 from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
-from app.scalers import STABLE_LABELS, Replicas, ScalingError, bounds
+from app.scalers import STABLE_LABELS, Replicas, Rolling, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
 _TIMEOUT = 30
@@ -49,6 +49,7 @@ class _Replica:
         self.labels: Mapping[str, str] = document["Config"]["Labels"]
         self.service = self.labels[SERVICE]
         self.number = int(self.labels[NUMBER])
+        self.image: str = document["Image"]
         self.state: str = document["State"]["Status"]
         self.healthy = document["State"].get("Health", {}).get("Status") == "healthy"
         self.made_here = self.labels.get(MADE) == "true"
@@ -97,11 +98,21 @@ class ComposeScaler(DockerScaler):
         there = [replica for replica in found if replica.there]
         if not there:
             raise ScalingError("create", f"{service} has no replica to copy")
+        if _rolling(there):
+            raise Rolling(f"{service} has replicas of two images")
         if replicas > len(there):
             self._start(there, max(replica.number for replica in found), replicas - len(there))
         newest_first = sorted(there, key=lambda one: (one.healthy, one.age, -one.number))
+        left: ScalingError | None = None
         for replica in newest_first[: max(0, len(there) - replicas)]:
-            self._drain(replica.id)
+            try:
+                self._drain(replica.id)
+            except ScalingError as error:
+                if error.operation != "remove":
+                    raise
+                left = error
+        if left is not None:
+            raise left
 
     def clear_failed(self, service: str) -> int:
         """Take back what was started here and did not become ready in time; return how many replicas that were."""
@@ -168,4 +179,9 @@ def _counted(replicas: list[_Replica]) -> Replicas:
     there = [replica for replica in replicas if replica.there]
     newest = min(replicas, key=lambda one: one.age)
     ready, stopped = sum(replica.healthy for replica in there), sum(one.state == "exited" for one in replicas)
-    return Replicas(len(there), ready, *bounds(newest.labels), stopped)
+    return Replicas(len(there), ready, *bounds(newest.labels), stopped, _rolling(there))
+
+
+def _rolling(there: list[_Replica]) -> bool:
+    # One that never started is nobody's new version; clear_failed takes it away.
+    return len({replica.image for replica in there if replica.state != "created"}) > 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from docker.client import DockerClient
 
-from app.scalers import STABLE_LABELS, Replicas, ScalingError, bounds, is_stable
+from app.scalers import STABLE_LABELS, Replicas, Rolling, ScalingError, bounds, is_stable
 from app.scalers.compose import DockerScaler, connected, reported
 from app.settings import AutoscaleSettings
 
@@ -53,7 +53,7 @@ class SwarmScaler(DockerScaler):
             ready = min(current, service["ServiceStatus"]["RunningTasks"])
             if ready == current:
                 self._growing.pop(name, None)
-            found[name] = Replicas(current, ready, *bounds(spec["Labels"]))
+            found[name] = Replicas(current, ready, *bounds(spec["Labels"]), rolling=_rolling(service))
         return found
 
     def scale(self, service: str, replicas: int) -> None:
@@ -76,6 +76,8 @@ class SwarmScaler(DockerScaler):
             found = self._services().get(service)
             if found is None:
                 raise ScalingError("update", f"{service} is no service that may be scaled")
+            if _rolling(found):
+                raise Rolling(f"{service} is being updated")
             api = self._docker.api
             # Swarm refuses the update if anybody changed the service since it was read.
             answer = api.post(
@@ -96,3 +98,8 @@ class SwarmScaler(DockerScaler):
             for service in found
             if is_ours(service["Spec"], stack)
         }
+
+
+def _rolling(service: Mapping[str, Any]) -> bool:
+    """Tell whether an update of the service, or its way back, is under way or has stopped half-way."""
+    return (service.get("UpdateStatus") or {}).get("State", "completed") not in ("completed", "rollback_completed")

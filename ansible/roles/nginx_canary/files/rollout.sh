@@ -88,9 +88,16 @@ bring() {
 }
 
 drain() {
-    local old stopping=.draining-$2
+    local old new stopping=.draining-$2
     renew "$1"
-    old=$(by_image "$2" no "$3" | head -n 1)
+    old=$(by_image "$2" no "$3")
+    new=$(by_image "$2" yes "$3" health=healthy)
+    # Whoever else takes replicas away: the service is not to be left without any.
+    if [ "$(count "$new")" -lt "$(count "$old")" ] || [ -z "$new" ]; then
+        echo "$2: $(count "$new") new replicas are healthy, beside $(count "$old") old ones; none is stopped" >&2
+        return 1
+    fi
+    old=$(head -n 1 <<<"$old")
     if [ -z "$old" ]; then
         rm -f "$stopping"
         echo 'done'

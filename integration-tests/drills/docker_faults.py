@@ -1,0 +1,85 @@
+"""A stand-in in front of Docker's socket: passes everything on, but for the calls that are to fail."""
+
+import http.client
+import re
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingMixIn, UnixStreamServer
+from typing import Any
+
+ENGINE = "/var/run/docker.sock"
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Calls (`POST /containers/…/start`, found by a regular expression) and how they are answered."""
+
+    calls: str
+    status: int
+    message: str
+
+
+class _Engine(http.client.HTTPConnection):
+    """A connection to the Engine itself."""
+
+    def __init__(self) -> None:
+        super().__init__("docker")
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(ENGINE)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "FaultyDocker"
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        refusal = self.server.refusal
+        if refusal and re.search(refusal.calls, f"{self.command} {self.path.partition('?')[0]}"):
+            status, content = refusal.status, b'{"message": "%s"}' % refusal.message.encode()
+        else:
+            engine = _Engine()
+            kind = {"Content-Type": "application/json"} if body else {}
+            engine.request(self.command, self.path, body or None, kind)
+            answer = engine.getresponse()
+            status, content = answer.status, answer.read()
+            engine.close()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        if status not in (204, 304):
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    do_GET = do_POST = do_DELETE = _answer
+
+    def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
+        """Say nothing."""
+
+
+class FaultyDocker(ThreadingMixIn, UnixStreamServer):
+    """The stand-in, served on a socket of its own."""
+
+    daemon_threads = True
+    refusal: Refusal | None = None
+
+
+@contextmanager
+def faulty_docker(path: Path) -> Iterator[FaultyDocker]:
+    """Serve the stand-in while the block runs."""
+    with FaultyDocker(str(path), _Handler) as server:
+        path.chmod(0o666)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
