@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint format schemas dashboards drills release registry deploy rollback bench load autoscale lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -60,13 +60,36 @@ integration: ## run the tests on the composed stack (they start one of their own
 	@scripts/bootstrap.sh dev
 	@scripts/run_tests.sh docker
 
-unit: ## run the tests of the services and of what they share
+unit: ## run the tests of the services and of what they share (SUITES="shared embedded" chooses)
 	@scripts/bootstrap.sh dev
 	@scripts/run_tests.sh unit
 
-lint: ## check style, types, shell scripts, YAML and security
+lint: ## check style, types, shell scripts, YAML, workflows and security
 	@scripts/bootstrap.sh dev
 	@scripts/lint.sh
+
+rules: ## check the rules of Prometheus and Alertmanager with their own tools
+	@scripts/check_rules.sh
+
+bandit: ## look for insecure code; high and medium findings fail (THRESHOLD=low|medium|high)
+	@scripts/bootstrap.sh dev
+	@scripts/run_bandit.sh
+
+secrets: ## look for secrets in the files and in every commit
+	@scripts/scan_secrets.sh
+
+cve-scan: ## look up known vulnerabilities of requirements and images (WHAT=dependencies|images IMAGES_TO_SCAN=…)
+	@scripts/bootstrap.sh dev
+	@scripts/cve_scan.sh $(WHAT)
+
+ci: ## run what CI runs on a pull request, here, and tell the time of each job (JOBS="lint unit")
+	@scripts/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.ci $(JOBS)
+
+release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused
+	@scripts/bootstrap.sh dev
+	@scripts/ensure_docker.sh
+	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/tampering.py $(ARGS)
 
 format: ## format the Python code
 	@scripts/bootstrap.sh dev
@@ -86,7 +109,7 @@ drills: ## break things on purpose, on a stack of its own, and see what becomes 
 	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }
 	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
 
-release: ## build, push and sign a release: make release REGISTRY=… COSIGN_KEY=cosign.key [RELEASE=var/release.json VERSION=…]
+release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]
 	@scripts/ensure_docker.sh
 	@scripts/release.sh $(RELEASE)
 
@@ -109,6 +132,11 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
 	@scripts/bootstrap.sh dev
 	@load-tests/run_load_test.sh
+
+load-check: ## the same on a stack of its own
+	@scripts/bootstrap.sh dev
+	@scripts/ensure_docker.sh
+	@scripts/on_stack.sh load-tests/run_load_test.sh
 
 autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
 	@scripts/compose.sh exec -T autoscale-service python -m app.operate $(DO)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
-# Ansible gets an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` has its collections as well.
+# Ansible gets an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` has its collections as well;
+# and so do the Go that builds checkers, .venv-go: bootstrap.sh go, and Trivy, .venv-scan: bootstrap.sh scan.
 # Costs nothing when it is there already. PYTHON=… picks the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,6 +12,10 @@ case $set_name in
     ops | deploy)
         venv=.venv-ops
         larger=deploy
+        ;;
+    go | scan)
+        venv=.venv-$set_name
+        larger=$set_name
         ;;
     *)
         venv=.venv
@@ -50,7 +55,7 @@ find_python() {
     fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; say run, dev, ops or deploy"
+[ -f "$requirements" ] || fail "there is no $requirements; say run, dev, ops, deploy, go or scan"
 installed && exit 0
 
 # One at a time: `make run` and `make test` may both find nothing here.

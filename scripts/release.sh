@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# Build the images of this commit, push and sign them, and write what deploy.yml takes: release.sh FILE
+# Build the images of this commit, push, sign and attest them, and write what deploy.yml takes: release.sh FILE
 # REGISTRY=registry.example/bank  where to push            COSIGN_KEY=cosign.key  signs; its password is COSIGN_PASSWORD
 # VERSION=…  what it is called (default: git describe)     RELEASE_NUMBER=…       its place in time (default: the commit's)
 # BUILD=0    take the images $REGISTRY/SERVICE:$VERSION as they are
+# REPOSITORY=https://…  where the commit is, for the attestations (scripts/attest.sh); ATTEST=0 leaves them out
+# COSIGN_PRIVATE_KEY=…  the key itself, as a secret holds it, instead of COSIGN_KEY
+# KEYLESS=true          sign with the identity of the workflow on GitHub instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
@@ -15,15 +18,26 @@ fail() {
 
 [ $# -eq 1 ] || fail "say where to write the release: release.sh FILE"
 [ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
-[ -f "${COSIGN_KEY-}" ] || fail "say what signs: COSIGN_KEY=cosign.key (scripts/cosign.sh generate-key-pair makes one)"
+[ "${ATTEST-}" = 0 ] || [ -n "${REPOSITORY-}" ] ||
+    fail "say which repository the images are built from: REPOSITORY=https://… (or ATTEST=0)"
+# What no commit has has no provenance: better said now than after the builds.
+[ "${ATTEST-}" = 0 ] || [ -z "$(git status --porcelain --untracked-files=no)" ] ||
+    fail "there are changes that no commit has; commit them first (or ATTEST=0)"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+if [ -n "${COSIGN_PRIVATE_KEY-}" ]; then
+    (umask 077 && printf '%s\n' "$COSIGN_PRIVATE_KEY" >"$work/cosign.key")
+    export COSIGN_KEY=$work/cosign.key
+    unset COSIGN_PRIVATE_KEY
+fi
+[ "${KEYLESS-}" = true ] || [ -f "${COSIGN_KEY-}" ] ||
+    fail "say what signs: COSIGN_KEY=cosign.key (scripts/cosign.sh generate-key-pair makes one)"
 export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
 export REGISTRY VERSION=${VERSION:-$(version)}
 
 file=$1
 commit=$(git rev-parse HEAD)
 number=${RELEASE_NUMBER:-$(git show --no-patch --format=%ct HEAD)}
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
 # quietly COMMAND …: with its output shown only when it fails.
 quietly() {
@@ -41,13 +55,17 @@ else
     done
 fi
 
-# No transparency log and no time-stamping service: the bank's own key says who signed, the annotations say when.
-quietly scripts/cosign.sh signing-config create --out "$work/signing.json"
+signs=()
+if [ "${KEYLESS-}" != true ]; then
+    # No transparency log and no time-stamping service: the bank's own key says who signed, the annotations say when.
+    quietly scripts/cosign.sh signing-config create --out "$work/signing.json"
+    signs=(--key "$COSIGN_KEY" --signing-config "$work/signing.json")
+fi
 images=()
 for service in "${services[@]}"; do
     image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
         grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry gave $REGISTRY/$service:$VERSION no digest"
-    quietly scripts/cosign.sh sign --yes --key "$COSIGN_KEY" --signing-config "$work/signing.json" \
+    quietly scripts/cosign.sh sign --yes "${signs[@]}" \
         -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
     echo "signed $image"
     images+=("    \"$service\": \"$image\"")
@@ -65,5 +83,7 @@ ${separated%,}
 }}
 END
 mkdir -p "$(dirname "$file")"
+# Nothing is a release before everything is said about it.
+[ "${ATTEST-}" = 0 ] || scripts/attest.sh "$work/release.json" "$(dirname "$file")"
 mv "$work/release.json" "$file"
 echo "release $number ($VERSION): $file"

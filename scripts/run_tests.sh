@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
+# SUITES="shared embedded" names other ones.
 # Separate runs, because each service has a package called `app`. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -10,11 +11,12 @@ started=$SECONDS
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared monitoring account-service transaction-service autoscale-service rollout-service)
+suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service)
 case $what in
     all) suites+=(embedded docker ansible) ;;
     docker) suites=(docker ansible) ;;
 esac
+[ -z "${SUITES-}" ] || read -ra suites <<<"$SUITES"
 
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
 for package in nginx postgresql nats-server prometheus; do
@@ -22,7 +24,7 @@ for package in nginx postgresql nats-server prometheus; do
 done
 
 mkdir -p "$reports"
-rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/summary.txt
+rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
 failed=()
 
 run_suite() {
@@ -43,8 +45,7 @@ run_suite() {
         "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") ||
         failed+=("$suite")
     [ ${#coverage[@]} -gt 0 ] || return 0
-    (cd "$folder" && COVERAGE_FILE=$reports/.coverage.$suite "$python" -m coverage report \
-        "--rcfile=$root/pyproject.toml" "--include=*/app/$held" --fail-under=90 --skip-empty) ||
+    (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json") ||
         failed+=("$suite coverage of app/$held under 90 %")
 }
 

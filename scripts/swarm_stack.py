@@ -20,7 +20,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from scripts.stack_files import memory_bytes
+from scripts.stack_host import memory_bytes
 
 _LEFT_OUT = {"depends_on", "dns_opt", "profiles", "restart", "security_opt", "shm_size", "tmpfs"}
 _SOCKET = "/var/run/docker.sock"

@@ -26,7 +26,7 @@ BEGIN
             USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'balance_of_last_entry';
     END IF;
     RETURN NULL;
-END $$"""
+END $$"""  # nosec B608
 
 _TRIGGER = """
 CREATE TRIGGER check_entries AFTER INSERT ON entries REFERENCING NEW TABLE AS added

@@ -112,5 +112,5 @@ feed_state = FeedState(metadata)
 
 for _statement in guard.STATEMENTS:
     # SQLAlchemy formats the text with %.
-    _ddl = DDL(_statement.replace("%", "%%"))
+    _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

@@ -38,6 +38,7 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
         REGISTRY=f"{registry.address}/real",
         COSIGN_KEY=str(registry.key("now")),
         VERSION="deployed",
+        ATTEST="0",
         **offline,
     )
     variables = {

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plays import Play, Registry, play, run
+from plays import SERVICES, Play, Registry, play, run
 
 # As far as a deployment looks before it changes anything.
 _LOOK = """
@@ -72,6 +72,26 @@ def _copy_signature(registry: Registry, signed: str, unsigned: str) -> None:
     tags = registry.folder / "images/docker/registry/v2/repositories/bank/account-service/_manifests/tags"
     source, target = (tags / image.split("@")[1].replace(":", "-") for image in (signed, unsigned))
     run("cp", "--recursive", str(source), str(target))
+
+
+def test_attestations_of_this_repository_are_asked_for(
+    tmp_path: Path, settings: dict[str, Any], registry: Registry
+) -> None:
+    ours = "https://git.example/bank"
+    asking = {**settings, "banking_app_require_attestations": True, "banking_app_repository": ours}
+    refused = _look(tmp_path, asking)
+    assert refused.failed and "no attested list of parts" in " ".join(refused.output.split())
+    images = {service: registry.signed(service) for service in SERVICES}
+    release = {**settings["banking_app_release"], "images": images}
+    for service, image in images.items():
+        registry.attest(image, service, repository=ours)
+    attested = {**asking, "banking_app_release": release}
+    accepted = _look(tmp_path, attested)
+    assert not accepted.failed, accepted.output
+    refused = _look(tmp_path, {**attested, "banking_app_repository": "https://git.example/somebody-else"})
+    assert refused.failed and "its provenance is not commit" in " ".join(refused.output.split())
+    refused = _look(tmp_path, {**attested, "banking_app_repository": ""})
+    assert refused.failed and "banking_app_repository" in refused.output
 
 
 def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Registry) -> None:

@@ -26,7 +26,8 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from releases import SERVICES, DeployedBank, Deployment, Releases, run  # noqa: E402
+from commands import run  # noqa: E402
+from releases import SERVICES, DeployedBank, Deployment, Releases  # noqa: E402
 from support import eventually  # noqa: E402
 from traffic import Traffic, assert_one_effect_each, burst, traffic  # noqa: E402
 
@@ -280,6 +281,23 @@ def refused(drill: Drill) -> None:
         )
 
 
+def tried(drill: Drill) -> None:
+    """A good release that is only to be tried is taken back after its last verdict, and is not what is deployed."""
+    bank, release = drill.bank, drill.next_good()
+    drill.good.pop()
+    with traffic(bank, drill.rate) as result:
+        done = bank.deploy(release, "--extra-vars", "'{\"nginx_canary_promote\": false}'")
+        time.sleep(RELOAD_SECONDS)
+    drill.check(done.code == 0, f"tried: the deployment ends well ({done.ended - done.began:.0f} s)")
+    state = bank.state()
+    timeline(state, done.began)
+    drill.check("promoting" in {note["phase"] for note in state["history"]}, "tried: every step was passed")
+    drill.check("was only tried" in state["reason"], f"tried: {state['outcome']}: {state['reason']}")
+    drill.check(bank.deployed() == drill.good[-1], f"tried: {bank.deployed()} is deployed")
+    drill.check_quiet(result, "tried")
+    drill.check_stable_alone("tried", drill.good[-1])
+
+
 def prometheus_gone(drill: Drill) -> None:
     """Prometheus stops while a good canary is judged: it waits, and is not promoted."""
     bank, release = drill.bank, drill.next_good()
@@ -391,6 +409,7 @@ def back(drill: Drill) -> None:
 SCENARIOS: dict[str, Callable[[Drill], None]] = {
     "good": good,
     "back": back,
+    "tried": tried,
     "errors": bad("errors", "errors", seen_by_edge=failed),
     "some-errors": bad("some-errors", "errors", seen_by_edge=failed),
     "slow": bad("slow", "latency", seen_by_edge=any_request),

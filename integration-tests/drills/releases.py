@@ -1,4 +1,4 @@
-"""What the canary drill deploys, and where: a registry and keys of its own, releases good and bad, a host's stack."""
+"""What drills deploy, and where: releases good and bad in a registry of their own, and a stack that Ansible deploys."""
 
 import json
 import os
@@ -11,62 +11,40 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from commands import ENVIRONMENT, run
+from registry import LocalRegistry
 from support import Bank, eventually
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
 from scripts.ports import free_port
 
+REPOSITORY = "https://git.example/distributed-banking-ops"
 SERVICES = ("account-service", "transaction-service")
 _OTHERS = ("autoscale-service", "rollout-service")
-# What `make drills` was told is not for the targets that are called from here.
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 _FAULTY = ROOT / "integration-tests" / "faulty"
 Say = Callable[[str], None]
 
 
-def run(command: list[str], seconds: int = 600, **environment: str) -> str:
-    """Run a command in the project and return what it printed; fail with its last words."""
-    done = subprocess.run(
-        command,
-        cwd=ROOT,
-        env={**_ENVIRONMENT, **environment},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
-    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
-    return done.stdout
-
-
 class Releases:
-    """Releases in a local registry, signed with a key of its own."""
+    """Releases in a local registry, signed with a key of its own; attested ones come from a tree that is committed."""
 
-    def __init__(self, folder: Path, say: Say) -> None:
+    def __init__(self, folder: Path, say: Say, attested: bool = False) -> None:
         self._folder = folder
         self._say = say
-        self._port = str(free_port())
         self._numbers = int(time.time())
+        self._registry = LocalRegistry(folder / "registry")
         self._environment = {
-            "REGISTRY": f"127.0.0.1:{self._port}/bank",
-            "REGISTRY_DIR": str(folder / "registry"),
-            "REGISTRY_PORT": self._port,
+            "REGISTRY": self._registry.prefix,
             "COSIGN_KEY": str(folder / "cosign.key"),
             "COSIGN_PASSWORD": "rehearsal",
+            **({"REPOSITORY": REPOSITORY} if attested else {"ATTEST": "0"}),
         }
         self.public_key = folder / "cosign.pub"
-        run(["scripts/local_registry.sh", "start"], **self._environment)
 
     def close(self) -> None:
         """Stop the registry and forget the images."""
-        run(["scripts/local_registry.sh", "stop"], **self._environment)
-        registry = f"reference={self._environment['REGISTRY']}/*"
-        images = run(["docker", "images", "--quiet", "--filter", registry]).split()
-        if images:
-            run(["docker", "rmi", "--force", *dict.fromkeys(images)])
+        self._registry.close()
 
     def build(self, first: str, offline: bool) -> Path:
         """Build, push and sign the real images under a version; return the release."""
@@ -78,7 +56,7 @@ class Releases:
         images = {"PYTHON_IMAGE": "bank-offline/python:3.13"} if offline else {}
         return self._release(first, BUILD="1", **images)
 
-    def derive(self, version: str, base: str, fault: str) -> Path:
+    def derive(self, version: str, base: str, fault: str, **environment: str) -> Path:
         """Make a release of another one: the same images, with a fault ("none": with none) and another version."""
         registry = self._environment["REGISTRY"]
         for service in SERVICES:
@@ -87,7 +65,7 @@ class Releases:
             run(["docker", "build", "--quiet", *words, "--tag", f"{registry}/{service}:{version}", str(_FAULTY)])
         for service in _OTHERS:
             run(["docker", "tag", f"{registry}/{service}:{base}", f"{registry}/{service}:{version}"])
-        return self._release(version, BUILD="0")
+        return self._release(version, BUILD="0", **environment)
 
     def digest(self, version: str, service: str = "account-service") -> str:
         """Return the reference by digest of an image that was pushed."""
@@ -115,14 +93,9 @@ class Releases:
         file = self._folder / f"{version}.json"
         self._numbers += 1
         began = time.monotonic()
-        run(
-            ["scripts/release.sh", str(file)],
-            **self._environment,
-            VERSION=version,
-            RELEASE_NUMBER=str(self._numbers),
-            **environment,
-        )
-        self._say(f"release {version}: pushed and signed in {time.monotonic() - began:.0f} s")
+        said = {"VERSION": version, "RELEASE_NUMBER": str(self._numbers)}
+        run(["scripts/release.sh", str(file)], **{**self._environment, **said, **environment})
+        self._say(f"release {version}: made in {time.monotonic() - began:.0f} s")
         return file
 
 
@@ -139,7 +112,9 @@ class Deployment:
 class DeployedBank(Bank):
     """A bank that Ansible has deployed on this machine, with a project, folders and port of its own."""
 
-    def __init__(self, folder: Path, key: Path, offline: bool, steps: Mapping[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, key: Path, offline: bool, steps: Mapping[str, Any], attested: bool = False
+    ) -> None:
         self._folder = folder / "host"
         secrets = lab_keys.ensure(folder / "secrets")
         self.project = f"canary-{os.getpid()}"
@@ -150,6 +125,8 @@ class DeployedBank(Bank):
             "banking_app_state_dir": str(folder / "state"),
             "banking_app_project": self.project,
             "banking_app_cosign_keys": [str(key)],
+            "banking_app_require_attestations": attested,
+            "banking_app_repository": REPOSITORY,
             "banking_app_cosign_options": ["--allow-insecure-registry"],
             "banking_app_environment": {
                 "BANK_PORT": str(port),
@@ -175,7 +152,7 @@ class DeployedBank(Bank):
         if self._driver is not None and self._driver.poll() is None:
             self.kill(self._driver)
         words = ["--extra-vars", f"@{self._variables}", *more]
-        environment = {**_ENVIRONMENT, "RELEASE": str(release), "ARGS": " ".join(words)}
+        environment = {**ENVIRONMENT, "RELEASE": str(release), "ARGS": " ".join(words)}
         self._driver = subprocess.Popen(  # pylint: disable=consider-using-with  # who asks for it waits for it
             ["make", "deploy"],
             cwd=ROOT,
@@ -208,7 +185,7 @@ class DeployedBank(Bank):
 
     def rollback_environment(self) -> dict[str, str]:
         """Return the environment in which `make rollback` is about this stack."""
-        return {**_ENVIRONMENT, "ARGS": f"--extra-vars @{self._variables}"}
+        return {**ENVIRONMENT, "ARGS": f"--extra-vars @{self._variables}"}
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
@@ -234,6 +211,11 @@ class DeployedBank(Bank):
             return {"id": "", "phase": "idle", "weight": 0, "reason": "", "outcome": "", "history": []}
         found: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
         return found
+
+    def deployed(self) -> str:
+        """Return the version that is recorded as deployed."""
+        record = json.loads((self._folder / "deployed.json").read_text(encoding="utf-8"))
+        return str(record["version"])
 
     def containers(self, track: str) -> list[str]:
         """Return the names of the containers of a track, those that do not run as well."""

@@ -1,0 +1,232 @@
+"""Judge what Trivy and pip-audit reported: `python -m scripts.check_vulnerabilities --trivy FILE --pip-audit FILE …`
+
+Lists each vulnerability with package, severity, installed and first patched version, and marks what can be bumped.
+Exits 1 when one is high or critical, and when a report does not show that everything was looked up: a package that was
+skipped, a target without packages, an advisory database that is missing or old. Nothing known is not the same as clean.
+"""
+
+import argparse
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from scripts.markdown import cell, table
+
+# From harmless to critical. pip-audit knows no severities: an advisory that Trivy does not rate counts as high.
+SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")
+BLOCKING = ("UNKNOWN", "HIGH", "CRITICAL")
+MARKER = "<!-- distributed-banking-ops:cve-scan -->"
+
+
+@dataclass(frozen=True)
+class Vulnerability:
+    """One advisory about one installed package; `patched` is the first version without it, if there is one."""
+
+    id: str
+    package: str
+    severity: str
+    installed: str
+    patched: str
+    where: str
+    kind: str
+    # All names of the advisory, `id` among them.
+    aliases: frozenset[str]
+
+    @property
+    def bump(self) -> str:
+        """How to get rid of it."""
+        if not self.patched:
+            return "no patch yet"
+        if self.kind == "python":
+            return f"yes: make lock with {self.package}>={self.patched}"
+        return f"yes: build the base image anew, with {self.package} {self.patched}"
+
+
+def _version(text: str) -> Version | None:
+    try:
+        return Version(text)
+    except InvalidVersion:
+        return None
+
+
+def first_patched(installed: str, fixes: list[str]) -> str:
+    """Return the smallest version that is newer than the installed one, '' if there is none.
+
+    Advisories list one per maintained branch. Versions of distributions are no Python versions, but theirs is one only.
+    """
+    have = _version(installed)
+    known = [(version, fix) for fix in fixes if (version := _version(fix))]
+    if have is None or len(fixes) < 2:
+        return fixes[0] if fixes else ""
+    return min(((version, fix) for version, fix in known if version > have), default=(None, ""))[1]
+
+
+def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vulnerability], list[str]]:
+    """Return what pip-audit found, and a line for each required package that it did not look up."""
+    found: list[Vulnerability] = []
+    problems = []
+    seen = set()
+    for package in report["dependencies"]:
+        name = canonicalize_name(package["name"])
+        if "skip_reason" in package:
+            problems.append(f"{name} was skipped by pip-audit: {package['skip_reason']}")
+            seen.add(name)
+            continue
+        seen.add(name)
+        for advisory in package["vulns"]:
+            ids = [advisory["id"], *advisory["aliases"]]
+            found.append(
+                Vulnerability(
+                    id=next((one for one in ids if one.startswith("CVE-")), ids[0]),
+                    package=name,
+                    severity="UNKNOWN",
+                    installed=package["version"],
+                    patched=first_patched(package["version"], advisory["fix_versions"]),
+                    where="requirements",
+                    kind="python",
+                    aliases=frozenset(ids),
+                )
+            )
+    problems += [f"{name} is required and not in pip-audit's report" for name in sorted(required - seen)]
+    if not seen:
+        problems.append("pip-audit's report has no packages")
+    return found, problems
+
+
+def read_trivy(report: dict[str, Any]) -> tuple[list[Vulnerability], list[str]]:
+    """Return what Trivy found, and a line when it saw no packages to look up."""
+    target = report.get("ArtifactName", "an unnamed target")
+    results = report.get("Results") or []
+    if not any(result.get("Packages") for result in results):
+        return [], [f"Trivy saw no packages in {target} (it has to run with --list-all-pkgs)"]
+    return [
+        Vulnerability(
+            id=item["VulnerabilityID"],
+            package=item["PkgName"],
+            severity=item.get("Severity", "UNKNOWN"),
+            installed=item["InstalledVersion"],
+            patched=first_patched(item["InstalledVersion"], re.split(r",\s*", item.get("FixedVersion") or "")),
+            where=target,
+            kind="python" if result.get("Type") in ("pip", "python-pkg") else "system",
+            aliases=frozenset([item["VulnerabilityID"], *item.get("VendorIDs", [])]),
+        )
+        for result in results
+        for item in result.get("Vulnerabilities") or []
+    ], []
+
+
+def check_database(version: dict[str, Any], now: datetime, limit: timedelta) -> list[str]:
+    """Return a line when Trivy's advisories (`trivy version --format json`) are missing or older than the limit."""
+    database = version.get("VulnerabilityDB")
+    if not database:
+        return ["Trivy has no advisory database: its source could not be reached"]
+    # Nanoseconds are more than fromisoformat reads in every version.
+    updated = datetime.fromisoformat(re.sub(r"\.\d+", "", database["UpdatedAt"]).replace("Z", "+00:00"))
+    if now - updated > limit:
+        hours = limit.total_seconds() / 3600
+        return [f"Trivy's advisory database is of {updated:%Y-%m-%d %H:%M} UTC, older than {hours:g} h"]
+    return []
+
+
+def merge(found: list[Vulnerability]) -> list[Vulnerability]:
+    """Return each advisory once per package, version and place, most severe first, rated by whoever rates it."""
+    rated = {(alias, one.package): one.severity for one in found if one.severity != "UNKNOWN" for alias in one.aliases}
+    merged: dict[tuple[str, str, str, str], Vulnerability] = {}
+    for one in found:
+        known = [rated[alias, one.package] for alias in one.aliases if (alias, one.package) in rated]
+        severity = max(known, key=SEVERITIES.index, default=one.severity)
+        merged[one.id, one.package, one.installed, one.where] = replace(one, severity=severity)
+    return sorted(merged.values(), key=lambda one: (-SEVERITIES.index(one.severity), one.package, one.id, one.where))
+
+
+def required_names(requirements: list[Path]) -> set[str]:
+    """Return the names of all packages that the pinned requirements install on every platform."""
+    return {
+        canonicalize_name(match[1])
+        for path in requirements
+        for match in re.finditer(
+            r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==[^ ;]+ \\?$", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    }
+
+
+def body(found: list[Vulnerability], problems: list[str]) -> str:
+    """Return the issue's text as Markdown."""
+    blocking = sum(one.severity in BLOCKING for one in found)
+    lines = [MARKER, f"**{len(found)} known vulnerabilities, {blocking} of them block** (high, critical or not rated)."]
+    if problems:
+        lines += ["", "**The scan is incomplete**, so this list may be short:", ""]
+        # All packages are skipped together when a source is away; the first ones say it.
+        lines += [f"- {cell(problem)}" for problem in problems[:20]]
+        lines += [f"- and {len(problems) - 20} more"] if len(problems) > 20 else []
+    if found:
+        rows = [
+            [one.severity, one.id, one.package, one.installed, one.patched or "none", one.bump, one.where]
+            for one in found[:300]
+        ]
+        lines += ["", table(["severity", "advisory", "package", "installed", "first patched", "bump", "where"], rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[str]]:
+    """Read every report; one that is missing or broken is a problem as well."""
+    found: list[Vulnerability] = []
+    problems: list[str] = []
+    required = required_names(arguments.requirements)
+    for path, kind in [
+        *((path, "trivy") for path in arguments.trivy),
+        *((path, "pip") for path in arguments.pip_audit),
+    ]:
+        try:
+            report = json.loads(path.read_text(encoding="utf-8"))
+            more, trouble = read_trivy(report) if kind == "trivy" else read_pip_audit(report, required)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            more, trouble = [], [f"{path} is no report: {type(error).__name__} {error}"]
+        found += more
+        problems += trouble
+    if arguments.trivy:
+        try:
+            version = json.loads(arguments.trivy_version.read_text(encoding="utf-8"))
+            problems += check_database(version, datetime.now(UTC), timedelta(hours=arguments.database_hours))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems.append(f"the age of Trivy's advisory database is not known: {type(error).__name__} {error}")
+    if not arguments.trivy and not arguments.pip_audit:
+        problems.append("no report was given")
+    return merge(found), problems
+
+
+def main() -> int:
+    """Check the reports that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trivy", type=Path, action="append", default=[], help="JSON of trivy (--list-all-pkgs)")
+    parser.add_argument("--trivy-version", type=Path, help="JSON of trivy version, for the age of its database")
+    parser.add_argument("--database-hours", type=float, default=48, help="how old it may be (default 48)")
+    parser.add_argument("--pip-audit", type=Path, action="append", default=[], help="JSON of pip-audit")
+    parser.add_argument("--requirements", type=Path, action="append", default=[], help="what pip-audit has to cover")
+    parser.add_argument("--body", type=Path, help="write the text of the issue there")
+    arguments = parser.parse_args()
+    found, problems = _collect(arguments)
+    if arguments.body:
+        arguments.body.write_text(body(found, problems), encoding="utf-8")
+    for one in found:
+        print(f"{one.severity:8} {one.id} {one.package} {one.installed} in {one.where}; patched in", end=" ")
+        print(f"{one.patched or 'nothing yet'}; bump: {one.bump}")
+    for problem in problems:
+        print(f"vulnerabilities: FAILED: {problem}", file=sys.stderr)
+    blocking = sum(one.severity in BLOCKING for one in found)
+    if blocking:
+        print(f"vulnerabilities: FAILED: {blocking} are high, critical or not rated", file=sys.stderr)
+    if not blocking and not problems:
+        print(f"vulnerabilities: {len(found)}, none of them high or critical")
+    return 1 if blocking or problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Run a command against the whole platform, started for it and removed after it: on_stack.sh COMMAND …
+# It gets BASE_URL and VAR_DIR of a stack of its own; IMAGES, BUILD and the rest are as for `make up`.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export COMPOSE_PROJECT_NAME=bank-check-$$
+export VOLUMES=1
+VAR_DIR=$(mktemp -d)
+BANK_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+GRAFANA_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+export VAR_DIR BANK_PORT GRAFANA_PORT
+export BASE_URL=http://127.0.0.1:$BANK_PORT
+
+remove() {
+    scripts/down.sh >/dev/null 2>&1 || echo "on_stack: could not remove $COMPOSE_PROJECT_NAME" >&2
+    rm -rf "$VAR_DIR"
+}
+trap remove EXIT
+scripts/up.sh
+"$@"

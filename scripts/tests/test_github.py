@@ -1,0 +1,180 @@
+"""What talks to GitHub says the right things to it: `gh` is a stand-in that notes its arguments and answers by rule."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import pr_comment
+from scripts.ci import ROOT
+
+_GH = """#!/usr/bin/env python3
+import json, os, subprocess, sys
+with open(os.environ["GH_CALLS"], "a", encoding="utf-8") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+line = " ".join(sys.argv[1:])
+for part, answer in json.loads(os.environ["GH_ANSWERS"]).items():
+    if part in line:
+        answer = json.dumps(answer)
+        if "--jq" in sys.argv:
+            query = sys.argv[sys.argv.index("--jq") + 1]
+            found = subprocess.run(["jq", "-r", query], input=answer, capture_output=True, text=True)
+            answer = found.stdout
+        print(answer.rstrip("\\n"))
+        break
+"""
+Talk = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
+
+
+@pytest.fixture
+def talk(tmp_path: Path) -> Talk:
+    """Run a script with answers for gh; return how it ended and what it asked."""
+    program = tmp_path / "bin" / "gh"
+    program.parent.mkdir()
+    program.write_text(_GH, encoding="utf-8")
+    program.chmod(0o755)
+
+    def run(command: list[str], answers: dict[str, Any], **env: str) -> Any:
+        calls = tmp_path / "calls"
+        calls.write_text("", encoding="utf-8")
+        environment = {
+            **os.environ,
+            "PATH": f"{program.parent}:{os.environ['PATH']}",
+            "GH_CALLS": str(calls),
+            "GH_ANSWERS": json.dumps(answers),
+            "GH_REPO": "bank/ops",
+            "RUN_URL": "https://run.example/1",
+            **env,
+        }
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        return done, [" ".join(json.loads(line)) for line in calls.read_text(encoding="utf-8").splitlines()]
+
+    return run
+
+
+def test_a_comment_is_written_once_and_then_brought_up_to_date(talk: Talk, tmp_path: Path) -> None:
+    file = tmp_path / "comment.md"
+    file.write_text(f"{pr_comment.MARKER}\nall green\n", encoding="utf-8")
+    theirs = {"id": 1, "user": {"type": "User"}, "body": f"{pr_comment.MARKER} mine now"}
+    ours = {"id": 2, "user": {"type": "Bot"}, "body": f"{pr_comment.MARKER}\nold"}
+    command = ["scripts/post_comment.sh", str(file)]
+    done, asked = talk(command, {"--paginate": [theirs]}, PULL_REQUEST="7")
+    assert done.returncode == 0 and asked[-1].startswith(
+        "api --method POST repos/bank/ops/issues/7/comments"
+    ), done.stderr
+    done, asked = talk(command, {"--paginate": [theirs, ours]}, PULL_REQUEST="7")
+    assert done.returncode == 0 and asked[-1].startswith("api --method PATCH repos/bank/ops/issues/comments/2")
+
+
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    [
+        ({"isDraft": True, "headRefOid": "abc", "labels": []}, True),
+        ({"isDraft": False, "headRefOid": "abc", "labels": []}, False),
+        ({"isDraft": True, "headRefOid": "newer", "labels": []}, False),
+        ({"isDraft": True, "headRefOid": "abc", "labels": [{"name": "keep-draft"}]}, False),
+    ],
+)
+def test_a_draft_becomes_ready_unless_something_holds_it(talk: Talk, state: dict[str, Any], ready: bool) -> None:
+    done, asked = talk(["scripts/mark_ready.sh"], {"pr view": state}, PULL_REQUEST="7", COMMIT="abc")
+    assert done.returncode == 0, done.stderr
+    assert ("pr ready 7" in asked) is ready
+
+
+def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None:
+    file = tmp_path / "issue.md"
+    file.write_text("CVE-2026-0001", encoding="utf-8")
+    command = ["scripts/keep_issue.sh", "cve-scan", "Known vulnerabilities", str(file)]
+    done, asked = talk(command, {"issue list": []}, OUTCOME="failure")
+    assert done.returncode == 0 and asked[-1].startswith("issue create --title Known vulnerabilities"), done.stderr
+    done, asked = talk(command, {"issue list": [{"number": 9}]}, OUTCOME="failure")
+    assert done.returncode == 0 and asked[-1].startswith("issue edit 9 --body-file")
+    done, asked = talk(command, {"issue list": [{"number": 9}]}, OUTCOME="success")
+    assert done.returncode == 0 and asked[-1].startswith("issue close 9")
+    done, asked = talk(command, {"issue list": []}, OUTCOME="success")
+    assert done.returncode == 0 and len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("runs", "code", "told"),
+    [
+        ([{"status": "completed", "conclusion": "success", "url": "u"}], 0, "green"),
+        (
+            [{"status": "completed", "conclusion": "failure", "url": "https://run.example/2"}],
+            1,
+            "https://run.example/2",
+        ),
+        ([{"status": "completed", "conclusion": "cancelled", "url": "u"}], 1, "cancelled"),
+        ([{"status": "in_progress", "conclusion": "", "url": "u"}], 1, "is in_progress after 0 s"),
+        ([], 1, "is not started after 0 s"),
+    ],
+)
+def test_only_a_commit_with_green_ci_is_deployed(talk: Talk, runs: list[Any], code: int, told: str) -> None:
+    done, asked = talk(["scripts/require_green_ci.sh"], {"run list": runs}, COMMIT="abc", PATIENCE="0", PAUSE="0")
+    assert done.returncode == code and told in done.stdout + done.stderr
+    assert "--commit abc --event push" in asked[0]
+
+
+def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
+    path = ROOT / ".github" / "rulesets" / "main.json"
+    main = json.loads(path.read_text(encoding="utf-8")) | {"id": 5, "created_at": "2026-01-01"}
+    loose = {**main, "rules": [rule for rule in main["rules"] if rule["type"] != "required_signatures"]}
+    script = "scripts/apply_branch_protection.sh"
+    answers = {"--paginate": [{"id": 5, "name": "main"}], "rulesets/5": loose}
+    done, asked = talk([script], answers)
+    assert done.returncode == 1 and "main: would be changed" in done.stdout and "required_signatures" in done.stdout
+    assert "develop: would be made" in done.stdout and not [call for call in asked if "--method" in call]
+    done, asked = talk([script, "--apply"], answers)
+    assert done.returncode == 0, done.stderr
+    assert [call.split(" --input")[0] for call in asked if "--method" in call] == [
+        "api --method POST repos/bank/ops/rulesets",
+        "api --method PUT repos/bank/ops/rulesets/5",
+    ]
+    done, asked = talk([script], {**answers, "rulesets/5": main})
+    assert "main: as it should be" in done.stdout
+
+
+def test_slack_is_told_or_it_says_that_nobody_is(talk: Talk) -> None:
+    done, _ = talk(
+        ["scripts/tell_slack.sh"], {}, OUTCOME="success", SLACK_WEBHOOK_URL="", COMMIT="abc", TARGET="staging"
+    )
+    assert done.returncode == 0 and "nobody is told" in done.stdout
+    done, _ = talk(
+        ["scripts/tell_slack.sh"],
+        {},
+        OUTCOME="failure",
+        SLACK_WEBHOOK_URL="http://127.0.0.1:9/secret",
+        COMMIT="abc",
+        TARGET="staging",
+    )
+    assert done.returncode != 0 and "secret" not in done.stdout + done.stderr
+
+
+def test_the_comment_shows_what_was_found_and_believes_nothing(tmp_path: Path) -> None:
+    unit = tmp_path / "reports-unit-shared-3.13"
+    unit.mkdir()
+    (unit / "shared.xml").write_text(
+        '<testsuites><testsuite tests="9" failures="2" skipped="1"/></testsuites>', "utf-8"
+    )
+    totals = {"totals": {"percent_covered": 93.25, "missing_branches": 4}}
+    (unit / "coverage-account-service.json").write_text(json.dumps(totals), "utf-8")
+    (unit / "broken.sarif").write_text("{", "utf-8")
+    head = "Type,Name,Request Count,Failure Count,Requests/s,50%,95%,99%\n"
+    (unit / "load_stats.csv").write_text(f"{head},Aggregated,1000,3,16.6,12,30,40\n", "utf-8")
+    evil = {"uri": "x.py"}, {"startLine": 3}
+    result = {
+        "ruleId": "B608",
+        "message": {"text": "@everyone <img src=x> [click](https://evil.example) | `a`"},
+        "locations": [{"physicalLocation": {"artifactLocation": evil[0], "region": evil[1]}}],
+    }
+    (unit / "bandit.sarif").write_text(json.dumps({"runs": [{"results": [result]}]}), "utf-8")
+    text = pr_comment.render({"unit": {"result": "failure"}}, tmp_path, "abcdef")
+    assert text.startswith(pr_comment.MARKER) and "❌ not green" in text
+    assert "| shared | 6 | 2 | 1 |" in text and "93.2 %" in text and "| 1000 | 16.6 | 3 | 12 | 30 | 40 |" in text
+    assert "x.py:3" in text and "this log is no SARIF" in text
+    assert "@everyone" not in text and "<img" not in text and "[click](" not in text and "://evil" not in text
+    assert "✅ all green" in pr_comment.render({"unit": {"result": "success"}}, tmp_path / "none", "abcdef")

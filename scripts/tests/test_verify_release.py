@@ -1,0 +1,94 @@
+"""What a release has to be before anything is asked of Cosign; the rest is in the drill (make release-drill)."""
+
+import copy
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import provenance, verify_release
+from scripts.verify_release import Refused, Trust, comes_from, key_signer, read_release, workflow_signer
+
+_COMMIT = "a" * 40
+_DIGEST = "b" * 64
+_URL = "https://git.example/bank"
+GOOD: dict[str, Any] = {
+    "version": "v1",
+    "commit": _COMMIT,
+    "release": 7,
+    "images": {"account-service": f"registry.example:5000/bank/account-service@sha256:{_DIGEST}"},
+}
+
+
+def test_a_release_is_read() -> None:
+    release = read_release(json.dumps({"banking_app_release": GOOD}))
+    assert (release.version, release.number, list(release.images)) == ("v1", 7, ["account-service"])
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"images": {}}, "no images"),
+        ({"images": {"a": "registry.example/bank/a:v1"}}, "not named by its digest"),
+        ({"images": {"a": f"--key=x@sha256:{_DIGEST[:-1]}"}}, "not named by its digest"),
+        ({"images": {"a": None}}, "not named by its digest"),
+        ({"commit": "main"}, "no commit"),
+        ({"release": "soon"}, "no release"),
+    ],
+)
+def test_what_is_no_release_is_refused(change: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        read_release(json.dumps({"banking_app_release": GOOD | change}))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"banking_app_release": 1}'])
+def test_a_broken_file_is_refused(text: str) -> None:
+    with pytest.raises(Refused, match="no release"):
+        read_release(text)
+
+
+def test_provenance_is_of_one_commit_one_repository_and_one_image() -> None:
+    predicate = provenance.predicate("account-service", "v1", _URL, _COMMIT, "", datetime(2026, 1, 1, tzinfo=UTC))
+    statement = {"subject": [{"digest": {"sha256": _DIGEST}}], "predicate": predicate}
+    assert comes_from(statement, _URL, _COMMIT, _DIGEST)
+    assert not comes_from(statement, f"{_URL}-of-another", _COMMIT, _DIGEST)
+    assert not comes_from(statement, _URL, "c" * 40, _DIGEST)
+    assert not comes_from(statement, _URL, _COMMIT, "c" * 64)
+    without = copy.deepcopy(statement)
+    del without["predicate"]["buildDefinition"]  # type: ignore[attr-defined]
+    assert not comes_from(without, _URL, _COMMIT, _DIGEST)
+
+
+def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, ...]] = []
+
+    def refuse(*arguments: str) -> str:
+        asked.append(arguments)
+        raise Refused("not by this one")
+
+    monkeypatch.setattr(verify_release, "_cosign", refuse)
+    workflow = f"{_URL}/.github/workflows/deploy.yml@refs/heads/main"
+    trust = Trust((key_signer(Path("now.pub")), workflow_signer(workflow, "https://issuer.example")), _URL)
+    problems = verify_release.check(read_release(json.dumps({"banking_app_release": GOOD})), trust)
+    by_key, by_workflow = asked
+    assert by_key[:4] == ("verify", "--key", "now.pub", "--insecure-ignore-tlog=true")
+    # Without a key nothing but the public log says when the certificate was good: it is never ignored then.
+    assert by_workflow[:5] == (
+        "verify",
+        "--certificate-identity",
+        workflow,
+        "--certificate-oidc-issuer",
+        "https://issuer.example",
+    )
+    assert "--insecure-ignore-tlog=true" not in by_workflow
+    assert {"service=account-service", "version=v1", f"commit={_COMMIT}", "release=7"} < set(by_workflow)
+    assert len(problems) == 1 and "now.pub: " in problems[0] and f"{workflow}: " in problems[0]
+
+
+def test_somebody_has_to_be_believed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["verify_release", "release.json", "--repository", _URL])
+    with pytest.raises(SystemExit) as ended:
+        verify_release.main()
+    assert ended.value.code == 2 and "nobody is trusted" in capsys.readouterr().err
