@@ -50,6 +50,11 @@ in_service() {
     (cd "$service" && PYTHONPATH=$root MYPYPATH=$root "$@")
 }
 
+# Its own ansible is beside it, and nothing is fetched.
+check_ansible() {
+    scripts/bootstrap.sh deploy && PATH=$root/.venv-ops/bin:$PATH ansible-lint --offline -q --strict ansible
+}
+
 mapfile -t services < <(find . -maxdepth 1 -name '*-service' -printf '%P\n' | sort)
 mapfile -t scripts < <(find scripts load-tests docker ansible -name '*.sh' 2>/dev/null | sort)
 
@@ -62,9 +67,7 @@ check yamllint yamllint --strict .
 check_with_tool actionlint actionlint
 check zizmor zizmor --offline --quiet --no-progress .github
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
-scripts/bootstrap.sh deploy || failed+=(ansible-lint)
-# Its own ansible is beside it, and nothing is fetched.
-check ansible-lint env "PATH=$root/.venv-ops/bin:$PATH" ansible-lint --offline -q --strict ansible
+check ansible-lint check_ansible
 check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
 check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
 for service in "${services[@]}"; do
