@@ -125,9 +125,15 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{rest or 0}")
 
 
-def canary_lines(log: list[dict[str, Any]], addresses: set[str]) -> list[dict[str, Any]]:
-    """Return the lines of requests that were sent to a canary first."""
-    return [line for line in log if line["upstream"].split(",")[0].split(" ")[0] in addresses]
+def canary_lines(log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the lines of requests that were sent to a canary first, while there was one: others get its address."""
+    began = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
+    ended = next((note["at"] for note in history if note["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
+    return [
+        line
+        for line in log
+        if began <= moment(line["at"]) <= ended and line["upstream"].split(",")[0].split(" ")[0] in addresses
+    ]
 
 
 # Good releases --------------------------------------------------------------------------------------------------------
@@ -213,7 +219,7 @@ def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bo
             time.sleep(RELOAD_SECONDS)
             ended = time.time()
         taken_back(drill, fault, reasons, done)
-        lines = canary_lines(bank.edge_log(done.began), addresses)
+        lines = canary_lines(bank.edge_log(done.began), addresses, bank.state()["history"])
         first = next((moment(line["at"]) for line in lines if seen_by_edge(line)), None)
         if first is not None:
             last = max(moment(line["at"]) for line in lines)
