@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 # How often containers are looked at while nothing goes on.
 _LOOK_SECONDS = 15.0
+# Workers from before a reload go on serving kept-alive clients (keepalive_min_timeout), and finish their requests. A
+# canary may go at once, because they ask stable instead; behind the previous pool there is nobody.
+_RELOAD_SECONDS = 10.0
 
 # Judges the step that a rollout is at: returns the verdict, and has stored it with its samples.
 Judge = Callable[[Rollout, float], Awaitable[Mapping[str, Any]]]
@@ -47,6 +50,8 @@ class Controller:
         self._clock = clock
         self._judge_seconds = judge_seconds
         self._judged_at = 0.0
+        # As if NGINX had just been reloaded: who knows what the process before this one did last.
+        self._free_after = clock() + _RELOAD_SECONDS
         self._cleared: tuple[float, float] = (0.0, 0.0)
         self._told: Rollout | None = None
 
@@ -79,6 +84,7 @@ class Controller:
                 if wanted == "previous" and not await self._ready("previous"):
                     return False
                 await self._edge.apply(wanted)
+                self._free_after = self._clock() + _RELOAD_SECONDS
         except (EdgeFailed, DockerFailed) as error:
             FAILURES.labels("nginx").inc()
             log.warning("NGINX: %s", error)
@@ -102,6 +108,8 @@ class Controller:
             found = await asyncio.to_thread(self._containers.observe)
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}
             surplus = superfluous(found, tracks, ids)
+            waiting = [one for one in surplus if one.track == "previous"] if now < self._free_after else []
+            surplus = [one for one in surplus if one not in waiting]
             if surplus:
                 await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [one]) for one in surplus))
                 log.info("removed", extra={"containers": [f"{one.service}/{one.track}" for one in surplus]})
@@ -109,8 +117,9 @@ class Controller:
             FAILURES.labels("docker").inc()
             log.warning("Docker: %s", error)
             return False
-        self._cleared = state.changed_at, now
-        return True
+        if not waiting:
+            self._cleared = state.changed_at, now
+        return not waiting
 
     async def _announce(self, state: Rollout) -> None:
         """Tell people what is new in the state's history, and show the state in metrics."""

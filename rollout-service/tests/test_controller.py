@@ -98,6 +98,8 @@ async def test_after_a_promotion_the_version_before_serves_when_it_is_there(worl
     assert (here.served, state.phase) == ("previous", "rolling-back")
     here.file.change(lambda state: states.restored(state, here.now))
     state = await here.ticks(2)
+    assert (here.served, state.phase, len(here.containers)) == ("stable", "rolling-back", 6), "old workers ask them"
+    state = await here.ticks(5)
     assert (here.served, state.phase, len(here.containers)) == ("stable", "idle", 4)
 
 
