@@ -53,7 +53,7 @@ class RolloutProxy(SocketProxy):
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Replicas may be stopped, but for the last stable one that runs."""
         require(body is None, "has a body")
-        labels = (await self._replica(match["id"]))["Config"]["Labels"]
+        labels = await self._replica(match["id"])
         if labels[TRACK] == "stable":
             label = [f"{PROJECT}={self._project}", f"{SERVICE}={labels[SERVICE]}", f"{TRACK}=stable"]
             running = await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode())
@@ -77,13 +77,14 @@ class RolloutProxy(SocketProxy):
         return query
 
     async def _replica(self, container: str) -> Any:
-        document = await self.ask(f"/containers/{container}/json")
-        labels = document["Config"]["Labels"] or {}
-        if labels.get(PROJECT) != self._project or labels.get(TRACK) not in _TRACKS:
+        """Return the labels of a replica of ours. Raises Missing for anything else."""
+        labels = await self._labels(container)
+        if labels.get(TRACK) not in _TRACKS:
             raise Missing("is about nothing of ours")
-        return document
+        return labels
 
     async def _labels(self, container: str) -> Any:
+        """Return the labels of a container of the project. Raises Missing for any other."""
         labels = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
         if labels.get(PROJECT) != self._project:
             raise Missing("is about nothing of ours")

@@ -169,7 +169,7 @@ def judged(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) ->
 
 def promoted(state: Rollout, rollout_id: str, now: float) -> Rollout:
     """promoting → done: from here on the new version is the stable one. Raises Refused."""
-    _must_drive(state, rollout_id, "done")
+    _must_drive(state, rollout_id)
     if state.phase == "done":
         return state
     if state.phase != "promoting":
@@ -245,8 +245,8 @@ def unwanted_images(state: Rollout, now: float) -> Mapping[str, str]:
     return {}
 
 
-def _must_drive(state: Rollout, rollout_id: str, *also: str) -> None:
-    if state.id != rollout_id or state.phase not in (*_DRIVEN, "done", *also):
+def _must_drive(state: Rollout, rollout_id: str) -> None:
+    if state.id != rollout_id or state.phase not in (*_DRIVEN, "done"):
         ended = (
             f"{state.phase}: {state.reason}" if state.id == rollout_id else f"{state.id or 'none'} is the current one"
         )
