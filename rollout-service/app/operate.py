@@ -15,7 +15,7 @@ in the container, so no token is asked for.
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,24 +38,29 @@ def _begin(settings: RolloutSettings, now: float) -> Change:
     return lambda state: states.begin(state, request, rollout_id, now, settings.lease_seconds)
 
 
-def _provisioned(settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> Change:
-    state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
-    if state.phase == "provisioning":
-        found = Containers(settings.docker_url, settings.project).observe()
-        missing = lacking(state, found, measured_canaries(settings.prometheus_url))
-        if missing:
-            raise Refused("; ".join(missing))
-    return lambda state: states.provisioned(state, rollout_id, now)
+def _unready(settings: RolloutSettings, state: Rollout) -> list[str]:
+    found = Containers(settings.docker_url, settings.project).observe()
+    return lacking(state, found, measured_canaries(settings.prometheus_url))
 
 
-def _promoted(settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> Change:
+def _unpromoted(settings: RolloutSettings, state: Rollout) -> list[str]:
+    containers = Containers(settings.docker_url, settings.project)
+    return unpromoted(containers.observe(), containers.image_ids(state.images))
+
+
+# What is looked at before a word of the driver is believed, and the phase in which it is.
+_LOOKS: dict[str, tuple[str, Callable[[RolloutSettings, Rollout], list[str]]]] = {
+    "provisioned": ("provisioning", _unready),
+    "promoted": ("promoting", _unpromoted),
+}
+
+
+def _look(verb: str, settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> None:
+    """Renew the lease, and raise Refused if what the driver says is not so yet."""
     state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
-    if state.phase == "promoting":
-        containers = Containers(settings.docker_url, settings.project)
-        missing = unpromoted(containers.observe(), containers.image_ids(state.images))
-        if missing:
-            raise Refused("; ".join(missing))
-    return lambda state: states.promoted(state, rollout_id, now)
+    phase, missing = _LOOKS[verb]
+    if state.phase == phase and (lines := missing(settings, state)):
+        raise Refused("; ".join(lines))
 
 
 def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile) -> Change | None:
@@ -64,14 +69,14 @@ def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile
     verb, given = (arguments[0], arguments[1].strip()) if len(arguments) == 2 else (" ".join(arguments), "")
     if verb == "begin" and given == "-":
         return _begin(settings, now)
-    if verb == "provisioned" and given:
-        return _provisioned(settings, file, given, now)
-    if verb == "promoted" and given:
-        return _promoted(settings, file, given, now)
+    if verb in _LOOKS and given:
+        _look(verb, settings, file, given, now)
     changes: dict[tuple[str, bool], Change] = {
         ("status", False): lambda state: state,
         ("restored", False): lambda state: states.restored(state, now),
         ("renew", True): lambda state: states.renew(state, given, now, lease),
+        ("provisioned", True): lambda state: states.provisioned(state, given, now),
+        ("promoted", True): lambda state: states.promoted(state, given, now),
         ("abort", True): lambda state: states.abort(state, given, now),
     }
     return changes.get((verb, bool(given)))
