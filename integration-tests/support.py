@@ -1,17 +1,19 @@
 """What the end-to-end tests are written with: a bank to talk to, and load with clients that retry."""
 
+import subprocess
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
 
-from scripts.embedded import ACCOUNT
+from scripts.embedded import ACCOUNT, ROOT
 from scripts.lab_keys import LabSecrets
 from shared.testing import Lab
 
@@ -75,6 +77,23 @@ class Bank:
     def assert_ledger_is_sound(self) -> None:
         """Fail if an invariant of the ledger does not hold."""
         self.run_module(ACCOUNT, "app.verify")
+
+
+def output_of(command: Sequence[str], environment: Mapping[str, str], seconds: int, folder: Path = ROOT) -> str:
+    """Run a command and return all that it printed; fail with its last words."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
+    assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
+    return done.stdout
 
 
 def usd(amount: int, **more: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 from promql import Prometheus
-from support import Bank, eventually
+from support import Bank, eventually, output_of
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
@@ -155,19 +155,7 @@ class ComposedBank(Bank):
         self._run(["scripts/down.sh"], 180, VOLUMES="1")
 
     def _run(self, command: list[str], seconds: int, **environment: str) -> str:
-        done = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**self._environment, **environment},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"{' '.join(command)}:\n{done.stdout[-3000:]}"
-        return done.stdout
+        return output_of(command, {**self._environment, **environment}, seconds)
 
 
 class SwarmBank(ComposedBank):

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 from commands import ENVIRONMENT, run
 from registry import LocalRegistry
-from support import Bank, eventually
+from support import Bank, eventually, output_of
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
@@ -189,18 +189,7 @@ class DeployedBank(Bank):
 
     def compose(self, *arguments: str) -> str:
         """Run `docker compose` on this stack and return what it printed."""
-        done = subprocess.run(
-            ["docker", "compose", *arguments],
-            cwd=self._folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=180,
-            check=False,
-        )
-        assert done.returncode == 0, f"{arguments}: {done.stdout[-2000:]}"
-        return done.stdout
+        return output_of(["docker", "compose", *arguments], os.environ, 180, self._folder)
 
     def run_module(self, service: str, module: str) -> str:
         return self.compose("exec", "-T", service, "python", "-m", module)
