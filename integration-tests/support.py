@@ -112,11 +112,11 @@ def eventually(condition: Callable[[], Any], seconds: float = 20, every: float =
 
 @dataclass
 class History:
-    """What clients know of their transfers: key → answer's id, and everything that was not a clean answer."""
+    """What clients know of their transfers: key → answer's id, why they had to ask again, and what never was answered."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
+    retries: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
-    retries: int = 0
 
 
 @contextmanager
@@ -149,7 +149,7 @@ def transfers_under_way(
                 if answer.status_code not in (409, 503) or "insufficient" in outcome:
                     break
             with lock:
-                history.retries += 1
+                history.retries.append(outcome)
             time.sleep(0.05)
         with lock:
             history.errors.append(outcome)

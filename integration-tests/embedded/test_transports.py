@@ -32,7 +32,7 @@ def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
         stop_all([server])
         during = len(history.acknowledged)
         time.sleep(2)
-        assert len(history.acknowledged) > during and history.retries == 0
+        assert len(history.acknowledged) > during and history.retries == []
         server.start()
         time.sleep(0.5)
     assert_exactly_once(bank, history, source, target, 100_000)
@@ -56,7 +56,7 @@ def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], t
             assert time.monotonic() - back < 10
             bank.post("/transfers", usd(1, from_account=source, to_account=target))
             time.sleep(1)
-        assert history.retries > 0, "the outage was noticed"
+        assert history.retries, "the outage was noticed"
         assert_exactly_once(bank, history, source, target, 1_000_000)
         assert bank.reconciled()["mismatches"] == 0
         bank.close()
