@@ -112,7 +112,7 @@ def eventually(condition: Callable[[], Any], seconds: float = 20, every: float =
 
 @dataclass
 class History:
-    """What clients know of their transfers: key → answer's id, why they had to ask again, and what never was answered."""
+    """What clients know of their transfers: key → answer's id, why they asked again, and what never was answered."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)

@@ -40,13 +40,13 @@ class Play:
         return int(self.output.split("changed=")[1].split()[0])
 
 
-def play(file: Path, variables: Mapping[str, Any]) -> Play:
-    """Run a playbook on this machine."""
+def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
+    """Run a playbook on this machine, with more arguments of ansible-playbook if given."""
     given = Path(variables["folder"]) / "variables.json"
     given.write_text(json.dumps(variables), encoding="utf-8")
     inventory = "ansible/inventory/hosts.ini"
     done = subprocess.run(
-        [".venv-ops/bin/ansible-playbook", str(file), "-i", inventory, "-e", f"@{given}"],
+        [".venv-ops/bin/ansible-playbook", str(file), "-i", inventory, "-e", f"@{given}", *arguments],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,

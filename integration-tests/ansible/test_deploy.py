@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from plays import Registry, play, run
+from ssh_host import USER, SshHost, ssh_host
 
 from scripts import lab_keys, stack_files
 from scripts.embedded import ROOT
@@ -57,11 +59,36 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
     run("sh", "-c", f"docker image rm $(docker image ls --quiet '{registry.address}/*/*' | sort -u) --force")
 
 
-def test_a_deployment_serves_keeps_its_secrets_and_does_nothing_twice(
-    bank: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def ssh() -> Iterator[SshHost]:
+    """This machine, reached as somebody who is not root."""
+    with tempfile.TemporaryDirectory(prefix="bank-ssh-") as folder:
+        # pytest's own folders are closed to other users.
+        Path(folder).chmod(0o755)
+        with ssh_host(Path(folder)) as host:
+            yield host
+
+
+def _deploy_over_ssh(host: SshHost, variables: dict[str, Any], release: Path) -> str:
+    """Deploy as the workflow does, and return what Ansible printed."""
+    return run(
+        "scripts/run_playbook.sh",
+        TARGET="staging",
+        INVENTORY=f"[staging]\nhost ansible_host=127.0.0.1 ansible_port={host.port} ansible_user={USER}"
+        " ansible_python_interpreter=/usr/bin/python3\n[docker_hosts:children]\nstaging",
+        SSH_PRIVATE_KEY=host.private_key,
+        SSH_KNOWN_HOSTS=host.known_hosts,
+        COSIGN_PUBLIC_KEYS="".join(Path(key).read_text("utf-8") for key in variables["banking_app_cosign_keys"]),
+        REPOSITORY="https://git.example/bank",
+        SETTINGS=json.dumps(variables),
+        RELEASE=str(release),
+    )
+
+
+def test_a_deployment_over_ssh_serves_keeps_its_secrets_and_does_nothing_twice(
+    bank: dict[str, Any], ssh: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = play(_DEPLOY, bank)
-    assert not first.failed, first.output
+    output = _deploy_over_ssh(ssh, bank, tmp_path / "release.json")
 
     port = bank["banking_app_environment"]["BANK_PORT"]
     token = lab_keys.sign(tmp_path / "lab/lab-key.pem", "alice")
@@ -73,13 +100,14 @@ def test_a_deployment_serves_keeps_its_secrets_and_does_nothing_twice(
     secrets = folder / "var/docker/secrets"
     assert (folder / ".env").stat().st_mode & 0o777 == 0o600
     assert secrets.parent.stat().st_mode & 0o777 == 0o700
-    assert (secrets / "postgres_password").read_text(encoding="utf-8") not in first.output
+    assert (secrets / "postgres_password").read_text(encoding="utf-8") not in output
 
     # The role and `make up` render the one template with the same values.
     rendered = (folder / "var/docker/nginx/prepared/canary-10.conf").read_text(encoding="utf-8")
     monkeypatch.setenv("NGINX_TRACE_SHARE", "10%")
     assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_share=10)
 
+    # As root on the machine itself it is the same deployment.
     second = play(_DEPLOY, bank)
     assert not second.failed, second.output
     assert second.changed == 0, second.output

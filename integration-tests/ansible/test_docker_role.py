@@ -1,0 +1,31 @@
+"""The role that installs Docker, looked at where it has been: CI and bare machines get their engine from it."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from plays import play
+
+from scripts.embedded import ROOT
+
+_PLAYBOOK = ROOT / "ansible/playbooks/docker.yml"
+
+
+@pytest.fixture(autouse=True)
+def installed_by_the_role() -> None:
+    """Skip where Docker came from elsewhere: the role would replace it."""
+    found = subprocess.run(["dpkg-query", "--show", "docker.io"], capture_output=True, check=False)
+    if found.returncode != 0:
+        pytest.skip("Docker is not the distribution's here")
+
+
+def test_it_finds_nothing_to_do_a_second_time(tmp_path: Path) -> None:
+    done = play(_PLAYBOOK, {"folder": str(tmp_path)}, "--check")
+    assert not done.failed, done.output
+    assert done.changed == 0, done.output
+
+
+def test_it_would_do_what_is_not_done(tmp_path: Path) -> None:
+    done = play(_PLAYBOOK, {"folder": str(tmp_path), "docker_users": ["nobody"]}, "--check")
+    assert not done.failed, done.output
+    assert done.changed == 1, done.output
