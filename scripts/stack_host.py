@@ -18,6 +18,8 @@ from pathlib import Path
 SERVICES = ("account", "transaction")
 # Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
 _SINK = "http://nginx:8081/sink"
+# Of a password or token that somebody chose; those that are made here are longer.
+_LEAST_LENGTH = 12
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -34,7 +36,10 @@ def write(path: Path, text: str) -> bool:
 
 
 def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """Return every secret by the name of its file: given, kept from before, or new. Raises KeyError without `jwks`."""
+    """Return every secret by the name of its file: given, kept from before, or new.
+
+    Raises KeyError without `jwks`, and ValueError for a name that there is not or a secret that is too short.
+    """
     known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
 
     def value(name: str) -> str:
@@ -58,6 +63,9 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     unknown = sorted(set(given) - set(values))
     if unknown:
         raise ValueError(f"there are no secrets called {', '.join(unknown)}")
+    weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _LEAST_LENGTH)
+    if weak:
+        raise ValueError(f"{', '.join(weak)}: a secret has {_LEAST_LENGTH} characters or more")
     return values
 
 

@@ -23,6 +23,7 @@ CASH_DESK = "bank:deposit"
 _ALGORITHM_OF_KEY_TYPE = {"RSA": "RS256", "OKP": "EdDSA"}
 _CACHED_TOKENS = 10_000
 _REFRESH_SECONDS = 300
+_FETCH_SECONDS = 5
 _LEAST_SECONDS_BETWEEN_FETCHES = 5
 _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="bank"'}
 
@@ -74,7 +75,8 @@ class Authenticator:
     async def load(self) -> None:
         """Read the keys. Raises OSError, httpx.HTTPError or ValueError when that is not possible."""
         if self._jwks.startswith(("http://", "https://")):
-            async with httpx.AsyncClient(timeout=5) as client:
+            # In all: an issuer that sends a byte now and then would keep within the client's own limits for ever.
+            async with asyncio.timeout(_FETCH_SECONDS), httpx.AsyncClient() as client:
                 content = (await client.get(self._jwks)).raise_for_status().content
         else:
             content = Path(self._jwks).read_bytes()
@@ -100,7 +102,8 @@ class Authenticator:
         if authorization is None or authorization[:7].lower() != "bearer ":
             raise _unauthorized("Send an Authorization header: Bearer <token>.")
         token = authorization[7:].strip()
-        if time.monotonic() - self._fetched_at > _REFRESH_SECONDS:
+        # One request waits for an issuer that hangs; the others go on with the keys of before.
+        if time.monotonic() - self._fetched_at > _REFRESH_SECONDS and not self._fetching.locked():
             await self._reload_if_older_than(_REFRESH_SECONDS)
         known = self._good.get(token)
         if known is not None and known[1] > time.time():

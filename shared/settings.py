@@ -5,13 +5,49 @@ A value may also come from a file: NAME_FILE=/path holds what NAME would (for se
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_WELL_KNOWN = re.compile(
+    r"(?:change(?:me|it)|your|my|the|a|replace|me|passw(?:or)?d|pass|secret|token|key|default|example|placeholder|"
+    r"test|demo|lab|admin|root|user|guest|bank(?:ing)?|service|account|transaction|postgres|nats|grafana|letmein)*"
+)
+_LEAST_DIFFERENT = 6
+_THIS_MACHINE = ("127.0.0.1", "::1", "localhost")
+
+
+def is_well_known(secret: str) -> bool:
+    """Tell whether anybody would guess it: words that stand where a secret should, or a few characters repeated."""
+    letters = re.sub(r"[^a-z]", "", secret.lower())
+    return _WELL_KNOWN.fullmatch(letters) is not None or len(set(secret)) < _LEAST_DIFFERENT
+
+
+def _not_well_known(secret: SecretStr) -> SecretStr:
+    if is_well_known(secret.get_secret_value()):
+        raise ValueError("is a well-known default; make one that nobody can guess")
+    return secret
+
+
+def _with_a_password(url: str) -> str:
+    """Refuse the address of another machine without a password, or with one that anybody would try first."""
+    for address in url.split(","):
+        parts = urlsplit(address.strip())
+        if parts.hostname is None or parts.hostname in _THIS_MACHINE:
+            continue
+        if parts.password is None or is_well_known(unquote(parts.password)):
+            raise ValueError(f"has no password for {parts.hostname}, or a well-known default")
+    return url
+
+
+# Secrets that processes share: long, and nobody's default.
+SharedSecret = Annotated[SecretStr, Field(min_length=16), AfterValidator(_not_well_known)]
 
 
 class ProcessSettings(BaseSettings):
@@ -56,24 +92,27 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of the services that have a database and events."""
 
-    database_url: str = Field(description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
+    database_url: str = Field(repr=False, description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
     database_pool_size: int = Field(5, ge=2, le=100, description="Database connections kept open per process.")
-    service_token: SecretStr = Field(min_length=16, description="Secret the services show each other on /internal.")
-    events_url: str = Field("", description="Where events travel: nats://…, or feed+http://… of the producer.")
+    service_token: SharedSecret = Field(description="Secret the services show each other on /internal.")
+    events_url: str = Field(
+        "", repr=False, description="Where events travel: nats://…, or feed+http://… of the producer."
+    )
 
     @field_validator("database_url")
     @classmethod
     def _known_driver(cls, value: str) -> str:
         if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
             raise ValueError("must start with postgresql+asyncpg:// or sqlite+aiosqlite:///")
-        return value
+        return value if value.startswith("sqlite") else _with_a_password(value)
 
     @field_validator("events_url")
     @classmethod
     def _known_transport(cls, value: str) -> str:
         if value and not value.startswith(("nats://", "tls://", "feed+http://", "feed+https://")):
             raise ValueError("must start with nats://, tls://, feed+http:// or feed+https://")
-        return value
+        # A feed is asked for with the services' token.
+        return _with_a_password(value) if value.startswith(("nats://", "tls://")) else value
 
 
 def _content(file: Path) -> str:

@@ -117,6 +117,7 @@ class AccountService:
         self._group: GroupCommit[Work, Answer] = GroupCommit(
             self._flush,
             divisible=lambda error: not is_unavailable(error),
+            size=_transfers_in,
             max_batch=settings.group_commit_max_batch,
             max_waiting=settings.group_commit_max_waiting,
             on_batch=BATCH_SIZE.observe,
@@ -286,6 +287,10 @@ def _flatten(batch: Iterable[Work]) -> Iterable[Work]:
         yield work
         if isinstance(work.command, Batch):
             yield from work.command.items
+
+
+def _transfers_in(work: Work) -> int:
+    return len(work.command.items) if isinstance(work.command, Batch) else 1
 
 
 def _currency_of(command: Command | Batch) -> str | None:

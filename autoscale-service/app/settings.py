@@ -3,17 +3,17 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, model_validator
 
 from app.policy import Rate, Rules
-from shared.settings import ProcessSettings
+from shared.settings import ProcessSettings, SharedSecret
 
 
 class AutoscaleSettings(ProcessSettings):
     """Settings of autoscale-service, read from the environment; times are in seconds."""
 
     service: str = "autoscale-service"
-    autoscale_token: SecretStr = Field(min_length=16, description="Secret that senders of webhooks show or sign with.")
+    autoscale_token: SharedSecret = Field(description="Secret that senders of webhooks show or sign with.")
     scaler: Literal["compose", "swarm"] = Field("compose", description="What the replicas run on.")
     project: str = Field(min_length=1, description="The compose project or Swarm stack; nothing else is touched.")
     docker_url: str = Field("tcp://docker-proxy:2375", description="Where Docker answers: the socket proxy.")

@@ -1,5 +1,9 @@
 -- One role and one database per service, and a role for Prometheus' exporter; `make up` runs it every time, so a new password takes effect with it.
 \set ON_ERROR_STOP on
+-- Statements with passwords are not for the log, however slow they are and even if they fail.
+SET log_min_error_statement = panic;
+SET log_min_duration_statement = -1;
+SET log_statement = none;
 \set account_password `cat /run/secrets/account_password`
 \set transaction_password `cat /run/secrets/transaction_password`
 \set monitor_password `cat /run/secrets/monitor_password`

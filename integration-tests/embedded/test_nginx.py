@@ -1,6 +1,8 @@
 """What NGINX lets through, and what it says itself."""
 
+import json
 import socket
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -62,6 +64,49 @@ def test_a_request_is_in_all_logs_under_its_id_and_no_token_is(bank: EmbeddedBan
     token = headers["Authorization"].split()[1]
     everything = read("log/*") + read("nginx/*.log")
     assert token not in everything and bank.lab.service_token not in everything
+
+
+EVIL = [
+    'x","level":"ERROR","forged":"',
+    "\x1b[2J\x1b[31mforged",
+    "%0d%0aforged",
+    "\\u000aforged",
+    "\u2028forged",
+    "a\r\nforged",
+]
+
+
+@pytest.mark.parametrize("through_nginx", [True, False])
+def test_nothing_that_a_client_says_forges_a_line_of_a_log(bank: EmbeddedBank, through_nginx: bool):
+    account = bank.open(100)
+    logs = [*bank.stack.var_dir.glob("log/*-service-*.log"), bank.stack.var_dir / "nginx" / "access.log"]
+    before = {log: log.stat().st_size for log in logs}
+    base = bank.stack.api_url if through_nginx else bank.stack.urls("account-service")[0]
+    marker = f"end-of-{account}-{through_nginx}"
+    with httpx.Client(base_url=base) as client:
+        for evil in EVIL:
+            header = evil.replace("\r\n", " ").encode()
+            forged = {name: header for name in ("X-Request-ID", "User-Agent", "traceparent", "X-Client-ID")}
+            for body in ({"reference": evil}, {"reference": "ok", evil: 1}, {"currency": evil}):
+                headers = {**bank.headers("alice"), **forged, "Idempotency-Key": marker + str(len(str(body)))}
+                client.post(f"/api/v1/accounts/{account}/withdrawals", json={**usd(1), **body}, headers=headers)
+            client.get(f"/api/v1/accounts/{quote(evil)}", headers={**bank.headers("alice"), **forged})
+        client.get("/api/v1/nothing", headers={"X-Request-ID": marker})
+
+    def written() -> list[str]:
+        return [line for log in logs for line in log.read_bytes()[before[log] :].decode().split("\n") if line]
+
+    eventually(lambda: any(marker in line for line in written()))
+    for line in written():
+        entry = json.loads(line)
+        assert not any("forged" in key for key in entry) and "\x1b" not in line, line
+        assert {"timestamp", "service", "request_id"} <= entry.keys()
+
+
+def test_a_client_does_not_say_which_version_it_has_got(bank: EmbeddedBank):
+    forged = {"X-App-Track": "canary", "X-App-Version": "9", "X-Canary": "always"}
+    answer = bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), **forged})
+    assert answer.headers.get_list("x-app-track") == ["stable"] and answer.headers.get_list("x-app-version") != ["9"]
 
 
 def test_large_and_broken_requests(bank: EmbeddedBank):

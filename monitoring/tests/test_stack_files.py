@@ -65,3 +65,15 @@ def test_a_wrong_size_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: 
     monkeypatch.setenv("SERVICE_MEMORY", "much")
     assert stack_files.main() == 1
     assert "SERVICE_MEMORY=much" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["grafana_admin_password", "postgres_password", "service_token", "autoscale_token"])
+def test_a_secret_that_somebody_gives_is_no_default_of_anything(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        stack_host.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
+
+
+def test_secrets_that_nobody_gives_are_made_and_differ(tmp_path: Path) -> None:
+    made = stack_host.secret_values(tmp_path, {"jwks": "{}"})
+    chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
+    assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32

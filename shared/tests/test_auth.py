@@ -1,5 +1,6 @@
 """Tokens: keys of both kinds, from files and URLs, that rotate, break and come back."""
 
+import asyncio
 import base64
 import json
 import time
@@ -285,3 +286,29 @@ def test_the_services_token() -> None:
     for header in (None, "", "secret", "Bearer Secret", "Bearer secret ", "bearer secret", "Bearer sécret"):
         with pytest.raises(Problem, match="unauthorized"):
             check_service_token(header, "secret")
+
+
+async def test_an_issuer_that_hangs_keeps_one_waiting_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def dribble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
+        while not writer.is_closing():
+            writer.write(b" ")
+            await asyncio.sleep(0.05)
+        gone.set()
+
+    gone = asyncio.Event()
+    monkeypatch.setattr(auth, "_FETCH_SECONDS", 0.5)
+    server = await asyncio.start_server(dribble, "127.0.0.1", 0)
+    authenticator = Authenticator(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "issuer", "bank")
+    monkeypatch.setattr(authenticator, "_keys", {"one": jwt.PyJWK(jwk(ED25519, "one"), "EdDSA")})
+
+    async def seconds() -> float:
+        begun = time.monotonic()
+        assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
+        return time.monotonic() - begun
+
+    async with server:
+        waited = sorted(await asyncio.gather(*(seconds() for _ in range(20))))
+        assert waited[-2] < 0.4 <= waited[-1] < 2
+        assert await seconds() < 0.4, "nobody asks a dead issuer again and again"
+        await gone.wait()

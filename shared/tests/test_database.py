@@ -1,6 +1,7 @@
 """One way to both databases: the same writes do the same, and errors mean the same."""
 
 import asyncio
+import time
 import sqlite3
 import threading
 from collections.abc import AsyncIterator
@@ -252,6 +253,32 @@ async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_ur
     assert is_retryable(locked.value) and not is_unavailable(locked.value)
     for connection in held:
         await connection.close()
+    await engine.dispose()
+
+
+async def test_a_statement_that_takes_too_long_is_an_outage_and_the_connection_is_good_again(postgres_url: str) -> None:
+    engine = create_engine(postgres_url, statement_seconds=1)
+    begun = time.monotonic()
+    with pytest.raises(DBAPIError) as caught:
+        async with engine.connect() as connection:
+            await connection.execute(text("SELECT pg_sleep(20)"))
+    assert time.monotonic() - begun < 4
+    assert is_unavailable(caught.value) and not is_retryable(caught.value)
+    await ping(engine)
+    await engine.dispose()
+
+
+async def test_a_server_that_takes_connections_and_says_nothing_is_an_outage() -> None:
+    async def silent(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await writer.wait_closed()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    engine = create_engine(f"postgresql+asyncpg://bank@127.0.0.1:{server.sockets[0].getsockname()[1]}/bank")
+    begun = time.monotonic()
+    with pytest.raises(Exception) as caught:
+        await ping(engine)
+    assert time.monotonic() - begun < 8 and is_unavailable(caught.value), repr(caught.value)
+    server.close()
     await engine.dispose()
 
 

@@ -116,6 +116,27 @@ async def test_too_much_waiting_is_refused_and_harms_nothing_else() -> None:
     assert await commit.submit(6) == "result of 6"
 
 
+async def test_what_waits_is_bounded_by_how_much_work_it_is() -> None:
+    """One request may bring a thousand transfers; sixteen of those are as much as sixteen thousand requests."""
+    database = Database()
+    commit = GroupCommit(
+        database.flush, divisible=lambda error: False, size=lambda work: work, max_batch=10, max_waiting=20
+    )
+    database.open.clear()
+    taken = [asyncio.create_task(commit.submit(5))]
+    await asyncio.sleep(0.01)
+    sizes = (6, 4, 1, 30)
+    taken += [asyncio.create_task(commit.submit(size)) for size in sizes]
+    await asyncio.sleep(0)
+    for size in (1, 1000):
+        with pytest.raises(QueueFull):
+            await commit.submit(size)
+    database.open.set()
+    assert await asyncio.gather(*taken) == [f"result of {size}" for size in (5, *sizes)]
+    assert database.batches == [[5], [6, 4], [1], [30]], "what is larger than a batch is one alone"
+    assert await commit.submit(20) == "result of 20", "the queue is as empty as it was"
+
+
 async def test_draining_settles_what_was_taken_and_takes_no_more() -> None:
     database = Database()
     commit = group(database, max_batch=2)

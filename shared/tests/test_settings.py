@@ -1,10 +1,13 @@
 """Settings: from the environment or from files, and one clear line for each that is wrong."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from shared.settings import ServiceSettings, load_or_exit
+
+SECRET = "kept-by-nobody-else-17"
 
 
 class MySettings(ServiceSettings):
@@ -21,7 +24,7 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     values = {
         "DATABASE_URL": "sqlite+aiosqlite:///x.db",
         "AUTH_JWKS": str(keys),
-        "SERVICE_TOKEN": "x" * 16,
+        "SERVICE_TOKEN": SECRET,
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
@@ -32,8 +35,11 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 def test_the_environment_is_read_and_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8123")
     settings = load_or_exit(MySettings)
+    monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://bank:9c1dUxr4@db/bank")
+    monkeypatch.setenv("EVENTS_URL", "nats://bank:9c1dUxr4@nats:4222")
+    assert "9c1dUxr4" not in repr(load_or_exit(MySettings))
     assert (settings.port, settings.service, settings.app_track) == (8123, "some-service", "stable")
-    assert "x" * 16 not in repr(settings) and settings.service_token.get_secret_value() == "x" * 16
+    assert SECRET not in repr(settings) and settings.service_token.get_secret_value() == SECRET
 
 
 def test_a_file_gives_what_a_variable_would(
@@ -58,6 +64,19 @@ def test_a_file_gives_what_a_variable_would(
         ("AUTH_JWKS", "/nowhere"),
         ("AUTH_JWKS", "ftp://x"),
         ("SERVICE_TOKEN", "tooshortsecret"),
+        ("SERVICE_TOKEN", "changeme-changeme"),
+        ("SERVICE_TOKEN", "Change_Me_1234567"),
+        ("SERVICE_TOKEN", "your-secret-token"),
+        ("SERVICE_TOKEN", "service-token-123456"),
+        ("SERVICE_TOKEN", "0123012301230123"),
+        ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@db/bank"),
+        ("DATABASE_URL", "postgresql+asyncpg://bank:Password1@db:5432/bank"),
+        ("DATABASE_URL", "postgresql+asyncpg://bank:%63hangeme@db:5432/bank"),
+        ("DATABASE_URL", "postgresql+asyncpg://bank:@db/bank"),
+        ("DATABASE_URL", "postgresql+asyncpg://bank@db/bank"),
+        ("EVENTS_URL", "nats://nats:4222"),
+        ("EVENTS_URL", "nats://account:account@nats:4222"),
+        ("EVENTS_URL", "tls://account:9c1dUxr4@one:4222,tls://account:secret@two:4222"),
         ("EVENTS_URL", "http://x"),
         ("PORT", "0"),
         ("PORT", "eighty"),
@@ -80,6 +99,27 @@ def test_a_wrong_value_ends_the_start_with_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"setting {name}: ") and f"{name}_FILE" in line
     assert name != "SERVICE_TOKEN" or str(value) not in line
+    password = urlsplit(str(value)).password
+    assert not password or password not in line
+
+
+@pytest.mark.usefixtures("good")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "postgresql+asyncpg://bank@127.0.0.1:5432/bank"),
+        ("DATABASE_URL", "postgresql+asyncpg:///bank?host=/run/postgresql"),
+        ("DATABASE_URL", "postgresql+asyncpg://bank:9c1dUxr4@db/bank"),
+        ("EVENTS_URL", "nats://localhost:4222"),
+        ("EVENTS_URL", "nats://account:9c1dUxr4@nats:4222"),
+        ("EVENTS_URL", "feed+http://account-service:8000"),
+    ],
+)
+def test_a_lab_on_this_machine_needs_no_password_and_others_have_one(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_or_exit(MySettings), name.lower()) == value
 
 
 @pytest.mark.usefixtures("good")

@@ -7,6 +7,7 @@ replicas of account-service differ by a little.
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -30,8 +31,9 @@ CSV_COLUMNS = (
     "amount",
     "balance_after",
 )
-# Spreadsheets take a cell that starts with one of these for a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+# Spreadsheets take a cell that starts with one of these for a formula, some the wide forms as well. Where numbers have
+# a decimal comma, cells are what is between semicolons.
+_FORMULA_START = re.compile(r"(^|;)(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,4 +173,4 @@ def _balance_row(statement: Statement, kind: str, moment: datetime, balance: int
 
 def _cell(text: str) -> str:
     """Return text that a spreadsheet shows and does not calculate."""
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return _FORMULA_START.sub(r"\1'", text)

@@ -72,6 +72,14 @@ def test_a_reference_is_never_a_formula(formula: str):
     assert rows[2][7] == "-5"  # a number stays one
 
 
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
+def test_nor_is_a_part_of_it_where_cells_are_between_semicolons(start: str):
+    content = to_csv(statement(line(3, -5, 95, f"rent;{start}1+1;;{start}2 a-b=c"))).decode()
+    assert f"rent;'{start}1+1;;'{start}2 a-b=c" in content
+    for row in csv.reader(io.StringIO(content, newline=""), delimiter=";"):
+        assert not any(cell.startswith(start) for cell in row)
+
+
 def test_filename():
     assert csv_filename(statement()) == "statement-account-2026-11-20-2026-11-21.csv"
 

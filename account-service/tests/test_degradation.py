@@ -1,0 +1,101 @@
+"""What there is not enough of: connections and room in the queue. Refused at once, with a time to come again."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import httpx
+import pytest
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from app.settings import AccountSettings
+from shared.web import Service
+from tests.support import keyed
+from tests.test_api import assert_problem, opened
+
+
+@pytest.fixture
+def settings(settings: AccountSettings) -> AccountSettings:
+    """Little of everything."""
+    return settings.model_copy(
+        update={"database_pool_size": 2, "group_commit_max_batch": 4, "group_commit_max_waiting": 8}
+    )
+
+
+@pytest.fixture
+def engine_of(application: Service) -> AsyncEngine:
+    """The engine of the application, which does not wait long for a connection."""
+    engine: AsyncEngine = application.app.state.runtime.engine
+    engine.pool._timeout = 0.2  # type: ignore[attr-defined]  # pylint: disable=protected-access
+    return engine
+
+
+@asynccontextmanager
+async def all_connections(engine: AsyncEngine) -> AsyncIterator[None]:
+    """Hold every connection while the block runs, also those that the service's own tasks give back meanwhile."""
+    held: list[AsyncConnection] = []
+
+    async def take() -> None:
+        while True:
+            with suppress(PoolTimeout):
+                held.append(await engine.connect())
+
+    takers = [asyncio.create_task(take()) for _ in range(2)]
+    # Longer than a task waits for one.
+    await asyncio.sleep(0.5)
+    try:
+        yield
+    finally:
+        for taker in takers:
+            taker.cancel()
+        await asyncio.gather(*takers, return_exceptions=True)
+        for connection in held:
+            await connection.close()
+
+
+async def test_without_a_free_connection_everything_says_when_to_come_again(
+    client: httpx.AsyncClient, engine_of: AsyncEngine
+):
+    account = await opened(client, 100)
+    money = {"amount": 1, "currency": "USD"}
+    async with all_connections(engine_of):
+        begun = time.monotonic()
+        answers = await asyncio.gather(
+            *(client.get(f"/api/v1/accounts/{account}") for _ in range(5)),
+            *(client.post(f"/api/v1/accounts/{account}/withdrawals", json=money, headers=keyed()) for _ in range(5)),
+            client.get("/health/ready"),
+        )
+        assert time.monotonic() - begun < 3
+    for answer in answers:
+        assert_problem(answer, 503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+    assert (await client.get(f"/api/v1/accounts/{account}")).json()["balance"] == 100
+    paid = await client.post(f"/api/v1/accounts/{account}/withdrawals", json=money, headers=keyed())
+    assert paid.status_code == 201
+
+
+async def test_batches_count_for_what_they_hold(client: httpx.AsyncClient):
+    """Ten batches of eight fill a queue for eight several times over, however few requests they are."""
+    source, target = await opened(client, 1000), await opened(client)
+
+    def batch(name: int) -> dict[str, object]:
+        item = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD"}
+        return {"transfers": [{"key": f"{name}-{n}", **item} for n in range(8)]}
+
+    async def send(name: int) -> httpx.Response:
+        return await client.post("/api/v1/transfers:batch", json=batch(name), headers=keyed(f"batch-{name}"))
+
+    answers = await asyncio.gather(*(send(name) for name in range(10)))
+    refused = [answer for answer in answers if answer.status_code == 503]
+    assert 1 <= len(refused) <= 9
+    for answer in refused:
+        assert_problem(answer, 503, "unavailable")
+        assert answer.headers["retry-after"] == "1"
+    moved = (await client.get(f"/api/v1/accounts/{target}")).json()["balance"]
+    assert moved == 8 * (10 - len(refused)), "what was refused has no effect"
+    # Once there is room, the same keys bring the rest.
+    for name in range(10):
+        assert (await send(name)).status_code == 200
+    assert (await client.get(f"/api/v1/accounts/{target}")).json()["balance"] == 80

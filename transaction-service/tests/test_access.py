@@ -1,0 +1,87 @@
+"""Who may see what: every route, asked by everybody who may not."""
+
+import httpx
+import pytest
+
+from app.service import TransactionService
+from shared.testing import Lab
+from tests.support import Ledger
+from tests.test_api import assert_problem, running  # noqa: F401  # a fixture
+
+# How a stranger's request about bob's things is answered; a path that is not here fails the test.
+STRANGERS = {
+    "/api/v1/transactions": 200,
+    "/api/v1/transactions/{id}": 404,
+    "/api/v1/statements/{account_id}": 404,
+    "/api/v1/flags": 403,
+    "/api/v1/reconciliation": 403,
+}
+
+
+class Bobs:
+    """What bob has: an account, and a payment that was flagged."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.account = ledger.open("bob")
+        self.transaction = ledger.withdraw(self.account, 10_000_001)
+
+    def path(self, template: str) -> str:
+        """Return the path of what is his."""
+        return template.replace("{id}", self.transaction).replace("{account_id}", self.account)
+
+
+@pytest.fixture
+async def bobs(running: TransactionService, ledger: Ledger) -> Bobs:  # noqa: F811
+    """What bob has."""
+    bobs = Bobs(ledger)
+    await running.apply(ledger.events, None)
+    return bobs
+
+
+async def routes(client: httpx.AsyncClient) -> set[str]:
+    """Return the path of every route that is documented; all are for GET."""
+    paths = (await client.get("/docs/transaction-service/openapi.json")).json()["paths"]
+    assert all([*methods] == ["get"] for methods in paths.values())
+    return set(paths)
+
+
+async def test_strangers_get_nothing_on_any_route(client: httpx.AsyncClient, bobs: Bobs):
+    assert await routes(client) == set(STRANGERS), "say how strangers are answered on a new route"
+    for template, status in STRANGERS.items():
+        for query in ("", f"?account_id={bobs.account}", "?owner=bob&subject=bob&limit=200"):
+            path = bobs.path(template)
+            answer = await client.get(path + query)
+            # Another's account is not there, also where it only narrows a list.
+            narrowed = template == "/api/v1/transactions" and query.startswith("?account_id")
+            assert answer.status_code == (404 if narrowed else status), (path, query, answer.text)
+            shown = answer.text.replace(path, "")
+            assert bobs.account not in shown and bobs.transaction not in shown, (path, query)
+
+
+@pytest.mark.parametrize("scope", ["", "bank:deposit", "bank:operators", "BANK:OPERATOR", "bank:operator,bank:deposit"])
+async def test_no_other_scope_makes_an_operator(client: httpx.AsyncClient, bobs: Bobs, lab: Lab, scope: str):
+    mallory = {**lab.headers("mallory", scope), "X-Scope": "bank:operator", "X-Forwarded-User": "operator"}
+    for template, status in STRANGERS.items():
+        assert (await client.get(bobs.path(template), headers=mallory)).status_code == status, template
+    assert (await client.get("/api/v1/transactions", headers=mallory)).json()["items"] == []
+
+
+@pytest.mark.parametrize("authorization", ["", "Bearer ", "Basic Ym9iOg==", "Bearer eyJhbGciOiJub25lIn0.e30."])
+async def test_without_a_token_no_route_answers(client: httpx.AsyncClient, bobs: Bobs, authorization: str):
+    for template in await routes(client):
+        answer = await client.get(bobs.path(template), headers={"Authorization": authorization})
+        assert_problem(answer, 401, "unauthorized")
+
+
+async def test_tokens_are_good_for_their_own_side_only(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
+    for template in await routes(client):
+        answer = await client.get(bobs.path(template), headers={"Authorization": f"Bearer {lab.service_token}"})
+        assert_problem(answer, 401, "unauthorized")
+    for headers in (lab.headers("alice"), lab.operator(), {"Authorization": "Bearer"}):
+        assert_problem(await client.get("/internal/events", headers=headers), 401, "unauthorized")
+
+
+async def test_a_cursor_of_somebody_elses_shows_nothing(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
+    operator = await client.get("/api/v1/transactions?limit=1", headers=lab.operator())
+    cursor = operator.json()["next_cursor"]
+    assert (await client.get("/api/v1/transactions", params={"cursor": cursor} if cursor else {})).json()["items"] == []

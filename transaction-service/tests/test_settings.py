@@ -1,0 +1,54 @@
+"""Nothing starts with a credential that is missing, or that is anybody's default."""
+
+import pytest
+
+from app.settings import TransactionSettings
+from shared.settings import load_or_exit
+from shared.testing import Lab
+
+COMPLETE = {
+    "ACCOUNT_SERVICE_URL": "http://account-service:8000",
+    "DATABASE_URL": "postgresql+asyncpg://bank:9c1dUxr4Lw@postgres/bank",
+    "SERVICE_TOKEN": "kept-by-nobody-else-17",
+}
+
+
+@pytest.fixture(autouse=True)
+def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set an environment in which the service starts."""
+    for name, value in {**COMPLETE, "AUTH_JWKS": str(lab.secrets.jwks)}.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_it_starts_with_credentials_of_its_own():
+    load_or_exit(TransactionSettings)
+
+
+def refused(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the names of the settings that keep the service from starting."""
+    with pytest.raises(SystemExit) as caught:
+        load_or_exit(TransactionSettings)
+    assert caught.value.code == 2
+    return sorted(line.split(":")[0].removeprefix("setting ") for line in capsys.readouterr().err.splitlines())
+
+
+def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    for name in [*COMPLETE, "AUTH_JWKS"]:
+        monkeypatch.delenv(name)
+    assert refused(capsys) == ["ACCOUNT_SERVICE_URL", "AUTH_JWKS", "DATABASE_URL", "SERVICE_TOKEN"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SERVICE_TOKEN", "changeme-changeme"),
+        ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@postgres/x"),
+        ("EVENTS_URL", "nats://nats:4222"),
+        ("AUTH_JWKS", "/nowhere/jwks.json"),
+    ],
+)
+def test_a_well_known_credential_is_refused(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv(name, value)
+    assert refused(capsys) == [name]
