@@ -306,11 +306,11 @@ def _same(
     """Check that both have the same; `once` means that theirs may not have one twice."""
     kind = "entries" if ours and isinstance(ours[0], Entry) else "transactions"
     mine, yours = set(ours), set(theirs)
-    yield from _listed(f"{kind} of the ledger that {where} lack", (_name(one) for one in mine - yours))
+    yield from _listed(f"{kind} of the ledger that are not in {where}", (_name(one) for one in mine - yours))
     yield from _listed(f"{kind} in {where} that the ledger does not have", (_name(one) for one in yours - mine))
     if once:
         doubled = (_name(one) for one, count in Counter(theirs).items() if count > 1)
-        yield from _listed(f"{kind} that {where} tell more than once", doubled)
+        yield from _listed(f"{kind} that are more than once in {where}", doubled)
 
 
 def _name(one: Entry | Transaction) -> str:

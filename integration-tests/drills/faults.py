@@ -2,9 +2,9 @@
 
     make drills DRILL=faults [ARGS="--seed 1 --faults 30 --transfers 3000 --plan"]
 
-A stack of its own, with disks that can be filled and clocks that can be changed. A seed draws faults (containers killed,
-restarted and frozen; network cut, deaf on one side, lossy or slow; disk slow or full; clock changed) and what clients
-ask for meanwhile: transfers, batches, deposits, withdrawals, holds and their ends, reversals; some clients have short
+A stack of its own, with disks that can be filled and clocks that can be changed. A seed draws faults (containers
+killed, restarted and frozen; network cut, deaf on one side, lossy or slow; disk slow or full; clock changed) and what
+clients ask for meanwhile: transfers, batches, deposits, withdrawals, holds and their ends, reversals; some have short
 timeouts, some give up, some come back. When all is quiet, what clients were told is checked against the ledger, its
 events, the history and the statements. Prints faults, operations and findings; exits 1 when a bar is missed. The same
 seed gives the same plan, where the same kinds of faults can be caused; --plan prints it and does nothing.
