@@ -168,7 +168,8 @@ def conclude(plan: Plan, result: Result) -> int:
     slowest = ", ".join(f"{kind} {took:.1f} s" for kind, took in sorted(result.back.items()))
     print(f"answering again, at most {ANSWERING_SECONDS:.0f} s after the healing: {slowest}")
     print(
-        f"seed {plan.seed}: {len(plan.faults)} faults, {plan.transfers} transfers, {len(result.findings)} findings (bar: 0)"
+        f"seed {plan.seed}: {len(plan.faults)} faults, {plan.transfers} transfers,"
+        f" {len(result.findings)} findings (at most 0)"
     )
     return 1 if result.findings else 0
 
