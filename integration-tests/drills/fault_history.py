@@ -95,8 +95,8 @@ class Ledger:
 class Events:
     """What left account-service: entries and holds (id, status) as events told them, in any order.
 
-    `ids` are those of all events of both services, `seen` those that transaction-service has consumed; `waiting` is the number of
-    outbox rows without a position, `gaps` that of positions that nobody has.
+    `ids` are those of all events of both services, `seen` those that transaction-service has consumed; `waiting` is
+    the number of outbox rows without a position, `gaps` that of positions that nobody has.
     """
 
     entries: Sequence[Entry]

@@ -6,11 +6,12 @@ trying, and said.
 
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from composed import ComposedBank
+from composed import ComposedBank, now
 from fault_plan import ACCOUNT, KINDS, TRANSACTION, Fault
 
 Heal = Callable[[], None]
@@ -138,6 +139,8 @@ class Lab:
             if self._shaping is _NETEM
             else ["slow network: this kernel has no netem, so a bandwidth of 400 kbit/s stands for delay"]
         )
+        # How often a part has logged that its disk was full.
+        self.said_full: Counter[str] = Counter()
         self._look_around()
 
     @property
@@ -213,7 +216,8 @@ class Lab:
         return lambda: self._thaw(container)
 
     def _thaw(self, container: str) -> None:
-        self.bank.docker("unpause", container)
+        if self.bank.inspect("{{.State.Paused}}", container) == ["true"]:
+            self.bank.docker("unpause", container)
 
     def _in_network_of(self, container: str, *command: str) -> bool:
         """Run a program in a container's network; tell whether that worked (it cannot while it does not run)."""
@@ -303,9 +307,12 @@ class Lab:
                     file.write(bytes(65536))
             except OSError:
                 pass
-        return lambda: self._empty_disk(fault, ballast)
+        began = now()
+        return lambda: self._empty_disk(fault, ballast, began)
 
-    def _empty_disk(self, fault: Fault, ballast: Path) -> None:
-        ballast.unlink()
+    def _empty_disk(self, fault: Fault, ballast: Path, began: str) -> None:
+        lines = self.bank.docker("logs", "--since", began, self._target(fault)).lower().count("no space left")
+        self.said_full[fault.target] += lines
+        ballast.unlink(missing_ok=True)
         # Docker waits longer each time before it starts again what keeps ending; whoever made room does not.
         self._start(self._target(fault))

@@ -41,7 +41,7 @@ KINDS: dict[str, tuple[Sequence[tuple[str, str]], int, tuple[float, float]]] = {
     "clock": (((ACCOUNT, ""), (TRANSACTION, "")), 2, (2.0, 6.0)),
     "full disk": ((("postgres", ""), ("nats", "")), 2, (1.0, 5.0)),
 }
-_PAUSE = (0.5, 3.0)
+_PAUSE = (0.3, 2.0)
 # Two at once, now and then.
 _OVERLAPS = 0.2
 _SKEWS = (-300, -30, -2, 2, 30, 300)

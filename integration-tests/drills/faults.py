@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -31,13 +32,14 @@ from composed import ComposedBank  # noqa: E402
 from fault_clients import Crowd, Log, open_accounts  # noqa: E402
 from fault_history import findings  # noqa: E402
 from fault_lab import Heal, Lab, Stage  # noqa: E402
-from fault_plan import KINDS, Fault, Plan, make_plan  # noqa: E402
+from fault_plan import KINDS, Plan, make_plan  # noqa: E402
 from support import eventually  # noqa: E402
 
 # After a fault has been healed: until the bank answers again, and, at the end, until every event has arrived.
 ANSWERING_SECONDS, QUIET_SECONDS = 30.0, 120.0
 # What a fault costs besides the time that it lasts: commands of Docker, and the look whether the bank answers.
 _OVERHEAD_SECONDS = 2.0
+_WORTH_TELLING_SECONDS = 3.0
 
 
 def say(text: str) -> None:
@@ -76,6 +78,8 @@ def run(lab: Lab, plan: Plan) -> Result:
     ]
     problems += check(lab.bank, log, accounts)
     _print_operations(log)
+    for service, count in lab.said_full.items():
+        print(f"{service} has logged {count} times that its disk was full")
     return Result(problems, back)
 
 
@@ -96,12 +100,16 @@ def check(bank: ComposedBank, log: Log, accounts: list[str]) -> list[str]:
 
 
 def _break_and_heal(lab: Lab, plan: Plan, crowd: Crowd, back: dict[str, float]) -> None:
-    active: list[tuple[Fault, Heal]] = []
+    active: list[Heal] = []
     try:
         for number, fault in enumerate(plan.faults, start=1):
             crowd.pace.next_share(fault.seconds + fault.pause + _OVERHEAD_SECONDS)
             say(f"fault {number}/{len(plan.faults)}: {fault}")
-            active.append((fault, lab.cause(fault)))
+            try:
+                active.append(lab.cause(fault))
+            except AssertionError as error:
+                # Two at once may have left nothing that could be broken.
+                say(f"… could not be caused: {error}")
             time.sleep(fault.seconds)
             if fault.overlaps:
                 continue
@@ -112,10 +120,19 @@ def _break_and_heal(lab: Lab, plan: Plan, crowd: Crowd, back: dict[str, float]) 
         _heal(active)
 
 
-def _heal(active: list[tuple[Fault, Heal]]) -> None:
+def _heal(active: list[Heal]) -> None:
     while active:
-        _, heal = active.pop()
+        eventually(partial(_healed, active.pop()), ANSWERING_SECONDS, every=1)
+
+
+def _healed(heal: Heal) -> bool:
+    """Tell whether it worked; Docker may be busy with the very container."""
+    try:
         heal()
+    except AssertionError as error:
+        say(f"… not healed, trying again: {error}")
+        return False
+    return True
 
 
 def _wait_until_well(lab: Lab, kind: str, back: dict[str, float]) -> None:
@@ -133,7 +150,10 @@ def _wait_until_well(lab: Lab, kind: str, back: dict[str, float]) -> None:
             return False
 
     eventually(lambda: both_answer() and lab.all_run(), 4 * ANSWERING_SECONDS, every=0.1)
-    back[kind] = max(back.get(kind, 0.0), time.monotonic() - began)
+    took = time.monotonic() - began
+    back[kind] = max(back.get(kind, 0.0), took)
+    if took > _WORTH_TELLING_SECONDS:
+        say(f"… answers again {took:.1f} s after the healing")
 
 
 def _print_operations(log: Log) -> None:
