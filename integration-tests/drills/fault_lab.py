@@ -15,6 +15,8 @@ from composed import ComposedBank, now
 from fault_plan import ACCOUNT, KINDS, TRANSACTION, Fault
 
 Heal = Callable[[], None]
+# What causing or healing a fault may end with.
+FAILURES = (AssertionError, OSError, subprocess.SubprocessError)
 
 _PROGRAMS = ("nsenter", "iptables", "tc", "ip", "losetup", "mkfs.ext4", "fallocate")
 _DISK_BYTES = 4 * 1024**3
