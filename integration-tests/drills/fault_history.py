@@ -318,7 +318,7 @@ def _name(one: Entry | Transaction) -> str:
 
 
 def _hold_events(ledger: Ledger, events: Events) -> Iterator[str]:
-    expected = Counter((hold.id, status) for hold in ledger.holds for status in {"active", hold.status})
+    expected = Counter((hold.id, status) for hold in ledger.holds for status in dict.fromkeys(("active", hold.status)))
     found = Counter(events.holds)
     yield from _listed("changes of holds without an event", (expected - found).elements())
     yield from _listed("events about changes of holds that were not", (found - expected).elements())

@@ -113,7 +113,7 @@ def _break_and_heal(lab: Lab, plan: Plan, crowd: Crowd, back: dict[str, float]) 
                 active.append(lab.cause(fault))
                 caused += 1
             except FAILURES as error:
-                # Two at once may have left nothing that could be broken, or a kernel cannot freeze who waits for a disk.
+                # Two at once may have left nothing to break, or a kernel cannot freeze who waits for a disk.
                 say(f"… could not be caused: {error}")
             time.sleep(fault.seconds)
             if fault.overlaps:
