@@ -9,7 +9,7 @@ pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 def test_faults_at_random_lose_and_double_nothing(bank: ComposedBank):
     lab = Lab(bank)
-    plan = make_plan(8, 8, 600, lab.kinds)
+    plan = make_plan(3, 8, 600, lab.kinds)
     show(plan, lab)
     result = run(lab, plan)
     conclude(plan, result)

@@ -6,7 +6,7 @@ is known by its hold, and a hold that nobody acknowledged by its account and amo
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 # An operation as its client knows it: acknowledged, refused for good, or given up without an answer.
@@ -118,11 +118,16 @@ class Told:
 
 
 def findings(asked: Sequence[Asked], ledger: Ledger, events: Events, told: Told) -> list[str]:
-    """Return a line for everything that is not as promised; none is what a run is for."""
+    """Return a line for everything that is not as promised; none is what a run is for.
+
+    The clients' accounts are those that there is a statement of. Others may be there too: their books have to be in
+    order, and nothing is known of what was asked for.
+    """
+    ours = told.statements.keys()
     return [
         *_answers(asked),
-        *_operations(asked, ledger),
-        *_holds(asked, ledger),
+        *_operations(asked, ledger, ours),
+        *_holds(asked, ledger, ours),
         *_accounts(ledger),
         *_sums(ledger),
         *_same("the events", ledger.entries, events.entries, once=True),
@@ -150,11 +155,11 @@ def _answers(asked: Sequence[Asked]) -> Iterator[str]:
     yield from _listed("a key was used twice", (key for key, n in Counter(one.key for one in asked).items() if n > 1))
 
 
-def _operations(asked: Sequence[Asked], ledger: Ledger) -> Iterator[str]:
+def _operations(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
     """Check everything that is known by its reference: done once, refused never, unknown at most once."""
     by_reference: dict[str, list[Transaction]] = defaultdict(list)
     for transaction in ledger.transactions:
-        if transaction.type != "capture":
+        if transaction.type != "capture" and ours & {transaction.source, transaction.target}:
             by_reference[transaction.reference].append(transaction)
     lost, doubled, refused, different = [], [], [], []
     for one in asked:
@@ -188,9 +193,9 @@ def _is_what_was_asked(one: Asked, posted: Transaction) -> bool:
     return (one.source in ("", source)) and (one.target in ("", target))
 
 
-def _holds(asked: Sequence[Asked], ledger: Ledger) -> Iterator[str]:
+def _holds(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
     """Check holds, captures and voids."""
-    holds = {hold.id: hold for hold in ledger.holds}
+    holds = {hold.id: hold for hold in ledger.holds if hold.account in ours}
     placed = [one for one in asked if one.kind == "hold"]
     known = {one.answers[0]: one for one in placed if one.outcome == DONE}
     yield from _listed("acknowledged, but there is no such hold", known.keys() - holds.keys())
@@ -201,13 +206,15 @@ def _holds(asked: Sequence[Asked], ledger: Ledger) -> Iterator[str]:
     )
     yield from _listed("a hold is not what was asked for", wrong)
     # Of those that nobody was told of there may be as many as were left open.
-    extra = Counter((hold.account, hold.amount) for hold in ledger.holds if hold.id not in known)
+    extra = Counter((hold.account, hold.amount) for hold in holds.values() if hold.id not in known)
     extra.subtract((one.source, one.amount) for one in placed if one.outcome == UNKNOWN)
     yield from _listed("more holds than were asked for", (what for what, count in extra.items() if count > 0))
-    yield from _ends_of_holds(asked, ledger, holds)
+    yield from _ends_of_holds(asked, holds)
+    yield from _captures(ledger)
 
 
-def _ends_of_holds(asked: Sequence[Asked], ledger: Ledger, holds: Mapping[str, Hold]) -> Iterator[str]:
+def _ends_of_holds(asked: Sequence[Asked], holds: Mapping[str, Hold]) -> Iterator[str]:
+    """Check that each hold ended as somebody asked for, and in no other way than was acknowledged."""
     done: dict[str, str] = {}
     possible: dict[str, set[str]] = defaultdict(set)
     amounts: dict[str, set[int]] = defaultdict(set)
@@ -239,8 +246,12 @@ def _ends_of_holds(asked: Sequence[Asked], ledger: Ledger, holds: Mapping[str, H
         )
     )
     yield from _listed("a hold ended otherwise than asked for", unasked)
+
+
+def _captures(ledger: Ledger) -> Iterator[str]:
+    """Check that captures and captured holds are the same."""
     captures = {one.id: one for one in ledger.transactions if one.type == "capture"}
-    of_holds = {hold.transaction: hold for hold in holds.values() if hold.status == "captured"}
+    of_holds = {hold.transaction: hold for hold in ledger.holds if hold.status == "captured"}
     yield from _listed("captures without a hold, or holds without their capture", captures.keys() ^ of_holds.keys())
     differ = (
         id_
@@ -340,9 +351,9 @@ def _delivery(events: Events) -> Iterator[str]:
 
 def _statements(ledger: Ledger, told: Told) -> Iterator[str]:
     """Check that each statement is the account's entries, in their order."""
-    own: dict[str, list[Entry]] = {account.id: [] for account in ledger.accounts if not account.cash}
+    own: dict[str, list[Entry]] = {account: [] for account in told.statements}
     for entry in sorted(ledger.entries, key=lambda entry: entry.seq):
         if entry.account in own:
             own[entry.account].append(entry)
-    wrong = (account for account, entries in own.items() if list(told.statements.get(account, [])) != entries)
+    wrong = (account for account, entries in own.items() if list(told.statements[account]) != entries)
     yield from _listed("statements that are not the account's entries", wrong)

@@ -55,6 +55,14 @@ def _works(*command: str) -> bool:
     return True
 
 
+def _device(path: Path) -> str:
+    """Return the number of the disk that a path is on; of a partition, that of its disk."""
+    number = path.stat().st_dev
+    device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
+    whole = device.parent if (device / "partition").exists() else device
+    return (whole / "dev").read_text(encoding="utf-8").strip()
+
+
 class Stage:
     """What a stack has to be started with, so that its disks can be filled and its clocks be changed."""
 
@@ -275,8 +283,7 @@ class Lab:
         source = self.bank.inspect(
             '{{range .Mounts}}{{if eq .Type "volume"}}{{.Source}}{{end}}{{end}}', self._target(fault)
         )[0]
-        number = os.stat(self._disks[fault.target] if self._disks else source).st_dev
-        device = f"{os.major(number)}:{os.minor(number)}"
+        device = _device(self._disks.get(fault.target, Path(source)))
         file.write_text(f"{device} {prefix}{_WRITES_PER_SECOND}", encoding="utf-8")
         return lambda: self._full_speed(file, f"{device} {prefix}{'max' if prefix else 0}")
 

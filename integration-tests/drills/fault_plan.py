@@ -65,9 +65,14 @@ class Fault:
     skew: int = 0
 
     def __str__(self) -> str:
-        whom = f"{self.target} {self.replica}" + (f" - {self.peer} {self.peer_replica}" if self.peer else "")
+        whom = _named(self.target, self.replica) + (f" - {_named(self.peer, self.peer_replica)}" if self.peer else "")
         by = f" by {self.skew:+d} s" if self.kind == "clock" else ""
         return f"{self.kind:12} {whom}{by} for {self.seconds:.1f} s{', and meanwhile' if self.overlaps else ''}"
+
+
+def _named(service: str, replica: int) -> str:
+    """Return the name of one of two replicas; the others are alone."""
+    return f"{service} {replica + 1}" if service in (ACCOUNT, TRANSACTION) else service
 
 
 @dataclass(frozen=True, slots=True)

@@ -302,6 +302,14 @@ def test_what_is_planted_is_found(violation: str):
     assert any(finding in line for line in found), found
 
 
+def test_accounts_of_others_need_sound_books_only():
+    others = {"a": [one for one in ENTRIES if one.account == "a"]}
+    world = told(statements=others)(replace(sound(), asked=tuple(one for one in sound().asked if one.key != "k11")))
+    assert world.findings() == [], "b has no statement here: nobody knows what was asked of it"
+    unsound = ledger(entries=lambda old: put(old.entries, 3, seq=9))(world)
+    assert "seq has gaps (1): b" in unsound.findings()
+
+
 def test_the_same_seed_gives_the_same_plan_and_another_seed_another():
     plan, again, other = (make_plan(seed, 50, 1000, list(KINDS)) for seed in (7, 7, 8))
     assert plan == again and plan.digest == again.digest
