@@ -106,6 +106,17 @@ async def refreshing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
         yield
 
 
+async def test_a_token_is_good_though_the_issuers_clock_is_ahead(tmp_path: Path) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_bytes(jwks(one=ED25519))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    header = bearer(ED25519, "one", iat=time.time() + 30)
+    assert (await authenticator.authenticate(header)).subject == "alice"
+    assert "not one that this bank accepts" in await refused(
+        authenticator, bearer(ED25519, "one", iat=time.time(), nbf=time.time() + 30)
+    )
+
+
 async def test_tokens_of_both_algorithms_open_with_their_scopes(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=rsa_key(), two=ED25519))
