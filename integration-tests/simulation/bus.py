@@ -13,8 +13,8 @@ from typing import Any, Protocol
 from nats.errors import ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-# A real broker gives a consumer ten times as long.
-ACK_WAIT_SECONDS = 3.0
+# A real broker gives a consumer fifteen times as long.
+ACK_WAIT_SECONDS = 2.0
 _NEVER = float("inf")
 
 

@@ -46,6 +46,7 @@ class Connection:
     def __init__(self, path: str, gate: Gate | None = None) -> None:
         self.raw: sqlite3.Connection | None = sqlite3.connect(path, timeout=0, isolation_level=None)
         self.isolation_level: Any = None
+        self.reserved = 0
         self._gate = gate
 
     @property

@@ -6,7 +6,7 @@ import random
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,8 @@ RATES = {
     "lost ack": (0.05, 0.3),
     "lost nak": (0.1, 0.5),
 }
-_SLOW_SECONDS = 2.0
+_SLOW_SECONDS = 1.0
+_PATIENCE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,8 @@ class Process:
         self.name = name
         self.alive = True
         self.connections: set[sqlite.Connection] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self.service: Any = None
+        self.feed: Any = None
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Start a task of this process."""
@@ -103,7 +105,8 @@ class World:
         self.lines: list[str] | None = [] if keep_lines else None
         self.processes: dict[str, Process | None] = {}
         self.folder = folder
-        self.locks: dict[tuple[str, int], sqlite.Connection] = {}
+        self.locks: dict[int, sqlite.Connection] = {}
+        self.restart: Callable[[str], object] = lambda name: None
         self._hash = hashlib.blake2b(digest_size=16)
         self._ids = 0
         self._reserved: Counter[str] = Counter()
@@ -165,6 +168,7 @@ class World:
                 self.note(f"FAULT crash of {process.name}")
                 self.processes[process.name] = None
                 process.kill()
+                self.loop.call_later(self.chance.uniform(0.1, 4), self.restart, process.name)
 
     # Network and databases --------------------------------------------------------------------------------------------
 
@@ -178,6 +182,27 @@ class World:
         await asyncio.sleep(_SLOW_SECONDS * self.chance.random() if self.happens("slow answer") else 0)
         self.process()
         self.note(f"{process.name if process else 'outside'} {what}")
+
+    async def call(self, name: str, serve: Callable[[Process], Coroutine[Any, Any, Any]]) -> Any:
+        """Ask a replica for something, over a network that loses requests and answers.
+
+        Raises OSError (TimeoutError too) when there is no answer, and what the replica raised.
+        """
+        await self.travel(f"calls {name}")
+        process = self.processes.get(name)
+        if process is None:
+            raise ConnectionRefusedError(name)
+        if self.happens("lost request"):
+            await asyncio.sleep(1)
+            raise TimeoutError
+        reply: asyncio.Future[Any] = self.loop.create_future()
+        process.spawn(serve(process)).add_done_callback(lambda done: _answer(reply, process, done))
+        async with asyncio.timeout(_PATIENCE_SECONDS):
+            result = await reply
+        await self.travel(f"answer of {name}")
+        if self.happens("lost answer"):
+            raise ConnectionResetError(name)
+        return result
 
     def file(self, service: str) -> Path:
         """Return the file of a service's database."""
@@ -195,10 +220,10 @@ class World:
         process.connections.add(connection)
         return connection
 
-    def reserve(self, connection: sqlite.Connection, service: str) -> None:
-        """Draw the numbers of what a transaction will write to the outbox."""
+    def next_reserved(self, service: str) -> int:
+        """Draw the first of the numbers of what a transaction will write to the outbox."""
         self._reserved[service] += 1
-        connection.reserved = self._reserved[service] * 100
+        return self._reserved[service] * 100
 
     @staticmethod
     def _number(connection: sqlite.Connection) -> int:
@@ -208,11 +233,24 @@ class World:
     @contextmanager
     def reading(self, service: str) -> Iterator[sqlite3.Connection]:
         """Open a database from outside of the simulation."""
-        connection = sqlite3.connect(self.file(service))
+        connection = sqlite3.connect(self.file(service), timeout=0)
         try:
             yield connection
         finally:
             connection.close()
+
+
+def _answer(reply: asyncio.Future[Any], process: Process, done: asyncio.Task[Any]) -> None:
+    """Hand the result of a request over, unless nobody waits for it or its process is no more."""
+    error = None if done.cancelled() else done.exception()
+    if reply.done():
+        return
+    if done.cancelled() or not process.alive:
+        reply.set_exception(ConnectionResetError(process.name))
+    elif error is not None:
+        reply.set_exception(error)
+    else:
+        reply.set_result(done.result())
 
 
 _RESERVE = """
@@ -231,8 +269,10 @@ class _Gate:
         """Wait for one's turn; the connection may be lost, or the transaction be in conflict with another one."""
         world = self._world
         if statement == "BEGIN IMMEDIATE":
-            world.reserve(connection, self._process.name.rpartition("-")[0])
+            connection.reserved = world.next_reserved(self._process.name.rpartition("-")[0])
         await world.travel(f"sql {statement[:40]!r}")
+        if statement.startswith("PRAGMA"):
+            return
         if world.happens("lost connection"):
             self._lose(connection)
         if statement not in ("BEGIN", "COMMIT", "ROLLBACK") and connection.used().in_transaction:
@@ -244,7 +284,7 @@ class _Gate:
         """Wait for whoever has the lock; everybody else goes on meanwhile."""
         del connection
         self._world.process()
-        await asyncio.sleep(self._world.chance.uniform(0.0005, 0.005))
+        await asyncio.sleep(self._world.chance.uniform(0.005, 0.05))
         self._world.process()
         self._world.note(f"{self._process.name} waited for {statement}")
 
