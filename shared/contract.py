@@ -2,13 +2,16 @@
 
 import re
 import uuid
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 import schemathesis
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
 from schemathesis import Case, CheckContext, GenerationMode, Response
 from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import positive_data_acceptance
@@ -56,6 +59,64 @@ def hold_to_its_document(url: str, lab: Lab, examples: int = 40, replace: Replac
             )
 
         check()  # pylint: disable=no-value-for-parameter  # Hypothesis gives it
+
+
+@dataclass
+class Walked:
+    """How far the walks along the links of a document have come: requests, and those of them that followed a link."""
+
+    cases: int = 0
+    linked: int = 0
+    answers: Counter[int] = field(default_factory=Counter)
+
+
+def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -> Walked:
+    """Follow the links of the document from answer to request, and check every answer as above.
+
+    Up to `length` requests for each of the `walks`; the same `number` gives the same walks.
+    """
+    schema = schemathesis.openapi.from_url(url)
+    schema.config.generation.update(with_security_parameters=False)
+    machine: Any = schema.as_state_machine()
+    walked = Walked()
+
+    class Walk(machine):  # type: ignore[misc]  # made by Schemathesis at run time
+        """What every request and every answer of a walk is put through."""
+
+        def before_call(self, case: Case) -> None:
+            _make_realistic(case, lambda name, value: value)
+
+        def get_call_kwargs(self, case: Case) -> dict[str, Any]:
+            del case
+            return {"headers": lab.operator()}
+
+        def after_call(self, response: Response, case: Case) -> None:
+            super().after_call(response, case)
+            walked.cases += 1
+            walked.linked += self.recorder.find_parent(case_id=case.id) is not None
+            walked.answers[response.status_code] += 1
+
+        def validate_response(self, response: Response, case: Case, **options: Any) -> None:
+            case.validate_response(
+                response,
+                additional_checks=[_answers_as_promised],
+                excluded_checks=[positive_data_acceptance],
+                transport_kwargs=options,
+                recorder=self.recorder,
+            )
+
+    run_state_machine_as_test(
+        seed(number)(Walk),
+        settings=settings(
+            max_examples=walks,
+            stateful_step_count=length,
+            deadline=None,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+            phases=[Phase.generate],
+        ),
+    )
+    return walked
 
 
 def assert_methods_are_those_documented(base: str, document: dict[str, Any]) -> None:

@@ -228,6 +228,19 @@ def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
     return {key: _inlined(item, definitions) for key, item in schema.items() if key != "$defs"}
 
 
+def link(method: str, path: str, *, body: str | None = None, source: str = "/id", **parameters: str) -> dict[str, Any]:
+    """Return an OpenAPI link: what an answer is good for.
+
+    The value at `source` (a JSON pointer) in the answer is the id in the other operation's path or, with `body`, that
+    field of its body; `parameters` take values of their own from the answer.
+    """
+    found: dict[str, Any] = {"operationRef": f"#/paths/{path.replace('~', '~0').replace('/', '~1')}/{method}"}
+    if body is not None:
+        return {**found, "requestBody": {body: f"$response.body#{source}"}}
+    pointers = parameters or {"id": source}
+    return {**found, "parameters": {name: f"$response.body#{pointer}" for name, pointer in pointers.items()}}
+
+
 def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of the error responses with these statuses."""
     documented: dict[int | str, dict[str, Any]] = {}

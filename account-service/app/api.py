@@ -31,7 +31,7 @@ from shared.auth import CASH_DESK, Caller, check_service_token, require_operator
 from shared.ids import new_id, utc_now
 from shared.logging_config import TRACE_PARENT
 from shared.problems import Problem
-from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
+from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
 
 Body = TypeVar("Body", bound=schemas.Body)
 
@@ -43,6 +43,30 @@ _KEY = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
 }
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
+
+_ACCOUNT = "/api/v1/accounts/{id}"
+# What the answers are good for, told in the OpenAPI document.
+_ACCOUNT_LINKS = {
+    "get": link("get", _ACCOUNT),
+    **{action: link("post", f"{_ACCOUNT}/{action}") for action in ("deposits", "withdrawals", "holds")},
+    **{action: link("post", f"{_ACCOUNT}/{action}") for action in ("freeze", "unfreeze", "close")},
+    "pay": link("post", "/api/v1/transfers", body="from_account"),
+    "receive": link("post", "/api/v1/transfers", body="to_account"),
+}
+_TRANSACTION_LINKS = {
+    "reverse": link("post", "/api/v1/reversals", body="transaction_id"),
+    "payer": link("get", _ACCOUNT, source="/from_account"),
+    "payee": link("get", _ACCOUNT, source="/to_account"),
+}
+_HOLD_LINKS = {
+    **{action: link("post", f"/api/v1/holds/{{id}}/{action}") for action in ("captures", "voids")},
+    "account": link("get", _ACCOUNT, source="/account_id"),
+}
+_LINKS: dict[type, dict[str, Any]] = {
+    schemas.AccountView: _ACCOUNT_LINKS,
+    schemas.TransactionView: _TRANSACTION_LINKS,
+    schemas.HoldView: _HOLD_LINKS,
+}
 
 _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 _reads = APIRouter(prefix="/api/v1")
@@ -57,7 +81,7 @@ def _document(
         "path": path,
         "status_code": status,
         "responses": {
-            status: {"model": view},
+            status: {"model": view, "links": _LINKS.get(view, {})},
             **documented_problems(400, 401, 403, 404, 409, 413, 422, 500, 503),
         },
         "openapi_extra": lean_documentation(body, parameters=parameters, required=body_required),
@@ -251,7 +275,10 @@ async def close(request: Request) -> Response:
 @_reads.get(
     "/accounts",
     response_model=schemas.AccountPage,
-    responses=documented_problems(401, 422, 500, 503),
+    responses={
+        200: {"links": {"first": link("get", _ACCOUNT, source="/items/0/id")}},
+        **documented_problems(401, 422, 500, 503),
+    },
 )
 async def list_accounts(
     request: Request,
@@ -268,7 +295,7 @@ async def list_accounts(
 @_reads.get(
     "/accounts/{id:uuid}",
     response_model=schemas.AccountView,
-    responses=documented_problems(401, 404, 500, 503),
+    responses={200: {"links": _ACCOUNT_LINKS}, **documented_problems(401, 404, 500, 503)},
     openapi_extra={"parameters": [_ID]},
 )
 async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:

@@ -188,7 +188,9 @@ class AccountService:
     async def _cash_for(self, currencies: set[str], now: datetime) -> dict[str, str]:
         if not currencies <= self._cash.keys():
             async with write_transaction(self._engine) as connection:
-                self._cash = await repository.cash_accounts(connection, currencies, now)
+                cash = await repository.cash_accounts(connection, currencies, now)
+            # Not before the commit: what was taken back must not be remembered.
+            self._cash = cash
         return self._cash
 
     async def account(self, caller: Caller, account_id: str) -> dict[str, Any]:

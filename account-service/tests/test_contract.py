@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from scripts.embedded import ROOT
-from shared.contract import assert_methods_are_those_documented, hold_to_its_document
+from shared.contract import assert_methods_are_those_documented, hold_to_its_document, walk_along_its_links
 from shared.testing import Lab, serving
 from tests.support import keyed
 
@@ -56,6 +56,11 @@ def test_the_service_does_what_its_document_says(served: str, client: httpx.Clie
         return chance.choice(existing[name]) if chance.random() < 0.7 else value
 
     hold_to_its_document(f"{served}/docs/account-service/openapi.json", lab, replace=replace)
+
+
+def test_the_links_of_the_document_lead_where_they_say(served: str, lab: Lab) -> None:
+    walked = walk_along_its_links(f"{served}/docs/account-service/openapi.json", lab, walks=15, length=10)
+    assert walked.linked > 20 and walked.answers[201] > 5, walked
 
 
 def test_every_route_of_the_contract_is_documented_in_full(served: str) -> None:

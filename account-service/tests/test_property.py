@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
 from app.models import metadata
@@ -24,6 +25,7 @@ from tests.support import OPERATOR_CALLER, assert_invariants, make_settings, ope
 
 T = TypeVar("T")
 AMOUNTS = st.integers(1, 120)
+_SQLITE = "sqlite+aiosqlite:///"
 
 
 @dataclass
@@ -59,12 +61,16 @@ class Bank(RuleBasedStateMachine):
         super().__init__()
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
-        url = f"sqlite+aiosqlite:///{Path(self.folder.name)}/bank.db"
-        self.engine = create_engine(url)
-        self.run(create_tables(url, metadata))
-        self.service = AccountService(self.engine, make_settings(self.lab, url))
+        self.engine = self.new_database(Path(self.folder.name) / "bank.db")
+        self.service = AccountService(self.engine, make_settings(self.lab, _SQLITE))
         self.model: dict[str, Model] = {}
         self.reversed: set[str] = set()
+
+    def new_database(self, file: Path) -> AsyncEngine:
+        """Return an engine on a new database; the fuzzing drill has a quicker one."""
+        url = f"{_SQLITE}{file}"
+        self.run(create_tables(url, metadata))
+        return create_engine(url)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
@@ -181,13 +187,10 @@ class Bank(RuleBasedStateMachine):
 
     @invariant()
     def service_and_model_agree(self) -> None:
-        for account, model in self.model.items():
-            shown = self.run(self.service.account(OPERATOR_CALLER, account))
-            assert (shown["balance"], shown["available"], shown["status"]) == (
-                model.balance,
-                model.available,
-                model.status,
-            )
+        shown = self.run(self.service.accounts(OPERATOR_CALLER, None, len(self.model) + 1))
+        assert {account.id: (account.balance, account.available, account.status) for account in shown} == {
+            id_: (model.balance, model.available, model.status) for id_, model in self.model.items()
+        }
 
     def teardown(self) -> None:
         self.run(assert_invariants(self.engine))

@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import json
 from datetime import timedelta
 
@@ -319,3 +320,22 @@ async def test_a_corrupted_balance_is_found(service: AccountService, engine: Asy
     async with write_transaction(engine) as connection:
         await connection.execute(text("UPDATE entries SET balance_after = balance_after - 1 WHERE amount > 0"))
     assert await balance(service, account) == 100
+
+
+async def test_a_cash_account_that_was_not_committed_is_not_remembered(
+    service: AccountService, monkeypatch: pytest.MonkeyPatch
+):
+    @contextlib.asynccontextmanager
+    async def failing(engine: AsyncEngine):
+        async with write_transaction(engine) as connection:
+            yield connection
+            raise OSError("the database is gone")
+
+    monkeypatch.setattr(service_module, "write_transaction", failing)
+    with pytest.raises(OSError):
+        await open_account(service)
+    monkeypatch.undo()
+
+    account = await open_account(service, money=5)
+
+    assert await balance(service, account) == 5

@@ -14,7 +14,7 @@ from app.repository import Filter
 from app.service import TransactionService
 from shared import paging
 from shared.auth import Caller
-from shared.web import current_caller, documented_problems
+from shared.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
@@ -24,6 +24,26 @@ _From = Annotated[schemas.Moment | None, Query(alias="from", description="From t
 _To = Annotated[schemas.Moment | None, Query(alias="to", description="Before this time.")]
 _Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
 _Cursor = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{22}$", description="`next_cursor` of the page before.")]
+
+_STATEMENT = "/api/v1/statements/{account_id}"
+# What the answers are good for, told in the OpenAPI document.
+_LIST_LINKS = {
+    "newest": link("get", "/api/v1/transactions/{id}", source="/items/0/id"),
+    "older": link("get", "/api/v1/transactions", cursor="/next_cursor"),
+    "of payer": link("get", "/api/v1/transactions", account_id="/items/0/from_account"),
+    "statement of payer": link("get", _STATEMENT, account_id="/items/0/from_account"),
+    "statement of payee": link("get", _STATEMENT, account_id="/items/0/to_account"),
+}
+_TRANSACTION_LINKS = {
+    "of payer": link("get", "/api/v1/transactions", account_id="/from_account"),
+    "statement of payee": link("get", _STATEMENT, account_id="/to_account"),
+}
+_STATEMENT_LINKS = {"transactions": link("get", "/api/v1/transactions", account_id="/account_id")}
+_FLAG_LINKS = {
+    "transaction": link("get", "/api/v1/transactions/{id}", source="/items/0/transaction_id"),
+    "statement": link("get", _STATEMENT, account_id="/items/0/account_id"),
+    "older": link("get", "/api/v1/flags", cursor="/next_cursor"),
+}
 
 _reads = APIRouter(prefix="/api/v1")
 
@@ -48,7 +68,7 @@ def _json(body: Any) -> Response:
 @_reads.get(
     "/transactions",
     response_model=schemas.TransactionPage,
-    responses=documented_problems(401, 404, 422, 500, 503),
+    responses={200: {"links": _LIST_LINKS}, **documented_problems(401, 404, 422, 500, 503)},
 )
 async def list_transactions(
     request: Request,
@@ -71,7 +91,7 @@ async def list_transactions(
 @_reads.get(
     "/transactions/{id:uuid}",
     response_model=schemas.TransactionView,
-    responses=documented_problems(401, 404, 500, 503),
+    responses={200: {"links": _TRANSACTION_LINKS}, **documented_problems(401, 404, 500, 503)},
     openapi_extra={"parameters": [{"name": "id", **_ID}]},
 )
 async def get_transaction(request: Request, caller: _Caller) -> Response:
@@ -83,7 +103,7 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
     "/statements/{account_id:uuid}",
     response_model=schemas.StatementView,
     responses={
-        200: {"content": {"text/csv": {"schema": {"type": "string"}}}},
+        200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "links": _STATEMENT_LINKS},
         **documented_problems(401, 404, 422, 500, 503),
     },
     openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
@@ -117,7 +137,7 @@ def _prefers_csv(accept: str) -> bool:
 @_reads.get(
     "/flags",
     response_model=schemas.FlagPage,
-    responses=documented_problems(401, 403, 422, 500, 503),
+    responses={200: {"links": _FLAG_LINKS}, **documented_problems(401, 403, 422, 500, 503)},
 )
 async def list_flags(
     request: Request,

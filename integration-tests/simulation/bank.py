@@ -1,0 +1,201 @@
+"""The bank in a world: replicas of both services, wired as `shared.runtime` does it."""
+
+import asyncio
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+from urllib.parse import urlencode
+
+import httpx
+from sqlalchemy import text
+from sqlalchemy.exc import SAWarning
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from starlette.requests import Request
+
+import shared.feed
+import shared.ids
+import shared.relay
+import shared.transport
+from scripts import lab_keys
+from shared.consumer import Consumer
+from shared.database import create_engine, ping
+from shared.relay import Relay
+from shared.transport import FeedSource, NatsBus, NatsSource
+from simulation import sqlite
+from simulation.services import create_database, load
+from simulation.world import Process, World
+
+ACCOUNT, TRANSACTION = "account-service", "transaction-service"
+SERVICES = (ACCOUNT, TRANSACTION)
+MOST_REPLICAS = 2
+# From here on the fraud rules freeze and flag.
+FREEZE, REVIEW = 500, 300
+# What waits for nothing in particular waits longer here: an idle bank costs as much to simulate as a busy one.
+_PAUSES = {
+    "shared.relay._IDLE_SECONDS": 3.0,
+    "shared.relay._RETRY_SECONDS": 3.0,
+    "shared.relay._MEASURE_SECONDS": 60.0,
+    "shared.feed._POLL_SECONDS": 1.0,
+}
+_TOKEN = "a token of the simulation"  # nosec B105  # nothing listens
+_BEGIN = datetime(2027, 1, 1, tzinfo=UTC)
+
+
+class Lab:
+    """What all seeds of this process share: settings, empty databases, and engines that have compiled everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        keys = lab_keys.ensure(folder / "keys")
+        common = {"auth_jwks": str(keys.jwks), "service_token": _TOKEN, "database_url": "sqlite+aiosqlite:///"}
+        self.account = load(ACCOUNT).settings.AccountSettings(**common, access_log=False)
+        self.transaction = load(TRANSACTION).settings.TransactionSettings(
+            **common,
+            account_service_url="http://nowhere",
+            fraud_freeze_amount=FREEZE,
+            fraud_review_amount=REVIEW,
+            fraud_velocity_count=4,
+            fraud_pass_through_amount=200,
+        )
+        self.templates = {service: folder / f"{service}.template" for service in SERVICES}
+        self.engines: dict[str, AsyncEngine] = {}
+        for service, file in self.templates.items():
+            create_database(service, file)
+            for number in range(MOST_REPLICAS):
+                self.engines[f"{service}-{number}"] = create_engine(f"sqlite+inline://{service}-{number}/")
+        asyncio.run(self._warm_up())
+
+    async def _warm_up(self) -> None:
+        # The first connection of an engine asks for more than the later ones.
+        for name, engine in self.engines.items():
+            sqlite.OPENERS[name] = lambda name=name: sqlite.Connection(str(self.templates[name.rpartition("-")[0]]))
+            await ping(engine)
+            await engine.dispose()
+
+
+@cache
+def lab() -> Lab:
+    """Return the one lab of this process."""
+    logging.disable(logging.CRITICAL)
+    # A process that is killed returns no connections.
+    warnings.filterwarnings("ignore", "The garbage collector is trying to clean up", SAWarning)
+    return Lab(Path(tempfile.mkdtemp(prefix="simulation-", dir=scratch())))
+
+
+def scratch() -> Path | None:
+    """Return a folder in memory, where there is one."""
+    memory = Path("/dev/shm")  # nosec B108  # only where to make a folder of one's own
+    return memory if memory.is_dir() else None
+
+
+class Bank:
+    """Starts the replicas of a world, and starts them again."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.accounts = [f"{ACCOUNT}-{number}" for number in range(world.plan.account_replicas)]
+        self.transactions = [f"{TRANSACTION}-{number}" for number in range(world.plan.transaction_replicas)]
+        world.restart = self.start
+        for name in (*self.accounts, *self.transactions):
+            sqlite.OPENERS[name] = lambda name=name: world.open_connection(name)
+            self.start(name)
+
+    def start(self, name: str) -> None:
+        """Start a replica, with nothing but what is in its database."""
+        world, service = self.world, name.rpartition("-")[0]
+        process = world.processes[name] = Process(world, name)
+        world.note(f"{name} starts")
+        engine = lab().engines[name]
+        engine.sync_engine.dispose(close=False)
+        bus = NatsBus("nats://broker") if world.plan.transport == "nats" else None
+        outbox = load(service).models.outbox
+        relay = Relay(engine, outbox, bus, service)
+        if service == ACCOUNT:
+            process.service = load(ACCOUNT).service.AccountService(engine, lab().account, relay.committed)
+            handler = load(ACCOUNT).consumer.FlagHandler(process.service)
+            subject, producer = "bank.transaction.flagged", TRANSACTION
+        else:
+            process.service = load(TRANSACTION).service.TransactionService(
+                engine, lab().transaction, None, relay.committed
+            )
+            handler = load(TRANSACTION).consumer.HistoryHandler(process.service)
+            subject, producer = "bank.>", ACCOUNT
+        process.feed = shared.feed.route(engine, outbox, _TOKEN).endpoint
+        source = (
+            NatsSource(bus, service, subject)
+            if bus is not None
+            else FeedSource(f"feed+http://{producer}", _TOKEN, wait_seconds=3)
+        )
+        process.spawn(relay.run())
+        process.spawn(Consumer(source, handler).run())
+
+
+class _FeedClient:
+    """What FeedSource takes for httpx.AsyncClient: it asks a replica of the producer for its real feed."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def get(self, url: str, params: Mapping[str, Any]) -> Any:
+        """Do a GET of the feed at a replica."""
+        service = url.removeprefix("http://").partition("/")[0]
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "query_string": urlencode(params).encode(),
+            "headers": [(b"authorization", f"Bearer {_TOKEN}".encode())],
+        }
+        world = self._world
+        name = world.chance.choice(sorted(name for name in world.processes if name.startswith(service)))
+        answer = await world.call(name, lambda process: process.feed(Request(scope)))
+        return SimpleNamespace(raise_for_status=lambda: None, content=answer.body, headers=answer.headers)
+
+    async def aclose(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+@contextmanager
+def simulated(world: World) -> Iterator[None]:
+    """Put the world in the place of clock, ids, broker, network and PostgreSQL's advisory locks."""
+
+    class Clock(datetime):
+        """A clock that shows the world's time."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            """Return the time of the world."""
+            return (_BEGIN + timedelta(seconds=world.time())).astimezone(tz)
+
+    async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:
+        """Do what PostgreSQL does: a lock lives as long as the connection that has it."""
+        await connection.execute(text("SELECT 1"))
+        mine = (await connection.get_raw_connection()).dbapi_connection
+        holder = world.locks.get(lock)
+        if holder is not None and holder.is_open and holder is not mine:
+            return False
+        world.locks[lock] = mine
+        return True
+
+    def feed_client(**_options: Any) -> _FeedClient:
+        return _FeedClient(world)
+
+    replacements = {
+        **_PAUSES,
+        "shared.ids.datetime": Clock,
+        "shared.ids.uuid7": world.new_id,
+        "shared.relay.try_advisory_lock": try_advisory_lock,
+        "shared.transport.nats": SimpleNamespace(connect=world.broker.connect),
+        "shared.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
+    }
+    with ExitStack() as stack:
+        for name, value in replacements.items():
+            stack.enter_context(mock.patch(name, value))
+        yield

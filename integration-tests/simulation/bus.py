@@ -1,0 +1,186 @@
+"""A simulated JetStream: what `nats.connect` gives, as far as the bank uses it, with everything that may go wrong.
+
+Events are stored once they are accepted; publishing may fail before or after that. Deliveries are lost, shuffled and
+repeated, acknowledgements are lost, and what is not acknowledged in time comes again.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+from nats.errors import ConnectionClosedError
+from nats.errors import TimeoutError as NatsTimeoutError
+
+# A real broker gives a consumer fifteen times as long.
+ACK_WAIT_SECONDS = 2.0
+_NEVER = float("inf")
+
+
+class Network(Protocol):
+    """The way to the broker, and what happens on it."""
+
+    def time(self) -> float:
+        """Return the time in seconds."""
+
+    async def travel(self, what: str) -> None:
+        """Let a message travel. Raises when the sender is no more, OSError when there is an outage."""
+
+    def happens(self, fault: str) -> bool:
+        """Tell whether a fault happens now."""
+
+    def shuffle(self, items: list[Any]) -> None:
+        """Bring items into another order."""
+
+
+@dataclass
+class Stored:
+    """An event in the stream, and for each durable consumer when it may be delivered (never again: acknowledged)."""
+
+    subject: str
+    data: bytes
+    due: dict[str, float] = field(default_factory=dict)
+
+
+class Broker:
+    """The server: one stream of events and one of dead letters."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.events: list[Stored] = []
+        self.dead: list[Stored] = []
+        self._seen: set[str] = set()
+        self._arrived = asyncio.Event()
+
+    def store(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
+        """Keep a message, unless one with its id is known."""
+        if subject.startswith("dead."):
+            self.dead.append(Stored(subject, data))
+            return
+        identifier = headers.get("Nats-Msg-Id")
+        if identifier is not None and identifier in self._seen and not self.network.happens("forgotten id"):
+            return
+        if identifier is not None:
+            self._seen.add(identifier)
+        self.events.append(Stored(subject, data))
+        self._arrived.set()
+
+    def waiting(self, durable: str, subject: str) -> list[Stored]:
+        """Return what a consumer has not acknowledged."""
+        wanted = subject.removesuffix(">")
+        return [one for one in self.events if one.subject.startswith(wanted) and one.due.get(durable, 0) < _NEVER]
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until something is stored, but no longer than this."""
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+
+    async def connect(self, _url: str, **_options: Any) -> "Client":
+        """Do what `nats.connect` does."""
+        await self.network.travel("nats connect")
+        return Client(self)
+
+
+class Client:
+    """A connection to the broker."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self.is_closed = False
+
+    def jetstream(self, **_options: Any) -> "JetStream":
+        """Return what publishes and subscribes."""
+        return JetStream(self._broker)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.is_closed = True
+
+
+class JetStream:
+    """The client's side of JetStream."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    async def stream_info(self, _name: str) -> None:
+        """Find every stream; what makes them is tested on a real broker."""
+        await self._broker.network.travel("nats stream info")
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+        """Store a message and say so; whoever hears nothing does not know whether it was stored."""
+        network = self._broker.network
+        await network.travel(f"nats publish {subject}")
+        if network.happens("lost publication"):
+            raise NatsTimeoutError
+        self._broker.store(subject, payload, headers or {})
+        if network.happens("lost confirmation"):
+            raise NatsTimeoutError
+        await network.travel("nats confirm")
+
+    async def pull_subscribe(self, subject: str, durable: str, _stream: str, **_options: Any) -> "Subscription":
+        """Return the consumer of that name."""
+        await self._broker.network.travel("nats subscribe")
+        return Subscription(self._broker, subject, durable)
+
+
+class Subscription:
+    """A durable pull consumer, shared by all that use its name."""
+
+    def __init__(self, broker: Broker, subject: str, durable: str) -> None:
+        self._broker = broker
+        self._subject = subject
+        self._durable = durable
+
+    async def fetch(self, batch: int, timeout: float) -> Sequence[Any]:
+        """Return some of what is due. Raises nats.errors.TimeoutError when that is nothing for a while."""
+        network = self._broker.network
+        await network.travel("nats fetch")
+        deadline = network.time() + timeout
+        while not (due := self._due()):
+            left = deadline - network.time()
+            if left <= 0:
+                raise NatsTimeoutError
+            await self._broker.wait(min(left, 1.0))
+        if network.happens("broker restart"):
+            raise ConnectionClosedError
+        network.shuffle(due)
+        if network.happens("split delivery"):
+            del due[1 + len(due) // 2 :]
+        delivered = []
+        for stored in due[:batch]:
+            stored.due[self._durable] = network.time() + ACK_WAIT_SECONDS
+            if network.happens("lost delivery"):
+                continue
+            delivered.append(self._message(stored))
+            if network.happens("repeated delivery"):
+                delivered.append(self._message(stored))
+        await network.travel(f"nats deliver {len(delivered)}")
+        if not delivered:
+            raise NatsTimeoutError
+        return delivered
+
+    def _due(self) -> list[Stored]:
+        now = self._broker.network.time()
+        return [one for one in self._broker.waiting(self._durable, self._subject) if one.due.get(self._durable, 0) <= now]
+
+    def _message(self, stored: Stored) -> Any:
+        async def settle(name: str, due: float) -> None:
+            await self._broker.network.travel(f"nats {name}")
+            if not self._broker.network.happens(f"lost {name}"):
+                # Acknowledged is acknowledged, whatever comes later.
+                stored.due[self._durable] = max(due, stored.due[self._durable]) if due == _NEVER else due
+
+        async def ack() -> None:
+            await settle("ack", _NEVER)
+
+        async def nak() -> None:
+            if stored.due[self._durable] < _NEVER:
+                await settle("nak", 0)
+
+        return SimpleNamespace(data=stored.data, ack=ack, nak=nak)

@@ -1,0 +1,151 @@
+"""Clients of the simulated bank: they send requests with keys, send them again, or give up; and they remember."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import orjson
+
+from shared.auth import CASH_DESK, OPERATOR, Caller
+from shared.database import is_retryable, is_unavailable
+from shared.idempotency import request_hash
+from shared.ids import new_id, utc_now
+from shared.problems import Problem
+from simulation.bank import ACCOUNT, FREEZE, REVIEW, Bank
+from simulation.services import load
+
+_OPERATOR = Caller("operator", frozenset({OPERATOR, CASH_DESK}))
+_ACCOUNTS, _MONEY = 3, 1000
+# So many tries that nothing a seed has in store is in the way.
+_CERTAIN = 500
+_KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "hold"]
+
+
+@dataclass
+class Asked:
+    """A request under one key, and the answers that came: what the bank has acknowledged."""
+
+    kind: str
+    key: str
+    build: Callable[[], Any]
+    expires_at: datetime | None = None
+    answers: list[Any] = field(default_factory=list)
+
+
+class Clients:
+    """All clients of a world; `wrong` are answers that no fault excuses."""
+
+    def __init__(self, bank: Bank) -> None:
+        self.bank = bank
+        self.world = bank.world
+        self.chance = random.Random(f"{self.world.seed}/clients")
+        self.asked: list[Asked] = []
+        self.wrong: list[str] = []
+        self._accounts: list[str] = []
+        self._posted: list[str] = []
+        self._repeated: list[asyncio.Task[Any]] = []
+
+    async def run(self) -> None:
+        """Open the accounts, then let all clients work at the same time; return when all are done."""
+        await asyncio.gather(*(self._open(number) for number in range(_ACCOUNTS)))
+        await asyncio.gather(*(self._work(number) for number in range(self.world.plan.clients)))
+        await asyncio.gather(*self._repeated)
+
+    async def _open(self, number: int) -> None:
+        book, key = load(ACCOUNT).book, f"open-{number}"
+        opening = Asked("open", key, lambda: book.OpenAccount(new_id(), f"{number:016}", "USD", key))
+        account = orjson.loads((await self._ask(opening, _CERTAIN)).body)["id"]
+        self._accounts.append(account)
+        key = f"money-{number}"
+        await self._ask(Asked("move", key, lambda: book.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
+
+    async def _work(self, client: int) -> None:
+        for number in range(self.world.plan.requests):
+            asked = self._draw(f"{client}-{number}")
+            answer = await self._ask(asked, self.chance.choice([1, 3, 30]))
+            if answer is not None and asked.kind == "move" and answer.status == 201:
+                self._posted.append(orjson.loads(answer.body)["id"])
+            if answer is not None and self.chance.random() < 0.2:
+                await self._ask(asked, 3)
+            if self.chance.random() < 0.3:
+                unfreeze = load(ACCOUNT).book.SetStatus(self.chance.choice(self._accounts), "active")
+                await self._send(lambda: unfreeze, None)
+
+    def _draw(self, key: str) -> Asked:
+        """Draw a request; its key is its reference as well, so that its effects can be counted."""
+        book, chance = load(ACCOUNT).book, self.chance
+        kind = chance.choice(_KINDS)
+        one, other = chance.sample(self._accounts, 2)
+        amount = chance.choice([chance.randint(1, 200), chance.randint(REVIEW, FREEZE + 100)])
+        if kind == "deposit":
+            return Asked("move", key, lambda: book.Deposit(new_id(), one, amount, "USD", key))
+        if kind == "withdraw":
+            return Asked("move", key, lambda: book.Withdraw(new_id(), one, amount, "USD", key))
+        if kind == "hold":
+            expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
+            return Asked("hold", key, lambda: book.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
+        if kind == "batch":
+            items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
+            return Asked("batch", key, lambda: _batch(key, items))
+        if kind == "reverse" and self._posted:
+            original = chance.choice(self._posted)
+            return Asked("move", key, lambda: book.Reverse(new_id(), original, key))
+        return Asked("move", key, lambda: book.Transfer(new_id(), one, other, amount, "USD", key))
+
+    async def _ask(self, asked: Asked, tries: int) -> Any:
+        """Send a request up to so many times; return its answer, None when there is none."""
+        if asked not in self.asked:
+            self.asked.append(asked)
+        for _ in range(tries):
+            if self.world.happens("repeated request"):
+                self._repeated.append(asyncio.create_task(self._send(asked.build, asked)))
+            if (answer := await self._send(asked.build, asked)) is not None:
+                return answer
+            await asyncio.sleep(self.chance.uniform(0.05, 1))
+        return None
+
+    async def _send(self, build: Callable[[], Any], asked: Asked | None) -> Any:
+        """Send a request once to one of the replicas; return the answer, None when there is none."""
+        work = _work(build(), asked)
+        try:
+            answer = await self.world.call(
+                self.chance.choice(self.bank.accounts), lambda process: process.service.execute(work)
+            )
+        except Problem as problem:
+            if problem.code not in ("request-in-progress", "unavailable"):
+                self.wrong.append(f"{asked}: {problem.code}")
+            return None
+        except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
+            if not (isinstance(error, OSError) or is_unavailable(error) or is_retryable(error)):
+                self.wrong.append(f"{asked}: {error!r}")
+            return None
+        self.world.note(f"acknowledged {asked.key if asked else 'unfreeze'}: {answer.status}")
+        if asked is not None:
+            asked.answers.append(answer)
+        return answer
+
+
+def _work(command: Any, asked: Asked | None) -> Any:
+    service = load(ACCOUNT).service
+    trace = service.Trace("/simulated", asked.key if asked else None)
+    if asked is None:
+        return service.Work(_OPERATOR, command, 200, trace)
+    status = 200 if asked.kind == "batch" else 201
+    key = (_OPERATOR.subject, asked.key)
+    return service.Work(_OPERATOR, command, status, trace, key, request_hash(asked.kind, asked.key))
+
+
+def _batch(key: str, items: list[tuple[str, str, int]]) -> Any:
+    service, book = load(ACCOUNT).service, load(ACCOUNT).book
+    works = []
+    for number, (one, other, amount) in enumerate(items):
+        name = f"{key}/{number}"
+        transfer = book.Transfer(new_id(), one, other, amount, "USD", name)
+        subject = (_OPERATOR.subject, name)
+        works.append(
+            service.Work(_OPERATOR, transfer, 201, service.Trace("/simulated"), subject, request_hash("item", name))
+        )
+    return service.Batch(tuple(works))

@@ -1,0 +1,200 @@
+"""Faults planted on purpose: what the simulation does not find in these, it would not find in the bank either."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import orjson
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from shared.consumer import Consumer
+from shared.database import write_transaction
+from shared.group_commit import GroupCommit
+from shared.inbox import Inbox
+from shared.outbox import Outbox
+from shared.relay import Relay
+from shared.transport import Delivery, NatsSource
+from simulation.bank import ACCOUNT, TRANSACTION
+from simulation.run import run
+from simulation.services import load
+
+_Replacements = list[tuple[Any, str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is replaced by what, and words of the finding that has to come of it: no other one counts."""
+
+    replacements: Callable[[], _Replacements]
+    symptom: str
+
+
+PLANTED: dict[str, Fault] = {}
+
+
+@contextmanager
+def planted(name: str) -> Iterator[None]:
+    """Plant a fault for the time of the block."""
+    with ExitStack() as stack:
+        for target, attribute, value in PLANTED[name].replacements():
+            stack.enter_context(mock.patch.object(target, attribute, value))
+        yield
+
+
+def find(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
+    """Return the first seed in which a planted fault is found, and as what; None where it is not."""
+    with planted(name):
+        for seed in seeds:
+            for finding in run(seed).findings:
+                if PLANTED[name].symptom in finding:
+                    return seed, finding
+    return None
+
+
+def _plant(name: str, symptom: str) -> Callable[[Callable[[], _Replacements]], Callable[[], _Replacements]]:
+    def keep(replacements: Callable[[], _Replacements]) -> Callable[[], _Replacements]:
+        PLANTED[name] = Fault(replacements, symptom)
+        return replacements
+
+    return keep
+
+
+@_plant("the consumer acknowledges before it commits", "never reached the history")
+def _ack_first() -> _Replacements:
+    receive = NatsSource.receive
+
+    async def acknowledged(self: NatsSource, after: int) -> Delivery:
+        delivery = await receive(self, after)
+        await delivery.acknowledge()
+        return delivery
+
+    return [(NatsSource, "receive", acknowledged)]
+
+
+@_plant("the consumer acknowledges what its handler has refused", "never reached the history")
+def _ack_always() -> _Replacements:
+    return [(Consumer, "_give_back", lambda self, delivery: delivery.acknowledge())]
+
+
+@_plant("the consumer gives a batch up for one poison event", "never reached the history")
+def _poison_blocks() -> _Replacements:
+    async def together(self: Consumer, events: Sequence[Any], move: Any) -> None:
+        await self._handle(events, move)
+
+    return [(Consumer, "_process", together)]
+
+
+@_plant("the result is given before the commit", "has 0 effects")
+def _answer_first() -> _Replacements:
+    @asynccontextmanager
+    async def committed_later(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+        context = write_transaction(engine)
+        yield await context.__aenter__()
+        asyncio.create_task(context.__aexit__(None, None, None))
+
+    return [(load(ACCOUNT).service, "write_transaction", committed_later)]
+
+
+@_plant("idempotency keys are not looked at", "has 2 effects")
+def _no_keys() -> _Replacements:
+    async def nothing(*_arguments: Any) -> dict[Any, Any]:
+        return {}
+
+    def no_write(keys: Any, _responses: Any) -> Any:
+        return load(ACCOUNT).service.idempotency.Write(keys, (), [])
+
+    idempotency = load(ACCOUNT).service.idempotency
+    return [(idempotency, "find", nothing), (idempotency, "write", no_write)]
+
+
+@_plant("the consumer of findings does not know what it has seen", "was frozen")
+def _no_dedupe() -> _Replacements:
+    consumer = load(ACCOUNT).consumer
+    work = consumer._work
+    return [(consumer, "_work", lambda event: (made := work(event)) and replace(made, key=None))]
+
+
+@_plant("the inbox is committed before the effect", "history lacks")
+def _inbox_first() -> _Replacements:
+    claim = Inbox.claim
+
+    async def claimed(self: Inbox, connection: AsyncConnection, event_ids: Any, now: Any) -> set[str]:
+        new = await claim(self, connection, event_ids, now)
+        await connection.exec_driver_sql("COMMIT")
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        return new
+
+    return [(Inbox, "claim", claimed)]
+
+
+@_plant("the position in the feed is committed before the effect", "never reached the history")
+def _position_first() -> _Replacements:
+    process = load(TRANSACTION).consumer.HistoryHandler.process
+
+    async def moved_first(self: Any, events: Any, move: Any) -> set[str]:
+        if move is not None:
+            await process(self, [], move)
+        new: set[str] = await process(self, events, None)
+        return new
+
+    return [(load(TRANSACTION).consumer.HistoryHandler, "process", moved_first)]
+
+
+@_plant("the relay remembers before it has published", "never reached the history")
+def _remember_first() -> _Replacements:
+    async def remembered(self: Relay, bus: Any) -> bool:
+        async with self._engine.connect() as connection:
+            published = await self._outbox.published(connection, "nats")
+            batch = await self._outbox.read(connection, published, 500)
+        if not batch:
+            return False
+        async with write_transaction(self._engine) as connection:
+            await self._outbox.set_published(connection, "nats", batch[-1][0])
+        await bus.publish([event for _, event in batch])
+        return True
+
+    return [(Relay, "_publish", remembered)]
+
+
+@_plant("the feed is read by the last id that was seen", "never reached the history")
+def _last_id() -> _Replacements:
+    async def sequence(self: Outbox, connection: AsyncConnection) -> int:
+        rows = self.rows
+        unread = update(rows).where(rows.c.position.is_(None)).values(position=rows.c.id)
+        return (await connection.execute(unread)).rowcount
+
+    async def read(self: Outbox, connection: AsyncConnection, after: int, limit: int) -> list[tuple[int, Any]]:
+        statement = select(self.rows.c.id, self.rows.c.events).where(self.rows.c.id > after)
+        rows = await connection.execute(statement.order_by(self.rows.c.id).limit(limit))
+        return [(row.id, event) for row in rows for event in orjson.loads(row.events)]
+
+    return [(Outbox, "sequence", sequence), (Outbox, "read", read)]
+
+
+@_plant("a cash account is remembered before it is committed", "KeyError")
+def _cash_first() -> _Replacements:
+    service = load(ACCOUNT).service
+
+    async def cash_for(self: Any, currencies: set[str], now: Any) -> dict[str, str]:
+        if not currencies <= self._cash.keys():
+            async with write_transaction(self._engine) as connection:
+                self._cash = await service.repository.cash_accounts(connection, currencies, now)
+        cash: dict[str, str] = self._cash
+        return cash
+
+    return [(service.AccountService, "_cash_for", cash_for)]
+
+
+@_plant("group commit gives the results to the callers in another order", "different answers")
+def _shuffled() -> _Replacements:
+    settle = GroupCommit._settle
+
+    async def settled(self: GroupCommit[Any, Any], batch: Sequence[Any]) -> None:
+        works, futures = zip(*batch)
+        await settle(self, list(zip(works, reversed(futures))))
+
+    return [(GroupCommit, "_settle", settled)]

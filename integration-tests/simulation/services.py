@@ -1,0 +1,48 @@
+"""Both services in one process, though each calls its package `app`; and their databases, empty."""
+
+import importlib
+import sqlite3
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import create_engine
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Modules:
+    """The modules of one service: `modules.repository` is its `app.repository`."""
+
+    def __init__(self, modules: dict[str, ModuleType]) -> None:
+        self._modules = modules
+
+    def __getattr__(self, name: str) -> Any:
+        return self._modules[name]
+
+
+@cache
+def load(service: str) -> Modules:
+    """Import a service, and let go of the name so that the other one may have it."""
+    before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "app"}
+    sys.path.insert(0, str(ROOT / service))
+    try:
+        importlib.import_module("app.main")
+    finally:
+        sys.path.remove(str(ROOT / service))
+    names = [name for name in sys.modules if name.partition(".")[0] == "app"]
+    modules = {name.rpartition(".")[2]: sys.modules.pop(name) for name in names if name.count(".") < 2}
+    sys.modules.update(before)
+    return Modules(modules)
+
+
+def create_database(service: str, file: Path) -> None:
+    """Make a database with the tables of the service, ready to be copied."""
+    engine = create_engine(f"sqlite:///{file}")
+    load(service).models.metadata.create_all(engine)
+    engine.dispose()
+    connection = sqlite3.connect(file)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.close()

@@ -1,0 +1,44 @@
+"""The simulation finds nothing in the bank, finds what is planted, and repeats itself."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from simulation.planted import PLANTED, find
+from simulation.run import run
+from simulation.services import ROOT
+
+SEEDS = range(1, 101)
+
+
+@pytest.mark.timeout(900)
+def test_no_seed_has_a_finding() -> None:
+    outcomes = [run(seed) for seed in SEEDS]
+    assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
+    faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
+    # A simulation in which nothing goes wrong shows nothing.
+    assert faults["crash"] > 50 and len(faults) > 12, faults
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_planted_fault_is_found(name: str) -> None:
+    assert find(name, range(1, 301)) is not None
+
+
+def test_a_seed_repeats_itself_whatever_python_does_with_its_sets() -> None:
+    program = "from simulation.run import run; print([run(seed).trace for seed in (3, 1, 2)])"
+    traces = set()
+    for hash_seed in ("1", "2"):
+        path = f"{ROOT}:{ROOT / 'integration-tests'}"
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": path}
+        command = [sys.executable, "-c", program]
+        traces.add(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+    assert len(traces) == 1, traces
+    assert str([run(seed).trace for seed in (3, 1, 2)]) in traces.pop()
+
+
+def test_different_seeds_are_different_runs() -> None:
+    assert len({run(seed).trace for seed in range(1, 6)}) == 5
