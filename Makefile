@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -102,6 +102,9 @@ schemas: ## write the JSON Schemas of the events again, after a change of shared
 dashboards: ## write Grafana's dashboards again, after a change of monitoring/dashboards
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
+
+diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot file there
+	@scripts/diagrams.sh
 
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev

@@ -6,6 +6,8 @@ set -euo pipefail
 present() {
     case $1 in
         postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null ;;
+        graphviz) command -v dot >/dev/null ;;
+        fonts-dejavu-core) [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] ;;
         python*-venv) "${1%-venv}" -c 'import ensurepip' 2>/dev/null ;;
         *) PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null ;;
     esac
