@@ -18,8 +18,11 @@ case $what in
 esac
 [ -z "${SUITES-}" ] || read -ra suites <<<"$SUITES"
 
+packages=(nginx postgresql nats-server prometheus)
+# The browser is large, and for the operations page alone.
+[[ " ${suites[*]} " != *" embedded "* && " ${suites[*]} " != *" docker "* ]] || packages+=(chromium fonts-dejavu-core)
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
-for package in nginx postgresql nats-server prometheus; do
+for package in "${packages[@]}"; do
     scripts/ensure_packages.sh "$package" || true
 done
 
