@@ -109,8 +109,7 @@ diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot 
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
-	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }
-	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
+	@scripts/drill.sh "$(DRILL)" $(ARGS)
 
 release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]
 	@scripts/ensure_docker.sh

@@ -47,7 +47,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Looked:
-    """A page somebody looks at, and everything that the browser complains of; `options` are those of a browser context."""
+    """A page that is looked at, and what the browser complains of; `options` are those of a browser context."""
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self._context = browser.new_context(base_url=url, **{"viewport": DESKTOP, **options})

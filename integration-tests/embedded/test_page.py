@@ -1,4 +1,4 @@
-"""The operations page on the embedded stack, as a browser shows it. With autoscaler and rollouts: docker/test_page.py."""
+"""The operations page on the embedded stack, in a browser; with autoscaler and rollouts: docker/test_page.py."""
 
 import re
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_the_page_needs_nothing_but_this_bank_and_its_policy_allows_all_it_does(
         looked.waits_for("rollout", "This stack has no rollouts")
         looked.waits_for("autoscaler", "This stack has no autoscaler")
         assert looked.complaints == []
-        assert {re.match(r"http://[^/]+", url)[0] for url in looked.asked} == {bank.stack.api_url}  # type: ignore[index]
+        assert len(looked.asked) >= 7 and all(url.startswith(f"{bank.stack.api_url}/") for url in looked.asked)
         looked.page.click("text=Grafana")
         looked.page.wait_for_url("**/#grafana")
         assert "There is none in this stack" in looked.page.locator("#grafana").inner_text()
