@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -103,11 +103,13 @@ dashboards: ## write Grafana's dashboards again, after a change of monitoring/da
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
+diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot file there
+	@scripts/diagrams.sh
+
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
 	@scripts/bootstrap.sh dev
 	@scripts/ensure_docker.sh
-	@grep -qs '^def main' "integration-tests/drills/$(DRILL).py" || { echo "DRILL= one of:" $$(grep -l '^def main' integration-tests/drills/*.py | xargs -n 1 basename -s .py) >&2; exit 2; }
-	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/$(DRILL).py $(ARGS)
+	@scripts/drill.sh "$(DRILL)" $(ARGS)
 
 release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]
 	@scripts/ensure_docker.sh

@@ -7,6 +7,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
+
 read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service rollout-service}"
 push=
 case ${1-} in
@@ -36,19 +39,26 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 # Kept beside the images: a build asks no registry about an image that is here.
 docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
 
+build() {
+    docker buildx build --builder default --file "$service/Dockerfile" --build-arg "BASE_IMAGE=$PYTHON_IMAGE" \
+        --build-arg "COMMIT=$commit" --build-arg "VERSION=$tag" "${secrets[@]}" \
+        --tag "$image:$tag" --tag "$image:latest" --load --progress plain . >"$work/log" 2>&1
+}
+
+steps=${#services[@]}
 for service in "${services[@]}"; do
     image=$registry/$service
     started=$SECONDS
-    if ! docker buildx build --builder default --file "$service/Dockerfile" --build-arg "BASE_IMAGE=$PYTHON_IMAGE" \
-        --build-arg "COMMIT=$commit" --build-arg "VERSION=$tag" "${secrets[@]}" \
-        --tag "$image:$tag" --tag "$image:latest" --load --progress plain . >"$work/log" 2>&1; then
+    step "$image:$tag"
+    if ! patiently "still building" build; then
         tail -n 20 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
         echo "build-images: could not build $image; the lines above say why" >&2
         exit 1
     fi
-    docker image inspect --format '{{.Size}}' "$image:$tag" |
-        awk -v image="$image:$tag" -v took="$((SECONDS - started))" '{ printf "%s  %.0f MB, built in %d s\n", image, $1 / 1e6, took }'
+    say "$(docker image inspect --format '{{.Size}}' "$image:$tag" | awk '{ printf "%.0f MB", $1 / 1e6 }')," \
+        "built in $((SECONDS - started)) s"
     if [ -n "$push" ]; then
         docker push --quiet "$image:$tag"
     fi
 done
+finished build-images "${#services[@]} images"

@@ -307,7 +307,12 @@ class EmbeddedStack:
             raise StackError("NGINX is not installed")
         folder = self.var_dir / "nginx"
         pools = {service: [f"{ADDRESS}:{port}" for port in self.settings[service].ports] for service in SERVICES}
-        variables = {"nginx_listen": f"{ADDRESS}:{self.http_port}", "nginx_pools": pools} | self._nginx_variables
+        variables = {
+            "nginx_listen": f"{ADDRESS}:{self.http_port}",
+            "nginx_pools": pools,
+            "nginx_page": str(ROOT / "ops-page"),
+            **self._nginx_variables,
+        }
         (folder / "nginx.conf").write_text(render(**variables), encoding="utf-8")
         # The error log on the command line, because the one built in may be a place that only root can write to.
         command = [program, "-p", f"{folder}/", "-c", "nginx.conf", "-e", f"{folder}/error.log"]
@@ -316,7 +321,8 @@ class EmbeddedStack:
             raise StackError(f"NGINX refuses its configuration: {test.stderr.strip().splitlines()[0]}")
         self.nginx = Process(
             "nginx",
-            [*command, "-g", "daemon off;"],
+            # Workers of a master that is root's would be another user, who may not read the page in a tree of root's.
+            [*command, "-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")],
             self.var_dir / "log" / "nginx.log",
             stop_signal=signal.SIGQUIT,
             # The master ends its workers on SIGTERM; on SIGKILL they would stay.

@@ -7,6 +7,9 @@ present() {
     case $1 in
         postgresql) compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || command -v initdb >/dev/null ;;
         openssh-server) PATH="$PATH:/usr/sbin" command -v sshd >/dev/null ;;
+        chromium) command -v chromium chromium-browser google-chrome >/dev/null ;;
+        graphviz) command -v dot >/dev/null ;;
+        fonts-dejavu-core) [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] ;;
         python*-venv) "${1%-venv}" -c 'import ensurepip' 2>/dev/null ;;
         *) PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null ;;
     esac

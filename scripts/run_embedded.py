@@ -18,6 +18,7 @@ from types import FrameType
 
 from scripts import lab_keys
 from scripts.embedded import SERVICES, TRANSACTION, EmbeddedStack, Setting, StackError
+from scripts.progress import style
 
 _MOST_REPLICAS = 50
 
@@ -40,12 +41,8 @@ def _number(name: str, default: int, most: int) -> int:
     return int(text)
 
 
-def _style(text: str, code: str) -> str:
-    return f"\x1b[{code}m{text}\x1b[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
-
-
 def _step(line: str) -> None:
-    print(f"{_style('✓', '32')} {line}", flush=True)
+    print(f"{style('✓', '32', sys.stdout)} {line}", flush=True)
 
 
 def _configured() -> EmbeddedStack:
@@ -64,11 +61,11 @@ def _welcome(stack: EmbeddedStack) -> str:
     api = f"{stack.api_url}/api/v1"
     token = lab_keys.sign(stack.secrets.key, "alice")
     post = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -H "Idempotency-Key: '
-    urls = [("API", api)]
+    urls = [("operations page", f"{stack.api_url}/"), ("API", api)]
     urls += [(f"{service} docs", f"{stack.api_url}/docs/{service}/") for service in SERVICES]
     urls += [(f"{service} metrics", f"{url}/metrics") for service in SERVICES for url in stack.urls(service)]
     width = max(len(name) for name, _ in urls)
-    lines = [f"  {name:<{width}}  {_style(url, '36')}" for name, url in urls]
+    lines = [f"  {name:<{width}}  {style(url, '36', sys.stdout)}" for name, url in urls]
     return "\n".join(
         [
             "",
@@ -98,7 +95,7 @@ def run() -> int:
             print(_welcome(stack), flush=True)
             while True:
                 for line in stack.supervise_once():
-                    print(f"{_style('!', '33')} {line}", flush=True)
+                    print(f"{style('!', '33', sys.stdout)} {line}", flush=True)
                 time.sleep(0.5)
     except _StopRequested:
         # The terminal, or whoever read the output, may be gone.
@@ -130,7 +127,7 @@ def main() -> int:
     try:
         return rebuild() if arguments.rebuild else run()
     except StackError as error:
-        print(f"{_style('✗', '31')} {error}", file=sys.stderr)
+        print(f"{style('✗', '31', sys.stderr)} {error}", file=sys.stderr)
         return 1
 
 

@@ -7,7 +7,8 @@ cd "$(dirname "$0")/.." || exit 1
 root=$PWD
 python=$root/.venv/bin/python
 reports=$root/reports
-started=$SECONDS
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
@@ -18,8 +19,11 @@ case $what in
 esac
 [ -z "${SUITES-}" ] || read -ra suites <<<"$SUITES"
 
+packages=(nginx postgresql nats-server prometheus)
+# The browser is large, and for the operations page alone.
+[[ " ${suites[*]} " != *" embedded "* && " ${suites[*]} " != *" docker "* ]] || packages+=(chromium fonts-dejavu-core)
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
-for package in nginx postgresql nats-server prometheus; do
+for package in "${packages[@]}"; do
     scripts/ensure_packages.sh "$package" || true
 done
 
@@ -40,7 +44,8 @@ run_suite() {
             ;;
         embedded | docker | ansible) tests=integration-tests/$suite ;;
     esac
-    printf '\n== %s\n' "$suite"
+    echo
+    step "$suite"
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \
         "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") ||
         failed+=("$suite")
@@ -49,12 +54,16 @@ run_suite() {
         failed+=("$suite coverage of app/$held under 90 %")
 }
 
+steps=${#suites[@]}
 for suite in "${suites[@]}"; do
     run_suite "$suite" "$@"
 done
 
 echo
-[ ${#failed[@]} -eq 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
-echo "wall time: $((SECONDS - started)) s"
+if [ ${#failed[@]} -eq 0 ]; then
+    finished tests "${#suites[@]} suites"
+else
+    failed tests "FAILED: $(printf '%s; ' "${failed[@]}")of ${#suites[@]} suites" 2>&1
+fi
 "$python" -m scripts.sum_junit "${suites[@]/#/$reports/}" | tee "$reports/summary.txt" || exit 1
 [ ${#failed[@]} -eq 0 ]

@@ -62,6 +62,11 @@ def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str
         nginx_trace_share=os.environ.get("NGINX_TRACE_SHARE", ""),
         nginx_tls_certificate="/etc/nginx/tls/bank.crt" if tls else "",
         nginx_tls_key="/etc/nginx/tls/bank.key" if tls else "",
+        nginx_page="/usr/share/bank/page",
+        nginx_page_parts={name: f"{name}:8000" for name in ("autoscale-service", "rollout-service")},
+        nginx_grafana_url=os.environ.get("GRAFANA_URL", ""),
+        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if os.environ.get("COMPOSE_PROFILES") else "",
+        nginx_prometheus_url=os.environ.get("PROMETHEUS_URL", ""),
     )
 
 

@@ -10,12 +10,14 @@ export COMPOSE_ANSI=never
 patience=180
 probe_seconds=10
 
-say() {
-    printf '%4d s  %s\n' "$SECONDS" "$*"
-}
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
+steps=6
+[ "${BUILD-}" != 0 ] || steps=$((steps - 1))
+[ "${SWARM-}" != 1 ] || steps=$((steps - 1))
 
 fail() {
-    echo "up: $*" >&2
+    failed up "$*"
     exit 1
 }
 
@@ -57,9 +59,14 @@ take() {
     read_env "$1"
 }
 
+# The lines of a script that is called, below those of this one.
+indented() {
+    sed -u 's/^/              /'
+}
+
 use_offline_images() {
     take docker/offline/images.env
-    scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  /        /'
+    scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  //' | indented
 }
 
 choose_images() {
@@ -146,7 +153,10 @@ start() {
     done
     # It must not copy what is being replaced; it starts again after the services.
     docker compose stop autoscale-service >"$log" 2>&1 || true
-    if ! docker compose up --detach --remove-orphans --quiet-pull "${scales[@]}" >"$log" 2>&1; then
+    up() {
+        docker compose up --detach --remove-orphans --quiet-pull "${scales[@]}" >"$log" 2>&1
+    }
+    if ! patiently "containers start" up; then
         tail -n 8 "$log" | sed 's/^/    /' >&2
         rm -f "$log"
         explain "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
@@ -197,28 +207,32 @@ reload() {
     echo "$now" >"$known"
 }
 
+step "Docker and Python"
 scripts/ensure_docker.sh | while read -r line; do say "$line"; done
 check_port nginx BANK_PORT
 check_secrets
 scripts/bootstrap.sh run
+step "base images"
 choose_images
 choose_profiles
 [ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA_PORT
+step "secrets and configuration"
 .venv/bin/python -m scripts.stack_files
 if [ "${BUILD-}" != 0 ]; then
+    step "images of the services"
     tag=${VERSION:-$(version)}
-    scripts/build-images.sh | sed -u 's/^/        /'
+    scripts/build-images.sh | indented
     for name in account transaction autoscale rollout; do
         export "${name^^}_SERVICE_IMAGE=bank/$name-service:$tag"
     done
-    say "images of the services: built"
 fi
 remember
-say "starting $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
+step "start of $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
 if [ "${SWARM-}" = 1 ]; then
     scripts/swarm_up.sh "${asked_replicas[@]}"
 else
     start
+    step "wait until all are healthy"
     wait_healthy
     reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
     for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
@@ -228,17 +242,19 @@ fi
 scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT
-say "healthy"
 [ -n "$SLACK_WEBHOOK_URL_FILE" ] || say "alerts are told to nobody: SLACK_WEBHOOK_URL_FILE is not set"
 grafana=
 [ -z "$COMPOSE_PROFILES" ] || grafana="
   Grafana                   http://$BANK_ADDRESS:$GRAFANA_PORT (admin; the password is in $VAR_DIR/docker/secrets/grafana_admin_password)"
 cat <<END
 
+  Operations page           $url/
   API                       $url/api/v1
   account-service docs      $url/docs/account-service/
   transaction-service docs  $url/docs/transaction-service/$grafana
 
 make demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
 make down stops it all and keeps the data, make down VOLUMES=1 removes the data as well.
+
 END
+finished up "all is healthy; operations page at $url/"

@@ -34,6 +34,12 @@ async def _failure(check: Check) -> str | None:
     return None
 
 
+async def failures(checks: Mapping[str, Check]) -> dict[str, str]:
+    """Run the checks at once; return the kind of error of each that fails, by its name."""
+    results = await asyncio.gather(*(_failure(check) for check in checks.values()))
+    return {name: why for name, why in zip(checks, results) if why}
+
+
 def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
     """Return the routes `/health/live` and `/health/ready`; the checks are those of the moment."""
 
@@ -42,8 +48,7 @@ def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         current = checks()
-        results = await asyncio.gather(*(_failure(check) for check in current.values()))
-        failed = [{"pointer": f"/checks/{name}", "detail": why} for name, why in zip(current, results) if why]
+        failed = [{"pointer": f"/checks/{name}", "detail": why} for name, why in (await failures(current)).items()]
         if failed:
             problem = problems.Problem(
                 "unavailable", "Not ready; see `errors` for what fails.", failed, {"Retry-After": "1"}

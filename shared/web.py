@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shared import health, problems, tracing
+from shared import health, problems, summary, tracing
 from shared.auth import Authenticator, Caller
 from shared.database import is_unavailable
 from shared.logging_config import REQUEST_ID, TRACE_PARENT
@@ -264,8 +264,12 @@ def create_app(
     internal_routes: Sequence[BaseRoute],
     checks: Callable[[], Mapping[str, health.Check]],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    shown: Callable[[], Mapping[str, Any]] = dict,
 ) -> Service:
-    """Return the application of a service; the first routes are matched first, so put the hot ones there."""
+    """Return the application of a service; the first routes are matched first, so put the hot ones there.
+
+    What `shown` returns anybody may see on the operations page.
+    """
     docs = f"/docs/{settings.service}"
     app = _Application(
         title=settings.service,
@@ -279,7 +283,8 @@ def create_app(
     )
     # Not include_router: it dispatches every request through a second, slower layer.
     app.router.routes[:0] = routes
-    app.router.routes.extend([*internal_routes, *health.routes(checks), _metrics_route(settings), *_docs_routes(docs)])
+    own_routes = [*health.routes(checks), summary.route(settings, checks, shown), _metrics_route(settings)]
+    app.router.routes.extend([*internal_routes, *own_routes, *_docs_routes(docs)])
     return Service(app, settings)
 
 

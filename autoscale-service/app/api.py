@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -27,6 +28,8 @@ _OUTCOMES = {
     "payload-too-large": "too_large",
     "unavailable": "not_ready",
 }
+
+_MOST_SHOWN = 10
 
 
 class Accepted(BaseModel):
@@ -118,6 +121,22 @@ async def resume(request: Request) -> Response:
     request.app.state.folder.resume()
     request.app.state.loop.wake()
     return await status(request)
+
+
+def shown(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what anybody may see: replicas, bounds and the last decisions, the newest first; not who has paused."""
+    names = ("current", "ready", "desired", "minimum", "maximum", "why")
+    actions = [{"service": name, **action} for name, service in services.items() for action in service["last_actions"]]
+    return {
+        "leading": leading,
+        "paused": paused,
+        "services": {name: {key: service[key] for key in names} for name, service in services.items()},
+        # What failed says itself what Docker has answered.
+        "decisions": [
+            {**action, "failed": "failed" in action}
+            for action in sorted(actions, key=lambda action: action["at"], reverse=True)[:_MOST_SHOWN]
+        ],
+    }
 
 
 async def _operator(request: Request) -> Caller:

@@ -54,6 +54,7 @@ def create(settings: AutoscaleSettings) -> Service:
         internal_routes=[],
         checks=checks,
         lifespan=lifespan,
+        shown=lambda: api.shown(loop.leading, folder.paused is not None, controller.status()),
     )
     state = service.app.state
     state.controller, state.loop, state.folder = controller, loop, folder

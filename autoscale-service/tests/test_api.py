@@ -220,3 +220,29 @@ async def test_status_metrics_health_and_document_are_there(client: httpx.AsyncC
     assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"loop": "ok"}}
     document = (await client.get("/docs/autoscale-service/openapi.json")).json()
     assert sorted(document["paths"]) == ["/pause", "/resume", "/status", HOOK]
+
+
+async def test_everybody_may_see_replicas_and_decisions_and_not_who_paused_or_what_docker_said(
+    client: httpx.AsyncClient, world: World, lab: Lab, application: Service
+) -> None:
+    world.load = lambda _now: 400
+    await client.post(HOOK, json=ALERTMANAGER)
+    async with asyncio.timeout(5):
+        while not application.app.state.controller.status()[ACCOUNT]["last_actions"]:
+            await asyncio.sleep(0.01)
+    world.fails = lambda operation: operation == "create"
+    world.load = lambda _now: 4000
+    await client.post(HOOK, json=ALERTMANAGER)
+    async with asyncio.timeout(5):
+        while len(application.app.state.controller.status()[ACCOUNT]["last_actions"]) < 2:
+            await asyncio.sleep(0.01)
+    await client.post("/pause", headers=lab.operator())
+    answer = await client.get("/health/summary")
+    summary = answer.json()
+    assert summary["service"] == "autoscale-service" and summary["ready"] and summary["paused"] is True
+    told = summary["services"][ACCOUNT]
+    assert (told["current"], told["minimum"], told["maximum"]) == (4, 2, 8)
+    failed, done = summary["decisions"]
+    assert (done["service"], done["from"], done["to"], done["failed"]) == (ACCOUNT, 2, 4, False)
+    assert failed["failed"] is True and failed["at"] >= done["at"]
+    assert "operator" not in answer.text and "simulated" not in answer.text

@@ -22,6 +22,8 @@ sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 from composed import ComposedBank  # noqa: E402
 from support import transfers_under_way  # noqa: E402
 
+from scripts.progress import Progress  # noqa: E402
+
 _RECEIVER = "integration-tests/receiver"
 COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autoscaler.yml"
 BAR_SECONDS = 120.0
@@ -241,10 +243,13 @@ def main() -> int:
         try:
             print(line("fault", "alert", "told after", "taken back", "bar:"), flush=True)
             passed = True
+            progress = Progress("drill alerts", len(FAULTS) + 1)
             for fault in FAULTS:
+                progress.step(fault.name)
                 for result in run(bank, fault):
                     print(show(result), flush=True)
                     passed = passed and result.passed
+            progress.step("webhooks that do not arrive")
             wrong = webhook_faults(bank)
             print("webhook of the autoscaler and dead man's switch:", "; ".join(wrong) or "ok")
             bank.assert_ledger_is_sound()

@@ -27,6 +27,8 @@ from docker_faults import FaultyDocker, Refusal, faulty_docker  # noqa: E402
 from load import Load, transfers  # noqa: E402
 from support import eventually  # noqa: E402
 
+from scripts.progress import Progress  # noqa: E402
+
 TARGET, START = 8, 2
 LOW, HIGH = 6, 30
 # The autoscaler's first pause (BACKOFF), and what clocks and logs may differ by.
@@ -226,7 +228,12 @@ def main() -> int:
                 with transfers(bank, LOW, clients=16) as load:
                     drill = Rehearsal(bank, docker, load)
                     print(line("fault", "counted", "told after", "attempts after", "left behind"), flush=True)
-                    wrong = [problem for fault in faults for problem in rehearse(drill, fault)]
+                    progress = Progress("drill autoscale_failures", len(faults) + 1)
+                    wrong = []
+                    for fault in faults:
+                        progress.step(fault.name)
+                        wrong += rehearse(drill, fault)
+                    progress.step("the image loses its name")
                     wrong += nameless_image(drill)
                 say(f"{len(load.lost)} of {load.sent} requests lost meanwhile")
                 wrong += [f"lost: {one}" for one in load.lost[:5]]

@@ -39,6 +39,8 @@ from rollouts import (  # noqa: E402
 from support import eventually  # noqa: E402
 from traffic import Traffic, burst, traffic  # noqa: E402
 
+from scripts.progress import Progress  # noqa: E402
+
 # Promised.
 MOST_SECONDS_IN = 30.0
 MOST_SECONDS_REVERT = 60.0
@@ -339,11 +341,12 @@ def rehearse(folder: Path, names: list[str], rate: float, quick: bool) -> list[s
             say(f"deployed for the first time in {done.ended - done.began:.0f} s")
             bank.wait_until_answering()
             drill = Drill(bank, releases, rate, quick, ["base"])
+            progress = Progress("drill canary", len(names))
             for name in names:
-                say(f"--- {name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
+                progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
                 began = time.monotonic()
                 SCENARIOS[name](drill)
-                say(f"--- {name} took {time.monotonic() - began:.0f} s")
+                progress.say(f"{name} took {time.monotonic() - began:.0f} s")
             return drill.wrong
         finally:
             bank.close()

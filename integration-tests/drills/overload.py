@@ -29,11 +29,12 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "load-tests" / "bench")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from bench import UNIFORM, Bench, Failure, progress, started  # noqa: E402
+from bench import UNIFORM, Bench, Failure, started  # noqa: E402
 
 from scripts import lab_keys  # noqa: E402
 from scripts.embedded import ACCOUNT, EmbeddedStack, StackError  # noqa: E402
 from scripts.postgres import PostgresMissing  # noqa: E402
+from scripts.progress import Progress  # noqa: E402
 
 OFFERED = 3.0
 NORMAL = 0.6
@@ -211,24 +212,24 @@ class Round:
     normal: Phase
 
 
-def one_round(drill: Drill, seconds: int, connections: int) -> Round:
+def one_round(drill: Drill, seconds: int, connections: int, progress: Progress) -> Round:
     """Measure one round, and tell what it brought."""
     peak = drill.load(seconds, connections)
     # Some of the crowd wait for their answers, so it has to want more to offer so much.
     overload = drill.load(seconds, _CROWD, OFFERED * 1.5 * peak.goodput)
     normal = drill.load(seconds, connections, NORMAL * peak.goodput)
-    progress(
-        f"  peak {peak.goodput:.0f}/s; offered {overload.offered:.0f}/s: goodput {overload.goodput:.0f}/s,"
+    progress.say(
+        f"peak {peak.goodput:.0f}/s; offered {overload.offered:.0f}/s: goodput {overload.goodput:.0f}/s,"
         f" answers {dict(sorted(overload.answers.items()))}; then {normal.goodput:.0f}/s of {normal.offered:.0f}/s"
     )
     return Round(peak, overload, normal)
 
 
-def best_connections(drill: Drill) -> int:
+def best_connections(drill: Drill, progress: Progress) -> int:
     """Return how many connections serve the most."""
     drill.load(3, _PEAK_CONNECTIONS[0])
     found = {connections: drill.load(3, connections).goodput for connections in _PEAK_CONNECTIONS}
-    progress(f"  transfers/s by connections: { {n: round(rate) for n, rate in found.items()} }")
+    progress.say(f"transfers/s by connections: { {n: round(rate) for n, rate in found.items()} }")
     return max(found, key=lambda connections: found[connections])
 
 
@@ -286,24 +287,30 @@ def main() -> int:
     parser.add_argument("--in-flight", type=int, help="what NGINX lets a replica work on at once; 0: no limit")
     arguments = parser.parse_args()
     limit = {} if arguments.in_flight is None else {"nginx_max_in_flight": arguments.in_flight}
-    begun = time.monotonic()
+    progress = Progress("overload", arguments.rounds + 3)
     try:
-        with started(arguments.seconds, 1, limit) as (bench, stack):
+        progress.step("PostgreSQL, the stack on it, and a full ledger")
+        with started(arguments.seconds, 1, progress, limit) as (bench, stack):
             bench.prepare()
             drill = Drill(bench, stack)
-            connections = best_connections(drill)
-            rounds = [one_round(drill, arguments.seconds, connections) for _ in range(arguments.rounds)]
-            progress("checking the ledger's invariants")
+            progress.step("how many connections serve the most")
+            connections = best_connections(drill, progress)
+            rounds = []
+            for number in range(1, arguments.rounds + 1):
+                progress.step(f"round {number} of {arguments.rounds}: peak, overload, normal load")
+                rounds.append(one_round(drill, arguments.seconds, connections, progress))
+            progress.step("the ledger's invariants")
             broken = bench.broken_invariants()
     except (Failure, StackError, PostgresMissing) as failure:
-        print(f"overload: {failure}", file=sys.stderr)
+        progress.finished(str(failure), good=False)
         return 1
     found = checks(rounds, drill.watch.most)
     found.append(("invariants of the ledger", broken or "hold", not broken))
     for what, value, met in found:
         print(f"{'ok    ' if met else 'MISSED'} {what}: {value}")
-    progress(f"overload: {time.monotonic() - begun:.0f} s")
-    return 0 if all(met for _, _, met in found) else 1
+    good = all(met for _, _, met in found)
+    progress.finished(f"{sum(met for _, _, met in found)} of {len(found)} as promised", good=good)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ def raw(bank: EmbeddedBank, request: bytes) -> str:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/metrics", "/health/ready", "/internal/events?after=0", "/internal/balances", "/", "/nowhere"),
+        *("/metrics", "/health/ready", "/internal/events?after=0", "/internal/balances", "/nowhere", "/health/summary"),
         *("/api/v1/../../internal/events", "//internal/events", "/api//v1/accounts", "/api/v1/accounts/..%2f..%2f"),
         *("/api/v1/%2e%2e/%2e%2e/metrics", "/api/v1/transactions/..;/internal/events", "/docs/../internal/balances"),
         *("/api/v1/accounts/%00", "/API/V1/accounts", "/api/v1/accountsX", "/docs/account-service/../../metrics"),

@@ -18,7 +18,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 import timeit
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -35,6 +34,7 @@ from scripts import lab_keys  # noqa: E402
 from scripts.embedded import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError  # noqa: E402
 from scripts.ports import free_port  # noqa: E402
 from scripts.postgres import PostgresMissing, PostgresServer  # noqa: E402
+from scripts.progress import Progress  # noqa: E402
 from shared import tracing  # noqa: E402
 
 CONNECTIONS = 64
@@ -43,6 +43,8 @@ RATIO_BARS = {("direct", UNIFORM): 1.1, ("through NGINX", UNIFORM): 0.9}
 P99_BAR_MS = 50
 TRACING_BAR = 2
 SHARE_OF_PEAK = 0.6
+# Of a round: four variants on two spreads of accounts.
+_MEASUREMENTS = 8
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SETTINGS = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 
@@ -61,11 +63,6 @@ class Run:
 
 class Failure(Exception):
     """Why the benchmark cannot say anything."""
-
-
-def progress(line: str) -> None:
-    """Tell a person what is happening, where it does not disturb the output."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def cpu_seconds(roots: Mapping[str, int | None]) -> dict[str, float]:
@@ -192,7 +189,7 @@ class Bench:
 
 @contextmanager
 def started(
-    seconds: int, replicas: int, nginx_variables: Mapping[str, object] | None = None
+    seconds: int, replicas: int, progress: Progress, nginx_variables: Mapping[str, object] | None = None
 ) -> Iterator[tuple[Bench, EmbeddedStack]]:
     """Start PostgreSQL, account-service and NGINX; everything is gone afterwards."""
     with PostgresServer(_SETTINGS) as server, tempfile.TemporaryDirectory(prefix="bank-bench-") as var:
@@ -202,14 +199,14 @@ def started(
             account=Setting(free_port(replicas), replicas, server.create_database("accounts")),
             transaction=Setting(free_port(), 1, server.create_database("transactions")),
             nginx_variables=nginx_variables,
-            report=progress,
+            report=progress.say,
         )
         with stack:
             stack.kill(TRANSACTION)
             yield Bench(server, stack, seconds), stack
 
 
-def run_all(bench: Bench, stack: EmbeddedStack, rounds: int) -> list[Run]:
+def run_all(bench: Bench, stack: EmbeddedStack, rounds: int, progress: Progress) -> list[Run]:
     """Measure every variant in every round, interleaved, so that a slow minute hits all alike."""
     direct, nginx = stack.urls(ACCOUNT)[0], stack.api_url
     loads: list[tuple[str, Callable[[int], tuple[int, float, float, float]]]] = [
@@ -222,9 +219,10 @@ def run_all(bench: Bench, stack: EmbeddedStack, rounds: int) -> list[Run]:
     for number in range(1, rounds + 1):
         for accounts in (UNIFORM, HOT):
             for variant, load in loads:
+                progress.step(f"round {number}/{rounds}, {accounts} accounts, {variant}")
                 bench.settle()
                 run = measure(variant, accounts, partial(load, accounts), bench.roots())
-                progress(f"  round {number}/{rounds}, {accounts} accounts, {variant}: {run.per_second:.0f}/s")
+                progress.say(f"{run.per_second:.0f}/s")
                 runs.append(run)
     return runs
 
@@ -300,17 +298,19 @@ def main() -> int:
     if shutil.which("wrk") is None:
         print("bench: wrk is missing; on Debian: apt-get install wrk", file=sys.stderr)
         return 1
-    begun = time.monotonic()
+    progress = Progress("bench", arguments.rounds * _MEASUREMENTS + 3)
     try:
-        with started(arguments.seconds, arguments.replicas) as (bench, stack):
+        progress.step("PostgreSQL, the stack on it, and a full ledger")
+        with started(arguments.seconds, arguments.replicas, progress) as (bench, stack):
             bench.prepare()
-            runs = run_all(bench, stack, arguments.rounds)
+            runs = run_all(bench, stack, arguments.rounds, progress)
             peak = median_of(runs, "direct", UNIFORM, lambda run: run.per_second)
+            progress.step(f"at {SHARE_OF_PEAK:.0%} of the peak")
             calm = at_share_of_peak(bench, direct_url=stack.urls(ACCOUNT)[0], per_second=SHARE_OF_PEAK * peak)
-            progress("checking the ledger's invariants")
+            progress.step("the ledger's invariants")
             broken = bench.broken_invariants()
     except (Failure, StackError, PostgresMissing) as failure:
-        print(f"bench: {failure}", file=sys.stderr)
+        progress.finished(str(failure), good=False)
         return 1
     rows = table(runs)
     checks = [
@@ -337,8 +337,10 @@ def main() -> int:
         for (what, value, bar, sign), ok in zip(checks, met):
             print(f"{'ok    ' if ok else 'MISSED'} {what}: {value:.2f} (bar {sign} {bar})")
         print(f"{'MISSED' if broken else 'ok    '} invariants of the ledger {broken}")
-    progress(f"bench: {time.monotonic() - begun:.0f} s")
-    return 0 if all(met) and not broken else 1
+    good = all(met) and not broken
+    sound = "the ledger's invariants are broken" if broken else "the ledger is sound"
+    progress.finished(f"{sum(met)} of {len(met)} bars met, {sound}", good=good)
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -68,6 +68,7 @@ def create(settings: RolloutSettings) -> Service:
         internal_routes=[],
         checks=checks,
         lifespan=lifespan,
+        shown=lambda: api.shown(file.load()),
     )
     service.app.state.file = file
     service.app.state.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)

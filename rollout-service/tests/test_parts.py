@@ -13,7 +13,7 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from app import edge as edge_module
-from app import main, readiness, states
+from app import api, main, readiness, states
 from app.containers import Container, Containers, DockerFailed
 from app.edge import Edge, EdgeFailed
 from app.judge import load_record
@@ -227,6 +227,20 @@ async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pyt
     assert "secret" not in caplog.text
 
 
+# What anybody may see -------------------------------------------------------------------------------------------------
+
+
+def test_everybody_may_see_where_a_rollout_is_and_nobody_who_drives_it_or_what_a_person_wrote() -> None:
+    told = api.shown(judged_unsound())
+    assert (told["phase"], told["release"], told["steps"], told["weight"]) == ("rolling-back", "v2", (10, 50), 10)
+    assert told["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
+    assert [note["phase"] for note in told["history"][:2]] == ["rolling-back", "canary"]
+    assert told["history"][0]["reason"] == "ledger-imbalance"
+    by_hand = json.dumps(api.shown(states.abort(at_step(), "eve asked bob", NOW)))
+    assert "eve" not in by_hand and at_step().driver not in by_hand and "sha256" not in by_hand
+    assert api.shown(Rollout())["verdict"] is None
+
+
 # Verdicts -------------------------------------------------------------------------------------------------------------
 
 
@@ -304,4 +318,5 @@ async def test_the_service_watches_and_shows_the_state(lab: Lab, tmp_path: Path)
                 while 'state="idle",' not in (await asking.get("/metrics")).text:
                     await asyncio.sleep(0.01)
             assert (await asking.get("/health/ready")).status_code == 200
+            assert (await asking.get("/health/summary")).json()["phase"] == "idle"
     assert set(status["images"]) == set(SERVICES)

@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import time
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import httpx
 import orjson
@@ -16,10 +18,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from shared import health, idempotency, paging, problems
+from shared import health, idempotency, paging, problems, summary
 from shared.database import ping
 from shared.ids import new_id, rfc3339
 from shared.problems import KINDS, Problem
+from shared.settings import ProcessSettings
+from shared.testing import Lab
 from shared.web import documented_problems
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
@@ -213,3 +217,25 @@ async def test_readiness_names_what_fails_and_does_not_wait_for_what_hangs(
         }
         assert (await client.get("/health/live")).status_code == 200
     lasting.cancel()
+
+
+async def test_a_summary_says_who_is_ready_and_asks_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch, lab: Lab):
+    asked = []
+    fails = False
+
+    async def database() -> None:
+        asked.append(1)
+        if fails:
+            raise ConnectionRefusedError("secret address")
+
+    settings = ProcessSettings(service="some-service", auth_jwks=str(lab.secrets.jwks), app_version="v7")
+    app = Starlette(routes=[summary.route(settings, lambda: {"database": database}, lambda: {"more": len(asked)})])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        answers = await asyncio.gather(*(client.get("/health/summary") for _ in range(50)))
+        assert len(asked) == 1 and {answer.text for answer in answers} == {answers[0].text}
+        who = {"service": "some-service", "version": "v7", "track": "stable"}
+        assert answers[0].json() == {**who, "ready": True, "failing": [], "more": 1}
+        fails = True
+        monkeypatch.setattr(summary, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 1.1))
+        answer = await client.get("/health/summary")
+        assert (answer.status_code, answer.json()["failing"]) == (200, ["database"]) and "secret" not in answer.text

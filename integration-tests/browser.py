@@ -1,0 +1,90 @@
+"""Chromium without a window, for the tests of the operations page."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1100, "height": 800}
+
+# Every text that can be seen, with the contrast to what is behind it (WCAG 2: 4.5 is enough), if that is too little.
+_FAINT = """() => {
+  const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (colour) => rgb(colour).slice(0, 3).map((one) => one / 255)
+    .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, one, index) => sum + one * [0.2126, 0.7152, 0.0722][index], 0);
+  const behind = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return rgb(colour)[3] === 0 && element.parentElement ? behind(element.parentElement) : colour;
+  };
+  return [...document.querySelectorAll("body *")]
+    .filter((one) => [...one.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()))
+    .filter((one) => one.checkVisibility())
+    .map((one) => [light(getComputedStyle(one).color), light(behind(one)), one.textContent])
+    .map(([front, back, text]) => [(Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05), text])
+    .filter(([contrast]) => contrast < 4.5);
+}"""
+
+
+@contextmanager
+def chromium() -> Iterator[Browser]:
+    """Start Debian's Chromium; skip, visibly, where it is not installed."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("Chromium is not installed; on Debian: apt-get install chromium")
+    # Root has no sandbox, and a container hardly any shared memory.
+    arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        yield browser
+        browser.close()
+
+
+class Looked:
+    """A page that is looked at, and what the browser complains of; `options` are those of a browser context."""
+
+    def __init__(self, browser: Browser, url: str, **options: Any) -> None:
+        self._context = browser.new_context(base_url=url, **{"viewport": DESKTOP, **options})
+        self.page: Page = self._context.new_page()
+        self.complaints: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda message: self._complain(message.type, message.text))
+        self.page.on("pageerror", lambda error: self._complain("error", str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def _complain(self, kind: str, text: str) -> None:
+        if kind in ("error", "warning"):
+            self.complaints.append(text)
+
+    def __enter__(self) -> "Looked":
+        self.page.goto("/")
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._context.close()
+
+    def waits_for(self, panel: str, text: str, seconds: float = 20) -> str:
+        """Return a panel's text once it contains some; fail if it never does."""
+        element = self.page.locator(f"#{panel}")
+        element.filter(has_text=text).wait_for(timeout=seconds * 1000)
+        return element.inner_text()
+
+    def faint(self) -> list[Any]:
+        """Return what is hard to read: contrast and text."""
+        found: list[Any] = self.page.evaluate(_FAINT)
+        return found
+
+    def overflows(self) -> bool:
+        """Tell whether one would have to scroll sideways."""
+        return bool(self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
+
+    def picture(self, file: Path) -> None:
+        """Keep what is seen, whole."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=file, full_page=True)

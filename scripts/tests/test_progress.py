@@ -1,0 +1,78 @@
+"""What long commands say, in shell and in Python: on a terminal, into a file, and where NO_COLOR is set."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SHELL = """
+set -euo pipefail
+. scripts/progress.sh
+steps=12
+step "one thing"
+say "more about it"
+patiently "still at it" sleep 1.2 || exit 9
+! patiently "a failure" false || exit 8
+finished some-command "2 of 2"
+failed some-command "1 of 2"
+"""
+PYTHON = """
+from scripts.progress import Progress
+progress = Progress("some-command", 12)
+progress.step("one thing")
+progress.say("more about it")
+progress.finished("2 of 2")
+progress.finished("1 of 2", good=False)
+"""
+COMMANDS = {"shell": ["bash", "-c", SHELL], "Python": [sys.executable, "-c", PYTHON]}
+HEADS = (
+    "[ 1/12]    0 s  one thing",
+    "           0 s  more about it",
+    "✓ some-command: 2 of 2, after ",
+    "✗ some-command: ",
+)
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "NO_COLOR"} | more
+
+
+def on_a_terminal(command: list[str], **more: str) -> str:
+    outer, inner = pty.openpty()
+    subprocess.run(command, cwd=ROOT, env=environment(**more), stdout=inner, stderr=inner, check=True)
+    os.close(inner)
+    text = b""
+    while True:
+        try:
+            text += os.read(outer, 65536)
+        except OSError:
+            # Nobody writes any more.
+            os.close(outer)
+            return text.decode()
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_into_a_file_there_are_plain_lines_and_no_colours(command: list[str]) -> None:
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    lines = (done.stdout + done.stderr).splitlines()
+    assert len(lines) == len(HEADS) and all(line.startswith(head) for line, head in zip(lines, HEADS)), lines
+    assert "\x1b" not in done.stdout + done.stderr and "\r" not in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
+def test_a_terminal_gets_colours_unless_there_shall_be_none(command: list[str]) -> None:
+    text = on_a_terminal(command)
+    assert "\x1b[1mone thing\x1b[0m" in text and "\x1b[32m✓" in text and "\x1b[31m✗" in text
+    assert "\x1b[1m" not in on_a_terminal(command, NO_COLOR="1") and "\x1b[32m" not in on_a_terminal(
+        command, NO_COLOR="1"
+    )
+
+
+def test_what_takes_long_is_counted_on_a_terminal_and_leaves_nothing_behind() -> None:
+    text = on_a_terminal(COMMANDS["shell"], NO_COLOR="1")
+    assert "still at it …" in text
+    assert text[: text.index("✓")].endswith("\r\x1b[K")
