@@ -47,9 +47,11 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
         values[name] = value(name)
     users = []
     for name in SERVICES:
-        password = values[f"{name}_password"] = value(f"{name}_password")
+        # As the owner, migrations run; the service's own role owns nothing.
+        for role in (name, f"{name}_owner"):
+            password = values[f"{role}_password"] = value(f"{role}_password")
+            values[f"{role}_database_url"] = f"postgresql+asyncpg://{role}:{password}@postgres:5432/{name}"
         events = values[f"{name}_events_password"] = value(f"{name}_events_password")
-        values[f"{name}_database_url"] = f"postgresql+asyncpg://{name}:{password}@postgres:5432/{name}"
         values[f"{name}_events_url"] = f"nats://{name}:{events}@nats:4222"
         users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
     values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n"
