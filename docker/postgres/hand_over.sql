@@ -9,6 +9,8 @@ BEGIN;
 -- Where this and a service wait for each other, it is the service that is told first: it tries again by itself.
 SET LOCAL deadlock_timeout = '10s';
 REASSIGN OWNED BY :"service" TO :"owner";
+-- What an owner was granted goes to the new one as well.
+GRANT CONNECT ON DATABASE :"service" TO :"service";
 GRANT SELECT, INSERT, UPDATE, DELETE, TRUNCATE ON ALL TABLES IN SCHEMA public TO :"service";
 GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO :"service";
 COMMIT;

@@ -69,6 +69,10 @@ class ComposedBank(Bank):
         """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
         return self._run(["scripts/compose.sh", *arguments], 180, **environment)
 
+    def script(self, path: str, **environment: str) -> str:
+        """Run one of the project's scripts on this stack and return what it printed."""
+        return self._run([path], 600, **environment)
+
     def docker(self, *arguments: str) -> str:
         """Run a command of Docker's own and return what it printed."""
         return self._run(["docker", *arguments], 60)
