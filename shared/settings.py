@@ -64,6 +64,10 @@ class ServiceSettings(ProcessSettings):
     service_token: SecretStr = Field(min_length=16, description="Secret the services show each other on /internal.")
     events_url: str = Field("", description="Where events travel: nats://…, or feed+http://… of the producer.")
 
+    events_ca: str = Field(
+        "", description="Certificates (PEM) of the authority of a tls://… broker; empty: the system's."
+    )
+
     @field_validator("database_url")
     @classmethod
     def _known_driver(cls, value: str) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -96,10 +97,14 @@ class FeedSource:
 
 
 class NatsBus:
-    """A connection to NATS JetStream with the streams that the bank uses."""
+    """A connection to NATS JetStream with the streams that the bank uses.
 
-    def __init__(self, url: str) -> None:
+    With a tls://… address, the server's certificate has to be of the authority `ca` (PEM), or of one of the system's.
+    """
+
+    def __init__(self, url: str, ca: str = "") -> None:
         self._url = url
+        self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._stream = ""
@@ -114,6 +119,7 @@ class NatsBus:
                     client = await nats.connect(
                         self._url,
                         connect_timeout=2,
+                        tls=self._tls,
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=1,
                         error_cb=_log_error,

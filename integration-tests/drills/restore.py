@@ -2,8 +2,8 @@
 
     make drills DRILL=restore [ARGS="--seconds 20"]
 
-A backup is made under load and a moment is noted. Then PostgreSQL is killed and its volume removed: it is restored to
-the last transaction in the archive, and after a second loss to the moment noted. At the end NATS' volume is removed under
+A backup is made under load and a moment is noted. PostgreSQL is killed and its volume removed: it is restored to the
+last transaction in the archive, and after a second loss to the moment noted. At the end NATS' volume is removed under
 load. After each, what clients know is compared with the ledger, and the ledger with the history. Prints figures and
 bars; exits 1 when one is missed.
 """
