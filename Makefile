@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -39,6 +39,12 @@ ps: ## show its containers
 
 logs: ## follow its logs (SERVICE=nginx)
 	@scripts/compose.sh logs --follow --tail 100 $(SERVICE)
+
+backup: ## back up the databases of the running stack (BACKUPS_KEPT=7)
+	@scripts/backup.sh
+
+restore: ## bring the databases back to a moment or to the last one archived: make restore [TO=2026-01-31T12:00:00Z REPLACE=1]
+	@scripts/restore.sh
 
 images: ## build the images of the services and tell their sizes (REGISTRY=… PUSH=1)
 	@scripts/ensure_docker.sh

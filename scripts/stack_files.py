@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from scripts import lab_keys, stack_host
+from scripts import lab_ca, lab_keys, stack_host
 from scripts.render_nginx import render
 from scripts.stack_host import write
 
@@ -30,6 +30,16 @@ def _give_to_rollout_service(folder: Path) -> None:
         folder.chmod(0o777)
 
 
+def certificates(folder: Path) -> dict[str, str]:
+    """Return the secrets of TLS from ca.crt and SERVICE.crt and SERVICE.key in a folder; the lab's own are made."""
+    if folder == lab_keys.var_dir() / "secrets" / "tls":
+        lab_ca.ensure(folder)
+    files = {"ca_certificate": "ca.crt"}
+    for service in ("postgres", "nats"):
+        files |= {f"{service}_certificate": f"{service}.crt", f"{service}_key": f"{service}.key"}
+    return {name: (folder / file).read_text(encoding="utf-8") for name, file in files.items()}
+
+
 def given_secrets(lab: lab_keys.LabSecrets, kept: Path) -> dict[str, str]:
     """Return the secrets that the lab's issuer and the environment give; `kept` is the folder of those of before."""
     given = {
@@ -38,6 +48,8 @@ def given_secrets(lab: lab_keys.LabSecrets, kept: Path) -> dict[str, str]:
     }
     if not (kept / "synthetic_token").exists():
         given["synthetic_token"] = lab_keys.sign(lab.key, "rollout-service", ttl=_SYNTHETIC_SECONDS)
+    if os.environ.get("TLS") == "1":
+        given |= certificates(Path(os.environ["TLS_CERTIFICATES"]))
     for name in ("slack_webhook", "dead_mans_switch"):
         if source := os.environ.get(f"{name.upper()}_URL_FILE"):
             given[f"{name}_url"] = Path(source).read_text(encoding="utf-8").strip()
@@ -126,8 +138,9 @@ def main() -> int:
         for writable in (folder / "nginx", rollout):
             _give_to_rollout_service(writable)
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
+        given = given_secrets(lab, folder / "secrets")
         tls = write_tls(folder / "tls")
-        stack_host.make(folder, given_secrets(lab, folder / "secrets"), tls=tls)
+        stack_host.make(folder, given, tls=tls)
         write_nginx(folder / "nginx", tls=tls)
     except RolloutUnderWay as error:
         print(f"stack: {error}", file=sys.stderr)

@@ -20,6 +20,10 @@ SERVICES = ("account", "transaction")
 _SINK = "http://nginx:8081/sink"
 # Of a password or token that somebody chose; those that are made here are longer.
 _LEAST_LENGTH = 12
+# What the files of TLS hold where it is off: Swarm takes no empty secret.
+_OFF = "TLS is off\n"
+_TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
+_NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key }\n"
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -50,14 +54,21 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     values["synthetic_token"] = value("synthetic_token")
     for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
         values[name] = value(name)
+    for name in _TLS_FILES:
+        values[name] = given.get(name) or known.get(name) or _OFF
+    tls = os.environ.get("TLS") == "1"
+    if tls and _OFF in values.values():
+        raise ValueError(f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _OFF)}")
     users = []
     for name in SERVICES:
-        password = values[f"{name}_password"] = value(f"{name}_password")
+        # As the owner, migrations run; the service's own role owns nothing.
+        for role in (name, f"{name}_owner"):
+            password = values[f"{role}_password"] = value(f"{role}_password")
+            values[f"{role}_database_url"] = f"postgresql+asyncpg://{role}:{password}@postgres:5432/{name}"
         events = values[f"{name}_events_password"] = value(f"{name}_events_password")
-        values[f"{name}_database_url"] = f"postgresql+asyncpg://{name}:{password}@postgres:5432/{name}"
-        values[f"{name}_events_url"] = f"nats://{name}:{events}@nats:4222"
+        values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{events}@nats:4222"
         users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
-    values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n"
+    values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n{_NATS_TLS if tls else ''}"
     for name in ("slack_webhook_url", "dead_mans_switch_url"):
         values[name] = given.get(name) or _SINK
     unknown = sorted(set(given) - set(values))

@@ -119,7 +119,7 @@ choose_profiles() {
 remember() {
     local name
     for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE,ROLLOUT}_SERVICE_IMAGE \
-        COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT; do
+        COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT TLS; do
         grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
 }

@@ -8,25 +8,29 @@ from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
 
 from shared.database import create_engine
+from shared.grants import Grants, grant
 
 # Any number: it only has to be the same for all who migrate.
 _LOCK = 0x62616E6B
 
 
-def upgrade(service_folder: Path, database_url: str) -> None:
-    """Bring the database to the newest version; several at once wait for each other."""
+def upgrade(service_folder: Path, database_url: str, *, role: str = "", grants: Grants | None = None) -> None:
+    """Bring the database to the newest version; several at once wait for each other.
+
+    `role` is who serves, with these grants and no more; empty where whoever migrates serves as well.
+    """
     config = Config()
     config.set_main_option("script_location", str(service_folder / "migrations").replace("%", "%%"))
-    config.attributes["database_url"] = database_url
+    config.attributes.update(database_url=database_url, role=role, grants=grants or {})
     command.upgrade(config, "head")
 
 
 def run_environment(metadata: MetaData) -> None:
     """What a service's migrations/env.py does: run the migrations in one transaction on the configured database."""
-    asyncio.run(_run(metadata, context.config.attributes["database_url"]))
+    asyncio.run(_run(metadata, **context.config.attributes))
 
 
-async def _run(metadata: MetaData, database_url: str) -> None:
+async def _run(metadata: MetaData, *, database_url: str, role: str, grants: Grants) -> None:
     engine = create_engine(database_url, pool_size=2, name="migrate")
     try:
         async with engine.connect() as connection:
@@ -36,6 +40,8 @@ async def _run(metadata: MetaData, database_url: str) -> None:
                     await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
                     await connection.execute(text("SET LOCAL statement_timeout = 0"))
                 await connection.run_sync(_migrate, metadata)
+                if role:
+                    await connection.run_sync(grant, role, grants)
     finally:
         await engine.dispose()
 

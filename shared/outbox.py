@@ -110,10 +110,11 @@ class Outbox:
             numbered.extend(enumerate(orjson.loads(row.events), start=row.position - row.size + 1))
         return [(position, event) for position, event in numbered if after < position <= after + limit]
 
-    async def published(self, connection: AsyncConnection, name: str) -> int:
-        """Return the position up to which the publisher `name` has published."""
+    async def published(self, connection: AsyncConnection) -> dict[str, int]:
+        """Return by name of each publisher the position up to which it has published."""
         progress = self.progress
-        return await connection.scalar(select(progress.c.position).where(progress.c.name == name)) or 0
+        rows = await connection.execute(select(progress.c.name, progress.c.position))
+        return {row.name: row.position for row in rows}
 
     async def set_published(self, connection: AsyncConnection, name: str, position: int) -> None:
         """Remember the position up to which the publisher `name` has published."""

@@ -1,12 +1,13 @@
 """The relay of an outbox: gives positions to committed events and publishes them to the broker, if there is one.
 
 One replica of a service does this at a time (advisory lock); the others stand by. A crash between publishing and
-remembering publishes again, which consumers and `Nats-Msg-Id` both absorb.
+remembering publishes again, which consumers and `Nats-Msg-Id` both absorb. A broker that has lost its stream gets every
+event again: what is remembered is remembered of that stream.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from zlib import crc32
@@ -25,6 +26,7 @@ from shared.transport import NatsBus
 
 log = logging.getLogger(__name__)
 
+# Begins the name under which a relay remembers how far it has published; before, this was all of it.
 _PUBLISHER = "nats"
 _BATCH = 500
 # Several commits share one pass: a pass is a transaction of its own.
@@ -43,6 +45,8 @@ class Relay:
         self._bus = bus
         self._lock = crc32(f"{service}/relay".encode())
         self._committed = asyncio.Event()
+        # Unknown until the broker has answered.
+        self._publisher: str | None = None
 
     def committed(self, events: Sequence[Event]) -> None:
         """Take note of events that this process has just committed."""
@@ -113,8 +117,9 @@ class Relay:
         return busy
 
     async def _publish(self, bus: NatsBus) -> bool:
+        self._publisher = publisher = f"{_PUBLISHER} {await bus.stream()}"
         async with self._engine.connect() as connection:
-            published = await self._outbox.published(connection, _PUBLISHER)
+            published = _position_of(publisher, await self._outbox.published(connection))
             batch = await self._outbox.read(connection, published, _BATCH)
         if not batch:
             return False
@@ -124,7 +129,7 @@ class Relay:
         ):
             await bus.publish(events)
         async with write_transaction(self._engine) as connection:
-            await self._outbox.set_published(connection, _PUBLISHER, batch[-1][0])
+            await self._outbox.set_published(connection, publisher, batch[-1][0])
         count_published(events)
         return True
 
@@ -141,9 +146,19 @@ class Relay:
             if self._bus is None:
                 published = await self._outbox.head(connection)
             else:
-                published = await self._outbox.published(connection, _PUBLISHER)
+                published = _position_of(self._publisher, await self._outbox.published(connection))
             pending, since = await self._outbox.backlog(connection, published)
         _report(pending, since)
+
+
+def _position_of(publisher: str | None, known: Mapping[str, int]) -> int:
+    """Return how far was published to the stream there is now: 0 where it is a new one."""
+    if publisher is None:
+        return max(known.values(), default=0)
+    if set(known) == {_PUBLISHER}:
+        # By a version that knew of one stream only, which this is.
+        return known[_PUBLISHER]
+    return known.get(publisher, 0)
 
 
 def _report(pending: int, since: datetime | None) -> None:

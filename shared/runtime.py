@@ -34,7 +34,7 @@ class Runtime:
         )
         self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
         url = settings.events_url
-        self.bus = NatsBus(url) if url.startswith(("nats://", "tls://")) else None
+        self.bus = NatsBus(url, settings.events_ca) if url.startswith(("nats://", "tls://")) else None
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
         self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)

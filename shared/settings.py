@@ -93,10 +93,16 @@ class ServiceSettings(ProcessSettings):
     """Settings of the services that have a database and events."""
 
     database_url: str = Field(repr=False, description="postgresql+asyncpg://… or sqlite+aiosqlite:///…")
+    database_role: str = Field(
+        "", pattern="^[a-z_]*$", description="Migrations: the role that serves, if it is not the one that migrates."
+    )
     database_pool_size: int = Field(5, ge=2, le=100, description="Database connections kept open per process.")
     service_token: SharedSecret = Field(description="Secret the services show each other on /internal.")
     events_url: str = Field(
         "", repr=False, description="Where events travel: nats://…, or feed+http://… of the producer."
+    )
+    events_ca: str = Field(
+        "", description="Certificates (PEM) of the authority of a tls://… broker; empty: the system's."
     )
 
     @field_validator("database_url")

@@ -23,6 +23,10 @@ from scripts.ports import free_port
 from scripts.postgres import PostgresMissing, PostgresServer
 from scripts.processes import Process, stop_all
 from shared.database import create_engine
+from shared.grants import Grants, grant
+
+# Owns nothing, as the role of a service.
+_SERVED_ROLE = "served"
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +38,7 @@ def postgres() -> Iterator[PostgresServer]:
     except PostgresMissing as missing:
         pytest.skip(str(missing))
     with server:
+        server.sql("postgres", f"CREATE ROLE {_SERVED_ROLE} LOGIN")
         yield server
 
 
@@ -64,6 +69,18 @@ async def create_tables(url: str, metadata: MetaData) -> None:
         async with connection.begin():
             await connection.run_sync(metadata.create_all)
     await engine.dispose()
+
+
+def served_url(url: str) -> str:
+    """Return the address of a database for the role that `serve` gives its grants to; SQLite's is the same."""
+    return url.replace("://bank@", f"://{_SERVED_ROLE}@")
+
+
+async def serve(owner: AsyncEngine, grants: Grants) -> None:
+    """Give the role of `served_url` its grants, as migrations do; SQLite has no roles."""
+    if owner.dialect.name == "postgresql":
+        async with owner.begin() as connection:
+            await connection.run_sync(grant, _SERVED_ROLE, grants)
 
 
 async def opened(url: str) -> AsyncIterator[AsyncEngine]:

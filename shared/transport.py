@@ -3,6 +3,8 @@
 import asyncio
 import json
 import logging
+import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ DEAD_LETTERS = "BANK_DEAD_LETTERS"
 # Longer than a relay needs to publish again what a crash kept it from remembering.
 _DUPLICATE_WINDOW_SECONDS = 600
 _CONNECT_SECONDS = 5
+# How long a stream that was there is taken to be there still.
+_STREAM_TRUSTED_SECONDS = 5.0
 _FORGOTTEN_AFTER_SECONDS = 60
 
 
@@ -93,12 +97,18 @@ class FeedSource:
 
 
 class NatsBus:
-    """A connection to NATS JetStream with the streams that the bank uses."""
+    """A connection to NATS JetStream with the streams that the bank uses.
 
-    def __init__(self, url: str) -> None:
+    With a tls://… address, the server's certificate has to be of the authority `ca` (PEM), or of one of the system's.
+    """
+
+    def __init__(self, url: str, ca: str = "") -> None:
         self._url = url
+        self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
+        self._stream = ""
+        self._stream_seen_at = float("-inf")
 
     async def jetstream(self) -> JetStreamContext:
         """Return the JetStream context, connecting and creating the streams when needed. Raises on outage."""
@@ -109,19 +119,41 @@ class NatsBus:
                     client = await nats.connect(
                         self._url,
                         connect_timeout=2,
+                        tls=self._tls,
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=1,
                         error_cb=_log_error,
+                        reconnected_cb=self._look_again,
                     )
-                stream = client.jetstream(timeout=5)
+                self._stream_seen_at = float("-inf")
                 try:
-                    await _ensure_stream(stream, STREAM, "bank.>")
-                    await _ensure_stream(stream, DEAD_LETTERS, "dead.bank.>")
+                    await self._look_for_streams(client)
                 except BaseException:
                     await client.close()
                     raise
                 self._client = client
+            elif time.monotonic() - self._stream_seen_at > _STREAM_TRUSTED_SECONDS:
+                await self._look_for_streams(self._client)
             return self._client.jetstream(timeout=5)
+
+    async def _look_again(self) -> None:
+        # It may be another server, or the same with an empty disk.
+        self._stream_seen_at = float("-inf")
+
+    async def _look_for_streams(self, client: Client) -> None:
+        """Create the streams that are not there (any more)."""
+        stream = client.jetstream(timeout=5)
+        created = await _ensure_stream(stream, STREAM, "bank.>")
+        await _ensure_stream(stream, DEAD_LETTERS, "dead.bank.>")
+        self._stream, self._stream_seen_at = created, time.monotonic()
+
+    async def stream(self) -> str:
+        """Return what tells the stream of events from one that took its place, as after the loss of the broker's disk.
+
+        Creates the stream where there is none. Raises on outage.
+        """
+        await self.jetstream()
+        return self._stream
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Publish the events and return when all are stored. Raises when one may not be; publishing again is safe."""
@@ -129,7 +161,12 @@ class NatsBus:
         acknowledgements = [
             stream.publish(event["type"], orjson.dumps(event), headers={"Nats-Msg-Id": event["id"]}) for event in events
         ]
-        await asyncio.gather(*acknowledgements)
+        try:
+            await asyncio.gather(*acknowledgements)
+        except Exception:
+            # Perhaps there is no stream any more.
+            await self._look_again()
+            raise
 
     async def close(self) -> None:
         """Close the connection."""
@@ -143,7 +180,8 @@ async def _log_error(error: Exception) -> None:
     log.warning("NATS: %r", error)
 
 
-async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> None:
+async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> str:
+    """Create the stream if it is not there; return the time when it was created."""
     config = StreamConfig(
         name=name,
         subjects=[subjects],
@@ -152,9 +190,11 @@ async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> 
         duplicate_window=_DUPLICATE_WINDOW_SECONDS,
     )
     try:
-        await stream.stream_info(name)
+        found = await stream.stream_info(name)
     except NotFoundError:
-        await stream.add_stream(config)
+        log.warning("there is no stream %s, creating it", name)
+        found = await stream.add_stream(config)
+    return found.created.isoformat() if found.created else ""
 
 
 class NatsSource:
@@ -172,16 +212,20 @@ class NatsSource:
         self._limit = limit
         self._wait = wait_seconds
         self._subscription: JetStreamContext.PullSubscription | None = None
+        self._subscribed_to = ""
 
     async def receive(self, after: int) -> Delivery:
         """Return the next events; those of a consumer that died come again after 30 seconds."""
         del after  # the server remembers what was acknowledged
-        if self._subscription is None:
+        # A stream that took the place of another knows of no subscription, and would only stay silent.
+        name = await self._bus.stream()
+        if self._subscription is None or self._subscribed_to != name:
             stream = await self._bus.jetstream()
             config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
             if self._durable is None:
                 config.deliver_policy, config.inactive_threshold = DeliverPolicy.NEW, _FORGOTTEN_AFTER_SECONDS
             self._subscription = await stream.pull_subscribe(self._subject, self._durable, STREAM, config=config)
+            self._subscribed_to = name
         try:
             messages = await self._subscription.fetch(self._limit, timeout=self._wait)
         except (NatsTimeoutError, TimeoutError):

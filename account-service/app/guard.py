@@ -1,7 +1,7 @@
-"""What PostgreSQL itself checks of every batch, whichever version of the service has written it.
+"""What PostgreSQL itself checks of every batch, and what it lets nobody do, whichever version of the service asks.
 
 A release that posts twice, forgets an entry or moves a balance without one is refused, and changes nothing. The text
-is that of migration 0003: a change of it is a new migration.
+is that of migrations 0003 (STATEMENTS) and 0004 (APPEND_ONLY): a change of it is a new migration.
 """
 
 # Of Postgres' classes of errors none begins with B; the service counts it as a violation.
@@ -33,3 +33,20 @@ CREATE TRIGGER check_entries AFTER INSERT ON entries REFERENCING NEW TABLE AS ad
 FOR EACH STATEMENT EXECUTE FUNCTION check_entries()"""
 
 STATEMENTS = (_FUNCTION, _TRIGGER)
+
+_REFUSAL = f"""
+CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '% on %: what was posted stays; a mistake is corrected by a reversal', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'append_only';
+END $$"""  # nosec B608
+
+# For the owner, who migrates; the service's own role has no such privilege in the first place. Costs inserts nothing.
+APPEND_ONLY = (
+    _REFUSAL,
+    *(
+        f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
+        for table in ("transactions", "entries")
+    ),
+)

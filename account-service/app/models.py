@@ -110,7 +110,7 @@ idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 feed_state = FeedState(metadata)
 
-for _statement in guard.STATEMENTS:
+for _statement in (*guard.STATEMENTS, *guard.APPEND_ONLY):
     # SQLAlchemy formats the text with %.
     _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

@@ -6,11 +6,12 @@ import httpx
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.grants import GRANTS
 from app.main import create
 from app.models import metadata
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared.testing import Lab, create_tables, opened
+from shared.testing import Lab, create_tables, opened, serve, served_url
 from shared.web import Service
 from tests.support import assert_invariants, make_settings
 
@@ -18,14 +19,23 @@ from tests.support import assert_invariants, make_settings
 @pytest.fixture
 def settings(lab: Lab, database_url: str) -> AccountSettings:
     """Settings on a new database."""
-    return make_settings(lab, database_url)
+    return make_settings(lab, served_url(database_url))
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a new database with the service's tables."""
+async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a new database with the service's tables, for what the service itself may not do."""
     await create_tables(database_url, metadata)
     async for engine in opened(database_url):
+        await serve(engine, GRANTS)
+        yield engine
+
+
+@pytest.fixture
+async def engine(owner: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The same with the rights of the service, as which all tests run."""
+    del owner  # creates the tables
+    async for engine in opened(served_url(database_url)):
         yield engine
 
 

@@ -69,6 +69,25 @@ class ComposedBank(Bank):
         """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
         return self._run(["scripts/compose.sh", *arguments], 180, **environment)
 
+    def attempt(self, *arguments: str) -> tuple[int, str]:
+        """Run `docker compose` on this stack; return its exit code and what it printed."""
+        done = subprocess.run(
+            ["scripts/compose.sh", *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def script(self, path: str, **environment: str) -> str:
+        """Run one of the project's scripts on this stack and return what it printed."""
+        return self._run([path], 600, **environment)
+
     def docker(self, *arguments: str) -> str:
         """Run a command of Docker's own and return what it printed."""
         return self._run(["docker", *arguments], 60)

@@ -129,3 +129,7 @@ class NatsServer:
             self._process.terminate()
             await asyncio.to_thread(self._process.wait, 10)
             self._process = None
+
+    def lose_disk(self) -> None:
+        """Remove what the stopped server stored."""
+        shutil.rmtree(self._store)

@@ -185,3 +185,43 @@ async def test_a_server_that_is_away_at_the_start_is_an_error_and_no_standstill(
     await bus.publish(events(1))
     assert names(await drained(reader(bus))) == ["e1"]
     await bus.close()
+
+
+async def test_a_server_that_lost_its_disk_gets_a_stream_with_another_name(
+    bus: NatsBus, nats_server: NatsServer
+) -> None:
+    """Publishers and consumers go on by themselves, and whoever publishes can tell that what was there is gone."""
+    await bus.publish(events(3))
+    first = await bus.stream()
+    source = reader(bus)
+    assert len(await drained(source)) == 3
+    await nats_server.stop()
+    nats_server.lose_disk()
+    await nats_server.start()
+
+    async def another() -> bool:
+        try:
+            return await bus.stream() != first
+        except (nats.errors.Error, OSError):
+            return False
+
+    await eventually(another, seconds=20)
+    await bus.publish(events(1, start=4))
+
+    async def received() -> bool:
+        try:
+            return names(await drained(source)) == ["e4"]
+        except (nats.errors.Error, OSError):
+            return False
+
+    await eventually(received, seconds=20)
+
+
+async def test_a_stream_that_somebody_removed_is_made_again(bus: NatsBus) -> None:
+    await bus.publish(events(1))
+    first = await bus.stream()
+    await (await bus.jetstream()).delete_stream(STREAM)
+    with pytest.raises(nats.errors.Error):
+        await bus.publish(events(1, start=2))
+    await bus.publish(events(1, start=2))
+    assert await bus.stream() != first

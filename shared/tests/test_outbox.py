@@ -171,7 +171,7 @@ async def test_the_backlog_counts_what_is_not_published_with_and_without_a_posit
     await sequence(engine)
     assert await backlog(5) == (0, False)
     async with write_transaction(engine) as connection:
-        assert await outbox.published(connection, "bus") == 0
+        assert await outbox.published(connection) == {}
         for position in (2, 5):
             await outbox.set_published(connection, "bus", position)
-            assert await outbox.published(connection, "bus") == position
+            assert await outbox.published(connection) == {"bus": position}

@@ -9,7 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import relay as relay_module
-from shared.database import create_engine
+from shared.database import create_engine, write_transaction
 from shared.events import Event
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
 from shared.relay import Relay
@@ -24,6 +24,13 @@ class FakeBus(NatsBus):
         super().__init__("nats://nowhere")
         self.events: list[Event] = []
         self.away = False
+        self.name = "first"
+
+    async def stream(self) -> str:
+        """Return the name of the stream there is now."""
+        if self.away:
+            raise ConnectionRefusedError("no broker")
+        return self.name
 
     async def publish(self, events: Sequence[Event]) -> None:
         """Remember the events."""
@@ -98,6 +105,28 @@ async def test_a_broker_outage_delays_events_and_shows_in_the_metrics(engine: As
     assert names(bus.events) == names(events(6))
 
 
+async def test_a_stream_that_took_the_place_of_another_gets_every_event(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    relay = Relay(engine, outbox, bus, "test")
+
+    async def work() -> list[str]:
+        bus.events = []
+        while await relay.step():
+            pass
+        return names(bus.events)
+
+    async with write_transaction(engine) as connection:
+        # As the version before has left it.
+        await outbox.set_published(connection, "nats", 2)
+    await append(engine, *events(3))
+    assert await work() == ["e3"]
+    assert await work() == []
+    bus.name = "second"
+    await append(engine, *events(1, start=4))
+    assert await work() == ["e1", "e2", "e3", "e4"]
+    assert await work() == []
+
+
 async def test_a_relay_that_hangs_shows_in_the_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = FakeBus()
 
@@ -122,7 +151,7 @@ async def nothing_pending() -> bool:
 
 async def _published(engine: AsyncEngine, position: int) -> bool:
     async with engine.connect() as connection:
-        return await outbox.published(connection, "nats") == position
+        return await outbox.published(connection) == {"nats first": position}
 
 
 async def _head_is(engine: AsyncEngine, position: int) -> bool:

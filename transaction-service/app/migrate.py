@@ -3,10 +3,12 @@
 import sys
 from pathlib import Path
 
+from app.grants import GRANTS
 from app.settings import TransactionSettings
 from shared.migrate import upgrade
 from shared.settings import load_or_exit
 
 if __name__ == "__main__":
-    upgrade(Path(__file__).parent.parent, load_or_exit(TransactionSettings).database_url)
+    settings = load_or_exit(TransactionSettings)
+    upgrade(Path(__file__).parent.parent, settings.database_url, role=settings.database_role, grants=GRANTS)
     print("migrations: the database is up to date", file=sys.stderr)

@@ -8,13 +8,14 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.balances import BalanceReader
+from app.grants import GRANTS
 from app.main import create
 from app.models import metadata
 from app.reconciliation import Balance
 from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.ids import utc_now
-from shared.testing import Lab, create_tables, opened
+from shared.testing import Lab, create_tables, opened, serve, served_url
 from shared.web import Service
 from tests.support import Ledger, make_settings
 
@@ -28,14 +29,23 @@ def ledger() -> Ledger:
 @pytest.fixture
 def settings(lab: Lab, database_url: str) -> TransactionSettings:
     """Settings on a new database."""
-    return make_settings(lab, database_url)
+    return make_settings(lab, served_url(database_url))
 
 
 @pytest.fixture
-async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a new database with the service's tables."""
+async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a new database with the service's tables, for what the service itself may not do."""
     await create_tables(database_url, metadata)
     async for engine in opened(database_url):
+        await serve(engine, GRANTS)
+        yield engine
+
+
+@pytest.fixture
+async def engine(owner: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The same with the rights of the service, as which all tests run."""
+    del owner  # creates the tables
+    async for engine in opened(served_url(database_url)):
         yield engine
 
 

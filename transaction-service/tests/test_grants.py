@@ -1,0 +1,42 @@
+"""The service may do what it needs to make its history, and nothing besides."""
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.grants import GRANTS
+from app.models import metadata
+
+_INSUFFICIENT_PRIVILEGE = "42501"
+_FORBIDDEN = [
+    "UPDATE entries SET amount = 1",
+    "UPDATE transactions SET amount = 1",
+    "UPDATE accounts SET owner = 'mallory'",
+    "UPDATE flags SET action = 'review'",
+    "UPDATE outbox SET events = '[]'",
+    *(f"DELETE FROM {table}" for table in GRANTS),
+    *(f"TRUNCATE {table}" for table in ("flags", "outbox", "dead_letters", "consumer_positions")),
+    *(f"DROP TABLE {table}" for table in GRANTS),
+    "CREATE TABLE mine (id int)",
+    "SELECT setval('outbox_id_seq', 1)",
+    "SET ROLE bank",
+]
+
+
+@pytest.fixture
+def database_url(postgres_url: str) -> str:
+    """SQLite has no roles."""
+    return postgres_url
+
+
+def test_every_table_has_its_grants():
+    assert set(GRANTS) == set(metadata.tables)
+
+
+@pytest.mark.parametrize("statement", _FORBIDDEN)
+async def test_the_services_role_is_refused_what_it_does_not_need(engine: AsyncEngine, statement: str):
+    async with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as refused:
+            await connection.execute(text(statement))
+    assert refused.value.orig.sqlstate == _INSUFFICIENT_PRIVILEGE  # type: ignore[union-attr]
