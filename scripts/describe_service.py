@@ -9,6 +9,7 @@ import dataclasses
 import importlib
 import json
 import os
+import secrets
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from shared.settings import ProcessSettings, ServiceSettings
 # What each service insists on, one way or another; nothing is connected to.
 _ENVIRONMENT = {
     "DATABASE_URL": "sqlite+aiosqlite:///nowhere.db",
-    "SERVICE_TOKEN": "described, not run",
-    "AUTOSCALE_TOKEN": "described, not run",
+    "SERVICE_TOKEN": secrets.token_hex(),
+    "AUTOSCALE_TOKEN": secrets.token_hex(),
     "ACCOUNT_SERVICE_URL": "http://account-service:8000",
     "PROJECT": "bank",
 }

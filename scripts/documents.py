@@ -71,9 +71,9 @@ def blocks(text: str) -> list[Block]:
             marker, value = match[1], match[2] or ""
             continue
         if token.type in ("fence", "code_block"):
-            assert token.map is not None
+            line = token.map[0] + 1 if token.map else 0
             language = token.info.strip() if token.type == "fence" else "indented"
-            found.append(Block(token.map[0] + 1, language, token.content, marker, value))
+            found.append(Block(line, language, token.content, marker, value))
         marker, value = "", ""
     return found
 
@@ -95,8 +95,7 @@ def links(text: str) -> Iterator[str]:
         target = token.attrGet("href") if token.type == "link_open" else token.attrGet("src")
         if token.type in ("link_open", "image") and target is not None:
             yield str(target)
-    for picture in re.findall(r'<(?:img|source)[^>]*\bsrc(?:set)?="([^"]+)"', text):
-        yield picture
+    yield from re.findall(r'<(?:img|source)[^>]*\bsrc(?:set)?="([^"]+)"', text)
 
 
 def code(text: str) -> Iterator[str]:
