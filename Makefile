@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -104,6 +104,10 @@ format: ## format the Python code
 schemas: ## write the JSON Schemas of the events again, after a change of shared/events.py
 	@scripts/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.generate_schemas
+
+docs: ## write the generated parts of the documentation again: settings, API, events
+	@scripts/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.generate_docs
 
 dashboards: ## write Grafana's dashboards again, after a change of monitoring/dashboards
 	@scripts/bootstrap.sh dev

@@ -192,7 +192,8 @@ def show_metrics(base_url: str) -> None:
     for replica in (replica for replicas in state["services"].values() for replica in replicas):
         print(f"  {replica['metrics_url']}")
         for line in httpx.get(replica["metrics_url"]).text.splitlines():
-            if _SHOWN_METRICS.match(line):
+            # Every kind of dead letter has a series from the start; here is what there was.
+            if _SHOWN_METRICS.match(line) and not ('outcome="dead"' in line and line.endswith(" 0.0")):
                 print(f"    {_DIM}{_COMMON_LABELS.sub('', line).replace(',}', '}').replace('{}', '')}{_END}")
 
 

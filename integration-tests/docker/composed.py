@@ -59,6 +59,11 @@ class ComposedBank(Bank):
         super().__init__(f"http://127.0.0.1:{self._environment['BANK_PORT']}", lab_keys.ensure(var / "secrets"))
         self.secrets = var / "docker" / "secrets"
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of somebody who works with this stack."""
+        return {**self._environment, "BASE_URL": self.api_url}
+
     @cached_property
     def prometheus(self) -> Prometheus:
         """The stack's Prometheus, by its address on this host."""

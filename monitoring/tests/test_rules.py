@@ -97,14 +97,5 @@ def test_no_runbook_is_about_an_alert_that_is_not_there() -> None:
     assert _stems(RUNBOOKS.glob("*.md")) == set(NAMES)
 
 
-def test_runbooks_name_only_make_targets_and_files_that_are_there() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
-    for file in RUNBOOKS.glob("*.md"):
-        text = file.read_text(encoding="utf-8")
-        assert set(re.findall(r"(?:^    |`)make ([a-z-]+)", text, flags=re.MULTILINE)) <= targets, file.name
-        for path in re.findall(r"((?:scripts|monitoring|ansible|docker)/[\w./-]*\w\.\w+|\w+\.md)\b", text):
-            assert any((folder / path).is_file() for folder in (ROOT, RUNBOOKS, RUNBOOKS.parent)), (file.name, path)
-
-
 def _stems(files: Iterable[Path]) -> set[str]:
     return {file.stem for file in files}
