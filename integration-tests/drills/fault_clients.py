@@ -220,6 +220,8 @@ class Client:
         while True:
             if self._attempt(request, headers, timeout):
                 break
+            # Who never waits longer than the answer takes will never have it.
+            timeout = min(timeout * 1.5, _PATIENT_SECONDS)
             waited = time.monotonic() - began
             if waited >= patience:
                 if patience:

@@ -79,10 +79,10 @@ def _named(service: str, replica: int) -> str:
 class Operation:
     """One request of a client.
 
-    `manner` is how the client takes no answer: patient (waits long, tries again), hasty (waits 0.25 s, tries again),
-    once (waits 0.25 s and gives up) or later (the same, and comes back at the end). `again` asks once more after the
-    answer. `earlier` picks one of the client's holds or transactions, modulo what it has; `items` are the target and
-    amount of each transfer of a batch.
+    `manner` is how the client takes no answer: patient (waits long, tries again), hasty (waits 0.25 s at first, tries
+    again), once (waits 0.25 s and gives up) or later (the same, and comes back at the end). `again` asks once more
+    after the answer. `earlier` picks one of the client's holds or transactions, modulo what it has; `items` are the
+    target and amount of each transfer of a batch.
     """
 
     kind: str
