@@ -167,7 +167,9 @@ class Subscription:
 
     def _due(self) -> list[Stored]:
         now = self._broker.network.time()
-        return [one for one in self._broker.waiting(self._durable, self._subject) if one.due.get(self._durable, 0) <= now]
+        return [
+            one for one in self._broker.waiting(self._durable, self._subject) if one.due.get(self._durable, 0) <= now
+        ]
 
     def _message(self, stored: Stored) -> Any:
         async def settle(name: str, due: float) -> None:

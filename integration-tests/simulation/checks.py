@@ -55,7 +55,9 @@ def findings(bank: Bank, clients: Clients, poison: Poison) -> list[str]:
 
 def events(database: sqlite3.Connection) -> list[dict[str, Any]]:
     """Return all events of an outbox."""
-    return [event for (row,) in database.execute("SELECT events FROM outbox ORDER BY id") for event in orjson.loads(row)]
+    return [
+        event for (row,) in database.execute("SELECT events FROM outbox ORDER BY id") for event in orjson.loads(row)
+    ]
 
 
 def _one(database: sqlite3.Connection, query: str, *parameters: Any) -> int:
