@@ -11,7 +11,7 @@ started=$SECONDS
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service)
+suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service simulation)
 case $what in
     all) suites+=(embedded docker ansible) ;;
     docker) suites=(docker ansible) ;;
@@ -38,7 +38,7 @@ run_suite() {
             [[ $suite != autoscale-service && $suite != rollout-service ]] || held='*'
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
-        embedded | docker | ansible) tests=integration-tests/$suite ;;
+        embedded | docker | ansible | simulation) tests=integration-tests/$suite ;;
     esac
     printf '\n== %s\n' "$suite"
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \
