@@ -12,7 +12,7 @@ reports=$root/reports
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service)
+suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service simulation)
 case $what in
     all) suites+=(embedded docker ansible) ;;
     docker) suites=(docker ansible) ;;
@@ -42,7 +42,7 @@ run_suite() {
             [[ $suite != autoscale-service && $suite != rollout-service ]] || held='*'
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
-        embedded | docker | ansible) tests=integration-tests/$suite ;;
+        embedded | docker | ansible | simulation) tests=integration-tests/$suite ;;
     esac
     echo
     step "$suite"

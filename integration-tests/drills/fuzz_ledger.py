@@ -9,6 +9,7 @@ program that shows it, or when fewer steps were made than asked for.
 
 import argparse
 import itertools
+import math
 import os
 import shutil
 import sqlite3
@@ -106,6 +107,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rounds at the same time (default: all cores)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, whatever was reached")
     options = parser.parse_args()
     began, steps, rounds, findings = time.monotonic(), 0, 0, 0
     numbers = itertools.count(options.seed)
@@ -120,7 +122,7 @@ def main() -> int:
                 if finding:
                     findings += 1
                     print(f"{finding}\nFOUND in round {number}; again: --steps 1 --seed {number}", flush=True)
-                if steps < options.steps and not findings:
+                if steps < options.steps and not findings and time.monotonic() - began < options.minutes * 60:
                     running.add(pool.submit(play, next(numbers), scratch))
                 if rounds % 20 == 0:
                     print(f"  {steps:,} steps, {time.monotonic() - began:.0f} s", flush=True)

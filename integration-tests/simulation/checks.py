@@ -157,11 +157,11 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
     told = Counter(event["id"] for event in events(history))
     if told != Counter(expected.keys()):
         wrong.append(f"{told.total()} findings are told instead of {len(expected)}")
-    freezes = Counter(event["subject"] for event in events(history) if _freezes(event))
-    frozen = Counter(event["subject"] for event in events(ledger) if event["type"] == "bank.account.frozen")
-    for account, count in frozen.items():
-        if count > freezes[account]:
-            wrong.append(f"{account} was frozen {count} times for {freezes[account]} findings")
+    # An event tells the request that it comes from, and no request moves so much twice.
+    frozen = Counter(
+        (event["subject"], event.get("requestid")) for event in events(ledger) if event["type"] == "bank.account.frozen"
+    )
+    wrong += [f"{account} was frozen {count} times for {key}" for (account, key), count in frozen.items() if count > 1]
     return wrong
 
 

@@ -1,4 +1,4 @@
-"""An event loop without a clock and without luck: what runs next is drawn from a seed, and time jumps to the next timer."""
+"""An event loop without a clock and without luck: a seed says what runs next, and time jumps to the next timer."""
 
 import asyncio
 import heapq

@@ -68,6 +68,7 @@ async def _live(world: World) -> tuple[list[str], int]:
     await asyncio.gather(clients.run(), poison.run())
     world.faulty = False
     world.note("quiet")
+    await clients.unfreeze_all()
     deadline = world.time() + _CALM_SECONDS
     while checks.undelivered(bank) and world.time() < deadline:
         await asyncio.sleep(_LOOK_SECONDS)

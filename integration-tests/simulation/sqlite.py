@@ -18,7 +18,7 @@ OPENERS: dict[str, Callable[[], "Connection"]] = {}
 
 
 class ConnectionLost(sqlite3.OperationalError):
-    """The database cannot be reached on this connection any more; whether the last statement was carried out is open."""
+    """The database cannot be reached on this connection any more; the last statement may have been carried out."""
 
 
 class Conflict(sqlite3.OperationalError):

@@ -10,7 +10,7 @@ from simulation.planted import PLANTED, find
 from simulation.run import run
 from simulation.services import ROOT
 
-SEEDS = range(1, 101)
+SEEDS = range(1, 201)
 
 
 @pytest.mark.timeout(900)
@@ -19,7 +19,7 @@ def test_no_seed_has_a_finding() -> None:
     assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
     faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
     # A simulation in which nothing goes wrong shows nothing.
-    assert faults["crash"] > 50 and len(faults) > 12, faults
+    assert faults["crash"] > 100 and len(faults) > 12, faults
 
 
 @pytest.mark.timeout(900)

@@ -139,7 +139,7 @@ def test_nothing_gets_past_the_gate() -> None:
 def test_the_matrix_has_every_suite_that_has_tests() -> None:
     matrix = load("ci.yml")["jobs"]["unit"]["strategy"]["matrix"]
     folders = {path.parent.name for path in ROOT.glob("*/tests") if path.is_dir()}
-    assert set(matrix["suite"]) == folders | {"embedded"}
+    assert set(matrix["suite"]) == folders | {"embedded", "simulation"}
     assert matrix["python"] == ["3.11", "3.13"]
 
 
