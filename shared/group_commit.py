@@ -91,7 +91,7 @@ class GroupCommit(Generic[Work, Result]):
 
     def _take(self) -> list[tuple[Work, "asyncio.Future[Result]"]]:
         """Return the oldest work that waits, as much as a batch may have."""
-        batch = []
+        batch: list[tuple[Work, asyncio.Future[Result]]] = []
         taken = 0
         while self._waiting:
             size = self._size(self._waiting[0][0])
