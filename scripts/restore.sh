@@ -7,6 +7,7 @@ cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 patience=300
+began=$SECONDS
 
 # once SERVICE COMMAND …: run a command on a service's volumes.
 once() {
@@ -19,9 +20,10 @@ if [ -n "${TO-}" ]; then
     TO=$(date -u -d "$TO" +%Y-%m-%dT%H:%M:%S.%NZ) || exit 1
 fi
 echo "restore: stopping what uses the databases"
-# The autoscaler first: it must not mend what is stopped. PostgreSQL archives all it has when it stops.
+# The autoscaler first: it must not mend what is stopped. PostgreSQL, last, archives all it has when it stops.
 docker compose stop autoscale-service 2>/dev/null
-docker compose --profile canary --profile previous stop 2>/dev/null
+docker compose --profile canary --profile previous stop \
+    {account,transaction}-service{,-canary,-previous} postgres-exporter nats postgres 2>/dev/null
 once postgres /setup/restore.sh "${TO-}"
 once nats sh -c 'rm -rf /data/jetstream'
 echo "restore: starting again"
@@ -34,4 +36,5 @@ while docker compose ps --format '{{.Service}} {{.Health}}' account-service tran
     }
     sleep 0.5
 done
+echo "restore: done after $((SECONDS - began)) s"
 docker compose exec -T account-service python -m app.verify
