@@ -116,3 +116,13 @@ def test_who_does_not_answer_is_named_and_the_rest_goes_on(bank: EmbeddedBank, b
             for index in range(len(bank.stack.processes["transaction-service"])):
                 bank.stack.restart("transaction-service", index)
         looked.waits_for("overall", "All is well")
+
+
+def test_who_loses_the_bank_altogether_keeps_what_was_seen_and_is_told(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url) as looked:
+        looked.waits_for("overall", "All is well")
+        looked.page.context.set_offline(True)
+        looked.waits_for("overall", "NGINX does not answer; what is below is from before")
+        assert looked.page.inner_text("#services").count("● ready") == 2
+        looked.page.context.set_offline(False)
+        looked.waits_for("overall", "All is well")
