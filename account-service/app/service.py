@@ -169,7 +169,9 @@ class AccountService:
     async def _flush_once(self, batch: Sequence[Work]) -> list[Answer]:
         now = utc_now()
         works = list(_flatten(batch))
-        cash = await self._cash_for({currency for work in works if (currency := _currency_of(work.command))}, now)
+        cash = await self._cash_for(
+            {currency for work in works if (currency := getattr(work.command, "currency", None))}, now
+        )
         async with write_transaction(self._engine) as connection:
             flush, answers = await _write(connection, batch, works, cash, now)
         self._committed(flush.events)
@@ -293,10 +295,6 @@ def _flatten(batch: Iterable[Work]) -> Iterable[Work]:
 
 def _transfers_in(work: Work) -> int:
     return len(work.command.items) if isinstance(work.command, Batch) else 1
-
-
-def _currency_of(command: Command | Batch) -> str | None:
-    return getattr(command, "currency", None)
 
 
 def _settle(flush: _Flush, work: Work) -> Answer:

@@ -1,9 +1,10 @@
 """What the fault drill's checker looks at, read from a running stack: ledger, events, history and statements."""
 
+import time
+
 from composed import ComposedBank
 from fault_clients import OPERATOR, OPERATOR_SCOPE
 from fault_history import Account, Entry, Events, Hold, Ledger, Told, Transaction
-from support import eventually
 
 _FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) e"
 
@@ -84,14 +85,24 @@ def told(bank: ComposedBank, accounts: list[str]) -> Told:
     return Told(_transactions(bank, "transaction", "status = 'posted'"), _entries(bank, "transaction"), statements)
 
 
-def all_quiet(bank: ComposedBank, seconds: float) -> None:
-    """Return when every event has arrived. Raises AssertionError when that takes longer."""
+def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:
+    """Wait until every event has arrived; return how many had not at first, and the seconds that it took.
 
-    def arrived() -> bool:
+    Raises AssertionError when none arrives for `standstill` seconds: slow is not lost.
+    """
+
+    def missing() -> int:
         # transaction-service hears its own findings, too.
         sent = sum(
             _number(bank, name, "SELECT coalesce(sum(size), 0) FROM outbox") for name in ("account", "transaction")
         )
-        return sent == _number(bank, "transaction", "SELECT count(*) FROM inbox")
+        return sent - _number(bank, "transaction", "SELECT count(*) FROM inbox")
 
-    eventually(arrived, seconds, every=1)
+    began = moved = time.monotonic()
+    left = at_first = missing()
+    while left:
+        time.sleep(1)
+        if (now := missing()) != left:
+            left, moved = now, time.monotonic()
+        assert time.monotonic() - moved < standstill, f"{left} events are missing"
+    return at_first, time.monotonic() - began
