@@ -13,6 +13,7 @@ when a bar is missed.
 import argparse
 import http.client
 import json
+import shutil
 import statistics
 import sys
 import threading
@@ -286,6 +287,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often all are repeated (default 3)")
     parser.add_argument("--in-flight", type=int, help="what NGINX lets a replica work on at once; 0: no limit")
     arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        print("overload: wrk is missing; on Debian: apt-get install wrk", file=sys.stderr)
+        return 1
     limit = {} if arguments.in_flight is None else {"nginx_max_in_flight": arguments.in_flight}
     progress = Progress("overload", arguments.rounds + 3)
     try:
