@@ -33,31 +33,58 @@ def declared(bank: ComposedBank, profiles: str) -> dict[str, Any]:
     return {name: service for name, service in services.items() if name not in _NOT_OURS}
 
 
+def declared_weaknesses(name: str, service: dict[str, Any]) -> list[str]:
+    """Return what a service, as compose resolves it, may do that it must not."""
+    limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
+    mounts = service.get("volumes", [])
+    writable = {
+        mount["target"]
+        for mount in mounts
+        if mount["type"] == "bind" and not mount.get("read_only") and "docker.sock" not in mount["source"]
+    }
+    expected = {
+        "drops every capability": service.get("cap_drop") == ["ALL"] and not service.get("cap_add"),
+        "gains no privileges": service.get("security_opt") == ["no-new-privileges:true"],
+        "has a read-only root": service.get("read_only") is True,
+        "has limits": {"cpus", "memory", "pids"} <= set(limits) and int(limits["pids"]) > 0,
+        "is not privileged": not service.get("privileged") and not service.get("devices"),
+        "shares nothing with the host": not {"pid", "ipc", "network_mode", "userns_mode", "uts"} & set(service),
+        "is root only for a reason": (service.get("user", "").split(":")[0] in ("0", "root")) == (name in _ROOT),
+        "mounts Docker's socket only if it may": any("docker.sock" in mount["source"] for mount in mounts)
+        == (name in _SOCKET_HOLDERS),
+        "writes to the host only where it has to": writable == _WRITABLE.get(name, set()),
+    }
+    return [what for what, holds in expected.items() if not holds]
+
+
 def test_every_service_is_declared_with_all_limits(bank: ComposedBank):
-    found = {}
-    for name, service in declared(bank, _EVERY_PROFILE).items():
-        limits = service.get("deploy", {}).get("resources", {}).get("limits", {})
-        mounts = service.get("volumes", [])
-        writable = {
-            mount["target"]
-            for mount in mounts
-            if mount["type"] == "bind" and not mount.get("read_only") and "docker.sock" not in mount["source"]
-        }
-        expected = {
-            "drops every capability": service.get("cap_drop") == ["ALL"] and not service.get("cap_add"),
-            "gains no privileges": service.get("security_opt") == ["no-new-privileges:true"],
-            "has a read-only root": service.get("read_only") is True,
-            "has limits": {"cpus", "memory", "pids"} <= set(limits) and int(limits["pids"]) > 0,
-            "is not privileged": not service.get("privileged") and not service.get("devices"),
-            "shares nothing with the host": not {"pid", "ipc", "network_mode", "userns_mode", "uts"} & set(service),
-            "is root only for a reason": (service.get("user", "").split(":")[0] == "0") == (name in _ROOT),
-            "mounts Docker's socket only if it may": any("docker.sock" in m["source"] for m in mounts)
-            == (name in _SOCKET_HOLDERS),
-            "writes to the host only where it has to": writable == _WRITABLE.get(name, set()),
-        }
-        found[name] = [what for what, holds in expected.items() if not holds]
+    found = {name: declared_weaknesses(name, service) for name, service in declared(bank, _EVERY_PROFILE).items()}
     assert len(found) >= 25, "services are missing from the list"
     assert {name: broken for name, broken in found.items() if broken} == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"cap_drop": ["NET_RAW"]},
+        {"cap_add": ["SYS_PTRACE"]},
+        {"security_opt": ["no-new-privileges:true", "seccomp:unconfined"]},
+        {"read_only": False},
+        {"deploy": {}},
+        {"privileged": True},
+        {"devices": [{"source": "/dev/kvm"}]},
+        {"network_mode": "host"},
+        {"pid": "host"},
+        {"user": "0:0"},
+        {"volumes": [{"type": "bind", "source": "/var/run/docker.sock", "target": "/x"}]},
+        {"volumes": [{"type": "bind", "source": "/etc", "target": "/etc"}]},
+    ],
+    ids=str,
+)
+def test_a_weaker_declaration_is_found(bank: ComposedBank, change: dict[str, Any]):
+    service = declared(bank, "")["nginx"]
+    assert declared_weaknesses("nginx", service) == []
+    assert len(declared_weaknesses("nginx", {**service, **change})) == 1
 
 
 def status_of(pid: str) -> dict[str, str]:

@@ -112,5 +112,7 @@ def test_nats_takes_no_plaintext_and_shows_a_certificate_of_the_authority(secure
     ca = authority(secured).read_text(encoding="utf-8")
     assert asked_nats(secured, _NATS, ca)[0] == 0
     code, said = asked_nats(secured, _NATS, stranger)
-    assert code != 0 and "CERTIFICATE_VERIFY_FAILED" in said, said[-500:]
-    assert "+OK" not in (said := asked_nats(secured, _NATS_IN_PLAINTEXT)[1]) and "-ERR" in said, said
+    # The client tries until its time is over.
+    assert code != 0 and "TimeoutError" in said, said[-500:]
+    code, said = asked_nats(secured, _NATS_IN_PLAINTEXT)
+    assert (code, said.strip()) == (0, "b''"), f"it answered: {said[-500:]}"
