@@ -115,7 +115,7 @@ function serviceCard(service, track, answer, count) {
   const version = answer.data && answer.data.track === track ? make("span.version", answer.data.version) : null;
   return make(
     "div.card",
-    make("h3", service),
+    make("h3", track === "stable" ? service : `${service}, ${track}`),
     facts(["health", health(answer, track)], ["version", version], ["track", track], ["replicas", count]),
   );
 }

@@ -310,7 +310,7 @@ def main() -> int:
             progress.step("the ledger's invariants")
             broken = bench.broken_invariants()
     except (Failure, StackError, PostgresMissing) as failure:
-        progress.finished(str(failure), good=False)
+        progress.finished(" ".join(str(failure).split()), good=False)
         return 1
     rows = table(runs)
     checks = [
