@@ -1,4 +1,4 @@
-"""Names that documents use, held against what there is: targets, drills, files, modules, variables and metrics.
+"""Names that documents use, held against what there is: targets, drills, files, modules, variables, metrics and tests.
 
 Looked at are code spans and commands (scripts.documents.code). What is not recognised as a name of one of these kinds
 is not judged.
@@ -18,7 +18,7 @@ _ENDINGS = r"(?:py|sh|ya?ml|md|json|txt|in|toml|ini|j2|png|svg|sql|mod|sum|conf|
 _PATH = re.compile(
     r"(?<![\w@$=:~<*/.-])(?:\./)?"
     rf"((?:[\w*.-]+/)*[\w*-][\w*.-]*\.{_ENDINGS}|\.env|(?:[\w*.-]+/)+[\w*.-]*)"
-    r"(?![\w:(<>@])"
+    r"(?![\w(<>@]|:(?!:))"
 )
 _MODULE = re.compile(r"(?:python3? -m |(?<![\w./-]))((?:scripts|shared|app|monitoring)(?:\.[a-z_]+)+)\b")
 # A command of make: what is set before it, and everything after it.
@@ -29,7 +29,9 @@ _DRILL = re.compile(r"\bDRILL=([\w-]+)")
 _SUITES = re.compile(r"\bSUITES=(?:\"([^\"]*)\"|(\S+))")
 _METRIC = re.compile(r"(?<![\w:.-])([a-z][a-z0-9_]*(?::[a-z][a-z0-9_]*){2}|bank_[a-z_]+)(?![\w:./(=-])")
 # Of code, of roles, of databases and of other people's metrics: some file has the word.
-_WORD = re.compile(r"(?<![\w.:/-])([a-z][a-z0-9]*(?:_[a-z0-9]+)+)(?![\w:/-])")
+_WORD = re.compile(r"(?<![\w.:/-])([a-z][a-z0-9]*(?:_[a-z0-9]+)+)(?![\w:/-]|\.py)")
+# A test's name, or the part of it that a document gives: `test_a_path…`, `…leads_nowhere`.
+_TEST = re.compile(r"(?<!\w)(?:(?<=…)|(?=test_))([a-z0-9]+(?:_[a-z0-9]+)+)(?![\w/]|\.py)(…?)")
 
 # Made while the project runs, or on other machines.
 _ELSEWHERE = (
@@ -43,10 +45,10 @@ _ELSEWHERE = (
     "keys/",
     "nginx.conf",
 )
-# Names of other people's programs that no file of the project has: PostgreSQL, an exporter, OpenSSL, Loki, Grafana.
+# Names that no file of the project has: of PostgreSQL, an exporter, uvicorn, OpenSSL, Loki, Grafana.
 _FOREIGN = {
     *("pg_snapshot_xmin", "pg_locks", "xact_start", "wait_event", "probe_http_status_code"),
-    *("s_client", "service_name", "preinstall_disabled"),
+    *("limit_concurrency", "s_client", "service_name", "preinstall_disabled"),
 }
 
 
@@ -97,6 +99,15 @@ def words() -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
+def tests() -> frozenset[str]:
+    """Return the names of all tests."""
+    files = [file for file in tracked() if file.name.startswith("test_") and file.suffix == ".py"]
+    return frozenset(
+        name for file in files for name in re.findall(r"def (test_\w+)", (ROOT / file).read_text(encoding="utf-8"))
+    )
+
+
 def unknown(text: str, metrics: Collection[str]) -> list[str]:
     """Return the names in a document that nothing has, each with its kind."""
     lines = list(code(text))
@@ -121,7 +132,10 @@ def _unknown_in(line: str, own: Collection[str], metrics: Collection[str]) -> It
     yield from (f"file {path}" for path in _PATH.findall(line) if not _is_there(path))
     yield from (f"module {module}" for module in _MODULE.findall(line) if not _is_module(module))
     yield from (f"metric {metric}" for metric in _METRIC.findall(line) if not _is_metric(metric, metrics))
-    yield from (f"name {name}" for name in _WORD.findall(line) if name not in words() and not _is_metric(name, metrics))
+    tested = {name: bool(rest) for name, rest in _TEST.findall(line)}
+    yield from (f"test {name}" for name, shortened in tested.items() if not _is_test(name, shortened))
+    names = set(_WORD.findall(line)) - tested.keys() - words()
+    yield from (f"name {name}" for name in sorted(names) if not _is_metric(name, metrics))
 
 
 def _is_there(path: str) -> bool:
@@ -157,6 +171,13 @@ def _is_module(name: str) -> bool:
                 re.search(rf"\b{rest[0]}\b", (ROOT / file).read_text(encoding="utf-8")) for file in files
             )
     return False
+
+
+def _is_test(name: str, shortened: bool) -> bool:
+    """Tell whether a test has this name, begins with it, or (without `test_`) has it inside."""
+    if not name.startswith("test_"):
+        return any(name in test for test in tests())
+    return any(test.startswith(name) for test in tests()) if shortened else name in tests()
 
 
 def _is_metric(name: str, metrics: Collection[str]) -> bool:

@@ -105,6 +105,9 @@ def test_a_broken_link_is_found(text: str) -> None:
         ("`bank_gone_total`", "metric bank_gone_total"),
         ("`service:gone:max`", "metric service:gone:max"),
         ("`banking_app_gone`", "name banking_app_gone"),
+        ("`test_x.py::test_of_what_is_gone`", "test test_of_what_is_gone"),
+        ("`test_links_lead`", "test test_links_lead"),
+        ("`…of_what_is_gone`", "test of_what_is_gone"),
     ],
 )
 def test_a_name_that_nothing_has_is_found(text: str, found: str) -> None:
@@ -115,7 +118,7 @@ def test_names_that_exist_are_not_complained_about() -> None:
     text = (
         "`make run PORT=8090`, `make drills DRILL=canary`, `scripts/up.sh`, `app/ledger.py`, `monitoring/rules/`,"
         " `bank_flags_total`, `service:outbox_pending:max`, `read/write`, `application/json`, `app.ledger`,"
-        " `DATABASE_URL_FILE`, `make unit SUITES=embedded`"
+        " `test_links_lead…`, `…lead_somewhere`, `DATABASE_URL_FILE`, `make unit SUITES=embedded`"
     )
     assert document_names.unknown(text, known()) == []
 
