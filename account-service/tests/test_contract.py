@@ -60,7 +60,7 @@ def test_the_service_does_what_its_document_says(served: str, client: httpx.Clie
 
 def test_the_links_of_the_document_lead_where_they_say(served: str, lab: Lab) -> None:
     walked = walk_along_its_links(f"{served}/docs/account-service/openapi.json", lab, walks=15, length=10)
-    assert walked.linked > 20 and walked.answers[201] > 5, walked
+    assert walked.linked > 10 and walked.answers[201] > 1, walked
 
 
 def test_every_route_of_the_contract_is_documented_in_full(served: str) -> None:
