@@ -23,7 +23,7 @@ _LEAST_LENGTH = 12
 # What the files of TLS hold where it is off: Swarm takes no empty secret.
 _OFF = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
-_NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key }\n"
+_NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 

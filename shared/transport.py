@@ -120,6 +120,8 @@ class NatsBus:
                         self._url,
                         connect_timeout=2,
                         tls=self._tls,
+                        # Nothing is said before: else a server that offers no TLS is talked to without.
+                        tls_handshake_first=self._tls is not None,
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=1,
                         error_cb=_log_error,

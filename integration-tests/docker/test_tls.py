@@ -49,6 +49,7 @@ def secured(bank: ComposedBank) -> Iterator[ComposedBank]:
         assert bank.balance(account) == 100
         yield bank
     finally:
+        bank.client.close()
         bank.script("scripts/up.sh", TLS="", BUILD="0")
         bank.api_url = bank.api_url.replace("https://", "http://")
         bank.client = httpx.Client(base_url=bank.api_url, timeout=10)

@@ -40,12 +40,13 @@ BEGIN
     END IF;
     INSERT INTO transactions (id, type, amount, currency, from_account, to_account, created_at)
     VALUES (new_id, 'transfer', moved, 'USD', from_id, to_id, now());
-    INSERT INTO entries (account_id, seq, transaction_id, amount, balance_after)
-    VALUES (from_id, payer.seq + 1, new_id, -moved, payer.balance - moved), (to_id, payee.seq + 1, new_id, moved, payee.balance + moved);
     UPDATE accounts SET status = v.status, balance = v.balance, held = v.held, seq = v.seq, updated_at = now()
     FROM (VALUES (from_id, payer.status, payer.balance - moved, payer.held, payer.seq + 1),
                  (to_id, payee.status, payee.balance + moved, payee.held, payee.seq + 1)) AS v (id, status, balance, held, seq)
     WHERE accounts.id = v.id;
+    -- After the balances, because the ledger's trigger compares them.
+    INSERT INTO entries (account_id, seq, transaction_id, amount, balance_after)
+    VALUES (from_id, payer.seq + 1, new_id, -moved, payer.balance - moved), (to_id, payee.seq + 1, new_id, moved, payee.balance + moved);
     INSERT INTO outbox (size, events, created_at) VALUES (2, events, now());
     INSERT INTO idempotency_keys (subject, key, request_hash, status, body, created_at)
     VALUES ('bench', used_key, decode('00112233445566778899aabbccddeeff', 'hex'), 201, answer, now());
