@@ -7,17 +7,15 @@ cd "$(dirname "$0")/.."
 
 suite=trixie
 base=bank-offline/debian:$suite
-recipe=$(cat docker/offline/* scripts/build-offline-images.sh | sha256sum | cut -c1-16)
 jobs=$(nproc)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-say() {
-    printf '%4d s  %s\n' "$SECONDS" "$*"
-}
+# shellcheck source=scripts/progress.sh
+. scripts/progress.sh
 
 fail() {
-    echo "offline-images: $*" >&2
+    failed offline-images "$*"
     exit 1
 }
 
@@ -68,7 +66,8 @@ build_stage() {
         --secret "id=sources,src=$work/all.list" ${FORCE:+--no-cache} --progress plain docker/offline
 }
 
-# run NAME COMMAND …: with its output in a file that is shown when it fails.
+# run NAME COMMAND …: with its output in a file that is shown when it fails. Several run at once, so what is counted is
+# what is built: one line a piece in a file.
 run() {
     local name=$1 started=$SECONDS
     shift
@@ -77,12 +76,17 @@ run() {
         echo "offline-images: could not build $name; the lines above say why" >&2
         return 1
     fi
-    say "$name built in $((SECONDS - started)) s ($(size "$name"))"
+    echo "$name" >>"$work/built"
+    steps_begun=$(($(wc -l <"$work/built") - 1))
+    step "$name built in $((SECONDS - started)) s ($(size "$name"))"
 }
 
 size() {
     docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.0f MB", $1 / 1e6 }'
 }
+
+# What images are made of and by; what is only said meanwhile makes no other image.
+recipe=$({ cat docker/offline/* && declare -f write_sources build_base build_stage; } | sha256sum | cut -c1-16)
 
 missing=()
 while IFS='=' read -r variable image; do
@@ -93,27 +97,36 @@ while IFS='=' read -r variable image; do
         missing+=("${stage,,} $image")
     fi
 done < <(grep '^[A-Z]' docker/offline/images.env)
-[ ${#missing[@]} -gt 0 ] || exit 0
+if [ ${#missing[@]} -eq 0 ]; then
+    finished offline-images "all base images are there"
+    exit
+fi
 
+steps=${#missing[@]}
+current "$base" || steps=$((steps + 1))
 scripts/ensure_packages.sh mmdebstrap
 write_sources
 if current "$base"; then
     say "$base is there"
 else
     say "$base: installing Debian $suite from the mirror of this machine"
-    run "$base" build_base
+    patiently "still installing" run "$base" build_base
 fi
 
-status=0
-for entry in "${missing[@]}"; do
-    while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do
+build_stages() {
+    local entry status=0
+    for entry in "${missing[@]}"; do
+        while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do
+            wait -n || status=1
+        done
+        [ "$status" -eq 0 ] || break
+        run "${entry#* }" build_stage "${entry% *}" "${entry#* }" &
+    done
+    while [ "$(jobs -p | wc -l)" -gt 0 ]; do
         wait -n || status=1
     done
-    [ "$status" -eq 0 ] || break
-    run "${entry#* }" build_stage "${entry% *}" "${entry#* }" &
-done
-while [ "$(jobs -p | wc -l)" -gt 0 ]; do
-    wait -n || status=1
-done
-[ "$status" -eq 0 ] || exit 1
-say "all base images are there"
+    return "$status"
+}
+say "${#missing[@]} images to build, $jobs at once"
+build_stages || fail "not all could be built"
+finished offline-images "all base images are there"

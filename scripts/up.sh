@@ -66,7 +66,7 @@ indented() {
 
 use_offline_images() {
     take docker/offline/images.env
-    scripts/build-offline-images.sh | sed -u 's/^ *[0-9]* s  //' | indented
+    scripts/build-offline-images.sh | indented
 }
 
 choose_images() {
