@@ -13,6 +13,7 @@ from pathlib import Path
 
 from composed import ComposedBank, now
 from fault_plan import ACCOUNT, KINDS, TRANSACTION, Fault
+from support import eventually
 
 Heal = Callable[[], None]
 # What causing or healing a fault may end with.
@@ -24,6 +25,7 @@ _DISK_OWNERS = {"postgres": 999, "nats": 0}
 _FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime")
 _BALLAST = "ballast"
 _WRITES_PER_SECOND = 15
+_FREEZE_SECONDS = 3.0
 _NETEM = ("netem", "delay", "80ms", "40ms", "loss", "1%")
 _TBF = ("tbf", "rate", "400kbit", "burst", "4kb", "latency", "400ms")
 _LOST = "0.2"
@@ -222,8 +224,17 @@ class Lab:
 
     def _freeze(self, fault: Fault) -> Heal:
         container = self._target(fault)
-        self.bank.docker("pause", container)
+        # Not while one of its processes waits for a disk: older cgroups cannot freeze that.
+        eventually(lambda: self._frozen(container), _FREEZE_SECONDS, every=0.2)
         return lambda: self._thaw(container)
+
+    def _frozen(self, container: str) -> bool:
+        """Try to freeze a container; tell whether that worked."""
+        try:
+            self.bank.docker("pause", container)
+        except AssertionError:
+            return False
+        return True
 
     def _thaw(self, container: str) -> None:
         if self.bank.inspect("{{.State.Paused}}", container) == ["true"]:
