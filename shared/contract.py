@@ -3,7 +3,7 @@
 import re
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,10 +98,12 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
             walked.linked += self.recorder.find_parent(case_id=case.id) is not None
             walked.answers[response.status_code] += 1
 
-        def validate_response(self, response: Response, case: Case, **options: Any) -> None:
+        def validate_response(
+            self, response: Response, case: Case, additional_checks: Sequence[Any] | None = None, **options: Any
+        ) -> None:
             case.validate_response(
                 response,
-                additional_checks=[_answers_as_promised],
+                additional_checks=[*(additional_checks or ()), _answers_as_promised],
                 excluded_checks=[positive_data_acceptance],
                 transport_kwargs=options,
                 recorder=self.recorder,
