@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from composed import ComposedBank
+from drills.autoscale_webhooks import send
 from support import usd
 
 # Public by nature: keys that everybody may know, and addresses that are the sink's unless somebody gives others.
@@ -55,6 +56,13 @@ def used(bank: ComposedBank) -> None:
     for headers in ({"Authorization": f"Bearer {token}"}, {"X-Service-Token": token}, {"Cookie": f"token={token}"}):
         bank.client.get(f"/api/v1/accounts?token={token}", headers=headers)
         bank.client.get("/internal/events", headers=headers)
+
+
+# Before other tests bring load: afterwards the autoscaler has replicas to take away.
+def test_forged_replayed_oversized_and_unknown_webhooks_are_refused_and_nothing_happens(bank: ComposedBank) -> None:
+    rows, wrong = send(bank)
+    print("\n".join(rows))
+    assert wrong == []
 
 
 def test_secrets_show_in_nothing_that_docker_tells(bank: ComposedBank, secrets: dict[str, bytes]) -> None:

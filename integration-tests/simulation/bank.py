@@ -192,6 +192,7 @@ def simulated(world: World) -> Iterator[None]:
         "shared.ids.datetime": Clock,
         "shared.ids.uuid7": world.new_id,
         "shared.relay.try_advisory_lock": try_advisory_lock,
+        "shared.transport.time": SimpleNamespace(monotonic=world.time),
         "shared.transport.nats": SimpleNamespace(connect=world.broker.connect),
         "shared.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
     }

@@ -11,6 +11,8 @@ from simulation.run import run
 from simulation.services import ROOT
 
 SEEDS = range(1, 201)
+# A process that crashes gives its connections back to nobody.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.mark.timeout(900)
