@@ -37,7 +37,7 @@ if [ -n "${SETTINGS-}" ]; then
     arguments+=(--extra-vars "@$work/settings.yml")
 fi
 if [ "$playbook" = deploy ]; then
-    awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file { print >file }' \
+    awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file && NF { print >file }' \
         <<<"${COSIGN_PUBLIC_KEYS-}"
     shopt -s nullglob
     # JSON, so that no value is taken for anything but what it is.

@@ -107,9 +107,7 @@ def test_a_deployment_over_ssh_serves_keeps_its_secrets_and_does_nothing_twice(
     monkeypatch.setenv("NGINX_TRACE_SHARE", "10%")
     assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_share=10)
 
-    # As root on the machine itself it is the same deployment, with the key under the name that the workflow gives it.
-    key = tmp_path / "cosign-01.pub"
-    key.write_text(Path(*bank["banking_app_cosign_keys"]).read_text("utf-8"), "utf-8")
-    second = play(_DEPLOY, {**bank, "banking_app_cosign_keys": [str(key)]})
+    # As root on the machine itself it is the same deployment.
+    second = play(_DEPLOY, bank)
     assert not second.failed, second.output
     assert second.changed == 0, second.output
