@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import cache
+from multiprocessing.util import Finalize
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,7 +89,10 @@ def lab() -> Lab:
     logging.disable(logging.CRITICAL)
     # A process that is killed returns no connections.
     warnings.filterwarnings("ignore", "The garbage collector is trying to clean up", SAWarning)
-    return Lab(Path(tempfile.mkdtemp(prefix="simulation-", dir=scratch())))
+    folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=scratch()))
+    # At the end of a worker of a pool, too, where atexit is not asked.
+    Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=1)
+    return Lab(folder)
 
 
 def scratch() -> Path | None:
