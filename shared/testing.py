@@ -24,6 +24,7 @@ from scripts.postgres import PostgresMissing, PostgresServer
 from scripts.processes import Process, stop_all
 from shared.database import create_engine
 from shared.grants import Grants, grant
+from shared.settings import ProcessSettings, load_or_exit
 
 # Owns nothing, as the role of a service.
 _SERVED_ROLE = "served"
@@ -116,6 +117,14 @@ class Lab:
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """Keys and secrets made for this test run."""
     return Lab(lab_keys.ensure(tmp_path_factory.mktemp("secrets")))
+
+
+def refused_settings(kind: type[ProcessSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
+    """Return the names of the settings that keep a process from starting, in order; there have to be some."""
+    with pytest.raises(SystemExit) as caught:
+        load_or_exit(kind)
+    assert caught.value.code == 2
+    return sorted(line.split(":")[0].removeprefix("setting ") for line in capsys.readouterr().err.splitlines())
 
 
 @contextmanager

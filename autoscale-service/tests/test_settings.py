@@ -4,7 +4,7 @@ import pytest
 
 from app.settings import AutoscaleSettings
 from shared.settings import load_or_exit
-from shared.testing import Lab
+from shared.testing import Lab, refused_settings
 
 COMPLETE = {
     "AUTOSCALE_TOKEN": "kept-by-nobody-else-18",
@@ -23,18 +23,10 @@ def test_it_starts_with_credentials_of_its_own():
     load_or_exit(AutoscaleSettings)
 
 
-def refused(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the names of the settings that keep the service from starting."""
-    with pytest.raises(SystemExit) as caught:
-        load_or_exit(AutoscaleSettings)
-    assert caught.value.code == 2
-    return sorted(line.split(":")[0].removeprefix("setting ") for line in capsys.readouterr().err.splitlines())
-
-
 def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in [*COMPLETE, "AUTH_JWKS"]:
         monkeypatch.delenv(name)
-    assert refused(capsys) == ["AUTH_JWKS", "AUTOSCALE_TOKEN", "PROJECT"]
+    assert refused_settings(AutoscaleSettings, capsys) == ["AUTH_JWKS", "AUTOSCALE_TOKEN", "PROJECT"]
 
 
 @pytest.mark.parametrize(
@@ -50,4 +42,4 @@ def test_a_well_known_credential_is_refused(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv(name, value)
-    assert refused(capsys) == [name]
+    assert refused_settings(AutoscaleSettings, capsys) == [name]
