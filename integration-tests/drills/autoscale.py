@@ -23,6 +23,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
+from commands import say  # noqa: E402
 from composed import ComposedBank, SwarmBank, one_node_swarm  # noqa: E402
 from load import Load, assert_every_transfer_counts, transfers  # noqa: E402
 from support import eventually  # noqa: E402
@@ -43,10 +44,6 @@ SETTINGS = {
     "AUTOSCALE_DOWN_WINDOW": "20",
     "AUTOSCALE_DOWN_RATE": "[2,50,5]",
 }
-
-
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
 def seconds(moment: str) -> float:

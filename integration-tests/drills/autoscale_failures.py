@@ -21,7 +21,8 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from autoscale import SERVICE, Autoscaled, say  # noqa: E402
+from autoscale import SERVICE, Autoscaled  # noqa: E402
+from commands import say  # noqa: E402
 from composed import ComposedBank  # noqa: E402
 from docker_faults import FaultyDocker, Refusal, faulty_docker  # noqa: E402
 from load import Load, transfers  # noqa: E402

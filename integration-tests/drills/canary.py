@@ -22,7 +22,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from commands import run  # noqa: E402
+from commands import run, say  # noqa: E402
 from releases import SERVICES, DeployedBank, Deployment, Releases  # noqa: E402
 from rollouts import (  # noqa: E402
     RELOAD_SECONDS,
@@ -31,7 +31,6 @@ from rollouts import (  # noqa: E402
     canary_lines,
     failed,
     moment,
-    say,
     short,
     timeline,
     watched,

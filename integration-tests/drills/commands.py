@@ -1,6 +1,7 @@
-"""Programs of the project, as drills run them."""
+"""What drills have in common: programs of the project as they run them, and lines with their time."""
 
 import os
+from datetime import UTC, datetime
 
 from support import output_of
 
@@ -11,3 +12,8 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 def run(command: list[str], seconds: int = 600, **environment: str) -> str:
     """Run a command in the project and return what it printed; fail with its last words."""
     return output_of(command, {**ENVIRONMENT, **environment}, seconds)
+
+
+def say(text: str) -> None:
+    """Print a line of a drill's course, with the time of day (UTC)."""
+    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)

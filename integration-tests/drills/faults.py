@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +28,7 @@ sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
 import fault_evidence as evidence  # noqa: E402
+from commands import say  # noqa: E402
 from composed import ComposedBank  # noqa: E402
 from fault_clients import Crowd, Log, open_accounts  # noqa: E402
 from fault_history import findings  # noqa: E402
@@ -54,10 +54,6 @@ _NOT_NEEDED = (
     "blackbox-exporter",
     "receiver",
 )
-
-
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
+from commands import say  # noqa: E402
 from composed import ComposedBank  # noqa: E402
 from support import eventually, usd  # noqa: E402
 
@@ -76,10 +77,6 @@ class Report:
         print(f"  {'ok    ' if met else 'MISSED'} {what}: {text}", flush=True)
         if not met:
             self.missed.append(what)
-
-
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
 @contextmanager

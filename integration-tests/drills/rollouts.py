@@ -4,19 +4,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from commands import say
 from releases import DeployedBank, Releases
 from traffic import Traffic, assert_one_effect_each, burst
 
 # A kept-alive client is served by a worker from before a reload for so long.
 RELOAD_SECONDS = 8.0
-
-
-def say(text: str) -> None:
-    print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
 @dataclass
