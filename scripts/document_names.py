@@ -67,10 +67,13 @@ def drills() -> frozenset[str]:
 
 @cache
 def suites() -> frozenset[str]:
-    """Return what `make unit SUITES=` takes: folders with tests."""
+    """Return what `make unit SUITES=` and `make integration SUITES=` take: folders with tests, and parts of one."""
     at_root = {file.parts[0] for file in tracked() if len(file.parts) > 2 and file.parts[1] == "tests"}
     inside = {file.parts[1] for file in tracked() if file.parts[0] == "integration-tests" and len(file.parts) > 2}
-    return frozenset(at_root | inside)
+    parts = {
+        "-".join(file.parts[1:3]) for file in tracked() if file.parts[0] == "integration-tests" and len(file.parts) > 3
+    }
+    return frozenset(at_root | inside | parts)
 
 
 @cache

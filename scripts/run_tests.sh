@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
-# SUITES="shared embedded" names other ones.
+# SUITES="shared embedded" names other ones; docker-bank and docker-operations are the halves of docker.
 # Separate runs, because each service has a package called `app`. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -21,7 +21,7 @@ esac
 
 packages=(nginx postgresql nats-server prometheus)
 # The browser is large, and for the operations page alone.
-[[ " ${suites[*]} " != *" embedded "* && " ${suites[*]} " != *" docker "* ]] || packages+=(chromium fonts-dejavu-core)
+[[ " ${suites[*]} " != *" embedded "* && " ${suites[*]} " != *" docker"* ]] || packages+=(chromium fonts-dejavu-core)
 # Tests whose programs cannot be had skip, with the reason in the summary of their run.
 for package in "${packages[@]}"; do
     scripts/ensure_packages.sh "$package" || true
@@ -43,6 +43,8 @@ run_suite() {
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
         embedded | docker | ansible | simulation) tests=integration-tests/$suite ;;
+        # A half of `docker`, with a stack of its own.
+        docker-*) tests=integration-tests/docker/${suite#docker-} ;;
     esac
     echo
     step "$suite"

@@ -14,7 +14,7 @@ from drills.alerts import REPLICA, run, show
 from promql import Count, table
 from support import eventually, transfers_under_way
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 # Selectors that find nothing on a stack that is well, and why.
