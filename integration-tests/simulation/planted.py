@@ -27,10 +27,14 @@ _Replacements = list[tuple[Any, str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is replaced by what, and words of the finding that has to come of it: no other one counts."""
+    """What is replaced by what, and words of the finding that has to come of it: no other one counts.
+
+    `seen_in` is a seed that is known to show it; another one may after a change.
+    """
 
     replacements: Callable[[], _Replacements]
     symptom: str
+    seen_in: int
 
 
 PLANTED: dict[str, Fault] = {}
@@ -55,15 +59,17 @@ def find(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
     return None
 
 
-def _plant(name: str, symptom: str) -> Callable[[Callable[[], _Replacements]], Callable[[], _Replacements]]:
+def _plant(
+    name: str, symptom: str, seen_in: int
+) -> Callable[[Callable[[], _Replacements]], Callable[[], _Replacements]]:
     def keep(replacements: Callable[[], _Replacements]) -> Callable[[], _Replacements]:
-        PLANTED[name] = Fault(replacements, symptom)
+        PLANTED[name] = Fault(replacements, symptom, seen_in)
         return replacements
 
     return keep
 
 
-@_plant("the consumer acknowledges before it commits", "never reached the history")
+@_plant("the consumer acknowledges before it commits", "never reached the history", 7)
 def _ack_first() -> _Replacements:
     receive = NatsSource.receive
 
@@ -75,12 +81,12 @@ def _ack_first() -> _Replacements:
     return [(NatsSource, "receive", acknowledged)]
 
 
-@_plant("the consumer acknowledges what its handler has refused", "never reached the history")
+@_plant("the consumer acknowledges what its handler has refused", "never reached the history", 12)
 def _ack_always() -> _Replacements:
     return [(Consumer, "_give_back", lambda self, delivery: delivery.acknowledge())]
 
 
-@_plant("the consumer gives a batch up for one poison event", "never reached the history")
+@_plant("the consumer gives a batch up for one poison event", "never reached the history", 4)
 def _poison_blocks() -> _Replacements:
     async def together(self: Consumer, events: Sequence[Any], move: Any) -> None:
         await self._handle(events, move)
@@ -88,7 +94,7 @@ def _poison_blocks() -> _Replacements:
     return [(Consumer, "_process", together)]
 
 
-@_plant("the result is given before the commit", "has 0 effects")
+@_plant("the result is given before the commit", "has 0 effects", 9)
 def _answer_first() -> _Replacements:
     @asynccontextmanager
     async def committed_later(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -99,7 +105,7 @@ def _answer_first() -> _Replacements:
     return [(load(ACCOUNT).service, "write_transaction", committed_later)]
 
 
-@_plant("idempotency keys are not looked at", "has 2 effects")
+@_plant("idempotency keys are not looked at", "has 2 effects", 2)
 def _no_keys() -> _Replacements:
     async def nothing(*_arguments: Any) -> dict[Any, Any]:
         return {}
@@ -111,14 +117,14 @@ def _no_keys() -> _Replacements:
     return [(idempotency, "find", nothing), (idempotency, "write", no_write)]
 
 
-@_plant("the consumer of findings does not know what it has seen", "was frozen")
+@_plant("the consumer of findings does not know what it has seen", "was frozen", 1)
 def _no_dedupe() -> _Replacements:
     consumer = load(ACCOUNT).consumer
     work = consumer._work
     return [(consumer, "_work", lambda event: (made := work(event)) and replace(made, key=None))]
 
 
-@_plant("the inbox is committed before the effect", "history lacks")
+@_plant("the inbox is committed before the effect", "history lacks", 3)
 def _inbox_first() -> _Replacements:
     claim = Inbox.claim
 
@@ -131,7 +137,7 @@ def _inbox_first() -> _Replacements:
     return [(Inbox, "claim", claimed)]
 
 
-@_plant("the position in the feed is committed before the effect", "never reached the history")
+@_plant("the position in the feed is committed before the effect", "never reached the history", 5)
 def _position_first() -> _Replacements:
     process = load(TRANSACTION).consumer.HistoryHandler.process
 
@@ -144,23 +150,24 @@ def _position_first() -> _Replacements:
     return [(load(TRANSACTION).consumer.HistoryHandler, "process", moved_first)]
 
 
-@_plant("the relay remembers before it has published", "never reached the history")
+@_plant("the relay remembers before it has published", "never reached the history", 3)
 def _remember_first() -> _Replacements:
     async def remembered(self: Relay, bus: Any) -> bool:
+        publisher = await bus.stream()
         async with self._engine.connect() as connection:
-            published = await self._outbox.published(connection, "nats")
+            published = (await self._outbox.published(connection)).get(publisher, 0)
             batch = await self._outbox.read(connection, published, 500)
         if not batch:
             return False
         async with write_transaction(self._engine) as connection:
-            await self._outbox.set_published(connection, "nats", batch[-1][0])
+            await self._outbox.set_published(connection, publisher, batch[-1][0])
         await bus.publish([event for _, event in batch])
         return True
 
     return [(Relay, "_publish", remembered)]
 
 
-@_plant("the feed is read by the last id that was seen", "never reached the history")
+@_plant("the feed is read by the last id that was seen", "never reached the history", 1)
 def _last_id() -> _Replacements:
     async def sequence(self: Outbox, connection: AsyncConnection) -> int:
         rows = self.rows
@@ -175,7 +182,7 @@ def _last_id() -> _Replacements:
     return [(Outbox, "sequence", sequence), (Outbox, "read", read)]
 
 
-@_plant("a cash account is remembered before it is committed", "KeyError")
+@_plant("a cash account is remembered before it is committed", "KeyError", 215)
 def _cash_first() -> _Replacements:
     service = load(ACCOUNT).service
 
@@ -189,7 +196,7 @@ def _cash_first() -> _Replacements:
     return [(service.AccountService, "_cash_for", cash_for)]
 
 
-@_plant("group commit gives the results to the callers in another order", "different answers")
+@_plant("group commit gives the results to the callers in another order", "different answers", 4)
 def _shuffled() -> _Replacements:
     settle = GroupCommit._settle
 
