@@ -46,7 +46,9 @@ class Drill:
             say(f"  lost: {line}")
         slowest = max((one.seconds for one in result.seen), default=0)
         self.check(
-            not result.lost, f"{name}: {len(result.lost)} of {result.sent} requests failed (slowest {slowest:.1f} s)"
+            not result.lost,
+            f"{name}: {len(result.lost)} of {result.sent} requests failed"
+            f" ({result.rate:.0f}/s of {self.rate:.0f}/s wanted, slowest {slowest:.1f} s)",
         )
         assert_one_effect_each(self.bank, result)
         self.bank.assert_ledger_is_sound()

@@ -46,6 +46,12 @@ class Traffic:
         """How many were sent."""
         return len(self.seen) + len(self.lost)
 
+    @property
+    def rate(self) -> float:
+        """How many were answered in a second, on average; 0 where none was."""
+        moments = [one.at for one in self.seen]
+        return len(moments) / max(1.0, max(moments) - min(moments)) if moments else 0.0
+
     def between(self, start: float, end: float) -> list[Seen]:
         """Return the answers to what was asked in a time."""
         return [one for one in self.seen if start <= one.at < end]
