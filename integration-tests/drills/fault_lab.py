@@ -94,9 +94,10 @@ class Stage:
     def _mount(self, name: str, owner: int) -> None:
         image, folder = self._folder / f"{name}.img", self._folder / f"{name}-disk"
         folder.mkdir()
-        with image.open("wb") as file:
-            file.truncate(_DISK_BYTES)
-        _run("mkfs.ext4", "-q", "-m", "0", str(image))
+        # A journal within the journal below, or blocks that have yet to be found there, make each fsync several times
+        # as slow as on the disk itself.
+        _run("dd", "if=/dev/zero", f"of={image}", "bs=16M", f"count={_DISK_BYTES >> 24}", "status=none")
+        _run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", str(image))
         _run("mount", "-o", "loop", str(image), str(folder))
         self.disks[name] = folder
         data = folder / "data"
