@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
 # Check everything, and say at the end which checks found something: lint.sh [CHECK …] runs those whose names begin so.
 # A checker that cannot be had fails in CI (CI=true); elsewhere it is left out and named at the end.
+# As many checks as there are cores run at once; what they print comes in the order below.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
 PATH=$root/.tools:$root/.venv/bin:$PATH
 
 only=("$@")
+checks=()
+pids=()
 failed=()
 left_out=()
-ran=
+output=$(mktemp -d)
+trap 'rm -rf "$output"' EXIT
 
 wanted() {
     local name
@@ -20,13 +24,15 @@ wanted() {
     return 1
 }
 
+# check NAME COMMAND …: begin it as soon as a core is free.
 check() {
-    local name=$1
+    local name=$1 at=$output/${#checks[@]}
     shift
     wanted "$name" || return 0
-    ran=yes
-    printf '== %s\n' "$name"
-    "$@" || failed+=("$name")
+    while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+    { "$@" >"$at" 2>&1 || touch "$at.failed"; } &
+    pids+=($!)
+    checks+=("$name")
 }
 
 # check_with_tool TOOL COMMAND …: a checker that scripts/ensure_tools.sh makes.
@@ -75,8 +81,15 @@ for service in "${services[@]}"; do
     check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app
 done
 
+for n in "${!checks[@]}"; do
+    wait "${pids[n]}"
+    printf '== %s\n' "${checks[n]}"
+    cat "$output/$n"
+    [ ! -e "$output/$n.failed" ] || failed+=("${checks[n]}")
+done
+
 [ ${#left_out[@]} -eq 0 ] || printf 'left out, because it cannot be had here: %s\n' "${left_out[@]}" >&2
-if [ -z "$ran" ] && [ ${#failed[@]} -eq 0 ]; then
+if [ ${#checks[@]} -eq 0 ] && [ ${#failed[@]} -eq 0 ] && [ ${#left_out[@]} -eq 0 ]; then
     echo "lint: no check of that name ran" >&2
     exit 2
 fi

@@ -114,6 +114,8 @@ def test_a_deployment_over_ssh_serves_keeps_its_secrets_and_does_nothing_twice(
     assert "keep the settings" not in second.output
 
     # New settings are a change that a canary has to show.
-    third = play(_DEPLOY, {**bank, "banking_app_environment": {**bank["banking_app_environment"], "LOG_LEVEL": "DEBUG"}})
+    third = play(
+        _DEPLOY, {**bank, "banking_app_environment": {**bank["banking_app_environment"], "LOG_LEVEL": "DEBUG"}}
+    )
     assert not third.failed, third.output
     assert "account-service-1" in third.output and "keep the settings" in third.output

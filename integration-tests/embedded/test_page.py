@@ -1,4 +1,4 @@
-"""The operations page on the embedded stack, in a browser; with autoscaler and rollouts: docker/operations/test_page.py."""
+"""The operations page on the embedded stack, in a browser; docker/operations/test_page.py has rollouts and the autoscaler."""
 
 import re
 from collections.abc import Iterator
