@@ -1,4 +1,4 @@
-"""The operations page on the embedded stack, in a browser; docker/operations/test_page.py has rollouts and the autoscaler."""
+"""The operations page on the embedded stack, in a browser; rollouts and autoscaler: docker/operations/test_page.py."""
 
 import re
 from collections.abc import Iterator
