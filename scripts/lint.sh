@@ -8,12 +8,10 @@ root=$PWD
 PATH=$root/.tools:$root/.venv/bin:$PATH
 
 only=("$@")
-checks=()
-pids=()
 failed=()
 left_out=()
-output=$(mktemp -d)
-trap 'rm -rf "$output"' EXIT
+# shellcheck source=scripts/at_once.sh
+. scripts/at_once.sh
 
 wanted() {
     local name
@@ -24,15 +22,9 @@ wanted() {
     return 1
 }
 
-# check NAME COMMAND …: begin it as soon as a core is free.
 check() {
-    local name=$1 at=$output/${#checks[@]}
-    shift
-    wanted "$name" || return 0
-    while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
-    { "$@" >"$at" 2>&1 || touch "$at.failed"; } &
-    pids+=($!)
-    checks+=("$name")
+    wanted "$1" || return 0
+    begin "$@"
 }
 
 # check_with_tool TOOL COMMAND …: a checker that scripts/ensure_tools.sh makes.
@@ -81,15 +73,14 @@ for service in "${services[@]}"; do
     check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app
 done
 
-for n in "${!checks[@]}"; do
-    wait "${pids[n]}"
-    printf '== %s\n' "${checks[n]}"
-    cat "$output/$n"
-    [ ! -e "$output/$n.failed" ] || failed+=("${checks[n]}")
-done
+heading() {
+    printf '== %s\n' "$1"
+}
 
+hear heading
+failed+=("${unsuccessful[@]}")
 [ ${#left_out[@]} -eq 0 ] || printf 'left out, because it cannot be had here: %s\n' "${left_out[@]}" >&2
-if [ ${#checks[@]} -eq 0 ] && [ ${#failed[@]} -eq 0 ] && [ ${#left_out[@]} -eq 0 ]; then
+if [ ${#begun[@]} -eq 0 ] && [ ${#failed[@]} -eq 0 ] && [ ${#left_out[@]} -eq 0 ]; then
     echo "lint: no check of that name ran" >&2
     exit 2
 fi

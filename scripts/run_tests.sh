@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
 # SUITES="shared embedded" names other ones; docker-bank and docker-operations are the halves of docker.
-# Separate runs, because each service has a package called `app`. The last line is `N passed, N failed, N skipped`.
+# Separate runs, because each service has a package called `app`; as many at once as there are cores, but those that need the
+# machine for themselves. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -9,6 +10,8 @@ python=$root/.venv/bin/python
 reports=$root/reports
 # shellcheck source=scripts/progress.sh
 . scripts/progress.sh
+# shellcheck source=scripts/at_once.sh
+. scripts/at_once.sh
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
@@ -29,8 +32,6 @@ done
 
 mkdir -p "$reports"
 rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
-failed=()
-
 run_suite() {
     local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py
     shift
@@ -46,19 +47,33 @@ run_suite() {
         # A half of `docker`, with a stack of its own.
         docker-*) tests=integration-tests/docker/${suite#docker-} ;;
     esac
-    echo
-    step "$suite"
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \
-        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") ||
-        failed+=("$suite")
-    [ ${#coverage[@]} -gt 0 ] || return 0
-    (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json") ||
-        failed+=("$suite coverage of app/$held under 90 %")
+        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || return
+    [ ${#coverage[@]} -eq 0 ] ||
+        (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json")
+}
+
+heading() {
+    echo
+    step "$1"
 }
 
 steps=${#suites[@]}
+alone=()
 for suite in "${suites[@]}"; do
-    run_suite "$suite" "$@"
+    case $suite in
+        embedded | docker* | ansible) alone+=("$suite") ;;
+        *)
+            begin "$suite" run_suite "$suite" "$@"
+            say "$suite has begun"
+            ;;
+    esac
+done
+hear heading
+failed=("${unsuccessful[@]}")
+for suite in "${alone[@]}"; do
+    heading "$suite"
+    run_suite "$suite" "$@" || failed+=("$suite")
 done
 
 echo
