@@ -55,7 +55,8 @@ def good(drill: Drill) -> None:
     """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
     bank, release = drill.bank, drill.next_good()
     counts = (2,) if drill.short else (1, 3, 5)
-    bake = 45 if drill.short else 120
+    # The first step has to last until the split has been measured at each.
+    bake = 45 if drill.short else 200
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
@@ -64,6 +65,10 @@ def good(drill: Drill) -> None:
         time.sleep(RELOAD_SECONDS)
         for count in counts:
             split_at(drill, count)
+        if not drill.short:
+            # There are as many canaries as the replicas of the beginning need.
+            for service in SERVICES:
+                bank.scale(service, 2)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
         time.sleep(5)
@@ -73,7 +78,10 @@ def good(drill: Drill) -> None:
     state = bank.state()
     timeline(state, began)
     drill.check(state["outcome"] == "promoted", f"good: the outcome is {state['outcome']}")
-    cohorts(drill, result, state)
+    if state["outcome"] == "promoted":
+        cohorts(drill, result, state)
+    else:
+        drill.good.pop()
     drill.check_quiet(result, "good")
     drill.check_stable_alone("good", drill.good[-1])
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
