@@ -36,6 +36,7 @@ def run(*command: str | Path, **env: str) -> str:
 
 
 def cosign(*words: str | Path) -> None:
+    """Let Cosign do something that has to succeed."""
     run("scripts/cosign.sh", *words)
 
 
