@@ -65,6 +65,17 @@ class Bank:
         """Return the balance of an account."""
         return int(self.get(f"/accounts/{account}", subject=subject)["balance"])
 
+    def wait_until_answering(self, seconds: float = 60) -> None:
+        """Fail unless the API answers within some seconds."""
+
+        def answers() -> bool:
+            try:
+                return self.client.get("/api/v1/accounts", headers=self.headers("alice")).status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(answers, seconds)
+
     def reconciled(self, seconds: float = 40) -> dict[str, Any]:
         """Return the reconciliation's report once history has caught up (or when patience ends)."""
         deadline = time.monotonic() + seconds

@@ -57,6 +57,7 @@ class Finding:
 
     @property
     def mend(self) -> str:
+        """How such a finding is put right, or where to read about it."""
         return _HOW_TO_MEND.get(self.rule, f"see {self.more}")
 
 

@@ -14,12 +14,15 @@ import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 SERVICES = ("account", "transaction")
 # Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
 _SINK = "http://nginx:8081/sink"
 # Of a password or token that somebody chose; those that are made here are longer.
 _LEAST_LENGTH = 12
+# Of a password for NATS: its client reads addresses literally, and its configuration has escapes of its own.
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 # What the files of TLS hold where it is off: Swarm takes no empty secret.
 _OFF = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
@@ -42,12 +45,13 @@ def write(path: Path, text: str) -> bool:
 def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     """Return every secret by the name of its file: given, kept from before, or new.
 
-    Raises KeyError without `jwks`, and ValueError for a name that there is not or a secret that is too short.
+    Raises KeyError without `jwks`, and ValueError for a name that there is not or a secret that cannot be one.
     """
     known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
 
     def value(name: str) -> str:
-        return given.get(name) or known.get(name) or secrets.token_urlsafe(24)
+        # A line's end comes from an editor; whoever reads these files leaves it out.
+        return (given.get(name) or known.get(name) or secrets.token_urlsafe(24)).strip()
 
     values = {"jwks": given.get("jwks") or known["jwks"], "service_token": value("service_token")}
     # Without one that the issuer has signed, rollout-service can send no requests of its own: it is known to nobody.
@@ -64,20 +68,30 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
         # As the owner, migrations run; the service's own role owns nothing.
         for role in (name, f"{name}_owner"):
             password = values[f"{role}_password"] = value(f"{role}_password")
-            values[f"{role}_database_url"] = f"postgresql+asyncpg://{role}:{password}@postgres:5432/{name}"
+            values[f"{role}_database_url"] = (
+                f"postgresql+asyncpg://{role}:{quote(password, safe='')}@postgres:5432/{name}"
+            )
         events = values[f"{name}_events_password"] = value(f"{name}_events_password")
         values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{events}@nats:4222"
         users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
     values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n{_NATS_TLS if tls else ''}"
     for name in ("slack_webhook_url", "dead_mans_switch_url"):
         values[name] = given.get(name) or _SINK
+    _check(given, values)
+    return values
+
+
+def _check(given: Mapping[str, str], values: Mapping[str, str]) -> None:
+    """Raise ValueError if a secret is given that there is not, or if one cannot be what it is."""
     unknown = sorted(set(given) - set(values))
     if unknown:
         raise ValueError(f"there are no secrets called {', '.join(unknown)}")
     weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _LEAST_LENGTH)
     if weak:
         raise ValueError(f"{', '.join(weak)}: a secret has {_LEAST_LENGTH} characters or more")
-    return values
+    odd = sorted(name for name in values if name.endswith("_events_password") and not _PLAIN.fullmatch(values[name]))
+    if odd:
+        raise ValueError(f"{', '.join(odd)}: a password for NATS has letters, digits and -._~ only")
 
 
 def memory_bytes(text: str) -> int:

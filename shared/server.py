@@ -1,7 +1,9 @@
 """How a service's process runs: uvicorn, stopped by SIGTERM without losing what is in flight."""
 
+import asyncio
 import gc
 import logging
+import socket
 import sys
 from collections.abc import Callable
 from types import FrameType
@@ -24,7 +26,22 @@ class Stopping:
     now = False
 
 
+def without_forsaken_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle what the event loop could tell nobody, except that a name was not found for a caller who gave up waiting.
+
+    uvloop leaves a look-up behind when the connection that it is for runs out of time, as in every outage.
+    """
+    if isinstance(context.get("exception"), socket.gaierror) and not isinstance(context.get("future"), asyncio.Task):
+        log.debug("a name was not found, and nobody waits for it any more: %r", context["exception"])
+        return
+    loop.default_exception_handler(context)
+
+
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(without_forsaken_lookups)
+        await super().startup(sockets)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         Stopping.now = True
         super().handle_exit(sig, frame)

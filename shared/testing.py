@@ -2,6 +2,7 @@
 
 # pylint: disable=redefined-outer-name  # that is how fixtures are asked for
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -14,7 +15,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from sqlalchemy import MetaData
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import CheckConstraint, Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from scripts import lab_keys
@@ -24,6 +27,7 @@ from scripts.postgres import PostgresMissing, PostgresServer
 from scripts.processes import Process, stop_all
 from shared.database import create_engine
 from shared.grants import Grants, grant
+from shared.migrate import upgrade
 from shared.settings import ProcessSettings, load_or_exit
 
 # Owns nothing, as the role of a service.
@@ -82,6 +86,29 @@ async def serve(owner: AsyncEngine, grants: Grants) -> None:
     if owner.dialect.name == "postgresql":
         async with owner.begin() as connection:
             await connection.run_sync(grant, _SERVED_ROLE, grants)
+
+
+def assert_migrations_make(metadata: MetaData, service_folder: Path, url: str) -> None:
+    """Migrate an empty database, twice, and fail unless its schema is exactly the one of the models."""
+
+    def compare(connection: Connection) -> None:
+        of_types = {"compare_type": connection.dialect.name == "postgresql"}
+        found = compare_metadata(MigrationContext.configure(connection, opts=of_types), metadata)
+        assert [difference for difference in found if "alembic_version" not in str(difference)] == []
+        # Alembic compares no checks.
+        tables = inspect(connection)
+        made = {str(check["name"]) for table in metadata.tables for check in tables.get_check_constraints(table)}
+        constraints = [constraint for table in metadata.tables.values() for constraint in table.constraints]
+        assert made == {str(one.name) for one in constraints if isinstance(one, CheckConstraint)}
+
+    async def look() -> None:
+        async for engine in opened(url):
+            async with engine.connect() as connection:
+                await connection.run_sync(compare)
+
+    upgrade(service_folder, url)
+    upgrade(service_folder, url)  # again: nothing to do
+    asyncio.run(look())
 
 
 async def opened(url: str) -> AsyncIterator[AsyncEngine]:

@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import httpx
 from promql import Prometheus
-from support import Bank, eventually, output_of
+from support import Bank, output_of
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
@@ -157,17 +156,6 @@ class ComposedBank(Bank):
         """Return address:port of every running replica where NGINX meets it."""
         found = self.docker("inspect", "--format", self._address_in("backend"), *self.containers(service))
         return {f"{address}:8000" for address in found.split()}
-
-    def wait_until_answering(self, seconds: float) -> None:
-        """Fail unless the API answers within some seconds."""
-
-        def answers() -> bool:
-            try:
-                return self.client.get("/api/v1/accounts", headers=self.headers("alice")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        eventually(answers, seconds)
 
     def close(self) -> None:
         super().close()

@@ -59,6 +59,7 @@ class Autoscaled:
         self.bank = bank
 
     def status(self) -> dict[str, Any]:
+        """Return what the autoscaler says of the service."""
         found: dict[str, Any] = json.loads(self.bank.operate("status"))["services"][SERVICE]
         return found
 
@@ -111,6 +112,7 @@ class Autoscaled:
 
 
 def iso(moment: float) -> str:
+    """Return seconds since 1970 as an RFC 3339 time."""
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 

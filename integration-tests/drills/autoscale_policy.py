@@ -14,9 +14,10 @@ import tempfile
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(_ROOT), str(_ROOT / "autoscale-service")]
+sys.path[:0] = [str(_ROOT), str(_ROOT / "autoscale-service"), str(_ROOT / "integration-tests")]
 
 # pylint: disable=wrong-import-position  # the path comes first
+from commands import measured  # noqa: E402
 from tests.support import ACCOUNT, World  # noqa: E402
 
 from scripts import lab_keys  # noqa: E402
@@ -67,8 +68,7 @@ def tell(what: str, figure: int, *, most: int | None = None, least: int = 0) -> 
     """Print a line and tell whether the bar was met."""
     met = least <= figure and (most is None or figure <= most)
     bar = f"at least {least}" if most is None else f"at most {most}"
-    print(f"{what:72} {figure:3}   {bar:10}  {'ok' if met else 'MISSED'}")
-    return met
+    return measured(met, f"{what:72} {figure:3}   ({bar})")
 
 
 async def run() -> int:

@@ -1,4 +1,4 @@
-"""What drills have in common: programs of the project as they run them, and lines with their time."""
+"""What drills have in common: programs of the project as they run them, and what they print."""
 
 import os
 from datetime import UTC, datetime
@@ -17,3 +17,9 @@ def run(command: list[str], seconds: int = 600, **environment: str) -> str:
 def say(text: str) -> None:
     """Print a line of a drill's course, with the time of day (UTC)."""
     print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
+
+
+def measured(met: bool | None, text: str) -> bool:
+    """Print a figure with its bar, and tell whether it was not missed; `met` is None where there is no bar."""
+    print(f"{'      ' if met is None else 'ok    ' if met else 'MISSED'} {text}", flush=True)
+    return met is not False

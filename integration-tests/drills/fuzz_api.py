@@ -21,6 +21,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_ROOT), str(_ROOT / "integration-tests"), str(_ROOT / "integration-tests" / "embedded")]
 
 # pylint: disable=wrong-import-position  # the path comes first
+from commands import measured  # noqa: E402
 from stack import EmbeddedBank  # noqa: E402
 
 from scripts import lab_keys  # noqa: E402
@@ -56,8 +57,7 @@ def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
         print(finding)
     met = not finding and walked.cases >= cases
     answers = ", ".join(f"{count} × {status}" for status, count in sorted(walked.answers.items()))
-    print(f"{'ok    ' if met else 'MISSED'} {service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
-    return met
+    return measured(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
 
 
 def is_sound(bank: EmbeddedBank) -> bool:
@@ -70,8 +70,7 @@ def is_sound(bank: EmbeddedBank) -> bool:
     reconciliation = bank.reconciled()
     met = not broken and not reconciliation["mismatches"] and not reconciliation["pending"]
     figures = ", ".join(f"{reconciliation[name]} {name}" for name in ("checked", "mismatches", "pending"))
-    print(f"{'ok    ' if met else 'MISSED'} ledger: {broken or 'all invariants hold'}; history: {figures}")
-    return met
+    return measured(met, f"ledger: {broken or 'all invariants hold'}; history: {figures}")
 
 
 def main() -> int:

@@ -26,6 +26,7 @@ sys.path[:0] = [str(_ROOT), str(_ROOT / "account-service"), str(_ROOT / "integra
 
 # pylint: disable=wrong-import-position  # the path comes first
 from app.models import metadata  # noqa: E402
+from commands import measured  # noqa: E402
 from hypothesis import HealthCheck, Phase, seed, settings  # noqa: E402
 from hypothesis.stateful import invariant, run_state_machine_as_test  # noqa: E402
 from sqlalchemy import create_engine as create_sync_engine  # noqa: E402
@@ -128,9 +129,10 @@ def main() -> int:
                     print(f"  {steps:,} steps, {time.monotonic() - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
     met = steps >= options.steps and not findings
-    print(
-        f"{'ok' if met else 'MISSED'}: {steps:,} steps in {rounds} rounds from seed {options.seed}, {findings} findings"
-        f" (bar: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s"
+    measured(
+        met,
+        f"{steps:,} steps in {rounds} rounds from seed {options.seed}, {findings} findings"
+        f" (bar: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s",
     )
     return 0 if met else 1
 

@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "load-tests" / "bench")]
+sys.path[:0] = [str(ROOT / "load-tests" / "bench"), str(ROOT / "integration-tests")]
 
 # pylint: disable=wrong-import-position  # the path comes first
 from bench import UNIFORM, Bench, Failure, started  # noqa: E402
+from commands import measured  # noqa: E402
 
 from scripts import lab_keys  # noqa: E402
 from scripts.embedded import ACCOUNT, EmbeddedStack, StackError  # noqa: E402
@@ -311,7 +312,7 @@ def main() -> int:
     found = checks(rounds, drill.watch.most)
     found.append(("invariants of the ledger", broken or "hold", not broken))
     for what, value, met in found:
-        print(f"{'ok    ' if met else 'MISSED'} {what}: {value}")
+        measured(met, f"{what}: {value}")
     good = all(met for _, _, met in found)
     progress.finished(f"{sum(met for _, _, met in found)} of {len(found)} as promised", good=good)
     return 0 if good else 1

@@ -48,6 +48,7 @@ class Registry:
         return found
 
     def manifest(self, digest: str) -> dict[str, Any]:
+        """Return the manifest of an image."""
         answer = self._client.get(f"/manifests/{digest}", headers={"Accept": _MANIFEST})
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
@@ -61,11 +62,13 @@ class Registry:
         return [layer["digest"] for layer in answer.json()["layers"]]
 
     def blob(self, digest: str) -> bytes:
+        """Return a part of an image, or of what is said about it."""
         answer = self._client.get(f"/blobs/{digest}")
         answer.raise_for_status()
         return answer.content
 
     def put_blob(self, content: bytes) -> str:
+        """Upload a part and return its digest."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         place = self._client.post("/blobs/uploads/").headers["location"]
         self._client.put(
@@ -103,6 +106,7 @@ class Registry:
         return changed
 
     def manifest_entry(self, digest: str) -> dict[str, Any]:
+        """Return how an index names a manifest."""
         answer = self._client.get(
             f"/manifests/{digest}",
             headers={"Accept": f"{_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"},

@@ -27,7 +27,7 @@ _HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
-from commands import say  # noqa: E402
+from commands import measured, say  # noqa: E402
 from composed import ComposedBank  # noqa: E402
 from support import eventually, usd  # noqa: E402
 
@@ -74,8 +74,7 @@ class Report:
         self._line(what, f"{figure:g} (bar: at least {bar:g})", figure >= bar)
 
     def _line(self, what: str, text: str, met: bool) -> None:
-        print(f"  {'ok    ' if met else 'MISSED'} {what}: {text}", flush=True)
-        if not met:
+        if not measured(met, f"{what}: {text}"):
             self.missed.append(what)
 
 

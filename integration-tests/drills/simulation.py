@@ -24,6 +24,7 @@ _ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(_ROOT), str(_ROOT / "integration-tests")]
 
 # pylint: disable=wrong-import-position  # the path comes first
+from commands import measured  # noqa: E402
 from simulation.planted import PLANTED, find  # noqa: E402
 from simulation.run import Outcome, run  # noqa: E402
 
@@ -51,10 +52,11 @@ def simulate(seeds: range, jobs: int) -> int:
                 print(f"  {done} seeds, {told - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
     print(", ".join(f"{count} × {fault}" for fault, count in faults.most_common()))
-    print(
-        f"{'MISSED' if broken else 'ok'}: {done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
+    measured(
+        not broken,
+        f"{done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
         f" {faults.total()} faults of which {faults['crash']} crashes, {simulated / 3600:.1f} simulated hours;"
-        f" {broken} seeds with findings (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s"
+        f" {broken} seeds with findings (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
     )
     return broken
 
@@ -82,7 +84,7 @@ def find_planted(seeds: range, jobs: int) -> int:
         for name, found in zip(PLANTED, pool.map(find, PLANTED, itertools.repeat(seeds))):
             missed += found is None
             came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
-            print(f"{'MISSED' if found is None else 'ok    '} {name:67} {came}", flush=True)
+            measured(found is not None, f"{name:67} {came}")
     print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted faults found (bar: all, within {len(seeds)} seeds)")
     return missed
 

@@ -7,6 +7,7 @@ deploys a release of the real images to this machine, and refuses it tampered wi
 when the untouched release is refused, or when a rotation of keys loses a deployment.
 """
 
+import argparse
 import io
 import json
 import subprocess
@@ -35,6 +36,7 @@ def run(*command: str | Path, **env: str) -> str:
 
 
 def cosign(*words: str | Path) -> None:
+    """Let Cosign do something that has to succeed."""
     run("scripts/cosign.sh", *words)
 
 
@@ -118,7 +120,7 @@ class Drill:
         good = bool(answer) == refused and reason in answer
         self.failures += not good
         said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "taken"
-        print(f"{'ok    ' if good else 'MISSED'} {what}: {said}", flush=True)
+        commands.measured(good, f"{what}: {said}")
 
 
 def digest_of(image: str) -> str:
@@ -246,9 +248,12 @@ def deploy(drill: Drill, _good: Manifest) -> None:
 
 def main() -> int:
     """Run the drill and say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--without-ansible", action="store_true", help="leave the deployments out")
+    options = parser.parse_args()
     started = time.monotonic()
     steps: list[Callable[[Drill, Manifest], None]] = [rotate, tamper]
-    if sys.argv[1:] != ["--without-ansible"]:
+    if not options.without_ansible:
         steps.append(deploy)
     with tempfile.TemporaryDirectory() as folder:
         drill = Drill(Path(folder))

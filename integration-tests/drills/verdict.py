@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "rollout-service"))
+sys.path[:0] = [str(ROOT / "rollout-service"), str(ROOT / "integration-tests")]
 
-from app.verdict import (  # noqa: E402  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position  # the path comes first
+from app.verdict import (  # noqa: E402
     INVARIANTS,
     Policy,
     Samples,
@@ -30,6 +31,7 @@ from app.verdict import (  # noqa: E402  # pylint: disable=wrong-import-position
     Verdict,
     judge,
 )
+from commands import measured  # noqa: E402
 
 POLICY = Policy()
 STEPS = (0.1, 0.5)
@@ -231,12 +233,6 @@ def run_bad(job: tuple[str, float, bool, int, int]) -> list[float]:
     return [requests_needed(case, share, f"{seed} {name} {number}", most, known) for number in range(rollouts)]
 
 
-def told(met: bool | None, line: str) -> bool:
-    """Print a line with its figures; return whether the bar is missed."""
-    print(f"{'      ' if met is None else 'ok    ' if met else 'MISSED'} {line}", flush=True)
-    return met is False
-
-
 def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
     """Roll equal versions out; return how many bars are missed."""
     print(f"equal versions, steps {STEPS}, {rollouts} rollouts each (bar: at most 1 % not promoted)", flush=True)
@@ -248,9 +244,9 @@ def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
         why = ", ".join(f"{wrong.count(one)} {one}" for one in sorted(set(wrong)))
         seconds = statistics.median(took for _, took in outcomes)
         line = f"{name:46} {len(wrong) / rollouts:6.2%} not promoted; {seconds:4.0f} s (median)  {why}"
-        missed += told(len(wrong) <= rollouts / 100, line)
+        missed += not measured(len(wrong) <= rollouts / 100, line)
     share = wrong_in_all / rollouts / len(names)
-    return missed + told(share <= 0.01, f"{'in all':46} {share:6.2%} of {rollouts * len(names)} not promoted")
+    return missed + (not measured(share <= 0.01, f"{'in all':46} {share:6.2%} of {rollouts * len(names)} not promoted"))
 
 
 def report_bad(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
@@ -274,7 +270,7 @@ def _told_bad(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -
         f"{name:22} {share:4.0%}{'' if known else ', stable new':13} {len(caught) / rollouts:6.1%} caught within "
         f"{most} canary requests (median {middle}, 95 % within {slowest})" + (f"; bar {bound:.0%}" if bound else "")
     )
-    return told(None if bound is None else len(caught) >= bound * rollouts, line)
+    return not measured(None if bound is None else len(caught) >= bound * rollouts, line)
 
 
 def needed_by(needed: Sequence[float], share: float) -> float:

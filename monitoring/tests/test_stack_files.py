@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from scripts import stack_files, stack_host
 
@@ -77,3 +78,17 @@ def test_secrets_that_nobody_gives_are_made_and_differ(tmp_path: Path) -> None:
     made = stack_host.secret_values(tmp_path, {"jwks": "{}"})
     chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
     assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32
+
+
+def test_any_password_gets_into_the_address_of_the_database(tmp_path: Path) -> None:
+    password = "p@ss/w:rd?100% #1"
+    made = stack_host.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
+    address = make_url(made["account_database_url"])
+    assert (address.host, address.password, made["account_password"]) == ("postgres", password, password)
+
+
+@pytest.mark.parametrize("password", ["at@the-gate-17", 'quoted"-enough', "per%cent-enough", "two words, and more"])
+def test_a_password_that_nats_would_read_otherwise_is_refused(tmp_path: Path, password: str) -> None:
+    with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as refused:
+        stack_host.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
+    assert password not in str(refused.value)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from app.judge import judge_now, write_record
+from app.records import judge_now, write_record
 from app.samples import Moments, PrometheusSamples
 from app.settings import RolloutSettings
 from app.states import Rollout

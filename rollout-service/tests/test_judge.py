@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app import judge as command
-from app.judge import Record, load_record, main, write_record
+from app.judge import EXIT_CODES, main
+from app.records import Record, judge_now, load_record, write_record
 from app.samples import Moments, PrometheusSamples
 from app.verdict import INVARIANTS, Policy, Samples, ServiceCounts, judge
 from tests.test_verdict import track
@@ -141,7 +141,7 @@ def test_a_wrong_command_ends_with_2(arguments: list[str]) -> None:
 
 
 def test_an_unreachable_prometheus_is_hold(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--since", "now-90", "--prometheus", "http://127.0.0.1:1"]) == command.EXIT_CODES["hold"] == 3
+    assert main(["--since", "now-90", "--prometheus", "http://127.0.0.1:1"]) == EXIT_CODES["hold"] == 3
     assert json.loads(capsys.readouterr().out)["reason"] == "no-data"
 
 
@@ -149,6 +149,6 @@ async def test_the_controller_judges_by_the_same_way() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(503))
     async with httpx.AsyncClient(transport=transport) as client:
         source = PrometheusSamples("http://prometheus:9090", client)
-        judged = await command.judge_now(source, Moments(100, 190, 50), Policy(), {"id": "r-2"})
+        judged = await judge_now(source, Moments(100, 190, 50), Policy(), {"id": "r-2"})
     assert (judged.at, judged.samples.seconds, judged.about) == (190, 90, {"id": "r-2"})
     assert (judged.verdict.verdict, judged.verdict.reason) == ("hold", "no-data")

@@ -16,10 +16,10 @@ from app import edge as edge_module
 from app import api, main, readiness, states
 from app.containers import Container, Containers, DockerFailed
 from app.edge import Edge, EdgeFailed
-from app.judge import load_record
 from app.judging import Judging
 from app.notify import Notifier, message
 from app.prometheus import FAILURES
+from app.records import load_record
 from app.samples import PrometheusSamples
 from app.settings import RolloutSettings
 from app.state_file import StateFile

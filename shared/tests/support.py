@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import uvicorn
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from scripts.ports import free_port
 from shared.database import write_all, write_transaction
 from shared.events import Event, new_event
 from shared.ids import utc_now
@@ -68,14 +68,6 @@ async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 15) 
 def metric(name: str, **labels: str) -> float:
     """Return the value of a metric, 0 while nobody has set it."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
-
-
-def free_port() -> int:
-    """Return a port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

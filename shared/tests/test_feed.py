@@ -10,11 +10,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from scripts.ports import free_port
 from shared import feed
 from shared.server import Stopping
 from shared.settings import ServiceSettings
 from shared.testing import Lab
-from shared.tests.support import append, events, free_port, names, outbox, sequence, served
+from shared.tests.support import append, events, names, outbox, sequence, served
 from shared.transport import FeedSource
 from shared.web import Service, create_app
 
