@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 from commands import ENVIRONMENT, run
 from registry import LocalRegistry
-from support import Bank, eventually, output_of
+from support import Bank, output_of
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
@@ -240,17 +239,6 @@ class DeployedBank(Bank):
     def scale(self, service: str, replicas: int) -> None:
         """Let the autoscaler bring a service to so many replicas."""
         self.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "scale", service, str(replicas))
-
-    def wait_until_answering(self) -> None:
-        """Fail unless the API answers soon."""
-
-        def answers() -> bool:
-            try:
-                return self.client.get("/api/v1/accounts", headers=self.headers("alice")).status_code == 200
-            except httpx.TransportError:
-                return False
-
-        eventually(answers, 60)
 
     def close(self) -> None:
         super().close()
