@@ -131,7 +131,7 @@ def test_what_could_not_be_removed_is_removed_later(compose: ComposeScaler, engi
 
 @pytest.mark.parametrize(
     ("age", "health", "made", "removed"),
-    [(61, "starting", True, 1), (61, "unhealthy", True, 1), (59, "starting", True, 0), (61, "healthy", True, 0)]
+    [(61, "starting", True, 1), (61, "unhealthy", True, 1), (40, "starting", True, 0), (61, "healthy", True, 0)]
     # Not one of compose's own, and not one that an earlier process has left: it may have been healthy.
     + [(61, "unhealthy", False, 0), (181, "unhealthy", True, 0)],
 )
