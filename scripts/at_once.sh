@@ -8,13 +8,24 @@ begun=()
 pids=()
 unsuccessful=()
 printed=$(mktemp -d)
-trap 'rm -rf "$printed"' EXIT
+trap end_all EXIT
+# Killed by Ctrl-C while it waits, the shell would know of no jobs any more.
+trap 'exit 130' INT
+
+end_all() {
+    local pid
+    for pid in $(jobs -pr); do kill -INT -- "-$pid" 2>/dev/null; done
+    rm -rf "$printed"
+}
 
 begin() {
     local name=$1 at=$printed/${#begun[@]}
     shift
     while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
-    { "$@" >"$at" 2>&1 || touch "$at.failed"; } &
+    # A process group of its own: what is begun here ends with whoever began it, also by Ctrl-C.
+    set -m
+    { "$@" </dev/null >"$at" 2>&1 || touch "$at.failed"; } &
+    set +m
     pids+=($!)
     begun+=("$name")
 }

@@ -32,8 +32,9 @@ done
 
 mkdir -p "$reports"
 rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
+
 run_suite() {
-    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py
+    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py status=0
     shift
     case $suite in
         *-service)
@@ -48,9 +49,13 @@ run_suite() {
         docker-*) tests=integration-tests/docker/${suite#docker-} ;;
     esac
     (cd "$folder" && PYTHONPATH=$root COVERAGE_FILE=$reports/.coverage.$suite \
-        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || return
+        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || status=1
     [ ${#coverage[@]} -eq 0 ] ||
-        (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json")
+        (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json") || {
+        echo "$suite: coverage of app/$held under 90 %"
+        status=1
+    }
+    return "$status"
 }
 
 heading() {

@@ -67,8 +67,7 @@ def good(drill: Drill) -> None:
             split_at(drill, count)
         if not drill.short:
             # There are as many canaries as the replicas of the beginning need.
-            for service in SERVICES:
-                bank.scale(service, 2)
+            bank.scale(2)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
         time.sleep(5)
@@ -90,8 +89,7 @@ def good(drill: Drill) -> None:
 def split_at(drill: Drill, replicas: int) -> None:
     """Measure the split by clients at a number of stable replicas."""
     if not drill.short:
-        for service in SERVICES:
-            drill.bank.scale(service, replicas)
+        drill.bank.scale(replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
     clients = [f"client-{n}" for n in range(5_000)]

@@ -236,9 +236,11 @@ class DeployedBank(Bank):
         )
         return {f"{address}:8000" for address in done.stdout.split()}
 
-    def scale(self, service: str, replicas: int) -> None:
-        """Let the autoscaler bring a service to so many replicas."""
-        self.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "scale", service, str(replicas))
+    def scale(self, replicas: int) -> None:
+        """Let the autoscaler bring both services to so many replicas."""
+        operate = ("exec", "-T", "autoscale-service", "python", "-m", "app.operate")
+        for service in SERVICES:
+            self.compose(*operate, "scale", service, str(replicas))
 
     def close(self) -> None:
         super().close()

@@ -154,15 +154,14 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
         for entries in of_account.values()
         for finding in assess(entries, lab().transaction.thresholds)
     }
-    told = Counter(event["id"] for event in events(history))
+    flagged = events(history)
+    told = Counter(event["id"] for event in flagged)
     if told != Counter(expected.keys()):
         wrong.append(f"{told.total()} findings are told instead of {len(expected)}")
     # An event tells the request that it comes from, and no request moves so much twice. A finding that is told without
     # the event at hand that caused it names none: of those each may freeze.
     nameless = Counter(
-        event["subject"]
-        for event in events(history)
-        if event["data"]["action"] == "freeze" and event.get("requestid") is None
+        event["subject"] for event in flagged if event["data"]["action"] == "freeze" and event.get("requestid") is None
     )
     frozen = Counter(
         (event["subject"], event.get("requestid")) for event in events(ledger) if event["type"] == "bank.account.frozen"

@@ -4,7 +4,6 @@ The other faults are in the drill: make drills DRILL=alerts.
 """
 
 import re
-from pathlib import Path
 
 import httpx
 import pytest
@@ -14,7 +13,8 @@ from drills.alerts import REPLICA, run, show
 from promql import Count, table
 from support import eventually, transfers_under_way
 
-ROOT = Path(__file__).resolve().parents[3]
+from scripts.embedded import ROOT
+
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 # Selectors that find nothing on a stack that is well, and why.
