@@ -31,7 +31,6 @@ from rollouts import (  # noqa: E402
     canary_lines,
     failed,
     moment,
-    short,
     timeline,
     watched,
 )
@@ -66,7 +65,7 @@ def good(drill: Drill) -> None:
         for count in counts:
             split_at(drill, count)
         if not drill.short:
-            # There are as many canaries as the replicas of the beginning need.
+            # Being promoted doubles them, which is more than two cores start beside the load.
             bank.scale(2)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
@@ -166,10 +165,6 @@ def taken_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
     drill.check(done.code != 0, f"{name}: the deployment fails ({done.ended - done.began:.0f} s)")
     why = state["reason"]
     drill.check(state["outcome"] == "rolled-back" and re.search(reasons, why), f"{name}: {state['outcome']}: {why}")
-    verdict = state["verdict"]
-    if verdict:
-        figures = {name: value for name, value in verdict["figures"].items() if name != "invariants"}
-        say(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
 
 
 def refused(drill: Drill) -> None:
@@ -268,6 +263,7 @@ def killed(drill: Drill) -> None:
             took = time.time() - died
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
+            timeline(state, died)
             drill.check(
                 took <= MOST_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
             )

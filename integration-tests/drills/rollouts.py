@@ -69,9 +69,13 @@ class Drill:
 
 
 def timeline(state: dict[str, Any], began: float) -> None:
+    """Print what a rollout went through, and the figures of its last verdict."""
     for note in state["history"]:
         share = f"{note['weight']:3} %"
         say(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
+    if verdict := state["verdict"]:
+        figures = {name: value for name, value in verdict["figures"].items() if name != "invariants"}
+        say(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
 
 
 @contextmanager

@@ -3,9 +3,11 @@
 #
 #   rollout.sh status | renew ID | promoted ID | abort REASON | restored | begin - <REQUEST.json
 #       what rollout-service is told; prints its state as JSON, ends with 3 where it refuses
-#   rollout.sh replicas PERCENT          how many replicas are at least that share of those that run, by service, as JSON
+#   rollout.sh replicas                  how many stable replicas run, by service, as JSON
+#   rollout.sh carriers PERCENT          how many canaries serve so many clients as stable replicas would, as JSON
 #   rollout.sh canaries                  start the canaries that the variables *_CANARY_* describe
 #   rollout.sh provisioned ID            done once the canaries are ready and measured
+#   rollout.sh carry ID PERCENT          renew, and start the canaries that such a share needs since stable has grown
 #   rollout.sh bring ID SERVICE IMAGE    start-first: beside each replica of another image one of this image
 #   rollout.sh previous                  start the pool that the variables *_PREVIOUS_* describe
 #   rollout.sh drain ID SERVICE IMAGE    stop the replicas that are not of this image, one after the other
@@ -121,11 +123,38 @@ validate() {
     fi
 }
 
-replicas() {
+stable() {
+    count "$(containers "$1")"
+}
+
+# No canary gets more clients than a stable replica has beside it, or had before: it would look slower than it is.
+carriers() {
+    local replicas needed
+    replicas=$(stable "$1")
+    needed=$(($2 < 100 ? (replicas * $2 + 99 - $2) / (100 - $2) : replicas))
+    echo $((needed < replicas ? needed : replicas))
+}
+
+# by_service COMMAND [ARGUMENT …]: what it counts of each, as JSON.
+by_service() {
     local service
     for service in account-service transaction-service; do
-        printf '"%s": %d\n' "$service" $((($(count "$(containers "$service")") * $1 + 99) / 100))
+        printf '"%s": %d\n' "$service" "$("$1" "$service" "${@:2}")"
     done | paste -sd , | sed 's/.*/{&}/'
+}
+
+carry() {
+    local service there needed
+    operate renew "$1"
+    for service in account-service transaction-service; do
+        there=$(count "$(containers "$service-canary")")
+        needed=$(carriers "$service" "$2")
+        # The guard may have taken them back since: none is nobody's to add to.
+        if [ "$there" -gt 0 ] && [ "$needed" -gt "$there" ]; then
+            docker compose up --detach --no-deps --no-recreate --quiet-pull --scale "$service-canary=$needed" \
+                "$service-canary" >&2
+        fi
+    done
 }
 
 up() {
@@ -134,10 +163,12 @@ up() {
 
 case "${1-} $#" in
     'status 1' | 'restored 1' | 'renew 2' | 'promoted 2' | 'abort 2' | 'begin 2') operate "$@" ;;
-    'replicas 2') replicas "$2" ;;
+    'replicas 1') by_service stable ;;
+    'carriers 2') by_service carriers "$2" ;;
     'canaries 1') up canary ;;
     'previous 1') up previous ;;
     'provisioned 2') provisioned "$2" ;;
+    'carry 3') carry "$2" "$3" ;;
     'bring 4') bring "$2" "$3" "$4" ;;
     'drain 4') drain "$2" "$3" "$4" ;;
     'validate 2') validate "$2" ;;

@@ -1,0 +1,87 @@
+"""How many canaries a rollout starts. Docker is a stand-in that counts as it is told: nothing is started."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from scripts.embedded import ROOT
+
+_TOOL = ROOT / "ansible" / "roles" / "nginx_canary" / "files" / "rollout.sh"
+# Lists as many containers as the file of the service says, and writes down what else it is asked.
+_DOCKER = """#!/bin/bash
+asked=$*
+case "$asked" in
+    ps*) seq "$(cat "$0.${asked##*service=}")" ;;
+    'compose exec'*) if [ -e "$0.refuses" ]; then exit 3; else echo '{"phase": "canary"}'; fi ;;
+    *) echo "$asked" >>"$0.asked" ;;
+esac
+"""
+
+
+class Tool:
+    """rollout.sh beside a stack of which only the numbers exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.docker = folder / "docker"
+        self.docker.write_text(_DOCKER, encoding="utf-8")
+        self.docker.chmod(0o755)
+        (folder / ".env").write_text("COMPOSE_PROJECT_NAME=bank\n", encoding="utf-8")
+        self.tool = shutil.copy(_TOOL, folder)
+
+    def running(self, service: str, count: int) -> None:
+        """Let so many containers of a service run."""
+        self.docker.with_name(f"docker.{service}").write_text(str(count), encoding="utf-8")
+
+    def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "PATH": f"{self.docker.parent}:{os.environ['PATH']}"}
+        return subprocess.run([self.tool, *arguments], env=environment, capture_output=True, text=True, check=False)
+
+    @property
+    def asked(self) -> list[str]:
+        """What Docker was asked to change."""
+        asked = self.docker.with_name("docker.asked")
+        return asked.read_text(encoding="utf-8").splitlines() if asked.exists() else []
+
+
+@pytest.fixture
+def tool(tmp_path: Path) -> Tool:
+    return Tool(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stable", "share", "canaries"),
+    [(1, 10, 1), (9, 10, 1), (10, 10, 2), (2, 50, 2), (5, 50, 5), (3, 25, 1), (2, 90, 2), (4, 100, 4), (0, 50, 0)],
+)
+def test_no_canary_gets_more_clients_than_a_stable_replica(tool: Tool, stable: int, share: int, canaries: int) -> None:
+    tool.running("account-service", stable)
+    tool.running("transaction-service", 1)
+    found = json.loads(tool("carriers", str(share)).stdout)
+    assert found == {"account-service": canaries, "transaction-service": 1}
+    assert json.loads(tool("replicas").stdout) == {"account-service": stable, "transaction-service": 1}
+
+
+def test_canaries_grow_with_stable_and_never_shrink(tool: Tool) -> None:
+    tool.running("account-service", 5)
+    tool.running("account-service-canary", 2)
+    tool.running("transaction-service", 1)
+    tool.running("transaction-service-canary", 2)
+    done = tool("carry", "a-rollout", "50")
+    assert (done.returncode, json.loads(done.stdout)["phase"]) == (0, "canary"), done.stderr
+    (asked,) = tool.asked
+    assert asked.startswith("compose up ") and "--no-recreate" in asked
+    assert asked.endswith("--scale account-service-canary=5 account-service-canary")
+
+
+@pytest.mark.parametrize("canaries, code", [(0, 0), (2, 3)])
+def test_what_was_taken_back_or_is_refused_gets_no_canaries(tool: Tool, canaries: int, code: int) -> None:
+    for service in ("account-service", "transaction-service"):
+        tool.running(service, 5)
+        tool.running(f"{service}-canary", canaries)
+    if code:
+        tool.docker.with_name("docker.refuses").touch()
+    assert tool("carry", "a-rollout", "50").returncode == code
+    assert tool.asked == []
