@@ -20,12 +20,15 @@ sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
 from composed import ComposedBank  # noqa: E402
+from support import eventually  # noqa: E402
 
 SERVICE = "account-service"
 _HOOK = "http://127.0.0.1:8000/webhook/autoscale"
 _MOST_BYTES = 256 * 1024
 # Longer than the loop needs to look, decide and start something.
 _SETTLE_SECONDS = 8
+# A new stack has metrics after some scrapes, and what its start cost has passed.
+_REST_SECONDS = 180
 _SEND = (
     "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers)"
     ".status_code for headers, body, size in json.loads(sys.argv[2])]))"
@@ -106,8 +109,18 @@ def _containers(bank: ComposedBank) -> set[str]:
     return set(bank.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split())
 
 
+def _rests(bank: ComposedBank) -> bool:
+    """Tell whether the autoscaler has measured its services and wants no change, so that what comes is the webhooks'.
+
+    Before the first metrics an alert rightly brings a replica.
+    """
+    services = json.loads(bank.operate("status"))["services"].values()
+    return all(not service["working"] and service["why"] in {"on-target", "at-minimum"} for service in services)
+
+
 def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
-    """Send everything; return the lines of a table, and what was not as it has to be."""
+    """Send everything once the autoscaler rests; return the lines of a table, and what was not as it has to be."""
+    eventually(lambda: _rests(bank), _REST_SECONDS, 1)
     secret = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     sent = webhooks(secret, time.time())
     calls = json.dumps([[one.headers, one.body, one.size] for one in sent])
