@@ -33,7 +33,9 @@ class Judging:
             least_requests=self._settings.min_requests,
             ceiling_seconds=self._settings.latency_ceiling,
         )
-        moments = Moments(step=state.shifted_at, now=now, rollout=state.started_at)
+        moments = Moments(
+            step=state.shifted_at, now=now, rollout=state.started_at, warm_up=self._settings.warm_up_seconds
+        )
         about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
         record = await judge_now(self._source, moments, policy, about)
         folder = self._folder / state.id

@@ -5,6 +5,10 @@ would extrapolate. A series that is missing at the beginning counts from 0, and 
 reset and counts whole. What a replica answered before it left still counts. Prometheus sees a replica every scrape
 interval (5 s), so both ends are as old as that.
 
+Latencies count from a warm-up on: the first requests of a new process open connections and prepare statements, and
+NGINX has just been reloaded. And what holds everything up for a moment must have been measured of stable when it is of
+the canary, so stable's latencies begin an interval earlier and the canary's end an interval earlier.
+
 What is not measured *now* is None, never 0: a canary of which one target does not answer, an old `up` (Prometheus
 would go on telling it for five minutes), a series that nobody exports under the expected name and labels.
 """
@@ -56,12 +60,15 @@ class Moments:
 
     Invariants count since the rollout began: a breach is measured some time after it was caused, maybe in the next
     step. Stable's requests of `before_seconds` before the rollout, and since, are what is known of it before the step.
+    Latencies count from `warm_up` seconds of a step on; `scrape` is how often Prometheus looks, in seconds.
     """
 
     step: float
     now: float
     rollout: float
     before_seconds: float = 600
+    warm_up: float = 10
+    scrape: float = 5
 
 
 class PrometheusSamples:
@@ -117,25 +124,27 @@ class PrometheusSamples:
     async def _counts(self, moments: Moments) -> Mapping[tuple[str, str], TrackCounts]:
         """Return what was answered in the step by service and track; track `before` is stable's time before it."""
         earlier = min(moments.rollout, moments.step) - moments.before_seconds
-        requests, failed, durations = (
-            f'{self._metrics.requests}{{job="services", {_REQUEST}}}',
-            f'{self._metrics.requests}{{job="services", {_REQUEST}, status=~"5.."}}',
-            f'{self._metrics.durations}{{job="services", {_REQUEST}}}',
-        )
+        warm = moments.step + moments.warm_up
         found: dict[tuple[str, str], TrackCounts] = {}
-        for start, end, name in ((moments.step, moments.now, None), (earlier, moments.step, "before")):
+        for name, start, end, slow_from, slow_to in (
+            ("stable", moments.step, moments.now, warm - moments.scrape, moments.now),
+            ("canary", moments.step, moments.now, warm, moments.now - moments.scrape),
+            ("before", earlier, moments.step, earlier, moments.step),
+        ):
+            # Not begun: it is measured that nothing has grown, for errors count from the first one on.
+            latencies = (slow_from, slow_to) if slow_from < slow_to else (end, end)
+            of = f'job="services", track="{"canary" if name == "canary" else "stable"}", {_REQUEST}'
             try:
                 everything, errors, buckets = await asyncio.gather(
-                    self._grown(requests, start, end),
-                    self._grown(failed, start, end),
-                    self._grown(durations, start, end),
+                    self._grown(f"{self._metrics.requests}{{{of}}}", start, end),
+                    self._grown(f'{self._metrics.requests}{{{of}, status=~"5.."}}', start, end),
+                    self._grown(f"{self._metrics.durations}{{{of}}}", *latencies),
                 )
             except Unmeasured:
                 continue
             for service in self._services:
-                for track in ("stable",) if name else ("stable", "canary"):
-                    if counts := _track(service, track, everything, errors, buckets):
-                        found[service, name or track] = counts
+                if counts := _counted(service, everything, errors, buckets):
+                    found[service, name] = counts
         return found
 
     async def _invariants(self, moments: Moments) -> Mapping[str, float | None]:
@@ -193,6 +202,8 @@ class PrometheusSamples:
         All counters of a replica are reset together, so what each replica counted in all is enough.
         """
         labels = [*_BY.split(", "), "le"]
+        if start == end:
+            return dict.fromkeys(await self._query(f"sum by ({_BY}, le) ({selector})", end, *labels), 0.0)
         window = max(1, round((end - start) * 1000))
         now, before = await asyncio.gather(
             self._query(f"sum by ({_BY}, le) (last_over_time({selector}[{window}ms]))", end, *labels),
@@ -225,11 +236,10 @@ async def _or_none(figure: Awaitable[float | None]) -> float | None:
         return None
 
 
-def _track(service: str, track: str, everything: Values, errors: Values, buckets: Values) -> TrackCounts | None:
-    """Return the counts of a track; None unless each of the three is measured."""
+def _counted(service: str, everything: Values, errors: Values, buckets: Values) -> TrackCounts | None:
+    """Return the counts of a service; None unless each of the three is measured."""
     mine = [
-        {key: value for key, value in values.items() if key[2:4] == (service, track)}
-        for values in (everything, errors, buckets)
+        {key: value for key, value in values.items() if key[2] == service} for values in (everything, errors, buckets)
     ]
     if not all(mine):
         return None

@@ -26,4 +26,5 @@ class RolloutSettings(ProcessSettings):
     judge_seconds: float = Field(2, gt=0, description="How often a canary is judged.")
     synthetic_rate: float = Field(4, gt=0, le=50, description="Requests of a rollout's own per second.")
     min_requests: int = Field(100, ge=1, description="Requests that each canary service has to have answered.")
+    warm_up_seconds: float = Field(10, ge=0, description="A canary's latencies count from so long after a step begins.")
     latency_ceiling: float = Field(1.0, gt=0, description="The slowest 5 % of a canary's answers may take so long.")

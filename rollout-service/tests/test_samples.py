@@ -78,7 +78,7 @@ async def test_counts_are_exact(prometheus: RealPrometheus, replicas: list[Repli
     prometheus.settle(everyone)
     prometheus.scrape(everyone[:-1])
     prometheus.forget(late)
-    moments = Moments(began, prometheus.settle(everyone[:-1]), began)
+    moments = Moments(began, prometheus.settle(everyone[:-1]), began, warm_up=0, scrape=0)
     samples = await PrometheusSamples(prometheus.url, client).read(moments)
     late.close()
     second.close()
@@ -100,6 +100,34 @@ def counts(requests: float, errors: float) -> TrackCounts:
     )
 
 
+async def test_latencies_leave_the_warm_up_out_and_stable_is_measured_for_longer(
+    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
+    stable, canary, *others = replicas
+    prometheus.scrape(replicas)
+    began = prometheus.settle(replicas)
+    canary.answer(3, 1)
+    for one in others:
+        one.answer(1)
+    warm = prometheus.settle(replicas)
+    canary.answer(20)
+    stable.answer(100)
+    later = prometheus.settle(replicas)
+    canary.answer(500)
+    stable.answer(4000)
+    now = prometheus.settle(replicas)
+    source = PrometheusSamples(prometheus.url, client)
+    moments = Moments(began, now, began, warm_up=warm - began, scrape=now - later)
+
+    samples = await source.read(moments)
+    assert of(samples, "account-service", "canary") == replace(counts(20, 1), requests=523)
+    assert of(samples, "account-service", "stable") == counts(4100, 0)
+    # Before anything is left of the step by that, its errors count all the same.
+    samples = await source.read(replace(moments, now=warm))
+    assert of(samples, "account-service", "canary") == replace(counts(0, 1), requests=3)
+    assert judge(samples, Policy()).reason == "not-enough-samples"
+
+
 async def test_what_is_not_measured_is_held(
     prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
 ) -> None:
@@ -108,7 +136,7 @@ async def test_what_is_not_measured_is_held(
     began = prometheus.settle(replicas)
     for one in replicas:
         one.answer(1000)
-    moments = Moments(began, prometheus.settle(replicas), began)
+    moments = Moments(began, prometheus.settle(replicas), began, warm_up=0, scrape=0)
     policy = Policy(bake_seconds=0.1)
 
     async def verdict(now: float, metrics: Metrics = Metrics()) -> tuple[str, str]:
