@@ -52,13 +52,17 @@ class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestor
         return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
 
 
-def create_engine(url: str, *, pool_size: int = 5, name: str = "bank", statement_seconds: int = 15) -> AsyncEngine:
-    """Return an engine with time limits on PostgreSQL, and with WAL and full synchronisation on SQLite."""
+def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement_seconds: int = 15) -> AsyncEngine:
+    """Return an engine with time limits on PostgreSQL, and with WAL and full synchronisation on SQLite.
+
+    It opens up to `pool_size` connections and keeps them: one that is opened for a peak and closed after it costs
+    more than what it is opened for.
+    """
     if url.startswith("postgresql"):
         engine = create_async_engine(
             url,
             pool_size=pool_size,
-            max_overflow=pool_size,
+            max_overflow=0,
             pool_timeout=5,
             hide_parameters=True,  # they are names and amounts, and errors end in logs
             connect_args={
@@ -77,7 +81,7 @@ def create_engine(url: str, *, pool_size: int = 5, name: str = "bank", statement
     engine = create_async_engine(
         url,
         pool_size=pool_size,
-        max_overflow=pool_size,
+        max_overflow=0,
         pool_timeout=30,
         hide_parameters=True,
         connect_args={"timeout": _SQLITE_BUSY_SECONDS},

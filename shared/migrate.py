@@ -31,7 +31,7 @@ def run_environment(metadata: MetaData) -> None:
 
 
 async def _run(metadata: MetaData, *, database_url: str, role: str, grants: Grants) -> None:
-    engine = create_engine(database_url, pool_size=2, name="migrate")
+    engine = create_engine(database_url, pool_size=4, name="migrate")
     try:
         async with engine.connect() as connection:
             await connection.execution_options(writes=True)

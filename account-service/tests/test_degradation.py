@@ -20,7 +20,7 @@ from tests.test_api import assert_problem, opened
 def settings(settings: AccountSettings) -> AccountSettings:
     """Little of everything."""
     return settings.model_copy(
-        update={"database_pool_size": 2, "group_commit_max_batch": 4, "group_commit_max_waiting": 8}
+        update={"database_pool_size": 4, "group_commit_max_batch": 4, "group_commit_max_waiting": 8}
     )
 
 

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.prometheus.registry import REGISTRY
 
 POOL_IN_USE = Gauge("bank_database_pool_in_use", "Database connections taken from the pool.", registry=REGISTRY)
-POOL_SIZE = Gauge("bank_database_pool_size", "Database connections the pool keeps open.", registry=REGISTRY)
+POOL_SIZE = Gauge("bank_database_pool_size", "Database connections the pool may open.", registry=REGISTRY)
 
 
 def watch_pool(engine: AsyncEngine) -> None:

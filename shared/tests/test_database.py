@@ -238,7 +238,7 @@ async def test_a_server_that_is_full_or_gone_is_an_outage(postgres: PostgresServ
 
 async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_url: str) -> None:
     await create_tables(postgres_url, metadata)
-    engine = create_engine(postgres_url, pool_size=2)
+    engine = create_engine(postgres_url, pool_size=4)
     engine.pool._timeout = 0.1  # type: ignore[attr-defined]  # pylint: disable=protected-access
     held = [engine.connect() for _ in range(4)]
     for connection in held:

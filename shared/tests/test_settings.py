@@ -80,7 +80,7 @@ def test_a_file_gives_what_a_variable_would(
         ("EVENTS_URL", "http://x"),
         ("PORT", "0"),
         ("PORT", "eighty"),
-        ("DATABASE_POOL_SIZE", "1"),
+        ("DATABASE_POOL_SIZE", "3"),
         ("APP_TRACK", "blue"),
         ("LOG_LEVEL", "debug"),
         ("ACCESS_LOG", "perhaps"),

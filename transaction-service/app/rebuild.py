@@ -61,7 +61,7 @@ def _so_far(events: int) -> str:
 
 async def _run(settings: TransactionSettings) -> int:
     token = settings.service_token.get_secret_value()
-    engine = create_engine(settings.database_url, pool_size=2, name="rebuild")
+    engine = create_engine(settings.database_url, pool_size=4, name="rebuild")
     balances = BalanceReader(settings.account_service_url, token)
     source = FeedSource(settings.account_service_url, token, limit=MAX_LIMIT, wait_seconds=0)
     try:
