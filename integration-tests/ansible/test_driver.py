@@ -1,0 +1,59 @@
+"""Nothing that a killed ansible-playbook leaves behind goes on driving a rollout."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from plays import ENVIRONMENT
+from support import eventually
+
+from scripts.embedded import ROOT
+
+_PLAY = """
+- hosts: docker_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: step, rolespec_validate: false}
+"""
+
+
+def test_the_lease_is_not_renewed_by_what_is_left_of_a_killed_driver(tmp_path: Path) -> None:
+    asked = tmp_path / "asked"
+    asked.touch()
+    tool = tmp_path / "rollout.sh"
+    tool.write_text(f'#!/bin/sh\necho "$*" >>{asked}\necho \'{{"phase": "canary", "step": 0}}\'\n', encoding="utf-8")
+    tool.chmod(0o755)
+    (tmp_path / "play.yml").write_text(_PLAY, encoding="utf-8")
+    variables = {
+        "nginx_canary_dir": str(tmp_path),
+        "nginx_canary_id": "a-rollout",
+        "nginx_canary_environment": {},
+        "nginx_canary_steps": [10, 50],
+        "nginx_canary_step": 0,
+        "nginx_canary_budget_seconds": 600,
+        "nginx_canary_driver": "somebody",
+    }
+    (tmp_path / "variables.json").write_text(json.dumps(variables), encoding="utf-8")
+    playbook = [str(ROOT / ".venv-ops/bin/ansible-playbook"), str(tmp_path / "play.yml")]
+    with (
+        (tmp_path / "log").open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            [*playbook, "-i", "ansible/inventory/hosts.ini", "-e", f"@{tmp_path}/variables.json"],
+            cwd=ROOT,
+            env=ENVIRONMENT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        ) as driver,
+    ):
+        try:
+            eventually(lambda: asked.read_text().count("carry a-rollout 50") >= 3 or driver.poll() is not None, 60)
+            assert driver.poll() is None, (tmp_path / "log").read_text()
+        finally:
+            driver.send_signal(signal.SIGKILL)
+    # One was under way, and one more may have been due.
+    time.sleep(5)
+    last = asked.read_text()
+    time.sleep(5)
+    assert asked.read_text() == last
