@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from support import Bank
+from support import Bank, eventually
 
 _MONEY = 100_000_000
 _TIMEOUT = 20
@@ -94,6 +94,11 @@ class _Worker:
             if not path:
                 (self._traffic.unknown if outcome else self._traffic.moved)[self._target] += 1
 
+    def known(self) -> bool:
+        """Tell whether the history has heard of its account."""
+        answer = self._bank.client.get(f"/api/v1/{self.history}", headers=self._bank.headers("alice"))
+        return answer.status_code == 200
+
     @property
     def history(self) -> str:
         """The path of the newest of its transactions."""
@@ -109,6 +114,9 @@ def traffic(bank: Bank, rate: float, clients: int = 10_000) -> Iterator[Traffic]
     """Send requests of random clients at a rate (per second) while the block runs."""
     result, lock, stop = Traffic(), threading.Lock(), threading.Event()
     workers = [_Worker(bank, result, lock) for _ in range(_WORKERS)]
+    # History learns of accounts by their events.
+    for worker in workers:
+        eventually(worker.known)
 
     def work(worker: _Worker, number: int) -> None:
         draw = random.Random(number)
