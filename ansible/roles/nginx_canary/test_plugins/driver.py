@@ -4,16 +4,15 @@ Ansible runs a task in a process of its own session, which goes on asking `until
 would renew the lease of a rollout that nobody drives, for as long as a step may last.
 """
 
+import multiprocessing
 import os
 from collections.abc import Callable
 
-_parents: dict[int, int] = {}
-
 
 def gone(_driver: str) -> bool:
-    """Tell whether the process has another parent than when it first asked."""
-    parent = os.getppid()
-    return _parents.setdefault(os.getpid(), parent) != parent
+    """Tell whether the process that started this one for a task has ended."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.pid != os.getppid()
 
 
 class TestModule:  # pylint: disable=too-few-public-methods  # as Ansible asks for it
