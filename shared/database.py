@@ -12,7 +12,20 @@ from functools import cache
 from operator import attrgetter
 from typing import Any, Self
 
-from sqlalchemy import Column, ColumnElement, DateTime, Dialect, Row, Table, any_, bindparam, event, text, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    DateTime,
+    Dialect,
+    Executable,
+    Row,
+    Table,
+    any_,
+    bindparam,
+    event,
+    text,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, InterfaceError, InvalidatePoolError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -243,10 +256,13 @@ def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], 
 
 def _unnest(table: Table, columns: tuple[str, ...], parameters: Iterator[int]) -> str:
     """Return `unnest($1::type[], …)` with one array per column."""
+    return f"unnest({', '.join(f'${n}::{type_}[]' for type_, n in zip(_types(table, columns), parameters))})"
+
+
+def _types(table: Table, columns: Iterable[str]) -> list[str]:
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     # Without the length: a cast to varchar(16) would cut off in silence what the column itself refuses.
-    types = [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
-    return f"unnest({', '.join(f'${n}::{type_}[]' for type_, n in zip(types, parameters))})"
+    return [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
 
 
 async def _write_one_by_one(connection: AsyncConnection, write: Write) -> None:
@@ -264,9 +280,28 @@ async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows)
     """Insert the rows whose keys are not there yet; return the primary keys of those that were inserted."""
     if not rows:
         return []
-    insert = postgresql.insert(table) if is_postgres(connection) else sqlite.insert(table)
-    statement = insert.on_conflict_do_nothing().returning(*table.primary_key.columns)
+    if is_postgres(connection):
+        columns = tuple(rows[0])
+        arrays = {name: [row[name] for row in rows] for name in columns}
+        return list((await connection.execute(_postgres_insert_new(table, columns), arrays)).all())
+    statement = sqlite.insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
     return list((await connection.execute(statement, rows)).all())
+
+
+@cache
+def _postgres_insert_new(table: Table, columns: tuple[str, ...]) -> Executable:
+    """Return the insert of rows given as one array per column.
+
+    It is the same for any number of rows. Connections remember statements with their plans, and one for each number
+    of rows came to 34 MB a connection.
+    """
+    # Names are those of the models' columns, never input.
+    arrays = ", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in zip(columns, _types(table, columns)))
+    keys = table.primary_key.columns
+    return text(
+        f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({arrays})"  # nosec B608
+        f" ON CONFLICT DO NOTHING RETURNING {', '.join(key.name for key in keys)}"
+    ).columns(*keys)
 
 
 def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[bool]:

@@ -96,7 +96,9 @@ class ServiceSettings(ProcessSettings):
     database_role: str = Field(
         "", pattern="^[a-z_]*$", description="Migrations: the role that serves, if it is not the one that migrates."
     )
-    database_pool_size: int = Field(8, ge=4, le=100, description="Database connections of a process at most; they stay open.")
+    database_pool_size: int = Field(
+        8, ge=4, le=100, description="Database connections of a process at most; they stay open."
+    )
     service_token: SharedSecret = Field(description="Secret the services show each other on /internal.")
     events_url: str = Field(
         "", repr=False, description="Where events travel: nats://…, or feed+http://… of the producer."

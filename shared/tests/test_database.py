@@ -162,6 +162,16 @@ async def test_only_rows_that_were_not_there_are_told_to_be_new(engine: AsyncEng
     assert await stored(engine) == [*old, *new]
 
 
+async def test_postgres_remembers_one_statement_for_any_number_of_new_rows(postgres_url: str) -> None:
+    await create_tables(postgres_url, metadata)
+    async for engine in opened(postgres_url):
+        async with write_transaction(engine) as connection:
+            for count in range(1, 9):
+                await bulk_insert_new(connection, things, [thing(10 * count + n) for n in range(count)])
+            remembered = "SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE '%INSERT INTO things%'"
+            assert await connection.scalar(text(remembered + " AND statement NOT LIKE '%prepared%'")) == 1
+
+
 async def test_a_row_that_is_refused_takes_the_whole_transaction_with_it(engine: AsyncEngine) -> None:
     good = thing(1)
     for bad in ({**thing(2), "number": -1}, good, {**thing(2), "number": None}):
