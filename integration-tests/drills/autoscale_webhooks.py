@@ -115,7 +115,9 @@ def _rests(bank: ComposedBank) -> bool:
     Before the first metrics an alert rightly brings a replica.
     """
     services = json.loads(bank.operate("status"))["services"].values()
-    return all(not service["working"] and service["why"] in {"on-target", "at-minimum"} for service in services)
+    return all(
+        one["proposal"] is not None and one["desired"] == one["current"] and not one["working"] for one in services
+    )
 
 
 def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
