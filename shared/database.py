@@ -238,13 +238,13 @@ def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], 
     """Return the statement for writes of this shape; its parameters are one array per column."""
     # Names are those of the models' columns, never input.
     statements: list[str] = []
-    parameters = itertools.count(1)
+    parameters = (f"${n}" for n in itertools.count(1))
     for table, columns, key in parts:
-        names = ", ".join(columns)
-        rows = _unnest(table, columns, parameters)
         if key is None:
-            statement = f"INSERT INTO {table.name} ({names}) SELECT * FROM {rows}"  # nosec B608
+            statement = _insert(table, columns, parameters)
         else:
+            names = ", ".join(columns)
+            rows = _unnest(table, columns, parameters)
             changes = ", ".join(f"{name} = new.{name}" for name in columns if name != key)
             source = f"{rows} AS new({names}) WHERE {table.name}.{key} = new.{key}"
             statement = f"UPDATE {table.name} SET {changes} FROM {source}"  # nosec B608
@@ -254,15 +254,18 @@ def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], 
     return f"WITH {named} {last}" if named else last
 
 
-def _unnest(table: Table, columns: tuple[str, ...], parameters: Iterator[int]) -> str:
-    """Return `unnest($1::type[], …)` with one array per column."""
-    return f"unnest({', '.join(f'${n}::{type_}[]' for type_, n in zip(_types(table, columns), parameters))})"
+def _insert(table: Table, columns: tuple[str, ...], parameters: Iterator[str]) -> str:
+    # Names are those of the models' columns, never input.
+    rows = _unnest(table, columns, parameters)
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM {rows}"  # nosec B608
 
 
-def _types(table: Table, columns: Iterable[str]) -> list[str]:
+def _unnest(table: Table, columns: tuple[str, ...], parameters: Iterator[str]) -> str:
+    """Return `unnest(CAST(parameter AS type[]), …)` with one array per column."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     # Without the length: a cast to varchar(16) would cut off in silence what the column itself refuses.
-    return [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
+    types = [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
+    return f"unnest({', '.join(f'CAST({parameter} AS {type_}[])' for type_, parameter in zip(types, parameters))})"
 
 
 async def _write_one_by_one(connection: AsyncConnection, write: Write) -> None:
@@ -292,16 +295,11 @@ async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows)
 def _postgres_insert_new(table: Table, columns: tuple[str, ...]) -> Executable:
     """Return the insert of rows given as one array per column.
 
-    It is the same for any number of rows. Connections remember statements with their plans, and one for each number
-    of rows came to 34 MB a connection.
+    It is the same for any number of rows: connections remember each statement with its plan.
     """
-    # Names are those of the models' columns, never input.
-    arrays = ", ".join(f"CAST(:{name} AS {type_}[])" for name, type_ in zip(columns, _types(table, columns)))
     keys = table.primary_key.columns
-    return text(
-        f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM unnest({arrays})"  # nosec B608
-        f" ON CONFLICT DO NOTHING RETURNING {', '.join(key.name for key in keys)}"
-    ).columns(*keys)
+    insert = _insert(table, columns, (f":{name}" for name in columns))
+    return text(f"{insert} ON CONFLICT DO NOTHING RETURNING {', '.join(key.name for key in keys)}").columns(*keys)
 
 
 def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[bool]:
