@@ -40,13 +40,17 @@ class Play:
         return int(self.output.split("changed=")[1].split()[0])
 
 
-def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
-    """Run a playbook on this machine, with more arguments of ansible-playbook if given."""
+def command(file: Path, variables: Mapping[str, Any]) -> list[str]:
+    """Return the words that run a playbook on this machine, from ROOT; the variables are written to their `folder`."""
     given = Path(variables["folder"]) / "variables.json"
     given.write_text(json.dumps(variables), encoding="utf-8")
-    inventory = "ansible/inventory/hosts.ini"
+    return [".venv-ops/bin/ansible-playbook", str(file), "-i", "ansible/inventory/hosts.ini", "-e", f"@{given}"]
+
+
+def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
+    """Run a playbook on this machine, with more arguments of ansible-playbook if given."""
     done = subprocess.run(
-        [".venv-ops/bin/ansible-playbook", str(file), "-i", inventory, "-e", f"@{given}", *arguments],
+        [*command(file, variables), *arguments],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,

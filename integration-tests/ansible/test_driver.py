@@ -1,12 +1,11 @@
 """Nothing that a killed ansible-playbook leaves behind goes on driving a rollout."""
 
-import json
 import signal
 import subprocess
 import time
 from pathlib import Path
 
-from plays import ENVIRONMENT
+from plays import ENVIRONMENT, command
 from support import eventually
 
 from scripts.embedded import ROOT
@@ -30,6 +29,7 @@ def test_the_lease_is_not_renewed_by_what_is_left_of_a_killed_driver(tmp_path: P
     tool.chmod(0o755)
     (tmp_path / "play.yml").write_text(_PLAY, encoding="utf-8")
     variables = {
+        "folder": str(tmp_path),
         "nginx_canary_dir": str(tmp_path),
         "nginx_canary_id": "a-rollout",
         "nginx_canary_environment": {},
@@ -38,12 +38,10 @@ def test_the_lease_is_not_renewed_by_what_is_left_of_a_killed_driver(tmp_path: P
         "nginx_canary_budget_seconds": 600,
         "nginx_canary_driver": "somebody",
     }
-    (tmp_path / "variables.json").write_text(json.dumps(variables), encoding="utf-8")
-    playbook = [str(ROOT / ".venv-ops/bin/ansible-playbook"), str(tmp_path / "play.yml")]
     with (
         (tmp_path / "log").open("w", encoding="utf-8") as log,
         subprocess.Popen(
-            [*playbook, "-i", "ansible/inventory/hosts.ini", "-e", f"@{tmp_path}/variables.json"],
+            command(tmp_path / "play.yml", variables),
             cwd=ROOT,
             env=ENVIRONMENT,
             stdout=log,
