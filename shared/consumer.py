@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from shared import tracing
 from shared.database import is_retryable, is_unavailable
-from shared.events import CloudEvent
+from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.logging_config import about
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
@@ -164,8 +164,7 @@ class Consumer:
     async def _set_aside(self, raw: Any, reason: str) -> None:
         await self._handler.bury(raw, reason)
         await self._source.dead_letter(raw, reason)
-        type_ = raw.get("type") if isinstance(raw, dict) else None
-        CONSUMED.labels(type_ if isinstance(type_, str) and type_.startswith("bank.") else "unknown", "dead").inc()
+        CONSUMED.labels(known_type(raw) or "unknown", "dead").inc()
         log.error("event set aside as a dead letter: %s", reason)
 
     async def _handle(self, events: Sequence[CloudEvent], move: Move | None) -> None:

@@ -54,7 +54,7 @@ class EntryPosted(EventData):
 
 
 class TransactionRefused(EventData):
-    """A money movement that the ledger refused; nothing moved."""
+    """A money movement that the ledger refused; nothing moved. `direction` is what it would have been for the account."""
 
     transaction_id: str
     type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
@@ -65,6 +65,8 @@ class TransactionRefused(EventData):
     currency: str
     reference: str | None
     created_at: datetime
+    # Events from before there was one have none.
+    direction: Literal["debit", "credit"] | None = None
 
 
 class HoldData(EventData):
@@ -104,6 +106,12 @@ DATA_MODELS: dict[str, type[EventData]] = {
     "bank.hold.expired": HoldData,
     "bank.transaction.flagged": TransactionFlagged,
 }
+
+
+def known_type(raw: Any) -> str | None:
+    """Return the type of what may be an event, if it is one of ours."""
+    type_ = raw.get("type") if isinstance(raw, dict) else None
+    return type_ if isinstance(type_, str) and type_ in DATA_MODELS else None
 
 
 class CloudEvent(BaseModel):

@@ -106,7 +106,12 @@ def write(keys: Table, responses: Iterable[StoredResponse]) -> Write:
     return Write.of(keys, _COLUMNS, ordered)
 
 
-async def forget(connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str]) -> int:
-    """Delete keys older than `before`, but those of `keep_subjects` never; return how many."""
-    old = delete(keys).where(and_(keys.c.created_at < before, keys.c.subject.not_in(list(keep_subjects))))
-    return (await connection.execute(old)).rowcount
+async def forget(
+    connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str], limit: int
+) -> int:
+    """Delete up to `limit` keys older than `before`, but those of `keep_subjects` never; return how many."""
+    old = select(keys.c.subject, keys.c.key).where(
+        and_(keys.c.created_at < before, keys.c.subject.not_in(list(keep_subjects)))
+    )
+    some = delete(keys).where(tuple_(keys.c.subject, keys.c.key).in_(old.limit(limit)))
+    return (await connection.execute(some)).rowcount

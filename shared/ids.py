@@ -2,8 +2,17 @@
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from typing import Annotated
 
+from pydantic import Field, StringConstraints
 from uuid_utils import uuid7
+
+# How the API takes one.
+Identifier = Annotated[
+    str,
+    StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True),
+    Field(examples=["0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e"]),
+]
 
 
 def new_id() -> str:

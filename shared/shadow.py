@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from shared.consumer import Handler
 from shared.database import is_retryable, is_unavailable
-from shared.events import DATA_MODELS, CloudEvent
+from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
 from shared.tasks import uninterrupted
@@ -89,6 +89,5 @@ def _read(raw: Any) -> CloudEvent | None:
     try:
         return CloudEvent.model_validate(raw)
     except ValidationError:
-        type_ = raw.get("type") if isinstance(raw, dict) else None
-        CONSUMED.labels(type_ if isinstance(type_, str) and type_ in DATA_MODELS else "unknown", "failed").inc()
+        CONSUMED.labels(known_type(raw) or "unknown", "failed").inc()
         return None

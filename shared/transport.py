@@ -20,7 +20,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolic
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
-from shared.events import DATA_MODELS, Event
+from shared.events import Event, known_type
 
 log = logging.getLogger(__name__)
 
@@ -222,6 +222,7 @@ class NatsSource:
         # A stream that took the place of another knows of no subscription, and would only stay silent.
         name = await self._bus.stream()
         if self._subscription is None or self._subscribed_to != name:
+            await self._unsubscribe()
             stream = await self._bus.jetstream()
             config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
             if self._durable is None:
@@ -233,7 +234,7 @@ class NatsSource:
         except (NatsTimeoutError, TimeoutError):
             messages = []
         except Exception:
-            self._subscription = None
+            await self._unsubscribe()
             raise
         return Delivery(
             [_decode(message) for message in messages],
@@ -243,12 +244,18 @@ class NatsSource:
             lambda: _each(messages, "nak"),
         )
 
+    async def _unsubscribe(self) -> None:
+        """Give the inbox up, which would else be kept for as long as the connection lasts."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            with suppress(Exception):  # whatever is wrong with it, another one takes its place
+                await subscription.unsubscribe()
+
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Publish the event under `dead.<type>`, with the reason in a header."""
         stream = await self._bus.jetstream()
-        type_ = raw.get("type") if isinstance(raw, dict) else None
         # Only of a known type: others may hold what a subject must not.
-        subject = f"dead.{type_}" if isinstance(type_, str) and type_ in DATA_MODELS else "dead.bank.unreadable"
+        subject = f"dead.{known_type(raw) or 'bank.unreadable'}"
         summary = " ".join(reason.split())[:200].encode("utf-8", "replace").decode()
         await stream.publish(subject, json.dumps(raw, default=repr).encode(), headers={"Reason": summary})
 

@@ -319,7 +319,7 @@ def _move(book: Book, movement: Transaction, subject: Account, releasing: int = 
 
 def _refused(book: Book, refusal: Refused, movement: Transaction, subject: Account) -> Refused:
     """Tell others that a movement was refused; return the refusal."""
-    counterparty = movement.to_account if subject.id == movement.from_account else movement.from_account
+    pays = subject.id == movement.from_account
     book.facts.append(
         Fact(
             "bank.transaction.refused",
@@ -329,11 +329,12 @@ def _refused(book: Book, refusal: Refused, movement: Transaction, subject: Accou
                 "type": movement.type,
                 "code": refusal.code,
                 "account_id": subject.id,
-                "counterparty": counterparty,
+                "counterparty": movement.to_account if pays else movement.from_account,
                 "amount": movement.amount,
                 "currency": movement.currency,
                 "reference": movement.reference,
                 "created_at": rfc3339(movement.created_at),
+                "direction": "debit" if pays else "credit",
             },
         )
     )

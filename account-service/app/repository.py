@@ -90,6 +90,10 @@ async def cash_accounts(connection: AsyncConnection, currencies: Iterable[str], 
         for currency in sorted(set(currencies))
     ]
     await bulk_insert_new(connection, accounts, rows)
+    return await _open_cash_accounts(connection)
+
+
+async def _open_cash_accounts(connection: AsyncConnection) -> dict[str, str]:
     found = await connection.execute(select(accounts.c.currency, accounts.c.id).where(accounts.c.kind == "cash"))
     return {row.currency: row.id for row in found}
 
@@ -112,7 +116,9 @@ async def load_book(connection: AsyncConnection, commands: Sequence[Command], ca
             wanted |= {command.account_id, cash[command.currency]}
         elif isinstance(command, PlaceHold | SetStatus):
             wanted.add(command.account_id)
-    if hold_ids:
+    if any(isinstance(command, CaptureHold) for command in commands):
+        # It does not name the hold's currency, which may be one that this replica has not met.
+        cash = await _open_cash_accounts(connection)
         wanted |= set(cash.values())
     book = Book(await _lock_accounts(connection, wanted), dict(cash), originals=originals)
     if original_ids:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 import pycountry
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from shared.ids import Identifier
+
 MAX_AMOUNT = 10**15
 MAX_BATCH = 1000
 MAX_HOLD_SECONDS = 365 * 86400
@@ -27,11 +29,6 @@ Currency = Annotated[
 ]
 # Printable: control characters (NUL above all) have no place in what people and databases read.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
-Identifier = Annotated[
-    str,
-    StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True),
-    Field(examples=["0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e"]),
-]
 
 
 class Body(BaseModel):

@@ -49,6 +49,8 @@ SYSTEM = Caller("bank", frozenset({OPERATOR}))
 # not freeze again.
 EVENT_SUBJECT = ""
 _FLUSH_TRIES = 5
+# Each piece is forgotten well within the time that a statement may take.
+_KEYS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +237,12 @@ class AccountService:
     async def forget_old_keys(self) -> None:
         """Delete idempotency keys that are older than the retention, those of events never."""
         before = utc_now() - timedelta(days=self._settings.idempotency_retention_days)
-        async with write_transaction(self._engine) as connection:
-            await idempotency.forget(connection, idempotency_keys, before=before, keep_subjects=[EVENT_SUBJECT])
+        forgotten = _KEYS_AT_ONCE
+        while forgotten == _KEYS_AT_ONCE:
+            async with write_transaction(self._engine) as connection:
+                forgotten = await idempotency.forget(
+                    connection, idempotency_keys, before=before, keep_subjects=[EVENT_SUBJECT], limit=_KEYS_AT_ONCE
+                )
 
     async def imbalance(self) -> Mapping[str, int]:
         """Return the sum of all balances per currency; anything but zero is a broken ledger."""
@@ -305,6 +311,9 @@ def _settle(flush: _Flush, work: Work) -> Answer:
         problem = idempotency.reused(work.key[1])
         return Answer(problem.status, _problem_body(problem, work.trace))
     if isinstance(work.command, Batch):
+        if work.key is not None and any(item.key == work.key for item in work.command.items):
+            problem = idempotency.reused(work.key[1])
+            return Answer(problem.status, _problem_body(problem, work.trace))
         results = [_batch_result(item, _settle(flush, item)) for item in work.command.items]
         answer = Answer(work.status, b'{"results":[' + b",".join(results) + b"]}")
     else:

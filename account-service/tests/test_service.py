@@ -184,6 +184,45 @@ async def test_reversal_holds_and_expiry(service: AccountService):
     assert (account["balance"], account["held"]) == (850, 0)
 
 
+async def test_a_replica_that_has_just_started_captures_a_hold(
+    service: AccountService, engine: AsyncEngine, settings: AccountSettings
+):
+    alice, hold = await open_account(service, money=1000), new_id()
+    await service.execute(work(PlaceHold(hold, alice, 400, "USD", utc_now() + timedelta(hours=1))))
+
+    captured = await AccountService(engine, settings).execute(work(CaptureHold(new_id(), hold, None)))
+
+    assert captured.status == 201 and json.loads(captured.body)["captured_amount"] == 400
+    await assert_invariants(engine)
+
+
+async def test_a_batch_cannot_share_its_key_with_one_of_its_transfers(service: AccountService, engine: AsyncEngine):
+    source, target = await open_account(service, money=100), await open_account(service)
+    items = tuple(work(transfer(source, target, 10), key=key) for key in ("first", "batch"))
+    batch = Work(ALICE, Batch(items), 200, Trace("/batch"), ("alice", "batch"), b"batch")
+
+    answers = await asyncio.gather(service.execute(batch), service.execute(work(transfer(source, target, 1))))
+
+    assert code(answers[0]) == "idempotency-key-reused" and answers[1].status == 201, "the neighbour is not disturbed"
+    assert await balance(service, target) == 1
+    assert not (await service.execute(work(transfer(source, target, 2), key="first"))).replayed, "nothing was kept"
+    await assert_invariants(engine)
+
+
+async def test_a_refused_reversal_tells_what_it_would_have_been(service: AccountService, engine: AsyncEngine):
+    alice = await open_account(service, money=100)
+    paid = json.loads((await service.execute(work(withdraw(alice, 100)))).body)
+    await service.execute(work(SetStatus(alice, "closed"), OPERATOR_CALLER))
+
+    refused = await service.execute(work(Reverse(new_id(), paid["id"], None), OPERATOR_CALLER))
+
+    assert code(refused) == "account-closed"
+    async with write_transaction(engine) as connection:
+        await outbox.sequence(connection)
+        told = [event for _, event in await outbox.read(connection, 0, 100)][-1]["data"]
+    assert (told["account_id"], told["type"], told["direction"]) == (alice, "reversal", "credit")
+
+
 async def test_what_one_may_not_see_is_not_there(service: AccountService):
     alices, bobs = await open_account(service, money=100), await open_account(service, BOB, money=100)
     async with service._engine.connect() as connection:

@@ -116,6 +116,14 @@ async def test_a_poison_event_is_set_aside_and_the_others_are_processed(feed: bo
     assert metric("bank_events_consumed_total", type=TYPE, outcome="processed") == processed + 4
 
 
+async def test_dead_letters_of_types_that_nobody_knows_are_counted_together() -> None:
+    source = FakeSource([{**event("odd"), "type": f"bank.made.up.{number}", "specversion": "9"} for number in range(3)])
+    before = metric("bank_events_consumed_total", type="unknown", outcome="dead")
+    await consumer(source, FakeHandler({})).step()
+    assert len(source.dead) == 3
+    assert metric("bank_events_consumed_total", type="unknown", outcome="dead") == before + 3
+
+
 async def test_an_event_that_fails_for_a_while_is_not_set_aside() -> None:
     source = FakeSource(events(2))
     handler = FakeHandler({"e1": [ValueError() for _ in range(TRIES)]})

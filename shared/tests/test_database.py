@@ -205,10 +205,14 @@ async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> No
         assert await idempotency.find(connection, keys, wanted[-2:]) == {}
     assert found == {(item.subject, item.key): item for item in written}
     async with write_transaction(engine) as connection:
-        assert await idempotency.forget(connection, keys, before=now, keep_subjects=[]) == 0
+        assert await idempotency.forget(connection, keys, before=now, keep_subjects=[], limit=9000) == 0
         later = now + timedelta(seconds=1)
-        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["alice"]) == 0
-        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"]) == 2000
+        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["alice"], limit=9000) == 0
+        pieces = [
+            await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"], limit=1500)
+            for _ in range(3)
+        ]
+        assert pieces == [1500, 500, 0]
 
 
 async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) -> None:

@@ -14,16 +14,15 @@ from app.repository import Filter
 from app.service import TransactionService
 from shared import paging
 from shared.auth import Caller
+from shared.ids import Identifier
 from shared.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 _Caller = Annotated[Caller, Depends(current_caller)]
-_Account = Annotated[schemas.Identifier | None, Query(description="Only those of this account.")]
+_Account = Annotated[Identifier | None, Query(description="Only those of this account.")]
 _From = Annotated[schemas.Moment | None, Query(alias="from", description="From this time on.")]
 _To = Annotated[schemas.Moment | None, Query(alias="to", description="Before this time.")]
-_Limit = Annotated[int, Query(ge=1, le=paging.MAX_LIMIT)]
-_Cursor = Annotated[str | None, Query(pattern="^[A-Za-z0-9_-]{22}$", description="`next_cursor` of the page before.")]
 
 _STATEMENT = "/api/v1/statements/{account_id}"
 # What the answers are good for, told in the OpenAPI document.
@@ -79,8 +78,8 @@ async def list_transactions(
     ] = None,
     start: _From = None,
     end: _To = None,
-    limit: _Limit = paging.DEFAULT_LIMIT,
-    cursor: _Cursor = None,
+    limit: paging.Limit = paging.DEFAULT_LIMIT,
+    cursor: paging.Cursor = None,
 ) -> Response:
     """List the transactions of the caller's accounts, the newest first; operators see all."""
     wanted = Filter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
@@ -143,8 +142,8 @@ async def list_flags(
     request: Request,
     caller: _Caller,
     account_id: _Account = None,
-    limit: _Limit = paging.DEFAULT_LIMIT,
-    cursor: _Cursor = None,
+    limit: paging.Limit = paging.DEFAULT_LIMIT,
+    cursor: paging.Cursor = None,
 ) -> Response:
     """List what the fraud rules found, the newest first. For operators."""
     return paging.page(await _service(request).flags(caller, account_id, _after(cursor), limit + 1), limit)

@@ -41,7 +41,6 @@ def create(settings: TransactionSettings) -> Service:
         checks=runtime.checks,
         lifespan=lifespan,
     )
-    service_app.app.state.settings = settings
     service_app.app.state.service = service
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

@@ -95,8 +95,7 @@ def _add_entry(projection: Projection, entry: EntryPosted) -> None:
 def _add_refusal(projection: Projection, refused: TransactionRefused) -> None:
     account_id = _identifier(refused.account_id)
     counterparty = _identifier(refused.counterparty) if refused.counterparty else None
-    # Whoever asks for a movement pays, except for a deposit.
-    is_credit = refused.type == "deposit"
+    is_credit = refused.direction == "credit" or (refused.direction is None and refused.type == "deposit")
     payer, payee = (counterparty, account_id) if is_credit else (account_id, counterparty)
     amount = _bigint(refused.amount)
     _add(

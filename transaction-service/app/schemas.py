@@ -4,15 +4,9 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 
 TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
-
-Identifier = Annotated[
-    str,
-    StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True),
-    Field(examples=["0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e"]),
-]
 
 # A `+` that was not percent-encoded arrives as a space; it can only mean one thing here.
 _RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:([Zz])|([+ -])(\d\d:\d\d))", re.ASCII)

@@ -75,13 +75,15 @@ class Ledger:
         """Pay money out and return the transaction's id."""
         return self.move(account, self.cash, amount, "withdrawal", reference)
 
-    def refuse(self, account: str, counterparty: str, amount: int, type_: str = "transfer") -> str:
-        """Refuse a movement and return the transaction's id."""
+    def refuse(
+        self, account: str, counterparty: str, amount: int, type_: str = "transfer", direction: str | None = None
+    ) -> str:
+        """Refuse a movement and return the transaction's id; without a direction as it was told before there was one."""
         transaction = new_id()
         data = {
             **{"transaction_id": transaction, "type": type_, "code": "insufficient-funds", "account_id": account},
             **{"counterparty": counterparty, "amount": amount, "currency": "USD", "reference": None},
-            **{"created_at": rfc3339(self.now)},
+            **{"created_at": rfc3339(self.now), "direction": direction},
         }
         self._tell("bank.transaction.refused", account, data)
         return transaction

@@ -69,13 +69,15 @@ async def test_a_refusal_is_listed_for_its_account_only(service: TransactionServ
     refused = ledger.refuse(alices, bobs, 500)
     held = ledger.refuse(alices, ledger.cash, 70, "hold")
     credited = ledger.refuse(alices, ledger.cash, 5, "deposit")
+    returned = ledger.refuse(alices, ledger.cash, 6, "reversal", "credit")
     await service.apply(ledger.events, None)
 
     shown = await service.transaction(ALICE, refused)
     assert (shown["status"], shown["code"], shown["entries"]) == ("refused", "insufficient-funds", [])
     assert (shown["from_account"], shown["to_account"]) == (alices, bobs)
-    assert (await service.transaction(ALICE, credited))["from_account"] == ledger.cash
-    assert await listed(service) == [credited, held, refused]
+    for taken in (credited, returned):
+        assert (await service.transaction(ALICE, taken))["from_account"] == ledger.cash
+    assert await listed(service) == [returned, credited, held, refused]
     assert await listed(service, BOB) == []
     with pytest.raises(Problem, match="not-found"):
         await service.transaction(BOB, refused)
