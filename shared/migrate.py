@@ -7,11 +7,13 @@ from alembic import command, context
 from alembic.config import Config
 from sqlalchemy import Connection, MetaData, text
 
-from shared.database import create_engine
+from shared.database import create_engine, is_postgres, write_transaction
 from shared.grants import Grants, grant
 
 # Any number: it only has to be the same for all who migrate.
 _LOCK = 0x62616E6B
+# An index on a large table takes its time.
+_SECONDS = 3600
 
 
 def upgrade(service_folder: Path, database_url: str, *, role: str = "", grants: Grants | None = None) -> None:
@@ -31,17 +33,17 @@ def run_environment(metadata: MetaData) -> None:
 
 
 async def _run(metadata: MetaData, *, database_url: str, role: str, grants: Grants) -> None:
-    engine = create_engine(database_url, pool_size=4, name="migrate")
+    engine = create_engine(database_url, pool_size=4, name="migrate", statement_seconds=_SECONDS)
     try:
-        async with engine.connect() as connection:
-            await connection.execution_options(writes=True)
-            async with connection.begin():
-                if connection.dialect.name == "postgresql":
-                    await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-                    await connection.execute(text("SET LOCAL statement_timeout = 0"))
-                await connection.run_sync(_migrate, metadata)
-                if role:
-                    await connection.run_sync(grant, role, grants)
+        async with write_transaction(engine) as connection:
+            if is_postgres(connection):
+                # Whoever migrates already may take as long as a migration may; who uses a table may not.
+                await connection.execute(text("SET LOCAL lock_timeout = 0"))
+                await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+                await connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))
+            await connection.run_sync(_migrate, metadata)
+            if role:
+                await connection.run_sync(grant, role, grants)
     finally:
         await engine.dispose()
 

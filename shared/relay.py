@@ -32,6 +32,7 @@ _BATCH = 500
 # Several commits share one pass: a pass is a transaction of its own.
 _PAUSE_SECONDS = 0.02
 _IDLE_SECONDS = 0.2
+_CHECK_SECONDS = 1.0
 _RETRY_SECONDS = 1.0
 _MEASURE_SECONDS = 1.0
 
@@ -89,12 +90,18 @@ class Relay:
             await asyncio.wait([measuring])
 
     async def _work(self, leadership: AsyncConnection) -> None:
+        loop = asyncio.get_running_loop()
+        checked = loop.time()
         while True:
-            if await uninterrupted(self.step()):
-                await asyncio.sleep(_PAUSE_SECONDS)
-            else:
+            busy = await uninterrupted(self.step())
+            # Also while there is much to do: a relay whose lock is gone has a successor.
+            if not busy or loop.time() > checked + _CHECK_SECONDS:
                 await try_advisory_lock(leadership, self._lock)
                 await leadership.rollback()
+                checked = loop.time()
+            if busy:
+                await asyncio.sleep(_PAUSE_SECONDS)
+            else:
                 await self._wait_for_commits()
 
     async def _wait_for_commits(self) -> None:

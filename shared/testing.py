@@ -25,7 +25,7 @@ from scripts.embedded import ROOT
 from scripts.ports import free_port
 from scripts.postgres import PostgresMissing, PostgresServer
 from scripts.processes import Process, stop_all
-from shared.database import create_engine
+from shared.database import create_engine, write_transaction
 from shared.grants import Grants, grant
 from shared.migrate import upgrade
 from shared.settings import ProcessSettings, load_or_exit
@@ -69,10 +69,8 @@ def database_url(request: pytest.FixtureRequest) -> str:
 async def create_tables(url: str, metadata: MetaData) -> None:
     """Create the tables of a service's models in an empty database."""
     engine = create_engine(url)
-    async with engine.connect() as connection:
-        await connection.execution_options(writes=True)
-        async with connection.begin():
-            await connection.run_sync(metadata.create_all)
+    async with write_transaction(engine) as connection:
+        await connection.run_sync(metadata.create_all)
     await engine.dispose()
 
 

@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -113,6 +113,9 @@ class Service:
         http_metrics.IN_PROGRESS.inc()
         try:
             await self._answer(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+        except ClientDisconnect:
+            # It has gone before its request was read: recorded as 499, as NGINX does.
+            pass
         except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
             if status:
                 raise

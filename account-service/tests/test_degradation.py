@@ -11,6 +11,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.settings import AccountSettings
+from shared.prometheus.registry import REGISTRY
+from shared.testing import Lab
 from shared.web import Service
 from tests.support import keyed
 from tests.test_api import assert_problem, opened
@@ -99,3 +101,26 @@ async def test_batches_count_for_what_they_hold(client: httpx.AsyncClient):
     for name in range(10):
         assert (await send(name)).status_code == 200
     assert (await client.get(f"/api/v1/accounts/{target}")).json()["balance"] == 80
+
+
+async def test_who_goes_away_before_the_request_is_read_is_no_failure_of_the_service(
+    application: Service, lab: Lab, caplog: pytest.LogCaptureFixture
+):
+    def counted(status: str) -> float:
+        labels = {"handler": "/api/v1/transfers", "method": "POST", "status": status}
+        return REGISTRY.get_sample_value("http_requests_total", labels) or 0
+
+    async def receive() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    sent: list[object] = []
+
+    async def send(message: object) -> None:
+        sent.append(message)
+
+    headers = [(name.lower().encode(), value.encode()) for name, value in {**lab.headers("alice"), **keyed()}.items()]
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/transfers", "query_string": b"", "headers": headers}
+    failed, left = counted("500"), counted("499")
+    await application({**scope, "root_path": "", "scheme": "http", "server": ("bank", 80)}, receive, send)
+    assert (counted("500"), counted("499"), sent) == (failed, left + 1, [])
+    assert "unhandled" not in caplog.text
