@@ -96,7 +96,10 @@ class Controller:
             self._failed("all", error)
             return True
         self._away = _Pause()
-        self._services = {name: self._services.get(name) or self._new(name, seen) for name, seen in found.items()}
+        # What is being worked on stays known, whether it was seen this time or not.
+        busy = {name: service for name, service in self._services.items() if service.working}
+        known = {name: self._services.get(name) or self._new(name, seen) for name, seen in found.items()}
+        self._services = busy | known
         self.observed = True
         measured = await self._measurements.now()
         for name, seen in found.items():
@@ -158,6 +161,8 @@ class Controller:
         """
         try:
             removed = await asyncio.to_thread(self._scaler.clear_failed, name)
+        except Rolling:
+            return False
         except ScalingError as error:
             self._back_off(name, service.removal, error)
             return False

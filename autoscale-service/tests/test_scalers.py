@@ -267,7 +267,11 @@ def test_tasks_that_do_not_get_ready_in_time_are_taken_back(swarm: SwarmScaler, 
     swarm.observe()
     assert swarm.clear_failed(ACCOUNT) == 0
     now.seconds = 61
-    assert swarm.clear_failed(ACCOUNT) == 2
+    engine.refusals["POST /services"] = (500, "update out of sequence")
+    with pytest.raises(ScalingError, match="update"):
+        swarm.clear_failed(ACCOUNT)
+    del engine.refusals["POST /services"]
+    assert swarm.clear_failed(ACCOUNT) == 2, "what was refused is tried again"
     assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, None)}
     swarm.scale(ACCOUNT, 3)
     engine.services["s" * 25]["ServiceStatus"]["RunningTasks"] = 3

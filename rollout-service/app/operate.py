@@ -25,7 +25,7 @@ from app import states
 from app.containers import Containers, DockerFailed
 from app.readiness import lacking, measured_canaries, unpromoted
 from app.settings import RolloutSettings
-from app.state_file import StateFile
+from app.state_file import StateFile, Unreadable
 from app.states import Change, Refused, Request, Rollout
 from shared.settings import load_or_exit
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str]) -> int:
         for problem in error.errors(include_input=False, include_url=False):
             print(f"begin: {'.'.join(map(str, problem['loc'])) or 'input'}: {problem['msg']}", file=sys.stderr)
         return 2
-    except OSError as error:
+    except (OSError, Unreadable) as error:
         print(f"the state cannot be kept: {error}", file=sys.stderr)
         return 1
     return 0

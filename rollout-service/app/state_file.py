@@ -10,8 +10,12 @@ from pathlib import Path
 from app.states import Change, Rollout, from_json, to_dict
 
 
+class Unreadable(ValueError):
+    """The file is no state; nothing is changed until somebody has looked at it."""
+
+
 class StateFile:
-    """`rollout.json` in a folder. Methods raise OSError, and ValueError for a file that is no state."""
+    """`rollout.json` in a folder. Methods raise OSError, and Unreadable for a file that is no state."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "rollout.json"
@@ -23,6 +27,8 @@ class StateFile:
             return from_json(self._file.read_bytes())
         except FileNotFoundError:
             return Rollout()
+        except ValueError as error:
+            raise Unreadable(f"{self._file} is no state of a rollout: {' '.join(str(error).split())}") from error
 
     def change(self, change: Change) -> Rollout:
         """Apply a change to the state as it is now, and return the state after it. Raises what the change raises."""

@@ -94,6 +94,16 @@ def test_the_status_changes_nothing(
     assert file.load() == state
 
 
+@pytest.mark.parametrize("arguments", [("status",), ("abort", "because"), ("begin", "-")])
+def test_a_state_that_cannot_be_read_is_named_and_left(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
+) -> None:
+    (tmp_path / "rollout.json").write_text('{"phase": "can', encoding="utf-8")
+    assert run(*arguments, given=request().model_dump_json()) == 1
+    assert f"{tmp_path}/rollout.json is no state of a rollout" in capsys.readouterr().err
+    assert (tmp_path / "rollout.json").read_text(encoding="utf-8") == '{"phase": "can'
+
+
 @pytest.mark.parametrize(
     "wrong", [(), ("dance",), ("renew",), ("renew", " "), ("abort",), ("abort", ""), ("status", "now"), ("begin", "x")]
 )

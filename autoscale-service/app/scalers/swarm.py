@@ -67,8 +67,10 @@ class SwarmScaler(DockerScaler):
         before, since = self._growing.get(service, (0, self._clock()))
         if self._clock() - since < self._settings.start_timeout:
             return 0
+        removed = self._update(service, before) - before
+        # Not before it is done: what was refused is tried again.
         del self._growing[service]
-        return self._update(service, before) - before
+        return removed
 
     def _update(self, service: str, replicas: int) -> int:
         """Set the number of replicas and return what it was."""

@@ -131,7 +131,7 @@ stable() {
 carriers() {
     local replicas needed
     replicas=$(stable "$1")
-    needed=$(($2 < 100 ? (replicas * $2 + 99 - $2) / (100 - $2) : replicas))
+    needed=$(((replicas * $2 + 99 - $2) / (100 - $2)))
     echo $((needed < replicas ? needed : replicas))
 }
 
