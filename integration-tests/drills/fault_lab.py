@@ -19,7 +19,6 @@ Heal = Callable[[], None]
 # What causing or healing a fault may end with.
 FAILURES = (AssertionError, OSError, subprocess.SubprocessError)
 
-_PROGRAMS = ("nsenter", "iptables", "tc", "ip", "losetup", "mkfs.ext4", "fallocate")
 _DISK_BYTES = 4 * 1024**3
 _DISK_OWNERS = {"postgres": 999, "nats": 0}
 _FAKETIME = Path("/usr/lib/x86_64-linux-gnu/faketime")

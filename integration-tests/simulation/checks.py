@@ -91,6 +91,8 @@ def _wrong_effects(ledger: sqlite3.Connection, asked: Asked) -> list[str]:
     mark = asked.key
     if asked.expires_at is not None:
         mark = asked.expires_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", timespec="microseconds")
+    if asked.hold is not None:
+        mark = asked.hold.replace("-", "")
     return _counted(ledger, asked.kind, mark, asked.answers[0].status if asked.answers else None)
 
 
@@ -98,6 +100,8 @@ _EFFECTS = {
     "move": "SELECT count(*) FROM transactions WHERE reference = ?",
     "open": "SELECT count(*) FROM accounts WHERE name = ?",
     "hold": "SELECT count(*) FROM holds WHERE expires_at = ?",
+    "capture": "SELECT count(*) FROM holds WHERE id = ? AND status = 'captured'",
+    "void": "SELECT count(*) FROM holds WHERE id = ? AND status = 'voided'",
 }
 
 

@@ -21,7 +21,7 @@ _OPERATOR = Caller("operator", frozenset({OPERATOR, CASH_DESK}))
 _ACCOUNTS, _MONEY = 3, 1000
 # So many tries that nothing a seed has in store is in the way.
 _CERTAIN = 500
-_KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "hold"]
+_KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "hold", "capture", "void"]
 
 
 @dataclass
@@ -32,6 +32,7 @@ class Asked:
     key: str
     build: Callable[[], Any]
     expires_at: datetime | None = None
+    hold: str | None = None
     answers: list[Any] = field(default_factory=list)
 
 
@@ -46,6 +47,7 @@ class Clients:
         self.wrong: list[str] = []
         self._accounts: list[str] = []
         self._posted: list[str] = []
+        self._held: list[str] = []
         self._repeated: list[asyncio.Task[Any]] = []
 
     async def run(self) -> None:
@@ -71,6 +73,8 @@ class Clients:
             answer = await self._ask(asked, self.chance.choice([1, 3, 30]))
             if answer is not None and asked.kind == "move" and answer.status == 201:
                 self._posted.append(orjson.loads(answer.body)["id"])
+            if answer is not None and asked.kind == "hold" and answer.status == 201:
+                self._held.append(orjson.loads(answer.body)["id"])
             if answer is not None and self.chance.random() < 0.2:
                 await self._ask(asked, 3)
             if self.chance.random() < 0.5:
@@ -97,6 +101,12 @@ class Clients:
         if kind == "hold":
             expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
             return Asked("hold", key, lambda: book.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
+        if kind in ("capture", "void") and self._held:
+            # One request for each, so that its effects can be counted.
+            hold = self._held.pop(chance.randrange(len(self._held)))
+            if kind == "capture":
+                return Asked(kind, key, lambda: book.CaptureHold(new_id(), hold, None), hold=hold)
+            return Asked(kind, key, lambda: book.ReleaseHold(hold, "voided"), hold=hold)
         if kind == "batch":
             items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
             return Asked("batch", key, lambda: _batch(key, items))
