@@ -25,6 +25,8 @@ for name in "${needed[@]}"; do
 done
 
 scripts/bootstrap.sh deploy
+# Where it has to be built, that takes minutes, and no verification is to run into its limit of time.
+[ "$playbook" != deploy ] || scripts/cosign.sh version >/dev/null
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 umask 077

@@ -82,9 +82,12 @@ def read_release(text: str) -> Release:
 
 
 def _cosign(*arguments: str) -> str:
-    done = subprocess.run(
-        [str(_COSIGN), *arguments], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(
+            [str(_COSIGN), *arguments], capture_output=True, text=True, timeout=_PATIENCE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise Refused(f"cosign has not answered within {_PATIENCE_SECONDS} s") from error
     if done.returncode != 0:
         said = [line for line in done.stderr.splitlines() if line.strip()]
         raise Refused((said or ["cosign says nothing"])[-1][:300])

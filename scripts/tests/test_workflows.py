@@ -21,6 +21,8 @@ MAY_WRITE = {
     ("deploy.yml", "build"): {"packages", "id-token"},
     ("deploy.yml", "failed"): {"issues"},
 }
+# Those that show who they are, to read: the state of CI, images.
+WITH_A_TOKEN = {("deploy.yml", "ci-green"), ("deploy.yml", "staging"), ("deploy.yml", "production")}
 JOBS = [(name, key, job) for name in NAMES for key, job in load(name)["jobs"].items()]
 STEPS = [(name, key, step) for name, key, job in JOBS for step in job.get("steps", [])]
 each_job = pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=[f"{name}-{key}" for name, key, _ in JOBS])
@@ -105,7 +107,7 @@ def test_a_stranger_gets_neither_secrets_nor_a_token_that_writes(name: str) -> N
 def test_a_token_is_only_where_it_is_needed() -> None:
     for name, key, step in STEPS:
         if "github.token" in str(step.get("env", {})):
-            assert (name, key) in MAY_WRITE or (name, key) == ("deploy.yml", "ci-green")
+            assert (name, key) in {*MAY_WRITE, *WITH_A_TOKEN}
     assert not [name for name, key, job in JOBS if "github.token" in str(job.get("env", {}))]
 
 
@@ -149,7 +151,9 @@ def test_the_deployment_goes_one_way() -> None:
     assert jobs["staging"]["needs"] == ["ci-green", "build"] and jobs["staging"]["environment"] == {"name": "staging"}
     assert jobs["production"]["needs"] == ["build", "staging"]
     assert jobs["production"]["environment"] == {"name": "production"}
-    assert all("!failure() && !cancelled()" in jobs[key]["if"] for key in ("staging", "production"))
+    assert jobs["staging"]["if"] == "${{ !failure() && !cancelled() }}"
+    # When staging has nothing to go back to any more, production may.
+    assert jobs["production"]["if"] == "${{ !cancelled() && (inputs.rollback || !failure()) }}"
     assert jobs["failed"]["if"] == "failure()" and set(jobs["failed"]["needs"]) == set(jobs) - {"failed"}
     assert set(load("deploy.yml")["on"]["workflow_dispatch"]["inputs"]) == {
         "version",
