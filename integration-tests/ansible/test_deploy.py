@@ -52,6 +52,7 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
             **({"COMPOSE_PROFILES": "", "OTEL_EXPORTER_OTLP_ENDPOINT": ""} if offline else {}),
         },
         "banking_app_environment_files": [_OFFLINE] if offline else [],
+        "nginx_canary_bake_seconds": 20,
     }
     yield variables
     if (tmp_path / "opt/.env").exists():
