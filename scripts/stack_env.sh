@@ -17,14 +17,20 @@ chosen_env=$VAR_DIR/docker/stack.env
 read_env .env
 ROLLOUT_DIR=${ROLLOUT_DIR:-$VAR_DIR/docker/rollout}
 export ROLLOUT_DIR
+# derive NAME VALUE: export a variable that says nothing yet.
+derived=()
+derive() {
+    [ -z "${!1-}" ] || return 0
+    export "$1=$2"
+    derived+=("$1")
+}
+
 # One switch for all: TLS=1 means certificates for NGINX, PostgreSQL and NATS, the lab's own where there are no others.
 if [ "$TLS" = 1 ]; then
-    TLS_CERTIFICATES=${TLS_CERTIFICATES:-$VAR_DIR/secrets/tls}
-    NGINX_TLS_CERTIFICATE=${NGINX_TLS_CERTIFICATE:-$TLS_CERTIFICATES/nginx.crt}
-    NGINX_TLS_KEY=${NGINX_TLS_KEY:-$TLS_CERTIFICATES/nginx.key}
-    POSTGRES_TLS=on
-    POSTGRES_SSLMODE=verify-full
-    export TLS_CERTIFICATES NGINX_TLS_CERTIFICATE NGINX_TLS_KEY POSTGRES_TLS POSTGRES_SSLMODE
+    derive TLS_CERTIFICATES "$VAR_DIR/secrets/tls"
+    derive NGINX_TLS_CERTIFICATE "$TLS_CERTIFICATES/nginx.crt"
+    derive NGINX_TLS_KEY "$TLS_CERTIFICATES/nginx.key"
+    export POSTGRES_TLS=on POSTGRES_SSLMODE=verify-full
 fi
 
 # What this tree is called: the tag of its images.

@@ -56,6 +56,12 @@ def given_secrets(lab: lab_keys.LabSecrets, kept: Path) -> dict[str, str]:
     return given
 
 
+def _grafana_is_beside() -> bool:
+    """Tell whether whoever reaches the bank reaches Grafana at the same address."""
+    same = os.environ.get("GRAFANA_ADDRESS") == os.environ.get("BANK_ADDRESS")
+    return bool(os.environ.get("COMPOSE_PROFILES")) and same
+
+
 def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
     """Return an NGINX configuration of the containers; the share is the percentage of clients that canaries get."""
     return render(
@@ -77,7 +83,7 @@ def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str
         nginx_page="/usr/share/bank/page",
         nginx_page_parts={name: f"{name}:8000" for name in ("autoscale-service", "rollout-service")},
         nginx_grafana_url=os.environ.get("GRAFANA_URL", ""),
-        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if os.environ.get("COMPOSE_PROFILES") else "",
+        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if _grafana_is_beside() else "",
         nginx_prometheus_url=os.environ.get("PROMETHEUS_URL", ""),
     )
 
@@ -88,6 +94,8 @@ def write_tls(folder: Path) -> bool:
     for name, source in files.items():
         if source:
             write(folder / name, Path(source).read_text(encoding="utf-8"))
+    if any(files.values()) and not all(files.values()):
+        raise ValueError("NGINX_TLS_CERTIFICATE and NGINX_TLS_KEY: set both or neither")
     return all(files.values())
 
 
@@ -97,7 +105,7 @@ def write_nginx(folder: Path, *, tls: bool) -> None:
     Raises ValueError for a step that is no percentage.
     """
     steps = [int(step) for step in os.environ.get("ROLLOUT_STEPS", "").split()]
-    if not all(0 < step <= 100 for step in steps):
+    if not all(0 < step < 100 for step in steps):
         raise ValueError(f"ROLLOUT_STEPS={steps}: say percentages")
     prepared = {
         "stable": nginx_configuration(tls=tls),

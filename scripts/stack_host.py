@@ -30,10 +30,16 @@ _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secr
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
-def write(path: Path, text: str) -> bool:
-    """Write a file that containers can read, whole or not at all; tell whether anything changed."""
+def write(path: Path, text: str, *, keep_inode: bool = False) -> bool:
+    """Write a file that containers can read, whole or not at all; tell whether anything changed.
+
+    With keep_inode a file that exists stays the same one: containers that have it mounted by itself see the new text.
+    """
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
+    if keep_inode and path.exists():
+        path.write_text(text, encoding="utf-8")
+        return True
     half = path.with_name(f".{path.name}.half")
     half.write_text(text, encoding="utf-8")
     # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to others.
@@ -98,8 +104,15 @@ def memory_bytes(text: str) -> int:
     """Return what Docker understands by a size like 256M. Raises ValueError."""
     found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
     if found is None:
-        raise ValueError(f"SERVICE_MEMORY={text}: say a size like 256M")
+        raise ValueError(f"{text} is no size; say one like 256M")
     return int(found[1]) * _UNITS[found[2]]
+
+
+def _service_memory() -> int:
+    try:
+        return memory_bytes(os.environ["SERVICE_MEMORY"])
+    except ValueError as error:
+        raise ValueError(f"SERVICE_MEMORY: {error}") from error
 
 
 def prometheus_rules() -> str:
@@ -109,7 +122,7 @@ def prometheus_rules() -> str:
         figures = {
             "replicas:configured": int(os.environ[f"{name.upper()}_SERVICE_REPLICAS"]),
             "cpu:limit_cores": float(os.environ["SERVICE_CPUS"]),
-            "memory:limit_bytes": memory_bytes(os.environ["SERVICE_MEMORY"]),
+            "memory:limit_bytes": _service_memory(),
         }
         for record, figure in figures.items():
             labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
@@ -139,7 +152,7 @@ def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
     files = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
     files[folder / "prometheus" / "rules.yml"] = prometheus_rules()
     files[folder / "prometheus" / "api.yml"] = probed_addresses(tls=tls)
-    return [path for path, text in files.items() if write(path, text)]
+    return [path for path, text in files.items() if write(path, text, keep_inode=path.parent.name == "secrets")]
 
 
 def main() -> int:

@@ -115,21 +115,22 @@ choose_profiles() {
     fi
 }
 
-# What differs from .env, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
+# What differs from .env and was not derived from it, and what follows may need again: `make ps`, `docker compose` by way of scripts/compose.sh, the next `make up`.
 remember() {
     local name
     for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE,ROLLOUT}_SERVICE_IMAGE \
-        COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME BANK_{ADDRESS,PORT} GRAFANA_PORT TLS; do
-        grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
+        COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME {BANK,GRAFANA}_{ADDRESS,PORT} AUTH_{ISSUER,AUDIENCE} \
+        TLS TLS_CERTIFICATES NGINX_TLS_{CERTIFICATE,KEY} {SLACK_WEBHOOK,DEAD_MANS_SWITCH}_URL_FILE; do
+        [[ " ${derived[*]} " == *" $name "* ]] || grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
     done >"$chosen_env"
 }
 
-# check_port SERVICE VARIABLE: the port that the variable names is the service's already, or nobody's.
+# check_port SERVICE PREFIX: the port of PREFIX_ADDRESS and PREFIX_PORT is the service's already, or nobody's.
 check_port() {
-    local port=${!2}
+    local address=$2_ADDRESS port=$2_PORT
     containers | grep -q "^$1 running" && return
-    if (exec 3<>"/dev/tcp/$BANK_ADDRESS/$port") 2>/dev/null; then
-        fail "port $port is in use on $BANK_ADDRESS; free it, or choose another one: $2=$((port + 1)) make up"
+    if (exec 3<>"/dev/tcp/${!address}/${!port}") 2>/dev/null; then
+        fail "port ${!port} is in use on ${!address}; free it, or choose another one: $port=$((${!port} + 1)) make up"
     fi
 }
 
@@ -209,13 +210,13 @@ reload() {
 
 step "Docker and Python"
 scripts/ensure_docker.sh | while read -r line; do say "$line"; done
-check_port nginx BANK_PORT
+check_port nginx BANK
 check_secrets
 scripts/bootstrap.sh run
 step "base images"
 choose_images
 choose_profiles
-[ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA_PORT
+[ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA
 step "secrets and configuration"
 .venv/bin/python -m scripts.stack_files
 if [ "${BUILD-}" != 0 ]; then
@@ -234,7 +235,7 @@ else
     start
     step "wait until all are healthy"
     wait_healthy
-    reload nginx "$VAR_DIR/docker/nginx" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
+    reload nginx "$VAR_DIR/docker/nginx"$'\n'"$VAR_DIR/docker/tls" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
     for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
         reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
     done
@@ -243,9 +244,12 @@ scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT
 [ -n "$SLACK_WEBHOOK_URL_FILE" ] || say "alerts are told to nobody: SLACK_WEBHOOK_URL_FILE is not set"
+demo="make demo"
+[ "$url" = http://127.0.0.1:8080 ] || demo="BASE_URL=$url $demo"
+[ "$TLS" != 1 ] || demo="SSL_CERT_FILE=$TLS_CERTIFICATES/ca.crt $demo"
 grafana=
 [ -z "$COMPOSE_PROFILES" ] || grafana="
-  Grafana                   http://$BANK_ADDRESS:$GRAFANA_PORT (admin; the password is in $VAR_DIR/docker/secrets/grafana_admin_password)"
+  Grafana                   http://$GRAFANA_ADDRESS:$GRAFANA_PORT (admin; the password is in $VAR_DIR/docker/secrets/grafana_admin_password)"
 cat <<END
 
   Operations page           $url/
@@ -253,7 +257,7 @@ cat <<END
   account-service docs      $url/docs/account-service/
   transaction-service docs  $url/docs/transaction-service/$grafana
 
-make demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
+$demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
 make down stops it all and keeps the data, make down VOLUMES=1 removes the data as well.
 
 END

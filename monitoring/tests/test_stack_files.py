@@ -65,7 +65,21 @@ def test_without_addresses_alerts_go_to_the_sink(tmp_path: Path, monkeypatch: py
 def test_a_wrong_size_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_MEMORY", "much")
     assert stack_files.main() == 1
-    assert "SERVICE_MEMORY=much" in capsys.readouterr().err
+    assert "SERVICE_MEMORY: much is no size" in capsys.readouterr().err
+
+
+def test_a_new_secret_is_seen_by_who_has_the_file_mounted(tmp_path: Path) -> None:
+    stack_host.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
+    jwks = tmp_path / "secrets" / "jwks"
+    before = jwks.stat().st_ino
+    assert stack_host.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
+    assert (jwks.read_text(encoding="utf-8"), jwks.stat().st_ino, jwks.stat().st_mode & 0o777) == ("{}", before, 0o644)
+
+
+def test_half_of_tls_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("NGINX_TLS_CERTIFICATE", __file__)
+    assert stack_files.main() == 1
+    assert "NGINX_TLS_KEY: set both or neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["grafana_admin_password", "postgres_password", "service_token", "autoscale_token"])

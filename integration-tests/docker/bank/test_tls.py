@@ -50,7 +50,7 @@ def secured(bank: ComposedBank) -> Iterator[ComposedBank]:
         yield bank
     finally:
         bank.client.close()
-        bank.script("scripts/up.sh", TLS="", BUILD="0")
+        bank.script("scripts/up.sh", TLS="", NGINX_TLS_CERTIFICATE="", NGINX_TLS_KEY="", BUILD="0")
         bank.api_url = bank.api_url.replace("https://", "http://")
         bank.client = httpx.Client(base_url=bank.api_url, timeout=10)
 
@@ -117,3 +117,17 @@ def test_nats_takes_no_plaintext_and_shows_a_certificate_of_the_authority(secure
     assert code != 0 and "TimeoutError" in said, said[-500:]
     code, said = asked_nats(secured, _NATS_IN_PLAINTEXT)
     assert (code, said.strip()) == (0, "b''"), f"it answered: {said[-500:]}"
+
+
+def test_a_new_certificate_of_the_edge_is_served_from_the_next_start_on(secured: ComposedBank, tmp_path: Path):
+    # Last, because clients of the fixture trust the other authority.
+    lab_ca.ensure(tmp_path)
+    own = {"NGINX_TLS_CERTIFICATE": str(tmp_path / "nginx.crt"), "NGINX_TLS_KEY": str(tmp_path / "nginx.key")}
+    nginx = secured.containers("nginx")
+    # The second time as somebody who does not say it again.
+    for said in (own, {}):
+        secured.script("scripts/up.sh", BUILD="0", **said)
+        address = httpx.URL(secured.api_url)
+        served = ssl.get_server_certificate((address.host, address.port or 443))
+        assert served.split() == (tmp_path / "nginx.crt").read_text(encoding="utf-8").split()
+        assert secured.containers("nginx") == nginx, "it was reloaded, not replaced"
