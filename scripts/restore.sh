@@ -19,15 +19,17 @@ once() {
 if [ -n "${TO-}" ]; then
     TO=$(date -u -d "$TO" +%Y-%m-%dT%H:%M:%S.%NZ) || exit 1
 fi
+# What is refused is refused before anything stops.
+once postgres /setup/restore.sh check "${TO-}"
 echo "restore: stopping what uses the databases"
 # The autoscaler first: it must not mend what is stopped. PostgreSQL, last, archives all it has when it stops.
 docker compose stop autoscale-service 2>/dev/null
 docker compose --profile canary --profile previous stop \
     {account,transaction}-service{,-canary,-previous} postgres-exporter nats postgres 2>/dev/null
-once postgres /setup/restore.sh "${TO-}"
+once postgres /setup/restore.sh restore "${TO-}"
 once nats sh -c 'rm -rf /data/jetstream'
 echo "restore: starting again"
-docker compose up --detach --no-build 2>/dev/null
+docker compose --progress quiet up --detach --no-build
 deadline=$((SECONDS + patience))
 while docker compose ps --format '{{.Service}} {{.Health}}' account-service transaction-service nginx | grep -v ' healthy$' >/dev/null; do
     [ "$SECONDS" -lt "$deadline" ] || {

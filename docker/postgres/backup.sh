@@ -2,6 +2,10 @@
 # Make a backup of the running server, check it, and forget old ones: backup.sh KEEP; scripts/backup.sh calls it in the container.
 set -eu
 keep=$1
+[ "$keep" -ge 1 ] || {
+    echo "backup: BACKUPS_KEPT=$keep would keep none; say 1 or more" >&2
+    exit 1
+}
 name=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 mkdir -p "$BACKUPS/base"
 rm -rf "$BACKUPS"/base/*.half

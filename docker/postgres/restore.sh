@@ -1,8 +1,10 @@
 #!/bin/sh
-# Bring the stopped server's data to a moment, or to the last one in the archive: restore.sh [TIME]; scripts/restore.sh
-# calls it in a container of its own. TIME is like 2026-01-31T12:00:00Z; what was committed until then stays.
+# Bring the stopped server's data to a moment, or to the last one in the archive: restore.sh check|restore [TIME];
+# scripts/restore.sh calls it in a container of its own. TIME is like 2026-01-31T12:00:00Z; what was committed until then
+# stays. `check` tells whether it could, and changes nothing.
 set -eu
-to=${1-}
+what=$1
+to=${2-}
 # As PostgreSQL reads it.
 [ -z "$to" ] || target=$(date -u -d "$to" '+%Y-%m-%d %H:%M:%S.%6N+00')
 [ ! -s "$PGDATA/PG_VERSION" ] || [ "${REPLACE-}" = 1 ] || {
@@ -11,14 +13,16 @@ to=${1-}
 }
 base=
 for found in $(printf '%s\n' "$BACKUPS"/base/*Z | sort); do
+    [ -d "$found" ] || continue
     # A backup is of use from its end on; its name is its beginning.
     done_at=$(date -u -r "$found/backup_manifest" +%s)
     [ -n "$to" ] && [ "$done_at" -gt "$(date -u -d "$to" +%s)" ] || base=$found
 done
-[ -n "$base" ] && [ -d "$base" ] || {
+[ -n "$base" ] || {
     echo "restore: there is no backup ${to:+from before $to }in $BACKUPS/base" >&2
     exit 1
 }
+[ "$what" != check ] || exit 0
 echo "restore: from the backup of ${base##*/} to ${to:-the last transaction in the archive}"
 find "$PGDATA" -mindepth 1 -delete
 cp -a "$base/." "$PGDATA/"
