@@ -117,8 +117,6 @@ diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot 
 	@scripts/diagrams.sh
 
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
-	@scripts/bootstrap.sh dev
-	@scripts/ensure_docker.sh
 	@scripts/drill.sh "$(DRILL)" $(ARGS)
 
 release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]

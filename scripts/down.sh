@@ -18,7 +18,8 @@ fi
 
 arguments=(--remove-orphans)
 [ "${VOLUMES-}" != 1 ] || arguments+=(--volumes)
-docker compose down "${arguments[@]}"
+# Also what has been started of profiles that are off now.
+docker compose --profile '*' down "${arguments[@]}"
 if [ "${VOLUMES-}" = 1 ]; then
     # The passwords of what is gone, and the choice of images.
     rm -rf "$VAR_DIR/docker"

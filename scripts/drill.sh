@@ -12,6 +12,9 @@ if ! grep -qs '^def main' "$drill"; then
     exit 2
 fi
 shift
+scripts/bootstrap.sh dev
+# Some simulate, or start processes only.
+! grep -qiE 'docker|composed' "$drill" || scripts/ensure_docker.sh
 say "drill $name: $(sed -n '1s/^"""//p' "$drill")"
 status=0
 PYTHONPATH=. .venv/bin/python "$drill" "$@" || status=$?

@@ -7,8 +7,8 @@ cd "$(dirname "$0")/.."
 export COMPOSE_PROJECT_NAME=bank-check-$$
 export VOLUMES=1
 VAR_DIR=$(mktemp -d)
-BANK_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-GRAFANA_PORT=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+BANK_PORT=$(python3 -c 'from scripts.ports import free_port; print(free_port(2))')
+GRAFANA_PORT=$((BANK_PORT + 1))
 export VAR_DIR BANK_PORT GRAFANA_PORT
 export BASE_URL=http://127.0.0.1:$BANK_PORT
 

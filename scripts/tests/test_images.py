@@ -1,0 +1,34 @@
+"""Base images get digests, and the services' own names stay."""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from scripts.embedded import ROOT
+
+# A registry that has everything but what is made here.
+_DOCKER = """#!/bin/sh
+case $4 in bank/*) exit 1 ;; esac
+echo "Name: $4"
+echo "Digest: sha256:%s"
+"""
+
+
+def test_base_images_are_pinned_and_the_services_own_are_not(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/pin-images.sh", tmp_path / "scripts")
+    shutil.copy(ROOT / ".env", tmp_path)
+    (tmp_path / "docker").write_text(_DOCKER % ("a" * 64), encoding="utf-8")
+    (tmp_path / "docker").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):
+        subprocess.run([tmp_path / "scripts/pin-images.sh"], env=environment, check=True, capture_output=True)
+    before, after = (
+        dict(re.findall(r"^([A-Z_]+_IMAGE)=(.*)$", (folder / ".env").read_text(encoding="utf-8"), re.MULTILINE))
+        for folder in (ROOT, tmp_path)
+    )
+    own = {name for name in before if "_SERVICE_" in name}
+    assert len(own) == 8 and {name: after[name] for name in own} == {name: before[name] for name in own}
+    assert all(after[name] == f"{before[name]}@sha256:{'a' * 64}" for name in before.keys() - own)
