@@ -54,7 +54,7 @@ class EntryPosted(EventData):
 
 
 class TransactionRefused(EventData):
-    """A money movement that the ledger refused; nothing moved. `direction` is what it would have been for the account."""
+    """A money movement that the ledger refused; nothing moved. `direction`: what it would have been for the account."""
 
     transaction_id: str
     type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]

@@ -15,7 +15,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from app import repository
 from app.book import (
     Account,
-    AccountIs,
     Book,
     Command,
     Fact,
@@ -25,12 +24,12 @@ from app.book import (
     Refused,
     ReleaseHold,
     account_data,
-    hold_data,
 )
 from app.ledger import decide
 from app.models import feed_state, idempotency_keys, outbox
 from app.prometheus import AMOUNT, BATCH_SIZE, TRANSACTIONS, VIOLATIONS
 from app.settings import AccountSettings
+from app.views import view_of
 from shared import idempotency, problems, tracing
 from shared.auth import OPERATOR, Caller
 from shared.consumer import Move
@@ -334,7 +333,7 @@ def _decide(flush: _Flush, work: Work, command: Command) -> Answer:
     if isinstance(outcome, Refused):
         problem = Problem(outcome.code, outcome.detail)
         return Answer(problem.status, _problem_body(problem, work.trace))
-    return Answer(work.status, orjson.dumps(_view(outcome, flush.book, work.caller)))
+    return Answer(work.status, orjson.dumps(view_of(outcome, flush.book, work.caller)))
 
 
 def _problem_body(problem: Problem, trace: Trace) -> bytes:
@@ -358,44 +357,6 @@ def _batch_result(item: Work, answer: Answer) -> bytes:
     head = orjson.dumps({"key": key, "status": answer.status, "replayed": answer.replayed})
     kind = b"transaction" if answer.status == item.status else b"problem"
     return head[:-1] + b',"' + kind + b'":' + answer.body + b"}"
-
-
-def _view(outcome: Posted | AccountIs | HoldIs, book: Book, caller: Caller) -> dict[str, Any]:
-    if isinstance(outcome, Posted):
-        return _transaction_view(outcome, book, caller)
-    if isinstance(outcome, AccountIs):
-        return account_data(outcome.account)
-    view = hold_data(outcome.hold)
-    if outcome.captured is not None:
-        view["transaction"] = _transaction_view(outcome.captured, book, caller)
-    return view
-
-
-def _transaction_view(posted: Posted, book: Book, caller: Caller) -> dict[str, Any]:
-    """Show a transaction; the balance of somebody else's account is nobody's business."""
-    transaction = posted.transaction
-    return {
-        "id": transaction.id,
-        "type": transaction.type,
-        "status": "posted",
-        "amount": transaction.amount,
-        "currency": transaction.currency,
-        "from_account": transaction.from_account,
-        "to_account": transaction.to_account,
-        "reference": transaction.reference,
-        "reverses": transaction.reverses,
-        "entries": [
-            {
-                "account_id": entry.account_id,
-                "amount": entry.amount,
-                "seq": entry.seq if visible else None,
-                "balance_after": entry.balance_after if visible else None,
-            }
-            for entry in posted.entries
-            for visible in (caller.may_see(book.accounts[entry.account_id].owner),)
-        ],
-        "created_at": rfc3339(transaction.created_at),
-    }
 
 
 def _count(outcomes: Iterable[Outcome]) -> None:

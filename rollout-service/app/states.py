@@ -103,9 +103,8 @@ def begin(state: Rollout, request: Request, rollout_id: str, now: float, lease: 
     if state.under_way:
         raise Refused(f"rollout {state.id} of {state.version} is under way ({state.phase}); wait, or roll it back")
     if any(not 0 < step < 100 for step in request.steps) or sorted(set(request.steps)) != request.steps:
-        raise Refused(
-            f"steps {request.steps}: percentages have to grow, from 1 to at most 99: stable is what a canary is compared with"
-        )
+        # Without clients on stable there is nothing to compare a canary with.
+        raise Refused(f"steps {request.steps}: percentages have to grow, from 1 to at most 99")
     if request.budget_seconds <= request.bake_seconds:
         raise Refused("the budget of a step has to be longer than its bake time")
     fresh = Rollout(

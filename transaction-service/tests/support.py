@@ -78,7 +78,7 @@ class Ledger:
     def refuse(
         self, account: str, counterparty: str, amount: int, type_: str = "transfer", direction: str | None = None
     ) -> str:
-        """Refuse a movement and return the transaction's id; without a direction as it was told before there was one."""
+        """Refuse a movement and return the transaction's id; without a direction as events were before they had one."""
         transaction = new_id()
         data = {
             **{"transaction_id": transaction, "type": type_, "code": "insufficient-funds", "account_id": account},

@@ -73,3 +73,15 @@ def test_a_restart_under_load_heals_by_itself(bank: ComposedBank, service: str):
         assert history.retries == [], "events wait, money does not"
     assert_exactly_once(bank, history, source, target, MONEY)
     reconciled(bank)
+
+
+def test_a_restore_that_is_refused_stops_nothing(bank: ComposedBank):
+    def running() -> list[str]:
+        return [bank.inspect("{{.State.StartedAt}}", one)[0] for one in bank.compose("ps", "--quiet").split()]
+
+    before = running()
+    with pytest.raises(AssertionError, match="it goes with REPLACE=1 only"):
+        bank.script("scripts/restore.sh")
+    with pytest.raises(AssertionError, match="there is no backup from before 2000-"):
+        bank.script("scripts/restore.sh", REPLACE="1", TO="2000-01-01T00:00:00Z")
+    assert running() == before
