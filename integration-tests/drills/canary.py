@@ -53,12 +53,13 @@ STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx
 def good(drill: Drill) -> None:
     """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
     bank, release = drill.bank, drill.next_good()
-    counts = (2,) if drill.short else (1, 3, 5)
-    # The first step has to last until the split has been measured at each.
-    bake = 45 if drill.short else 200
+    counts = (2,) if drill.short else drill.replicas
+    # The first step has to last until the split has been measured at each; two busy cores take 80 s.
+    bake = 45 if drill.short else 110 * len(counts)
+    times = f"nginx_canary_bake_seconds={bake} nginx_canary_budget_seconds={bake + 60}"
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
     with traffic(bank, drill.rate) as result:
-        process = bank.start_deploy(release, "--extra-vars", f"nginx_canary_bake_seconds={bake}")
+        process = bank.start_deploy(release, "--extra-vars", times)
         began = time.time()
         bank.reached(process, TRANSITIONS["canary 10 %"])
         time.sleep(RELOAD_SECONDS)
@@ -91,7 +92,7 @@ def split_at(drill: Drill, replicas: int) -> None:
         drill.bank.scale(replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
-    clients = [f"client-{n}" for n in range(5_000)]
+    clients = [f"client-{n}" for n in range(3_000)]
     seen = burst(drill.bank, clients)
     drill.check(not seen.lost, f"good: {len(seen.lost)} of {seen.sent} lost at {replicas} replicas")
     # On a slow machine the next step may have begun meanwhile.
@@ -329,7 +330,7 @@ SCENARIOS: dict[str, Callable[[Drill], None]] = {
 }
 
 
-def rehearse(folder: Path, names: list[str], rate: float, quick: bool) -> list[str]:
+def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
     """Set everything up, rehearse, and return what was not as promised."""
     offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
     releases = Releases(folder, say)
@@ -341,7 +342,7 @@ def rehearse(folder: Path, names: list[str], rate: float, quick: bool) -> list[s
             assert done.code == 0, done.output[-6000:]
             say(f"deployed for the first time in {done.ended - done.began:.0f} s")
             bank.wait_until_answering()
-            drill = Drill(bank, releases, rate, quick, ["base"])
+            drill = Drill(bank, releases, options.rate, options.short, tuple(options.replicas), ["base"])
             progress = Progress("drill canary", len(names))
             for name in names:
                 progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
@@ -360,13 +361,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
     parser.add_argument("--rate", type=float, default=200, help="requests per second (default 200)")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        nargs="+",
+        default=[1, 3, 5],
+        help="of stable where the split is measured (default 1 3 5)",
+    )
     parser.add_argument("--short", action="store_true", help="fewer replicas and transitions")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - SCENARIOS.keys():
         parser.error(f"no such rehearsal: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
-        wrong = rehearse(Path(folder), names, options.rate, options.short)
+        wrong = rehearse(Path(folder), names, options)
     for line in wrong:
         say(f"NOT AS PROMISED: {line}")
     say(f"{len(names)} rehearsals, {len(wrong)} promises not kept")

@@ -24,6 +24,7 @@ class Drill:
     releases: Releases
     rate: float
     short: bool
+    replicas: tuple[int, ...]
     good: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
