@@ -45,6 +45,8 @@ def created(client: httpx.Client, path: str, **body: object) -> str:
     return identifier
 
 
+# Hundreds of requests: more than a test has on a busy machine.
+@pytest.mark.timeout(600)
 def test_the_service_does_what_its_document_says(served: str, client: httpx.Client, lab: Lab) -> None:
     accounts = [created(client, "accounts", currency="USD") for _ in range(20)]
     originals = [created(client, f"accounts/{one}/deposits", amount=10**12, currency="USD") for one in accounts]

@@ -42,6 +42,8 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         balances.shutdown()
 
 
+# Hundreds of requests: more than a test has on a busy machine.
+@pytest.mark.timeout(600)
 def test_the_service_does_what_its_document_says(served: str, lab: Lab) -> None:
     hold_to_its_document(f"{served}/docs/transaction-service/openapi.json", lab)
 
