@@ -4,7 +4,7 @@ from typing import Any
 
 from app.book import AccountIs, Book, HoldIs, Posted, account_data, hold_data
 from shared.auth import Caller
-from shared.ids import rfc3339
+from shared.views import transaction_view
 
 
 def view_of(outcome: Posted | AccountIs | HoldIs, book: Book, caller: Caller) -> dict[str, Any]:
@@ -20,27 +20,5 @@ def view_of(outcome: Posted | AccountIs | HoldIs, book: Book, caller: Caller) ->
 
 
 def _transaction_view(posted: Posted, book: Book, caller: Caller) -> dict[str, Any]:
-    """Show a transaction; the balance of somebody else's account is nobody's business."""
-    transaction = posted.transaction
-    return {
-        "id": transaction.id,
-        "type": transaction.type,
-        "status": "posted",
-        "amount": transaction.amount,
-        "currency": transaction.currency,
-        "from_account": transaction.from_account,
-        "to_account": transaction.to_account,
-        "reference": transaction.reference,
-        "reverses": transaction.reverses,
-        "entries": [
-            {
-                "account_id": entry.account_id,
-                "amount": entry.amount,
-                "seq": entry.seq if visible else None,
-                "balance_after": entry.balance_after if visible else None,
-            }
-            for entry in posted.entries
-            for visible in (caller.may_see(book.accounts[entry.account_id].owner),)
-        ],
-        "created_at": rfc3339(transaction.created_at),
-    }
+    visible = [(entry, caller.may_see(book.accounts[entry.account_id].owner)) for entry in posted.entries]
+    return transaction_view(posted.transaction, "posted", visible)

@@ -30,6 +30,7 @@ from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import rfc3339, utc_now
 from shared.problems import Problem
 from shared.prometheus.checks import CHECKED
+from shared.views import transaction_view
 
 log = logging.getLogger(__name__)
 
@@ -320,31 +321,9 @@ async def _transaction_views(
 
 
 def _transaction_view(caller: Caller, transaction: Row[Any], entries: Iterable[Row[Any]]) -> dict[str, Any]:
-    """Show a transaction; the balance of somebody else's account is nobody's business."""
-    view = {
-        "id": transaction.id,
-        "type": transaction.type,
-        "status": transaction.status,
-        "amount": transaction.amount,
-        "currency": transaction.currency,
-        "from_account": transaction.from_account,
-        "to_account": transaction.to_account,
-        "reference": transaction.reference,
-        "reverses": transaction.reverses,
-        # A refused transaction moved nothing, so it has no entries to show.
-        "entries": [
-            {
-                "account_id": entry.account_id,
-                "amount": entry.amount,
-                "seq": entry.seq if visible else None,
-                "balance_after": entry.balance_after if visible else None,
-            }
-            for entry in entries
-            if entry.seq is not None
-            for visible in (_may_see(caller, entry),)
-        ],
-        "created_at": rfc3339(transaction.created_at),
-    }
+    # A refused transaction moved nothing, so it has no entries to show.
+    visible = [(entry, _may_see(caller, entry)) for entry in entries if entry.seq is not None]
+    view = transaction_view(transaction, transaction.status, visible)
     if transaction.code is not None:
         view["code"] = transaction.code
     return view
