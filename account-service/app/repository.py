@@ -106,7 +106,8 @@ async def load_book(connection: AsyncConnection, commands: Sequence[Command], ca
     original_ids = {command.transaction_id for command in commands if isinstance(command, Reverse)}
     hold_ids = {command.hold_id for command in commands if isinstance(command, CaptureHold | ReleaseHold)}
     originals = await _originals(connection, original_ids)
-    wanted = await _accounts_of_holds(connection, hold_ids)
+    held = await _held(connection, hold_ids)
+    wanted = {hold.account_id for hold in held}
     for original in originals.values():
         wanted |= {original.from_account, original.to_account}
     for command in commands:
@@ -117,16 +118,16 @@ async def load_book(connection: AsyncConnection, commands: Sequence[Command], ca
         elif isinstance(command, PlaceHold | SetStatus):
             wanted.add(command.account_id)
     if any(isinstance(command, CaptureHold) for command in commands):
-        # It does not name the hold's currency, which may be one that this replica has not met.
-        cash = await _open_cash_accounts(connection)
-        wanted |= set(cash.values())
+        # A hold's currency may be one that this replica has not met.
+        currencies = {hold.currency for hold in held}
+        if not currencies <= cash.keys():
+            cash = await _open_cash_accounts(connection)
+        wanted |= {cash[currency] for currency in currencies}
     book = Book(await _lock_accounts(connection, wanted), dict(cash), originals=originals)
     if original_ids:
         reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(original_ids)})
         book.reversed = set(reversals.all())
-    if hold_ids:
-        current = await connection.execute(_statements(connection).holds, {"ids": list(hold_ids)})
-        book.holds = {row.id: Hold(*row) for row in current}
+    book.holds = {hold.id: hold for hold in await _held(connection, hold_ids)}
     return book
 
 
@@ -137,10 +138,10 @@ async def _originals(connection: AsyncConnection, ids: set[str]) -> dict[str, Tr
     return {row.id: Transaction(*row) for row in rows}
 
 
-async def _accounts_of_holds(connection: AsyncConnection, ids: set[str]) -> set[str]:
+async def _held(connection: AsyncConnection, ids: set[str]) -> list[Hold]:
     if not ids:
-        return set()
-    return {row.account_id for row in await connection.execute(_statements(connection).holds, {"ids": list(ids)})}
+        return []
+    return [Hold(*row) for row in await connection.execute(_statements(connection).holds, {"ids": list(ids)})]
 
 
 async def _lock_accounts(connection: AsyncConnection, ids: set[str]) -> dict[str, Account]:
