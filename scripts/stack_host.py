@@ -149,10 +149,13 @@ def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
     for part in ("", "secrets", "prometheus"):
         (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "prometheus").chmod(0o755)
-    files = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
-    files[folder / "prometheus" / "rules.yml"] = prometheus_rules()
-    files[folder / "prometheus" / "api.yml"] = probed_addresses(tls=tls)
-    return [path for path, text in files.items() if write(path, text, keep_inode=path.parent.name == "secrets")]
+    kept = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
+    others = {
+        folder / "prometheus" / "rules.yml": prometheus_rules(),
+        folder / "prometheus" / "api.yml": probed_addresses(tls=tls),
+    }
+    changed = [path for path, text in kept.items() if write(path, text, keep_inode=True)]
+    return changed + [path for path, text in others.items() if write(path, text)]
 
 
 def main() -> int:
