@@ -15,15 +15,13 @@ in the container, so no token is asked for.
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import ValidationError
 
 from app import states
-from app.containers import Containers, DockerFailed
-from app.readiness import lacking, measured_canaries, unpromoted
 from app.settings import RolloutSettings
 from app.state_file import StateFile, Unreadable
 from app.states import Change, Refused, Request, Rollout
@@ -38,38 +36,31 @@ def _begin(settings: RolloutSettings, now: float) -> Change:
     return lambda state: states.begin(state, request, rollout_id, now, settings.lease_seconds)
 
 
-def _unready(settings: RolloutSettings, state: Rollout) -> list[str]:
-    found = Containers(settings.docker_url, settings.project).observe()
-    return lacking(state, found, measured_canaries(settings.prometheus_url))
-
-
-def _unpromoted(settings: RolloutSettings, state: Rollout) -> list[str]:
-    containers = Containers(settings.docker_url, settings.project)
-    return unpromoted(containers.observe(), containers.image_ids(state.images))
-
-
-# What is looked at before a word of the driver is believed, and the phase in which it is.
-_LOOKS: dict[str, tuple[str, Callable[[RolloutSettings, Rollout], list[str]]]] = {
-    "provisioned": ("provisioning", _unready),
-    "promoted": ("promoting", _unpromoted),
-}
+# The phase that each word ends, once what is there is as the driver says.
+_ENDS = {"provisioned": "provisioning", "promoted": "promoting"}
 
 
 def _look(verb: str, settings: RolloutSettings, file: StateFile, rollout_id: str, now: float) -> None:
     """Renew the lease, and raise Refused if what the driver says is not so yet."""
+    # Half the time that this program needs to start, which whoever aborts need not wait for.
+    from app.containers import DockerFailed  # pylint: disable=import-outside-toplevel
+    from app.readiness import still_missing  # pylint: disable=import-outside-toplevel
+
     state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
-    phase, missing = _LOOKS[verb]
-    if state.phase == phase and (lines := missing(settings, state)):
-        raise Refused("; ".join(lines))
+    try:
+        if state.phase == _ENDS[verb] and (lines := still_missing(settings, state)):
+            raise Refused("; ".join(lines))
+    except DockerFailed as error:
+        raise Refused(str(error)) from error
 
 
 def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile) -> Change | None:
-    """Return what a command does to the state; None for no command. Raises Refused, ValidationError, DockerFailed."""
+    """Return what a command does to the state; None for no command. Raises Refused, ValidationError."""
     now, lease = time.time(), settings.lease_seconds
     verb, given = (arguments[0], arguments[1].strip()) if len(arguments) == 2 else (" ".join(arguments), "")
     if verb == "begin" and given == "-":
         return _begin(settings, now)
-    if verb in _LOOKS and given:
+    if verb in _ENDS and given:
         _look(verb, settings, file, given, now)
     changes: dict[tuple[str, bool], Change] = {
         ("status", False): lambda state: state,
@@ -97,7 +88,7 @@ def main(arguments: Sequence[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
         _print(file.change(change))
-    except (Refused, DockerFailed) as error:
+    except Refused as error:
         print(f"refused: {error}", file=sys.stderr)
         _print(file.load())
         return REFUSED

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 
 import httpx
 
-from app.containers import Container
+from app.containers import Container, Containers
+from app.settings import RolloutSettings
 from app.states import SERVICES, Rollout
 
 _SECONDS = 3.0
@@ -46,3 +47,11 @@ def measured_canaries(prometheus_url: str) -> dict[str, int]:
         return {series["metric"]["service"]: int(float(series["value"][1])) for series in result}
     except (httpx.HTTPError, ValueError, LookupError, TypeError):
         return {}
+
+
+def still_missing(settings: RolloutSettings, state: Rollout) -> list[str]:
+    """Return a line for all that has to be there before provisioning or promoting is over. Raises DockerFailed."""
+    containers = Containers(settings.docker_url, settings.project)
+    if state.phase == "provisioning":
+        return lacking(state, containers.observe(), measured_canaries(settings.prometheus_url))
+    return unpromoted(containers.observe(), containers.image_ids(state.images))

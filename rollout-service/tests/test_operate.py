@@ -2,13 +2,17 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from app import operate
+from app import operate, readiness
+from app.containers import Container, Containers, DockerFailed
 from app.state_file import StateFile
 from app.states import SERVICES, Rollout
 from shared.testing import Lab
@@ -47,13 +51,13 @@ def test_a_rollout_from_begin_to_done(
     rollout = shown(capsys)["id"]
     assert rollout == "19700112T134640.000000Z"
     canaries = others("canary", "b")
-    monkeypatch.setattr(operate.Containers, "observe", lambda _self: canaries)
-    monkeypatch.setattr(operate, "measured_canaries", lambda _url: {"account-service": 1})
+    monkeypatch.setattr(Containers, "observe", lambda _self: canaries)
+    monkeypatch.setattr(readiness, "measured_canaries", lambda _url: {"account-service": 1})
     assert run("provisioned", rollout) == operate.REFUSED
     said = capsys.readouterr()
     assert "transaction-service: Prometheus measures 0 of 1 canaries" in said.err
     assert json.loads(said.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
-    monkeypatch.setattr(operate, "measured_canaries", lambda _url: {one.service: 1 for one in canaries})
+    monkeypatch.setattr(readiness, "measured_canaries", lambda _url: {one.service: 1 for one in canaries})
     canaries[0] = others("canary", "b", healthy=False)[0]
     assert run("provisioned", rollout) == operate.REFUSED
     assert "account-service: 0 of 1 canaries are healthy" in capsys.readouterr().err
@@ -68,8 +72,8 @@ def test_the_end_of_a_rollout(
 ) -> None:
     file.change(lambda _state: promoting())
     found = [stable(service, number) for service in SERVICES for number in (1, 2)]
-    monkeypatch.setattr(operate.Containers, "observe", lambda _self: found)
-    monkeypatch.setattr(operate.Containers, "image_ids", lambda _self, _images: dict.fromkeys(SERVICES, "b"))
+    monkeypatch.setattr(Containers, "observe", lambda _self: found)
+    monkeypatch.setattr(Containers, "image_ids", lambda _self, _images: dict.fromkeys(SERVICES, "b"))
     assert run("promoted", "one") == operate.REFUSED
     found += [stable(SERVICES[0], 3, "b"), stable(SERVICES[0], 4, "b"), stable(SERVICES[1], 3, "b")]
     found.append(stable(SERVICES[1], 4, "b", healthy=False))
@@ -83,6 +87,26 @@ def test_the_end_of_a_rollout(
     assert run("restored") == 0 and shown(capsys)["serving"] == "stable"
     assert run("renew", "one") == operate.REFUSED
     assert "not under way any more (rolling-back: because)" in capsys.readouterr().err
+
+
+def test_docker_that_does_not_answer_is_no_reason_to_go_on(
+    run: Run, file: StateFile, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_self: Containers) -> list[Container]:
+        raise DockerFailed("list containers: timed out")
+
+    file.change(lambda _state: promoting())
+    monkeypatch.setattr(Containers, "observe", fail)
+    assert run("promoted", "one") == operate.REFUSED
+    assert "refused: list containers: timed out" in capsys.readouterr().err and file.load().phase == "promoting"
+
+
+def test_an_abort_does_not_wait_for_what_it_does_not_need() -> None:
+    """The clients of Docker and HTTP take as long to load as all the rest."""
+    loaded = "import sys, app.operate; print({'docker', 'httpx', 'requests'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    told = subprocess.run([sys.executable, "-c", loaded], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("state", [Rollout(), at_step(), done()])

@@ -21,10 +21,6 @@ cd "$(dirname "$0")"
 refused=3
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
-operate() {
-    docker compose exec -T rollout-service python -m app.operate "$@"
-}
-
 renew() {
     [ "$1" = - ] || operate renew "$1" >/dev/null
 }
@@ -36,6 +32,17 @@ containers() {
     [ $# -eq 0 ] || filters=("${@/#/--filter=}")
     docker ps --quiet --no-trunc --filter "label=com.docker.compose.project=$project" \
         --filter "label=com.docker.compose.service=$service" "${filters[@]}"
+}
+
+# Not by way of compose, which reads and checks the whole stack first: a rollback waits for this.
+operate() {
+    local container
+    container=$(containers rollout-service)
+    if [ -z "$container" ]; then
+        echo "rollout-service does not run; start it: docker compose up --detach rollout-service (in $PWD)" >&2
+        return 1
+    fi
+    docker exec --interactive "$container" python -m app.operate "$@"
 }
 
 # by_image SERVICE yes|no IMAGE [FILTER …]: those that are of an image, or that are not.
