@@ -118,6 +118,27 @@ async def opened(url: str) -> AsyncIterator[AsyncEngine]:
         await engine.dispose()
 
 
+@pytest.fixture
+async def owner(schema: tuple[MetaData, Grants], database_url: str) -> AsyncIterator[AsyncEngine]:
+    """An engine on a new database with a service's tables, for what the service itself may not do.
+
+    `schema` is a fixture of the service.
+    """
+    metadata, grants = schema
+    await create_tables(database_url, metadata)
+    async for engine in opened(database_url):
+        await serve(engine, grants)
+        yield engine
+
+
+@pytest.fixture
+async def engine(owner: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
+    """The same with the rights of the service, as which all tests run."""
+    del owner  # creates the tables
+    async for engine in opened(served_url(database_url)):
+        yield engine
+
+
 @dataclass(frozen=True)
 class Lab:
     """The secrets of a lab, and tokens signed with them."""

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.grants import GRANTS
@@ -11,7 +12,8 @@ from app.main import create
 from app.models import metadata
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared.testing import Lab, create_tables, opened, serve, served_url
+from shared.grants import Grants
+from shared.testing import Lab, served_url
 from shared.web import Service
 from tests.support import assert_invariants, make_settings
 
@@ -23,20 +25,9 @@ def settings(lab: Lab, database_url: str) -> AccountSettings:
 
 
 @pytest.fixture
-async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a new database with the service's tables, for what the service itself may not do."""
-    await create_tables(database_url, metadata)
-    async for engine in opened(database_url):
-        await serve(engine, GRANTS)
-        yield engine
-
-
-@pytest.fixture
-async def engine(owner: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
-    """The same with the rights of the service, as which all tests run."""
-    del owner  # creates the tables
-    async for engine in opened(served_url(database_url)):
-        yield engine
+def schema() -> tuple[MetaData, Grants]:
+    """What `owner` creates, and `engine` may do."""
+    return metadata, GRANTS
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import httpx
 import pytest
+from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.balances import BalanceReader
@@ -15,7 +16,8 @@ from app.reconciliation import Balance
 from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.ids import utc_now
-from shared.testing import Lab, create_tables, opened, serve, served_url
+from shared.grants import Grants
+from shared.testing import Lab, served_url
 from shared.web import Service
 from tests.support import Ledger, make_settings
 
@@ -33,20 +35,9 @@ def settings(lab: Lab, database_url: str) -> TransactionSettings:
 
 
 @pytest.fixture
-async def owner(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine on a new database with the service's tables, for what the service itself may not do."""
-    await create_tables(database_url, metadata)
-    async for engine in opened(database_url):
-        await serve(engine, GRANTS)
-        yield engine
-
-
-@pytest.fixture
-async def engine(owner: AsyncEngine, database_url: str) -> AsyncIterator[AsyncEngine]:
-    """The same with the rights of the service, as which all tests run."""
-    del owner  # creates the tables
-    async for engine in opened(served_url(database_url)):
-        yield engine
+def schema() -> tuple[MetaData, Grants]:
+    """What `owner` creates, and `engine` may do."""
+    return metadata, GRANTS
 
 
 class Balances(BalanceReader):
