@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
-# SUITES="shared embedded" names other ones; docker-bank and docker-operations are the halves of docker.
+# SUITES="shared embedded" names other ones; the folders of docker and ansible can be asked for alone: docker-bank.
 # Separate runs, because each service has a package called `app`; as many at once as there are cores, but those that need the
 # machine for themselves. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
@@ -51,8 +51,8 @@ run_suite() {
             coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
         embedded | docker | ansible | simulation) tests=integration-tests/$suite ;;
-        # A half of `docker`, with a stack of its own.
-        docker-*) tests=integration-tests/docker/${suite#docker-} ;;
+        # A folder of those, on its own: with a stack, or a registry, of its own.
+        docker-* | ansible-*) tests=integration-tests/${suite/-//} ;;
     esac
     (cd "$folder" && PYTHONPATH=$root TMPDIR=$temporary COVERAGE_FILE=$reports/.coverage.$suite \
         "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || status=1
@@ -73,7 +73,7 @@ steps=${#suites[@]}
 alone=()
 for suite in "${suites[@]}"; do
     case $suite in
-        embedded | docker* | ansible) alone+=("$suite") ;;
+        embedded | docker* | ansible*) alone+=("$suite") ;;
         *)
             begin "$suite" run_suite "$suite" "$@"
             say "$suite has begun"
