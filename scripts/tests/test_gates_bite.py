@@ -77,6 +77,16 @@ def test_code_that_was_not_read_is_not_clean(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1 and "not one file was checked" in done.stderr
 
 
+def test_this_project_and_its_history_have_no_secrets(run: Run) -> None:
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if shallow.stdout != "false\n":
+        pytest.skip("this is no clone with the whole history")
+    done = run("scripts/scan_secrets.sh")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_secret_in_a_file_and_in_the_history(run: Run, tmp_path: Path) -> None:
     def git(*words: str) -> None:
         identity = ("-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false")
