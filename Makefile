@@ -93,9 +93,7 @@ ci: ## run what CI runs on a pull request, here, and tell the time of each job (
 	@$(PYTHON_BIN) -m scripts.ci $(JOBS)
 
 release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused
-	@scripts/bootstrap.sh dev
-	@scripts/ensure_docker.sh
-	@PYTHONPATH=. $(PYTHON_BIN) integration-tests/drills/tampering.py $(ARGS)
+	@scripts/drill.sh tampering $(ARGS)
 
 format: ## format the Python code
 	@scripts/bootstrap.sh dev
