@@ -33,15 +33,15 @@ done
 mkdir -p "$reports"
 rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
 
-# Where suites keep their small databases, hundreds of them: in memory, if it has room, so that nothing waits for a disk.
-databases=${TMPDIR:-/tmp}
+# Some suites have hundreds of small databases: in memory, if it has room, so that nothing waits for a disk.
+in_memory=()
 room=$(df --output=avail --block-size=G /dev/shm 2>/dev/null | tr -dc 0-9)
-[ "${room:-0}" -lt 6 ] || databases=/dev/shm
+[ "${room:-0}" -lt 6 ] || in_memory=(TMPDIR=/dev/shm)
 
 run_suite() {
-    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py status=0 temporary=${TMPDIR:-/tmp}
+    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py status=0 environment=()
     shift
-    case $suite in shared | *-service) temporary=$databases ;; esac
+    case $suite in shared | *-service) environment=("${in_memory[@]}") ;; esac
     case $suite in
         *-service)
             folder=$root/$suite
@@ -54,7 +54,7 @@ run_suite() {
         # A folder of those, on its own: with a stack, or a registry, of its own.
         docker-* | ansible-*) tests=integration-tests/${suite/-//} ;;
     esac
-    (cd "$folder" && PYTHONPATH=$root TMPDIR=$temporary COVERAGE_FILE=$reports/.coverage.$suite \
+    (cd "$folder" && env "${environment[@]}" "PYTHONPATH=$root" "COVERAGE_FILE=$reports/.coverage.$suite" \
         "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || status=1
     [ ${#coverage[@]} -eq 0 ] ||
         (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json") || {
