@@ -15,7 +15,8 @@ reports=$root/reports
 
 what=${1:-all}
 [ $# -eq 0 ] || shift
-suites=(shared monitoring scripts account-service transaction-service autoscale-service rollout-service simulation)
+# The longest first, so that none is left alone with the last core.
+suites=(account-service transaction-service rollout-service simulation shared scripts autoscale-service monitoring)
 case $what in
     all) suites+=(embedded docker ansible) ;;
     docker) suites=(docker ansible) ;;
