@@ -16,7 +16,7 @@ _DOCKER = """#!/bin/bash
 asked=$*
 case "$asked" in
     ps*) seq "$(cat "$0.${asked##*service=}")" ;;
-    'compose exec'*) if [ -e "$0.refuses" ]; then exit 3; else echo '{"phase": "canary"}'; fi ;;
+    exec*) if [ -e "$0.refuses" ]; then exit 3; else echo '{"phase": "canary"}'; fi ;;
     *) echo "$asked" >>"$0.asked" ;;
 esac
 """
@@ -31,6 +31,7 @@ class Tool:
         self.docker.chmod(0o755)
         (folder / ".env").write_text("COMPOSE_PROJECT_NAME=bank\n", encoding="utf-8")
         self.tool = shutil.copy(_TOOL, folder)
+        self.running("rollout-service", 1)
 
     def running(self, service: str, count: int) -> None:
         """Let so many containers of a service run."""
@@ -85,3 +86,9 @@ def test_what_was_taken_back_or_is_refused_gets_no_canaries(tool: Tool, canaries
         tool.docker.with_name("docker.refuses").touch()
     assert tool("carry", "a-rollout", "50").returncode == code
     assert tool.asked == []
+
+
+def test_without_the_guard_it_says_what_to_start(tool: Tool) -> None:
+    tool.running("rollout-service", 0)
+    done = tool("abort", "because")
+    assert done.returncode == 1 and "rollout-service does not run; start it: docker compose up" in done.stderr
