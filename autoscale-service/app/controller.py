@@ -180,7 +180,11 @@ class Controller:
         except Rolling as rolling:
             log.info("left alone", extra={"target": name, "detail": str(rolling)})
             return
-        except ScalingError as error:
+        except Exception as found:  # pylint: disable=broad-exception-caught
+            # Nobody awaits this task: whatever it is has to be told, and is not to be tried again at once.
+            error = found if isinstance(found, ScalingError) else ScalingError("scale", repr(found))
+            if error is not found:
+                log.exception("nobody expected this", extra={"target": name})
             action["failed"] = str(error)
             changed = error.operation == "remove"
             self._back_off(name, service.removal if changed else service.pause, error)

@@ -111,21 +111,25 @@ async def test_rates_count_what_an_old_process_has_changed(lab: Lab) -> None:
     assert [when for when, _ in world.changes] == [1_000_000]
 
 
-async def test_failures_are_counted_and_attempts_back_off(lab: Lab) -> None:
+@pytest.mark.parametrize(("surprise", "counted"), [(None, "create"), (KeyError("Id"), "scale")])
+async def test_failures_are_counted_and_attempts_back_off(lab: Lab, surprise: Exception | None, counted: str) -> None:
     attempts: list[float] = []
     world = World(lambda _now: 800)
 
     def fails(operation: str) -> bool:
         if operation == "create":
             attempts.append(world.time)
-        return operation == "create" and world.time < 1_000_100
+        failing = operation == "create" and world.time < 1_000_100
+        if failing and surprise:
+            raise surprise
+        return failing
 
     world.fails = fails
-    before = failures("create")
+    before = failures(counted)
     controller = world.controller(lab)
     await world.run(controller, 5 * MINUTES)
     gaps = [round(b - a) for a, b in zip(attempts, attempts[1:])]
-    assert gaps[:4] == [12, 21, 42, 81] and failures("create") - before == 4
+    assert gaps[:4] == [12, 21, 42, 81] and failures(counted) - before == 4
     assert world.changes[-1][1] == 8, "it goes on when Docker does"
     await controller.tick(act=True)
     assert controller.status()[ACCOUNT]["failures"] == 0

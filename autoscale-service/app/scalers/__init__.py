@@ -12,8 +12,8 @@ MAXIMUM = "banking.autoscale.max"
 STABLE_LABELS = (f"{AUTOSCALE}=true", f"{TRACK}=stable")
 
 
-# What may fail; `health` is a replica that did not become ready.
-OPERATIONS = ("observe", "create", "start", "health", "stop", "remove", "update")
+# What may fail; `health` is a replica that did not become ready, `scale` what nobody has thought of.
+OPERATIONS = ("observe", "create", "start", "health", "stop", "remove", "update", "scale")
 
 
 @dataclass(slots=True)
