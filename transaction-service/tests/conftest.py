@@ -15,8 +15,8 @@ from app.models import metadata
 from app.reconciliation import Balance
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.ids import utc_now
 from shared.grants import Grants
+from shared.ids import utc_now
 from shared.testing import Lab, served_url
 from shared.web import Service
 from tests.support import Ledger, make_settings
