@@ -12,7 +12,7 @@ from typing import Any
 from app import states
 from app.containers import Container, Containers, DockerFailed
 from app.edge import Edge, EdgeFailed
-from app.prometheus import DURATION, FAILURES, STATE, VERDICTS, WEIGHT
+from app.prometheus import DURATION, FAILURES, LAST_VERDICT, STATE, VERDICTS, WEIGHT
 from app.state_file import StateFile
 from app.states import Rollout
 
@@ -74,6 +74,7 @@ class Controller:
         self._judged_at = now
         verdict = await self._judge(state, now)
         VERDICTS.labels(verdict["verdict"], verdict["reason"]).inc()
+        LAST_VERDICT.labels(verdict["verdict"], verdict["reason"]).set_to_current_time()
         return self._file.change(lambda latest: states.judged(latest, state.step, verdict, self._clock()))
 
     async def _serve(self, state: Rollout) -> bool:

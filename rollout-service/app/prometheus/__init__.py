@@ -9,6 +9,12 @@ STATE = Gauge(
 )
 WEIGHT = Gauge("rollout_weight", "Percentage of clients that NGINX sends to the canary.", registry=REGISTRY)
 VERDICTS = Counter("rollout_verdicts", "Verdicts about a canary.", ["verdict", "reason"], registry=REGISTRY)
+LAST_VERDICT = Gauge(
+    "rollout_last_verdict_timestamp_seconds",
+    "When this verdict was last given, in seconds since 1970.",
+    ["verdict", "reason"],
+    registry=REGISTRY,
+)
 DURATION = Histogram(
     "rollout_duration_seconds",
     "From the beginning of a rollout until it was promoted or rolled back.",
