@@ -2,9 +2,10 @@
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, Query, board, number, series
+from monitoring.dashboards.panels import SERVICE, Query, board, number, series, states
 
 _CHOSEN = 'service=~"$service"'
+_DECIDED = "increase(autoscale_decisions_total{{" + _CHOSEN + ', direction="{}"}}[1m])'
 
 
 def build() -> Dashboard:
@@ -25,9 +26,9 @@ def build() -> Dashboard:
                 ),
                 number(
                     "Failures",
-                    "Operations that failed in the last ten minutes.",
+                    "Scaling operations that failed in the last ten minutes.",
                     "short",
-                    Query(f"autoscale:failures:increase10m{{{_CHOSEN}}}", "{{service}} {{operation}}"),
+                    Query("sum(autoscale:failures:increase10m)"),
                     steps={1.0: "red"},
                     runbook="ScalingFailed",
                 ),
@@ -41,9 +42,9 @@ def build() -> Dashboard:
                     Query(f'autoscale:load:target{{{_CHOSEN}, metric="requests_per_second"}}', "{{service}} target"),
                 ),
                 series(
-                    "Processor per replica",
+                    "CPU per replica",
                     "Cores that a stable replica uses, and how many it should.",
-                    "none",
+                    "suffix: cores",
                     Query(f'autoscale:load:value{{{_CHOSEN}, metric="cpu_cores"}}', "{{service}}"),
                     Query(f'autoscale:load:target{{{_CHOSEN}, metric="cpu_cores"}}', "{{service}} target"),
                 ),
@@ -70,17 +71,26 @@ def build() -> Dashboard:
                     "The autoscaler's view",
                     "Replicas that it counts, and that it wants.",
                     "short",
-                    Query(f"autoscale_replicas{{{_CHOSEN}}}", "{{service}} {{kind}}"),
+                    Query(f"max by (service, kind) (autoscale_replicas{{{_CHOSEN}}})", "{{service}} {{kind}}"),
                     runbook="AutoscalerDown",
                 ),
-                series(
+                states(
                     "Decisions",
-                    "Up, down or neither, and why; counted over ten minutes.",
-                    "short",
+                    "When the autoscaler scaled each service up or down.",
                     Query(
-                        f"sum by (service, direction, reason) (increase(autoscale_decisions_total{{{_CHOSEN}}}[10m]))",
-                        "{{service}} {{direction}}: {{reason}}",
+                        f"sgn(sum by (service) ({_DECIDED.format('up')})) - "
+                        f"sgn(sum by (service) ({_DECIDED.format('down')}))",
+                        "{{service}}",
                     ),
+                    {-1: ("scale down", "blue"), 0: ("no change", "transparent"), 1: ("scale up", "orange")},
+                ),
+                series(
+                    "Failures by operation",
+                    "Scaling operations that failed in the last ten minutes.",
+                    "short",
+                    Query(f"autoscale:failures:increase10m{{{_CHOSEN}}} > 0", "{{service}} {{operation}}"),
+                    soft_max=1,
+                    empty="no failures",
                 ),
             ],
         },

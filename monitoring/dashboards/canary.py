@@ -4,17 +4,23 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from monitoring.dashboards.panels import SERVICE, Panel, Query, board, number, series
 
+_NO_ROLLOUT = "no rollout in progress"
+# Over a week, so that a restart of rollout-service does not hide it.
+_LAST_VERDICT = "max_over_time(rollout_last_verdict_timestamp_seconds[7d])"
+
 
 def _beside(track: str) -> list[Panel]:
     """Return the panels of one track; both rows look the same, so that eyes can compare them."""
     chosen = f'{{service=~"$service", track="{track}"}}'
     name = track.capitalize()
+    empty = _NO_ROLLOUT if track == "canary" else ""
     return [
         series(
             f"{name}: requests",
             "Requests per second.",
             "reqps",
             Query(f"service_track:http_requests:rate1m{chosen}", "{{service}} {{version}}"),
+            empty=empty,
         ),
         series(
             f"{name}: errors",
@@ -22,13 +28,17 @@ def _beside(track: str) -> list[Panel]:
             "percentunit",
             Query(f"service_track:http_errors:ratio1m{chosen}", "{{service}} {{version}}"),
             steps={0.001: "red"},
+            soft_max=0.01,
+            empty=empty,
         ),
         series(
-            f"{name}: slowest 5 %",
-            "95 % of requests are answered within this time.",
+            f"{name}: p95 latency",
+            "95 % of requests take at most this long.",
             "s",
             Query(f"service_track:http_request_duration_seconds:p95_1m{chosen}", "{{service}} {{version}}"),
             steps={0.25: "red"},
+            soft_max=0.25,
+            empty=empty,
         ),
     ]
 
@@ -43,31 +53,43 @@ def build() -> Dashboard:
             "Rollout": [
                 number(
                     "State",
-                    "What the rollout is doing.",
+                    "Phase of the rollout.",
                     "short",
-                    Query("rollout_state == 1", "{{state}}"),
+                    Query("sum by (state) (rollout_state) == 1", "{{state}}"),
                     runbook="CanaryStuck",
+                    show_name=True,
                 ),
                 number(
-                    "Share wanted",
-                    "Share of clients that NGINX is told to send to the canary.",
+                    "Canary weight",
+                    "Percentage of clients that NGINX sends to the canary.",
                     "percent",
                     Query("max(rollout_weight)"),
                 ),
                 number(
-                    "Share served",
-                    "Share of requests that canaries really answered in the last minute.",
+                    "Canary traffic",
+                    "Share of requests that canaries answered in the last minute.",
                     "percentunit",
                     Query(
                         'sum(service_track:http_requests:rate1m{track="canary"}) '
                         "/ (sum(service_track:http_requests:rate1m) > 0)"
                     ),
+                    empty=_NO_ROLLOUT,
                 ),
                 number(
-                    "Time",
-                    "How long rollouts take, on average.",
+                    "Last verdict",
+                    "Verdict and reason of the last analysis in the last seven days.",
+                    "dateTimeFromNow",
+                    Query(f"topk(1, max by (verdict, reason) ({_LAST_VERDICT}) * 1000)", "{{verdict}}: {{reason}}"),
+                    runbook="CanaryStuck",
+                    show_name=True,
+                    empty="no rollout yet",
+                ),
+                number(
+                    "Average duration",
+                    "Average time from the start of a rollout to its promotion or rollback.",
                     "s",
                     Query("sum(rollout_duration_seconds_sum) / sum(rollout_duration_seconds_count)"),
+                    empty="no rollout yet",
                 ),
             ],
             "Stable": _beside("stable"),
@@ -85,12 +107,13 @@ def build() -> Dashboard:
                 ),
                 series(
                     "Verdicts",
-                    "Promote, roll back or hold, and why; counted over ten minutes.",
+                    "Number of verdicts in the last ten minutes, by verdict and reason.",
                     "short",
                     Query(
                         "sum by (verdict, reason) (increase(rollout_verdicts_total[10m]))", "{{verdict}}: {{reason}}"
                     ),
                     runbook="CanaryStuck",
+                    empty=_NO_ROLLOUT,
                 ),
             ],
         },

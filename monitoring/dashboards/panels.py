@@ -6,7 +6,7 @@ from itertools import count
 from string import ascii_uppercase
 from typing import Any
 
-from grafana_foundation_sdk.builders import common, dashboard, logs, loki, prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import common, dashboard, logs, loki, prometheus, stat, statetimeline, timeseries
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -18,7 +18,7 @@ PROMETHEUS = models.DataSourceRef(type_val="prometheus", uid="prometheus")
 LOKI = models.DataSourceRef(type_val="loki", uid="loki")
 
 Steps = Mapping[float, str]
-Panel = timeseries.Panel | stat.Panel | logs.Panel
+Panel = timeseries.Panel | stat.Panel | statetimeline.Panel | logs.Panel
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,29 @@ class Query:
     legend: str = ""
 
 
-def series(title: str, what: str, unit: str, *queries: Query, steps: Steps | None = None, runbook: str = "") -> Panel:
-    """Return a graph over time; the steps (lower bound → color) are drawn as lines."""
+def series(
+    title: str,
+    what: str,
+    unit: str,
+    *queries: Query,
+    steps: Steps | None = None,
+    runbook: str = "",
+    soft_max: float | None = None,
+    table_legend: bool = False,
+    empty: str = "",
+) -> Panel:
+    """Return a graph over time; the steps (lower bound → color) are drawn as lines.
+
+    With `soft_max` the axis reaches at least that value, with `table_legend` the legend has the last and the highest
+    value of each series; `empty` is shown when there are no series.
+    """
     style = common_models.GraphThresholdsStyleMode
+    mode = common_models.LegendDisplayMode
     panel = (
         timeseries.Panel()
         .unit(unit)
         .min(0)
-        .height(8)
+        .height(10 if table_legend else 8)
         .fill_opacity(8)
         .datasource(PROMETHEUS)
         .thresholds(_thresholds(steps or {}))
@@ -49,17 +64,34 @@ def series(title: str, what: str, unit: str, *queries: Query, steps: Steps | Non
         .legend(
             common.VizLegendOptions()
             .show_legend(True)
-            .display_mode(common_models.LegendDisplayMode.LIST)
+            .display_mode(mode.TABLE if table_legend else mode.LIST)
+            .calcs(["lastNotNull", "max"] if table_legend else [])
             .placement(common_models.LegendPlacement.BOTTOM)
         )
     )
+    if soft_max is not None:
+        panel.axis_soft_max(soft_max)
     for ref, query in zip(ascii_uppercase, queries, strict=False):
         panel.with_target(prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).range())
-    return _described(panel, title, what, runbook)
+    return _described(panel, title, what, runbook, empty)
 
 
-def number(title: str, what: str, unit: str, query: Query, *, steps: Steps | None = None, runbook: str = "") -> Panel:
-    """Return figures as they are now, one for each series, in the color of the step that they have reached."""
+def number(
+    title: str,
+    what: str,
+    unit: str,
+    query: Query,
+    *,
+    steps: Steps | None = None,
+    runbook: str = "",
+    show_name: bool = False,
+    empty: str = "",
+) -> Panel:
+    """Return current values, one for each series, in the color of the step that they have reached.
+
+    With `show_name` the name of the series is the value that is shown; `empty` is shown when there are no series.
+    """
+    mode = common_models.BigValueTextMode
     panel = (
         stat.Panel()
         .unit(unit)
@@ -68,17 +100,42 @@ def number(title: str, what: str, unit: str, query: Query, *, steps: Steps | Non
         .thresholds(_thresholds(steps or {}))
         .graph_mode(common_models.BigValueGraphMode.NONE)
         .color_mode(common_models.BigValueColorMode.VALUE if steps else common_models.BigValueColorMode.NONE)
+        .text_mode(mode.NAME if show_name else mode.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(prometheus.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend).instant())
     )
-    return _described(panel, title, what, runbook)
+    return _described(panel, title, what, runbook, empty)
+
+
+def states(title: str, what: str, query: Query, names: Mapping[int, tuple[str, str]], *, empty: str = "") -> Panel:
+    """Return a timeline with a band per series, whose values have names and colors."""
+    panel = (
+        statetimeline.Panel()
+        .unit("none")
+        .height(8)
+        .datasource(PROMETHEUS)
+        .show_value(common_models.VisibilityMode.AUTO)
+        .legend(common.VizLegendOptions().show_legend(False))
+        .mappings(
+            [
+                models.ValueMap(
+                    options={
+                        str(value): models.ValueMappingResult(text=name, color=color, index=index)
+                        for index, (value, (name, color)) in enumerate(names.items())
+                    }
+                )
+            ]
+        )
+        .with_target(prometheus.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend).range())
+    )
+    return _described(panel, title, what, "", empty)
 
 
 def lines_counted(title: str, what: str, query: Query) -> Panel:
     """Return a graph of how many log lines a LogQL query finds."""
     panel = timeseries.Panel().unit("short").min(0).height(8).fill_opacity(8).datasource(LOKI)
     panel.with_target(loki.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend))
-    return _described(panel, title, what, "")
+    return _described(panel, title, what)
 
 
 def lines(title: str, what: str, expr: str, *, height: int = 12) -> Panel:
@@ -93,7 +150,7 @@ def lines(title: str, what: str, expr: str, *, height: int = 12) -> Panel:
         .sort_order(common_models.LogsSortOrder.DESCENDING)
         .with_target(loki.Dataquery().ref_id("A").expr(expr))
     )
-    return _described(panel, title, what, "")
+    return _described(panel, title, what)
 
 
 def choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
@@ -109,6 +166,18 @@ def choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
         .include_all(True)
         .all_value(".+")
         .current(models.VariableOption(selected=True, text="All", value="$__all"))
+    )
+
+
+def single_choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """Return a template variable of which one value is chosen, at first the first that the query finds."""
+    return (
+        dashboard.QueryVariable(name)
+        .label(label)
+        .datasource(PROMETHEUS)
+        .query(query)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .sort(models.VariableSort.ALPHABETICAL_ASC)
     )
 
 
@@ -144,6 +213,7 @@ def board(
         )
         .link(dashboard.DashboardLink("Runbooks").type(models.DashboardLinkType.LINK).url(RUNBOOKS_URL))
     )
+    builder.annotation(_rollouts())
     for variable in variables:
         builder.with_variable(variable)
     ids = count(1)
@@ -154,8 +224,22 @@ def board(
     return builder.build()
 
 
-def _described(panel: Panel, title: str, what: str, runbook: str) -> Panel:
+def _rollouts() -> dashboard.AnnotationQuery:
+    """Return the annotation that marks on every graph when a rollout was in progress."""
+    return (
+        dashboard.AnnotationQuery()
+        .name("Rollouts")
+        .datasource(PROMETHEUS)
+        .enable(True)
+        .icon_color("purple")
+        .expr('sum by (state) (rollout_state{state!~"idle|done"}) == 1')
+    )
+
+
+def _described(panel: Panel, title: str, what: str, runbook: str = "", empty: str = "") -> Panel:
     panel.title(title).description(what)
+    if empty and not isinstance(panel, logs.Panel):
+        panel.no_value(empty)
     if runbook:
         link = dashboard.DashboardLink(f"Runbook {runbook}").type(models.DashboardLinkType.LINK)
         panel.links([link.url(f"{RUNBOOKS_URL}/{runbook}.md").target_blank(True)])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from monitoring.dashboards import FOLDER
 
 # What Grafana puts in for variables when everything is chosen; texts are examples.
-_VARIABLES = {"$service": ".+", "$track": ".+", "$request_id": "an-id", "$text": "a text"}
+_VARIABLES = {"$service": ".+", "$track": ".+", "$currency": "USD", "$request_id": "an-id", "$text": "a text"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,16 +49,18 @@ def build() -> Dashboard:
                     Query(f"service_track:http_errors:ratio1m{{{_CHOSEN}}}", _VERSION),
                     steps={0.001: "red"},
                     runbook="SustainedErrors",
+                    soft_max=0.01,
                 ),
                 series(
                     "Duration",
-                    "Half, 95 % and 99 % of requests are answered within these times.",
+                    "Median, p95 and p99 latency of requests.",
                     "s",
                     Query(f"service_track:http_request_duration_seconds:p50_1m{{{_CHOSEN}}}", f"p50 {_VERSION}"),
                     Query(f"service_track:http_request_duration_seconds:p95_1m{{{_CHOSEN}}}", f"p95 {_VERSION}"),
                     Query(f"service_track:http_request_duration_seconds:p99_1m{{{_CHOSEN}}}", f"p99 {_VERSION}"),
                     steps={0.25: "red"},
                     runbook="LatencyBudgetBurnsFast",
+                    table_legend=True,
                 ),
             ],
             "By route": [
@@ -70,28 +72,31 @@ def build() -> Dashboard:
                         f"sum by (method, handler) (rate(http_requests_total{{{_PUBLIC}}}[1m]))",
                         "{{method}} {{handler}}",
                     ),
+                    table_legend=True,
                 ),
                 series(
-                    "Slowest 5 % by route",
-                    "95 % of the requests to a route are answered within this time.",
+                    "p95 latency by route",
+                    "95 % of the requests to a route take at most this long.",
                     "s",
                     Query(
                         "histogram_quantile(0.95, sum by (method, handler, le) "
                         f"(rate(http_request_duration_seconds_bucket{{{_PUBLIC}}}[5m]))) >= 0",
                         "{{method}} {{handler}}",
                     ),
+                    table_legend=True,
                 ),
                 series(
-                    "Answers by status",
-                    "Answers per second.",
+                    "Responses by status",
+                    "Responses per second.",
                     "reqps",
                     Query(f"sum by (status) (public:http_requests:rate1m{{{_CHOSEN}}})", "{{status}}"),
+                    table_legend=True,
                 ),
             ],
             "Saturation": [
                 series(
-                    "Processor",
-                    "Of what a replica may use; the fullest replica.",
+                    "CPU",
+                    "CPU use of the busiest replica, as a share of its limit.",
                     "percentunit",
                     Query('service:cpu:max_ratio{service=~"$service"}', "{{service}}"),
                     steps=FULL,
@@ -99,7 +104,7 @@ def build() -> Dashboard:
                 ),
                 series(
                     "Memory",
-                    "Of what a replica may use; the fullest replica.",
+                    "Memory use of the fullest replica, as a share of its limit.",
                     "percentunit",
                     Query('service:memory:max_ratio{service=~"$service"}', "{{service}}"),
                     steps=FULL,
@@ -107,7 +112,7 @@ def build() -> Dashboard:
                 ),
                 series(
                     "Database pool",
-                    "Connections in use; the fullest replica.",
+                    "Connections in use on the busiest replica, as a share of its pool.",
                     "percentunit",
                     Query('service:database_pool:max_ratio{service=~"$service"}', "{{service}}"),
                     steps=FULL,
@@ -115,7 +120,7 @@ def build() -> Dashboard:
                 ),
                 series(
                     "Group commit",
-                    "Requests in one database transaction, on average: it grows with the load.",
+                    "Average number of operations per database transaction; it grows with the load.",
                     "short",
                     Query(
                         "sum by (service) (rate(bank_group_commit_batch_size_sum[1m])) "

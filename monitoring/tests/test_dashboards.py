@@ -1,6 +1,7 @@
 """Dashboards: rendered from their source, with queries that find what is exported, explained and linked."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -39,6 +40,24 @@ def test_panels_have_a_unit_a_description_and_named_queries(panel: dict[str, Any
     assert panel["type"] == "logs" or panel["fieldConfig"]["defaults"]["unit"]
     references = [target["refId"] for target in panel["targets"]]
     assert references == sorted(set(references)) and all(references)
+
+
+def _finds(expr: str, line: str) -> bool:
+    return all((text in line) == (operator == "|=") for operator, text in re.findall(r"(\|=|!=) `([^`]*)`", expr))
+
+
+def test_an_empty_request_id_selects_no_line():
+    (panel,) = (panel for panel in DASHBOARDS["logs"]["panels"] if panel["title"] == "Lines of the request")
+    expr = panel["targets"][0]["expr"]
+    for line in ('{"user_agent":"","request_id":"abc"}', '{"message": "consumed", "request_ids": ["abc", "def"]}'):
+        assert _finds(expr.replace("$request_id", "abc"), line)
+        assert not _finds(expr.replace("$request_id", ""), line)
+
+
+def test_every_dashboard_marks_rollouts():
+    for dashboard in DASHBOARDS.values():
+        (annotation,) = dashboard["annotations"]["list"]
+        assert not selected(annotation["expr"]) - known()
 
 
 @pytest.mark.parametrize("name", sorted(DASHBOARDS))

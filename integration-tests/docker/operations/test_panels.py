@@ -12,10 +12,13 @@ _NO_ROLLOUT = "only there during a rollout"
 EMPTY = {
     "canary: Canary: errors A": _NO_ROLLOUT,
     "canary: Canary: requests A": _NO_ROLLOUT,
-    "canary: Canary: slowest 5 % A": _NO_ROLLOUT,
-    "canary: Share served A": _NO_ROLLOUT,
-    "canary: Time A": _NO_ROLLOUT,
+    "canary: Canary: p95 latency A": _NO_ROLLOUT,
+    "canary: Canary traffic A": _NO_ROLLOUT,
+    "canary: Average duration A": _NO_ROLLOUT,
+    "canary: Last verdict A": _NO_ROLLOUT,
     "canary: Verdicts A": _NO_ROLLOUT,
+    "autoscaling: Failures by operation A": "only there after a failure",
+    "overview: Ledger imbalance A": "only there when the ledger is broken",
 }
 
 
