@@ -1,4 +1,4 @@
-"""Hold Bandit's JSON report against a threshold: `python -m scripts.check_bandit_results REPORT.json …`
+"""Hold Bandit's JSON report against a threshold: `python scripts/check_bandit_results.py REPORT.json …`
 
 Prints each finding with file, line, rule and how to mend it. Exits 1 when one is as severe as the threshold (default
 medium), and when the report does not show that everything was read: a file that Bandit could not parse is not clean.
@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.markdown import cell, table
+if __package__ in (None, ""):
+    # Called by its path, Python looks for modules beside this file only.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
 
 SEVERITIES = ("low", "medium", "high")
 # SARIF's words for them.

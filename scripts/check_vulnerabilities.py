@@ -1,4 +1,4 @@
-"""Judge what Trivy and pip-audit reported: `python -m scripts.check_vulnerabilities --trivy FILE --pip-audit FILE …`
+"""Judge what Trivy and pip-audit reported: `python scripts/check_vulnerabilities.py --trivy FILE --pip-audit FILE …`
 
 Lists each vulnerability with package, severity, installed and first patched version, and marks what can be bumped.
 Exits 1 when one is high or critical, and when a report does not show that everything was looked up: a package that was
@@ -17,7 +17,11 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from scripts.markdown import cell, table
+if __package__ in (None, ""):
+    # Called by its path, Python looks for modules beside this file only.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
 
 # From harmless to critical. pip-audit knows no severities: an advisory that Trivy does not rate counts as high.
 SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")

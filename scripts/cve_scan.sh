@@ -26,7 +26,7 @@ mkdir -p "$reports"
 rm -f "$reports"/*
 scripts/bootstrap.sh scan || fail "Trivy cannot be had, so nothing was looked up"
 
-check=(python -m scripts.check_vulnerabilities --body "$reports/issue.md" --trivy-version "$reports/trivy-version.json")
+check=(python scripts/check_vulnerabilities.py --body "$reports/issue.md" --trivy-version "$reports/trivy-version.json")
 for what in "$@"; do
     case $what in
         dependencies)

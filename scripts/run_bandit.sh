@@ -16,5 +16,5 @@ bandit --quiet --recursive --configfile pyproject.toml --format json --output "$
     echo "bandit: FAILED: it wrote no report; the lines above say why" >&2
     exit 1
 }
-python -m scripts.check_bandit_results "$reports/bandit.json" --threshold "${THRESHOLD:-medium}" \
+python scripts/check_bandit_results.py "$reports/bandit.json" --threshold "${THRESHOLD:-medium}" \
     --sarif "$reports/bandit.sarif" --summary "$reports/bandit.md"

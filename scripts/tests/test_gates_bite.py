@@ -200,7 +200,7 @@ def scan(run: Run, tmp_path: Path) -> Run:
             (tmp_path / f"{name}.json").write_text(json.dumps(report), encoding="utf-8")
         words = ["--trivy", tmp_path / "trivy.json", "--trivy-version", tmp_path / "version.json"]
         words += ["--pip-audit", tmp_path / "pip-audit.json", "--requirements", tmp_path / "requirements.txt"]
-        return run(PYTHON, "-m", "scripts.check_vulnerabilities", *words, "--body", tmp_path / "issue.md")
+        return run(PYTHON, "scripts/check_vulnerabilities.py", *words, "--body", tmp_path / "issue.md")
 
     return judge
 
