@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 
 # A Swarm stack of this name goes first, and the containers of jobs, which Swarm leaves; its volumes have compose's names.
 stack="label=com.docker.stack.namespace=$COMPOSE_PROJECT_NAME"
-if docker stack ls --format '{{.Name}}' 2>/dev/null | grep -qx "$COMPOSE_PROJECT_NAME"; then
+if docker stack ls --format '{{.Name}}' 2>/dev/null | grep -x "$COMPOSE_PROJECT_NAME" >/dev/null; then
     docker stack rm --detach=false "$COMPOSE_PROJECT_NAME"
     # Containers stop for as long as they may after their service has gone.
     until [ -z "$(docker ps --quiet --filter "$stack")$(docker network ls --quiet --filter "$stack")" ]; do

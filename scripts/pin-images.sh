@@ -9,7 +9,7 @@ while IFS= read -r line; do
     # The services' own images are made here and have their digest from the push.
     if [[ $line =~ ^([A-Z_]+_IMAGE)=([^@]+)(@.*)?$ ]] && [[ $line != *_SERVICE_*IMAGE=* ]]; then
         image=${BASH_REMATCH[2]}
-        digest=$(docker buildx imagetools inspect "$image" | awk '/^Digest:/ { print $2; exit }') || {
+        digest=$(docker buildx imagetools inspect "$image" | awk '/^Digest:/ && !n++ { print $2 }') || {
             echo "pin-images: no registry answers for $image; .env is as it was" >&2
             exit 1
         }

@@ -36,7 +36,7 @@ docker compose config --format json | .venv/bin/python -m scripts.swarm_stack |
 while [ -n "$(unfinished)" ]; do
     if [ "$SECONDS" -gt "$patience" ]; then
         for name in $(unfinished); do
-            docker service ps --no-trunc --format '{{.Name}} {{.CurrentState}} {{.Error}}' "$name" | head -n 4 >&2
+            docker service ps --no-trunc --format '{{.Name}} {{.CurrentState}} {{.Error}}' "$name" | sed -n 1,4p >&2
         done
         fail "not running after $patience s: $(unfinished | paste -sd ' ')"
     fi

@@ -128,7 +128,7 @@ remember() {
 # check_port SERVICE PREFIX: the port of PREFIX_ADDRESS and PREFIX_PORT is the service's already, or nobody's.
 check_port() {
     local address=$2_ADDRESS port=$2_PORT
-    containers | grep -q "^$1 running" && return
+    containers | grep "^$1 running" >/dev/null && return
     if (exec 3<>"/dev/tcp/${!address}/${!port}") 2>/dev/null; then
         fail "port ${!port} is in use on ${!address}; free it, or choose another one: $port=$((${!port} + 1)) make up"
     fi

@@ -17,7 +17,7 @@ cd "$BACKUPS/base"
 for old in $(printf '%s\n' * | sort | head -n "-$keep"); do
     rm -rf "$old"
 done
-oldest=$(printf '%s\n' * | sort | head -n 1)
+oldest=$(printf '%s\n' * | sort | sed -n 1p)
 segment=$(sed -n 's/^START WAL LOCATION: .*(file \([0-9A-F]*\))$/\1/p' "$oldest/backup_label")
 # What is older than the oldest backup is of use to nobody.
 pg_archivecleanup -x .gz "$BACKUPS/wal" "$segment"
