@@ -15,6 +15,7 @@ from shared.auth import check_service_token
 from shared.events import BATCH_MEDIA_TYPE
 from shared.outbox import Outbox
 from shared.problems import Problem
+from shared.request_checks import QueryRoute
 from shared.server import Stopping
 
 MAX_LIMIT = 1000
@@ -49,4 +50,4 @@ def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
         content = orjson.dumps([event for _, event in found])
         return Response(content, media_type=BATCH_MEDIA_TYPE, headers={"X-Next-Position": str(position)})
 
-    return Route("/internal/events", events)
+    return QueryRoute("/internal/events", events, "after", "limit", "wait")

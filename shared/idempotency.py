@@ -19,8 +19,9 @@ from shared.problems import Problem
 
 # Two parameters each; a SQLite statement takes 32,766.
 _SQLITE_PAIRS = 10_000
-# Printable ASCII, quoted (a structured-field string) or bare.
-_KEY = re.compile(r'"([\x20-\x21\x23-\x7e]{1,255})"|([\x21-\x7e](?:[\x20-\x7e]{0,253}[\x21-\x7e])?)')
+# Printable ASCII, quoted (a structured-field string) or bare. No comma in a bare one: by RFC 9110 a proxy may have made
+# one line `a, b` of two headers, and one of the keys is the wrong one.
+_KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([!-+\--~](?:[ -+\--~]{0,253}[!-+\--~])?)')
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,10 @@ def parse_key(header: str | None) -> str:
         raise Problem("idempotency-key-missing", "Send an Idempotency-Key header: any text unique to this operation.")
     match = _KEY.fullmatch(header.strip())
     if match is None or match[0] == '""':
-        raise Problem("idempotency-key-missing", "The Idempotency-Key must be 1 to 255 printable ASCII characters.")
+        raise Problem(
+            "idempotency-key-missing",
+            "The Idempotency-Key must be 1 to 255 printable ASCII characters; put one with a comma in quotes.",
+        )
     return match[1] or match[2]
 
 

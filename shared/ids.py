@@ -5,14 +5,26 @@ from functools import lru_cache
 from typing import Annotated
 
 from pydantic import Field, StringConstraints
+from starlette.convertors import UUIDConvertor, register_url_convertor
 from uuid_utils import uuid7
 
-# How the API takes one.
+_UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+# How the API takes one, in either letter case.
 Identifier = Annotated[
     str,
-    StringConstraints(pattern="^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", to_lower=True),
+    StringConstraints(pattern=f"^{_UUID}$", to_lower=True),
     Field(examples=["0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e"]),
 ]
+
+
+class _Uuid(UUIDConvertor):
+    """Ids in paths have the form of those in bodies; Starlette would leave out hyphens as well."""
+
+    regex = _UUID.replace("(", "(?:")
+
+
+register_url_convertor("uuid", _Uuid())
 
 
 def new_id() -> str:

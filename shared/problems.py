@@ -12,6 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 MEDIA_TYPE = "application/problem+json"
+MAX_ERRORS = 20
+_MAX_ECHO = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +42,14 @@ KINDS: Mapping[str, Kind] = {
     "balance-limit": Kind(409, "The balance would exceed what an account can hold"),
     "request-in-progress": Kind(409, "A request with this key is still running"),
     "payload-too-large": Kind(413, "The request body is too large"),
+    "uri-too-long": Kind(414, "The request URI is too long"),
+    "unsupported-media-type": Kind(415, "The body is not plain JSON"),
     "validation-failed": Kind(422, "The request is not valid"),
     "currency-mismatch": Kind(422, "The currencies differ"),
     "same-account": Kind(422, "Both sides are the same account"),
     "idempotency-key-reused": Kind(422, "The key was used for another request"),
     "rate-limited": Kind(429, "Too many requests"),
+    "headers-too-large": Kind(431, "The request headers are too large"),
     "internal-error": Kind(500, "Something went wrong on our side"),
     "unavailable": Kind(503, "The service is briefly unavailable"),
 }
@@ -56,8 +61,11 @@ CODE_OF_STATUS = {
     404: "not-found",
     405: "method-not-allowed",
     413: "payload-too-large",
+    414: "uri-too-long",
+    415: "unsupported-media-type",
     422: "validation-failed",
     429: "rate-limited",
+    431: "headers-too-large",
     503: "unavailable",
 }
 
@@ -105,7 +113,7 @@ def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]
         "request_id": request_id,
     }
     if problem.errors:
-        body["errors"] = list(problem.errors)
+        body["errors"] = list(problem.errors[:MAX_ERRORS])
     return body
 
 
@@ -120,9 +128,14 @@ def unavailable(detail: str, retry_after: int = 1) -> Problem:
     return Problem("unavailable", detail, headers={"Retry-After": str(retry_after)})
 
 
+def shortened(text: str) -> str:
+    """Return a text of the client as far as an answer repeats it."""
+    return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
+
+
 def _pointer(location: Sequence[int | str]) -> str:
     """Return a JSON pointer (RFC 6901) for a pydantic location."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
+    return "".join("/" + shortened(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
 
 
 def from_validation(errors: Sequence[ErrorDetails]) -> Problem:
@@ -132,8 +145,9 @@ def from_validation(errors: Sequence[ErrorDetails]) -> Problem:
     """
     if any(error["type"] == "json_invalid" for error in errors):
         return Problem("malformed-request", "The body is not valid JSON.")
-    found = [{"pointer": _pointer(error["loc"]), "detail": error["msg"]} for error in errors]
-    return Problem("validation-failed", "See `errors` for what to change.", found)
+    found = [{"pointer": _pointer(error["loc"]), "detail": error["msg"]} for error in errors[:MAX_ERRORS]]
+    more = len(errors) - len(found)
+    return Problem("validation-failed", "See `errors` for what to change" + (f"; {more} more." if more else "."), found)
 
 
 def from_exception(error: Exception) -> Problem:

@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shared import health, problems, summary, tracing
+from shared import health, problem_pages, problems, request_checks, summary, tracing
 from shared.auth import Authenticator, Caller
 from shared.database import is_unavailable
 from shared.logging_config import REQUEST_ID, TRACE_PARENT
@@ -71,12 +71,15 @@ class _Application(FastAPI):
 class Service:
     """The ASGI application of a service: FastAPI inside, and around it what every request gets.
 
-    That is: request id, trace, identity headers, body limit, metrics and access log; and no exception gets out
-    without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
+    That is: request id, trace, identity headers, checks of the request, metrics and access log; and no exception gets
+    out without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
     """
 
     def __init__(self, app: FastAPI, settings: ProcessSettings) -> None:
         self.app = app
+        for route in app.routes:
+            if isinstance(route, Route):
+                route.app = request_checks.checked(route.app, request_checks.query_parameters(route))
         self._direct = {
             (method, route.path): route
             for route in app.routes
@@ -94,7 +97,11 @@ class Service:
             await self.app(scope, receive, send)
             return
         start = time.perf_counter()
-        headers = dict(scope["headers"])
+        method = scope["method"]
+        if method == "HEAD":
+            # Answered as GET is, without the content.
+            scope = {**scope, "method": "GET"}
+        headers = scope["headers_by_name"] = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(16).encode()
@@ -108,6 +115,8 @@ class Service:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._identity, (b"x-request-id", request_id)]
+            elif method == "HEAD":
+                message = {**message, "body": b""}
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()
@@ -123,13 +132,20 @@ class Service:
             await answer(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
-            self._record(scope, status or 499, time.perf_counter() - start)
+            self._record(scope, method, status or 499, time.perf_counter() - start)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        lines, headers = scope["headers"], scope["headers_by_name"]
+        request_checks.check_size(len(scope["path"]) + len(scope["query_string"]), len(lines))
+        request_checks.check_headers(lines, headers)
         route = self._direct.get((scope["method"], scope["path"]))
         if route is None:
+            if scope["path"].endswith("\n"):
+                # The `$` of a route's pattern would match before it.
+                raise HTTPException(404)
             await self.app(scope, receive, send)
             return
+        request_checks.check(scope, ())
         scope["app"], scope["route"] = self.app, route
         response = await route.endpoint(Request(scope, receive))
         await response(scope, receive, send)
@@ -141,19 +157,20 @@ class Service:
         routes = [
             route for route in self.app.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
         ]
-        methods = sorted({method for route in routes for method in route.methods or ()})
+        methods = {method for route in routes for method in route.methods or ()}
+        methods = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
         return HTTPException(405, headers={"Allow": ", ".join(methods)})
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
-        http_metrics.observe(handler, scope["method"], status, seconds)
-        tracing.name_request(scope["method"], handler)
+        http_metrics.observe(handler, method, status, seconds)
+        tracing.name_request(method, handler)
         if not self._logs or scope["path"].startswith(tracing.QUIET):
             return
         # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
         if status >= 400 or not isinstance(route, LeanRoute):
-            fields = {"method": scope["method"], "handler": handler, "status": status}
+            fields = {"method": method, "handler": handler, "status": status}
             access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
 
 
@@ -286,7 +303,12 @@ def create_app(
     )
     # Not include_router: it dispatches every request through a second, slower layer.
     app.router.routes[:0] = routes
-    own_routes = [*health.routes(checks), summary.route(settings, checks, shown), _metrics_route(settings)]
+    own_routes = [
+        *health.routes(checks),
+        summary.route(settings, checks, shown),
+        _metrics_route(settings),
+        problem_pages.route(),
+    ]
     app.router.routes.extend([*internal_routes, *own_routes, *_docs_routes(docs)])
     return Service(app, settings)
 

@@ -8,7 +8,7 @@ import orjson
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute
 
 from app import schemas
 from app.book import (
@@ -26,21 +26,23 @@ from app.book import (
 )
 from app.service import AccountService, Answer, Batch, Trace, Work, new_account_number
 from app.settings import AccountSettings
-from shared import idempotency, paging
+from shared import bodies, idempotency, paging
 from shared.auth import CASH_DESK, Caller, check_service_token, require_operator
+from shared.bodies import EmptyBody, StrictBody
 from shared.ids import new_id, utc_now
 from shared.logging_config import TRACE_PARENT
 from shared.problems import Problem
+from shared.request_checks import QueryRoute
 from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
 
-Body = TypeVar("Body", bound=schemas.Body)
+Body = TypeVar("Body", bound=StrictBody)
 
 _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
     "description": "Unique to this operation; a repeated request with it gets the first answer again.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-+\\--~]+$"},
 }
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
@@ -73,7 +75,7 @@ _reads = APIRouter(prefix="/api/v1")
 
 
 def _document(
-    path: str, body: type[schemas.Body], view: type, status: int, *, keyed: bool = True, body_required: bool = True
+    path: str, body: type[StrictBody], view: type, status: int, *, keyed: bool = True, body_required: bool = True
 ) -> dict[str, Any]:
     """Return the documentation of a route that writes."""
     parameters = [*([_KEY] if keyed else []), *([_ID] if "{id" in path else [])]
@@ -82,7 +84,7 @@ def _document(
         "status_code": status,
         "responses": {
             status: {"model": view, "links": _LINKS.get(view, {})},
-            **documented_problems(400, 401, 403, 404, 409, 413, 422, 500, 503),
+            **documented_problems(400, 401, 403, 404, 409, 413, 415, 422, 500, 503),
         },
         "openapi_extra": lean_documentation(body, parameters=parameters, required=body_required),
     }
@@ -94,12 +96,17 @@ def _service(request: Request) -> AccountService:
 
 
 async def _read(request: Request, model: type[Body]) -> Body:
-    content = await request.body()
-    return model.model_validate_json(content or b"{}")
+    return bodies.parse(await request.body(), model)
 
 
 def _trace(request: Request) -> Trace:
     return Trace(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
+
+
+def _operation(request: Request) -> str:
+    """Return the path as a key is stored with it; ids name the same thing whatever their letter case."""
+    path: str = request.scope["path"]
+    return path.lower()
 
 
 def _respond(answer: Answer) -> Response:
@@ -121,7 +128,7 @@ async def _execute(
         status,
         _trace(request),
         (caller.subject, key),
-        idempotency.request_hash(request.scope["path"], body.model_dump()),
+        idempotency.request_hash(_operation(request), body.model_dump()),
     )
     return _respond(await _service(request).execute(work))
 
@@ -130,7 +137,7 @@ async def _set_status(request: Request, status: str) -> Response:
     """Carry out an operator's change of an account's status, which is idempotent by itself."""
     caller = await current_caller(request)
     require_operator(caller)
-    await _read(request, schemas.EmptyBody)
+    await _read(request, EmptyBody)
     work = Work(caller, SetStatus(_id(request), status), 200, _trace(request))
     return _respond(await _service(request).execute(work))
 
@@ -239,19 +246,19 @@ async def capture_hold(request: Request) -> Response:
     return await _execute(request, schemas.CaptureBody, command)
 
 
-@_writes.post(**_document("/holds/{id:uuid}/voids", schemas.EmptyBody, schemas.HoldView, 201, body_required=False))
+@_writes.post(**_document("/holds/{id:uuid}/voids", EmptyBody, schemas.HoldView, 201, body_required=False))
 async def void_hold(request: Request) -> Response:
     """End a hold without paying."""
 
-    def command(_body: schemas.EmptyBody, _caller: Caller) -> ReleaseHold:
+    def command(_body: EmptyBody, _caller: Caller) -> ReleaseHold:
         return ReleaseHold(_id(request), "voided")
 
-    return await _execute(request, schemas.EmptyBody, command)
+    return await _execute(request, EmptyBody, command)
 
 
 def _status_document(action: str) -> dict[str, Any]:
     path = f"/accounts/{{id:uuid}}/{action}"
-    return _document(path, schemas.EmptyBody, schemas.AccountView, 200, keyed=False, body_required=False)
+    return _document(path, EmptyBody, schemas.AccountView, 200, keyed=False, body_required=False)
 
 
 @_writes.post(**_status_document("freeze"))
@@ -277,7 +284,7 @@ async def close(request: Request) -> Response:
     response_model=schemas.AccountPage,
     responses={
         200: {"links": {"first": link("get", _ACCOUNT, source="/items/0/id")}},
-        **documented_problems(401, 422, 500, 503),
+        **documented_problems(400, 401, 422, 500, 503),
     },
 )
 async def list_accounts(
@@ -295,7 +302,7 @@ async def list_accounts(
 @_reads.get(
     "/accounts/{id:uuid}",
     response_model=schemas.AccountView,
-    responses={200: {"links": _ACCOUNT_LINKS}, **documented_problems(401, 404, 500, 503)},
+    responses={200: {"links": _ACCOUNT_LINKS}, **documented_problems(400, 401, 404, 422, 500, 503)},
     openapi_extra={"parameters": [_ID]},
 )
 async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
@@ -314,4 +321,4 @@ async def _balances(request: Request) -> Response:
 
 
 ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]
-INTERNAL_ROUTES: list[BaseRoute] = [Route("/internal/balances", _balances)]
+INTERNAL_ROUTES: list[BaseRoute] = [QueryRoute("/internal/balances", _balances, "after")]

@@ -4,8 +4,9 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import pycountry
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
+from shared.bodies import StrictBody
 from shared.ids import Identifier
 
 MAX_AMOUNT = 10**15
@@ -31,20 +32,14 @@ Currency = Annotated[
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 
 
-class Body(BaseModel):
-    """Base of request bodies: exact types, nothing unknown."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-
-class OpenAccountBody(Body):
+class OpenAccountBody(StrictBody):
     """Body of `POST /accounts`."""
 
     currency: Currency
     name: Text | None = None
 
 
-class MoneyBody(Body):
+class MoneyBody(StrictBody):
     """Body of a deposit or withdrawal."""
 
     amount: Amount
@@ -52,7 +47,7 @@ class MoneyBody(Body):
     reference: Text | None = None
 
 
-class TransferBody(Body):
+class TransferBody(StrictBody):
     """Body of `POST /transfers`."""
 
     from_account: Identifier
@@ -68,20 +63,23 @@ class BatchItemBody(TransferBody):
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?$")]
 
 
-class BatchBody(Body):
+class BatchBody(StrictBody):
     """Body of `POST /transfers:batch`."""
+
+    # A transfer has six names and five texts.
+    max_nodes = 25 * MAX_BATCH + 100
 
     transfers: Annotated[list[BatchItemBody], Field(min_length=1, max_length=MAX_BATCH)]
 
 
-class ReversalBody(Body):
+class ReversalBody(StrictBody):
     """Body of `POST /reversals`."""
 
     transaction_id: Identifier
     reason: Text | None = None
 
 
-class HoldBody(Body):
+class HoldBody(StrictBody):
     """Body of `POST /accounts/{id}/holds`."""
 
     amount: Amount
@@ -89,14 +87,10 @@ class HoldBody(Body):
     expires_in: Annotated[int, Field(ge=1, le=MAX_HOLD_SECONDS, description="Seconds.")] | None = None
 
 
-class CaptureBody(Body):
+class CaptureBody(StrictBody):
     """Body of `POST /holds/{id}/captures`; the whole hold when `amount` is absent."""
 
     amount: Amount | None = None
-
-
-class EmptyBody(Body):
-    """Body of requests that need none."""
 
 
 class AccountView(BaseModel):

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app import prometheus, webhook
-from shared import problems
+from shared import bodies, problems
 from shared.auth import Caller, require_operator
 from shared.problems import Problem
 from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
@@ -50,7 +50,7 @@ class Status(BaseModel):
     "/webhook/autoscale",
     status_code=202,
     response_model=Accepted,
-    responses=documented_problems(400, 401, 413, 422, 500, 503),
+    responses=documented_problems(400, 401, 413, 415, 422, 500, 503),
     openapi_extra=lean_documentation(webhook.AlertmanagerPayload),
 )
 async def receive(request: Request) -> Response:
@@ -88,7 +88,7 @@ async def _alerts(request: Request) -> list[webhook.Alert]:
     return webhook.read(body, controller.known)
 
 
-@_routes.get("/status", response_model=Status, responses=documented_problems(500))
+@_routes.get("/status", response_model=Status, responses=documented_problems(400, 422, 500))
 async def status(request: Request) -> Response:
     """Show current and desired replicas, why, the windows and the last actions. Open, as the metrics are."""
     state = request.app.state
@@ -99,8 +99,8 @@ async def status(request: Request) -> Response:
 @_routes.post(
     "/pause",
     response_model=Status,
-    responses=documented_problems(401, 403, 500, 503),
-    openapi_extra=lean_documentation(None),
+    responses=documented_problems(400, 401, 403, 413, 415, 422, 500, 503),
+    openapi_extra=lean_documentation(bodies.EmptyBody, required=False),
 )
 async def pause(request: Request) -> Response:
     """Change nothing until somebody resumes; also after a restart. For operators."""
@@ -112,8 +112,8 @@ async def pause(request: Request) -> Response:
 @_routes.post(
     "/resume",
     response_model=Status,
-    responses=documented_problems(401, 403, 500, 503),
-    openapi_extra=lean_documentation(None),
+    responses=documented_problems(400, 401, 403, 413, 415, 422, 500, 503),
+    openapi_extra=lean_documentation(bodies.EmptyBody, required=False),
 )
 async def resume(request: Request) -> Response:
     """Go on. For operators."""
@@ -142,6 +142,7 @@ def shown(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]
 async def _operator(request: Request) -> Caller:
     caller = await current_caller(request)
     require_operator(caller)
+    bodies.parse(await request.body(), bodies.EmptyBody)
     return caller
 
 

@@ -67,7 +67,7 @@ def _json(body: Any) -> Response:
 @_reads.get(
     "/transactions",
     response_model=schemas.TransactionPage,
-    responses={200: {"links": _LIST_LINKS}, **documented_problems(401, 404, 422, 500, 503)},
+    responses={200: {"links": _LIST_LINKS}, **documented_problems(400, 401, 404, 422, 500, 503)},
 )
 async def list_transactions(
     request: Request,
@@ -90,7 +90,7 @@ async def list_transactions(
 @_reads.get(
     "/transactions/{id:uuid}",
     response_model=schemas.TransactionView,
-    responses={200: {"links": _TRANSACTION_LINKS}, **documented_problems(401, 404, 500, 503)},
+    responses={200: {"links": _TRANSACTION_LINKS}, **documented_problems(400, 401, 404, 422, 500, 503)},
     openapi_extra={"parameters": [{"name": "id", **_ID}]},
 )
 async def get_transaction(request: Request, caller: _Caller) -> Response:
@@ -103,7 +103,7 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
     response_model=schemas.StatementView,
     responses={
         200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "links": _STATEMENT_LINKS},
-        **documented_problems(401, 404, 422, 500, 503),
+        **documented_problems(400, 401, 404, 422, 500, 503),
     },
     openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
 )
@@ -136,7 +136,7 @@ def _prefers_csv(accept: str) -> bool:
 @_reads.get(
     "/flags",
     response_model=schemas.FlagPage,
-    responses={200: {"links": _FLAG_LINKS}, **documented_problems(401, 403, 422, 500, 503)},
+    responses={200: {"links": _FLAG_LINKS}, **documented_problems(400, 401, 403, 422, 500, 503)},
 )
 async def list_flags(
     request: Request,
@@ -152,7 +152,7 @@ async def list_flags(
 @_reads.get(
     "/reconciliation",
     response_model=schemas.ReconciliationView,
-    responses=documented_problems(401, 403, 500, 503),
+    responses=documented_problems(400, 401, 403, 422, 500, 503),
 )
 async def reconciliation(request: Request, caller: _Caller) -> Response:
     """Compare the history of every account with account-service's balance, now. For operators."""
