@@ -4,11 +4,12 @@
 
 import asyncio
 import os
+import re
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import CheckConstraint, Connection, MetaData, inspect
 from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.routing import Route
 
 from scripts import lab_keys
 from scripts.embedded import ROOT
@@ -28,7 +30,9 @@ from scripts.processes import Process, stop_all
 from shared.database import create_engine, write_transaction
 from shared.grants import Grants, grant
 from shared.migrate import upgrade
+from shared.request_checks import query_parameters
 from shared.settings import ProcessSettings, load_or_exit
+from shared.web import Service
 
 # Owns nothing, as the role of a service.
 _SERVED_ROLE = "served"
@@ -203,3 +207,50 @@ def serving(service: str, folder: Path, lab: Lab, **environment: str) -> Iterato
         yield f"http://127.0.0.1:{port}"
     finally:
         stop_all([process])
+
+
+_SINGLE_HEADERS = (
+    *("Idempotency-Key", "Authorization", "Content-Type", "Content-Encoding", "Accept", "X-Request-ID", "traceparent"),
+    *("X-Client-ID", "X-Canary", "X-Grafana-Alerting-Signature", "X-Grafana-Alerting-Timestamp"),
+)
+
+
+async def assert_nothing_is_ignored(service: Service, lab: Lab) -> None:
+    """Send what no route may ignore to every route of a service: each has to refuse it, and HEAD answers as GET does."""
+    transport = httpx.ASGITransport(app=service)
+    routes = [route for route in service.app.routes if isinstance(route, Route)]
+    assert len(routes) > 5
+    own = {"Authorization": f"Bearer {lab.service_token}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank") as client:
+        for route in routes:
+            headers = own if route.path.startswith("/internal/") else lab.operator()
+            for method in sorted(route.methods or ()):
+                await _assert_strict(client, route, method, headers)
+
+
+async def _assert_strict(client: httpx.AsyncClient, route: Route, method: str, headers: dict[str, str]) -> None:
+    path = re.sub(r"{\w+}", str(uuid.uuid4()), route.path_format)
+
+    async def refusal(query: str = "", extra: Sequence[tuple[str, str]] = (), content: bytes = b"") -> str:
+        given = [*headers.items(), ("Idempotency-Key", uuid.uuid4().hex), *extra]
+        answer = await client.request(method, path + query, headers=given, content=content)
+        return str(answer.status_code) + ("" if method == "HEAD" else f" {answer.json()['code']} {answer.text}")
+
+    for name in _SINGLE_HEADERS:
+        value = headers.get(name, "application/json")
+        assert (await refusal("", [(name, value), (name, value)])).startswith("400"), (method, path, name)
+    wrong = await refusal("?misspelt=1")
+    names = query_parameters(route)
+    assert wrong.startswith("422") and (method == "HEAD" or all(name in wrong for name in names)), (path, wrong)
+    for name in names:
+        assert (await refusal(f"?{name}=1&{name}=1")).startswith("422"), (path, name)
+    if method in ("GET", "HEAD"):
+        got, head = [await client.request(one, path, headers=headers) for one in ("GET", "HEAD")]
+        assert (got.status_code, got.headers.keys(), head.content) == (head.status_code, head.headers.keys(), b""), path
+        assert got.headers.get("content-type") == head.headers.get("content-type")
+    else:
+        for kind in ({"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}):
+            assert (await refusal("", list(kind.items()), b"{}")).startswith("415"), (path, kind)
+    other = await client.request("PATCH", path, headers=headers)
+    allowed = other.headers["allow"].split(", ")
+    assert other.status_code == 405 and ("GET" in allowed) == ("HEAD" in allowed) and method in allowed, path

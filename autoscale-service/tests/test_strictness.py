@@ -1,0 +1,33 @@
+"""Requests that could mean something else than their sender thought are refused."""
+
+import httpx
+import pytest
+
+from shared.testing import Lab, assert_nothing_is_ignored
+from shared.web import Service
+from tests.test_api import HOOK
+
+
+async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab: Lab) -> None:
+    await assert_nothing_is_ignored(application, lab)
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b'{"version": "4", "version": "4"}', 400),
+        (rb'{"alerts": [{"labels": {"service": "a", "servic\u0065": "b"}}]}', 400),
+        (b'{"alerts": [' + b",".join([b"{}"] * 60_000) + b"]}", 422),
+        (b"{" + b",".join(b'"%05d":1' % n for n in range(25_000)) + b"}", 422),
+        (b"[" * 200_000, 400),
+    ],
+)
+async def test_what_a_webhook_may_not_hold(client: httpx.AsyncClient, content: bytes, status: int) -> None:
+    answer = await client.post(HOOK, content=content)
+    assert answer.status_code == status and len(answer.content) < 8000
+
+
+async def test_a_pause_takes_no_body(client: httpx.AsyncClient, lab: Lab) -> None:
+    refused = await client.post("/pause", json={"service": "account-service"}, headers=lab.operator())
+    assert refused.status_code == 422
+    assert (await client.get("/status")).json()["paused"] is None

@@ -1,0 +1,12 @@
+"""The HTTP side of rollout-service."""
+
+from pathlib import Path
+
+from app.main import create
+from app.settings import RolloutSettings
+from shared.testing import Lab, assert_nothing_is_ignored
+
+
+async def test_nothing_that_a_client_sends_is_ignored(lab: Lab, tmp_path: Path) -> None:
+    settings = RolloutSettings(project="bank", auth_jwks=str(lab.secrets.jwks), state_dir=tmp_path, nginx_dir=tmp_path)
+    await assert_nothing_is_ignored(create(settings), lab)
