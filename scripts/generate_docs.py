@@ -1,6 +1,6 @@
 """The generated parts of the documentation: python -m scripts.generate_docs [--check]
 
-What is between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md and docs/api.md, and
+What is between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md, docs/api.md and docs/problems.md, and
 docs/asyncapi.json. With --check nothing is written; the exit status is 1 when something is not what the code says.
 """
 
@@ -15,11 +15,13 @@ from pydantic_settings import BaseSettings
 
 from scripts import environment
 from scripts.environment import Group, Variable
+from shared import problem_pages
 from shared.events import DATA_MODELS, CloudEvent
 from shared.settings import ProcessSettings, ServiceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-SETUP, API, ASYNCAPI = Path("setup.md"), Path("docs/api.md"), Path("docs/asyncapi.json")
+SETUP, API, PROBLEMS = Path("setup.md"), Path("docs/api.md"), Path("docs/problems.md")
+ASYNCAPI = Path("docs/asyncapi.json")
 PUBLIC = environment.SERVICES[:2]
 
 Description = dict[str, Any]
@@ -36,6 +38,7 @@ def generated() -> dict[Path, str]:
     return {
         SETUP: with_parts((ROOT / SETUP).read_text(encoding="utf-8"), parts),
         API: with_parts((ROOT / API).read_text(encoding="utf-8"), api_parts),
+        PROBLEMS: with_parts((ROOT / PROBLEMS).read_text(encoding="utf-8"), {"problems": _problems()}),
         ASYNCAPI: json.dumps(asyncapi(), indent=2, ensure_ascii=False) + "\n",
     }
 
@@ -95,6 +98,14 @@ def _variables() -> str:
         table = _table(["variable", "default", "what it is"], _variable_rows(group.variables))
         text += [f"#### {group.title}", group.about, table]
     return "\n\n".join(text)
+
+
+def _problems() -> str:
+    rows = [
+        [_code(code), str(kind.status), problem_pages.ADVICE[code].meaning, problem_pages.ADVICE[code].remedy]
+        for code, kind in problem_pages.kinds().items()
+    ]
+    return _table(["code", "status", "what happened", "what to do"], rows)
 
 
 # The HTTP API ---------------------------------------------------------------------------------------------------------

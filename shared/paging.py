@@ -17,7 +17,8 @@ MAX_LIMIT = 200
 # How endpoints declare their parameters.
 Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items in the answer.")]
 Cursor = Annotated[
-    str | None, Query(pattern="^[A-Za-z0-9_-]{22}$", description="`next_cursor` of the page before; none at first.")
+    str | None,
+    Query(pattern="^([A-Za-z0-9_-]{22})?$", description="`next_cursor` of the page before; absent or empty at first."),
 ]
 
 

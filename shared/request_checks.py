@@ -25,8 +25,6 @@ _LISTS = frozenset(
     b" upgrade via warning x-forwarded-for x-forwarded-host x-forwarded-proto".split()
 )
 _JSON = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
-# An empty one of these means what its absence means; an empty filter would show more than was asked for.
-_MAY_BE_EMPTY = frozenset({"cursor", "limit"})
 
 Headers = Mapping[bytes, bytes]
 Scope = MutableMapping[str, Any]
@@ -90,7 +88,7 @@ def check(scope: Scope, parameters: Sequence[str]) -> None:
     if scope["method"] != "GET":
         check_content(scope["headers_by_name"])
     if scope["query_string"]:
-        scope["query_string"] = checked_query(scope["query_string"], parameters)
+        check_query(scope["query_string"], parameters)
 
 
 def check_content(headers: Headers) -> None:
@@ -119,11 +117,8 @@ def _is_json(media_type: bytes) -> bool:
     return kind == b"application/json" and parameters in ([], [b"charset=utf-8"], [b'charset="utf-8"'])
 
 
-def checked_query(query: bytes, known: Sequence[str]) -> bytes:
-    """Return the query without empty `cursor` and `limit`.
-
-    Raises Problem (validation-failed) for unknown and for repeated parameters.
-    """
+def check_query(query: bytes, known: Sequence[str]) -> None:
+    """Raise Problem (validation-failed) for unknown and for repeated parameters."""
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError as error:
@@ -136,11 +131,3 @@ def checked_query(query: bytes, known: Sequence[str]) -> bytes:
     if wrong:
         errors = [{"pointer": f"/query/{shortened(name)}", "detail": why} for name, why in wrong.items()]
         raise Problem("validation-failed", "See `errors` for what to change.", errors)
-    if all(value or name not in _MAY_BE_EMPTY for name, value in pairs):
-        return query
-    return b"&".join(part for part in query.split(b"&") if not _is_absent(part))
-
-
-def _is_absent(part: bytes) -> bool:
-    name, _, value = part.partition(b"=")
-    return not value and parse_qsl(name.decode("latin-1") + "=", keep_blank_values=True)[0][0] in _MAY_BE_EMPTY

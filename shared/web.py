@@ -99,8 +99,7 @@ class Service:
         start = time.perf_counter()
         method = scope["method"]
         if method == "HEAD":
-            # Answered as GET is, without the content.
-            scope = {**scope, "method": "GET"}
+            scope, send = {**scope, "method": "GET"}, _without_content(send)
         headers = scope["headers_by_name"] = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
@@ -115,8 +114,6 @@ class Service:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._identity, (b"x-request-id", request_id)]
-            elif method == "HEAD":
-                message = {**message, "body": b""}
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()
@@ -158,8 +155,8 @@ class Service:
             route for route in self.app.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
         ]
         methods = {method for route in routes for method in route.methods or ()}
-        methods = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
-        return HTTPException(405, headers={"Allow": ", ".join(methods)})
+        allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+        return HTTPException(405, headers={"Allow": ", ".join(allowed)})
 
     def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
         route = scope.get("route")
@@ -172,6 +169,15 @@ class Service:
         if status >= 400 or not isinstance(route, LeanRoute):
             fields = {"method": method, "handler": handler, "status": status}
             access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
+
+
+def _without_content(send: Send) -> Send:
+    """Return a `send` that answers HEAD with the answer to GET."""
+
+    async def headers_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headers_only
 
 
 def _traceparent(header: bytes) -> str:

@@ -14,7 +14,7 @@ from support import eventually
 
 ROUTED = re.compile(
     r"/api/v1/(accounts|transfers|transfers:batch|reversals|holds|transactions|statements|flags|reconciliation)(/.*)?"
-    r"|/docs/(account|transaction)-service/.*",
+    r"|/docs/(account|transaction)-service/.*|/problems/[a-z-]+",
     re.DOTALL,
 )
 HIDDEN = "GET /internal/events HTTP/1.1\r\nHost: bank\r\n\r\n"
@@ -214,3 +214,31 @@ def test_a_request_is_one_line_of_json_in_the_log_whatever_it_says(edge: Edge, t
     entry = json.loads(line)
     assert end == "" and not re.search(r"[\x00-\x1f]", line)
     assert "forged" not in entry and entry["path"] == target and entry["user_agent"] == evil
+
+
+@pytest.mark.parametrize("name", ["Idempotency-Key", "X-Client-ID", "X-Canary", "Accept", "Content-Type"])
+def test_a_repeated_header_reaches_the_service_as_it_was_sent(edge: Edge, name: str) -> None:
+    # So that the service refuses it: a joined or a dropped value would decide silently.
+    answer = edge.send(post(f"{name}: one", f"{name}: two", "Content-Length: 0"))
+    if statuses(answer) == [201]:
+        assert edge.last().headers[name.lower()] == ["one", "two"]
+    else:
+        assert statuses(answer) == [400]
+
+
+@pytest.mark.parametrize("name", ["X-Request-ID", "traceparent"])
+def test_a_joined_header_that_would_be_replaced_is_refused(edge: Edge, name: str) -> None:
+    assert statuses(edge.send(post(f"{name}: one, two", "Content-Length: 0"))) == [400]
+
+
+def test_the_page_of_a_problem_is_routed_and_nothing_beside_it(edge: Edge) -> None:
+    assert '"target": "/problems/not-found"' in edge.get("/problems/not-found")
+    for path in (
+        "/problems",
+        "/problems/",
+        "/problems/a/b",
+        "/problems/x/../y",
+        "/problems/%2e%2e/metrics",
+        "/answers/not-found",
+    ):
+        assert statuses(edge.get(path)) == [404], path

@@ -130,3 +130,27 @@ def test_swagger_loads_nothing_from_elsewhere(bank: EmbeddedBank):
         assert document["info"]["title"] == service
         redirect = bank.client.get(f"/docs/{service}", follow_redirects=True)
         assert redirect.url == httpx.URL(f"{bank.stack.api_url}/docs/{service}/")
+
+
+def test_what_would_be_ignored_is_refused_through_nginx(bank: EmbeddedBank):
+    account = bank.open(100)
+    path, key = f"/api/v1/accounts/{account}/withdrawals", ("Idempotency-Key", f"strict-{account}")
+    headers = [*bank.headers("alice").items(), ("Content-Type", "application/json"), key]
+    twice = bank.client.post(path, json=usd(1), headers=[*headers, ("Idempotency-Key", "other")])
+    other_type = bank.client.post(path, content=b"{}", headers={**dict(headers), "Content-Type": "text/plain"})
+    double = bank.client.post(path, content=b'{"amount": 1, "amount": 2, "currency": "USD"}', headers=headers)
+    misspelt = bank.client.get("/api/v1/transactions?acount_id=x", headers=bank.headers("alice"))
+    assert [one.status_code for one in (twice, other_type, double, misspelt)] == [400, 415, 400, 422]
+    assert bank.client.get(f"/api/v1/accounts/{account}", headers=bank.headers("alice")).json()["balance"] == 100
+
+
+def test_the_type_of_every_problem_leads_to_a_page(bank: EmbeddedBank):
+    problem = bank.client.get("/nowhere").json()
+    page = bank.client.get(problem["type"], headers={"Accept": "text/html"})
+    assert (
+        page.status_code == 200 and "What to do" in page.text and page.headers["content-type"].startswith("text/html")
+    )
+    assert bank.client.get("/problems/tls-required").status_code == 200
+    assert bank.client.get("/problems/no-such-problem").status_code == 404
+    head = bank.client.head("/api/v1/transactions", headers=bank.headers("alice"))
+    assert (head.status_code, head.content) == (200, b"") and int(head.headers["content-length"]) > 0

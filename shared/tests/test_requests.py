@@ -29,7 +29,7 @@ from shared.web import documented_problems
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
 
 
-@given(PRINTABLE.filter(lambda key: '"' not in key))
+@given(PRINTABLE.filter(lambda key: not {'"', ","} & set(key)))
 def test_a_key_is_the_same_bare_and_quoted(key: str) -> None:
     assert idempotency.parse_key(key) == idempotency.parse_key(f' "{key}" ') == key
 
