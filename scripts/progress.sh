@@ -53,7 +53,8 @@ failed() {
 # tick WHAT: on a terminal one line that counts, elsewhere a line every half minute.
 tick() {
     local began=$SECONDS
-    while sleep 1 && kill -0 $$ 2>/dev/null; do
+    # Waited for in the background, so that the end of the command ends the tick at once.
+    while sleep 1 >/dev/null 2>&1 & wait $! && kill -0 $$ 2>/dev/null; do
         if [ -t 1 ]; then
             printf '\r\033[K%*s%5d s  %s …' $((${#steps} * 2 + 3)) '' "$SECONDS" "$1"
         elif [ $(((SECONDS - began) % 30)) -eq 0 ]; then
