@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -58,16 +58,22 @@ offline-images: ## build every base image from Debian packages, where no registr
 	@scripts/ensure_docker.sh
 	@scripts/build-offline-images.sh
 
-test: ## run every test: unit, property, contract, end to end
-	@scripts/bootstrap.sh dev
-	@scripts/run_tests.sh all
+test: ## unit, property, contract and embedded end-to-end tests; no Docker (CHANGED=1: only what your changes can break)
+	@scripts/run_tests.sh test
 
-integration: ## run the tests on the composed stack (they start one of their own)
-	@scripts/bootstrap.sh dev
+test-docker: ## test the composed stack on Docker
 	@scripts/run_tests.sh docker
 
+test-ansible: ## test the Ansible roles and a deployment on Docker
+	@scripts/run_tests.sh ansible
+
+test-all: ## run every test, as CI does
+	@scripts/run_tests.sh all
+
+integration: ## run the tests that need Docker: test-docker and test-ansible (SUITES="docker-bank" chooses)
+	@scripts/run_tests.sh integration
+
 unit: ## run the tests of the services and of what they share (SUITES="shared embedded" chooses)
-	@scripts/bootstrap.sh dev
 	@scripts/run_tests.sh unit
 
 lint: ## check style, types, shell scripts, YAML, workflows and security

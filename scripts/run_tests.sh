@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Run the test suites and add up their results: run_tests.sh [all|unit|docker] [pytest arguments …]
-# SUITES="shared embedded" names other ones; the folders of docker and ansible can be asked for alone: docker-bank.
-# Separate runs, because each service has a package called `app`; as many at once as there are cores, but those that need the
-# machine for themselves. The last line is `N passed, N failed, N skipped`.
+# Run test suites and report their results: run_tests.sh [test|unit|docker|ansible|integration|all] [pytest arguments …]
+# SUITES="shared embedded" runs these instead; a folder of docker and ansible can be run alone: docker-bank.
+# CHANGED=1 runs only those that the changes since the branch's merge base with develop can break.
+# Each service has a package called `app`, so every suite is a pytest run of its own; as many run at once as there are
+# cores, with the suites that start stacks in one queue. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -13,34 +14,78 @@ reports=$root/reports
 # shellcheck source=scripts/at_once.sh
 . scripts/at_once.sh
 
-what=${1:-all}
-[ $# -eq 0 ] || shift
 # The longest first, so that none is left alone with the last core.
-suites=(account-service transaction-service rollout-service simulation shared scripts autoscale-service monitoring)
+unit=(account-service transaction-service simulation scripts shared monitoring autoscale-service rollout-service)
+every=("${unit[@]}" embedded docker ansible)
+what=${1:-test}
+[ $# -eq 0 ] || shift
 case $what in
-    all) suites+=(embedded docker ansible) ;;
-    docker) suites=(docker ansible) ;;
+    test) suites=("${unit[@]}" embedded) ;;
+    unit) suites=("${unit[@]}") ;;
+    docker | ansible) suites=("$what") ;;
+    integration) suites=(docker ansible) ;;
+    all) suites=("${every[@]}") ;;
+    *)
+        echo "usage: run_tests.sh [test|unit|docker|ansible|integration|all] [pytest arguments …]" >&2
+        exit 2
+        ;;
 esac
 [ -z "${SUITES-}" ] || read -ra suites <<<"$SUITES"
 
-packages=(nginx postgresql nats-server prometheus)
-# The browser is large, and for the operations page alone.
-[[ " ${suites[*]} " != *" embedded "* && " ${suites[*]} " != *" docker"* ]] || packages+=(chromium fonts-dejavu-core)
-# Tests whose programs cannot be had skip, with the reason in the summary of their run.
-for package in "${packages[@]}"; do
-    scripts/ensure_packages.sh "$package" || true
-done
+# runs NAME …: whether a suite with one of these names, or a folder of one, is among those to run.
+runs() {
+    local name
+    for name in "$@"; do
+        [[ " ${suites[*]} " != *" $name"[\ -]* ]] || return 0
+    done
+    return 1
+}
+
+# Tests whose programs are missing skip, and the summary says why.
+install_packages() {
+    local package packages=(nginx postgresql nats-server prometheus)
+    # The browser is large, and only the tests of the operations page use it.
+    ! runs embedded docker || packages+=(chromium fonts-dejavu-core)
+    for package in "${packages[@]}"; do
+        scripts/ensure_packages.sh "$package" || true
+    done
+}
+
+# Everything that takes minutes to install or build is there before the first test's time limit starts.
+install() {
+    say "installing what the tests need"
+    scripts/bootstrap.sh dev &
+    install_packages
+    wait $! || return 1
+    if runs scripts && [ "${CI-}" = true ]; then
+        patiently "building gitleaks" scripts/ensure_tools.sh gitleaks || true
+    fi
+    if runs ansible; then
+        patiently "installing Ansible" scripts/bootstrap.sh deploy || return 1
+        patiently "building Cosign" scripts/cosign.sh version >/dev/null || true
+    fi
+}
+
+install || exit 1
+if [ -n "${CHANGED-}" ]; then
+    selected=$("$python" -m scripts.changed_suites "${suites[@]}") || exit 1
+    read -ra suites <<<"$selected"
+    if [ ${#suites[@]} -eq 0 ]; then
+        echo "nothing changed since the merge base: no suite to run"
+        exit
+    fi
+fi
 
 mkdir -p "$reports"
-rm -f "$reports"/*.xml "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
+rm -f "$reports"/*.xml "$reports"/*.failed "$reports"/.coverage* "$reports"/coverage-*.json "$reports"/summary.txt
 
-# Some suites have hundreds of small databases: in memory, if it has room, so that nothing waits for a disk.
+# Some suites create hundreds of small databases: in memory, if there is room, so that nothing waits for a disk.
 in_memory=()
 room=$(df --output=avail --block-size=G /dev/shm 2>/dev/null | tr -dc 0-9)
 [ "${room:-0}" -lt 6 ] || in_memory=(TMPDIR=/dev/shm)
 
 run_suite() {
-    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py status=0 environment=()
+    local suite=$1 folder=$root tests=$1/tests coverage=() held=service.py status=0 environment=() began=$SECONDS
     shift
     case $suite in shared | *-service) environment=("${in_memory[@]}") ;; esac
     case $suite in
@@ -55,44 +100,71 @@ run_suite() {
         # A folder of those, on its own: with a stack, or a registry, of its own.
         docker-* | ansible-*) tests=integration-tests/${suite/-//} ;;
     esac
-    (cd "$folder" && env "${environment[@]}" "PYTHONPATH=$root" "COVERAGE_FILE=$reports/.coverage.$suite" \
+    (cd "$folder" && "${lower_priority[@]}" env "${environment[@]}" "PYTHONPATH=$root" "COVERAGE_FILE=$reports/.coverage.$suite" \
         "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || status=1
     [ ${#coverage[@]} -eq 0 ] ||
         (cd "$folder" && "$root/scripts/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$held" 90 "$reports/coverage-$suite.json") || {
         echo "$suite: coverage of app/$held under 90 %"
         status=1
     }
+    [ "$status" -eq 0 ] || touch "$reports/$suite.failed"
+    say "$suite $([ "$status" -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - began)) s" >&3
     return "$status"
 }
 
-heading() {
-    echo
-    step "$1"
+# Those that start stacks, one after the other.
+run_queue() {
+    local suite
+    for suite in "${queue[@]}"; do
+        heading "$suite"
+        run_suite "$suite" "$@"
+    done
 }
 
+run_beside() {
+    # Where a stack runs as well, its latencies come first.
+    [ ${#queue[@]} -eq 0 ] || lower_priority=(nice -n 10)
+    run_suite "$@"
+}
+
+heading() {
+    printf '\n== %s\n' "$1"
+}
+
+# The screen, for who finished; what suites print is kept until they have.
+exec 3>&1
+lower_priority=()
 steps=${#suites[@]}
-alone=()
+queue=()
+beside=()
 for suite in "${suites[@]}"; do
     case $suite in
-        embedded | docker* | ansible*) alone+=("$suite") ;;
-        *)
-            begin "$suite" run_suite "$suite" "$@"
-            say "$suite has begun"
-            ;;
+        embedded | docker* | ansible*) queue+=("$suite") ;;
+        *) beside+=("$suite") ;;
     esac
 done
-hear heading
-failed=("${unsuccessful[@]}")
-for suite in "${alone[@]}"; do
-    heading "$suite"
-    run_suite "$suite" "$@" || failed+=("$suite")
-done
+if [ ${#beside[@]} -eq 0 ]; then
+    # Nothing else prints, so whoever waits can read along.
+    run_queue "$@"
+else
+    [ ${#queue[@]} -eq 0 ] || begin "suites with a stack: ${queue[*]}" run_queue "$@"
+    for suite in "${beside[@]}"; do begin "$suite" run_beside "$suite" "$@"; done
+    hear heading
+fi
 
+failed=()
+for suite in "${suites[@]}"; do
+    [ ! -e "$reports/$suite.failed" ] || failed+=("$suite")
+done
 echo
 if [ ${#failed[@]} -eq 0 ]; then
     finished tests "${#suites[@]} suites"
 else
     failed tests "FAILED: $(printf '%s; ' "${failed[@]}")of ${#suites[@]} suites" 2>&1
 fi
-"$python" -m scripts.sum_junit "${suites[@]/#/$reports/}" | tee "$reports/summary.txt" || exit 1
+left_out=()
+for suite in "${every[@]}"; do
+    runs "$suite" || left_out+=("$suite")
+done
+"$python" -m scripts.sum_junit --left-out "${left_out[*]}" "${suites[@]/#/$reports/}" | tee "$reports/summary.txt" || exit 1
 [ ${#failed[@]} -eq 0 ]
