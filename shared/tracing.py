@@ -1,30 +1,25 @@
 """Traces: OpenTelemetry spans, sent with OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
-Without it nothing is started and every call here returns at once; the W3C `traceparent` of a request travels into
-logs and events all the same. Everything else about sampling and sending is set by OpenTelemetry's own variables
+Without it nothing is started, the SDK (shared/tracing_sdk.py) is not imported, and every call here returns at once;
+the W3C `traceparent` of a request travels into logs and events all the same. Everything else about sampling and sending
+is set by OpenTelemetry's own variables
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
-from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
-from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer, TraceState
-from opentelemetry.util.types import Attributes
+from opentelemetry.trace import Link, Span, SpanContext, SpanKind, TraceFlags, Tracer
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.settings import ProcessSettings
+
+if TYPE_CHECKING:
+    from shared.tracing_sdk import Recorder
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
 TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -34,79 +29,39 @@ QUIET = ("/health/", "/metrics", "/internal/")
 _LIMIT = 32
 
 
-class _NoOrphans(Sampler):
-    """Drops what a service does on its own account, like polling: a call to others is told as part of something."""
-
-    def __init__(self, inner: Sampler) -> None:
-        self._inner = inner
-
-    def should_sample(  # pylint: disable=too-many-arguments,too-many-positional-arguments  # as the interface has them
-        self,
-        parent_context: Context | None,
-        trace_id: int,
-        name: str,
-        kind: SpanKind | None = None,
-        attributes: Attributes = None,
-        links: Sequence[Link] | None = None,
-        trace_state: TraceState | None = None,
-    ) -> SamplingResult:
-        if kind is SpanKind.CLIENT and not trace.get_current_span(parent_context).get_span_context().is_valid:
-            return SamplingResult(Decision.DROP)
-        return self._inner.should_sample(parent_context, trace_id, name, kind, attributes, links, trace_state)
-
-    def get_description(self) -> str:
-        return f"NoOrphans({self._inner.get_description()})"
-
-
 class _State:
     """What `start` has started in this process."""
 
     tracer: Tracer | None = None
-    provider: TracerProvider | None = None
+    recorder: "Recorder | None" = None
 
 
 def start(settings: ProcessSettings) -> None:
     """Send spans from now on, if the settings say where."""
     if not settings.otel_exporter_otlp_endpoint:
         return
-    resource = Resource.create(
-        {
-            "service.name": settings.service,
-            "service.version": settings.app_version,
-            "service.instance.id": settings.instance,
-            "bank.track": settings.app_track,
-        }
-    )
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    provider.sampler = _NoOrphans(provider.sampler)
-    endpoint = f"{settings.otel_exporter_otlp_endpoint.rstrip('/')}/v1/traces"
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-    HTTPXClientInstrumentor().instrument(tracer_provider=provider)
-    _State.provider, _State.tracer = provider, provider.get_tracer("bank")
+    # A seventh of a service's modules, so only where spans are sent.
+    from shared import tracing_sdk  # pylint: disable=import-outside-toplevel
+
+    _State.recorder = tracing_sdk.Recorder(settings)
+    _State.tracer = _State.recorder.tracer
 
 
 def stop() -> None:
     """Send what has not been sent yet."""
-    if _State.provider is not None:
-        _State.provider.shutdown()
+    if _State.recorder is not None:
+        _State.recorder.stop()
 
 
 def traced_app(app: Any) -> Any:
     """Return the application with a span around each request of a client."""
-    if _State.tracer is None:
-        return app
-    return OpenTelemetryMiddleware(
-        app, excluded_urls=",".join(QUIET), exclude_spans=["receive", "send"], tracer_provider=_State.provider
-    )
+    return app if _State.recorder is None else _State.recorder.traced_app(app, QUIET)
 
 
 def trace_statements(engine: AsyncEngine) -> None:
     """Make a span of every statement that is part of a trace."""
-    if _State.tracer is not None:
-        # It names SQLAlchemy 2.0 as the last it knows; the tests show that it works with ours.
-        SQLAlchemyInstrumentor().instrument(
-            engine=engine.sync_engine, tracer_provider=_State.provider, skip_dep_check=True
-        )
+    if _State.recorder is not None:
+        _State.recorder.trace_statements(engine)
 
 
 def name_request(method: str, handler: str) -> None:
