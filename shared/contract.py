@@ -19,7 +19,7 @@ from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.problems import KINDS, MEDIA_TYPE, ProblemDocument
-from shared.testing import Lab
+from shared.testing import Lab, examples
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ABOUT_FORM = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
@@ -28,7 +28,7 @@ _ABOUT_FORM = {"malformed-request", "idempotency-key-missing", "method-not-allow
 Replace = Callable[[str, str], str]
 
 
-def hold_to_its_document(url: str, lab: Lab, examples: int = 40, replace: Replace = lambda name, value: value) -> None:
+def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, value: value) -> None:
     """Send right and wrong requests to every operation, and check every answer.
 
     That is: no 5xx; status, content type and body as documented; errors are problems; the wrong is refused, and the
@@ -44,7 +44,7 @@ def hold_to_its_document(url: str, lab: Lab, examples: int = 40, replace: Replac
 
         @given(case=st.one_of(strategies))
         @settings(
-            max_examples=examples,
+            max_examples=examples(15),
             deadline=None,
             database=None,
             derandomize=True,

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -36,6 +37,16 @@ from shared.web import Service
 
 # Owns nothing, as the role of a service.
 _SERVED_ROLE = "served"
+# How many times wider than on a pull request the property tests search; the nightly job sets it.
+SEARCH_FACTOR = int(os.environ.get("SEARCH_FACTOR", "1"))
+
+hypothesis.settings.register_profile("search", max_examples=100 * SEARCH_FACTOR)
+hypothesis.settings.load_profile("search")
+
+
+def examples(count: int) -> int:
+    """Return how many examples a property test tries: the count on a pull request, SEARCH_FACTOR times it at night."""
+    return count * SEARCH_FACTOR
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ from app.models import metadata
 from app.service import AccountService, Answer
 from shared.database import create_engine
 from shared.ids import new_id, utc_now
-from shared.testing import Lab, create_tables
+from shared.testing import SEARCH_FACTOR, Lab, create_tables, examples
 from tests.support import OPERATOR_CALLER, assert_invariants, make_settings, open_account, transfer, withdraw, work
 
 T = TypeVar("T")
@@ -199,12 +199,13 @@ class Bank(RuleBasedStateMachine):
         self.folder.cleanup()
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.no_cover
+@pytest.mark.timeout(240 * SEARCH_FACTOR)
 def test_every_money_operation_against_a_plain_model(lab: Lab) -> None:
     Bank.lab = lab
     run_state_machine_as_test(
         Bank,
         settings=settings(
-            max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(12), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import eventually
 
+from shared.testing import SEARCH_FACTOR, examples
+
 ROUTED = re.compile(
     r"/api/v1/(accounts|transfers|transfers:batch|reversals|holds|transactions|statements|flags|reconciliation)(/.*)?"
     r"|/docs/(account|transaction)-service/.*|/problems/[a-z-]+",
@@ -190,7 +192,8 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=1500, deadline=None)
+@pytest.mark.timeout(120 * SEARCH_FACTOR)
+@settings(max_examples=examples(400), deadline=None)
 @given(st.lists(PIECES, min_size=1, max_size=8).map("".join), st.sampled_from(["", "/api/v1/accounts", "/"]))
 def test_no_path_whatever_leads_past_the_api(edge: Edge, path: str, start: str) -> None:
     edge.upstream.received.clear()

@@ -25,6 +25,7 @@ from shared.logging_config import (
     configure,
     mask_text,
 )
+from shared.testing import examples
 
 ALPHANUMERIC = string.ascii_letters + string.digits
 STATIC = {"service": "s", "version": "v", "track": "stable"}
@@ -221,7 +222,7 @@ PLACES = [
     by_a_library,
 ]
 # `make drills DRILL=masking` asks for more.
-RECORDS = int(os.environ.get("MASKING_RECORDS", "4000"))
+RECORDS = int(os.environ.get("MASKING_RECORDS", examples(1500)))
 
 
 @pytest.mark.parametrize("place", PLACES)

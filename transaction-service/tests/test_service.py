@@ -24,6 +24,7 @@ from shared.database import create_engine, write_transaction
 from shared.events import CloudEvent
 from shared.ids import new_id
 from shared.problems import Problem
+from shared.testing import examples
 from shared.transport import Delivery
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, flagged, history, listed, told
 
@@ -316,7 +317,7 @@ async def history_after(
 
 @given(steps=STEPS, chance=st.randoms())
 @hypothesis_settings(
-    max_examples=20,
+    max_examples=examples(8),
     deadline=None,
     # Looking for the smallest example takes minutes with a database; those here are small.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
