@@ -1,9 +1,11 @@
 # shellcheck shell=bash
 # Sourced by what runs many commands: as many at once as there are cores, and what they print one after the other.
 #
-#   begin NAME COMMAND …    begin it as soon as a core is free
+#   at_once=3               how many at once, if not as many as there are cores
+#   begin NAME COMMAND …    begin it as soon as one of them is free
 #   hear HEADING            wait for all, in their order: call HEADING NAME, print what it printed; sets `unsuccessful`
 
+at_once=$(nproc)
 begun=()
 pids=()
 unsuccessful=()
@@ -21,7 +23,7 @@ end_all() {
 begin() {
     local name=$1 at=$printed/${#begun[@]}
     shift
-    while [ "$(jobs -pr | wc -l)" -ge "$(nproc)" ]; do wait -n; done
+    while [ "$(jobs -pr | wc -l)" -ge "$at_once" ]; do wait -n; done
     # A process group of its own: what is begun here ends with whoever began it, also by Ctrl-C.
     set -m
     { "$@" </dev/null >"$at" 2>&1 || touch "$at.failed"; } &

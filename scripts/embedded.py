@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -261,25 +262,28 @@ class EmbeddedStack:
                     raise StackError(f"port {port}: {error.strerror}; choose another one with {name}=…") from error
 
     def _migrate(self) -> None:
-        for service in SERVICES:
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-m", "app.migrate"],
-                    cwd=self._services_root / service,
-                    env={**os.environ, **self.environment(service)},
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                    timeout=_MIGRATION_SECONDS,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise StackError(f"migrating {service} took more than {_MIGRATION_SECONDS} s") from error
-            if done.returncode != 0:
-                tail = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-5:])
-                raise StackError(f"migrating {service} failed with exit code {done.returncode}:\n{tail}")
+        with ThreadPoolExecutor(len(SERVICES)) as pool:
+            list(pool.map(self._migrate_one, SERVICES))
         self._report("databases migrated")
+
+    def _migrate_one(self, service: str) -> None:
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "app.migrate"],
+                cwd=self._services_root / service,
+                env={**os.environ, **self.environment(service)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=_MIGRATION_SECONDS,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise StackError(f"migrating {service} took more than {_MIGRATION_SECONDS} s") from error
+        if done.returncode != 0:
+            tail = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-5:])
+            raise StackError(f"migrating {service} failed with exit code {done.returncode}:\n{tail}")
 
     def _start_services(self) -> None:
         for service in SERVICES:

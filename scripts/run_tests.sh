@@ -3,7 +3,7 @@
 # SUITES="shared embedded" runs these instead; a folder of docker and ansible can be run alone: docker-bank.
 # CHANGED=1 runs only those that the changes since the branch's merge base with develop can break.
 # Each service has a package called `app`, so every suite is a pytest run of its own; as many run at once as there are
-# cores, with the suites that start stacks in one queue. The last line is `N passed, N failed, N skipped`.
+# cores, with the suites that start stacks in two queues: those on the composed stack, and the others. The last line is `N passed, N failed, N skipped`.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 root=$PWD
@@ -112,19 +112,19 @@ run_suite() {
     return "$status"
 }
 
-# Those that start stacks, one after the other.
+# run_queue SUITE …: one after the other.
 run_queue() {
     local suite
-    for suite in "${queue[@]}"; do
+    for suite in "$@"; do
         heading "$suite"
-        run_suite "$suite" "$@"
+        run_suite "$suite" "${arguments[@]}"
     done
 }
 
 run_beside() {
     # Where a stack runs as well, its latencies come first.
-    [ ${#queue[@]} -eq 0 ] || lower_priority=(nice -n 10)
-    run_suite "$@"
+    [ "$stacks" -eq 0 ] || lower_priority=(nice -n 10)
+    run_suite "$1" "${arguments[@]}"
 }
 
 heading() {
@@ -134,21 +134,28 @@ heading() {
 # The screen, for who finished; what suites print is kept until they have.
 exec 3>&1
 lower_priority=()
+arguments=("$@")
 steps=${#suites[@]}
-queue=()
+composed=()
+others=()
 beside=()
 for suite in "${suites[@]}"; do
     case $suite in
-        embedded | docker* | ansible*) queue+=("$suite") ;;
+        docker*) composed+=("$suite") ;;
+        embedded | ansible*) others+=("$suite") ;;
         *) beside+=("$suite") ;;
     esac
 done
-if [ ${#beside[@]} -eq 0 ]; then
+stacks=$((${#composed[@]} + ${#others[@]}))
+if [ ${#suites[@]} -eq "$stacks" ] && { [ ${#composed[@]} -eq 0 ] || [ ${#others[@]} -eq 0 ]; }; then
     # Nothing else prints, so whoever waits can read along.
-    run_queue "$@"
+    run_queue "${suites[@]}"
 else
-    [ ${#queue[@]} -eq 0 ] || begin "suites with a stack: ${queue[*]}" run_queue "$@"
-    for suite in "${beside[@]}"; do begin "$suite" run_beside "$suite" "$@"; done
+    # Two stacks wait half of their time, for starts, scrapes and leases.
+    [ ${#composed[@]} -eq 0 ] || [ ${#others[@]} -eq 0 ] || at_once=$((at_once + 1))
+    [ ${#composed[@]} -eq 0 ] || begin "composed stack" run_queue "${composed[@]}"
+    [ ${#others[@]} -eq 0 ] || begin "other stacks" run_queue "${others[@]}"
+    for suite in "${beside[@]}"; do begin "$suite" run_beside "$suite"; done
     hear heading
 fi
 

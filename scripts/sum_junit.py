@@ -60,7 +60,10 @@ def summary(reports: Sequence[Path], left_out: Sequence[str]) -> Iterator[str]:
     for reason, times in skip_reasons(reports).most_common():
         yield f"skipped {times}: {reason}"
     for suite in left_out:
-        yield f"not run: {suite} ({ON_DEMAND.get(suite, 'not selected')})"
+        if suite in ON_DEMAND:
+            yield f"not run: {suite} ({ON_DEMAND[suite]})"
+    if others := [suite for suite in left_out if suite not in ON_DEMAND]:
+        yield f"not run: {', '.join(others)} (not selected)"
     passed, failed, skipped = (sum(column) for column in zip(*counts))
     yield f"{passed} passed, {failed} failed, {skipped} skipped"
 
