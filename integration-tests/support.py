@@ -157,7 +157,7 @@ def transfers_under_way(
                         history.acknowledged[key] = answer.json()["id"]
                     return
                 outcome = f"{answer.status_code} {answer.text[:200]}"
-                if answer.status_code not in (409, 503) or "insufficient" in outcome:
+                if answer.status_code not in (409, 502, 503) or "insufficient" in outcome:
                     break
             with lock:
                 history.retries.append(outcome)

@@ -18,6 +18,7 @@ from shared.problems import KINDS, Kind
 EDGE_KINDS: Mapping[str, Kind] = {
     "tls-required": Kind(400, "This port speaks TLS"),
     "not-implemented": Kind(501, "This transfer coding is not supported"),
+    "bad-gateway": Kind(502, "Two replicas failed on this request"),
     "http-version": Kind(505, "This version of HTTP is not supported"),
 }
 
@@ -77,6 +78,10 @@ ADVICE: Mapping[str, Advice] = {
     "headers-too-large": Advice("a header is over 8 KiB, or there are more than 100", "send fewer, smaller headers"),
     "internal-error": Advice("an error of the bank", "retry with the same key: it has one effect at most"),
     "not-implemented": Advice("an unknown transfer coding (NGINX)", "use Content-Length or chunked"),
+    "bad-gateway": Advice(
+        "two replicas died or did not respond while they worked on the request (NGINX)",
+        "retry after `Retry-After` seconds with the same key; report it if it happens again",
+    ),
     "unavailable": Advice(
         "the database, the service or a replica is down, or too many requests are waiting",
         "retry after `Retry-After` seconds with the same key",

@@ -1,0 +1,57 @@
+"""A replica that a request can kill: python mortal.py PORT NAME [STATUS].
+
+It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. A request that holds
+one of these words ends it: `death` kills the process before it answers, `halfway` in the middle of the headers.
+`hang` is never answered.
+"""
+
+import os
+import signal
+import socketserver
+import sys
+import threading
+
+PORT, NAME = int(sys.argv[1]), sys.argv[2]
+STATUS = int(sys.argv[3]) if len(sys.argv) > 3 else 201
+
+
+def die() -> None:
+    """End as a process does that the kernel kills for its memory."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Handler(socketserver.StreamRequestHandler):
+    """Answers the requests of one connection."""
+
+    def handle(self) -> None:
+        """Read requests until the connection is closed."""
+        while first := self.rfile.readline():
+            length = 0
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                name, _, value = line.partition(b":")
+                if name.lower() == b"content-length":
+                    length = int(value)
+            request = first + self.rfile.read(length)
+            if b"death" in request:
+                die()
+            if b"halfway" in request:
+                self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Le")
+                die()
+            if b"hang" in request:
+                threading.Event().wait()
+            self.wfile.write(
+                b"HTTP/1.1 %d Answer\r\nX-App-Track: %s\r\nContent-Length: 2\r\n\r\n{}" % (STATUS, NAME.encode())
+            )
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """Listens as soon as it is made; what is not accepted yet waits."""
+
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 512
+
+
+if __name__ == "__main__":
+    with Server(("127.0.0.1", PORT), Handler) as server:
+        server.serve_forever()
