@@ -120,7 +120,9 @@ def assert_gave_up(answer: Answer) -> None:
     """Fail unless the client was told in the bank's words that two replicas failed, and when to come again."""
     assert (answer.status, answer.body["status"], answer.body["code"]) == (502, 502, "bad-gateway"), answer
     assert answer.headers["Content-Type"] == "application/problem+json" and answer.headers["Retry-After"] == "5"
-    assert answer.body["type"] == "/problems/bad-gateway" and answer.body["request_id"] == answer.headers["X-Request-ID"]
+    assert (
+        answer.body["type"] == "/problems/bad-gateway" and answer.body["request_id"] == answer.headers["X-Request-ID"]
+    )
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 6])

@@ -1,10 +1,11 @@
-"""Breaks the service that it starts, as FAULT says; it is in images of the canary drill and nowhere else.
+"""Breaks the service that it starts, as FAULT says; it is in images of drills and nowhere else.
 
 errors       every request of a client is answered 500, every other one after it has had its effect
 some-errors  one of twenty is
 slow         every one takes 300 ms longer
 consumer     every event is refused
 double-post  every entry is written twice
+death        a request with the X-Request-ID query-of-death ends the process
 unready      it never says that it is ready
 none         nothing
 """
@@ -67,6 +68,16 @@ def slow() -> None:
     around_requests(wait)
 
 
+def death() -> None:
+    async def die(answer: Answer, service: Any, scope: Any, receive: Any, send: Any) -> None:
+        if (b"x-request-id", b"query-of-death") in scope["headers"]:
+            # The first process of a container gets no signal that it sends itself.
+            os._exit(137)
+        await answer(service, scope, receive, send)
+
+    around_requests(die)
+
+
 def consumer() -> None:
     module = importlib.import_module("app.consumer")
     handler = getattr(module, "HistoryHandler", None) or module.FlagHandler
@@ -105,6 +116,7 @@ FAULTS: dict[str, Callable[[], None]] = {
     "errors": lambda: errors(1),
     "some-errors": lambda: errors(0.05),
     "slow": slow,
+    "death": death,
     "consumer": consumer,
     "double-post": double_post,
     "unready": unready,

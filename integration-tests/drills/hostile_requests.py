@@ -1,0 +1,162 @@
+"""Requests that are made to cost much: bodies close to the limit of 1 MiB, deep, wide, long or repeated."""
+
+import json
+import string
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import product
+
+MOST_BYTES = 1024 * 1024 - 256
+KEYS_ON_ANY_ROUTE = 60_000
+KEYS_IN_A_TRANSFER = 118_000
+_NOWHERE = "00000000-0000-7000-8000-000000000000"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request, and what it is called in the figures."""
+
+    name: str
+    method: str
+    path: str
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    subject: str = field(default="mallory")
+
+
+def names() -> Iterator[str]:
+    """Give short names that are all different."""
+    for letters in product(string.ascii_letters + string.digits, repeat=3):
+        yield "".join(letters)
+
+
+def unknown_fields(count: int) -> bytes:
+    """Return so many members of an object that no body has, without braces."""
+    return ",".join(f'"{name}":1' for name, _ in zip(names(), range(count))).encode()
+
+
+def full(item: str, separator: str = ",") -> bytes:
+    """Return an item again and again, up to the limit."""
+    times = (MOST_BYTES - 512) // (len(item.encode()) + len(separator))
+    return separator.join([item] * times).encode()
+
+
+def posts(account: str) -> list[str]:
+    """Return every path that takes a POST; the ids in most of them are nobody's."""
+    of_account = ("deposits", "withdrawals", "holds", "freeze", "unfreeze", "close")
+    return [
+        *("/transfers", "/transfers:batch", "/accounts", "/reversals"),
+        *(f"/accounts/{account}/{what}" for what in of_account),
+        *(f"/holds/{_NOWHERE}/{what}" for what in ("captures", "voids")),
+    ]
+
+
+def gets(account: str) -> list[str]:
+    """Return every path that takes a GET."""
+    return [
+        *("/accounts", f"/accounts/{account}", "/transactions", f"/transactions/{_NOWHERE}"),
+        *(f"/statements/{account}", "/flags", "/reconciliation"),
+    ]
+
+
+def transfer(account: str, **more: object) -> str:
+    """Return the body of a transfer, with other members if given."""
+    return json.dumps({"from_account": account, "to_account": _NOWHERE, "amount": 1, "currency": "USD", **more})
+
+
+def batch_of_unknown_fields(account: str) -> bytes:
+    """Return a batch of 1,000 transfers close to the limit, each with as many unknown fields as there is room for."""
+    room = MOST_BYTES // 1000 - len(transfer(account, key="key-0000")) - 4
+    extra = unknown_fields(room // len('"aaa":1,')).decode()
+    items = (transfer(account, key=f"key-{number:04}")[:-1] + "," + extra + "}" for number in range(1000))
+    return ('{"transfers":[' + ",".join(items) + "]}").encode()
+
+
+def wide(account: str) -> dict[str, bytes]:
+    """Return bodies of a transfer that are read in full before anything is wrong with them, by name."""
+    known = transfer(account)[:-1].encode()
+    inner = MOST_BYTES // 2 - 512
+    digits = b"1" * (MOST_BYTES - 512)
+    return {
+        "118,000 unknown fields": known + b"," + unknown_fields(KEYS_IN_A_TRANSFER) + b"}",
+        "arrays in arrays": known + b',"reference":' + b"[" * inner + b"]" * inner + b"}",
+        "objects in objects": known + b',"reference":' + b'{"a":' * (inner // 4) + b"1" + b"}" * (inner // 4) + b"}",
+        "arrays that never end": b"[" * MOST_BYTES,
+        "an integer of a million digits": known + b',"amount":' + digits + b"}",
+        "a fraction of a million digits": known + b',"amount":0.' + digits + b"}",
+        "a large exponent": known + b',"amount":1e' + b"9" * 100_000 + b"}",
+        "one name again and again": known + b"," + full('"amount":1') + b"}",
+        "a text of a megabyte": known + b',"reference":"' + b"x" * (MOST_BYTES - 512) + b'"}',
+        "a text of escapes": known + b',"reference":"' + b"\\u0041" * (MOST_BYTES // 6 - 100) + b'"}',
+        "half surrogate pairs": known + b',"reference":"' + b"\\ud800" * (MOST_BYTES // 6 - 100) + b'"}',
+        "white space": b" " * MOST_BYTES,
+        "one name of a megabyte": b'{"' + b"x" * (MOST_BYTES - 512) + b'":1}',
+        "an array of numbers": b"[" + full("0") + b"]",
+        "an array of objects": b"[" + full("{}") + b"]",
+        "bytes that are no text": b'{"reference":"' + b"\xff" * (MOST_BYTES - 512) + b'"}',
+    }
+
+
+def lists(account: str) -> dict[str, bytes]:
+    """Return bodies of a batch, by name."""
+    return {
+        "1 MB batch with unknown fields": batch_of_unknown_fields(account),
+        "a batch of 340,000 empty objects": b'{"transfers":[' + full("{}") + b"]}",
+        "a batch of 500,000 numbers": b'{"transfers":[' + full("0") + b"]}",
+        "a batch of nothing but nulls": b'{"transfers":[' + full("null") + b"]}",
+        "batches in a batch": b'{"transfers":' * 60_000 + b"[]" + b"}" * 60_000,
+        "a batch without keys": b'{"transfers":[' + ",".join([transfer(account)] * 1000).encode() + b"]}",
+    }
+
+
+def bodies(account: str, again: int) -> list[Request]:
+    """Return all requests with bodies, each so many times; those of one kind follow each other."""
+    many = b"{" + unknown_fields(KEYS_ON_ANY_ROUTE) + b"}"
+    made: list[tuple[str, str, str, bytes]] = [
+        *((name, "POST", "/transfers", body) for name, body in wide(account).items()),
+        *((name, "POST", "/transfers:batch", body) for name, body in lists(account).items()),
+        *(("60,000 keys on any route", "POST", path, many) for path in posts(account)),
+        *(("60,000 keys on any route", "GET", path, many) for path in gets(account)),
+    ]
+    assert all(len(body) < 1024 * 1024 for *_, body in made), "NGINX would refuse it, and prove nothing"
+    return [Request(name, method, path, body) for name, method, path, body in made for _ in range(again)]
+
+
+def heads(account: str) -> list[Request]:
+    """Return requests whose query or headers are as long as NGINX lets through."""
+    queries: dict[str, Callable[[int], str]] = {
+        "a query of unknown parameters": lambda n: f"x{n:04}=1",
+        "one parameter again and again": lambda n: "limit=1",
+        "a query of percent signs": lambda n: "%25%32%35=%00",
+    }
+    made = [
+        Request(name, "GET", f"{path}?" + "&".join(map(part, range(7_000 // (len(part(0)) + 1)))))
+        for name, part in queries.items()
+        for path in gets(account)
+    ]
+    long = "x" * 7_500
+    headers = {
+        "a long token": (("Authorization", f"Bearer {long}"),),
+        "a token of dots": (("Authorization", "Bearer " + "." * 7_500),),
+        "a long Accept": (("Accept", ",".join(["text/csv;q=0.1"] * 450)),),
+        "a long cursor": (),
+        "a long key": (("Idempotency-Key", long),),
+        "a long trace": (("traceparent", long), ("baggage", long)),
+    }
+    made += [
+        Request(name, "GET", f"/transactions?cursor={long[:7_000]}" if "cursor" in name else path, headers=given)
+        for name, given in headers.items()
+        for path in gets(account)[:3]
+    ]
+    return made
+
+
+def refusals(account: str, target: str) -> Request:
+    """Return a batch of 1,000 transfers from an account without money."""
+    key = uuid.uuid4().hex
+    items = [
+        {"key": f"{key}-{number}", "from_account": account, "to_account": target, "amount": 1, "currency": "USD"}
+        for number in range(1000)
+    ]
+    return Request("1,000 refusals", "POST", "/transfers:batch", json.dumps({"transfers": items}).encode())
