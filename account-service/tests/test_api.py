@@ -203,7 +203,7 @@ def forged(lab: Lab, algorithm: str = "EdDSA", **changes: object) -> str:
         lambda lab: "Basic YTpi",
         lambda lab: "Bearer",
         lambda lab: "Bearer nonsense",
-        lambda lab: "Bearer " + forged(lab, exp=int(time.time()) - 1),
+        lambda lab: "Bearer " + forged(lab, exp=int(time.time()) - 61),
         lambda lab: "Bearer " + forged(lab, exp=None),
         lambda lab: "Bearer " + forged(lab, sub=None),
         lambda lab: "Bearer " + forged(lab, sub="a\nb"),

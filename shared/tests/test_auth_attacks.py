@@ -3,6 +3,7 @@
 import base64
 import json
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from shared.auth import Authenticator, Caller, require_operator
 from shared.problems import Problem
@@ -153,3 +155,174 @@ async def test_a_cached_token_gives_nobody_else_its_rights(authenticator: Authen
     assert (await authenticator.authenticate(operator)).is_operator
     assert await authenticator.authenticate(bearer(ED25519, "two")) == Caller("alice", frozenset())
     assert not (await authenticator.authenticate(bearer(ED25519, "two", sub="bob", scope="bank:deposit"))).is_operator
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        *(f"x{space}bank:operator" for space in "\xa0\x1c\x1d\x1e\x1f\x85\t\n\r\v\f\u2003\u2028\u3000"),
+        *('"bank:operator"', "bank:operator\\", "\\bank:operator", "bank:operator\x00", "bank:operator\xa0"),
+        *("\x1cbank:operator", "bank:operator\n", "bank\uff1aoperator", "\u0412ank:operator"),
+    ],
+)
+async def test_only_a_space_stands_between_two_scopes(authenticator: Authenticator, scope: str) -> None:
+    caller = await authenticator.authenticate(bearer(ED25519, "two", scope=f"{scope} bank:deposit"))
+    assert not caller.is_operator and caller.scopes <= {"bank:deposit", "x"} and caller.is_cash_desk
+
+
+@pytest.mark.parametrize(
+    "claim", [{"scp": ["bank:operator"]}, {"scope": ["bank:operator"]}, {"scopes": "bank:operator"}]
+)
+async def test_a_list_of_scopes_gives_none(authenticator: Authenticator, claim: dict[str, Any]) -> None:
+    assert (await authenticator.authenticate(bearer(ED25519, "two", **claim))).scopes == frozenset()
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        *("Bearer\t{}", "Bearer\xa0{}", "Bearer\n{}", "Bearer {} ", " Bearer {}", "Bearer {}\n", "Bearer {}\x00", "{}"),
+        *(
+            "Bearer {0},Bearer {0}",
+            "Bearer {}, Basic eA==",
+            "Basic eA==, Bearer {}",
+            "Bearer {0} {0}",
+            "Bearer {0}.{0}",
+        ),
+        *(
+            "Bearer {}=",
+            "Bearer={}",
+            'Bearer "{}"',
+            "Bearer token={}",
+            "Token {}",
+            "Bear\u212aer {}",
+            "Bearer {}\u200b",
+        ),
+    ],
+)
+async def test_a_credential_has_one_form(authenticator: Authenticator, form: str) -> None:
+    good = bearer(ED25519, "two")
+    assert (await authenticator.authenticate(good)).subject == "alice"
+    assert "Authorization header" in await refused(authenticator, form.format(good.removeprefix("Bearer ")))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        *("Bearer " + "a" * 100_000, "Bearer " + "a." * 50_000, "Bearer " + " " * 100_000, "x" * 100_000),
+        f"Bearer {part('x' * 70_000)}.e.e",
+    ],
+)
+async def test_a_token_of_100_kilobytes_costs_nothing(authenticator: Authenticator, header: str) -> None:
+    begun = time.perf_counter()
+    await refused(authenticator, header)
+    assert time.perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize("deep", ['{"alg":"EdDSA","kid":', '{"kid":"two","alg":"EdDSA","x":'])
+async def test_a_head_of_many_levels_is_refused_like_any_other(authenticator: Authenticator, deep: str) -> None:
+    levels = 2_900
+    head = base64.urlsafe_b64encode((deep + "[" * levels + "]" * levels + "}").encode()).decode().rstrip("=")
+    await refused(authenticator, f"Bearer {head}.{part(claims())}.AAAA")
+    await refused(authenticator, f"Bearer {part({'alg': 'EdDSA', 'kid': 'two'})}.{head}.AAAA")
+
+
+@pytest.mark.parametrize("kid", [0, 1.5, True, [], ["two"], {}, {"two": 1}])
+async def test_a_key_id_that_is_no_text(authenticator: Authenticator, kid: Any) -> None:
+    head, body = part({"alg": "EdDSA", "kid": kid}), part(claims())
+    signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
+    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+
+
+@pytest.mark.parametrize("crit", [[], "x", ["exp"], ["b64"], {}, None, 5])
+async def test_crit_is_never_taken_for_granted(authenticator: Authenticator, crit: Any) -> None:
+    head, body = part({"alg": "EdDSA", "kid": "two", "b64": False, "crit": crit}), part(claims())
+    signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
+    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+
+
+@pytest.mark.parametrize(
+    "change", [{"exp": 10**400}, {"exp": [1]}, {"exp": {}}, {"nbf": "soon"}, {"nbf": [1]}, {"sub": None}]
+)
+async def test_claims_of_the_wrong_kind(authenticator: Authenticator, change: dict[str, Any]) -> None:
+    given = {**claims(), **change}
+    head, body = part({"alg": "EdDSA", "kid": "two"}), part(given)
+    signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
+    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+
+
+@pytest.mark.parametrize("exp", ["Infinity", "NaN", "1e999", "-Infinity"])
+async def test_a_time_that_is_no_time(authenticator: Authenticator, exp: str) -> None:
+    text = json.dumps(claims(exp=0)).replace('"exp": 0', f'"exp": {exp}')
+    head, body = part({"alg": "EdDSA", "kid": "two"}), base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+    signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
+    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(
+            "",
+            " ",
+            " alice",
+            "alice ",
+            "alice\xa0",
+            "ali\xa0ce",
+            "alice\u200b",
+            "ali\u0301ce",
+            "al\xedce",
+            "\u0430lice",
+        ),
+        *("alice\n", "alice\x00", "alice\x7f", "\uff41lice", "alice\ufe0f", "\u3164", "\U000e0061lice", "x" * 201),
+    ],
+)
+async def test_nobody_is_called_nearly_like_somebody_else(authenticator: Authenticator, subject: str) -> None:
+    assert "subject" in await refused(authenticator, bearer(ED25519, "two", sub=subject))
+
+
+@pytest.mark.parametrize(
+    "subject", ["alice", "Alice Smith", "a", "x" * 200, "auth0|5f7c", "https://id.example/alice", "~"]
+)
+async def test_names_that_issuers_give(authenticator: Authenticator, subject: str) -> None:
+    assert (await authenticator.authenticate(bearer(ED25519, "two", sub=subject))).subject == subject
+
+
+async def test_two_keys_of_one_name_open_nothing(tmp_path: Path) -> None:
+    keys = [jwk(ED25519, "same"), jwk(MALLORY, "same"), jwk(rsa_key(), "one"), jwk(rsa_key(), "one")]
+    file = tmp_path / "jwks.json"
+    for order in (keys, keys[::-1]):
+        file.write_text(json.dumps({"keys": order}))
+        authenticator = Authenticator(str(file), "issuer", "bank")
+        for key in (ED25519, MALLORY):
+            await refused(authenticator, bearer(key, "same"))
+        assert (await authenticator.authenticate(bearer(rsa_key(), "one"))).subject == "alice", "twice the same is one"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use": "enc"},
+        {"alg": "RS256"},
+        {"alg": "ES256"},
+        {"key_ops": ["sign"]},
+        {"key_ops": []},
+        {"kid": 5},
+        {"kid": []},
+    ],
+)
+async def test_a_key_that_is_for_something_else_opens_nothing(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [{**jwk(MALLORY, "bad"), **change}, jwk(ED25519, "two")]}))
+    authenticator = Authenticator(str(file), "issuer", "bank")
+    await refused(authenticator, bearer(MALLORY, "bad"))
+    assert (await authenticator.authenticate(bearer(ED25519, "two"))).subject == "alice"
+
+
+async def test_a_short_rsa_key_opens_nothing(tmp_path: Path) -> None:
+    short = generate_private_key(public_exponent=65537, key_size=1024)
+    file = tmp_path / "jwks.json"
+    file.write_text(json.dumps({"keys": [jwk(short, "short"), jwk(ED25519, "two")]}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the library's, about signing with it
+        token = bearer(short, "short")
+    await refused(Authenticator(str(file), "issuer", "bank"), token)
