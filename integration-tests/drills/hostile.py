@@ -10,6 +10,7 @@ kills: 2 at most) and requests of customers that failed (0), and exits 1 when on
 
 import argparse
 import http.client
+import subprocess
 import sys
 import tempfile
 import time
@@ -35,11 +36,15 @@ from traffic import Traffic, assert_one_effect_each, traffic  # noqa: E402
 # Promised.
 MOST_DEATHS_OF_ONE_REQUEST = 2
 MOST_REFUSAL_BYTES = 64 * 1024
-CUSTOMERS_P95_SECONDS = 1.0
+# Or four times what it is while nobody is hostile, where the machine has other work.
+CUSTOMERS_P95_SECONDS = 1.5
+_TIMES_CALM = 4
+_CALM_SECONDS = 6
 MOST_SECONDS = 600
 
 ENTRIES = 100_000
-AT_ONCE = 8
+# NGINX lets 32 large bodies in at once.
+AT_ONCE = 24
 BATCHES = 24
 REPLICAS = {"account-service": 4, "transaction-service": 2}
 SETTINGS = {
@@ -84,7 +89,17 @@ class Hostile:
         self.bank = bank
         self.customers = customers
         self.good = True
+        began = time.time()
+        time.sleep(_CALM_SECONDS)
+        calm = self._p95(began)
+        self._most_p95 = max(CUSTOMERS_P95_SECONDS, _TIMES_CALM * calm)
+        say(f"customers' p95 while nobody is hostile: {calm:.2f} s")
         self._token = bank.headers("mallory")["Authorization"]
+
+    def _p95(self, since: float) -> float:
+        """Return how long 95 % of the customers' requests since a moment took at most; infinity for none."""
+        waits = sorted(one.seconds for one in self.customers.between(since, time.time()))
+        return waits[int(len(waits) * 0.95)] if waits else float("inf")
 
     def check(self, met: bool, text: str) -> None:
         """Print a figure with its bar, and remember that one was missed."""
@@ -146,7 +161,7 @@ class Hostile:
         deaths = self.deaths(moment)
         died = [line for line in deaths if line.startswith("die")]
         failed = self.customers.lost[lost:]
-        waits = sorted(one.seconds for one in self.customers.between(began, time.time()))
+        served, p95 = len(self.customers.between(began, time.time())), self._p95(began)
         statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in answers).most_common())
         slowest = max((one.seconds for one in answers), default=0)
         say(f"{name}: {len(answers)} answers in {time.time() - began:.0f} s: {statuses}; slowest {slowest:.1f} s")
@@ -155,13 +170,12 @@ class Hostile:
             self.wait_until_all_run()
         for line in failed[:3]:
             say(f"  a customer: {line}")
-        p95 = waits[int(len(waits) * 0.95)] if waits else float("inf")
         self.check(len(died) <= most_deaths, f"{name}: replicas that died: {len(died)} (bar {most_deaths})")
-        asked = len(waits) + len(failed)
+        asked = served + len(failed)
         self.check(
-            not failed and asked > 0, f"{name}: customers' requests that failed: {len(failed)} of {asked} (bar 0)"
+            not failed and served > 0, f"{name}: customers' requests that failed: {len(failed)} of {asked} (bar 0)"
         )
-        self.check(p95 <= CUSTOMERS_P95_SECONDS, f"{name}: customers' p95 {p95:.2f} s (bar {CUSTOMERS_P95_SECONDS} s)")
+        self.check(p95 <= self._most_p95, f"{name}: customers' p95 {p95:.2f} s (bar {self._most_p95:.1f} s)")
         return answers
 
     def wait_until_all_run(self) -> None:
@@ -247,37 +261,35 @@ def send_refusals(drill: Hostile, _again: int) -> None:
 def kill_with_requests(drill: Hostile, _again: int) -> None:
     """A release that some requests kill: each takes two replicas at most, and customers go on."""
     bank = drill.bank
-    image = f"bank/account-service:{bank.project}-death"
     release = bank.inspect("{{.Config.Image}}", bank.containers("account-service")[0])[0]
     arguments = {"RELEASE": release, "FAULT": "death", "VERSION": "death"}
     words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
-    run(["docker", "build", "--quiet", *words, "--tag", image, str(_FAULTY)])
-    try:
-        bank.compose("up", "--detach", "--no-deps", "account-service", ACCOUNT_SERVICE_IMAGE=image)
-        drill.wait_until_all_run()
-        # NGINX leaves a replica that it could not connect to out for so long.
+    run(["docker", "build", "--quiet", *words, "--tag", _deadly_image(bank), str(_FAULTY)])
+    # All replicas are replaced at once: what customers lose by that is not what is looked at.
+    bank.compose("up", "--detach", "--no-deps", "account-service", ACCOUNT_SERVICE_IMAGE=_deadly_image(bank))
+    drill.wait_until_all_run()
+    deadly, body = (("X-Request-ID", _DEADLY),), b'{"from_account":"x"}'
+    for name, request in {
+        "a POST that kills": Request("POST", "POST", "/transfers", body, headers=deadly),
+        "a GET that kills": Request("GET", "GET", "/accounts", headers=deadly),
+        "a batch that kills": Request("POST", "POST", "/transfers:batch", body, headers=deadly),
+    }.items():
+        # NGINX leaves out a replica that failed for two seconds.
         time.sleep(3)
-        # Whatever NGINX lost while all replicas were replaced at once is not what is looked at here.
-        deadly = (("X-Request-ID", _DEADLY),)
-        body = b'{"from_account":"x"}'
-        for name, request in {
-            "a POST that kills": Request("POST", "POST", "/transfers", body, headers=deadly),
-            "a GET that kills": Request("GET", "GET", "/accounts", headers=deadly),
-            "another POST that kills": Request("POST", "POST", "/transfers:batch", body, headers=deadly),
-        }.items():
-            answers = drill.attack(name, lambda request=request: [drill.send(request)], MOST_DEATHS_OF_ONE_REQUEST)
-            drill.check(answers[0].status == 502, f"{name}: answered {answers[0].status} (502 after two replicas)")
-            time.sleep(3)
-    finally:
-        bank.compose("rm", "--stop", "--force", "account-service")
-        bank.docker("image", "rm", "--force", image)
+        (answer,) = drill.attack(name, lambda request=request: [drill.send(request)], MOST_DEATHS_OF_ONE_REQUEST)
+        drill.check(answer.status == 502, f"{name}: answered {answer.status} (502 after two replicas)")
+
+
+def _deadly_image(bank: ComposedBank) -> str:
+    return f"bank/account-service:{bank.project}-death"
 
 
 ROUNDS: dict[str, Callable[[Hostile, int], None]] = {
     "bodies": send_bodies,
     "heads": send_heads,
-    "refusals": send_refusals,
     "statements": read_statements,
+    # After the statements: history needs a while for the events of thousands of refusals.
+    "refusals": send_refusals,
     "deaths": kill_with_requests,
 }
 
@@ -302,23 +314,22 @@ def main() -> int:
             good = attack_all(bank, [name for name in ROUNDS if name in wanted], options.again, options.rate)
         finally:
             bank.close()
+            subprocess.run(["docker", "image", "rm", "--force", _deadly_image(bank)], capture_output=True, check=False)
     took = time.monotonic() - began
     return 0 if measured(took <= MOST_SECONDS, f"all of it took {took:.0f} s (bar {MOST_SECONDS} s)") and good else 1
 
 
 def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: float) -> bool:
-    """Run rounds, each beside customers of its own; return whether every bar was met."""
-    good = True
-    for name in rounds:
-        say(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
-        with traffic(bank, rate) as customers:
-            drill = Hostile(bank, customers)
+    """Run rounds beside customers; return whether every bar was met."""
+    with traffic(bank, rate) as customers:
+        drill = Hostile(bank, customers)
+        for name in rounds:
+            say(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
             ROUNDS[name](drill, again)
-        good = good and drill.good
-        if name != "deaths":
-            assert_one_effect_each(bank, customers)
-            bank.assert_ledger_is_sound()
-    return good
+    assert_one_effect_each(bank, customers)
+    bank.assert_ledger_is_sound()
+    say(f"the ledger is sound after {customers.sent} requests of customers")
+    return drill.good
 
 
 if __name__ == "__main__":

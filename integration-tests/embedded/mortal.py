@@ -1,8 +1,8 @@
 """A replica that a request can kill: python mortal.py PORT NAME [STATUS].
 
-It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. A request that holds
-one of these words ends it: `death` kills the process before it answers, `halfway` in the middle of the headers.
-`hang` is never answered.
+It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. Some words in a
+request change that: `death` kills the process before it answers, `halfway` in the middle of the headers; `hang` is
+never answered, `busy` is answered 503.
 """
 
 import os
@@ -39,8 +39,9 @@ class Handler(socketserver.StreamRequestHandler):
                 die()
             if b"hang" in request:
                 threading.Event().wait()
+            status = 503 if b"busy" in request else STATUS
             self.wfile.write(
-                b"HTTP/1.1 %d Answer\r\nX-App-Track: %s\r\nContent-Length: 2\r\n\r\n{}" % (STATUS, NAME.encode())
+                b"HTTP/1.1 %d Answer\r\nX-App-Track: %s\r\nContent-Length: 2\r\n\r\n{}" % (status, NAME.encode())
             )
 
 

@@ -164,6 +164,19 @@ def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool) -> Non
     assert pool.deaths(2) == (2, 0)
 
 
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_answers_of_503_keep_nobody_from_the_replicas(make_pool: MakePool, replicas: int) -> None:
+    pool = make_pool(replicas)
+    for _ in range(2 * replicas):
+        assert pool.send("busy").status == 503
+        assert pool.send("life").status == 201
+    # Nor from one that is left when another has died.
+    if replicas > 1:
+        pool.stable[0].kill()
+        assert pool.send("busy").status == 503
+        assert {pool.send("life").status for _ in range(10)} == {201}
+
+
 @pytest.mark.parametrize("method", ["POST", "GET"])
 def test_replicas_that_cannot_be_connected_to_do_not_count(make_pool: MakePool, method: str) -> None:
     pool = make_pool(3, refusing=6)

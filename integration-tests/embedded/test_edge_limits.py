@@ -136,17 +136,18 @@ def test_a_client_has_a_rate_of_its_own_and_cannot_borrow_another(make_edge: Mak
 
 
 def test_what_a_replica_cannot_take_is_refused_at_once_and_taken_again_afterwards(make_edge: MakeEdge) -> None:
-    edge = make_edge(nginx_max_in_flight=3)
+    # And one more, for when the replica is taken for broken.
+    edge, limit = make_edge(nginx_max_in_flight=12), 13
     edge.upstream.open.clear()
-    with ThreadPoolExecutor(3) as pool:
-        taken = [pool.submit(edge.get, "/api/v1/transactions") for _ in range(3)]
-        eventually(lambda: len(edge.upstream.received) == 3)
+    with ThreadPoolExecutor(limit) as pool:
+        taken = [pool.submit(edge.get, "/api/v1/transactions") for _ in range(limit)]
+        eventually(lambda: len(edge.upstream.received) == limit)
         begun = time.monotonic()
         answers = [edge.get("/api/v1/transactions") for _ in range(10)]
         assert time.monotonic() - begun < 2
         for answer in answers:
             assert problem(answer)["code"] == "unavailable" and says_when_to_come_again(answer)
-        assert len(edge.upstream.received) == 3
+        assert len(edge.upstream.received) == limit
         edge.upstream.open.set()
-        assert [statuses(one.result()) for one in taken] == [[201]] * 3
+        assert [statuses(one.result()) for one in taken] == [[201]] * limit
     assert [statuses(edge.get("/api/v1/transactions")) for _ in range(5)] == [[201]] * 5
