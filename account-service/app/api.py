@@ -70,6 +70,8 @@ _LINKS: dict[type, dict[str, Any]] = {
     schemas.HoldView: _HOLD_LINKS,
 }
 
+_MOST_SEQS = 100
+
 _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 _reads = APIRouter(prefix="/api/v1")
 
@@ -320,5 +322,20 @@ async def _balances(request: Request) -> Response:
     return paging.page(items, 1000)
 
 
+async def _seqs(request: Request) -> Response:
+    """Answer how far accounts go: the account of `account_id`, or those of `owner` up to 100."""
+    check_service_token(
+        request.headers.get("authorization"), request.app.state.settings.service_token.get_secret_value()
+    )
+    wanted = schemas.SeqQuery.model_validate(dict(request.query_params))
+    found = await _service(request).seqs(wanted.account_id, wanted.owner, _MOST_SEQS + 1)
+    return Response(
+        orjson.dumps({"items": found[:_MOST_SEQS], "more": len(found) > _MOST_SEQS}), media_type="application/json"
+    )
+
+
 ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]
-INTERNAL_ROUTES: list[BaseRoute] = [QueryRoute("/internal/balances", _balances, "after")]
+INTERNAL_ROUTES: list[BaseRoute] = [
+    QueryRoute("/internal/balances", _balances, "after"),
+    QueryRoute("/internal/seqs", _seqs, "account_id", "owner"),
+]

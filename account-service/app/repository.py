@@ -201,6 +201,14 @@ async def balances(connection: AsyncConnection, after: str | None, limit: int) -
     return list((await connection.execute(statement)).all())
 
 
+async def seqs(connection: AsyncConnection, account_id: str | None, owner: str | None, limit: int) -> list[Any]:
+    """Return id, owner, currency and seq of an account, or of an owner's accounts in id order."""
+    columns = (accounts.c.id, accounts.c.owner, accounts.c.currency, accounts.c.seq)
+    wanted = accounts.c.id == account_id if account_id is not None else accounts.c.owner == owner
+    statement = select(*columns).where(wanted).order_by(accounts.c.id).limit(limit)
+    return list((await connection.execute(statement)).all())
+
+
 async def expired_holds(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
     """Return ids of active holds whose time is over, the oldest first."""
     due = select(holds.c.id).where((holds.c.status == "active") & (holds.c.expires_at <= now))

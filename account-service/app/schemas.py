@@ -1,10 +1,10 @@
 """What the API takes and gives."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pycountry
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from shared.bodies import StrictBody
 from shared.ids import Identifier
@@ -30,6 +30,19 @@ Currency = Annotated[
 ]
 # Printable: control characters (NUL above all) have no place in what people and databases read.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+
+
+class SeqQuery(StrictBody):
+    """Query of the internal `/internal/seqs`: one account, or those of an owner."""
+
+    account_id: Identifier | None = None
+    owner: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if (self.account_id is None) == (self.owner is None):
+            raise ValueError("give either account_id or owner")
+        return self
 
 
 class OpenAccountBody(StrictBody):

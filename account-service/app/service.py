@@ -225,6 +225,12 @@ class AccountService:
             for row in rows
         ]
 
+    async def seqs(self, account_id: str | None, owner: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return id, owner, currency and seq of an account, or of an owner's accounts, for the history."""
+        async with self._engine.connect() as connection:
+            rows = await repository.seqs(connection, account_id, owner, limit)
+        return [{"id": row.id, "owner": row.owner, "currency": row.currency, "seq": row.seq} for row in rows]
+
     async def release_expired_holds(self, limit: int = 500) -> int:
         """Release holds whose time is over; return how many were due."""
         async with self._engine.connect() as connection:

@@ -126,7 +126,7 @@ async def test_the_services_token_is_none_of_the_api(client: httpx.AsyncClient, 
 
 async def test_a_customers_token_opens_nothing_internal(client: httpx.AsyncClient, lab: Lab):
     for headers in (lab.headers("alice"), lab.operator(), {"Authorization": "Bearer"}, {"X-Service-Token": "x"}):
-        for path in ("/internal/events?after=0", "/internal/balances"):
+        for path in ("/internal/events?after=0", "/internal/balances", "/internal/seqs?owner=alice"):
             assert_problem(await client.get(path, headers=headers), 401, "unauthorized")
 
 

@@ -10,6 +10,7 @@ import httpx
 import jwt
 import pytest
 
+from app import api
 from shared.testing import Lab
 from shared.web import Service
 from tests.support import keyed
@@ -303,7 +304,7 @@ async def test_errors_and_ids_without_exception(client: httpx.AsyncClient, appli
 async def test_internal_paths_need_the_services_token(client: httpx.AsyncClient, lab: Lab):
     account = await opened(client, 70)
     own = {"Authorization": f"Bearer {lab.service_token}"}
-    for path in ("/internal/events?after=0", "/internal/balances"):
+    for path in ("/internal/events?after=0", "/internal/balances", f"/internal/seqs?account_id={account}"):
         assert_problem(await client.get(path), 401, "unauthorized")
     balances = (await client.get("/internal/balances", headers=own)).json()
     assert {item["id"]: item["balance"] for item in balances["items"]}[account] == 70
@@ -317,6 +318,28 @@ async def test_internal_paths_need_the_services_token(client: httpx.AsyncClient,
         after = events.headers["x-next-position"]
     assert types == ["bank.account.opened", "bank.entry.posted"]
     assert_problem(await client.get("/internal/events?after=-1", headers=own), 422, "validation-failed")
+
+
+async def test_the_history_asks_how_far_accounts_go(
+    client: httpx.AsyncClient, lab: Lab, monkeypatch: pytest.MonkeyPatch
+):
+    account, other = await opened(client, 70), await opened(client, 0)
+    client.headers["Authorization"] = f"Bearer {lab.service_token}"
+
+    async def asked(**query: str) -> httpx.Response:
+        return await client.get("/internal/seqs", params=query)
+
+    wanted = {"id": account, "owner": "alice", "currency": "USD", "seq": 1}
+    assert (await asked(account_id=account.upper())).json() == {"items": [wanted], "more": False}
+    found = (await asked(owner="alice")).json()
+    assert [item["seq"] for item in found["items"] if item["id"] in (account, other)] == [1, 0]
+    for query in ({"account_id": str(uuid.uuid4())}, {"owner": "nobody"}):
+        assert (await asked(**query)).json() == {"items": [], "more": False}
+    monkeypatch.setattr(api, "_MOST_SEQS", 1)
+    assert (found := (await asked(owner="alice")).json())["more"] and len(found["items"]) == 1
+    # An empty owner would be that of the cash accounts.
+    for wrong in ({}, {"owner": ""}, {"account_id": "1"}, {"owner": "alice", "account_id": account}, {"who": "alice"}):
+        assert_problem(await asked(**wrong), 422, "validation-failed")
 
 
 async def test_health_metrics_and_documentation(client: httpx.AsyncClient, application: Service):
