@@ -39,8 +39,11 @@ def decode_cursor(cursor: str) -> str:
         raise Problem("validation-failed", "The cursor is not one that we gave out.", errors) from error
 
 
-def page(items: list[dict[str, Any]], limit: int) -> Response:
-    """Answer with a page; `items` has one more than `limit` where there are more to come."""
+def page(items: list[dict[str, Any]], limit: int, **about: Any) -> Response:
+    """Answer with a page, and what there is to say about it.
+
+    `items` has one more than `limit` where there are more to come.
+    """
     following = encode_cursor(items[limit - 1]["id"]) if len(items) > limit else None
-    content = orjson.dumps({"items": items[:limit], "next_cursor": following})
+    content = orjson.dumps({"items": items[:limit], "next_cursor": following, **about})
     return Response(content, media_type="application/json")

@@ -1,6 +1,6 @@
 """The HTTP API of transaction-service: an endpoint reads the request, calls the service and answers."""
 
-import asyncio
+from functools import partial
 from typing import Annotated, Any
 
 import orjson
@@ -9,9 +9,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app import schemas, statements
+from app import schemas, statements, streaming
 from app.repository import Filter
 from app.service import TransactionService
+from app.streaming import Streams
 from shared import paging
 from shared.auth import Caller
 from shared.ids import Identifier
@@ -83,8 +84,9 @@ async def list_transactions(
 ) -> Response:
     """List the transactions of the caller's accounts, the newest first; operators see all."""
     wanted = Filter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
-    items = await _service(request).transactions(caller, wanted, _after(cursor), limit + 1)
-    return paging.page(items, limit)
+    found = await _service(request).transactions(caller, wanted, _after(cursor), limit + 1)
+    through = statements.moment_or_none(found.complete_through)
+    return paging.page(found.items, limit, complete=found.complete, complete_through=through)
 
 
 @_reads.get(
@@ -103,21 +105,24 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
     response_model=schemas.StatementView,
     responses={
         200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "links": _STATEMENT_LINKS},
-        **documented_problems(400, 401, 404, 422, 500, 503),
+        **documented_problems(400, 401, 404, 422, 429, 500, 503),
     },
     openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
 )
 async def get_statement(request: Request, caller: _Caller, start: _From = None, end: _To = None) -> Response:
-    """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`."""
-    statement = await _service(request).statement(caller, _id(request, "account_id"), start, end)
+    """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`.
+
+    A long one is sent in parts: JSON that does not end, or CSV without the row of the closing balance, was cut off.
+    """
+    service = _service(request)
+    statement = await service.statement(caller, _id(request, "account_id"), start, end)
     headers = {"Vary": "Accept"}
-    # A long statement takes a while to write; others are served meanwhile.
+    form: statements.JsonFormat | statements.CsvFormat = statements.JsonFormat(statement)
     if _prefers_csv(request.headers.get("accept", "")):
+        form = statements.CsvFormat(statement)
         headers["Content-Disposition"] = f'attachment; filename="{statements.csv_filename(statement)}"'
-        content = await asyncio.to_thread(statements.to_csv, statement)
-        return Response(content, headers=headers, media_type="text/csv; charset=utf-8")
-    content = await asyncio.to_thread(statements.to_json, statement)
-    return Response(content, headers=headers, media_type="application/json")
+    streams: Streams = request.app.state.streams
+    return streaming.respond(streams, statement, form, partial(service.more_lines, statement), headers)
 
 
 def _prefers_csv(accept: str) -> bool:

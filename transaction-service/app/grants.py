@@ -9,6 +9,7 @@ GRANTS: Grants = {
     "accounts": _PROJECTION,
     "transactions": _PROJECTION,
     "entries": _PROJECTION,
+    "checkpoints": _PROJECTION,
     "inbox": _PROJECTION,
     "flags": "SELECT, INSERT",
     "outbox": "SELECT, INSERT, UPDATE (position)",

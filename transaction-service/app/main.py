@@ -11,6 +11,7 @@ from app.consumer import HistoryHandler
 from app.models import outbox
 from app.service import TransactionService
 from app.settings import TransactionSettings
+from app.streaming import Streams
 from shared import feed
 from shared.prometheus.checks import CHECKED
 from shared.runtime import Jobs, Runtime
@@ -42,5 +43,6 @@ def create(settings: TransactionSettings) -> Service:
         lifespan=lifespan,
     )
     service_app.app.state.service = service
+    service_app.app.state.streams = Streams()
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

@@ -67,6 +67,15 @@ entries = Table(
     Index("entries_by_time", "account_id", "created_at"),
 )
 
+# What has been checked need not be read again: an account may have millions of entries, and rows never change.
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("account_id", _ID, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False, comment="entries 1 to seq are all here"),
+    Column("balance", BigInteger, nullable=False, comment="what they add up to"),
+)
+
 flags = Table(
     "flags",
     metadata,

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 PENDING = "pending"
+# Entries between two checkpoints of an account, at least: what is counted again whenever its history is read.
+STRIDE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,15 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Entries 1 to `seq` of an account are all here and add up to `balance`; `at` is the time of the last of them."""
+
+    seq: int = 0
+    balance: int = 0
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What the entries of an account say."""
 
@@ -31,6 +42,14 @@ class History:
     balance: int = 0
     gap_since: datetime | None = None
     """Time of the first entry whose predecessor is missing."""
+    checkpoint: int = 0
+    """`seq` of the last checkpoint."""
+
+    @property
+    def next_checkpoint(self) -> Checkpoint | None:
+        """The checkpoint to write where enough entries have come since the last one, and none is missing."""
+        is_sound = self.count == self.seq and self.total == self.balance
+        return Checkpoint(self.seq, self.balance) if is_sound and self.seq - self.checkpoint >= STRIDE else None
 
 
 @dataclass(frozen=True, slots=True)

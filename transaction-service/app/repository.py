@@ -6,19 +6,33 @@ from datetime import datetime
 from typing import Any
 from zlib import crc32
 
-from sqlalchemy import ColumnElement, Row, Select, Table, and_, delete, func, literal, or_, select, text, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Table,
+    and_,
+    delete,
+    func,
+    literal,
+    literal_column,
+    or_,
+    select,
+    text,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.completeness import CLOCK_MARGIN
 from app.fraud import VELOCITY, Entry, Finding, LookBack, Thresholds
-from app.models import accounts, entries, flags, inbox, transactions
+from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from app.projection import Projection
-from app.reconciliation import History, Surplus
-from app.statements import Line, Opening
+from app.statements import PAGE, Line, Standing
 from shared.database import any_of, bulk_insert_new, is_postgres
 
 _ASSESSMENT_LOCK = crc32(b"transaction-service/assessment")
 # In the order in which consumers write to them, so that nobody waits in a circle.
-_PROJECTION = (inbox.seen, transactions, accounts, entries)
+_PROJECTION = (inbox.seen, transactions, accounts, entries, checkpoints)
 
 _IS_POSTED = entries.c.seq.is_not(None)
 
@@ -222,23 +236,21 @@ async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> 
     return of_transaction
 
 
-async def opening(connection: AsyncConnection, account_id: str, start: datetime, end: datetime) -> tuple[Opening, int]:
-    """Return what an account had before a period, and the last `seq` in it."""
-    of_account = and_(entries.c.account_id == account_id, _IS_POSTED)
+async def standing(connection: AsyncConnection, account_id: str, moment: datetime) -> Standing:
+    """Return how an account stood just before a time.
 
-    def last_before(moment: datetime) -> Any:
-        last = select(entries.c.seq).where(of_account, entries.c.created_at < moment)
-        return last.order_by(entries.c.seq.desc()).limit(1).scalar_subquery()
-
-    ends = (await connection.execute(select(last_before(start).label("first"), last_before(end).label("last")))).one()
-    first, last = ends.first or 0, ends.last or 0
-    balance = await connection.scalar(select(entries.c.balance_after).where(of_account, entries.c.seq == first))
-    count = await connection.scalar(select(func.count()).where(of_account, entries.c.seq <= first))
-    return Opening(first, count or 0, balance or 0), last
+    Times may run backwards a little from one `seq` to the next, so it may be that of an entry just before the latest.
+    """
+    earlier = and_(entries.c.account_id == account_id, _IS_POSTED, entries.c.created_at < moment)
+    latest = await connection.scalar(select(func.max(entries.c.created_at)).where(earlier))
+    if latest is None:
+        return Standing(0, 0)
+    near = select(entries.c.seq, entries.c.balance_after).where(earlier, entries.c.created_at >= latest - CLOCK_MARGIN)
+    return Standing(*(await connection.execute(near.order_by(entries.c.seq.desc()).limit(1))).one())
 
 
-async def lines(connection: AsyncConnection, account_id: str, after: int, last: int, limit: int) -> list[Line]:
-    """Return the posted entries of an account after a `seq` up to another one, in order."""
+async def lines(connection: AsyncConnection, account_id: str, after: int, last: int) -> list[Line]:
+    """Return the posted entries of an account after a `seq` up to another one, in order: a page of them at most."""
     statement = (
         select(
             entries.c.transaction_id,
@@ -253,7 +265,8 @@ async def lines(connection: AsyncConnection, account_id: str, after: int, last: 
         .join(transactions, transactions.c.id == entries.c.transaction_id)
         .where(entries.c.account_id == account_id, entries.c.seq > after, entries.c.seq <= last)
         .order_by(entries.c.seq)
-        .limit(limit)
+        # A number that the planner can see, so that it reads by index whatever it knows of the tables.
+        .limit(literal_column(str(PAGE)))
     )
     return [Line(*row) for row in await connection.execute(statement)]
 
@@ -271,64 +284,3 @@ async def list_flags(
         last = tuple_(listed_at, literal(after, flags.c.id.type))
         statement = statement.where(tuple_(*newest_first) < last)
     return list((await connection.execute(statement)).all())
-
-
-# Reconciliation -------------------------------------------------------------------------------------------------------
-
-
-async def histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
-    """Return what the entries of accounts say, by account."""
-    last = (
-        select(
-            entries.c.account_id,
-            func.count().label("entries"),
-            func.max(entries.c.seq).label("seq"),
-            func.sum(entries.c.amount).label("total"),
-        )
-        .where(_one_of(connection, entries, "account_id"), _IS_POSTED)
-        .group_by(entries.c.account_id)
-        .subquery()
-    )
-    statement = select(last, entries.c.balance_after).join(
-        entries, and_(entries.c.account_id == last.c.account_id, entries.c.seq == last.c.seq)
-    )
-    found = (await connection.execute(statement, {"ids": list(account_ids)})).all()
-    gaps = await _gaps(connection, [row.account_id for row in found if row.entries != row.seq])
-    return {
-        row.account_id: History(row.entries, row.seq, int(row.total), row.balance_after, gaps.get(row.account_id))
-        for row in found
-    }
-
-
-async def _gaps(connection: AsyncConnection, account_ids: list[str]) -> dict[str, datetime]:
-    if not account_ids:
-        return {}
-    previous = entries.alias()
-    has_previous = (
-        select(previous.c.seq)
-        .where(previous.c.account_id == entries.c.account_id, previous.c.seq == entries.c.seq - 1)
-        .exists()
-    )
-    statement = (
-        select(entries.c.account_id, func.min(entries.c.created_at).label("since"))
-        .where(_one_of(connection, entries, "account_id"), entries.c.seq > 1, ~has_previous)
-        .group_by(entries.c.account_id)
-    )
-    return {row.account_id: row.since for row in await connection.execute(statement, {"ids": account_ids})}
-
-
-async def surpluses(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, Surplus]:
-    """Return for accounts and a `seq` each: the balance at that entry, and the time of the next entry."""
-    if not ends:
-        return {}
-    pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
-    statement = select(entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
-    rows = await connection.execute(statement.where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs)))
-    found = {(row.account_id, row.seq): row for row in rows}
-    surplus = {}
-    for account_id, seq in ends.items():
-        there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
-        surplus[account_id] = Surplus(
-            there.balance_after if there else None, following.created_at if following else None
-        )
-    return surplus

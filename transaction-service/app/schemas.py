@@ -9,7 +9,11 @@ from pydantic import BaseModel, BeforeValidator, Field, WithJsonSchema
 TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
 
 # A `+` that was not percent-encoded arrives as a space; it can only mean one thing here.
-_RFC_3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d(?:\.\d{1,9})?)(?:([Zz])|([+ -])(\d\d:\d\d))", re.ASCII)
+_RFC_3339 = re.compile(
+    r"(\d{4}-\d\d-\d\d)[Tt]((?:[01]\d|2[0-3]):\d\d:\d\d(?:\.\d{1,9})?)"
+    r"(?:([Zz])|([+ -])((?:[01]\d|2[0-3]):[0-5]\d))",
+    re.ASCII,
+)
 
 
 def _moment(text: Any) -> datetime:
@@ -19,9 +23,12 @@ def _moment(text: Any) -> datetime:
     date, time, zulu, sign, offset = match.groups()
     zone = "+00:00" if zulu else f"{'-' if sign == '-' else '+'}{offset}"
     try:
-        return datetime.fromisoformat(f"{date}T{time}{zone}").astimezone(UTC)
+        moment = datetime.fromisoformat(f"{date}T{time}{zone}")
+        moment.astimezone(UTC)  # the first and last hours of all years may have no time in UTC
     except (ValueError, OverflowError) as error:
         raise ValueError("there is no such time") from error
+    # With the client's offset: that decides which month a time is in.
+    return moment
 
 
 Moment = Annotated[
@@ -57,11 +64,20 @@ class TransactionView(BaseModel):
     code: str = Field(default="", description="Only there where the transaction was refused.")
 
 
+_COMPLETE = Field(
+    description="True only if no entry before `to` (or before the request) is known to be missing: account-service was "
+    "asked how far the accounts go. False while entries are on their way, or where that is not known."
+)
+_COMPLETE_THROUGH = Field(description="Nothing that was posted before this time is missing; null where not known.")
+
+
 class TransactionPage(BaseModel):
-    """A page of transactions."""
+    """A page of transactions. Completeness is about posted ones; refused ones have no `seq` to count."""
 
     items: list[TransactionView]
     next_cursor: str | None
+    complete: bool = _COMPLETE
+    complete_through: datetime | None = _COMPLETE_THROUGH
 
 
 class LineView(BaseModel):
@@ -77,6 +93,14 @@ class LineView(BaseModel):
     created_at: datetime
 
 
+class WatermarkView(BaseModel):
+    """How far the history of an account goes."""
+
+    seq: int = Field(description="Entries 1 to this one are here, without a gap.")
+    account_seq: int | None = Field(description="The account's last entry; null where account-service did not answer.")
+    as_of: datetime | None = Field(description="When account-service was asked.")
+
+
 class StatementView(BaseModel):
     """A statement: opening balance + credits − debits = closing balance, if it is complete."""
 
@@ -88,7 +112,9 @@ class StatementView(BaseModel):
     closing_balance: int
     total_credits: int
     total_debits: int
-    complete: bool = Field(description="False while entries before or in the period have not arrived yet.")
+    complete: bool = _COMPLETE
+    complete_through: datetime | None = _COMPLETE_THROUGH
+    watermark: WatermarkView
     entries: list[LineView]
 
 

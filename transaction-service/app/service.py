@@ -3,6 +3,7 @@
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -12,8 +13,9 @@ from sqlalchemy import Row
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app import fraud, repository, statements
+from app import completeness, extents, fraud, repository, statements
 from app.balances import BalanceReader
+from app.completeness import LedgerAccount, LedgerState
 from app.fraud import Entry, Finding
 from app.models import inbox, outbox
 from app.projection import Projection, parse, project
@@ -21,7 +23,7 @@ from app.prometheus import FLAGS, MISMATCHES
 from app.reconciliation import PENDING, Balance, History, compare
 from app.repository import Filter
 from app.settings import TransactionSettings
-from app.statements import Statement
+from app.statements import Line, Statement
 from shared import problems, tracing
 from shared.auth import Caller, require_operator
 from shared.consumer import Move
@@ -37,6 +39,15 @@ log = logging.getLogger(__name__)
 FEED = "account-service"
 _TRIES = 5
 _LISTED_MISMATCHES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Some transactions, and whether any of the period may be missing: before `complete_through` none is."""
+
+    items: list[dict[str, Any]]
+    complete: bool
+    complete_through: datetime | None
 
 
 class TransactionService:
@@ -153,18 +164,27 @@ class TransactionService:
 
     # History ----------------------------------------------------------------------------------------------------------
 
-    async def transactions(
-        self, caller: Caller, wanted: Filter, before: str | None, limit: int
-    ) -> list[dict[str, Any]]:
+    async def transactions(self, caller: Caller, wanted: Filter, before: str | None, limit: int) -> Listing:
         """Return the transactions of the caller's accounts (operators: all), the newest first.
 
-        Raises Problem (not-found) for somebody else's account.
+        Raises Problem: not-found for somebody else's account, or validation-failed for a period that is empty.
         """
+        statements.check_period(wanted.start, wanted.end)
+        end = wanted.end or utc_now()
+        ledger = await self._ledger_state(wanted)
         async with self._engine.connect() as connection:
             if wanted.account_id is not None and not caller.is_operator:
-                await _visible_account(connection, caller, wanted.account_id)
+                await _visible_account(connection, caller, wanted.account_id, ledger)
+            through = await _complete_through(connection, wanted, ledger)
             found = await repository.list_transactions(connection, wanted, before, limit)
-            return await _transaction_views(connection, caller, found)
+            items = await _transaction_views(connection, caller, found)
+        return Listing(items, through is not None and end <= through, through)
+
+    async def _ledger_state(self, wanted: Filter) -> LedgerState | None:
+        """Ask account-service how far the accounts go that are to be listed."""
+        if wanted.account_id is not None:
+            return await self._balances.account(wanted.account_id)
+        return await self._balances.accounts_of(wanted.owner) if wanted.owner is not None else None
 
     async def transaction(self, caller: Caller, transaction_id: str) -> dict[str, Any]:
         """Return a transaction of one of the caller's accounts (operators: any). Raises Problem (not-found)."""
@@ -178,19 +198,26 @@ class TransactionService:
     async def statement(
         self, caller: Caller, account_id: str, start: datetime | None, end: datetime | None
     ) -> Statement:
-        """Return the statement of one of the caller's accounts (operators: any); by default of the current month.
+        """Return a statement, with its first lines, of one of the caller's accounts (operators: any).
 
-        Raises Problem: not-found, or validation-failed for a period that is none or too long.
+        Raises Problem: not-found, or validation-failed for a period that is empty or too long.
         """
         start, end = statements.period(start, end, utc_now())
+        ledger = await self._balances.account(account_id)
         async with self._engine.connect() as connection:
-            account = await _visible_account(connection, caller, account_id)
-            opening, last = await repository.opening(connection, account_id, start, end)
-            most = statements.MAX_ENTRIES
-            lines = await repository.lines(connection, account_id, opening.seq, last, most + 1)
-        if len(lines) > most:
-            raise statements.too_many_entries()
-        return Statement(account_id, account.currency, start, end, opening, last, lines)
+            account = await _visible_account(connection, caller, account_id, ledger)
+            # First: what it counts is then in all that is read after it.
+            extent = (await extents.extents(connection, [account_id]))[account_id]
+            opening = await repository.standing(connection, account_id, start)
+            closing = max(opening, await repository.standing(connection, account_id, end))
+            lines = await repository.lines(connection, account_id, opening.seq, closing.seq)
+        watermark = completeness.watermark(extent, account_id, ledger)
+        return Statement(account_id, account.currency, start, end, opening, closing, watermark, lines)
+
+    async def more_lines(self, statement: Statement, after: int) -> list[Line]:
+        """Return the next lines of a statement, in a transaction of its own."""
+        async with self._engine.connect() as connection:
+            return await repository.lines(connection, statement.account_id, after, statement.closing.seq)
 
     async def flags(
         self, caller: Caller, account_id: str | None, after: str | None, limit: int
@@ -251,13 +278,14 @@ class TransactionService:
     async def _compare(self, asked_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
         grace = timedelta(seconds=self._settings.reconciliation_grace_seconds)
         async with self._engine.connect() as connection:
-            ours = await repository.histories(connection, [balance.id for balance in balances])
+            ours = await extents.histories(connection, [balance.id for balance in balances])
             ahead = {
                 balance.id: balance.seq
                 for balance in balances
                 if balance.id in ours and ours[balance.id].seq > balance.seq
             }
-            surpluses = await repository.surpluses(connection, ahead)
+            surpluses = await extents.surpluses(connection, ahead)
+        await self._add_checkpoints(ours)
         compared = []
         for balance in balances:
             history = ours.get(balance.id, History())
@@ -272,6 +300,17 @@ class TransactionService:
                 }
             )
         return compared
+
+    async def _add_checkpoints(self, histories: Mapping[str, History]) -> None:
+        """Remember what has been counted; a canary changes nothing."""
+        wanted = {id_: found for id_, each in histories.items() if (found := each.next_checkpoint) is not None}
+        if not wanted or self._settings.app_track == "canary":
+            return
+        async with write_transaction(self._engine) as connection:
+            # Once more: a rebuild may have begun since.
+            here = await extents.extents(connection, list(wanted))
+            sound = {id_: each for id_, each in wanted.items() if here[id_].seq >= each.seq}
+            await extents.add_checkpoints(connection, sound)
 
 
 def _flag_events(findings: Iterable[Finding], events: Iterable[CloudEvent], now: datetime) -> list[Event]:
@@ -301,8 +340,27 @@ def _flag_events(findings: Iterable[Finding], events: Iterable[CloudEvent], now:
     return flagged
 
 
-async def _visible_account(connection: AsyncConnection, caller: Caller, account_id: str) -> Row[Any]:
-    account = await repository.account(connection, account_id)
+async def _complete_through(connection: AsyncConnection, wanted: Filter, ledger: LedgerState | None) -> datetime | None:
+    """Return up to when the history of the accounts to be listed is complete; None where that is not known."""
+    if wanted.account_id is not None:
+        account_ids = [wanted.account_id]
+    elif ledger is not None:
+        account_ids = list(ledger.accounts)
+    else:
+        return None
+    reached = await extents.extents(connection, account_ids)
+    watermarks = [completeness.watermark(reached[id_], id_, ledger) for id_ in account_ids]
+    if not watermarks and ledger is not None:
+        return ledger.as_of
+    return completeness.complete_through(watermarks)
+
+
+async def _visible_account(
+    connection: AsyncConnection, caller: Caller, account_id: str, ledger: LedgerState | None
+) -> Row[Any] | LedgerAccount:
+    """Return an account from the history, or from the ledger where its event has not arrived yet."""
+    known = await repository.account(connection, account_id)
+    account = known if known is not None or ledger is None else ledger.accounts.get(account_id)
     if account is None or not caller.may_see(account.owner):
         raise Problem("not-found", "There is no such account.")
     return account

@@ -1,5 +1,8 @@
 """Statements of account: what happened between two times, as JSON or CSV; plain functions on plain data.
 
+A document is made in parts (head, entries page by page, tail), so that a long one is never in memory as a whole.
+Without its tail it is not JSON, and lacks the closing balance that every CSV ends with.
+
 A period is a range of `seq`: from after the last entry before it to the last entry in it. So the statements of
 adjoining periods share no entry and lose none, and `balance_after` runs through them, even where the clocks of two
 replicas of account-service differ by a little.
@@ -8,17 +11,20 @@ replicas of account-service differ by a little.
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 
+from app.completeness import Watermark
 from shared.ids import rfc3339
 from shared.problems import Problem
 
 MAX_PERIOD = timedelta(days=366)
-MAX_ENTRIES = 100_000
+# Entries that are read and written at once.
+PAGE = 500
 
 CSV_COLUMNS = (
     "created_at",
@@ -50,56 +56,89 @@ class Line:
     created_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What is known of the account before the period: its last `seq`, how many entries have arrived, the balance."""
+@dataclass(frozen=True, order=True, slots=True)
+class Standing:
+    """How the account stood at a moment: its last `seq` and the balance after it."""
 
     seq: int
-    count: int
     balance: int
 
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """The entries of a period, in the order in which they were posted; `last_seq` is that of the period's end."""
+    """A period of an account, and its first entries, in the order in which they were posted."""
 
     account_id: str
     currency: str
     start: datetime
     end: datetime
-    opening: Opening
-    last_seq: int
+    opening: Standing
+    closing: Standing
+    watermark: Watermark
     lines: Sequence[Line]
 
     @property
-    def closing_balance(self) -> int:
-        """The balance at the end of the period."""
-        return self.lines[-1].balance_after if self.lines else self.opening.balance
+    def has_more(self) -> bool:
+        """Tell whether more entries follow the first ones."""
+        return bool(self.lines) and self.lines[-1].seq < self.closing.seq
 
     @property
     def complete(self) -> bool:
-        """Tell whether all entries up to the end of the period have arrived."""
-        no_gap_before = self.opening.count == self.opening.seq
-        return no_gap_before and len(self.lines) == self.last_seq - self.opening.seq
+        """Tell whether all entries of the period are known to be here."""
+        return self.watermark.covers(self.end) and self.watermark.seq >= self.closing.seq
+
+
+@dataclass(slots=True)
+class Totals:
+    """What the entries written so far add up to; `seq` is that of the last of them."""
+
+    seq: int
+    count: int = 0
+    credits: int = 0
+    debits: int = 0
+
+    def add(self, lines: Sequence[Line]) -> None:
+        """Add entries."""
+        self.seq = lines[-1].seq if lines else self.seq
+        self.count += len(lines)
+        self.credits += sum(line.amount for line in lines if line.amount > 0)
+        self.debits -= sum(line.amount for line in lines if line.amount < 0)
+
+    def are_of(self, statement: Statement) -> bool:
+        """Tell whether these are the entries that the head of the statement promises."""
+        expected = statement.closing.seq - statement.opening.seq
+        return self.seq == statement.closing.seq and (self.count == expected or not statement.complete)
 
 
 def period(start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """Return the period asked for; by default the current month until now.
+    """Return the period asked for: by default until now, and from the start of the month that the period ends in.
 
-    Raises Problem (validation-failed) for one that ends before it starts, or is too long.
+    A period that ends as a month begins is the month before. Months are those of the offset that `to` was given with.
+    Raises Problem (validation-failed) for a period that is empty or too long.
     """
     end = end or now
-    start = start or end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    if start > end:
-        raise _invalid("from", f"is after `to`, which is {rfc3339(end)}")
+    start = start or _month_until(end)
+    check_period(start, end)
     if end - start > MAX_PERIOD:
         raise _invalid("from", f"is more than {MAX_PERIOD.days} days before `to`; ask for a shorter period")
     return start, end
 
 
-def too_many_entries() -> Problem:
-    """Return the problem of a period with more entries than a statement may have."""
-    return _invalid("from", f"the period has more than {MAX_ENTRIES} entries; ask for a shorter one")
+def check_period(start: datetime | None, end: datetime | None) -> None:
+    """Raise Problem (validation-failed) for a period that ends before or as it starts; None is open."""
+    if start is not None and end is not None and start >= end:
+        raise _invalid("from", f"is not before `to`, which is {rfc3339(end)}")
+
+
+def _month_until(end: datetime) -> datetime:
+    """Return the start of the month that the last moment before `end` is in."""
+    try:
+        last = end - timedelta(microseconds=1)
+        start = last.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        start.astimezone(UTC)
+    except OverflowError as error:
+        raise _invalid("to", "no month begins before it; give `from` as well") from error
+    return start
 
 
 def _invalid(name: str, detail: str) -> Problem:
@@ -108,44 +147,79 @@ def _invalid(name: str, detail: str) -> Problem:
     )
 
 
-def to_json(statement: Statement) -> bytes:
-    """Return the statement as JSON."""
-    return orjson.dumps(
-        {
+class JsonFormat:
+    """A statement as a JSON object: what is known from the start, then the entries, then what they add up to."""
+
+    media_type = "application/json"
+
+    def __init__(self, statement: Statement) -> None:
+        self._statement = statement
+        self._separator = b""
+
+    def head(self) -> bytes:
+        """Return what comes before the entries."""
+        statement, watermark = self._statement, self._statement.watermark
+        fields = {
             "account_id": statement.account_id,
             "currency": statement.currency,
             "from": rfc3339(statement.start),
             "to": rfc3339(statement.end),
-            "opening_balance": statement.opening.balance,
-            "closing_balance": statement.closing_balance,
-            "total_credits": sum(line.amount for line in statement.lines if line.amount > 0),
-            "total_debits": -sum(line.amount for line in statement.lines if line.amount < 0),
             "complete": statement.complete,
-            "entries": [
-                {
-                    "transaction_id": line.transaction_id,
-                    "type": line.type,
-                    "seq": line.seq,
-                    "amount": line.amount,
-                    "balance_after": line.balance_after,
-                    "counterparty": line.counterparty,
-                    "reference": line.reference,
-                    "created_at": rfc3339(line.created_at),
-                }
-                for line in statement.lines
-            ],
+            "complete_through": moment_or_none(watermark.complete_through),
+            "watermark": {
+                "seq": watermark.seq,
+                "account_seq": watermark.account_seq,
+                "as_of": moment_or_none(watermark.as_of),
+            },
+            "opening_balance": statement.opening.balance,
+            "closing_balance": statement.closing.balance,
         }
-    )
+        return orjson.dumps(fields)[:-1] + b',"entries":['
+
+    def entries(self, lines: Sequence[Line]) -> bytes:
+        """Return some entries."""
+        if not lines:
+            return b""
+        content = self._separator + orjson.dumps([_entry(line) for line in lines])[1:-1]
+        self._separator = b","
+        return content
+
+    def tail(self, totals: Totals) -> bytes:
+        """Return what comes after the entries."""
+        return b"]," + orjson.dumps({"total_credits": totals.credits, "total_debits": totals.debits})[1:]
 
 
-def to_csv(statement: Statement) -> bytes:
-    """Return the statement as CSV (RFC 4180): a header, the opening balance, the entries, the closing balance."""
-    text = io.StringIO(newline="")
-    rows = csv.writer(text)
-    rows.writerow(CSV_COLUMNS)
-    rows.writerow(_balance_row(statement, "opening-balance", statement.start, statement.opening.balance))
-    for line in statement.lines:
-        rows.writerow(
+def _entry(line: Line) -> dict[str, Any]:
+    return {
+        "transaction_id": line.transaction_id,
+        "type": line.type,
+        "seq": line.seq,
+        "amount": line.amount,
+        "balance_after": line.balance_after,
+        "counterparty": line.counterparty,
+        "reference": line.reference,
+        "created_at": rfc3339(line.created_at),
+    }
+
+
+class CsvFormat:
+    """A statement as CSV (RFC 4180): a header, the opening balance, the entries, the closing balance."""
+
+    media_type = "text/csv; charset=utf-8"
+
+    def __init__(self, statement: Statement) -> None:
+        self._statement = statement
+
+    def head(self) -> bytes:
+        """Return what comes before the entries."""
+        statement = self._statement
+        opening = _balance_row(statement, "opening-balance", statement.start, statement.opening.balance, "")
+        return _rows([CSV_COLUMNS, opening])
+
+    def entries(self, lines: Sequence[Line]) -> bytes:
+        """Return some entries."""
+        currency = self._statement.currency
+        return _rows(
             (
                 rfc3339(line.created_at),
                 line.type,
@@ -153,13 +227,19 @@ def to_csv(statement: Statement) -> bytes:
                 line.seq,
                 line.counterparty,
                 _cell(line.reference or ""),
-                statement.currency,
+                currency,
                 line.amount,
                 line.balance_after,
             )
+            for line in lines
         )
-    rows.writerow(_balance_row(statement, "closing-balance", statement.end, statement.closing_balance))
-    return text.getvalue().encode()
+
+    def tail(self, _totals: Totals) -> bytes:
+        """Return the last row: the closing balance, and whether the statement is complete."""
+        statement = self._statement
+        completeness = "complete" if statement.complete else "incomplete"
+        balance = statement.closing.balance
+        return _rows([_balance_row(statement, "closing-balance", statement.end, balance, completeness)])
 
 
 def csv_filename(statement: Statement) -> str:
@@ -167,8 +247,21 @@ def csv_filename(statement: Statement) -> str:
     return f"statement-{statement.account_id}-{statement.start:%Y-%m-%d}-{statement.end:%Y-%m-%d}.csv"
 
 
-def _balance_row(statement: Statement, kind: str, moment: datetime, balance: int) -> tuple[str | int, ...]:
-    return rfc3339(moment), kind, "", "", "", "", statement.currency, "", balance
+def moment_or_none(moment: datetime | None) -> str | None:
+    """Return a time as the API shows it."""
+    return rfc3339(moment) if moment is not None else None
+
+
+def _rows(rows: Iterable[Sequence[str | int | None]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(rows)
+    return text.getvalue().encode()
+
+
+def _balance_row(
+    statement: Statement, kind: str, moment: datetime, balance: int, reference: str
+) -> tuple[str | int, ...]:
+    return rfc3339(moment), kind, "", "", "", reference, statement.currency, "", balance
 
 
 def _cell(text: str) -> str:

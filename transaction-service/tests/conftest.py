@@ -9,6 +9,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.balances import BalanceReader
+from app.completeness import LedgerAccount, LedgerState
 from app.grants import GRANTS
 from app.main import create
 from app.models import metadata
@@ -46,11 +47,24 @@ class Balances(BalanceReader):
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:9", "")
         self.found: list[Sequence[Balance]] = []
+        self.ledger: dict[str, LedgerAccount] | None = None
 
     async def pages(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
         """Yield the pages that the test set."""
         for page in self.found:
             yield utc_now(), page
+
+    async def account(self, account_id: str) -> LedgerState | None:
+        """Return the account that the test set."""
+        if self.ledger is None:
+            return None
+        return LedgerState(utc_now(), {id_: each for id_, each in self.ledger.items() if id_ == account_id})
+
+    async def accounts_of(self, owner: str) -> LedgerState | None:
+        """Return the accounts that the test set."""
+        if self.ledger is None:
+            return None
+        return LedgerState(utc_now(), {id_: each for id_, each in self.ledger.items() if each.owner == owner})
 
 
 @pytest.fixture

@@ -127,4 +127,4 @@ async def told(engine: AsyncEngine) -> list[Event]:
 async def listed(service: TransactionService, caller: Caller = ALICE, **wanted: Any) -> list[str]:
     """Return the ids of the transactions that a caller is shown."""
     owner = None if caller.is_operator else caller.subject
-    return [item["id"] for item in await service.transactions(caller, Filter(owner, **wanted), None, 50)]
+    return [item["id"] for item in (await service.transactions(caller, Filter(owner, **wanted), None, 50)).items]

@@ -73,7 +73,8 @@ async def test_somebody_elses_is_not_found(
         assert_problem(await client.get(f"/api/v1/{path}"), 404, "not-found")
         for headers in (lab.headers("bob"), lab.operator()):
             assert (await client.get(f"/api/v1/{path}", headers=headers)).status_code == 200
-    assert (await client.get("/api/v1/transactions")).json() == {"items": [], "next_cursor": None}
+    page = (await client.get("/api/v1/transactions")).json()
+    assert (page["items"], page["next_cursor"]) == ([], None)
     assert_problem(await client.get("/api/v1/transactions/not-an-id"), 404, "not-found")
     assert_problem(await client.post("/api/v1/transactions"), 405, "method-not-allowed")
 
@@ -114,6 +115,8 @@ WRONG_PARAMETERS = [
     ("to=2026-02-30T00:00:00Z", "/query/to"),
     ("to=0001-01-01T00:00:00%2B01:00", "/query/to"),
     ("to=", "/query/to"),
+    ("from=2026-11-20T12:00:00Z&to=2026-11-20T12:00:00Z", "/query/from"),
+    ("from=2026-11-20T12:00:00Z&to=2026-11-20T12:00:00%2B02:00", "/query/from"),
     ("type=gift", "/query/type"),
     ("account_id=1", "/query/account_id"),
     ("limit=0", "/query/limit"),
@@ -147,7 +150,10 @@ async def test_statement(client: httpx.AsyncClient, running: TransactionService,
     shown = answer.json()
     assert answer.headers["content-type"] == "application/json" and answer.headers["vary"] == "Accept"
     assert (shown["opening_balance"], shown["closing_balance"]) == (100, 70)
-    assert (shown["total_credits"], shown["total_debits"], shown["complete"]) == (0, 30, True)
+    assert (shown["total_credits"], shown["total_debits"]) == (0, 30)
+    # Account-service is not there to ask, and the period ends close to the last entry.
+    assert not shown["complete"] and shown["watermark"] == {"seq": 2, "account_seq": None, "as_of": None}
+    assert shown["complete_through"] == "2026-11-21T11:50:00.000000Z"
     assert (shown["from"], shown["to"]) == ("2026-11-21T00:00:00.000000Z", "2026-11-22T00:00:00.000000Z")
     assert [(entry["seq"], entry["amount"]) for entry in shown["entries"]] == [(2, -30)]
 
@@ -175,7 +181,27 @@ async def test_the_default_statement_is_of_this_month(
     assert shown["from"] == f"{now:%Y-%m}-01T00:00:00.000000Z"
 
 
+async def test_the_end_of_a_month_is_given_as_the_start_of_the_next(
+    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger
+):
+    alices = ledger.open()
+    ledger.deposit(alices, 100)
+    await running.apply(ledger.events, None)
+    for end, start in (
+        ("2026-12-01T00:00:00Z", "2026-11-01T00:00:00.000000Z"),
+        ("2026-12-01T00:00:00+02:00", "2026-10-31T22:00:00.000000Z"),
+    ):
+        shown = (await client.get(f"/api/v1/statements/{alices}", params={"to": end})).json()
+        assert (shown["from"], len(shown["entries"])) == (start, 1)
+
+
 WRONG_PERIODS = [
+    ({"from": "2026-11-20T00:00:00Z", "to": "2026-11-20T01:00:00+01:00"}, "/query/from"),
+    ({"from": "9999-12-31T23:59:59Z"}, "/query/from"),
+    ({"from": "0001-01-01T00:00:00Z"}, "/query/from"),
+    ({"to": "0001-01-01T00:00:00Z"}, "/query/to"),
+    ({"to": "2026-11-20T24:00:00Z"}, "/query/to"),
+    ({"to": "2026-11-20T12:00:00+02:75"}, "/query/to"),
     ({"from": "2026-11-20T12:00:00"}, "/query/from"),
     ({"from": "2026-11-21T00:00:00Z", "to": "2026-11-20T00:00:00Z"}, "/query/from"),
     ({"from": "2025-11-18T23:59:59Z", "to": "2026-11-20T00:00:00Z"}, "/query/from"),

@@ -1,0 +1,150 @@
+"""SQL about how far the history of accounts goes: what reconciliation compares, and where gaps are.
+
+Of an account with many entries only those after its last checkpoint are read.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.completeness import Extent
+from app.models import checkpoints, entries
+from app.reconciliation import Checkpoint, History, Surplus
+from shared.database import any_of, bulk_insert_new
+
+_IS_POSTED = entries.c.seq.is_not(None)
+_NONE = Checkpoint()
+
+
+def _of(connection: AsyncConnection) -> ColumnElement[bool]:
+    return any_of(connection.dialect.name, entries.c.account_id, "ids")
+
+
+async def _checkpoints(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Checkpoint]:
+    """Return the last checkpoint of each of the accounts that has one whose entry is (still) there."""
+    last = (
+        select(checkpoints.c.account_id, func.max(checkpoints.c.seq).label("seq"))
+        .where(any_of(connection.dialect.name, checkpoints.c.account_id, "ids"))
+        .group_by(checkpoints.c.account_id)
+        .subquery()
+    )
+    at_last = and_(checkpoints.c.account_id == last.c.account_id, checkpoints.c.seq == last.c.seq)
+    entry = and_(
+        entries.c.account_id == last.c.account_id,
+        entries.c.seq == last.c.seq,
+        entries.c.balance_after == checkpoints.c.balance,
+    )
+    columns = (last.c.account_id, last.c.seq, checkpoints.c.balance, entries.c.created_at)
+    statement = select(*columns).join(checkpoints, at_last).join(entries, entry)
+    rows = await connection.execute(statement, {"ids": list(account_ids)})
+    return {row.account_id: Checkpoint(row.seq, row.balance, row.created_at) for row in rows}
+
+
+async def add_checkpoints(connection: AsyncConnection, found: Mapping[str, Checkpoint]) -> None:
+    """Write checkpoints that are not there yet."""
+    rows = [{"account_id": id_, "seq": each.seq, "balance": each.balance} for id_, each in sorted(found.items())]
+    await bulk_insert_new(connection, checkpoints, rows)
+
+
+async def _after(
+    connection: AsyncConnection, account_ids: Sequence[str], *measures: ColumnElement[Any]
+) -> tuple[dict[str, Checkpoint], dict[str, Row[Any]]]:
+    """Measure the entries after the last checkpoints; return the checkpoints, and by account what was measured.
+
+    Accounts without a checkpoint have few entries, and are measured together.
+    """
+    known = await _checkpoints(connection, account_ids)
+    few = [account_id for account_id in account_ids if account_id not in known]
+    measured = select(entries.c.account_id, *measures).where(_IS_POSTED).group_by(entries.c.account_id)
+    found = {row.account_id: row for row in await connection.execute(measured.where(_of(connection)), {"ids": few})}
+    for account_id, checkpoint in known.items():
+        newer = measured.where(entries.c.account_id == account_id, entries.c.seq > checkpoint.seq)
+        if (row := (await connection.execute(newer)).one_or_none()) is not None:
+            found[account_id] = row
+    return known, found
+
+
+_COUNT = func.count().label("entries")
+_LAST = func.max(entries.c.seq).label("seq")
+
+
+async def extents(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Extent]:
+    """Return up to which entry the history of each of the accounts has no gap."""
+    known, found = await _after(connection, account_ids, _COUNT, _LAST)
+    ends: dict[str, int] = {}
+    for account_id, row in found.items():
+        base = known.get(account_id, _NONE).seq
+        whole = row.seq - base == row.entries
+        ends[account_id] = row.seq if whole else await _before_gap(connection, account_id, base)
+    extent = {account_id: Extent(each.seq, each.at) for account_id, each in known.items()}
+    pairs = [(account_id, seq) for account_id, seq in ends.items() if seq > known.get(account_id, _NONE).seq]
+    for row in await _at(connection, pairs):
+        extent[row.account_id] = Extent(row.seq, row.created_at)
+    return {account_id: extent.get(account_id, Extent()) for account_id in account_ids}
+
+
+async def _before_gap(connection: AsyncConnection, account_id: str, base: int) -> int:
+    """Return the `seq` of the last entry before the first gap after `base`."""
+    following = entries.alias()
+    has_next = select(literal(1)).where(following.c.account_id == account_id, following.c.seq == entries.c.seq + 1)
+    last = select(entries.c.seq).where(entries.c.account_id == account_id, ~has_next.exists())
+    # It looks no further than to the gap.
+    starts = select(literal(1)).where(entries.c.account_id == account_id, entries.c.seq == base + 1)
+    if await connection.scalar(starts) is None:
+        return base
+    return int(await connection.scalar(last.where(entries.c.seq > base).order_by(entries.c.seq).limit(1)) or base)
+
+
+async def _at(connection: AsyncConnection, pairs: Sequence[tuple[str, int]]) -> list[Row[Any]]:
+    if not pairs:
+        return []
+    columns = (entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
+    wanted: Select[Any] = select(*columns).where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs))
+    return list(await connection.execute(wanted))
+
+
+# Reconciliation -------------------------------------------------------------------------------------------------------
+
+
+async def histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
+    """Return what the entries of accounts say, by account."""
+    known, found = await _after(connection, account_ids, _COUNT, _LAST, func.sum(entries.c.amount).label("total"))
+    balances = {row.account_id: row.balance_after for row in await _at(connection, _ends(found.values()))}
+    said = {}
+    for account_id in known.keys() | found.keys():
+        base, row = known.get(account_id, _NONE), found.get(account_id)
+        if row is None:
+            said[account_id] = History(base.seq, base.seq, base.balance, base.balance, checkpoint=base.seq)
+            continue
+        count, total = base.seq + row.entries, base.balance + int(row.total)
+        gap = await _gap_since(connection, account_id, base.seq) if count != row.seq else None
+        said[account_id] = History(count, row.seq, total, balances[account_id], gap, base.seq)
+    return said
+
+
+def _ends(rows: Iterable[Row[Any]]) -> list[tuple[str, int]]:
+    return [(row.account_id, row.seq) for row in rows]
+
+
+async def _gap_since(connection: AsyncConnection, account_id: str, base: int) -> datetime | None:
+    """Return the time of the first entry after `base` whose predecessor is missing."""
+    end = await _before_gap(connection, account_id, base)
+    beyond = select(entries.c.created_at).where(entries.c.account_id == account_id, entries.c.seq > end)
+    since: datetime | None = await connection.scalar(beyond.order_by(entries.c.seq).limit(1))
+    return since
+
+
+async def surpluses(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, Surplus]:
+    """Return for accounts and a `seq` each: the balance at that entry, and the time of the next entry."""
+    pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
+    found = {(row.account_id, row.seq): row for row in await _at(connection, pairs)}
+    surplus = {}
+    for account_id, seq in ends.items():
+        there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
+        surplus[account_id] = Surplus(
+            there.balance_after if there else None, following.created_at if following else None
+        )
+    return surplus

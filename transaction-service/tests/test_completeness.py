@@ -1,0 +1,321 @@
+"""What is said to be complete: on plain data, and on both databases beside a ledger that is ahead."""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import httpx
+import pytest
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import balances as balances_module
+from app import reconciliation
+from app.balances import BalanceReader
+from app.completeness import CLOCK_MARGIN, Extent, LedgerAccount, LedgerState, complete_through, watermark
+from app.extents import extents
+from app.models import checkpoints
+from app.reconciliation import Balance
+from app.repository import Filter
+from app.service import TransactionService
+from app.settings import TransactionSettings
+from shared.events import CloudEvent
+from shared.ids import new_id, utc_now
+from shared.problems import Problem
+from tests.conftest import Balances
+from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger
+
+MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
+AROUND = NOON - DAY, NOON + DAY
+
+
+def ledger_state(seq: int) -> LedgerState:
+    return LedgerState(NOON, {"account": LedgerAccount("account", "alice", "USD", seq)})
+
+
+@pytest.mark.parametrize(
+    ("extent", "ledger", "through"),
+    [
+        (Extent(), ledger_state(0), NOON),
+        (Extent(3, NOON - DAY), ledger_state(3), NOON),
+        (Extent(4, NOON - MINUTE), ledger_state(3), NOON),
+        (Extent(3, NOON - DAY), ledger_state(4), NOON - DAY - CLOCK_MARGIN),  # the tail is missing
+        (Extent(), ledger_state(1), None),
+        # Account-service does not answer, or does not know the account.
+        (Extent(3, NOON - DAY), None, NOON - DAY - CLOCK_MARGIN),
+        (Extent(3, NOON - DAY), LedgerState(NOON, {}), NOON - DAY - CLOCK_MARGIN),
+        (Extent(), None, None),
+        (Extent(), LedgerState(NOON, {}), None),
+    ],
+)
+def test_through_when_an_account_is_complete(extent: Extent, ledger: LedgerState | None, through: datetime | None):
+    found = watermark(extent, "account", ledger)
+    assert found.complete_through == through
+    assert found.covers(NOON) is (through == NOON) and not found.covers(NOON + MINUTE)
+
+
+def test_of_several_accounts_the_least_counts():
+    whole = watermark(Extent(3, NOON), "account", ledger_state(3))
+    late = watermark(Extent(3, NOON - DAY), "account", ledger_state(4))
+    unknown = watermark(Extent(), "account", None)
+    assert complete_through([whole, late]) == late.complete_through
+    assert complete_through([whole, unknown]) is None and complete_through([]) is None
+
+
+@pytest.fixture
+def alices(ledger: Ledger, balances: Balances) -> str:
+    """An account with three entries a minute apart, that account-service knows."""
+    account = ledger.open()
+    for amount in (100, 200, 300):
+        ledger.deposit(account, amount)
+        ledger.later(60)
+    balances.ledger = {account: LedgerAccount(account, "alice", "USD", 3)}
+    return account
+
+
+def of(ledger: Ledger, account: str, *seqs: int) -> list[CloudEvent]:
+    """Return the events of some entries of an account."""
+    return [event for event in ledger.events if event.subject == account and event.data["seq"] in seqs]
+
+
+# Which entries have arrived, and whether the statement of two days around them is complete then.
+ARRIVALS = [
+    ((), False),
+    ((1,), False),  # nothing tells the history that a second one exists
+    ((1, 2), False),
+    ((1, 3), False),
+    ((2, 3), False),
+    ((3,), False),
+    ((1, 2, 3), True),
+]
+
+
+@pytest.mark.parametrize(("seqs", "complete"), ARRIVALS)
+async def test_a_statement_is_complete_when_all_has_arrived_that_account_service_has(
+    service: TransactionService, ledger: Ledger, balances: Balances, alices: str, seqs: Sequence[int], complete: bool
+):
+    await service.apply([ledger.events[0], *of(ledger, alices, *seqs)], None)
+    assert (await service.statement(ALICE, alices, *AROUND)).complete is complete
+    for wanted in (Filter("alice"), Filter("alice", alices)):
+        assert (await service.transactions(ALICE, wanted, None, 50)).complete is complete
+    balances.ledger = None  # it does not answer: then only what lies well before the last entry is known
+    found = await service.statement(ALICE, alices, *AROUND)
+    assert not found.complete and found.watermark.account_seq is None
+    assert (await service.statement(ALICE, alices, AROUND[0], NOON - 2 * CLOCK_MARGIN)).complete is (1 in seqs)
+
+
+async def test_the_history_alone_knows_a_period_that_it_goes_well_beyond(
+    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+):
+    ledger.now = NOON + DAY
+    ledger.deposit(alices, 400)
+    balances.ledger = {alices: LedgerAccount(alices, "alice", "USD", 9)}
+    await service.apply([ledger.events[0], *of(ledger, alices, 1, 2, 3, 4)], None)
+    month = NOON.replace(day=1, hour=0)
+
+    async def complete(end: datetime) -> bool:
+        return (await service.statement(ALICE, alices, month, end)).complete
+
+    assert await complete(NOON + DAY - CLOCK_MARGIN)
+    assert not await complete(NOON + DAY - CLOCK_MARGIN + MINUTE) and not await complete(NOON + DAY)
+    for ledger_state_ in (None, balances.ledger):
+        balances.ledger = ledger_state_
+        found = await service.transactions(ALICE, Filter("alice", alices, end=NOON + MINUTE), None, 50)
+        assert found.complete and found.complete_through == NOON + DAY - CLOCK_MARGIN
+    # A gap before that makes what follows it worthless.
+    await service.forget_history()
+    await service.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], None)
+    assert not await complete(NOON + DAY - CLOCK_MARGIN)
+
+
+async def test_a_period_that_is_not_over_is_not_complete(
+    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+):
+    await service.apply(ledger.events, None)
+    assert (await service.statement(ALICE, alices, NOON - DAY, None)).complete
+    found = await service.statement(ALICE, alices, NOON - DAY, utc_now() + MINUTE)
+    assert not found.complete and found.watermark.seq == found.watermark.account_seq == 3
+    assert not (await service.transactions(ALICE, Filter("alice", end=utc_now() + MINUTE), None, 50)).complete
+    del balances
+
+
+async def test_an_account_whose_event_has_not_arrived_is_there_and_not_complete(
+    service: TransactionService, balances: Balances, alices: str
+):
+    found = await service.statement(ALICE, alices, *AROUND)
+    assert (found.currency, found.complete, found.lines, found.watermark.account_seq) == ("USD", False, [], 3)
+    page = await service.transactions(ALICE, Filter("alice", alices), None, 50)
+    assert (page.items, page.complete, page.complete_through) == ([], False, None)
+    assert not (await service.transactions(ALICE, Filter("alice"), None, 50)).complete
+    with pytest.raises(Problem, match="not-found"):
+        await service.statement(BOB, alices, *AROUND)
+    with pytest.raises(Problem, match="not-found"):
+        await service.transactions(BOB, Filter("bob", alices), None, 50)
+
+    new = balances.ledger = {alices: LedgerAccount(alices, "alice", "USD", 0)}
+    assert (await service.statement(ALICE, alices, *AROUND)).complete  # nothing was posted, and that is known
+    balances.ledger = None
+    with pytest.raises(Problem, match="not-found"):
+        await service.statement(ALICE, alices, *AROUND)
+    balances.ledger = new
+    with pytest.raises(Problem, match="not-found"):
+        await service.statement(ALICE, new_id(), *AROUND)
+
+
+async def test_all_accounts_of_the_bank_together_are_not_known_to_be_complete(
+    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+):
+    await service.apply(ledger.events, None)
+    page = await service.transactions(OPERATOR_CALLER, Filter(), None, 50)
+    assert len(page.items) == 3 and (page.complete, page.complete_through) == (False, None)
+    assert (await service.transactions(OPERATOR_CALLER, Filter(None, alices), None, 50)).complete
+    nobody = await service.transactions(BOB, Filter("bob"), None, 50)
+    assert nobody.items == [] and nobody.complete
+    del balances
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stride(monkeypatch: pytest.MonkeyPatch) -> int:
+    """A checkpoint every two entries."""
+    monkeypatch.setattr(reconciliation, "STRIDE", 2)
+    return 2
+
+
+async def remembered(engine: AsyncEngine) -> list[int]:
+    async with engine.connect() as connection:
+        return list((await connection.scalars(select(checkpoints.c.seq).order_by(checkpoints.c.seq))).all())
+
+
+async def reached(engine: AsyncEngine, account: str) -> Extent:
+    async with engine.connect() as connection:
+        return (await extents(connection, [account]))[account]
+
+
+@pytest.mark.usefixtures("stride")
+async def test_what_has_been_counted_is_not_counted_again(
+    service: TransactionService, engine: AsyncEngine, ledger: Ledger, balances: Balances, alices: str
+):
+    balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
+    await service.apply([ledger.events[0], *of(ledger, alices, 1, 3)], None)
+    await service.reconcile()
+    assert await remembered(engine) == []  # not with a gap
+    assert await reached(engine, alices) == Extent(1, NOON)
+    await service.apply(of(ledger, alices, 2), None)
+    await service.reconcile()
+    assert await remembered(engine) == [3]
+    assert await reached(engine, alices) == Extent(3, NOON + 2 * MINUTE)
+
+    for _ in range(4):
+        ledger.withdraw(alices, 1)
+    await service.apply(of(ledger, alices, 4, 6), None)
+    assert await reached(engine, alices) == Extent(4, NOON + 3 * MINUTE)
+    await service.apply(of(ledger, alices, 7), None)
+    balances.found = [[Balance(alices, "USD", 596, 7, NOON)]]
+    assert [item["kind"] for item in (await service.reconcile())["items"]] == ["gap"]
+    await service.apply(of(ledger, alices, 5), None)
+    assert ((await service.reconcile())["mismatches"], await remembered(engine)) == (0, [3, 7])
+    balances.found = [[Balance(alices, "USD", 597, 7, NOON)]]
+    assert [item["kind"] for item in (await service.reconcile())["items"]] == ["balance"]
+
+
+@pytest.mark.usefixtures("stride")
+async def test_a_rebuild_forgets_what_was_counted(
+    service: TransactionService, engine: AsyncEngine, ledger: Ledger, balances: Balances, alices: str
+):
+    balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
+    await service.apply(ledger.events, None)
+    await service.reconcile()
+    await service.forget_history()
+    assert await remembered(engine) == []
+    await service.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    assert (await reached(engine, alices)).seq == 1
+
+
+@pytest.mark.usefixtures("stride")
+async def test_a_checkpoint_without_its_entry_counts_for_nothing(
+    service: TransactionService, owner: AsyncEngine, ledger: Ledger, alices: str
+):
+    # As an older version leaves it behind when it rebuilds.
+    async with owner.begin() as connection:
+        await connection.execute(checkpoints.insert().values(account_id=alices, seq=3, balance=600))
+    await service.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    assert (await reached(owner, alices)).seq == 1
+    await service.apply(ledger.events, None)
+    assert (await reached(owner, alices)).seq == 3
+
+
+@pytest.mark.usefixtures("stride")
+async def test_a_canary_writes_no_checkpoint(
+    engine: AsyncEngine, settings: TransactionSettings, ledger: Ledger, balances: Balances, alices: str
+):
+    canary = TransactionService(engine, settings.model_copy(update={"app_track": "canary"}), balances)
+    balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
+    await canary.apply(ledger.events, None)
+    assert (await canary.reconcile())["mismatches"] == 0
+    assert await remembered(engine) == []
+
+
+# Account-service ------------------------------------------------------------------------------------------------------
+
+
+def reader(answers: list[httpx.Response | Exception], asked: list[httpx.Request]) -> BalanceReader:
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    made = BalanceReader("http://account-service", "secret")
+    made._client = httpx.AsyncClient(  # pylint: disable=protected-access
+        base_url="http://account-service", transport=httpx.MockTransport(handle)
+    )
+    return made
+
+
+async def test_account_service_is_asked_once():
+    item = {"id": "a", "owner": "alice", "currency": "USD", "seq": 3}
+    whole, more = ({"items": [item], "more": more} for more in (False, True))
+    asked: list[httpx.Request] = []
+    asking = reader([httpx.Response(200, json=body) for body in (whole, whole, more)], asked)
+    before = utc_now()
+    for found in (await asking.account("a"), await asking.accounts_of("alice & bob")):
+        assert found is not None and found.accounts == {"a": LedgerAccount("a", "alice", "USD", 3)}
+        assert before <= found.as_of <= utc_now()
+    assert await asking.accounts_of("alice") is None  # there are more than it tells
+    assert [str(request.url) for request in asked[:2]] == [
+        "http://account-service/internal/seqs?account_id=a",
+        "http://account-service/internal/seqs?owner=alice+%26+bob",
+    ]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [httpx.Response(404), httpx.Response(500), httpx.Response(200, text="<html>"), httpx.ConnectError("refused")],
+)
+async def test_without_an_answer_nobody_asks_again_for_a_while(
+    answer: httpx.Response | Exception, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[httpx.Request] = []
+    asking = reader([answer, httpx.Response(200, json={"items": [], "more": False})], asked)
+    assert await asking.account("a") is None and await asking.account("a") is None
+    assert len(asked) == 1
+    monkeypatch.setattr(asking, "_silent_until", 0.0)
+    assert await asking.account("a") is not None
+
+
+async def test_an_account_service_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(balances_module, "_SEQ_SECONDS", 0.01)
+
+    async def hang(_request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError("unreachable")
+
+    asking = BalanceReader("http://account-service", "secret")
+    asking._client = httpx.AsyncClient(  # pylint: disable=protected-access
+        base_url="http://account-service", transport=httpx.MockTransport(hang)
+    )
+    assert await asking.account("a") is None

@@ -1,0 +1,220 @@
+"""Long statements: sent in parts, few at once, and never mistaken for whole when they are not. On both databases."""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import httpx
+import orjson
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app import repository, streaming
+from app.completeness import LedgerAccount
+from app.service import TransactionService
+from app.statements import CsvFormat, JsonFormat, Line
+from app.streaming import Streams, respond
+from shared.problems import Problem
+from shared.testing import Lab
+from shared.web import Service
+from tests.conftest import Balances
+from tests.support import ALICE, Ledger
+
+ENTRIES = 23
+AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
+
+
+@pytest.fixture(autouse=True)
+def page(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Five entries are a page."""
+    monkeypatch.setattr(repository, "PAGE", 5)
+    return 5
+
+
+@pytest.fixture
+async def alices(service: TransactionService, ledger: Ledger, balances: Balances) -> str:
+    """An account with a few pages of entries."""
+    account = ledger.open()
+    for number in range(ENTRIES):
+        ledger.deposit(account, 10 + number, f"salary {number}")
+    await service.apply(ledger.events, None)
+    balances.ledger = {account: LedgerAccount(account, "alice", "USD", ENTRIES)}
+    return account
+
+
+@pytest.fixture
+async def client(application: Service, balances: Balances, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the application, which knows the ledger that the test set."""
+    application.app.state.service._balances = balances  # pylint: disable=protected-access
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
+        yield client
+
+
+async def test_the_parts_make_one_document(client: httpx.AsyncClient, alices: str):
+    answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND)
+    shown = answer.json()
+    assert "content-length" not in answer.headers and answer.headers["content-type"] == "application/json"
+    assert [entry["seq"] for entry in shown["entries"]] == list(range(1, ENTRIES + 1))
+    total = sum(10 + number for number in range(ENTRIES))
+    assert (shown["opening_balance"], shown["closing_balance"], shown["total_credits"]) == (0, total, total)
+    assert shown["complete"]
+
+    answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND, headers={"Accept": "text/csv"})
+    rows = list(csv.DictReader(io.StringIO(answer.text, newline="")))
+    assert [row["seq"] for row in rows] == ["", *map(str, range(1, ENTRIES + 1)), ""]
+    assert (rows[-1]["balance_after"], rows[-1]["reference"]) == (str(total), "complete")
+    assert answer.headers["content-type"] == "text/csv; charset=utf-8" and answer.headers["vary"] == "Accept"
+    assert answer.headers["content-disposition"].startswith("attachment")
+
+
+async def test_only_so_many_long_ones_at_once(client: httpx.AsyncClient, application: Service, alices: str):
+    application.app.state.streams = Streams(most=1)
+    with application.app.state.streams.place():
+        answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND)
+        assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (429, "rate-limited", "5")
+        short = await client.get(f"/api/v1/statements/{alices}", params={**AROUND, "from": "2026-11-20T13:00:00Z"})
+        assert short.status_code == 200
+    for _ in range(2):  # a place that was used is free again
+        assert (await client.get(f"/api/v1/statements/{alices}", params=AROUND)).status_code == 200
+
+
+class Connection:
+    """A client's connection: what it was sent, and what it does on each part."""
+
+    def __init__(self, on_part: Callable[[], Any] = lambda: None) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
+        self._on_part = on_part
+
+    async def send(self, message: Any) -> None:
+        """Take a message."""
+        self.sent.append(message)
+        if message["type"] == "http.response.body" and (waiting := self._on_part()) is not None:
+            await waiting
+
+    async def receive(self) -> dict[str, str]:
+        """Tell when the client goes away."""
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def body(self) -> bytes:
+        """What has come of the document."""
+        return b"".join(message.get("body", b"") for message in self.sent)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the document has come to its end."""
+        return bool(self.sent) and self.sent[-1].get("more_body", False) is False
+
+
+class Sender:
+    """Sends one statement to a connection, and counts the pages that it reads."""
+
+    def __init__(self, service: TransactionService, account: str) -> None:
+        self.service = service
+        self.account = account
+        self.streams = Streams(most=1)
+        self.pages = 0
+
+    async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, method: str = "GET"):
+        """Send it."""
+        statement = await self.service.statement(ALICE, self.account, None, None)
+
+        async def read(after: int) -> list[Line]:
+            self.pages += 1
+            return await self.service.more_lines(statement, after)
+
+        response = respond(self.streams, statement, form(statement), read, {})
+        scope = {"type": "http", "method": method, "asgi": {"spec_version": "2.3"}}
+        await response(scope, connection.receive, connection.send)
+        with self.streams.place():  # whatever came of it, its place is free again
+            pass
+
+
+@pytest.fixture
+def sender(service: TransactionService, alices: str) -> Sender:
+    """Sends the statement of the account."""
+    return Sender(service, alices)
+
+
+async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, service: TransactionService, ledger: Ledger):
+    def post() -> None:
+        ledger.deposit(sender.account, 1)
+
+    connection = Connection(post)
+    await sender.send(connection)
+    assert len(orjson.loads(connection.body)["entries"]) == ENTRIES and connection.ended
+
+    posted = Connection(lambda: service.apply(ledger.events, None))
+    await sender.send(posted)
+    assert len(orjson.loads(posted.body)["entries"]) == ENTRIES
+
+
+@pytest.mark.parametrize("form", [JsonFormat, CsvFormat])
+async def test_one_that_is_cut_off_does_not_look_whole(
+    sender: Sender, service: TransactionService, form: type[JsonFormat | CsvFormat]
+):
+    rebuilt = Connection(service.forget_history)
+    await sender.send(rebuilt, form)
+    assert rebuilt.sent[0]["status"] == 200 and not rebuilt.ended
+    with pytest.raises(orjson.JSONDecodeError):
+        orjson.loads(rebuilt.body)
+    assert b"closing-balance" not in rebuilt.body
+
+
+async def test_a_client_that_goes_away_stops_the_work(sender: Sender):
+    connection = Connection()
+    connection._on_part = lambda: connection.gone.set() or asyncio.sleep(0.01)  # pylint: disable=protected-access
+    await sender.send(connection)
+    assert sender.pages <= 1 and not connection.ended
+
+
+async def test_a_slow_client_holds_no_database_connection_and_not_its_place_for_ever(
+    sender: Sender, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(streaming, "_SEND_SECONDS", 0.05)
+    held: list[str] = []
+
+    async def hang() -> None:
+        held.append(engine.pool.status())
+        await asyncio.Event().wait()
+
+    connection = Connection(hang)
+    await sender.send(connection)
+    assert not connection.ended and len(held) == 1
+    assert "Current Checked out connections: 0" in held[0]
+
+
+async def test_the_head_of_a_long_one_reads_no_pages(sender: Sender):
+    connection = Connection()
+    await sender.send(connection, method="HEAD")
+    assert connection.body == b"" and connection.ended and sender.pages == 0
+
+
+async def test_pages_are_read_one_at_a_time(service: TransactionService, alices: str):
+    statement = await service.statement(ALICE, alices, None, None)
+    streams, reading, most = Streams(), 0, 0
+
+    async def read(after: int) -> list[Line]:
+        nonlocal reading, most
+        reading += 1
+        most = max(most, reading)
+        lines = await service.more_lines(statement, after)
+        reading -= 1
+        return lines
+
+    async def whole() -> bytes:
+        return b"".join([part async for part in streams.documents(statement, JsonFormat(statement), read)])
+
+    found = await asyncio.gather(*(whole() for _ in range(3)))
+    assert most == 1 and len(set(found)) == 1 and orjson.loads(found[0])["complete"]
+
+
+def test_a_place_is_not_to_be_had_without_end():
+    streams = Streams(most=1)
+    with streams.place(), pytest.raises(Problem, match="rate-limited"), streams.place():
+        raise AssertionError("unreachable")
