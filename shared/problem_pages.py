@@ -74,7 +74,9 @@ ADVICE: Mapping[str, Advice] = {
     "currency-mismatch": Advice("account and request differ in currency", "use the account's currency"),
     "same-account": Advice("payer and payee are one account", "name two accounts"),
     "idempotency-key-reused": Advice("the key belongs to another request", "use a new key"),
-    "rate-limited": Advice("too many requests", "slow down"),
+    "rate-limited": Advice(
+        "too many requests, or too many long statements at once", "slow down; retry after `Retry-After` seconds"
+    ),
     "headers-too-large": Advice("a header is over 8 KiB, or there are more than 100", "send fewer, smaller headers"),
     "internal-error": Advice("an error of the bank", "retry with the same key: it has one effect at most"),
     "not-implemented": Advice("an unknown transfer coding (NGINX)", "use Content-Length or chunked"),

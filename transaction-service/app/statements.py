@@ -24,7 +24,7 @@ from shared.problems import Problem
 
 MAX_PERIOD = timedelta(days=366)
 # Entries that are read and written at once.
-PAGE = 500
+PAGE = 250
 
 CSV_COLUMNS = (
     "created_at",

@@ -25,6 +25,8 @@ MOST_AT_ONCE = 24
 _RETRY_AFTER_SECONDS = "5"
 # How long a client may take to accept one part.
 _SEND_SECONDS = 30.0
+# Of the time that reading a page took.
+_PAUSE = 2
 
 Read = Callable[[int], Awaitable[Sequence[Line]]]
 
@@ -59,8 +61,8 @@ class Streams:
         totals.add(statement.lines)
         yield form.head() + form.entries(statement.lines)
         while totals.seq < statement.closing.seq:
-            # One page at a time in the whole process, and none for as long as the last one took: that leaves half of
-            # the process to other requests, however many long statements there are.
+            # One page at a time in the whole process, and then none for twice as long: that leaves most of the process
+            # to other requests, however many long statements there are.
             async with self._turn:
                 begun = time.perf_counter()
                 lines = await uninterrupted(read(totals.seq))
@@ -69,7 +71,7 @@ class Streams:
                 totals.add(lines)
                 part = form.entries(lines)
                 del lines
-                await asyncio.sleep(time.perf_counter() - begun)
+                await asyncio.sleep(_PAUSE * (time.perf_counter() - begun))
             yield part
         if not totals.are_of(statement):
             raise _Aborted(f"it has {totals.count} entries up to {totals.seq}, not up to {statement.closing.seq}")
