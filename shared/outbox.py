@@ -104,6 +104,8 @@ class Outbox:
         rows = self.rows
         # Positions have no gaps, so the last row wanted is the one that holds position `after + limit`.
         wanted = (rows.c.position > after) & (rows.c.position - rows.c.size < after + limit)
+        # Follows from it, and lets the index end the search; else whoever is far behind reads all that is to come.
+        wanted &= rows.c.position < after + limit + MAX_EVENTS_PER_ROW
         statement = select(rows.c.position, rows.c.size, rows.c.events).where(wanted).order_by(rows.c.position)
         numbered: list[tuple[int, Event]] = []
         for row in await connection.execute(statement):

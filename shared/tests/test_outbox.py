@@ -6,13 +6,15 @@ import random
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from sqlalchemy.event import listen
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.database import write_all, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
 from shared.outbox import MAX_EVENTS_PER_ROW
-from shared.tests.support import append, event, events, names, outbox, read, sequence
+from shared.testing import create_tables, opened
+from shared.tests.support import append, event, events, metadata, names, outbox, read, sequence
 
 
 class NaiveReader:
@@ -137,6 +139,18 @@ async def test_a_large_append_becomes_several_rows(engine: AsyncEngine) -> None:
     assert sizes == [MAX_EVENTS_PER_ROW, MAX_EVENTS_PER_ROW, 1]
     await sequence(engine)
     assert await read(engine) == list(enumerate(large, start=1))
+
+
+async def test_a_reader_that_is_far_behind_lets_the_index_end_its_search(sqlite_url: str) -> None:
+    async for engine in opened(sqlite_url):
+        await create_tables(sqlite_url, metadata)
+        asked: list[tuple[str, tuple[int, ...]]] = []
+        listen(engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
+        await read(engine, 0, 1)
+        statement, parameters = next(each for each in asked if "SELECT" in each[0])
+        async with engine.connect() as connection:
+            plan = str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all())
+    assert "position>? AND position<?" in plan
 
 
 async def test_an_append_that_is_rolled_back_leaves_no_gap(engine: AsyncEngine) -> None:
