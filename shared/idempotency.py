@@ -8,9 +8,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, get_args
 
 import orjson
+from pydantic import BaseModel
 from sqlalchemy import Column, LargeBinary, MetaData, Row, SmallInteger, String, Table, and_, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -70,10 +71,32 @@ def parse_key(header: str | None) -> str:
 
 
 def request_hash(operation: str, content: Any) -> bytes:
-    """Return 16 bytes that differ when the operation or its validated content differ."""
+    """Return 16 bytes that differ when the operation or its canonical content (see `canonical`) differ."""
     return hashlib.blake2b(
         operation.encode() + orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16
     ).digest()
+
+
+def canonical(model: type[BaseModel], content: Any) -> Any:
+    """Return JSON content as `model_dump` returns it for a valid request, without asking whether it is valid.
+
+    So a repeated request has the hash of the first one, whatever has become invalid since: absent fields have their
+    defaults, and ids are in lower case. Content that is not of the model's shape stays as it is.
+    """
+    if not isinstance(content, dict):
+        return content
+    defaults = {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
+    return {name: _canonical_value(model, name, value) for name, value in (defaults | content).items()}
+
+
+def _canonical_value(model: type[BaseModel], name: str, value: Any) -> Any:
+    field = model.model_fields.get(name)
+    if field is None:
+        return value
+    if isinstance(value, str) and any(getattr(rule, "to_lower", None) for rule in field.metadata):
+        return value.lower()
+    items = [kind for kind in get_args(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [canonical(items[0], item) for item in value] if items and isinstance(value, list) else value
 
 
 def reused(key: str) -> Problem:

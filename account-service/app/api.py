@@ -6,6 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 import orjson
 from fastapi import APIRouter, Depends
+from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -24,8 +25,9 @@ from app.book import (
     Withdraw,
     account_data,
 )
-from app.service import AccountService, Answer, Batch, Trace, Work, new_account_number
+from app.service import AccountService, new_account_number
 from app.settings import AccountSettings
+from app.work import Answer, Batch, Trace, Work
 from shared import bodies, idempotency, paging
 from shared.auth import CASH_DESK, Caller, check_service_token, require_operator
 from shared.bodies import EmptyBody, StrictBody
@@ -122,17 +124,27 @@ async def _execute(
 ) -> Response:
     """Carry out a request that needs an Idempotency-Key."""
     caller = await current_caller(request)
-    key = idempotency.parse_key(request.headers.get("idempotency-key"))
-    body = await _read(request, model)
-    work = Work(
-        caller,
-        to_command(body, caller),
-        status,
-        _trace(request),
-        (caller.subject, key),
-        idempotency.request_hash(_operation(request), body.model_dump()),
-    )
+    key = caller.subject, idempotency.parse_key(request.headers.get("idempotency-key"))
+    path, trace = _operation(request), _trace(request)
+    try:
+        body = await _read(request, model)
+    except (ValidationError, Problem):
+        # What has become invalid since the first request with this key changes nothing about what that one did.
+        if (repeated := await _hash_of_invalid(request, model)) is not None:
+            if (answer := await _service(request).replay(key, repeated, trace)) is not None:
+                return _respond(answer)
+        raise
+    work = Work(caller, to_command(body, caller), status, trace, key, idempotency.request_hash(path, body.model_dump()))
     return _respond(await _service(request).execute(work))
+
+
+async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
+    """Return the hash of a request that is not valid; None of one that cannot be read and so never was."""
+    try:
+        content = idempotency.canonical(model, bodies.loads(await request.body() or b"{}", model.max_nodes))
+        return idempotency.request_hash(_operation(request), content)
+    except (ValueError, TypeError, Problem):
+        return None
 
 
 async def _set_status(request: Request, status: str) -> Response:

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from app.book import SetStatus
-from app.service import EVENT_SUBJECT, SYSTEM, AccountService, Trace, Work
+from app.service import AccountService
+from app.work import EVENT_SUBJECT, SYSTEM, Trace, Work
 from shared.consumer import Handler, Move
 from shared.events import CloudEvent, TransactionFlagged
 from shared.idempotency import request_hash

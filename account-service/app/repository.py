@@ -113,16 +113,16 @@ async def load_book(connection: AsyncConnection, commands: Sequence[Command], ca
     for command in commands:
         if isinstance(command, Transfer):
             wanted |= {command.from_account, command.to_account}
-        elif isinstance(command, Deposit | Withdraw):
-            wanted |= {command.account_id, cash[command.currency]}
-        elif isinstance(command, PlaceHold | SetStatus):
+        elif isinstance(command, Deposit | Withdraw | PlaceHold | SetStatus):
             wanted.add(command.account_id)
+    moved = {command.currency for command in commands if isinstance(command, Deposit | Withdraw)}
     if any(isinstance(command, CaptureHold) for command in commands):
-        # A hold's currency may be one that this replica has not met.
-        currencies = {hold.currency for hold in held}
-        if not currencies <= cash.keys():
-            cash = await _open_cash_accounts(connection)
-        wanted |= {cash[currency] for currency in currencies}
+        moved |= {hold.currency for hold in held}
+    named = {command.currency for command in commands if isinstance(command, PlaceHold)}
+    if not moved | named <= cash.keys():
+        # Opened by another replica, or a currency that no account has: a request alone opens no cash account.
+        cash = await _open_cash_accounts(connection)
+    wanted |= {cash[currency] for currency in moved & cash.keys()}
     book = Book(await _lock_accounts(connection, wanted), dict(cash), originals=originals)
     if original_ids:
         reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(original_ids)})

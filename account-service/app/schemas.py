@@ -7,26 +7,39 @@ import pycountry
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
 from shared.bodies import StrictBody
+from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
 
 MAX_AMOUNT = 10**15
 MAX_BATCH = 1000
 MAX_HOLD_SECONDS = 365 * 86400
 
-_CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies)
+# Amounts are in minor units, so a currency needs one.
+_CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) - NO_MINOR_UNIT
 
 
 def _known_currency(code: str) -> str:
     if code not in _CURRENCIES:
-        raise ValueError("not an ISO 4217 currency code")
+        raise ValueError("not an ISO 4217 currency with a minor unit")
     return code
 
 
 Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT, description="Minor units, for example cents.", examples=[1050])]
-Currency = Annotated[
+# The list matters when an account is opened and never again: a currency that ISO 4217 withdraws stays that of its
+# accounts, which have to be paid out.
+NewCurrency = Annotated[
     str,
     AfterValidator(_known_currency),
-    Field(description="ISO 4217.", examples=["USD"], json_schema_extra={"enum": sorted(_CURRENCIES)}),
+    Field(
+        description="ISO 4217, with a minor unit.",
+        examples=["USD"],
+        json_schema_extra={"enum": sorted(_CURRENCIES)},
+    ),
+]
+Currency = Annotated[
+    str,
+    StringConstraints(pattern="^[A-Z]{3}$"),
+    Field(description="ISO 4217; the currency of the account.", examples=["USD"]),
 ]
 # Printable: control characters (NUL above all) have no place in what people and databases read.
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
@@ -48,7 +61,7 @@ class SeqQuery(StrictBody):
 class OpenAccountBody(StrictBody):
     """Body of `POST /accounts`."""
 
-    currency: Currency
+    currency: NewCurrency
     name: Text | None = None
 
 

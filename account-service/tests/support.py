@@ -7,8 +7,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import repository
 from app.book import Command, Deposit, OpenAccount, Transfer, Withdraw
-from app.service import AccountService, Trace, Work, new_account_number
+from app.service import AccountService, new_account_number
 from app.settings import AccountSettings
+from app.work import Trace, Work
 from shared.auth import CASH_DESK, OPERATOR, Caller
 from shared.ids import new_id
 from shared.testing import Lab

@@ -149,7 +149,8 @@ async def test_a_body_that_hides_its_size_is_cut_off(client: httpx.AsyncClient):
     "change",
     [
         {"currency": "usd"},
-        {"currency": "XYZ"},
+        {"currency": "US1"},
+        {"currency": "ZZZ", "expected": "currency-mismatch"},
         {"currency": "EUR", "expected": "currency-mismatch"},
         {"unknown": 1},
         {"reference": "a\u0000b"},

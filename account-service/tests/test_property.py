@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
 from app.models import metadata
-from app.service import AccountService, Answer
+from app.service import AccountService
+from app.work import Answer
 from shared.database import create_engine
 from shared.ids import new_id, utc_now
 from shared.testing import SEARCH_FACTOR, Lab, create_tables, examples

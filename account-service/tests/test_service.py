@@ -11,12 +11,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import repository
+from app import flush, repository
 from app import service as service_module
 from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
 from app.models import idempotency_keys, outbox
-from app.service import EVENT_SUBJECT, SYSTEM, AccountService, Answer, Batch, Trace, Work
+from app.service import AccountService
 from app.settings import AccountSettings
+from app.work import EVENT_SUBJECT, SYSTEM, Answer, Batch, Trace, Work
 from shared.database import create_engine, write_transaction
 from shared.ids import new_id, utc_now
 from shared.problems import Problem
@@ -292,7 +293,7 @@ async def test_a_dead_database_fails_all_and_nothing_moves(service: AccountServi
         raise OperationalError("COMMIT", None, OSError("connection lost"))
 
     with monkeypatch.context() as patched:
-        patched.setattr(service_module, "write_all", unreachable)
+        patched.setattr(flush, "write_all", unreachable)
         outcomes = await asyncio.gather(
             *(service.execute(work(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
         )

@@ -149,25 +149,23 @@ class Clients:
 
 
 def _work(command: Any, asked: Asked | None) -> Any:
-    service = load(ACCOUNT).service
-    trace = service.Trace("/simulated", asked.key if asked else None)
+    work = load(ACCOUNT).work
+    trace = work.Trace("/simulated", asked.key if asked else None)
     if asked is None:
-        return service.Work(_OPERATOR, command, 200, trace)
+        return work.Work(_OPERATOR, command, 200, trace)
     status = 200 if asked.kind == "batch" else 201
     key = (_OPERATOR.subject, asked.key)
-    return service.Work(_OPERATOR, command, status, trace, key, request_hash(asked.kind, asked.key))
+    return work.Work(_OPERATOR, command, status, trace, key, request_hash(asked.kind, asked.key))
 
 
 def _batch(key: str, items: list[tuple[str, str, int]]) -> Any:
-    service, book = load(ACCOUNT).service, load(ACCOUNT).book
+    work, book = load(ACCOUNT).work, load(ACCOUNT).book
     works = []
     for number, (one, other, amount) in enumerate(items):
         name = f"{key}/{number}"
         transfer = book.Transfer(new_id(), one, other, amount, "USD", name)
         subject = (_OPERATOR.subject, name)
         works.append(
-            service.Work(
-                _OPERATOR, transfer, 201, service.Trace("/simulated", name), subject, request_hash("item", name)
-            )
+            work.Work(_OPERATOR, transfer, 201, work.Trace("/simulated", name), subject, request_hash("item", name))
         )
-    return service.Batch(tuple(works))
+    return work.Batch(tuple(works))

@@ -1,0 +1,128 @@
+"""One flush of the group commit: stored answers, decisions, and all that they write, in one database transaction."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app import repository
+from app.book import Book, Command, Fact, HoldIs, Outcome, Posted, Refused
+from app.ledger import decide
+from app.models import idempotency_keys, outbox
+from app.prometheus import AMOUNT, TRANSACTIONS
+from app.views import view_of
+from app.work import Answer, Batch, Trace, Work
+from shared import idempotency, problems
+from shared.database import write_all
+from shared.events import Event, new_event
+from shared.idempotency import StoredResponse
+from shared.problems import Problem
+
+
+@dataclass(slots=True)
+class Flush:
+    """What one flush knows and produces."""
+
+    book: Book
+    known: dict[tuple[str, str], StoredResponse]
+    now: datetime
+    stored: list[StoredResponse] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+
+async def write(
+    connection: AsyncConnection, batch: Sequence[Work], works: Sequence[Work], cash: Mapping[str, str], now: datetime
+) -> tuple[Flush, list[Answer]]:
+    """Decide a batch and write what follows; `works` has the items of batches inside it as well."""
+    keys = [work.key for work in works if work.key is not None]
+    known = await idempotency.find(connection, idempotency_keys, keys) if keys else {}
+    commands = [work.command for work in works if not isinstance(work.command, Batch) and work.key not in known]
+    book = await repository.load_book(connection, commands, cash)
+    flush = Flush(book, known, now)
+    answers = [_settle(flush, work) for work in batch]
+    await write_all(
+        connection,
+        [
+            *repository.writes_of(book, now),
+            outbox.write(flush.events, now),
+            idempotency.write(idempotency_keys, flush.stored),
+        ],
+    )
+    return flush, answers
+
+
+def _settle(flush: Flush, work: Work) -> Answer:
+    """Decide one request, or find its stored answer; called in the order of arrival."""
+    if work.key is not None and (stored := flush.known.get(work.key)) is not None:
+        return replay(stored, work.request_hash, work.trace)
+    if isinstance(work.command, Batch):
+        if work.key is not None and any(item.key == work.key for item in work.command.items):
+            problem = idempotency.reused(work.key[1])
+            return Answer(problem.status, _problem_body(problem, work.trace))
+        results = [_batch_result(item, _settle(flush, item)) for item in work.command.items]
+        answer = Answer(work.status, b'{"results":[' + b",".join(results) + b"]}")
+    else:
+        answer = _decide(flush, work, work.command)
+    if work.key is not None:
+        subject, key = work.key
+        stored = StoredResponse(subject, key, work.request_hash, answer.status, answer.body, flush.now)
+        flush.known[work.key] = stored
+        flush.stored.append(stored)
+    return answer
+
+
+def replay(stored: StoredResponse, request_hash: bytes, trace: Trace) -> Answer:
+    """Return the stored answer to a repeated request, or a refusal for another request with its key."""
+    if stored.request_hash == request_hash:
+        return Answer(stored.status, stored.body, replayed=True)
+    problem = idempotency.reused(stored.key)
+    return Answer(problem.status, _problem_body(problem, trace))
+
+
+def _decide(flush: Flush, work: Work, command: Command) -> Answer:
+    outcome = decide(flush.book, command, work.caller, flush.now)
+    flush.outcomes.append(outcome)
+    flush.events.extend(_event(fact, flush.now, work.trace) for fact in flush.book.facts)
+    flush.book.facts.clear()
+    if isinstance(outcome, Refused):
+        problem = Problem(outcome.code, outcome.detail)
+        return Answer(problem.status, _problem_body(problem, work.trace))
+    return Answer(work.status, orjson.dumps(view_of(outcome, flush.book, work.caller)))
+
+
+def _problem_body(problem: Problem, trace: Trace) -> bytes:
+    return orjson.dumps(problems.document(problem, trace.path, trace.request_id or ""))
+
+
+def _event(fact: Fact, now: datetime, trace: Trace) -> Event:
+    return new_event(
+        source="account-service",
+        type_=fact.type,
+        subject=fact.account_id,
+        time=now,
+        data=fact.data,
+        traceparent=trace.traceparent,
+        request_id=trace.request_id,
+    )
+
+
+def _batch_result(item: Work, answer: Answer) -> bytes:
+    _, key = item.key or ("", "")
+    head = orjson.dumps({"key": key, "status": answer.status, "replayed": answer.replayed})
+    kind = b"transaction" if answer.status == item.status else b"problem"
+    return head[:-1] + b',"' + kind + b'":' + answer.body + b"}"
+
+
+def count(outcomes: Iterable[Outcome]) -> None:
+    """Count in the metrics what was posted and refused."""
+    for outcome in outcomes:
+        posted = outcome.captured if isinstance(outcome, HoldIs) else outcome
+        if isinstance(posted, Posted):
+            transaction = posted.transaction
+            TRANSACTIONS.labels(transaction.type, "posted", transaction.currency).inc()
+            AMOUNT.labels(transaction.type, transaction.currency).inc(transaction.amount)
+        elif isinstance(outcome, Refused) and outcome.movement is not None:
+            TRANSACTIONS.labels(outcome.movement.type, "refused", outcome.movement.currency).inc()
