@@ -81,6 +81,8 @@ class HoldData(EventData):
     expires_at: datetime | None
     transaction_id: str | None
     created_at: datetime
+    # Events from before it was recorded have none.
+    placed_by: Literal["owner", "operator"] | None = None
 
 
 class TransactionFlagged(EventData):

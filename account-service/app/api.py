@@ -252,7 +252,7 @@ async def place_hold(request: Request) -> Response:
 
 @_writes.post(**_document("/holds/{id:uuid}/captures", schemas.CaptureBody, schemas.HoldView, 201, body_required=False))
 async def capture_hold(request: Request) -> Response:
-    """Pay out a hold, in whole or in part; what is not captured is released."""
+    """Pay out a hold, in whole or in part; what is not captured is released. An operator's hold needs an operator."""
 
     def command(body: schemas.CaptureBody, _caller: Caller) -> CaptureHold:
         return CaptureHold(new_id(), _id(request), body.amount)
@@ -262,7 +262,7 @@ async def capture_hold(request: Request) -> Response:
 
 @_writes.post(**_document("/holds/{id:uuid}/voids", EmptyBody, schemas.HoldView, 201, body_required=False))
 async def void_hold(request: Request) -> Response:
-    """End a hold without paying."""
+    """End a hold without paying. An operator's hold needs an operator."""
 
     def command(_body: EmptyBody, _caller: Caller) -> ReleaseHold:
         return ReleaseHold(_id(request), "voided")

@@ -71,6 +71,7 @@ class Hold:
     expires_at: datetime
     transaction_id: str | None
     created_at: datetime
+    placed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,4 +256,5 @@ def hold_data(hold: Hold) -> dict[str, Any]:
         "expires_at": rfc3339(hold.expires_at),
         "transaction_id": hold.transaction_id,
         "created_at": rfc3339(hold.created_at),
+        "placed_by": hold.placed_by,
     }

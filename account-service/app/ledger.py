@@ -42,6 +42,7 @@ from shared.ids import rfc3339
 _NO_ACCOUNT = Refused("not-found", "There is no such account.")
 _NO_HOLD = Refused("not-found", "There is no such hold.")
 _NO_TRANSACTION = Refused("not-found", "There is no such transaction.")
+_NOT_THEIR_HOLD = Refused("forbidden", "Only an operator can capture or void a hold that the owner did not place.")
 _CLOSED = Refused("account-closed", "The account is closed.")
 _STATUS_EVENTS = {"frozen": "bank.account.frozen", "active": "bank.account.unfrozen", "closed": "bank.account.closed"}
 
@@ -201,6 +202,7 @@ def _place_hold(book: Book, command: PlaceHold, caller: Caller, now: datetime) -
         expires_at=command.expires_at,
         transaction_id=None,
         created_at=now,
+        placed_by="operator" if caller.is_operator else "owner",
     )
     return HoldIs(_save_hold(book, hold, "bank.hold.placed"))
 
@@ -210,6 +212,8 @@ def _capture_hold(book: Book, command: CaptureHold, caller: Caller, now: datetim
     account = _customer_account(book, hold.account_id, caller) if hold else None
     if hold is None or account is None:
         return _NO_HOLD
+    if not _may_end(hold, caller):
+        return _NOT_THEIR_HOLD
     if hold.status != "active" or hold.expires_at <= now:
         return _hold_not_active(hold)
     amount = hold.amount if command.amount is None else command.amount
@@ -230,6 +234,8 @@ def _release_hold(book: Book, command: ReleaseHold, caller: Caller, now: datetim
     account = _customer_account(book, hold.account_id, caller) if hold else None
     if hold is None or account is None:
         return _NO_HOLD
+    if not _may_end(hold, caller):
+        return _NOT_THEIR_HOLD
     due = hold.expires_at <= now
     if hold.status != "active" or due != (command.status == "expired"):
         return _hold_not_active(hold)
@@ -269,6 +275,11 @@ _DECISIONS: dict[type, Callable[[Book, Any, Caller, datetime], Outcome]] = {
 
 def _currency_mismatch(account: Account, currency: str) -> Refused:
     return Refused("currency-mismatch", f"The account keeps {account.currency}, the request is in {currency}.")
+
+
+def _may_end(hold: Hold, caller: Caller) -> bool:
+    # A capture ends a hold, too: of one cent, it sets the rest free.
+    return caller.is_operator or hold.placed_by == "owner"
 
 
 def _hold_not_active(hold: Hold) -> Refused:

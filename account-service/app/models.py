@@ -100,6 +100,7 @@ holds = Table(
     Column("expires_at", UtcDateTime, nullable=False),
     Column("transaction_id", _ID, comment="the transaction of the capture"),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("placed_by", String(8), comment="owner or operator; null where a version placed it that did not record it"),
     CheckConstraint("amount > 0", name="hold_is_positive"),
     CheckConstraint("captured_amount BETWEEN 0 AND amount", name="capture_within_hold"),
     CheckConstraint("status IN ('active', 'captured', 'voided', 'expired')", name="known_hold_status"),

@@ -172,6 +172,9 @@ class HoldView(BaseModel):
     expires_at: datetime
     transaction_id: str | None
     created_at: datetime
+    placed_by: Literal["owner", "operator"] | None = Field(
+        None, description="Only an operator can end a hold that an operator placed, or one that does not say."
+    )
     transaction: TransactionView | None = None
 
 

@@ -142,8 +142,8 @@ async def test_a_request_that_became_invalid_is_still_replayed(
         assert_problem(await post(client, *request[:2]), 422, "validation-failed")
 
 
-# Keys live for 30 days, and a change of these values changes the hash of every stored one. A field that is added has to be
-# left out of the hash while it is absent.
+# Keys live for 30 days, and a change of these values changes the hash of every stored one. A field that is added has
+# to be left out of the hash while it is absent.
 HASHES = {
     ("/accounts", schemas.OpenAccountBody): ({"currency": "USD"}, "cac6b30b2f8f7ac7d17d9cdc6860e9ee"),
     ("/deposits", schemas.MoneyBody): ({"amount": 1, "currency": "USD"}, "8a86ee57d012ad31b59d04315abd5eb7"),

@@ -14,6 +14,7 @@ from app.book import (
     Entry,
     Hold,
     HoldIs,
+    PlaceHold,
     Posted,
     Refused,
     ReleaseHold,
@@ -134,7 +135,7 @@ def test_who_may_reverse_what(book: Book, type_: str, source: str, target: str, 
 
 def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(book: Book):
     book.accounts["alice"].held = 60
-    book.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW)
+    book.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW, "owner")
     assert code(decide(book, CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
     assert code(decide(book, ReleaseHold("h", "voided"), ALICE, NOW)) == "hold-not-active"
     early = NOW - timedelta(seconds=1)
@@ -147,8 +148,34 @@ def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(book: Book):
 
 def test_a_part_captured_releases_the_rest(book: Book):
     book.accounts["alice"].held = 100
-    book.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW)
+    book.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner")
     outcome = decide(book, CaptureHold("c", "h", 40), ALICE, NOW)
     assert isinstance(outcome, HoldIs) and outcome.captured is not None
     assert (outcome.hold.status, outcome.hold.captured_amount, outcome.hold.transaction_id) == ("captured", 40, "c")
     assert (book.accounts["alice"].balance, book.accounts["alice"].available) == (60, 60)
+
+
+@pytest.mark.parametrize(
+    ("placed_by", "caller", "expected"),
+    [
+        ("owner", ALICE, "done"),
+        ("owner", OPERATOR_CALLER, "done"),
+        ("owner", BOB, "not-found"),
+        ("operator", ALICE, "forbidden"),
+        ("operator", OPERATOR_CALLER, "done"),
+        (None, ALICE, "forbidden"),
+        (None, OPERATOR_CALLER, "done"),
+    ],
+)
+@pytest.mark.parametrize("command", [CaptureHold("c", "h", None), CaptureHold("c", "h", 1), ReleaseHold("h", "voided")])
+def test_who_may_end_a_hold(book: Book, command: Command, placed_by: str | None, caller, expected: str):
+    book.accounts["alice"].held = 60
+    book.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
+    assert code(decide(book, command, caller, NOW)) == expected
+    assert (book.accounts["alice"].held == 0) == (expected == "done")
+
+
+@pytest.mark.parametrize(("caller", "placed_by"), [(ALICE, "owner"), (OPERATOR_CALLER, "operator")])
+def test_a_hold_says_who_placed_it(book: Book, caller, placed_by: str):
+    outcome = decide(book, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
+    assert isinstance(outcome, HoldIs) and outcome.hold.placed_by == placed_by

@@ -19,13 +19,24 @@ from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetS
 from app.models import metadata
 from app.service import AccountService
 from app.work import Answer
+from shared.auth import Caller
 from shared.database import create_engine
 from shared.ids import new_id, utc_now
 from shared.testing import SEARCH_FACTOR, Lab, create_tables, examples
-from tests.support import OPERATOR_CALLER, assert_invariants, make_settings, open_account, transfer, withdraw, work
+from tests.support import (
+    ALICE,
+    OPERATOR_CALLER,
+    assert_invariants,
+    make_settings,
+    open_account,
+    transfer,
+    withdraw,
+    work,
+)
 
 T = TypeVar("T")
 AMOUNTS = st.integers(1, 120)
+CALLERS = st.sampled_from([ALICE, OPERATOR_CALLER])
 _SQLITE = "sqlite+aiosqlite:///"
 
 
@@ -36,6 +47,7 @@ class Model:
     balance: int = 0
     status: str = "active"
     holds: dict[str, int] = field(default_factory=dict)
+    operators_holds: set[str] = field(default_factory=set)
 
     @property
     def available(self) -> int:
@@ -76,8 +88,8 @@ class Bank(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(work)
 
-    def execute(self, command: Any, expected: str | None) -> dict[str, Any]:
-        answer: Answer = self.run(self.service.execute(work(command, OPERATOR_CALLER)))
+    def execute(self, command: Any, expected: str | None, caller: Caller = OPERATOR_CALLER) -> dict[str, Any]:
+        answer: Answer = self.run(self.service.execute(work(command, caller)))
         body: dict[str, Any] = json.loads(answer.body)
         assert body.get("code") == expected, (command, body)
         return body
@@ -138,40 +150,49 @@ class Bank(RuleBasedStateMachine):
             if receiver:
                 receiver.balance += amount
 
-    @rule(target=holds, account=accounts, amount=AMOUNTS)
-    def place_hold(self, account: str, amount: int) -> tuple[str, str]:
+    @rule(target=holds, account=accounts, amount=AMOUNTS, caller=CALLERS)
+    def place_hold(self, account: str, amount: int, caller: Caller) -> tuple[str, str]:
         model, hold = self.model[account], new_id()
         refusal = model.why_not_pay(amount, model.available)
-        self.execute(PlaceHold(hold, account, amount, "USD", utc_now() + timedelta(days=1)), refusal)
+        self.execute(PlaceHold(hold, account, amount, "USD", utc_now() + timedelta(days=1)), refusal, caller)
         if refusal is None:
             model.holds[hold] = amount
+            if caller.is_operator:
+                model.operators_holds.add(hold)
         return account, "" if refusal else hold
 
-    @rule(hold=holds, part=st.none() | AMOUNTS)
-    def capture_hold(self, hold: tuple[str, str], part: int | None) -> None:
+    @rule(hold=holds, part=st.none() | AMOUNTS, caller=CALLERS)
+    def capture_hold(self, hold: tuple[str, str], part: int | None, caller: Caller) -> None:
         account, id_ = hold
         if not id_:
             return
         model = self.model[account]
         held = model.holds.get(id_)
         amount = part or held or 0
-        if held is None:
-            refusal: str | None = "hold-not-active"
+        if id_ in model.operators_holds and not caller.is_operator:
+            refusal: str | None = "forbidden"
+        elif held is None:
+            refusal = "hold-not-active"
         elif amount > held:
             refusal = "hold-exceeded"
         else:
             refusal = model.why_not_pay(amount, model.available + held)
-        self.execute(CaptureHold(new_id(), id_, part), refusal)
+        self.execute(CaptureHold(new_id(), id_, part), refusal, caller)
         if refusal is None:
             del model.holds[id_]
             model.balance -= amount
 
-    @rule(hold=holds)
-    def void_hold(self, hold: tuple[str, str]) -> None:
+    @rule(hold=holds, caller=CALLERS)
+    def void_hold(self, hold: tuple[str, str], caller: Caller) -> None:
         account, id_ = hold
-        if id_:
-            known = self.model[account].holds.pop(id_, None)
-            self.execute(ReleaseHold(id_, "voided"), None if known else "hold-not-active")
+        if not id_:
+            return
+        model = self.model[account]
+        if id_ in model.operators_holds and not caller.is_operator:
+            self.execute(ReleaseHold(id_, "voided"), "forbidden", caller)
+            return
+        known = model.holds.pop(id_, None)
+        self.execute(ReleaseHold(id_, "voided"), None if known else "hold-not-active", caller)
 
     @rule(account=accounts, status=st.sampled_from(["frozen", "active", "active", "closed"]))
     def set_status(self, account: str, status: str) -> None:
