@@ -3,6 +3,7 @@
 Who may make any call to Docker is root on the host. What a service may call, and about what, its own rules say.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -66,7 +67,7 @@ def with_labels(query: Query, labels: Sequence[str]) -> Query:
 class Rule:
     """A call that may be made: its method and path (a pattern, after the API's version), and what it is checked by.
 
-    A rule with a lock is checked and carried out one call at a time.
+    A rule with a lock is checked and forwarded one call at a time.
     """
 
     def __init__(self, method: str, path: str, check: Check, lock: Any = None) -> None:
@@ -74,6 +75,49 @@ class Rule:
         self.pattern = re.compile(r"(/v1\.[0-9]{1,3})?" + path)
         self.check = check
         self.lock = lock
+
+
+class Spared:
+    """Keeps the last replica of each service: decides which one may be stopped or removed.
+
+    Docker lists a container as running until its process has ended, so this remembers what it let be stopped. Callers
+    hold the lock while they inspect the replicas and call `release`, so that no two decide by the same list.
+    """
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        # By service: the containers that were told to stop, and when each of them had started.
+        self._stopping: dict[str, dict[str, str]] = {}
+
+    def release(self, service: str, container: str, running: Sequence[Any]) -> None:
+        """Let a container of a service go; `running` is what Docker inspects of its running ones. Raises Refused.
+
+        Another one has to stay that is not on its way out. A healthy container only makes way for a healthy one.
+        """
+        started = {one["Id"]: str(one["State"].get("StartedAt", "")) for one in running}
+        # One that was started anew since is no longer on its way out.
+        stopping = {one: at for one, at in self._stopping.get(service, {}).items() if started.get(one) == at}
+        staying = [one for one in running if one["Id"] not in {container, *stopping} and _is_serving(one)]
+        healthy = {one["Id"] for one in running if _is_healthy(one)}
+        require(staying, "is about the last replica")
+        require(
+            container not in healthy - stopping.keys() or any(one["Id"] in healthy for one in staying),
+            "is about the last replica that is healthy",
+        )
+        if container in started:
+            stopping[container] = started[container]
+        self._stopping[service] = stopping
+
+
+def _is_serving(document: Any) -> bool:
+    state = document["State"]
+    return not (state.get("Paused") or state.get("Restarting"))
+
+
+def _is_healthy(document: Any) -> bool:
+    """Tell whether Docker's health check, if there is one, succeeds."""
+    health = document["State"].get("Health") or {}
+    return health.get("Status", "healthy") in ("healthy", "none")
 
 
 class SocketProxy:

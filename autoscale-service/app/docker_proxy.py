@@ -16,7 +16,7 @@ import orjson
 
 from app import replica
 from app.scalers import STABLE_LABELS, bounds, swarm
-from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, only, require, serve, with_labels
+from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 
 class DockerProxy(SocketProxy):
@@ -26,6 +26,7 @@ class DockerProxy(SocketProxy):
         super().__init__(docker)
         self._project = project
         self._most = most
+        self._spared = Spared()
         self.rules = [
             Rule("GET", "/version", self.version),
             Rule("GET", "/containers/json", self.list_containers),
@@ -114,19 +115,25 @@ class DockerProxy(SocketProxy):
         return only(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Ours may be stopped, but for the last that runs."""
+        """Ours may be stopped, but for the last one that stays."""
         require(body is None, "has a body")
-        own = await self._own(match["id"])
-        others = await self._siblings(own["Config"]["Labels"][replica.SERVICE])
-        require(any(one["Id"] != own["Id"] for one in others), "is about the last replica")
-        return only(query)
+        only(query)
+        await self._release(match["id"])
+        return query
 
     async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Ours may be removed; without force, so that only what has stopped goes."""
+        """Ours may be removed, but for the last one; without force, so that only what has stopped goes."""
         require(body is None, "has a body")
-        await self._own(match["id"])
         require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        return only(query, "v", "link", "force")
+        only(query, "v", "link", "force")
+        await self._release(match["id"])
+        return query
+
+    async def _release(self, container: str) -> None:
+        """Let a container of ours go. Raises Refused if no other replica of its service stays."""
+        async with self._spared.lock:
+            service = (await self._own(container))["Config"]["Labels"][replica.SERVICE]
+            self._spared.release(service, container, await self._siblings(service))
 
     async def list_services(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """Only ours are listed."""
@@ -135,14 +142,17 @@ class DockerProxy(SocketProxy):
 
     async def update(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """The number of replicas of ours may be set, in bounds; all else has to stay."""
-        spec = (await self.ask(f"/services/{match['id']}"))["Spec"]
+        service = await self.ask(f"/services/{match['id']}")
+        spec = service["Spec"]
         require(swarm.is_ours(spec, self._project), "is about a service of others")
         given = body.get("Mode") if isinstance(body, dict) else None
         replicas: Any = given.get("Replicated", {}).get("Replicas") if isinstance(given, dict) else None
         most = bounds(spec["Labels"])[1] or self._most
-        require(isinstance(replicas, int) and 1 <= replicas <= most, "is out of bounds")
+        require(isinstance(replicas, int) and replicas is not True and 1 <= replicas <= most, "is out of bounds")
         require(body == swarm.with_replicas(spec, replicas), "changes more than the number of replicas")
-        return only(query, "version")
+        # Of the very version that was compared: else an update of somebody else's in between would be undone.
+        require(query == {"version": str(service["Version"]["Index"])}, "is about another version of the service")
+        return query
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """What the tests are written with: a simulated world for the controller, and an Engine for Docker's SDK to talk to."""
 
+import asyncio
 import hashlib
 import math
 from collections.abc import Callable, Mapping
@@ -132,7 +133,7 @@ def replica_document(number: int, service: str = ACCOUNT, **changes: Any) -> dic
         "Id": identifier,
         "Created": f"2026-01-01T00:00:{number:02}.5Z",
         "Image": "sha256:" + "1" * 64,
-        "State": {"Status": "running", "Health": {"Status": "healthy"}},
+        "State": {"Status": "running", "StartedAt": "2026-01-01T00:00:00Z", "Health": {"Status": "healthy"}},
         "Config": {
             "Hostname": identifier[:12],
             "Image": "bank/account-service:v1",
@@ -181,6 +182,9 @@ class Engine:
         # Answers by the beginning of a call, in place of what would be done.
         self.refusals: dict[str, tuple[int, str]] = {}
         self.health = "starting"
+        # What answers to a stop wait for, as Docker's do for the end of the process.
+        self.stopped = asyncio.Event()
+        self.stopped.set()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         message = await receive()
@@ -189,6 +193,8 @@ class Engine:
         self.calls.append(call)
         query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
         body = orjson.loads(message["body"]) if message.get("body") else None
+        if call.endswith("/stop"):
+            await self.stopped.wait()
         refused = next((answer for start, answer in self.refusals.items() if call.startswith(start)), None)
         status, document = self._answer(call, query, body) if refused is None else (refused[0], {"message": refused[1]})
         await send({"type": "http.response.start", "status": status, "headers": []})
@@ -224,7 +230,8 @@ class Engine:
             case "GET", "containers", identifier, "json":
                 return 200, self.containers[identifier]
             case "POST", "containers", identifier, "start":
-                self.containers[identifier]["State"] = {"Status": "running", "Health": {"Status": self.health}}
+                state = {"Status": "running", "StartedAt": str(len(self.calls)), "Health": {"Status": self.health}}
+                self.containers[identifier]["State"] = state
                 return 204, None
             case "POST", "containers", identifier, "stop":
                 self.containers[identifier]["State"] = {"Status": "exited"}

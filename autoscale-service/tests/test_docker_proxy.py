@@ -1,5 +1,6 @@
 """The socket proxy, asked by Docker's own client and by one that wants more."""
 
+import asyncio
 from typing import Any
 
 import httpx
@@ -138,6 +139,50 @@ async def test_the_last_replica_stays_and_nothing_goes_by_force(docker: DockerCl
         docker.api.stop(ONE["Id"])
 
 
+async def stop(raw: httpx.AsyncClient, one: dict[str, Any]) -> int:
+    return (await raw.post(f"/containers/{one['Id']}/stop")).status_code
+
+
+async def test_of_two_stops_at_once_one_is_refused(raw: httpx.AsyncClient, engine: Engine) -> None:
+    """Docker lists a container as running for as long as it finishes its requests."""
+    engine.stopped.clear()
+    first = asyncio.create_task(stop(raw, ONE))
+    second = asyncio.create_task(stop(raw, TWO))
+    done, _ = await asyncio.wait({first, second}, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    assert [task.result() for task in done] == [403]
+    engine.stopped.set()
+    assert sorted([await first, await second]) == [204, 403]
+
+
+async def test_a_stop_that_docker_has_not_finished_still_counts(raw: httpx.AsyncClient, engine: Engine) -> None:
+    engine.refusals[f"POST /containers/{ONE['Id']}/stop"] = (500, "took too long")
+    assert await stop(raw, ONE) == 500
+    assert await stop(raw, TWO) == 403
+    assert (await raw.delete(f"/containers/{TWO['Id']}")).status_code == 403
+    assert await stop(raw, ONE) == 500, "it may be told again"
+    engine.containers[ONE["Id"]]["State"]["StartedAt"] = "later"
+    assert await stop(raw, TWO) == 204, "the other one has started anew"
+
+
+@pytest.mark.parametrize(
+    "state",
+    [{"Paused": True}, {"Restarting": True}, {"Health": {"Status": "starting"}}, {"Health": {"Status": "unhealthy"}}],
+    ids=str,
+)
+async def test_what_does_not_serve_is_no_replica_that_stays(
+    raw: httpx.AsyncClient, engine: Engine, state: dict[str, Any]
+) -> None:
+    engine.containers[ONE["Id"]]["State"] |= state
+    assert await stop(raw, TWO) == 403
+    assert await stop(raw, ONE) == 204
+
+
+async def test_the_last_replica_cannot_be_removed_while_it_does_not_run(raw: httpx.AsyncClient, engine: Engine) -> None:
+    for one in (ONE, TWO):
+        engine.containers[one["Id"]]["State"] = {"Status": "exited"}
+    assert (await raw.delete(f"/containers/{ONE['Id']}")).status_code == 403
+
+
 @pytest.mark.parametrize(
     ("spec", "status"),
     [
@@ -145,6 +190,7 @@ async def test_the_last_replica_stays_and_nothing_goes_by_force(docker: DockerCl
         (changed(service_document()["Spec"], "Mode", "Replicated", "Replicas", to=5), 403),
         (changed(service_document()["Spec"], "Mode", "Replicated", "Replicas", to=0), 403),
         (changed(service_document()["Spec"], "Mode", "Replicated", "Replicas", to="3"), 403),
+        (changed(service_document()["Spec"], "Mode", "Replicated", "Replicas", to=True), 403),
         (changed(service_document()["Spec"], "Mode", to={"Global": {}}), 403),
         (changed(service_document(3)["Spec"], "TaskTemplate", "ContainerSpec", "Image", to="evil"), 403),
         (changed(service_document(3)["Spec"], "Labels", to={}), 403),
@@ -159,6 +205,13 @@ async def test_of_a_swarm_service_only_the_number_can_be_changed(
     answer = await raw.post(f"/services/{'s' * 25}/update", params={"version": "7"}, json=spec)
     assert answer.status_code == status
     assert (engine.services["s" * 25]["Spec"] == before) == (status == 403)
+
+
+async def test_an_update_is_of_the_version_that_was_compared(raw: httpx.AsyncClient, engine: Engine) -> None:
+    engine.services["s" * 25] = service_document()
+    spec = changed(engine.services["s" * 25]["Spec"], "Mode", "Replicated", "Replicas", to=3)
+    for query in ({"version": "8"}, {}, {"version": "7", "rollback": "previous"}):
+        assert (await raw.post(f"/services/{'s' * 25}/update", params=query, json=spec)).status_code == 403
 
 
 async def test_services_of_others_cannot_be_touched(raw: httpx.AsyncClient, engine: Engine) -> None:

@@ -14,6 +14,7 @@ from docker.errors import DockerException, ImageNotFound, NotFound
 
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
+ONE_OFF = "com.docker.compose.oneoff"
 TRACK = "banking.track"
 EDGE = "nginx"
 _TIMEOUT = 40

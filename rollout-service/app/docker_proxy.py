@@ -6,13 +6,14 @@ read its configuration again. It starts and creates nothing, and the last stable
 
 import os
 import re
+from contextlib import suppress
 from typing import Any
 
 import httpx
 import orjson
 
-from app.containers import EDGE, PROJECT, SERVICE, TRACK
-from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, only, require, serve, with_labels
+from app.containers import EDGE, ONE_OFF, PROJECT, SERVICE, TRACK
+from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 _TRACKS = ("stable", "canary", "previous")
 
@@ -23,6 +24,7 @@ class RolloutProxy(SocketProxy):
     def __init__(self, docker: httpx.AsyncClient, project: str) -> None:
         super().__init__(docker)
         self._project = project
+        self._spared = Spared()
         self.rules = [
             Rule("GET", "/version", self.version),
             Rule("GET", "/containers/json", self.list_containers),
@@ -51,21 +53,36 @@ class RolloutProxy(SocketProxy):
         return only(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Replicas may be stopped, but for the last stable one that runs."""
+        """Replicas may be stopped, but for the last stable one that stays."""
         require(body is None, "has a body")
-        labels = await self._replica(match["id"])
-        if labels[TRACK] == "stable":
-            label = [f"{PROJECT}={self._project}", f"{SERVICE}={labels[SERVICE]}", f"{TRACK}=stable"]
-            running = await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode())
-            require(any(one["Id"] != match["id"] for one in running), "is about the last replica")
-        return only(query)
+        only(query)
+        await self._release(match["id"])
+        return query
 
     async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Replicas may be removed; without force, so that only what has stopped goes."""
+        """Replicas may be removed, but for the last stable one; without force, so that only what has stopped goes."""
         require(body is None, "has a body")
-        await self._replica(match["id"])
         require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        return only(query, "v", "link", "force")
+        only(query, "v", "link", "force")
+        await self._release(match["id"])
+        return query
+
+    async def _release(self, container: str) -> None:
+        """Let a replica go. Raises Refused if it is stable and no other stable one of its service stays."""
+        async with self._spared.lock:
+            labels = await self._replica(container)
+            if labels[TRACK] == "stable":
+                self._spared.release(labels[SERVICE], container, await self._running(labels[SERVICE]))
+
+    async def _running(self, service: str) -> list[Any]:
+        """Return what Docker inspects of the running stable replicas of a service."""
+        label = [f"{PROJECT}={self._project}", f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"]
+        documents = []
+        for one in await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode()):
+            # Gone since it was listed.
+            with suppress(Missing):
+                documents.append(await self.ask(f"/containers/{one['Id']}/json"))
+        return documents
 
     async def reload(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """NGINX may be sent the signal that makes it read its configuration."""

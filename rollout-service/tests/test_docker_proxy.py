@@ -1,5 +1,6 @@
 """The socket proxy: Docker's own client gets what a rollout needs, and everybody else nothing."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,7 +15,7 @@ PROJECT = "com.docker.compose.project"
 
 
 def labels(service: str, track: str | None, project: str = "bank") -> dict[str, str]:
-    known = {PROJECT: project, "com.docker.compose.service": service}
+    known = {PROJECT: project, "com.docker.compose.service": service, "com.docker.compose.oneoff": "False"}
     return known | ({"banking.track": track} if track else {})
 
 
@@ -39,11 +40,17 @@ class Engine:
     def __init__(self) -> None:
         self.changes: list[str] = []
         self.asked: list[dict[str, str]] = []
+        self.states: dict[str, dict[str, Any]] = {}
+        # What answers to a stop wait for, as Docker's do for the end of the process.
+        self.stopped = asyncio.Event()
+        self.stopped.set()
 
     async def __call__(self, scope: Any, _receive: Any, send: Any) -> None:
         path, query = scope["path"], dict(parse_qsl(scope["query_string"].decode()))
         if scope["method"] != "GET":
             self.changes.append(f"{scope['method']} {path}")
+        if path.endswith("/stop"):
+            await self.stopped.wait()
         status, body = self.answer(path, query)
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": json.dumps(body).encode()})
@@ -59,7 +66,8 @@ class Engine:
             ]
         for one, of in KNOWN.items():
             if one in path:
-                return 200, {"Id": one, "Config": {"Labels": of}}
+                state = {"Status": "running", "StartedAt": "then", **self.states.get(one, {})}
+                return 200, {"Id": one, "Config": {"Labels": of}, "State": state}
         return (200 if "/images/" in path or path.endswith(("_ping", "version")) else 404), {}
 
 
@@ -90,6 +98,33 @@ async def test_replicas_may_be_looked_at_stopped_and_removed(
 async def test_the_last_stable_replica_stays(docker: httpx.AsyncClient, engine: Engine) -> None:
     answer = await docker.post(f"/containers/{LAST}/stop")
     assert (answer.status_code, engine.changes) == (403, []) and "last" in answer.json()["message"]
+
+
+async def test_of_two_stops_at_once_one_is_refused(docker: httpx.AsyncClient, engine: Engine) -> None:
+    """Docker lists a container as running for as long as it finishes its requests."""
+    engine.stopped.clear()
+    stops = [asyncio.create_task(docker.post(f"/containers/{one}/stop")) for one in (STABLE, SECOND)]
+    done, _ = await asyncio.wait(stops, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    assert [task.result().status_code for task in done] == [403]
+    assert (await docker.delete(f"/containers/{SECOND}")).status_code == 403
+    engine.stopped.set()
+    assert sorted([(await task).status_code for task in stops]) == [200, 403]
+
+
+@pytest.mark.parametrize("health", ["starting", "unhealthy"])
+async def test_a_healthy_replica_makes_way_for_a_healthy_one_only(
+    docker: httpx.AsyncClient, engine: Engine, health: str
+) -> None:
+    engine.states[SECOND] = {"Health": {"Status": health}}
+    assert (await docker.post(f"/containers/{STABLE}/stop")).status_code == 403
+    assert (await docker.post(f"/containers/{SECOND}/stop")).status_code == 200
+
+
+async def test_a_container_that_runs_once_is_no_replica_that_stays(
+    docker: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN[SECOND], "com.docker.compose.oneoff", "True")
+    assert (await docker.post(f"/containers/{STABLE}/stop")).status_code == 403
 
 
 @pytest.mark.parametrize("container", [NGINX, POSTGRES, FOREIGN, FOREIGN_NGINX, ODD, "f" * 64])
