@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
+from scripts import nats_users
+
 SERVICES = ("account", "transaction")
 # Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
 _SINK = "http://nginx:8081/sink"
@@ -69,7 +71,6 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     tls = os.environ.get("TLS") == "1"
     if tls and _OFF in values.values():
         raise ValueError(f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _OFF)}")
-    users = []
     for name in SERVICES:
         # As the owner, migrations run; the service's own role owns nothing.
         for role in (name, f"{name}_owner"):
@@ -77,10 +78,15 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
             values[f"{role}_database_url"] = (
                 f"postgresql+asyncpg://{role}:{quote(password, safe='')}@postgres:5432/{name}"
             )
-        events = values[f"{name}_events_password"] = value(f"{name}_events_password")
-        values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{events}@nats:4222"
-        users.append(f'  {{ user: "{name}", password: "{events}" }}\n')
-    values["nats_authorization"] = f"authorization {{ users: [\n{''.join(users)}] }}\n{_NATS_TLS if tls else ''}"
+    users = {}
+    for name in (*SERVICES, nats_users.SETUP):
+        users[name] = values[f"{name}_events_password"] = value(f"{name}_events_password")
+        values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{users[name]}@nats:4222"
+    # During a rollout, replicas of a release without inboxes of its own are served as well (roles/banking_app).
+    shared_inbox = os.environ.get("EVENTS_SHARED_INBOX") == "1"
+    values["nats_authorization"] = nats_users.authorization(users, shared_inbox=shared_inbox) + (
+        _NATS_TLS if tls else ""
+    )
     for name in ("slack_webhook_url", "dead_mans_switch_url"):
         values[name] = given.get(name) or _SINK
     _check(given, values)

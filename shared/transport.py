@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+from urllib.parse import urlsplit
 
 import httpx
 import nats
@@ -16,18 +17,15 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
-from nats.js.errors import NotFoundError
 
+from shared import streams
 from shared.events import Event, known_type
+from shared.streams import STREAM
 
 log = logging.getLogger(__name__)
 
-STREAM = "BANK"
-DEAD_LETTERS = "BANK_DEAD_LETTERS"
-# Longer than a relay needs to publish again what a crash kept it from remembering.
-_DUPLICATE_WINDOW_SECONDS = 600
 _CONNECT_SECONDS = 5
 # How long a stream that was there is taken to be there still.
 _STREAM_TRUSTED_SECONDS = 5.0
@@ -105,6 +103,9 @@ class NatsBus:
     def __init__(self, url: str, ca: str = "") -> None:
         self._url = url
         self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
+        # Each user has inboxes of its own, which nobody else may subscribe to (scripts/nats_users.py).
+        user = urlsplit(url).username
+        self._inbox_prefix = f"_INBOX_{user}" if user else "_INBOX"
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._stream = ""
@@ -119,6 +120,7 @@ class NatsBus:
                     client = await nats.connect(
                         self._url,
                         connect_timeout=2,
+                        inbox_prefix=self._inbox_prefix,
                         tls=self._tls,
                         # Nothing is said before: else a server that offers no TLS is talked to without.
                         tls_handshake_first=self._tls is not None,
@@ -145,8 +147,8 @@ class NatsBus:
     async def _look_for_streams(self, client: Client) -> None:
         """Create the streams that are not there (any more)."""
         stream = client.jetstream(timeout=5)
-        created = await _ensure_stream(stream, STREAM, "bank.>")
-        await _ensure_stream(stream, DEAD_LETTERS, "dead.bank.>")
+        created = await streams.ensure(stream, STREAM)
+        await streams.ensure(stream, streams.DEAD_LETTERS)
         self._stream, self._stream_seen_at = created, time.monotonic()
 
     async def stream(self) -> str:
@@ -180,23 +182,6 @@ class NatsBus:
 async def _log_error(error: Exception) -> None:
     """Take one line for what the client would report with a traceback every second of an outage."""
     log.warning("NATS: %r", error)
-
-
-async def _ensure_stream(stream: JetStreamContext, name: str, subjects: str) -> str:
-    """Create the stream if it is not there; return the time when it was created."""
-    config = StreamConfig(
-        name=name,
-        subjects=[subjects],
-        storage=StorageType.FILE,
-        retention=RetentionPolicy.LIMITS,
-        duplicate_window=_DUPLICATE_WINDOW_SECONDS,
-    )
-    try:
-        found = await stream.stream_info(name)
-    except NotFoundError:
-        log.warning("there is no stream %s, creating it", name)
-        found = await stream.add_stream(config)
-    return found.created.isoformat() if found.created else ""
 
 
 class NatsSource:

@@ -93,8 +93,10 @@ class NatsServer:
 
     program = shutil.which("nats-server")
 
-    def __init__(self, store: Path) -> None:
+    def __init__(self, store: Path, configuration: str = "") -> None:
         self._store = store
+        self._configuration = store.with_suffix(".conf")
+        self._configuration.write_text(configuration, encoding="utf-8")
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self.url = f"nats://127.0.0.1:{self._port}"
@@ -102,7 +104,8 @@ class NatsServer:
     async def start(self) -> None:
         """Start the server and wait until it takes connections."""
         assert self.program is not None
-        command = [self.program, "-js", "-sd", str(self._store), "-a", "127.0.0.1", "-p", str(self._port)]
+        command = [self.program, "-c", str(self._configuration), "-js", "-sd", str(self._store)]
+        command += ["-a", "127.0.0.1", "-p", str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         await eventually(self._answers)
 
@@ -121,6 +124,10 @@ class NatsServer:
             self._process.terminate()
             await asyncio.to_thread(self._process.wait, 10)
             self._process = None
+
+    def url_of(self, user: str, password: str) -> str:
+        """Return the address with a user of the configuration."""
+        return self.url.replace("://", f"://{user}:{password}@")
 
     def lose_disk(self) -> None:
         """Remove what the stopped server stored."""

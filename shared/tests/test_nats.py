@@ -11,8 +11,9 @@ import pytest
 from shared import transport
 from shared.consumer import TRIES, Consumer, Handler, Move
 from shared.events import CloudEvent, Event
+from shared.streams import DEAD_LETTERS, STREAM
 from shared.tests.support import NatsServer, event, events, eventually, names
-from shared.transport import DEAD_LETTERS, STREAM, NatsBus, NatsSource
+from shared.transport import NatsBus, NatsSource
 
 EVENTS = "bank.>"
 

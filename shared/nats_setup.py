@@ -1,0 +1,37 @@
+"""Bring the event bus to its configuration: `python -m shared.nats_setup`. Reads EVENTS_URL_FILE and EVENTS_CA_FILE.
+
+Runs once at each deployment, as NATS' user `setup`: the services themselves may not change a stream.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from shared import logging_config, streams
+from shared.transport import NatsBus
+
+
+async def set_up(url: str, ca: str = "") -> dict[str, list[str]]:
+    """Create the streams that are missing and update the others; return what changed, by stream. Raises on outage."""
+    bus = NatsBus(url, ca)
+    try:
+        jetstream = await bus.jetstream()
+        return {name: await streams.update(jetstream, name) for name in streams.CONFIGURATIONS}
+    finally:
+        await bus.close()
+
+
+def main(environ: Mapping[str, str] = os.environ) -> int:
+    """Set up, and say what changed."""
+    logging_config.configure("nats-setup", environ.get("APP_VERSION", "dev"), "stable", "INFO")
+    url = Path(environ["EVENTS_URL_FILE"]).read_text(encoding="utf-8").strip()
+    ca = Path(environ["EVENTS_CA_FILE"]).read_text(encoding="utf-8") if url.startswith("tls://") else ""
+    for name, changed in asyncio.run(set_up(url, ca)).items():
+        print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'as it should be'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
