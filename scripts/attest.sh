@@ -36,9 +36,10 @@ attest() {
 }
 
 version=$(jq --exit-status --raw-output .banking_app_release.version "$file")
+commit=$(jq --exit-status --raw-output .banking_app_release.commit "$file")
 while IFS=$'\t' read -r service image; do
     .tools/syft scan --quiet "docker:$image" --output "cyclonedx-json=$folder/$service.cdx.json"
-    python3 -m scripts.provenance "$service" "$version" >"$folder/$service.provenance.json"
+    python3 -m scripts.provenance "$service" "$version" "$commit" >"$folder/$service.provenance.json"
     attest cyclonedx "$folder/$service.cdx.json" "$image"
     attest slsaprovenance1 "$folder/$service.provenance.json" "$image"
     jq --raw-output --arg image "$image" '"attested \($image): \([.components[] | select(.type == "library")] | length) packages"' \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Build the images of the services from this tree: build-images.sh [--push|--list]
+# BUILD_COMMIT=… builds them from that commit instead: its files and no others, whatever this tree has.
 # REGISTRY=registry.example/bank names them elsewhere (default bank), SERVICES="…" builds some of them,
 # PYTHON_IMAGE=… is what they start from. Tags: the commit (or VERSION=…), and latest.
 set -euo pipefail
@@ -27,7 +28,7 @@ esac
 
 registry=${REGISTRY:-bank}
 tag=${VERSION:-$(version)}
-commit=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+commit=${BUILD_COMMIT:-$(git rev-parse HEAD 2>/dev/null || echo unknown)}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -40,12 +41,18 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
 
 build() {
-    docker buildx build --builder default --file "$service/Dockerfile" --build-arg "BASE_IMAGE=$PYTHON_IMAGE" \
+    docker buildx build --builder default --file "$context/$service/Dockerfile" --build-arg "BASE_IMAGE=$PYTHON_IMAGE" \
         --build-arg "COMMIT=$commit" --build-arg "VERSION=$tag" "${secrets[@]}" \
-        --tag "$image:$tag" --tag "$image:latest" --load --progress plain . >"$work/log" 2>&1
+        --tag "$image:$tag" --tag "$image:latest" --load --progress plain "$context" >"$work/log" 2>&1
 }
 
 steps=${#services[@]}
+context=.
+if [ -n "${BUILD_COMMIT-}" ]; then
+    context=$work/tree
+    exported=$(python3 -m scripts.commit_tree export "$BUILD_COMMIT" "$context")
+    say "$exported"
+fi
 for service in "${services[@]}"; do
     image=$registry/$service
     started=$SECONDS

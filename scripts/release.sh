@@ -2,12 +2,15 @@
 # Build the images of this commit, push, sign and attest them, and write what deploy.yml takes: release.sh FILE
 # REGISTRY=registry.example/bank  where to push            COSIGN_KEY=cosign.key  signs; its password is COSIGN_PASSWORD
 # VERSION=…  what it is called (default: git describe)     RELEASE_NUMBER=…       its place in time (default: the commit's)
-# BUILD=0    take the images $REGISTRY/SERVICE:$VERSION as they are
+# REHEARSAL=1  for drills: build this tree as it is, uncommitted changes included; with BUILD=0 take the images
+#              $REGISTRY/SERVICE:$VERSION as they are. Without it, images are built from the files of the commit alone
 # REPOSITORY=https://…  where the commit is, for the attestations (scripts/attest.sh); ATTEST=0 leaves them out
 # COSIGN_PRIVATE_KEY=…  the key itself, as a secret holds it, instead of COSIGN_KEY
 # KEYLESS=true          sign with the identity of the workflow on GitHub instead
 set -euo pipefail
 cd "$(dirname "$0")/.."
+# The base image of the commit, and not the one that the last `make up` has chosen on this machine.
+export PYTHON_IMAGE=${PYTHON_IMAGE:-$(git show HEAD:.env | sed -n 's/^PYTHON_IMAGE=//p')}
 # shellcheck source=scripts/stack_env.sh
 . scripts/stack_env.sh
 
@@ -20,9 +23,14 @@ fail() {
 [ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
 [ "${ATTEST-}" = 0 ] || [ -n "${REPOSITORY-}" ] ||
     fail "say which repository the images are built from: REPOSITORY=https://… (or ATTEST=0)"
-# What no commit has has no provenance: better said now than after the builds.
-[ "${ATTEST-}" = 0 ] || [ -z "$(git status --porcelain --untracked-files=no)" ] ||
-    fail "there are changes that no commit has; commit them first (or ATTEST=0)"
+if [ "${REHEARSAL-}" = 1 ]; then
+    echo "release: REHEARSAL: nothing vouches for what is in these images; do not deploy them to customers" >&2
+else
+    [ "${BUILD-}" != 0 ] || fail "BUILD=0: images that were not built here from the commit are for rehearsals (REHEARSAL=1)"
+    # They would not be in the release: better said now than missed later.
+    [ -z "$(git status --porcelain --untracked-files=no)" ] ||
+        fail "there are changes that no commit has; commit them first (or REHEARSAL=1)"
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 if [ -n "${COSIGN_PRIVATE_KEY-}" ]; then
@@ -48,6 +56,7 @@ quietly() {
 
 read -ra services <<<"$(scripts/build-images.sh --list)"
 if [ "${BUILD-}" != 0 ]; then
+    [ "${REHEARSAL-}" = 1 ] || export BUILD_COMMIT=$commit
     scripts/build-images.sh --push
 else
     for service in "${services[@]}"; do

@@ -52,6 +52,7 @@ class Trust:
     signers: tuple[Signer, ...]
     repository: str
     options: tuple[str, ...] = ()
+    rehearsals: bool = False
 
 
 def key_signer(key: Path) -> Signer:
@@ -111,6 +112,11 @@ def comes_from(statement: dict[str, Any], repository: str, commit: str, digest: 
         return False
 
 
+def is_rehearsal(statement: dict[str, Any]) -> bool:
+    """Whether a provenance statement that names a commit says that the image may hold something else."""
+    return bool(statement["predicate"]["buildDefinition"].get("externalParameters", {}).get("rehearsal"))
+
+
 def _check_image(release: Release, service: str, signer: Signer, trust: Trust) -> None:
     image = release.images[service]
     common = (*signer.words, *trust.options)
@@ -131,8 +137,11 @@ def _check_image(release: Release, service: str, signer: Signer, trust: Trust) -
     except Refused as error:
         raise Refused(f"no attested provenance: {error}") from error
     digest = image.rpartition(":")[2]
-    if not any(comes_from(origin, trust.repository, release.commit, digest) for origin in origins):
+    fitting = [origin for origin in origins if comes_from(origin, trust.repository, release.commit, digest)]
+    if not fitting:
         raise Refused(f"its provenance is not commit {release.commit[:12]} of {trust.repository}")
+    if not trust.rehearsals and all(is_rehearsal(origin) for origin in fitting):
+        raise Refused("its provenance is that of a rehearsal (REHEARSAL=1): it was not built from the commit alone")
 
 
 def check(release: Release, trust: Trust) -> list[str]:
@@ -163,6 +172,7 @@ def main() -> int:
     parser.add_argument(
         "--deployed", type=int, default=0, help="number of the release that runs; older ones are refused"
     )
+    parser.add_argument("--rehearsal", action="store_true", help="take releases that were made with REHEARSAL=1")
     parser.add_argument("--cosign-option", action="append", default=[], help="one more word for cosign")
     arguments = parser.parse_args()
     signers = [key_signer(key) for key in arguments.key]
@@ -174,7 +184,7 @@ def main() -> int:
         release = read_release(arguments.release.read_text(encoding="utf-8"))
         if release.number < arguments.deployed:
             raise Refused(f"release {release.number} is older than {arguments.deployed}, which runs: a downgrade")
-        trust = Trust(tuple(signers), arguments.repository, tuple(arguments.cosign_option))
+        trust = Trust(tuple(signers), arguments.repository, tuple(arguments.cosign_option), arguments.rehearsal)
         problems = check(release, trust)
     except Refused as error:
         problems = [str(error)]

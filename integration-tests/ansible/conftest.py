@@ -55,6 +55,8 @@ def settings(registry: Registry, release: dict[str, Any], tmp_path: Path) -> dic
     return {
         "folder": str(tmp_path),
         "banking_app_release": release,
+        # The commit is an invented one.
+        "banking_app_rehearsal": True,
         # Those that check attestations ask for them.
         "banking_app_require_attestations": False,
         "banking_app_cosign_keys": [str(registry.key("now").with_suffix(".pub"))],

@@ -26,7 +26,8 @@ Say = Callable[[str], None]
 
 
 class Releases:
-    """Releases in a local registry, signed with a key of its own; attested ones come from a tree that is committed."""
+    """Releases in a local registry, signed with a key of its own. Attested ones are built from the commit; others are
+    rehearsals: of this tree as it is, or with a fault that no commit has."""
 
     def __init__(self, folder: Path, say: Say, attested: bool = False) -> None:
         self._folder = folder
@@ -37,7 +38,7 @@ class Releases:
             "REGISTRY": self._registry.prefix,
             "COSIGN_KEY": str(folder / "cosign.key"),
             "COSIGN_PASSWORD": "rehearsal",
-            **({"REPOSITORY": REPOSITORY} if attested else {"ATTEST": "0"}),
+            **({"REPOSITORY": REPOSITORY} if attested else {"ATTEST": "0", "REHEARSAL": "1"}),
         }
         self.public_key = folder / "cosign.pub"
 
@@ -64,7 +65,7 @@ class Releases:
             run(["docker", "build", "--quiet", *words, "--tag", f"{registry}/{service}:{version}", str(_FAULTY)])
         for service in _OTHERS:
             run(["docker", "tag", f"{registry}/{service}:{base}", f"{registry}/{service}:{version}"])
-        return self._release(version, BUILD="0", **environment)
+        return self._release(version, BUILD="0", REHEARSAL="1", **environment)
 
     def digest(self, version: str, service: str = "account-service") -> str:
         """Return the reference by digest of an image that was pushed."""
@@ -125,6 +126,7 @@ class DeployedBank(Bank):
             "banking_app_project": self.project,
             "banking_app_cosign_keys": [str(key)],
             "banking_app_require_attestations": attested,
+            "banking_app_rehearsal": not attested,
             "banking_app_repository": REPOSITORY,
             "banking_app_cosign_options": ["--allow-insecure-registry"],
             "banking_app_environment": {

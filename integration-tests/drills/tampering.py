@@ -89,6 +89,7 @@ class Drill:
             "REGISTRY": self.prefix,
             "SERVICES": "account-service",
             "BUILD": "0",
+            "REHEARSAL": "1",
             "VERSION": version,
             "RELEASE_NUMBER": str(number),
             "COSIGN_KEY": str(self.folder / f"{key}.key"),
@@ -99,7 +100,9 @@ class Drill:
         found: Manifest = json.loads(target.read_text(encoding="utf-8"))
         return found
 
-    def verify(self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0) -> str:
+    def verify(
+        self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0, rehearsal: bool = True
+    ) -> str:
         """Return '' when the deploy side takes the release, otherwise what it says."""
         file = self.folder / "asked.json"
         file.write_text(json.dumps(manifest), encoding="utf-8")
@@ -107,7 +110,7 @@ class Drill:
         for key in keys:
             command += ["--key", str(self.folder / f"{key}.pub")]
         done = subprocess.run(
-            [*command, "--deployed", str(deployed)],
+            [*command, "--deployed", str(deployed), *(["--rehearsal"] if rehearsal else [])],
             cwd=_HERE.parent.parent,
             capture_output=True,
             text=True,
@@ -181,6 +184,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     drill.expect("7 provenance missing", drill.verify(bare), True, "no attested provenance")
     other = drill.release("other", 203, repository="https://git.example/somebody-else")
     drill.expect("8 provenance of another repository", drill.verify(other), True, "its provenance is not")
+    drill.expect("  of a rehearsal", drill.verify(good, rehearsal=False), True, "that of a rehearsal")
     drill.expect("9 downgrade", drill.verify(good, deployed=150), True, "downgrade")
     newer: Manifest = json.loads(json.dumps(good))
     newer["banking_app_release"]["release"] = 300

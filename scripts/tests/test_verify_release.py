@@ -61,6 +61,18 @@ def test_provenance_is_of_one_commit_one_repository_and_one_image() -> None:
     assert not comes_from(without, _URL, _COMMIT, _DIGEST)
 
 
+def test_a_rehearsal_is_not_taken_for_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    when = datetime(2026, 1, 1, tzinfo=UTC)
+    predicate = provenance.predicate("account-service", "v1", _URL, _COMMIT, "", when, rehearsal=True)
+    statement = {"subject": [{"digest": {"sha256": _DIGEST}}], "predicate": {**predicate, "components": ["one"]}}
+    monkeypatch.setattr(verify_release, "_cosign", lambda *_: "")
+    monkeypatch.setattr(verify_release, "_statements", lambda _: [statement])
+    release = read_release(json.dumps({"banking_app_release": GOOD}))
+    (problem,) = verify_release.check(release, Trust((key_signer(Path("now.pub")),), _URL))
+    assert "that of a rehearsal" in problem
+    assert verify_release.check(release, Trust((key_signer(Path("now.pub")),), _URL, rehearsals=True)) == []
+
+
 def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 

@@ -41,6 +41,7 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
         COSIGN_KEY=str(registry.key("now")),
         VERSION="deployed",
         ATTEST="0",
+        REHEARSAL="1",
         **offline,
     )
     variables = {

@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plays import SERVICES, Play, Registry, play, run
+from plays import COMMIT, SERVICES, Play, Registry, play, run
+
+from scripts.embedded import ROOT
 
 # As far as a deployment looks before it changes anything.
 _LOOK = """
@@ -92,6 +94,22 @@ def test_attestations_of_this_repository_are_asked_for(
     assert refused.failed and "its provenance is not commit" in " ".join(refused.output.split())
     refused = _look(tmp_path, {**attested, "banking_app_repository": ""})
     assert refused.failed and "banking_app_repository" in refused.output
+
+
+def test_a_tree_that_is_not_the_commit_of_the_release_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    strict = {**settings, "banking_app_rehearsal": False}
+    refused = _look(tmp_path, strict)
+    assert refused.failed and f"This tree is not commit {COMMIT}" in " ".join(refused.output.split())
+    release = {**settings["banking_app_release"], "commit": run("git", "rev-parse", "HEAD").strip()}
+    planted = ROOT / "monitoring" / "rules" / "planted.yml"
+    planted.touch()
+    try:
+        refused = _look(tmp_path, {**strict, "banking_app_release": release})
+    finally:
+        planted.unlink()
+    assert refused.failed and "not in the commit: monitoring/rules/planted.yml" in " ".join(refused.output.split())
+    rehearsed = _look(tmp_path, settings)
+    assert not rehearsed.failed and "REHEARSAL" in rehearsed.output
 
 
 def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Registry) -> None:
