@@ -1,11 +1,11 @@
 """The files of a commit, byte by byte.
 
     python3 -m scripts.commit_tree export COMMIT FOLDER     writes them to a new folder
-    python3 -m scripts.commit_tree compare COMMIT PATH …    tells how these paths of the working tree differ; ends with 1
+    python3 -m scripts.commit_tree compare COMMIT PATH …    tells how the working tree differs there; ends with 1
 
 Contents come from git's objects and are checked against their ids. `git archive` and `git status` would go by
-attributes (export-ignore, export-subst), filters, line endings, ignored and hidden files and replaced objects, some of which are
-settings of this machine and in no commit. Links and submodules are refused. Needs nothing but Python and git.
+attributes (export-ignore, export-subst), filters, line endings, ignored and hidden files and replaced objects, some of
+which are settings of this machine and in no commit. Links and submodules are refused. Needs nothing but Python and git.
 """
 
 import hashlib
