@@ -10,24 +10,22 @@ import os
 import sys
 from pathlib import Path
 
-from scripts import lab_ca, lab_keys, stack_host
+from scripts import host_files, lab_ca, lab_keys, stack_host
+from scripts.host_files import write
 from scripts.render_nginx import render
-from scripts.stack_host import write
 
 _POOLS = tuple(f"{name}-service" for name in stack_host.SERVICES)
 # The lab's token of the load that rollout-service makes; a production issuer gives one of its own.
 _SYNTHETIC_SECONDS = 10 * 365 * 86400
-# Of the image.
-_ROLLOUT_USER = 10001
-
-
-def _give_to_rollout_service(folder: Path) -> None:
-    if os.geteuid() == 0:
-        os.chown(folder, _ROLLOUT_USER, _ROLLOUT_USER)
-        folder.chmod(0o755)
-    else:
-        # Who may not give away opens; the folder above is closed to others.
-        folder.chmod(0o777)
+# States of a rollout, as rollout-service writes them: whether one is under way.
+_PHASES = {
+    "idle": False,
+    "provisioning": True,
+    "canary": True,
+    "promoting": True,
+    "done": False,
+    "rolling-back": True,
+}
 
 
 def certificates(folder: Path) -> dict[str, str]:
@@ -100,7 +98,7 @@ def write_tls(folder: Path) -> bool:
 
 
 def write_nginx(folder: Path, *, tls: bool) -> None:
-    """Write the configurations that a rollout chooses from, and stable as the one in force.
+    """Write the configurations that a rollout selects from, and select stable.
 
     Raises ValueError for a step that is no percentage.
     """
@@ -116,7 +114,11 @@ def write_nginx(folder: Path, *, tls: bool) -> None:
         prepared[name] = nginx_configuration(tls=tls, revision=name, canary_share=step)
     for name, text in prepared.items():
         write(folder / "prepared" / f"{name}.conf", text)
-    write(folder / "nginx.conf", prepared["stable"])
+    for file in (folder / "prepared").iterdir():
+        if file.stem not in prepared:
+            file.unlink()
+    # As rollout-proxy writes it (rollout-service/app/selection.py).
+    write(folder / "selected" / "nginx.conf", "include /etc/nginx/bank/prepared/stable.conf;\n")
 
 
 class RolloutUnderWay(Exception):
@@ -124,27 +126,40 @@ class RolloutUnderWay(Exception):
 
 
 def check_no_rollout(state: Path) -> None:
-    """Raise RolloutUnderWay if rollout-service's state file says so."""
-    if state.exists():
-        phase = json.loads(state.read_text(encoding="utf-8"))["phase"]
-        if phase not in ("idle", "done"):
-            raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
+    """Raise RolloutUnderWay if rollout-service's state file says so, or is none."""
+    try:
+        phase = json.loads(host_files.read(state))["phase"]
+        under_way = _PHASES[phase]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RolloutUnderWay(
+            f"{state} is not the state of a rollout, though only rollout-service writes it: see"
+            " docs/runbooks/RolloutGuardDown.md"
+        ) from error
+    if under_way:
+        raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
+
+
+def _make_folders(folder: Path) -> None:
+    """Make the folders of NGINX and TLS, which no container writes to but rollout-proxy to `selected`."""
+    (folder / "tls").mkdir(exist_ok=True)
+    (folder / "tls").chmod(0o755)
+    # rollout-proxy is root without a capability: in a folder of somebody else it writes as anybody may.
+    modes = {"": 0o755, "prepared": 0o755, "selected": 0o755 if os.geteuid() == 0 else 0o777}
+    for part, mode in modes.items():
+        host_files.own_folder(folder / "nginx" / part, mode)
 
 
 def main() -> int:
     """Make everything."""
     folder = lab_keys.var_dir() / "docker"
     try:
-        for part in ("", "tls", "nginx", "nginx/prepared"):
-            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-        for part in ("tls", "nginx/prepared"):
-            (folder / part).chmod(0o755)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         rollout = Path(os.environ.get("ROLLOUT_DIR") or folder / "rollout")
-        rollout.mkdir(mode=0o755, parents=True, exist_ok=True)
+        host_files.give_folder(rollout)
         check_no_rollout(rollout / "rollout.json")
-        # rollout-service writes here, as a user of its own.
-        for writable in (folder / "nginx", rollout):
-            _give_to_rollout_service(writable)
+        _make_folders(folder)
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
         given = given_secrets(lab, folder / "secrets")
         tls = write_tls(folder / "tls")

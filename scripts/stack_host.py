@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from scripts import nats_users
+from scripts.host_files import write
 
 SERVICES = ("account", "transaction")
 # Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
@@ -30,24 +31,6 @@ _OFF = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
-
-
-def write(path: Path, text: str, *, keep_inode: bool = False) -> bool:
-    """Write a file that containers can read, whole or not at all; tell whether anything changed.
-
-    With keep_inode a file that exists stays the same one: containers that have it mounted by itself see the new text.
-    """
-    if path.exists() and path.read_text(encoding="utf-8") == text:
-        return False
-    if keep_inode and path.exists():
-        path.write_text(text, encoding="utf-8")
-        return True
-    half = path.with_name(f".{path.name}.half")
-    half.write_text(text, encoding="utf-8")
-    # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to others.
-    half.chmod(0o644)
-    half.replace(path)
-    return True
 
 
 def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:

@@ -235,7 +235,7 @@ else
     start
     step "wait until all are healthy"
     wait_healthy
-    reload nginx "$VAR_DIR/docker/nginx"$'\n'"$VAR_DIR/docker/tls" nginx -p /run/nginx/ -c /etc/nginx/bank/nginx.conf -e stderr -s reload
+    reload nginx "$VAR_DIR/docker/nginx"$'\n'"$VAR_DIR/docker/tls" nginx -p /run/nginx/ -c /etc/nginx/bank/selected/nginx.conf -e stderr -s reload
     for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
         reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
     done

@@ -1,4 +1,4 @@
-"""What a rollout has to do with Docker: see what runs, remove what must not, let NGINX read its configuration again.
+"""What a rollout has to do with Docker: see what runs, and remove what must not.
 
 It all goes through a socket proxy (app/docker_proxy.py). Calls block.
 """
@@ -16,7 +16,6 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
 TRACK = "banking.track"
-EDGE = "nginx"
 _TIMEOUT = 40
 
 
@@ -99,13 +98,3 @@ class Containers:
             with _reported(f"remove a {one.track} of {one.service}"), suppress(NotFound):
                 self._docker.api.stop(one.id)
                 self._docker.api.remove_container(one.id, v=True)
-
-    def reload_edge(self) -> None:
-        """Let NGINX read its configuration again; a wrong one it does not take, and goes on."""
-        with _reported("reload NGINX"):
-            filters = {"label": [f"{PROJECT}={self._project}", f"{SERVICE}={EDGE}"]}
-            running = self._docker.api.containers(filters=filters)
-            if not running:
-                raise DockerFailed("reload NGINX: it does not run")
-            for one in running:
-                self._docker.api.kill(one["Id"], "SIGHUP")

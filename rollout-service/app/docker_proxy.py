@@ -1,9 +1,11 @@
 """Holds Docker's socket for rollout-service: `python -m app.docker_proxy`.
 
-It passes on what taking a rollout back needs: look at the replicas of one project, stop and remove them, and have NGINX
-read its configuration again. It starts and creates nothing, and the last stable replica of a service stays.
+It passes on what taking a rollout back needs: look at the replicas of one project, stop and remove them. It starts and
+creates nothing, and the last stable replica of a service stays. It also selects NGINX's configuration, by name, from
+those that root has prepared: rollout-service has neither NGINX's files nor a way to signal NGINX.
 """
 
+import asyncio
 import os
 import re
 from contextlib import suppress
@@ -12,19 +14,24 @@ from typing import Any
 import httpx
 import orjson
 
-from app.containers import EDGE, ONE_OFF, PROJECT, SERVICE, TRACK
+from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
+from app.selection import FOLDER, NAME, NotPrepared, Selection
+from app.states import SERVICES
 from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 _TRACKS = ("stable", "canary", "previous")
+_EDGE = "nginx"
+_SELECT = re.compile(f"/edge/(?P<name>{NAME})")
 
 
 class RolloutProxy(SocketProxy):
     """What rollout-service may do."""
 
-    def __init__(self, docker: httpx.AsyncClient, project: str) -> None:
+    def __init__(self, docker: httpx.AsyncClient, project: str, selection: Selection) -> None:
         super().__init__(docker)
         self._project = project
         self._spared = Spared()
+        self._selection = selection
         self.rules = [
             Rule("GET", "/version", self.version),
             Rule("GET", "/containers/json", self.list_containers),
@@ -32,7 +39,6 @@ class RolloutProxy(SocketProxy):
             Rule("GET", "/images/(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,400})/json", self.inspect_image),
             Rule("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
             Rule("DELETE", f"/containers/(?P<id>{ID})", self.remove),
-            Rule("POST", f"/containers/(?P<id>{ID})/kill", self.reload),
         ]
 
     async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
@@ -76,22 +82,49 @@ class RolloutProxy(SocketProxy):
 
     async def _running(self, service: str) -> list[Any]:
         """Return what Docker inspects of the running stable replicas of a service."""
-        label = [f"{PROJECT}={self._project}", f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"]
         documents = []
-        for one in await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode()):
+        for one in await self._list(f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"):
             # Gone since it was listed.
             with suppress(Missing):
                 documents.append(await self.ask(f"/containers/{one['Id']}/json"))
         return documents
 
-    async def reload(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """NGINX may be sent the signal that makes it read its configuration."""
-        require(body is None, "has a body")
-        labels = await self._labels(match["id"])
-        if labels.get(SERVICE) != EDGE:
-            raise Missing("is about nothing of ours")
-        require(query == {"signal": "SIGHUP"}, "sends another signal")
-        return query
+    async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
+        """Select a configuration, which is no call to Docker, or pass the call on."""
+        selected = _SELECT.fullmatch(path) if method == "POST" else None
+        if selected is None:
+            return await super()._answer(method, path, query, body)
+        require(body is None and not query, "is of another form")
+        return await self._select(selected["name"])
+
+    async def _select(self, name: str) -> tuple[int, bytes]:
+        if name == "previous":
+            await self._require_previous()
+        try:
+            await asyncio.to_thread(self._selection.select, name)
+        except NotPrepared as error:
+            raise Missing(str(error)) from error
+        except OSError as error:
+            return 500, orjson.dumps({"message": f"the selection of {name} could not be written: {error}"})
+        running = await self._list(f"{SERVICE}={_EDGE}")
+        if not running:
+            raise Missing("nginx does not run; it starts with the selected configuration")
+        for one in running:
+            answer = await self._docker.post(f"/containers/{one['Id']}/kill", params={"signal": "SIGHUP"})
+            if answer.is_error:
+                return answer.status_code, answer.content
+        return 204, b""
+
+    async def _require_previous(self) -> None:
+        """Raise Refused where nobody would serve: only the previous pool has no other one behind it."""
+        running = await self._list(f"{TRACK}=previous")
+        services = {one["Labels"][SERVICE].removesuffix("-previous") for one in running}
+        require(services >= set(SERVICES), "selects a version whose replicas do not run")
+
+    async def _list(self, *labels: str) -> Any:
+        """Return the running containers of the project with these labels."""
+        filters = orjson.dumps({"label": [f"{PROJECT}={self._project}", *labels]}).decode()
+        return await self.ask("/containers/json", filters=filters)
 
     async def _replica(self, container: str) -> Any:
         """Return the labels of a replica of ours. Raises Missing for anything else."""
@@ -111,7 +144,7 @@ class RolloutProxy(SocketProxy):
 def main() -> None:
     """Serve until SIGTERM. Reads PROJECT."""
     project = os.environ["PROJECT"]
-    serve("rollout-proxy", lambda docker: RolloutProxy(docker, project))
+    serve("rollout-proxy", lambda docker: RolloutProxy(docker, project, Selection(FOLDER)))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
 """NGINX, as far as a rollout goes: which of the prepared configurations it serves by."""
 
 import asyncio
-from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 
 _ASK_SECONDS = 2.0
+_SELECT_SECONDS = 10.0
 _PATIENCE_SECONDS = 10.0
 _PAUSE_SECONDS = 0.1
 
@@ -16,17 +15,16 @@ class EdgeFailed(Exception):
 
 
 class Edge:
-    """Chooses NGINX's configuration.
+    """Selects NGINX's configuration, by name, from those that root has prepared.
 
-    The folder holds `nginx.conf`, which NGINX reads, and `prepared/NAME.conf`, which were checked with `nginx -t`. Each
-    tells its name at /revision. `reload` blocks, and raises what it likes.
+    `proxy` is the address of the socket proxy, which selects and reloads. Each configuration tells its name at
+    /revision.
     """
 
-    def __init__(self, folder: Path, url: str, client: httpx.AsyncClient, reload: Callable[[], None]) -> None:
-        self._folder = folder
+    def __init__(self, url: str, proxy: str, client: httpx.AsyncClient) -> None:
         self._url = url
+        self._proxy = proxy
         self._client = client
-        self._reload = reload
 
     async def revision(self) -> str | None:
         """Return the name of the configuration that NGINX serves by; None where it does not answer."""
@@ -42,10 +40,11 @@ class Edge:
     async def apply(self, name: str) -> None:
         """Have NGINX serve by a prepared configuration, and return when it does. Raises EdgeFailed."""
         try:
-            await asyncio.to_thread(self._put, name)
-        except OSError as error:
-            raise EdgeFailed(f"configuration {name}: {error}") from error
-        await asyncio.to_thread(self._reload)
+            answer = await self._client.post(f"{self._proxy}/edge/{name}", timeout=_SELECT_SECONDS)
+        except httpx.HTTPError as error:
+            raise EdgeFailed(f"configuration {name}: the socket proxy does not answer: {error!r}") from error
+        if answer.status_code != httpx.codes.NO_CONTENT:
+            raise EdgeFailed(f"configuration {name}: {answer.text[:300]}")
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 await self._served(name)
@@ -58,9 +57,3 @@ class Edge:
         while answers < 2:
             answers = answers + 1 if await self.revision() == name else 0
             await asyncio.sleep(_PAUSE_SECONDS)
-
-    def _put(self, name: str) -> None:
-        half = self._folder / "nginx.conf.half"
-        half.write_bytes((self._folder / "prepared" / f"{name}.conf").read_bytes())
-        half.chmod(0o644)
-        half.replace(self._folder / "nginx.conf")

@@ -29,7 +29,7 @@ def create(settings: RolloutSettings) -> Service:
     client = httpx.AsyncClient()
     file = StateFile(settings.state_dir)
     containers = Containers(settings.docker_url, settings.project)
-    edge = Edge(settings.nginx_dir, settings.edge_url, client, containers.reload_edge)
+    edge = Edge(settings.edge_url, settings.docker_url.replace("tcp://", "http://", 1), client)
     judging = Judging(PrometheusSamples(settings.prometheus_url, client), settings)
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
     notifier = Notifier(client, slack)

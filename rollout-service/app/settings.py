@@ -12,12 +12,11 @@ class RolloutSettings(ProcessSettings):
 
     service: str = "rollout-service"
     project: str = Field(min_length=1, description="The compose project; nothing else is touched.")
-    docker_url: str = Field("tcp://rollout-proxy:2375", description="Where Docker answers: the socket proxy.")
+    docker_url: str = Field("tcp://rollout-proxy:2375", description="Address of the socket proxy of Docker and NGINX.")
     prometheus_url: str = Field("http://prometheus:9090", description="Where canary and stable are measured.")
     edge_url: str = Field("http://nginx:8081", description="Where NGINX says by which configuration it serves.")
     bank_url: str = Field("http://nginx:8080", description="Where the requests of a rollout's own go.")
     state_dir: Path = Field(Path("/var/lib/banking"), description="Folder with rollout.json and the verdicts.")
-    nginx_dir: Path = Field(Path("/etc/nginx/bank"), description="Folder with nginx.conf and prepared/.")
     slack_webhook_url: SecretStr | None = Field(None, description="Where people are told; nobody is, without it.")
     synthetic_token: SecretStr | None = Field(None, description="Token of the rollout's own requests.")
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -10,6 +11,7 @@ import httpx
 import pytest
 
 from app.docker_proxy import RolloutProxy
+from app.selection import Selection
 
 PROJECT = "com.docker.compose.project"
 
@@ -77,10 +79,20 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-async def docker(engine: Engine) -> AsyncIterator[httpx.AsyncClient]:
+def edge(tmp_path: Path) -> Path:
+    """NGINX's folder, with two of three configurations that a rollout may ask for."""
+    for part in ("prepared", "selected"):
+        (tmp_path / part).mkdir()
+    for name in ("stable", "canary-10", "previous"):
+        (tmp_path / "prepared" / f"{name}.conf").write_text(name, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+async def docker(engine: Engine, edge: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client that says what it wants to the proxy."""
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
-    transport = httpx.ASGITransport(app=RolloutProxy(upstream, "bank"))
+    transport = httpx.ASGITransport(app=RolloutProxy(upstream, "bank", Selection(edge)))
     async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
         yield client
 
@@ -134,16 +146,74 @@ async def test_others_are_not_there(docker: httpx.AsyncClient, engine: Engine, c
     assert engine.changes == []
 
 
-async def test_nginx_may_be_told_to_reload_and_nothing_else(docker: httpx.AsyncClient, engine: Engine) -> None:
-    assert (await docker.post(f"/v1.41/containers/{NGINX}/kill?signal=SIGHUP")).status_code == 200
-    for wrong in (
-        f"{NGINX}/kill",
-        f"{NGINX}/kill?signal=SIGKILL",
-        f"{POSTGRES}/kill?signal=SIGHUP",
-        f"{FOREIGN_NGINX}/kill?signal=SIGHUP",
-    ):
-        assert (await docker.post(f"/containers/{wrong}")).status_code in (403, 404)
+async def test_a_prepared_configuration_is_selected_by_its_name_and_nginx_reads_it(
+    docker: httpx.AsyncClient, engine: Engine, edge: Path
+) -> None:
+    for name in ("canary-10", "stable", "stable"):
+        assert (await docker.post(f"/edge/{name}")).status_code == 204
+        selected = (edge / "selected/nginx.conf").read_text(encoding="utf-8")
+        assert selected == f"include {edge}/prepared/{name}.conf;\n"
+    assert engine.changes == [f"POST /containers/{NGINX}/kill"] * 3
+    assert [path.name for path in (edge / "selected").iterdir()] == ["nginx.conf"]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        ("POST", "/edge/canary-50"),
+        ("POST", "/edge/canary-0"),
+        ("POST", "/edge/canary-100"),
+        ("POST", "/edge/stable.conf"),
+        ("POST", "/edge/../selected/nginx"),
+        ("POST", "/edge/stable%0aevil"),
+        ("POST", "/edge/stable%0a"),
+        ("POST", "/edge/%2e%2e%2fstable"),
+        ("POST", "/edge/"),
+        ("POST", "/edge/stable?signal=SIGKILL"),
+        ("POST", "/v1.41/edge/stable"),
+        ("PUT", "/edge/stable"),
+        ("GET", "/edge/stable"),
+        # Its replicas have to run, of both services.
+        ("POST", "/edge/previous"),
+        # Signals are the proxy's own to send.
+        ("POST", f"/containers/{NGINX}/kill?signal=SIGHUP"),
+        ("POST", f"/containers/{STABLE}/kill?signal=SIGHUP"),
+    ],
+)
+async def test_nothing_else_is_selected_and_nginx_is_not_signalled(
+    docker: httpx.AsyncClient, engine: Engine, edge: Path, call: tuple[str, str]
+) -> None:
+    assert (await docker.request(*call)).status_code in (403, 404)
+    assert engine.changes == [] and list((edge / "selected").iterdir()) == []
+    assert (await docker.post("/edge/stable", content=b'{"include": "/etc/passwd"}')).status_code == 403
+
+
+async def test_the_version_before_is_selected_while_its_replicas_run(
+    docker: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(KNOWN, "b" * 64, labels("transaction-service-previous", "previous"))
+    assert (await docker.post("/edge/previous")).status_code == 204
     assert len(engine.changes) == 1
+
+
+async def test_a_selection_outlives_an_nginx_that_does_not_run_and_a_link_in_its_way(
+    docker: httpx.AsyncClient, engine: Engine, edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(KNOWN, NGINX)
+    for name in ("nginx.conf", "nginx.conf.half"):
+        (edge / "selected" / name).symlink_to(tmp_path / "victim")
+    answer = await docker.post("/edge/canary-10")
+    assert answer.status_code == 404 and "does not run" in answer.json()["message"] and engine.changes == []
+    assert "canary-10" in (edge / "selected/nginx.conf").read_text(encoding="utf-8")
+    assert not (tmp_path / "victim").exists()
+
+
+async def test_a_selection_that_cannot_be_written_is_an_error(
+    docker: httpx.AsyncClient, engine: Engine, edge: Path
+) -> None:
+    (edge / "selected/nginx.conf").mkdir()
+    assert (await docker.post("/edge/stable")).status_code == 500
+    assert engine.changes == []
 
 
 async def test_only_the_project_is_listed_whatever_is_asked_for(docker: httpx.AsyncClient, engine: Engine) -> None:

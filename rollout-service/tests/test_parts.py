@@ -42,39 +42,40 @@ def away(_request: httpx.Request) -> httpx.Response:
 # NGINX ----------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """NGINX's folder, with two configurations."""
-    tmp_path.joinpath("prepared").mkdir()
-    for name in ("stable", "canary-10"):
-        tmp_path.joinpath("prepared", f"{name}.conf").write_text(name, encoding="utf-8")
-    tmp_path.joinpath("nginx.conf").write_text("stable", encoding="utf-8")
-    return tmp_path
+def selecting(served: list[str], answer: int = 204) -> Answer:
+    """Return what stands for NGINX and for the proxy that selects."""
+
+    def reply(request: httpx.Request) -> httpx.Response:
+        if request.method == "POST":
+            assert (request.url.host, request.content) == ("proxy", b"")
+            served.append(request.url.path.removeprefix("/edge/"))
+            return httpx.Response(answer, text="" if answer == 204 else "not prepared")
+        return httpx.Response(200, text=served[-1])
+
+    return reply
 
 
-async def test_a_configuration_is_in_force_when_nginx_says_so(folder: Path) -> None:
+async def test_a_configuration_is_in_force_when_nginx_says_so() -> None:
     served = ["stable"]
-
-    def reload() -> None:
-        served[0] = folder.joinpath("nginx.conf").read_text(encoding="utf-8")
-
-    edge = Edge(folder, "http://nginx", client(lambda _request: httpx.Response(200, text=served[0])), reload)
+    edge = Edge("http://nginx", "http://proxy", client(selecting(served)))
     await edge.apply("canary-10")
-    assert await edge.revision() == "canary-10"
-    assert sorted(path.name for path in folder.iterdir()) == ["nginx.conf", "prepared"]
+    assert await edge.revision() == "canary-10" and served == ["stable", "canary-10"]
 
 
-async def test_a_configuration_that_nginx_does_not_take_is_an_error(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_configuration_that_nginx_does_not_take_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(edge_module, "_PATIENCE_SECONDS", 0.3)
-    stubborn = Edge(folder, "http://nginx", client(lambda _request: httpx.Response(200, text="stable")), lambda: None)
-    with pytest.raises(EdgeFailed, match="canary-10"):
-        await stubborn.apply("canary-10")
-    with pytest.raises(EdgeFailed, match="canary-99"):
-        await stubborn.apply("canary-99")
+    with pytest.raises(EdgeFailed, match="canary-99: not prepared"):
+        await Edge("http://nginx", "http://proxy", client(selecting(["stable"], 404))).apply("canary-99")
+
+    def stubborn(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(204) if request.method == "POST" else httpx.Response(200, text="stable")
+
+    with pytest.raises(EdgeFailed, match="does not serve by canary-10"):
+        await Edge("http://nginx", "http://proxy", client(stubborn)).apply("canary-10")
+    with pytest.raises(EdgeFailed, match="proxy does not answer"):
+        await Edge("http://nginx", "http://proxy", client(away)).apply("canary-10")
     for nobody in (away, lambda _request: httpx.Response(500)):
-        assert await Edge(folder, "http://nginx", client(nobody), lambda: None).revision() is None
+        assert await Edge("http://nginx", "http://proxy", client(nobody)).revision() is None
 
 
 # Docker ---------------------------------------------------------------------------------------------------------------
@@ -126,9 +127,6 @@ class Api:
     def remove_container(self, number: str, v: bool) -> None:  # pylint: disable=invalid-name
         self.done.append(f"remove {number} {v}")
 
-    def kill(self, number: str, signal: str) -> None:
-        self.done.append(f"{signal} {number}")
-
 
 def test_containers_are_seen_by_service_and_track_and_removed_gently() -> None:
     api = Api()
@@ -144,12 +142,6 @@ def test_containers_are_seen_by_service_and_track_and_removed_gently() -> None:
     assert containers.image_ids({"account-service": "x", "transaction-service": "missing"}) == {
         "account-service": "id of x"
     }
-    api.listed, api.done = ["9"], []
-    containers.reload_edge()
-    assert api.done == ["SIGHUP 9"]
-    api.listed = []
-    with pytest.raises(DockerFailed, match="does not run"):
-        containers.reload_edge()
     for error in (APIError("no"), requests.ConnectionError("no")):
         api.fails = error
         with pytest.raises(DockerFailed, match="list the containers"):
@@ -245,7 +237,7 @@ def test_everybody_may_see_where_a_rollout_is_and_nobody_who_drives_it_or_what_a
 
 
 def make_settings(lab: Lab, folder: Path, **changes: Any) -> RolloutSettings:
-    values = {"auth_jwks": str(lab.secrets.jwks), "project": "bank", "state_dir": folder, "nginx_dir": folder}
+    values = {"auth_jwks": str(lab.secrets.jwks), "project": "bank", "state_dir": folder}
     return RolloutSettings(**{**values, **changes})
 
 
