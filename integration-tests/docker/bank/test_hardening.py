@@ -17,8 +17,8 @@ _ROOT = {
     "alloy": "the containers' logs are root's",
 }
 _SOCKET_HOLDERS = {"docker-proxy", "rollout-proxy"}
-# Folders of the host that a container may write to: rollout-service chooses NGINX's configuration and keeps its state.
-_WRITABLE = {"rollout-service": {"/var/lib/banking", "/etc/nginx/bank"}}
+# Folders of the host that a container may write to: the state of rollouts, and which configuration NGINX serves by.
+_WRITABLE = {"rollout-service": {"/var/lib/banking"}, "rollout-proxy": {"/etc/nginx/bank/selected"}}
 _EVERY_PROFILE = "observability,canary,previous"
 # That of the tests, which is no part of the platform.
 _NOT_OURS = {"receiver"}

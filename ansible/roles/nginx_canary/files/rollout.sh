@@ -42,7 +42,16 @@ operate() {
         echo "rollout-service does not run; start it: docker compose up --detach rollout-service (in $PWD)" >&2
         return 1
     fi
-    docker exec --interactive "$container" python -m app.operate "$@"
+    # What a container prints, and how long it takes for that, is up to whoever is in it.
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.operate "$@" |
+        head --bytes=1000000
+}
+
+# by_digest IMAGE: an image is named by its digest, as root has recorded it, and by nothing else.
+by_digest() {
+    [[ $1 =~ ^[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}$ ]] && return
+    echo "rollout.sh: this is no image reference with a digest" >&2
+    return 1
 }
 
 # by_image SERVICE yes|no IMAGE [FILTER …]: those that are of an image, or that are not.
@@ -81,6 +90,7 @@ provisioned() {
 
 bring() {
     local service=$2 image=$3 old new healthy
+    by_digest "$image"
     renew "$1"
     old=$(by_image "$service" no "$image")
     new=$(by_image "$service" yes "$image")
@@ -98,6 +108,7 @@ bring() {
 
 drain() {
     local old new stopping=.draining-$2
+    by_digest "$3"
     renew "$1"
     old=$(by_image "$2" no "$3")
     new=$(by_image "$2" yes "$3" health=healthy)

@@ -1,0 +1,170 @@
+"""A taken-over rollout-service says what it likes, in its file and in what it prints: root does nothing that follows from
+it. Docker is a stand-in that writes down what it is asked; each case is both a look before a deployment and a way back.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import plays
+import pytest
+from plays import ENVIRONMENT, SERVICES, play
+
+_ROLLED = SERVICES[:2]
+_ID = "20260131T120000.123456Z"
+_EVIL = "AUTOSCALE_SERVICE_IMAGE=evil"
+_OLD, _NEW, _UNKNOWN = ({service: f"bank/{service}@sha256:{one * 64}" for service in SERVICES} for one in "abe")
+_CASES = """
+- hosts: docker_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_tasks: case.yml
+      loop: "{{ cases }}"
+      loop_control: {loop_var: case, label: "{{ case.name }}"}
+"""
+_CASE = """
+- ansible.builtin.command: "{{ folder }}/plant {{ case.name | quote }}"
+- block:
+    - ansible.builtin.include_role: {name: banking_app, tasks_from: observe}
+    - ansible.builtin.debug: {msg: "OBSERVED {{ case.name }}: {{ banking_app_stable['account-service'] }}"}
+  rescue:
+    - ansible.builtin.debug: {msg: "REFUSED TO DEPLOY {{ case.name }}"}
+- block:
+    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: rollback}
+      vars: {nginx_canary_reason: a test}
+    - ansible.builtin.include_role: {name: banking_app, tasks_from: restored}
+      vars: {banking_app_restored_images: "{{ nginx_canary_record.previous }}"}
+    - ansible.builtin.debug: {msg: "WENT BACK {{ case.name }}"}
+  rescue:
+    - ansible.builtin.debug: {msg: "REFUSED TO GO BACK {{ case.name }}"}
+"""
+# Says of a rollout what the case says; NGINX serves as it is asked to, and all replicas are there.
+_DOCKER = """#!/bin/bash
+case "$*" in
+    ps*) echo {container} ;;
+    *app.operate*) cat {folder}/said ;;
+    *wget*) echo previous ;;
+    *) printf '%s\\n' "$*" >>{folder}/asked; printf '%s\\n' "$ACCOUNT_SERVICE_IMAGE" >>{folder}/asked ;;
+esac
+"""
+
+
+def _rolled(images: dict[str, str]) -> dict[str, str]:
+    return {service: images[service] for service in _ROLLED}
+
+
+_STATE: dict[str, Any] = {
+    "id": _ID,
+    "version": "v2",
+    "driver": "a test",
+    "step": 1,
+    "images": _rolled(_NEW),
+    "previous": _rolled(_OLD),
+    "verdict": {"verdict": "promote", "reason": "healthy"},
+}
+_DONE = _STATE | {"phase": "done"}
+_BACK = _STATE | {"phase": "rolling-back", "serving": "previous", "reason": "a test"}
+
+
+def _both(**changes: Any) -> tuple[Any, Any]:
+    """Return what the file says, and what is printed when the rollout is taken back."""
+    return _DONE | changes, _BACK | changes
+
+
+def _image(text: str) -> dict[str, str]:
+    return _rolled(_NEW) | {"account-service": text}
+
+
+_TAMPERED: dict[str, tuple[Any, Any]] = {
+    "an image of somebody else": _both(images=_rolled(_UNKNOWN)),
+    "a line of its own in images": _both(images=_image(f"{_NEW['account-service']}\n{_EVIL}")),
+    "a version before of somebody else": (
+        _DONE | {"images": _rolled(_UNKNOWN)},
+        _BACK | {"previous": _rolled(_UNKNOWN)},
+    ),
+    "a line of its own in previous": _both(previous=_image(f"{_EVIL}\n{_OLD['account-service']}")),
+    "another service": _both(images=_rolled(_NEW) | {"rollout-service": _UNKNOWN["rollout-service"]}),
+    "words for a shell": _both(id="$(touch evil)", serving="previous; touch evil"),
+    "no state": ([], "evil"),
+}
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host on which a rollout from `a` to `b` is done; `plant CASE` puts in place what rollout-service says."""
+    opt = tmp_path / "opt"
+    (tmp_path / "state").mkdir()
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "bin").mkdir()
+    opt.mkdir()
+    old = {"version": "v1", "release": 1, "images": _OLD}
+    new = {"version": "v2", "release": 2, "images": _NEW, "previous": old}
+    (opt / "deployed.json").write_text(json.dumps(new), encoding="utf-8")
+    record = {"id": _ID, "images": _rolled(_NEW), "previous": _rolled(_OLD)}
+    (opt / "rollout-record.json").write_text(json.dumps(record), encoding="utf-8")
+    (opt / ".env").write_text("COMPOSE_PROJECT_NAME=bank\nACCOUNT_SERVICE_IMAGE=b\n", encoding="utf-8")
+    tool = Path(plays.__file__).parents[2] / "ansible/roles/nginx_canary/files/rollout.sh"
+    (opt / "rollout.sh").write_bytes(tool.read_bytes())
+    docker = tmp_path / "bin/docker"
+    docker.write_text(_DOCKER.format(folder=tmp_path, container="c" * 64), encoding="utf-8")
+    plant = tmp_path / "plant"
+    plant.write_text(
+        f'#!/bin/bash\nrm -rf {tmp_path}/state/rollout.json\ncp -PR "{tmp_path}/cases/$1" {tmp_path}/state/rollout.json\n'
+        f'cp "{tmp_path}/cases/$1.said" {tmp_path}/said\n',
+        encoding="utf-8",
+    )
+    for program in (opt / "rollout.sh", docker, plant):
+        program.chmod(0o755)
+    monkeypatch.setitem(ENVIRONMENT, "PATH", f"{docker.parent}:{ENVIRONMENT['PATH']}")
+    return tmp_path
+
+
+def _played(host: Path, cases: dict[str, tuple[Any, Any]]) -> str:
+    for name, (written, said) in cases.items():
+        (host / "cases" / f"{name}.said").write_text(json.dumps(said), encoding="utf-8")
+        if written is not None:
+            (host / "cases" / name).write_text(json.dumps(written), encoding="utf-8")
+    (host / "cases.yml").write_text(_CASES, encoding="utf-8")
+    (host / "case.yml").write_text(_CASE, encoding="utf-8")
+    done = play(
+        host / "cases.yml",
+        {
+            "folder": str(host),
+            "cases": [{"name": name} for name in cases],
+            "banking_app_dir": str(host / "opt"),
+            "banking_app_state_dir": str(host / "state"),
+            "banking_app_release": {"version": "v3", "commit": "", "release": 3, "images": _NEW},
+        },
+    )
+    assert not done.failed, done.output
+    return done.output
+
+
+def _files(host: Path) -> dict[str, str]:
+    return {path.name: path.read_text(encoding="utf-8") for path in (host / "opt").iterdir() if path.is_file()}
+
+
+def test_nothing_of_what_a_container_makes_up_gets_anywhere(host: Path) -> None:
+    cases = dict(_TAMPERED)
+    # Written where the file should be, as by whoever owns the folder.
+    (host / "secret").write_text(json.dumps(_DONE), encoding="utf-8")
+    os.mkfifo(host / "cases/a pipe")
+    (host / "cases/a link").symlink_to(host / "secret")
+    (host / "cases/a folder").mkdir()
+    cases |= {name: (None, "") for name in ("a pipe", "a link", "a folder")}
+    before = _files(host)
+    output = _played(host, cases)
+    for name in cases:
+        assert f"REFUSED TO DEPLOY {name}" in output, output
+        assert f"REFUSED TO GO BACK {name}" in output, output
+    assert "OBSERVED" not in output and "WENT BACK" not in output
+    assert _files(host) == before and not (host / "asked").exists()
+
+
+def test_what_the_host_has_recorded_is_believed_and_gone_back_to(host: Path) -> None:
+    output = _played(host, {"as it was": (_DONE, _BACK | {"serving": "stable"} | {"phase": "idle"})})
+    assert f"OBSERVED as it was: {_NEW['account-service']}" in output and "WENT BACK as it was" in output, output
+    files = _files(host)
+    assert f"ACCOUNT_SERVICE_IMAGE={_OLD['account-service']}\n" in files[".env"]
+    assert json.loads(files["deployed.json"])["images"] == _OLD

@@ -1,0 +1,229 @@
+"""What Ansible takes from containers, and what it writes to .env (ansible/plugins/filter/trust.py)."""
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.lab_keys import ROOT
+
+_FILE = ROOT / "ansible/plugins/filter/trust.py"
+_SPEC = importlib.util.spec_from_file_location("trust", _FILE)
+assert _SPEC is not None and _SPEC.loader is not None
+trust = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(trust)
+
+_DIGEST = "sha256:" + "0123456789abcdef" * 4
+IMAGE = f"registry.example:5000/bank/account-service@{_DIGEST}"
+EVIL = "AUTOSCALE_SERVICE_IMAGE=evil"
+IMAGES = {"account-service": IMAGE, "transaction-service": f"127.0.0.1:5000/bank/transaction-service@{_DIGEST}"}
+STATE: dict[str, Any] = {
+    "id": "20260131T120000.123456Z",
+    "phase": "done",
+    "version": "v2",
+    "driver": "somebody with ansible",
+    "images": IMAGES,
+    "previous": IMAGES,
+    "canaries": {"account-service": 1, "transaction-service": 1},
+    "steps": [10, 50],
+    "step": 1,
+    "weight": 50,
+    "serving": "stable",
+    "reason": "healthy",
+    "verdict": {"verdict": "promote", "reason": "healthy", "figures": {"account-service": {"canary_errors": 1.5}}},
+    "outcome": "promoted",
+    "history": [{"at": 1.5, "reason": "healthy"}],
+}
+# Line breaks of every kind, what a shell, a template or a terminal would obey, and other types.
+HOSTILE: tuple[Any, ...] = (
+    f"v2\n{EVIL}",
+    f"v2\r{EVIL}",
+    f"v2\u2028{EVIL}",
+    f"v2\x85{EVIL}",
+    "\x1b]0;evil\x07\x1b[2J",
+    "$(touch /tmp/evil)",
+    "`touch /tmp/evil`",
+    "'; touch /tmp/evil; '",
+    "{{ lookup('pipe', 'touch /tmp/evil') }}",
+    "--privileged",
+    "\x00",
+    "x" * 100_000,
+    None,
+    True,
+    -1,
+    10**30,
+    1.5,
+    float("nan"),
+    [],
+    ["stable"],
+    {"phase": "done"},
+)
+
+
+def _read(document: Any) -> dict[str, Any]:
+    state: dict[str, Any] = trust.rollout_state(json.dumps(document))
+    return state
+
+
+def _texts(value: Any) -> list[str]:
+    """Return every text in a document, its names as well."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for one in pair for text in _texts(one)]
+    if isinstance(value, list):
+        return [text for one in value for text in _texts(one)]
+    return [value] if isinstance(value, str) else []
+
+
+def test_a_state_is_read_and_what_nobody_needs_is_left_out() -> None:
+    read = _read(STATE)
+    assert read == {name: STATE[name] for name in read}
+    assert set(read) == {
+        "id",
+        "phase",
+        "version",
+        "driver",
+        "images",
+        "previous",
+        "step",
+        "serving",
+        "reason",
+        "verdict",
+    }
+    assert _read({"phase": "idle"})["images"] == {}
+
+
+@pytest.mark.parametrize("field", STATE)
+def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> None:
+    places = [STATE | {field: value} for value in HOSTILE]
+    if isinstance(STATE[field], dict):
+        # Deeper as well: beside what belongs there, and in its place.
+        name = next(iter(STATE[field]))
+        places += [STATE | {field: STATE[field] | {name: value}} for value in HOSTILE]
+        places += [STATE | {field: STATE[field] | {value: 1}} for value in HOSTILE if isinstance(value, str)]
+    for document in places:
+        try:
+            read = _read(document)
+        except ValueError as refused:
+            assert str(refused).isprintable() and len(str(refused)) < 700
+            continue
+        # Free text is for people, in one line; all else is one of few values.
+        assert all(text.isprintable() and len(text) <= 500 for text in _texts(read))
+        for name in ("id", "phase", "serving", "images", "previous"):
+            assert read[name] == STATE[name] or (name, read[name]) in [("images", {}), ("previous", {})]
+        assert isinstance(read["step"], int) and 0 <= read["step"] <= 100
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "null",
+        '"idle"',
+        "[" * 200_000,
+        '{"phase": ' + "[" * 200_000,
+        "{}",
+        '{"phase": "done", "id": "evil"}',
+    ]
+    + [json.dumps({"phase": "idle", "verdict": {"reason": "", "figures": [[[[[[[[[[]]]]]]]]]]}}), " " * 1_100_000],
+)
+def test_what_is_no_state_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="tells no state of a rollout"):
+        trust.rollout_state(text)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "bank/account-service:dev",
+        IMAGE.removesuffix("f"),
+        IMAGE + "0",
+        IMAGE + "\n",
+        IMAGE + f"\n{EVIL}",
+        f"evil\n{IMAGE}",
+        IMAGE.upper(),
+        IMAGE.replace("sha256", "sha512"),
+        f"--privileged@{_DIGEST}",
+        f"$(evil)@{_DIGEST}",
+        f"a b@{_DIGEST}",
+        f"{IMAGE} {IMAGE}",
+        f"registry/ünïcode@{_DIGEST}",
+        f"@{_DIGEST}",
+        _DIGEST,
+        "",
+        None,
+        1,
+        [IMAGE],
+    ],
+)
+def test_an_image_is_a_name_and_a_digest_and_nothing_else(image: Any) -> None:
+    with pytest.raises(ValueError):
+        trust.image_reference(image)
+    if image is not None:
+        for field in ("images", "previous"):
+            with pytest.raises(ValueError):
+                _read(STATE | {field: IMAGES | {"account-service": image}})
+
+
+@pytest.mark.parametrize("image", [*IMAGES.values(), f"account-service@{_DIGEST}", f"localhost/a/b:tag@{_DIGEST}"])
+def test_images_of_registries_and_of_rehearsals_are_images(image: str) -> None:
+    assert trust.image_reference(image) == image
+
+
+def test_images_of_other_services_are_refused() -> None:
+    for images in ({"account-service": IMAGE}, IMAGES | {"autoscale-service": IMAGE}, {"rollout-service": IMAGE}):
+        with pytest.raises(ValueError):
+            _read(STATE | {"images": images})
+
+
+def test_a_variable_is_one_line_of_env() -> None:
+    assert trust.dotenv({"B": 8080, "A": "x=y #z"}) == "A=x=y #z\nB=8080\n"
+    for value in (f"x\n{EVIL}", f"x\r{EVIL}", "x\n", "\x00", "\x85", "\u2028", "\t"):
+        for write in (trust.dotenv, lambda variables: trust.dotenv_with("A=x\n", variables)):
+            with pytest.raises(ValueError, match="^A: its value holds") as refused:
+                write({"A": value})
+            # It may be a secret.
+            assert "evil" not in str(refused.value)
+    for name in ("", "a", "A B", f"A\n{EVIL}", "A=B", "1A", "#A"):
+        with pytest.raises(ValueError, match="no name"):
+            trust.dotenv({name: "x"})
+
+
+def test_some_variables_of_env_change_and_the_rest_stays() -> None:
+    text = "# comment\nAB=1\nA=2\nB=3\n"
+    assert trust.dotenv_with(text, {"A": "new", "C": "4"}) == "# comment\nAB=1\nA=new\nB=3\nC=4\n"
+
+
+def test_roles_take_json_from_root_alone() -> None:
+    """Only what root wrote or counted is parsed as it is; what a container says goes through rollout_state."""
+    ours = {"banking_app_record_file.content", "nginx_canary_record_text.content"}
+    counted = {"nginx_canary_counted.results[0].stdout", "nginx_canary_counted.results[1].stdout"}
+    found = {
+        source
+        for file in sorted((ROOT / "ansible").rglob("*.yml"))
+        for source in re.findall(r"([\w.\[\]]+)(?: \| b64decode)? \| (?:from_json|from_yaml)", file.read_text("utf-8"))
+    }
+    assert found == ours | counted
+
+
+def test_no_role_writes_env_but_by_the_filter() -> None:
+    writers = [
+        file.relative_to(ROOT)
+        for folder in ("ansible", "scripts")
+        for file in sorted((ROOT / folder).rglob("*"))
+        if file.suffix in (".yml", ".sh", ".py", ".j2")
+        and "tests" not in file.parts
+        and re.search(r"(lineinfile|blockinfile|replace):\s|dest: .*/\.env|>+ *\.env", file.read_text("utf-8"))
+    ]
+    assert writers == [
+        Path("ansible/roles/banking_app/tasks/environment.yml"),
+        Path("ansible/roles/banking_app/tasks/restored.yml"),
+        # The base images of the project's own, on a developer's machine.
+        Path("scripts/pin-images.sh"),
+    ]
+    for file in ("templates/env.j2", "tasks/restored.yml"):
+        assert re.search(r"\| dotenv", (ROOT / "ansible/roles/banking_app" / file).read_text(encoding="utf-8"))
