@@ -99,10 +99,6 @@ def _service(request: Request) -> AccountService:
     return service
 
 
-async def _read(request: Request, model: type[Body]) -> Body:
-    return bodies.parse(await request.body(), model)
-
-
 def _trace(request: Request) -> Trace:
     return Trace(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
 
@@ -127,7 +123,7 @@ async def _execute(
     key = caller.subject, idempotency.parse_key(request.headers.get("idempotency-key"))
     path, trace = _operation(request), _trace(request)
     try:
-        body = await _read(request, model)
+        body = await bodies.read(request, model)
     except (ValidationError, Problem):
         # What has become invalid since the first request with this key changes nothing about what that one did.
         if (repeated := await _hash_of_invalid(request, model)) is not None:
@@ -151,7 +147,7 @@ async def _set_status(request: Request, status: str) -> Response:
     """Carry out an operator's change of an account's status, which is idempotent by itself."""
     caller = await current_caller(request)
     require_operator(caller)
-    await _read(request, EmptyBody)
+    await bodies.read(request, EmptyBody)
     work = Work(caller, SetStatus(_id(request), status), 200, _trace(request))
     return _respond(await _service(request).execute(work))
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
 import pycountry
-from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
 from shared.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
@@ -95,7 +95,8 @@ class BatchBody(StrictBody):
     # A transfer has six names and five texts.
     max_nodes = 25 * MAX_BATCH + 100
 
-    transfers: Annotated[list[BatchItemBody], Field(min_length=1, max_length=MAX_BATCH)]
+    # Read up to the first wrong transfer: errors of all of them would cost more than making the transfers does.
+    transfers: Annotated[list[BatchItemBody], FailFast(), Field(min_length=1, max_length=MAX_BATCH)]
 
 
 class ReversalBody(StrictBody):

@@ -142,7 +142,7 @@ def shown(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]
 async def _operator(request: Request) -> Caller:
     caller = await current_caller(request)
     require_operator(caller)
-    bodies.parse(await request.body(), bodies.EmptyBody)
+    await bodies.read(request, bodies.EmptyBody)
     return caller
 
 
