@@ -37,9 +37,9 @@ def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extr
     return stack
 
 
-@pytest.fixture(scope="module", params=["SQLite, one replica", "PostgreSQL, two replicas"])
+@pytest.fixture(scope="session", params=["SQLite, one replica", "PostgreSQL, two replicas"])
 def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBank]:
-    """A running bank of either kind, shared by the tests of a module."""
+    """A running bank of either kind, shared by all tests: each has accounts of its own, and restarts what it kills."""
     folder = tmp_path_factory.mktemp("stack")
     if request.param.startswith("SQLite"):
         stack = _start(folder, 1, [], "")
