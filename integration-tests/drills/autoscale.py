@@ -13,6 +13,7 @@ import math
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 _HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(_HERE.parent), str(_HERE.parent / "docker")]
+sys.path[:0] = [str(_HERE), str(_HERE.parent), str(_HERE.parent / "docker")]
 
 # pylint: disable=wrong-import-position  # the path comes first
 from commands import say  # noqa: E402
@@ -116,14 +117,38 @@ def iso(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+def nth(moments: list[float], index: int) -> float | None:
+    """Return one of the moments, None where it never came or was before them."""
+    return moments[index] if 0 <= index < len(moments) else None
+
+
+def within(seconds: float, condition: Callable[[], bool], every: float = 1) -> bool:
+    """Tell whether the condition comes true in time; a bar that is missed is no reason to stop."""
+    try:
+        eventually(condition, seconds, every=every)
+    except AssertionError:
+        return False
+    return True
+
+
+def milestones(before: int, started: list[float], served: list[float]) -> dict[str, float | None]:
+    """Return when containers started and replicas served, whatever number of them ran before the load stepped up."""
+    return {
+        "first new container started": nth(started, 0),
+        "first request served by a new one": nth(served, before),
+        f"{NEEDED} containers started": nth(started, NEEDED - before - 1),
+        f"{NEEDED} replicas serving": nth(served, NEEDED - 1),
+    }
+
+
 def scale_out(stack: Autoscaled, load: Load) -> float:
-    """Step the load up, print the timeline and return how long it took until enough replicas served."""
+    """Step the load up, print the timeline and return how long it took until enough replicas served; inf: never."""
     old = set(stack.bank.containers(SERVICE))
     stepped = time.time()
     load.rate = BASE_RATE * FACTOR
     say(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
     # Not all the time: looking takes what the replicas need to start.
-    eventually(lambda: len(stack.first_served(stepped)) >= NEEDED, 180, every=2)
+    within(180, lambda: len(stack.first_served(stepped)) >= NEEDED, every=2)
     served = sorted(stack.first_served(stepped).values())
     started = stack.started(old)
     told = stack.told(stepped)
@@ -137,19 +162,17 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
         for moment, line in told
         if line["message"] == "decided" and line["target"] == SERVICE and line["desired"] > line["current"]
     ]
-    stages = [
-        ("first breach in Prometheus", stack.breach(stepped)),
-        ("alert at the autoscaler", alerts[0] if alerts else None),
-        ("first decision", ups[0][0] if ups else None),
-        ("first new container started", started[0]),
-        ("first request served by a new one", served[START]),
-        (f"decision for {NEEDED}", next((moment for moment, line in ups if line["desired"] >= NEEDED), None)),
-        (f"{NEEDED} containers started", started[NEEDED - START - 1]),
-        (f"{NEEDED} replicas serving", served[NEEDED - 1]),
-    ]
-    for name, moment in stages:
+    stages = {
+        "first breach in Prometheus": stack.breach(stepped),
+        "alert at the autoscaler": nth(alerts, 0),
+        "first decision": nth([moment for moment, _ in ups], 0),
+        f"decision for {NEEDED}": next((moment for moment, line in ups if line["desired"] >= NEEDED), None),
+        **milestones(len(old), started, served),
+    }
+    for name, moment in stages.items():
         say(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not seen)"))
-    return served[NEEDED - 1] - stepped
+    enough = nth(served, NEEDED - 1)
+    return math.inf if enough is None else enough - stepped
 
 
 def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
@@ -182,16 +205,27 @@ def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
         out = len(load.lost)
         say(f"scaled out: {out} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
         load.rate, off = BASE_RATE, time.time()
-        eventually(lambda: stack.replicas(START), 180, every=1)
+        back = within(180, lambda: stack.replicas(START))
         inward = len(load.lost) - out
-        say(f"load off: back at {START} replicas after {time.time() - off:.0f} s, {inward} requests lost")
+        came = f"back at {START} replicas" if back else f"NOT back at {START} replicas"
+        say(f"load off: {came} after {time.time() - off:.0f} s, {inward} requests lost")
         gone = scale_ins(stack, load, wanted) if wanted else 0
     assert_every_transfer_counts(bank, load)
     say(f"in all {len(load.lost)} of {load.sent} requests lost; {gone} scale-ins by hand; the ledger is sound")
     for line in load.lost[:10]:
         say(f"  lost: {line}")
-    late = [f"enough replicas served after {took:.1f} s, promised are {MOST_SECONDS} s"] if took > MOST_SECONDS else []
-    return late + ([f"{len(load.lost)} requests were lost"] if load.lost else [])
+    return missed(took, back, len(load.lost))
+
+
+def missed(took: float, back: bool, lost: int) -> list[str]:
+    """Return the bars that were missed."""
+    when = "never within 180 s" if math.isinf(took) else f"after {took:.1f} s"
+    bars = {
+        f"enough replicas served {when}, promised are {MOST_SECONDS} s": took > MOST_SECONDS,
+        f"the autoscaler did not return to {START} replicas within 180 s": not back,
+        f"{lost} requests were lost": lost > 0,
+    }
+    return [line for line, is_missed in bars.items() if is_missed]
 
 
 def main() -> int:
