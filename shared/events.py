@@ -130,6 +130,7 @@ class CloudEvent(BaseModel):
     data: dict[str, Any]
     traceparent: str | None = None
     requestid: str | None = None
+    actor: str | None = Field(None, description="Subject of who made the change; `bank` where nobody asked for it.")
 
 
 def new_event(
@@ -142,6 +143,7 @@ def new_event(
     event_id: str | None = None,
     traceparent: str | None = None,
     request_id: str | None = None,
+    actor: str | None = None,
 ) -> Event:
     """Return an event about `subject` (an account id) as plain data, ready for JSON."""
     event: Event = {
@@ -159,4 +161,6 @@ def new_event(
         event["traceparent"] = traceparent
     if request_id:
         event["requestid"] = request_id
+    if actor:
+        event["actor"] = actor
     return event

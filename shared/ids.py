@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated
+from uuid import UUID
 
 from pydantic import Field, StringConstraints
 from starlette.convertors import UUIDConvertor, register_url_convertor
@@ -30,6 +31,12 @@ register_url_convertor("uuid", _Uuid())
 def new_id() -> str:
     """Return a new UUIDv7 (RFC 9562) as text; later ids of one process sort after earlier ones."""
     return str(uuid7())
+
+
+def first_id(moment: datetime, seconds: int = 0) -> str:
+    """Return the lowest UUIDv7 of a moment, or of so many seconds after it: what was made earlier sorts before it."""
+    milliseconds = int(moment.timestamp() + seconds) * 1000
+    return str(UUID(int=max(milliseconds, 0) << 80))
 
 
 def utc_now() -> datetime:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app import schemas
+from app import audit_api, schemas
 from app.book import (
     CaptureHold,
     Command,
@@ -342,7 +342,7 @@ async def _seqs(request: Request) -> Response:
     )
 
 
-ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]
+ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes, *audit_api.ROUTES]
 INTERNAL_ROUTES: list[BaseRoute] = [
     QueryRoute("/internal/balances", _balances, "after"),
     QueryRoute("/internal/seqs", _seqs, "account_id", "owner"),

@@ -7,7 +7,8 @@ from datetime import datetime
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app import repository
+from app import audit, audit_repository, repository
+from app.audit import Actor, AuditEntry
 from app.book import Book, Command, Fact, HoldIs, Outcome, Posted, Refused
 from app.ledger import decide
 from app.models import idempotency_keys, outbox
@@ -31,6 +32,9 @@ class Flush:
     stored: list[StoredResponse] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     outcomes: list[Outcome] = field(default_factory=list)
+    audited: list[AuditEntry] = field(default_factory=list)
+    # Who posted each transaction of the book.
+    posted_by: list[Actor] = field(default_factory=list)
 
 
 async def write(
@@ -46,7 +50,8 @@ async def write(
     await write_all(
         connection,
         [
-            *repository.writes_of(book, now),
+            *repository.writes_of(book, flush.posted_by, now),
+            audit_repository.write(flush.audited),
             outbox.write(flush.events, now),
             idempotency.write(idempotency_keys, flush.stored),
         ],
@@ -85,7 +90,9 @@ def replay(stored: StoredResponse, request_hash: bytes, trace: Trace) -> Answer:
 def _decide(flush: Flush, work: Work, command: Command) -> Answer:
     outcome = decide(flush.book, command, work.caller, flush.now)
     flush.outcomes.append(outcome)
-    flush.events.extend(_event(fact, flush.now, work.trace) for fact in flush.book.facts)
+    if flush.book.facts and not isinstance(outcome, Refused):
+        _record(flush, work, command, outcome)
+    flush.events.extend(_event(fact, flush.now, work) for fact in flush.book.facts)
     flush.book.facts.clear()
     if isinstance(outcome, Refused):
         problem = Problem(outcome.code, outcome.detail)
@@ -97,15 +104,25 @@ def _problem_body(problem: Problem, trace: Trace) -> bytes:
     return orjson.dumps(problems.document(problem, trace.path, trace.request_id or ""))
 
 
-def _event(fact: Fact, now: datetime, trace: Trace) -> Event:
+def _record(flush: Flush, work: Work, command: Command, outcome: Outcome) -> None:
+    """Record who made the change that is in the book now."""
+    actor = audit.actor_of(work)
+    if len(flush.posted_by) < len(flush.book.transactions):
+        flush.posted_by.append(actor)
+    if (entry := audit.entry_of(work, command, outcome, actor, flush.now)) is not None:
+        flush.audited.append(entry)
+
+
+def _event(fact: Fact, now: datetime, work: Work) -> Event:
     return new_event(
         source="account-service",
         type_=fact.type,
         subject=fact.account_id,
         time=now,
         data=fact.data,
-        traceparent=trace.traceparent,
-        request_id=trace.request_id,
+        traceparent=work.trace.traceparent,
+        request_id=work.trace.request_id,
+        actor=work.caller.subject,
     )
 
 

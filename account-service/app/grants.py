@@ -7,6 +7,8 @@ GRANTS: Grants = {
     # What was posted stays.
     "transactions": "SELECT, INSERT",
     "entries": "SELECT, INSERT",
+    # Who did what stays, too.
+    "audit_log": "SELECT, INSERT",
     "holds": "SELECT, INSERT, UPDATE (status, captured_amount, transaction_id)",
     # Old keys are forgotten.
     "idempotency_keys": "SELECT, INSERT, DELETE",

@@ -1,7 +1,7 @@
 """What PostgreSQL itself checks of every batch, and what it lets nobody do, whichever version of the service asks.
 
 A release that posts twice, forgets an entry or moves a balance without one is refused, and changes nothing. The text
-is that of migrations 0003 (STATEMENTS) and 0004 (APPEND_ONLY): a change of it is a new migration.
+is that of migrations 0003 (STATEMENTS), 0004 (APPEND_ONLY) and 0006: a change of it is a new migration.
 """
 
 # Of Postgres' classes of errors none begins with B; the service counts it as a violation.
@@ -41,12 +41,14 @@ BEGIN
         USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'append_only';
 END $$"""  # nosec B608
 
-# For the owner, who migrates; the service's own role has no such privilege in the first place. Costs inserts nothing.
-APPEND_ONLY = (
-    _REFUSAL,
-    *(
+
+def append_only(table: str) -> str:
+    """Return the statement that keeps what is in a table as it is."""
+    return (
         f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
         " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
-        for table in ("transactions", "entries")
-    ),
-)
+    )
+
+
+# For the owner, who migrates; the service's own role has no such privilege in the first place. Costs inserts nothing.
+APPEND_ONLY = (_REFUSAL, append_only("transactions"), append_only("entries"))

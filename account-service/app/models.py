@@ -25,6 +25,9 @@ metadata = MetaData()
 
 _ID = Uuid(as_uuid=False)
 
+# In words that PostgreSQL recognizes as those of the index.
+BY_OPERATOR = "scope LIKE '%bank:operator%'"
+
 accounts = Table(
     "accounts",
     metadata,
@@ -66,6 +69,9 @@ transactions = Table(
     Column("reference", String(140)),
     Column("reverses", _ID),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("subject", String(255), comment="who posted it; null where a version did that did not record it"),
+    Column("scope", String(255), comment="the bank's scopes of the token"),
+    Column("request_id", String(128)),
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
     Index(
@@ -74,6 +80,14 @@ transactions = Table(
         unique=True,
         postgresql_where=text("reverses IS NOT NULL"),
         sqlite_where=text("reverses IS NOT NULL"),
+    ),
+    # What owners post is found by their accounts.
+    Index(
+        "transactions_by_operator",
+        "subject",
+        "id",
+        postgresql_where=text(BY_OPERATOR),
+        sqlite_where=text(BY_OPERATOR),
     ),
 )
 
@@ -107,11 +121,28 @@ holds = Table(
     Index("active_holds_by_expiry", "expires_at", postgresql_where=text("status = 'active'")),
 )
 
+audit_log = Table(
+    "audit_log",
+    metadata,
+    Column("id", _ID, primary_key=True, comment="UUIDv7: the order of ids is the order of time"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("action", String(10), nullable=False),
+    Column("account_id", _ID, nullable=False),
+    Column("transaction_id", _ID),
+    Column("hold_id", _ID),
+    Column("subject", String(255), nullable=False),
+    Column("scope", String(255), nullable=False, comment="the bank's scopes of the token; system for the bank itself"),
+    Column("request_id", String(128)),
+    Column("event_id", String(255), comment="the event that the bank acted on"),
+    Index("audit_log_by_account", "account_id", "id"),
+    Index("audit_log_by_subject", "subject", "id"),
+)
+
 idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 feed_state = FeedState(metadata)
 
-for _statement in (*guard.STATEMENTS, *guard.APPEND_ONLY):
+for _statement in (*guard.STATEMENTS, *guard.APPEND_ONLY, guard.append_only("audit_log")):
     # SQLAlchemy formats the text with %.
     _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

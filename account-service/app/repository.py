@@ -26,6 +26,7 @@ from app.book import (
     Transfer,
     Withdraw,
 )
+from app.audit import Actor
 from app.guard import VIOLATION
 from app.models import accounts, entries, holds, transactions
 from shared.database import Write, any_of, bulk_insert_new
@@ -36,7 +37,9 @@ _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _HOLD_FIELDS = tuple(field.name for field in fields(Hold))
+_ACTOR_FIELDS = tuple(field.name for field in fields(Actor))
 _CHECK_VIOLATION = "23514"
+_transaction_values = attrgetter(*_TRANSACTION_FIELDS)
 _account_values = attrgetter(*_ACCOUNT_FIELDS)
 
 
@@ -151,8 +154,11 @@ async def _lock_accounts(connection: AsyncConnection, ids: set[str]) -> dict[str
     return {row.id: Account(*row) for row in locked}
 
 
-def writes_of(book: Book, now: datetime) -> list[Write]:
-    """Return what the batch changed as set-based writes, entries in the order of their decisions."""
+def writes_of(book: Book, posted_by: Sequence[Actor], now: datetime) -> list[Write]:
+    """Return what the batch changed as set-based writes, entries in the order of their decisions.
+
+    `posted_by` says who posted each of the book's transactions.
+    """
     opened = {account.id for account in book.opened}
     changed = [book.accounts[account_id] for account_id in book.changed - opened]
     placed = [book.holds[hold_id] for hold_id in book.changed_holds if book.holds[hold_id].status == "active"]
@@ -161,7 +167,14 @@ def writes_of(book: Book, now: datetime) -> list[Write]:
         Write(
             accounts, (*_ACCOUNT_FIELDS, "updated_at"), [(*_account_values(account), now) for account in book.opened]
         ),
-        Write.of(transactions, _TRANSACTION_FIELDS, book.transactions),
+        Write(
+            transactions,
+            (*_TRANSACTION_FIELDS, *_ACTOR_FIELDS),
+            [
+                (*_transaction_values(transaction), actor.subject, actor.scope, actor.request_id)
+                for transaction, actor in zip(book.transactions, posted_by, strict=True)
+            ],
+        ),
         Write.of(entries, _ENTRY_FIELDS, book.entries),
         Write(
             accounts,

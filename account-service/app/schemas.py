@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
+from app.audit import Action
 from shared.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
@@ -42,7 +43,8 @@ Currency = Annotated[
     Field(description="ISO 4217; the currency of the account.", examples=["USD"]),
 ]
 # Printable: control characters (NUL above all) have no place in what people and databases read.
-Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=PRINTABLE)]
 
 
 class SeqQuery(StrictBody):
@@ -193,6 +195,28 @@ class BatchView(BaseModel):
     """One result per transfer, in the order of the request."""
 
     results: list[BatchResultView]
+
+
+class AuditEntryView(BaseModel):
+    """A change, and who made it. What the bank does by itself has the subject `bank` and the scope `system`."""
+
+    id: str
+    created_at: datetime
+    action: Action
+    account_id: str = Field(description="The account; of a transaction, the one that pays, or that a deposit goes to.")
+    transaction_id: str | None
+    hold_id: str | None
+    subject: str = Field(description="Subject of the token.")
+    scope: str = Field(description="The token's scopes that begin with `bank:`.")
+    request_id: str | None
+    event_id: str | None = Field(description="The event that the bank acted on.")
+
+
+class AuditPage(BaseModel):
+    """A page of changes."""
+
+    items: list[AuditEntryView]
+    next_cursor: str | None
 
 
 class AccountPage(BaseModel):

@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import flush, repository
+from app import audit_repository, flush, repository
+from app.audit import AuditFilter, audit_data
 from app.book import Account, OpenAccount, ReleaseHold, account_data
 from app.models import feed_state, idempotency_keys
 from app.prometheus import BATCH_SIZE, VIOLATIONS
 from app.settings import AccountSettings
 from app.work import EVENT_SUBJECT, SYSTEM, Answer, Trace, Work, flatten, size_of
 from shared import idempotency, problems, tracing
-from shared.auth import Caller
+from shared.auth import Caller, require_operator
 from shared.consumer import Move
 from shared.database import is_retryable, is_unavailable, rehearsal, write_transaction
 from shared.events import Event
@@ -148,6 +149,13 @@ class AccountService:
         owner = None if caller.is_operator else caller.subject
         async with self._engine.connect() as connection:
             return await repository.customer_accounts(connection, owner, after, limit)
+
+    async def audit(self, caller: Caller, wanted: AuditFilter, before: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return who changed what, the newest first. Raises Problem (forbidden) unless for an operator."""
+        require_operator(caller)
+        async with self._engine.connect() as connection:
+            found = await audit_repository.read(connection, wanted, before, limit)
+        return [audit_data(entry) for entry in found]
 
     async def balances(self, after: str | None, limit: int) -> list[dict[str, Any]]:
         """Return id, currency, balance, seq and time of change of all accounts, for reconciliation."""

@@ -28,6 +28,7 @@ STRANGERS = {
     ("POST", "/api/v1/accounts/{id}/freeze"): 403,
     ("POST", "/api/v1/accounts/{id}/unfreeze"): 403,
     ("POST", "/api/v1/accounts/{id}/close"): 403,
+    ("GET", "/api/v1/audit"): 403,
 }
 
 

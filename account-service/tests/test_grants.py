@@ -19,6 +19,8 @@ from tests.support import open_account, transfer, work
 _INSUFFICIENT_PRIVILEGE = "42501"
 # Of tables with a row each.
 _FORBIDDEN = [
+    "UPDATE audit_log SET subject = 'nobody'",
+    "DELETE FROM audit_log",
     *(f"UPDATE {table} SET amount = amount + 1" for table in ("transactions", "entries", "holds")),
     "UPDATE entries SET balance_after = 0",
     "UPDATE transactions SET reference = 'other'",
@@ -68,9 +70,10 @@ async def test_the_services_role_is_refused_what_it_does_not_need(service: Accou
     assert {statement: state for statement, state in outcomes.items() if state != _INSUFFICIENT_PRIVILEGE} == {}
 
 
-@pytest.mark.parametrize("table", ["transactions", "entries"])
+@pytest.mark.parametrize("table", ["transactions", "entries", "audit_log"])
 async def test_what_was_posted_stays_for_the_owner_as_well(owner: AsyncEngine, table: str):
-    for statement in (f"UPDATE {table} SET amount = 1", f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
+    column = "subject" if table == "audit_log" else "amount"
+    for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
         assert await refusal(owner, statement) == VIOLATION, statement
 
 

@@ -67,7 +67,7 @@ async def test_an_unsound_batch_is_refused_counted_and_leaves_nothing(
 ) -> None:
     source, target = await open_account(service, money=100), await open_account(service)
     sound, before = repository.writes_of, violations(constraint)
-    monkeypatch.setattr(repository, "writes_of", lambda book, now: spoil(sound(book, now)))
+    monkeypatch.setattr(repository, "writes_of", lambda *of: spoil(sound(*of)))
     with pytest.raises(DBAPIError) as refused:
         await service.execute(work(Transfer(new_id(), source, target, 10, "USD", None)))
     assert refused.value.orig.__cause__.sqlstate == VIOLATION  # type: ignore[union-attr]

@@ -102,7 +102,7 @@ def double_post() -> None:
         again = [(row[0], row[1] + 1, row[2], row[3], row[4] + row[3]) for row in write.rows]
         return write_class(write.table, write.columns, [*write.rows, *again], write.key)
 
-    repository.writes_of = lambda book, now: [twice(write) for write in writes_of(book, now)]
+    repository.writes_of = lambda *of: [twice(write) for write in writes_of(*of)]
 
 
 def unready() -> None:

@@ -16,14 +16,13 @@ from app.streaming import Streams
 from shared import paging
 from shared.auth import Caller
 from shared.ids import Identifier
+from shared.moments import From, To
 from shared.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 _Caller = Annotated[Caller, Depends(current_caller)]
 _Account = Annotated[Identifier | None, Query(description="Only those of this account.")]
-_From = Annotated[schemas.Moment | None, Query(alias="from", description="From this time on.")]
-_To = Annotated[schemas.Moment | None, Query(alias="to", description="Before this time.")]
 
 _STATEMENT = "/api/v1/statements/{account_id}"
 # What the answers are good for, told in the OpenAPI document.
@@ -77,8 +76,8 @@ async def list_transactions(
     type_: Annotated[
         schemas.TransactionType | None, Query(alias="type", description="Only those of this type.")
     ] = None,
-    start: _From = None,
-    end: _To = None,
+    start: From = None,
+    end: To = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
@@ -109,7 +108,7 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
     },
     openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
 )
-async def get_statement(request: Request, caller: _Caller, start: _From = None, end: _To = None) -> Response:
+async def get_statement(request: Request, caller: _Caller, start: From = None, end: To = None) -> Response:
     """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`.
 
     A long one is sent in parts: JSON that does not end, or CSV without the row of the closing balance, was cut off.

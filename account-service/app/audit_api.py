@@ -1,0 +1,52 @@
+"""The HTTP API of the audit log: who changed what, for operators."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import schemas
+from app.audit import Action, AuditFilter
+from app.service import AccountService
+from shared import paging
+from shared.auth import Caller
+from shared.ids import Identifier
+from shared.moments import From, To
+from shared.web import current_caller, documented_problems, link
+
+_LINKS = {
+    "account": link("get", "/api/v1/accounts/{id}", source="/items/0/account_id"),
+    "older": link("get", "/api/v1/audit", cursor="/next_cursor"),
+}
+
+_reads = APIRouter(prefix="/api/v1")
+
+
+@_reads.get(
+    "/audit",
+    response_model=schemas.AuditPage,
+    responses={200: {"links": _LINKS}, **documented_problems(400, 401, 403, 422, 500, 503)},
+)
+async def list_audit(
+    request: Request,
+    caller: Annotated[Caller, Depends(current_caller)],
+    account_id: Annotated[Identifier | None, Query(description="Only changes of this account.")] = None,
+    subject: Annotated[
+        str | None,
+        Query(max_length=200, pattern=schemas.PRINTABLE, description="Only changes made by this subject."),
+    ] = None,
+    action: Annotated[Action | None, Query(description="Only changes of this kind.")] = None,
+    start: From = None,
+    end: To = None,
+    limit: paging.Limit = paging.DEFAULT_LIMIT,
+    cursor: paging.Cursor = None,
+) -> Response:
+    """List who changed what, the newest first. For operators."""
+    service: AccountService = request.app.state.service
+    wanted = AuditFilter(account_id, subject, action, start, end)
+    before = paging.decode_cursor(cursor) if cursor else None
+    return paging.page(await service.audit(caller, wanted, before, limit + 1), limit)
+
+
+ROUTES = _reads.routes

@@ -1,0 +1,85 @@
+"""The SQL of the audit log: writing it with the changes, and reading it together with who posted transactions."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, case, cast, null, select, text, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.audit import AuditEntry, AuditFilter
+from app.models import BY_OPERATOR, accounts, audit_log, entries, transactions
+from shared.database import Write
+from shared.ids import first_id
+
+_FIELDS = tuple(field.name for field in fields(AuditEntry))
+# An id is made that close to the time of its row.
+_ID_SECONDS = 60
+_IS_BY_OPERATOR: ColumnElement[bool] = text(BY_OPERATOR)  # type: ignore[assignment]
+
+
+def write(audited: Sequence[AuditEntry]) -> Write:
+    """Return the write of changes that no transaction's row records."""
+    return Write.of(audit_log, _FIELDS, audited)
+
+
+async def read(connection: AsyncConnection, wanted: AuditFilter, before: str | None, limit: int) -> list[AuditEntry]:
+    """Return changes, the newest first, before an id."""
+    logged = select(audit_log).where(*_conditions(audit_log.c, wanted, before))
+    if wanted.account_id is not None:
+        logged = logged.where(audit_log.c.account_id == wanted.account_id)
+    # Each part by an index of its own, and no longer than the page.
+    parts = [part.order_by(part.selected_columns.id.desc()).limit(limit) for part in (logged, *_posted(wanted, before))]
+    found = union_all(*(select(part.subquery()) for part in parts)).subquery()
+    rows = await connection.execute(select(found).order_by(found.c.id.desc()).limit(limit))
+    return [AuditEntry(**row) for row in rows.mappings()]
+
+
+def _posted(wanted: AuditFilter, before: str | None) -> list[Select[Any]]:
+    """Return what selects the transactions as entries of the log; captures are in the log with their holds."""
+    row = transactions.c
+    cash = select(accounts.c.id).where(accounts.c.kind == "cash")
+    shown = {
+        "id": row.id,
+        "created_at": row.created_at,
+        "action": row.type,
+        "account_id": case((row.from_account.in_(cash), row.to_account), else_=row.from_account),
+        "transaction_id": row.id,
+        "hold_id": cast(null(), audit_log.c.hold_id.type),
+        "subject": row.subject,
+        "scope": row.scope,
+        "request_id": row.request_id,
+        "event_id": cast(null(), audit_log.c.event_id.type),
+    }
+    posted = select(*(shown[name].label(name) for name in _FIELDS)).where(
+        row.subject.is_not(None), row.type != "capture", *_conditions(row, wanted, before)
+    )
+    if wanted.account_id is not None:
+        touched = select(entries.c.transaction_id).where(entries.c.account_id == wanted.account_id)
+        return [posted.where(row.id.in_(touched))]
+    if wanted.subject is not None:
+        theirs = select(accounts.c.id).where(accounts.c.owner == wanted.subject)
+        touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs))
+        return [posted.where(_IS_BY_OPERATOR), posted.where(~_is_by_operator(), row.id.in_(touched))]
+    return [posted]
+
+
+def _is_by_operator() -> ColumnElement[bool]:
+    return transactions.c.scope.contains("bank:operator")
+
+
+def _conditions(row: Any, wanted: AuditFilter, before: str | None) -> list[ColumnElement[bool]]:
+    action = row.action if "action" in row else row.type
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.subject is not None:
+        conditions.append(row.subject == wanted.subject)
+    if wanted.action is not None:
+        conditions.append(action == wanted.action)
+    # Times by way of the primary key.
+    if wanted.start is not None:
+        conditions += [row.created_at >= wanted.start, row.id >= first_id(wanted.start, -_ID_SECONDS)]
+    if wanted.end is not None:
+        conditions += [row.created_at < wanted.end, row.id < first_id(wanted.end, _ID_SECONDS)]
+    if before is not None:
+        conditions.append(row.id < before)
+    return conditions

@@ -1,0 +1,235 @@
+"""Every change says who made it: in the database, to operators, and in its event."""
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from sqlalchemy import select, text
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.audit import AuditFilter
+from app.book import (
+    CaptureHold,
+    Command,
+    Deposit,
+    OpenAccount,
+    PlaceHold,
+    ReleaseHold,
+    Reverse,
+    SetStatus,
+)
+from app.consumer import FlagHandler
+from app.models import audit_log, outbox, transactions
+from app.service import AccountService, new_account_number
+from app.work import Batch, Trace, Work
+from shared.auth import CASH_DESK, OPERATOR, Caller
+from shared.database import write_transaction
+from shared.events import CloudEvent, new_event
+from shared.ids import new_id, utc_now
+from shared.testing import Lab
+from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
+from tests.test_api import assert_problem, opened
+
+
+async def changes(service: AccountService, **wanted: Any) -> list[dict[str, Any]]:
+    """Return what an operator is shown, the oldest first."""
+    return (await service.audit(OPERATOR_CALLER, AuditFilter(**wanted), None, 200))[::-1]
+
+
+async def test_every_command_says_who_gave_it(service: AccountService) -> None:
+    alice, bob = new_id(), await open_account(service, BOB)
+    later = utc_now() + timedelta(hours=1)
+    holds = [new_id(), new_id()]
+
+    async def do(command: Command, caller: Caller = ALICE) -> str:
+        answer = await service.execute(work(command, caller))
+        assert answer.status == 201
+        return str(json.loads(answer.body)["id"])
+
+    await do(OpenAccount(alice, new_account_number(), "USD", None))
+    await do(Deposit(new_id(), alice, 1000, "USD", None))
+    cash = await do(withdraw(alice, 10))
+    paid = await do(transfer(alice, bob, 300))
+    returned = await do(Reverse(new_id(), paid, None), BOB)
+    await do(PlaceHold(holds[0], alice, 100, "USD", later))
+    captured = new_id()
+    await do(CaptureHold(captured, holds[0], 50), OPERATOR_CALLER)
+    await do(PlaceHold(holds[1], alice, 100, "USD", later))
+    await do(ReleaseHold(holds[1], "voided"))
+    await do(SetStatus(alice, "frozen"), OPERATOR_CALLER)
+    await do(SetStatus(alice, "active"), OPERATOR_CALLER)
+    await do(Reverse(new_id(), cash, None), OPERATOR_CALLER)
+    await do(SetStatus(bob, "closed"), OPERATOR_CALLER)
+
+    cash_desk, operator, none = CASH_DESK, OPERATOR, ""
+    assert [(one["action"], one["subject"], one["scope"]) for one in await changes(service, account_id=alice)] == [
+        ("open", "alice", cash_desk),
+        ("deposit", "alice", cash_desk),
+        ("withdrawal", "alice", cash_desk),
+        ("transfer", "alice", cash_desk),
+        ("reversal", "bob", none),
+        ("hold", "alice", cash_desk),
+        ("capture", "op", operator),
+        ("hold", "alice", cash_desk),
+        ("void", "alice", cash_desk),
+        ("freeze", "op", operator),
+        ("unfreeze", "op", operator),
+        ("reversal", "op", operator),
+    ]
+    assert {one["account_id"] for one in await changes(service, account_id=alice)} == {alice, bob}
+    of_bob = await changes(service, account_id=bob)
+    assert [one["action"] for one in of_bob] == ["open", "transfer", "reversal", "close"]
+    assert [one["transaction_id"] for one in of_bob] == [None, paid, returned, None]
+    assert {one["request_id"] for one in await changes(service)} == {"request-1"}
+    capture = (await changes(service, action="capture"))[0]
+    assert (capture["transaction_id"], capture["hold_id"], capture["account_id"]) == (captured, holds[0], alice)
+    for subject, count in (("alice", 7), ("bob", 2), ("op", 5), ("nobody", 0)):
+        assert len(await changes(service, subject=subject)) == count, subject
+    assert len(await changes(service)) == 14
+
+
+async def test_what_changes_nothing_is_not_recorded(service: AccountService) -> None:
+    account = await open_account(service, money=10)
+    before = await changes(service)
+    refused = await service.execute(work(withdraw(account, 11)))
+    unchanged = await service.execute(work(SetStatus(account, "active"), OPERATOR_CALLER))
+    first = await service.execute(work(withdraw(account, 1), key="once"))
+    again = await service.execute(work(withdraw(account, 1), key="once"))
+    assert (refused.status, unchanged.status, first.status, again.replayed) == (409, 201, 201, True)
+    assert [one["action"] for one in (await changes(service))[len(before) :]] == ["withdrawal"]
+
+
+async def test_each_transfer_of_a_batch_is_recorded(service: AccountService) -> None:
+    source, target = await open_account(service, money=100), await open_account(service)
+    items = tuple(work(transfer(source, target, amount)) for amount in (1, 10**6, 2))
+    await service.execute(Work(ALICE, Batch(items), 200, Trace("/batch", "batch-1"), ("alice", "batch"), b"batch"))
+    assert len(await changes(service, account_id=target, action="transfer")) == 2
+
+
+async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
+    service: AccountService, engine: AsyncEngine
+) -> None:
+    account = await open_account(service, money=100)
+    hold = PlaceHold(new_id(), account, 10, "USD", utc_now() - timedelta(seconds=1))
+    await service.execute(work(hold))
+    await service.release_expired_holds()
+    data = {"transaction_id": new_id(), "account_id": account, "rule": "large-amount", "score": 100, "action": "freeze"}
+    flag = new_event(
+        source="transaction-service",
+        type_="bank.transaction.flagged",
+        subject=account,
+        time=utc_now(),
+        data=data,
+        request_id="r" * 500,
+    )
+    await FlagHandler(service).process([CloudEvent.model_validate(flag)], None)
+    impostor = Caller("bank", frozenset({OPERATOR}))
+    await service.execute(work(SetStatus(account, "active"), impostor))
+
+    expired, frozen, unfrozen = (await changes(service, subject="bank"))[-3:]
+    assert (expired["action"], expired["scope"], expired["hold_id"]) == ("expire", "system", hold.id)
+    assert (frozen["action"], frozen["scope"], frozen["event_id"]) == ("freeze", "system", flag["id"])
+    assert frozen["request_id"] == "r" * 128
+    assert (unfrozen["action"], unfrozen["scope"]) == ("unfreeze", OPERATOR)
+    async with write_transaction(engine) as connection:
+        await outbox.sequence(connection)
+    async with engine.connect() as connection:
+        events = [event for _, event in await outbox.read(connection, 0, 100)]
+    assert [event["actor"] for event in events] == ["alice", "op", "op", "alice", "bank", "bank", "bank"]
+    for event in events:
+        CloudEvent.model_validate(event)
+
+
+async def test_a_change_and_who_made_it_are_one_transaction(
+    service: AccountService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await open_account(service, money=100)
+    before = await changes(service)
+
+    def broken(*_arguments: object) -> None:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("app.audit_repository.write", broken)
+        with pytest.raises(ZeroDivisionError):
+            await service.execute(work(SetStatus(account, "frozen"), OPERATOR_CALLER, key=None))
+    assert (await service.account(ALICE, account))["status"] == "active"
+    assert await changes(service) == before
+
+
+async def test_what_another_version_posts_is_not_listed(service: AccountService, owner: AsyncEngine) -> None:
+    account = await open_account(service, money=100)
+    async with write_transaction(owner) as connection:
+        if owner.dialect.name == "postgresql":
+            await connection.execute(text("ALTER TABLE transactions DISABLE TRIGGER append_only"))
+        await connection.execute(transactions.update().values(subject=None, scope=None, request_id=None))
+    assert [one["action"] for one in await changes(service, account_id=account)] == ["open"]
+    async with owner.connect() as connection:
+        assert (await connection.execute(select(audit_log.c.action))).scalars().all() == ["open"]
+
+
+async def audit(client: httpx.AsyncClient, lab: Lab, **query: Any) -> httpx.Response:
+    return await client.get("/api/v1/audit", params=query, headers=lab.operator())
+
+
+async def test_the_log_over_http(client: httpx.AsyncClient, lab: Lab) -> None:
+    account = await opened(client, 1000)
+    money = {"amount": 1, "currency": "USD"}
+    for number in range(5):
+        headers = {**keyed(), "X-Request-ID": f"request-{number}"}
+        await client.post(f"/api/v1/accounts/{account}/withdrawals", json=money, headers=headers)
+    await client.post(f"/api/v1/accounts/{account}/freeze", headers={**lab.operator(), "X-Request-ID": "by-hand"})
+    pages, cursor = [], ""
+    while True:
+        page = (
+            await audit(client, lab, account_id=account.upper(), limit=3, **({"cursor": cursor} if cursor else {}))
+        ).json()
+        pages.append(page["items"])
+        if not page["next_cursor"]:
+            break
+        cursor = page["next_cursor"]
+        # What comes later moves nothing to another page.
+        await client.post(f"/api/v1/accounts/{account}/unfreeze", headers=lab.operator())
+    listed = [item for page in pages for item in page]
+    assert [item["action"] for item in listed] == ["freeze", *["withdrawal"] * 5, "deposit", "open"]
+    assert [len(page) for page in pages] == [3, 3, 2]
+    frozen = listed[0]
+    assert (frozen["subject"], frozen["scope"], frozen["request_id"]) == (
+        "operator",
+        "bank:deposit bank:operator",
+        "by-hand",
+    )
+    assert listed[1]["request_id"] == "request-4" and listed[1]["transaction_id"] == listed[1]["id"]
+
+    moment = listed[3]["created_at"]
+    since = (await audit(client, lab, account_id=account, **{"from": moment})).json()["items"]
+    until = (await audit(client, lab, account_id=account, to=moment)).json()["items"]
+    assert [one["id"] for one in since[1:]] + [one["id"] for one in until] == [one["id"] for one in listed]
+    assert (await audit(client, lab, to="0001-01-01T00:00:00Z")).json()["items"] == []
+    assert len((await audit(client, lab, subject="operator", action="freeze")).json()["items"]) == 1
+    assert json.dumps((await audit(client, lab, subject="al")).json()["items"]) == "[]"
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {"account_id": "x"},
+        {"account_id": ""},
+        {"subject": ""},
+        {"subject": "a\x00b"},
+        {"subject": "a" * 201},
+        {"action": "delete"},
+        {"from": "yesterday"},
+        {"limit": 201},
+        {"cursor": "x"},
+    ],
+)
+async def test_wrong_queries_are_refused(client: httpx.AsyncClient, lab: Lab, query: dict[str, Any]) -> None:
+    assert_problem(await audit(client, lab, **query), 422, "validation-failed")
+
+
+async def test_only_operators_read_it(client: httpx.AsyncClient, lab: Lab) -> None:
+    assert_problem(await client.get("/api/v1/audit"), 403, "forbidden")
+    assert_problem(await client.get("/api/v1/audit", headers=lab.headers("x", "bank:operators")), 403, "forbidden")
