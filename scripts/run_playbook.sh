@@ -3,7 +3,7 @@
 # ROLLBACK=true runs rollback.yml, else it is deploy.yml with RELEASE (default: reports/release/release.json).
 # Contents, not names of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the key in force, then
 # the next one), SETTINGS (YAML of what ansible/roles/*/defaults may be set to). REPOSITORY is where images have to come
-# from. WEIGHTS="10,50" are the canary's steps; PROMOTE=false takes the canary back after the last one.
+# from. SYNTHETIC_TOKEN is one for this run (docs/deployment.md). WEIGHTS="10,50" are the canary's steps; PROMOTE=false takes the canary back after the last one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -46,12 +46,13 @@ if [ "$playbook" = deploy ]; then
     jq --null-input --arg repository "$REPOSITORY" --arg promote "${PROMOTE-}" --arg weights "${WEIGHTS-}" '
         {banking_app_cosign_keys: $ARGS.positional, banking_app_repository: $repository,
          nginx_canary_promote: ($promote != "false")}
+        + if env.SYNTHETIC_TOKEN then {banking_app_synthetic_token: env.SYNTHETIC_TOKEN} else {} end
         + if $weights == "" then {} else {nginx_canary_steps: "[\($weights)]" | fromjson} end' \
         --args "$work"/cosign-*.pub >"$work/asked.json" || fail "WEIGHTS=$WEIGHTS are no numbers"
     arguments+=(--extra-vars "@$release" --extra-vars "@$work/asked.json")
 fi
 # The rest of the process tree has no use for them.
-unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS
+unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS SYNTHETIC_TOKEN
 
 # Hosts that are not in the list are refused, whoever answers.
 export ANSIBLE_HOST_KEY_CHECKING=True

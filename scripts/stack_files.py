@@ -15,8 +15,9 @@ from scripts.host_files import write
 from scripts.render_nginx import render
 
 _POOLS = tuple(f"{name}-service" for name in stack_host.SERVICES)
-# The lab's token of the load that rollout-service makes; a production issuer gives one of its own.
-_SYNTHETIC_SECONDS = 10 * 365 * 86400
+# The lab's token of the load that rollout-service makes, new with each `make up`: longer than a rollout, and no longer
+# than a day. A production issuer gives one with each deployment.
+_SYNTHETIC_SECONDS = 86400
 # States of a rollout, as rollout-service writes them: whether one is under way.
 _PHASES = {
     "idle": False,
@@ -38,14 +39,13 @@ def certificates(folder: Path) -> dict[str, str]:
     return {name: (folder / file).read_text(encoding="utf-8") for name, file in files.items()}
 
 
-def given_secrets(lab: lab_keys.LabSecrets, kept: Path) -> dict[str, str]:
-    """Return the secrets that the lab's issuer and the environment give; `kept` is the folder of those of before."""
+def given_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
+    """Return the secrets that the lab's issuer and the environment give."""
     given = {
         "jwks": lab.jwks.read_text(encoding="utf-8"),
         "service_token": lab.service_token.read_text(encoding="utf-8"),
+        "synthetic_token": lab_keys.sign(lab.key, "rollout-service", "bank:synthetic", _SYNTHETIC_SECONDS),
     }
-    if not (kept / "synthetic_token").exists():
-        given["synthetic_token"] = lab_keys.sign(lab.key, "rollout-service", ttl=_SYNTHETIC_SECONDS)
     if os.environ.get("TLS") == "1":
         given |= certificates(Path(os.environ["TLS_CERTIFICATES"]))
     for name in ("slack_webhook", "dead_mans_switch"):
@@ -161,7 +161,7 @@ def main() -> int:
         check_no_rollout(rollout / "rollout.json")
         _make_folders(folder)
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
-        given = given_secrets(lab, folder / "secrets")
+        given = given_secrets(lab)
         tls = write_tls(folder / "tls")
         stack_host.make(folder, given, tls=tls)
         write_nginx(folder / "nginx", tls=tls)

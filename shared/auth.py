@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 OPERATOR = "bank:operator"
 CASH_DESK = "bank:deposit"
+# Takes rights away: whoever has it, whatever else it has, stays within its own accounts.
+SYNTHETIC = "bank:synthetic"
 
 # How far the issuer's clock and ours may be apart, for `exp` and `nbf` alike.
 LEEWAY_SECONDS = 60
@@ -62,6 +64,11 @@ class Caller:
     def is_cash_desk(self) -> bool:
         """Those who may bring money in from outside."""
         return CASH_DESK in self.scopes
+
+    @property
+    def is_synthetic(self) -> bool:
+        """Those whose money is made up: it may neither come from nor go to anybody else."""
+        return SYNTHETIC in self.scopes
 
     def may_see(self, owner: str) -> bool:
         """Tell whether what belongs to `owner` is visible to the caller."""

@@ -43,13 +43,28 @@ _NO_ACCOUNT = Refused("not-found", "There is no such account.")
 _NO_HOLD = Refused("not-found", "There is no such hold.")
 _NO_TRANSACTION = Refused("not-found", "There is no such transaction.")
 _NOT_THEIR_HOLD = Refused("forbidden", "Only an operator can capture or void a hold that the owner did not place.")
+_LEAVES = Refused("forbidden", "A token with the scope bank:synthetic opens, funds and uses accounts of its own only.")
 _CLOSED = Refused("account-closed", "The account is closed.")
 _STATUS_EVENTS = {"frozen": "bank.account.frozen", "active": "bank.account.unfrozen", "closed": "bank.account.closed"}
 
 
 def decide(book: Book, command: Command, caller: Caller, now: datetime) -> Outcome:
     """Carry out one command in the book, or refuse it and leave balances, entries and holds as they were."""
+    if caller.is_synthetic and not _stays_within(book, command, caller):
+        return _LEAVES
     return _DECISIONS[type(command)](book, command, caller, now)
+
+
+def _stays_within(book: Book, command: Command, caller: Caller) -> bool:
+    """Tell whether a command is about accounts of the caller's own and brings no money out of them."""
+    if isinstance(command, Transfer):
+        named = {command.from_account, command.to_account}
+    elif isinstance(command, Deposit):
+        named = {command.account_id}
+    else:
+        return isinstance(command, OpenAccount)
+    accounts = (_customer_account(book, account_id) for account_id in named)
+    return all(account is not None and account.owner == caller.subject for account in accounts)
 
 
 def _customer_account(book: Book, account_id: str, caller: Caller | None = None) -> Account | None:

@@ -168,6 +168,34 @@ async def test_the_cash_desk_serves_its_own_accounts_only_and_nobody_else_brings
     assert_problem(answer, 404, "not-found")
 
 
+async def test_a_synthetic_token_makes_money_for_its_own_accounts_only(
+    client: httpx.AsyncClient, alices: Alices, lab: Lab
+):
+    own = token(lab, sub="rollout-service", scope="bank:synthetic")
+    opened = [
+        (await client.post("/api/v1/accounts", json={"currency": "USD"}, headers={**own, **keyed()})).json()["id"]
+        for _ in range(2)
+    ]
+    money = {"amount": 5, "currency": "USD"}
+    before = await alices.state()
+    paths = {
+        f"/accounts/{opened[0]}/deposits": (money, 201),
+        "/transfers": ({**money, "from_account": opened[0], "to_account": opened[1]}, 201),
+        f"/accounts/{alices.account}/deposits": (money, 403),
+        f"/accounts/{opened[1]}/withdrawals": (money, 403),
+        f"/accounts/{opened[1]}/holds": (money, 403),
+    }
+    for path, (body, status) in paths.items():
+        answer = await client.post(f"/api/v1{path}", json=body, headers={**own, **keyed()})
+        assert answer.status_code == status, path
+    outwards = {**money, "from_account": opened[1], "to_account": alices.account}
+    answer = await client.post("/api/v1/transfers", json=outwards, headers={**own, **keyed()})
+    assert_problem(answer, 403, "forbidden")
+    batch = {"transfers": [{**outwards, "key": "one"}]}
+    answer = await client.post("/api/v1/transfers:batch", json=batch, headers={**own, **keyed()})
+    assert "forbidden" in answer.text and await alices.state() == before
+
+
 async def test_a_body_cannot_say_whose_it_is(client: httpx.AsyncClient, alices: Alices, lab: Lab):
     bob = lab.headers("bob")
     for extra in (

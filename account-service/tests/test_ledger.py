@@ -14,6 +14,7 @@ from app.book import (
     Entry,
     Hold,
     HoldIs,
+    OpenAccount,
     PlaceHold,
     Posted,
     Refused,
@@ -25,6 +26,7 @@ from app.book import (
     Withdraw,
 )
 from app.ledger import decide
+from shared.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
 from tests.support import ALICE, BOB, OPERATOR_CALLER
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -91,6 +93,33 @@ def test_refusals(book: Book, command: Command, expected: str):
     if expected != "done":
         assert [(a.balance, a.held, a.seq, a.status) for a in book.accounts.values()] == before
         assert not book.entries and not book.changed
+
+
+SYNTHETIC_CALLER = Caller("alice", frozenset({SYNTHETIC, CASH_DESK, OPERATOR}))
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (Deposit("d", "alice", 1, "USD", None), "done"),
+        (Deposit("d", "bob", 1, "USD", None), "forbidden"),
+        (Deposit("d", "nobody", 1, "USD", None), "forbidden"),
+        (pay(1, target="second"), "done"),
+        (pay(1), "forbidden"),
+        (pay(1, source="bob", target="alice"), "forbidden"),
+        (pay(1, target="cash"), "forbidden"),
+        (Withdraw("w", "alice", 1, "USD", None), "forbidden"),
+        (PlaceHold("h", "alice", 1, "USD", NOW), "forbidden"),
+        (CaptureHold("c", "hold", None), "forbidden"),
+        (Reverse("r", "paid", None), "forbidden"),
+        (SetStatus("bob", "frozen"), "forbidden"),
+        (OpenAccount("new", "1", "USD", None), "done"),
+    ],
+)
+def test_synthetic_money_stays_on_the_callers_own_accounts(book: Book, command: Command, expected: str):
+    """Whatever other scopes the token has."""
+    book.accounts["second"] = account("second", "alice")
+    assert code(decide(book, command, SYNTHETIC_CALLER, NOW)) == expected
 
 
 def test_frozen_accounts_receive_and_closed_ones_do_nothing(book: Book):

@@ -135,10 +135,8 @@ class DeployedBank(Bank):
                 **({"COMPOSE_PROFILES": "", "OTEL_EXPORTER_OTLP_ENDPOINT": ""} if offline else {}),
             },
             "banking_app_environment_files": ["docker/offline/images.env"] if offline else [],
-            "banking_app_secrets": {
-                "jwks": secrets.jwks.read_text(encoding="utf-8"),
-                "synthetic_token": lab_keys.sign(secrets.key, "rollout-service"),
-            },
+            "banking_app_secrets": {"jwks": secrets.jwks.read_text(encoding="utf-8")},
+            "banking_app_synthetic_token": lab_keys.sign(secrets.key, "rollout-service", "bank:synthetic"),
             "nginx_canary_dir": str(self._folder),
             "nginx_canary_state_dir": str(folder / "state"),
             **steps,

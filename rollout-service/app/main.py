@@ -34,12 +34,11 @@ def create(settings: RolloutSettings) -> Service:
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
     notifier = Notifier(client, slack)
     guard = Controller(file, edge, containers, judging.verdict, notifier.tell, time.time, settings.judge_seconds)
-    token = settings.synthetic_token.get_secret_value() if settings.synthetic_token else ""
-    synthetic = Synthetic(client, settings.bank_url, token, settings.synthetic_rate)
+    synthetic = Synthetic(client, settings.bank_url, settings.synthetic_token_file, settings.synthetic_rate)
     tasks: list[asyncio.Task[None]] = []
 
     def beat(state: Rollout) -> None:
-        synthetic.on = state.synthetic and state.phase == "canary" and bool(state.shifted_at and token)
+        synthetic.on = state.synthetic and state.phase == "canary" and bool(state.shifted_at)
 
     def checks() -> dict[str, Check]:
         # Not Docker, NGINX and Prometheus: without them it still watches, and says what it lacks.

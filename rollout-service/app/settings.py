@@ -18,7 +18,9 @@ class RolloutSettings(ProcessSettings):
     bank_url: str = Field("http://nginx:8080", description="Where the requests of a rollout's own go.")
     state_dir: Path = Field(Path("/var/lib/banking"), description="Folder with rollout.json and the verdicts.")
     slack_webhook_url: SecretStr | None = Field(None, description="Where people are told; nobody is, without it.")
-    synthetic_token: SecretStr | None = Field(None, description="Token of the rollout's own requests.")
+    synthetic_token_file: Path | None = Field(
+        None, description="File with the token of the rollout's own requests, read for each of them: it is short-lived."
+    )
 
     lease_seconds: float = Field(30, gt=0, description="Whoever drives a rollout has to be heard of so often.")
     poll_seconds: float = Field(0.5, gt=0, description="How often the state is looked at.")

@@ -258,7 +258,9 @@ async def test_every_verdict_is_kept_and_of_old_rollouts_only_the_last(lab: Lab,
 # The rollout's own requests -------------------------------------------------------------------------------------------
 
 
-async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures() -> None:
+async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    tokens: list[str] = []
     asked: list[tuple[str, str, str]] = []
     failing = [True]
 
@@ -266,17 +268,23 @@ async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures()
         if failing and failing.pop():
             return httpx.Response(503)
         asked.append((request.method, request.url.path, request.headers["X-Canary"]))
+        tokens.append(request.headers["Authorization"])
         if request.method == "POST":
             assert request.headers["Idempotency-Key"]
         return httpx.Response(201, json={"id": f"account-{len(asked)}"})
 
-    synthetic = Synthetic(client(bank), "http://nginx", "token", 1000)
+    synthetic = Synthetic(client(bank), "http://nginx", token, 1000)
     task = asyncio.create_task(synthetic.run())
     await asyncio.sleep(0.05)
     assert asked == [], "it is off"
     synthetic.on = True
+    token.write_text("first\n", encoding="utf-8")
     while len(asked) < 10:
         await asyncio.sleep(0.02)
+    token.write_text("second\n", encoding="utf-8")
+    while "Bearer second" not in tokens:
+        await asyncio.sleep(0.02)
+    assert tokens[0] == "Bearer first"
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
@@ -297,7 +305,7 @@ async def test_the_service_watches_and_shows_the_state(lab: Lab, tmp_path: Path)
         edge_url="http://127.0.0.1:9",
         docker_url="tcp://127.0.0.1:9",
         slack_webhook_url="http://127.0.0.1:9/",
-        synthetic_token="token",
+        synthetic_token_file=tmp_path / "token",
     )
     application = main.create(settings)
     async with application.app.router.lifespan_context(application.app):
