@@ -108,8 +108,34 @@ def test_the_proxy_lets_the_guard_do_nothing_else(bank: ComposedBank) -> None:
         ["GET", f"/containers/{postgres}/json"],
         ["POST", f"/containers/{stable}/kill?signal=SIGKILL"],
         ["POST", f"/containers/{stable}/exec"],
+        ["POST", f"/containers/{bank.containers('nginx')[0]}/kill?signal=SIGHUP"],
+        ["POST", "/edge/..%2fselected%2fnginx"],
+        # Nobody would serve: its replicas do not run.
+        ["POST", "/edge/previous"],
         ["POST", "/containers/create"],
         ["GET", "/images/json"],
     ]
     answer = bank.compose("exec", "-T", "rollout-service", "python", "-c", script, json.dumps(calls))
-    assert json.loads(answer) == [404, 404, 404, 403, 403, 403]
+    assert json.loads(answer) == [404, 404, 403, 403, 403, 403, 403, 403, 403]
+
+
+def test_the_guard_cannot_touch_the_edge_but_by_the_name_of_what_is_prepared(bank: ComposedBank) -> None:
+    # It has no folder of NGINX's, and NGINX serves what was selected after a restart as well.
+    assert bank.inside("rollout-service", "sh", "-c", "ls /etc/nginx 2>&1 || true").startswith("ls: ")
+    bank.compose("stop", "rollout-service")
+    try:
+        script = "import httpx; httpx.post('http://127.0.0.1:2375/edge/canary-10').raise_for_status()"
+        bank.inside("rollout-proxy", "python", "-c", script)
+        eventually(lambda: revision(bank) == "canary-10", 20)
+        bank.compose("restart", "nginx")
+        eventually(lambda: revision(bank) == "canary-10", 60)
+    finally:
+        bank.compose("start", "rollout-service")
+    # The state says otherwise, and whoever starts again brings the world to it.
+    eventually(lambda: revision(bank) == "stable", 60)
+
+
+def revision(bank: ComposedBank) -> str:
+    """Return the name of the configuration that NGINX serves by; nothing while it does not answer."""
+    script = "wget -q -O - http://127.0.0.1:8081/revision || true"
+    return bank.inside("nginx", "sh", "-c", script).strip()
