@@ -10,6 +10,15 @@ read_env() {
     done < <(grep -E '^[A-Z_]+=' "$1")
 }
 
+# env_line NAME: print an exported variable as a line of such a file; refuse a value that would not be one line.
+env_line() {
+    if [[ ${!1} == *[[:cntrl:]]* ]]; then
+        echo "$1: its value holds a line break or another control character" >&2
+        return 1
+    fi
+    printf '%s=%s\n' "$1" "${!1}"
+}
+
 VAR_DIR=$(realpath -m "${VAR_DIR:-var}")
 export VAR_DIR
 chosen_env=$VAR_DIR/docker/stack.env

@@ -121,7 +121,7 @@ remember() {
     for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE,ROLLOUT}_SERVICE_IMAGE \
         COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME {BANK,GRAFANA}_{ADDRESS,PORT} AUTH_{ISSUER,AUDIENCE} \
         TLS TLS_CERTIFICATES NGINX_TLS_{CERTIFICATE,KEY} {SLACK_WEBHOOK,DEAD_MANS_SWITCH}_URL_FILE; do
-        [[ " ${derived[*]} " == *" $name "* ]] || grep -qxF "$name=${!name}" .env || echo "$name=${!name}"
+        [[ " ${derived[*]} " == *" $name "* ]] || grep -qxF "$name=${!name}" .env || env_line "$name"
     done >"$chosen_env"
 }
 

@@ -2,7 +2,9 @@
 
 import importlib.util
 import json
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,20 @@ def test_roles_take_json_from_root_alone() -> None:
         for source in re.findall(r"([\w.\[\]]+)(?: \| b64decode)? \| (?:from_json|from_yaml)", file.read_text("utf-8"))
     }
     assert found == ours | counted
+
+
+def test_make_up_remembers_variables_one_a_line(tmp_path: Path) -> None:
+    script = "set -e; . scripts/stack_env.sh; env_line COMPOSE_PROJECT_NAME; env_line NGINX_IMAGE"
+    for value, expected in {
+        "bank": "COMPOSE_PROJECT_NAME=bank\nNGINX_IMAGE=x\n",
+        f"bank\n{EVIL}": "",
+        "a\rb": "",
+    }.items():
+        environment = {**os.environ, "VAR_DIR": str(tmp_path), "COMPOSE_PROJECT_NAME": value, "NGINX_IMAGE": "x"}
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert (done.stdout, done.returncode == 0) == (expected, bool(expected)) and "evil" not in done.stderr
 
 
 def test_no_role_writes_env_but_by_the_filter() -> None:
