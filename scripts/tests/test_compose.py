@@ -1,0 +1,140 @@
+"""What a container that is taken over can reach, by docker-compose.yml; docs/threat-model.md has a row for each."""
+
+import re
+from collections import defaultdict
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.lab_keys import ROOT
+
+SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
+_LEDGER = {"account-service", "account-service-canary", "account-service-previous"}
+_HISTORY = {"transaction-service", "transaction-service-canary", "transaction-service-previous"}
+_BANK = _LEDGER | _HISTORY
+_MIGRATIONS = {"account-migrate", "transaction-migrate"}
+_EXPORTERS = {"nginx-exporter", "postgres-exporter", "node-exporter", "blackbox-exporter"}
+_OBSERVERS = {"prometheus", "alertmanager", "grafana", "loki", "alloy", "tempo"}
+
+# Who is where. Two containers without a network in common do not reach each other.
+NETWORKS = {
+    "edge": {"nginx"},
+    "outside": {"alertmanager", "grafana", "rollout-service"},
+    "backend": _BANK | {"nginx", "nginx-exporter", "blackbox-exporter"},
+    "database": _BANK | _MIGRATIONS | {"postgres", "postgres-setup", "postgres-exporter"},
+    "broker": _BANK | {"nats", "blackbox-exporter"},
+    "monitoring": _BANK | _EXPORTERS | _OBSERVERS | {"autoscale-service", "rollout-service"},
+    "docker": {"autoscale-service", "docker-proxy"},
+    "rollout": {"rollout-service", "rollout-proxy"},
+    "sink": {"nginx", "alertmanager", "grafana", "autoscale-service", "rollout-service"},
+}
+# Who may write where: named volumes, and folders of the host.
+WRITABLE = {
+    "postgres": {"backups", "postgres"},
+    "nats": {"nats"},
+    "prometheus": {"prometheus"},
+    "alertmanager": {"alertmanager"},
+    "grafana": {"grafana"},
+    "loki": {"loki"},
+    "alloy": {"alloy"},
+    "tempo": {"tempo"},
+    "autoscale-service": {"autoscale"},
+    "docker-proxy": {"${DOCKER_SOCKET}"},
+    "rollout-proxy": {"${DOCKER_SOCKET}", "${VAR_DIR}/docker/nginx/selected"},
+    "rollout-service": {"${ROLLOUT_DIR}"},
+}
+# Who is told what nobody else may know.
+SECRETS = {
+    "postgres_password": {"postgres", "postgres-setup"},
+    "account_database_url": _LEDGER,
+    "transaction_database_url": _HISTORY,
+    "account_owner_database_url": {"account-migrate"},
+    "transaction_owner_database_url": {"transaction-migrate"},
+    "account_events_url": _LEDGER | {"account-migrate"},
+    "transaction_events_url": _HISTORY | {"transaction-migrate"},
+    "monitor_password": {"postgres-exporter", "postgres-setup"},
+    "service_token": _BANK | _MIGRATIONS,
+    "synthetic_token": {"rollout-service"},
+    "autoscale_token": {"alertmanager", "grafana", "autoscale-service"},
+    "grafana_admin_password": {"grafana"},
+    "postgres_key": {"postgres"},
+    "nats_key": {"nats"},
+    "nats_authorization": {"nats"},
+}
+_ROOT_USERS = {"nats", "docker-proxy", "rollout-proxy", "alloy"}
+
+
+def _mounts(service: dict[str, Any]) -> list[tuple[str, bool]]:
+    """Return what a service mounts, and whether it may write to it."""
+    found = []
+    for volume in service.get("volumes", []):
+        if isinstance(volume, str):
+            source, _target, *mode = re.split(r":(?![^{]*\})", volume)
+            found.append((source, mode != ["ro"]))
+        else:
+            found.append((volume["source"], not volume.get("read_only")))
+    return found
+
+
+def test_every_container_is_where_it_has_business_and_nowhere_else() -> None:
+    found = defaultdict(set)
+    for name, service in SERVICES.items():
+        assert service["networks"], name
+        for network in service["networks"]:
+            found[network].add(name)
+    assert found == NETWORKS
+    networks = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["networks"]
+    assert {name for name, network in networks.items() if not network.get("internal")} == {"edge", "outside"}
+
+
+def test_every_container_writes_to_its_own_data_and_nothing_else() -> None:
+    found = {name: {source for source, writable in _mounts(service) if writable} for name, service in SERVICES.items()}
+    assert {name: sources for name, sources in found.items() if sources} == WRITABLE
+    # NGINX's configurations and key: whoever chooses among the former sees neither of them.
+    seen = {name for name, service in SERVICES.items() for source, _ in _mounts(service) if "/docker/tls" in source}
+    assert seen == {"nginx"}
+    assert not any("nginx" in source for source, _ in _mounts(SERVICES["rollout-service"]))
+
+
+@pytest.mark.parametrize("secret", SECRETS)
+def test_a_secret_is_told_to_those_who_need_it(secret: str) -> None:
+    holders = {
+        name
+        for name, service in SERVICES.items()
+        for one in service.get("secrets", [])
+        if (one if isinstance(one, str) else one["source"]) == secret
+    }
+    assert holders == SECRETS[secret]
+
+
+def test_no_container_has_more_rights_than_the_least() -> None:
+    odd = {
+        "privileged",
+        "cap_add",
+        "devices",
+        "pid",
+        "ipc",
+        "network_mode",
+        "userns_mode",
+        "uts",
+        "env_file",
+        "group_add",
+    }
+    for name, service in SERVICES.items():
+        assert service["cap_drop"] == ["ALL"] and service["read_only"] is True, name
+        assert service["security_opt"] == ["no-new-privileges:true"] and not odd & set(service), name
+        assert (str(service.get("user", "")).split(":")[0] in ("0", "root")) == (name in _ROOT_USERS), name
+    assert {name for name, service in SERVICES.items() if "ports" in service} == {"nginx", "grafana"}
+
+
+def test_the_threat_model_has_a_row_for_each_of_them() -> None:
+    text = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
+    part = text.partition("## A container is taken over")[2].partition("\n## ")[0]
+    rows = {
+        name
+        for line in part.splitlines()
+        if line.startswith("| `")
+        for name in re.findall(r"`([a-z-]+)`", line.split("|")[1])
+    }
+    assert rows == set(SERVICES)
