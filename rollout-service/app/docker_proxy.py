@@ -59,7 +59,7 @@ class RolloutProxy(SocketProxy):
         return only(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Replicas may be stopped, but for the last stable one that stays."""
+        """Replicas may be stopped, but for the last stable one that stays, and the previous ones while they serve."""
         require(body is None, "has a body")
         only(query)
         await self._release(match["id"])
@@ -74,9 +74,11 @@ class RolloutProxy(SocketProxy):
         return query
 
     async def _release(self, container: str) -> None:
-        """Let a replica go. Raises Refused if it is stable and no other stable one of its service stays."""
+        """Let a replica go. Raises Refused for the last stable one of its service, and for one that NGINX serves by."""
         async with self._spared.lock:
             labels = await self._replica(container)
+            if labels[TRACK] == "previous":
+                require(not self._selection.is_selected("previous"), "is about a replica that serves all clients")
             if labels[TRACK] == "stable":
                 self._spared.release(labels[SERVICE], container, await self._running(labels[SERVICE]))
 

@@ -24,14 +24,21 @@ class Selection:
         """Have NGINX serve by a prepared configuration from its next reload on. Raises NotPrepared, OSError."""
         if not re.fullmatch(NAME, name) or not (self._prepared / f"{name}.conf").is_file():
             raise NotPrepared(f"{name[:20]!r} is not a prepared configuration")
-        text = f"include {self._prepared}/{name}.conf;\n"
-        file, half = self._selected / "nginx.conf", self._selected / "nginx.conf.half"
-        if file.is_file() and file.read_text(encoding="utf-8") == text:
+        if self.is_selected(name):
             return
+        half = self._selected / "nginx.conf.half"
         half.unlink(missing_ok=True)
         with half.open("x", encoding="utf-8") as written:
-            written.write(text)
+            written.write(self._text(name))
             os.fchmod(written.fileno(), 0o644)
             written.flush()
             os.fsync(written.fileno())
-        half.replace(file)
+        half.replace(self._selected / "nginx.conf")
+
+    def is_selected(self, name: str) -> bool:
+        """Tell whether this is the configuration that NGINX serves by, or will after its next reload."""
+        file = self._selected / "nginx.conf"
+        return file.is_file() and file.read_text(encoding="utf-8") == self._text(name)
+
+    def _text(self, name: str) -> str:
+        return f"include {self._prepared}/{name}.conf;\n"

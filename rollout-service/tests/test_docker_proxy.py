@@ -194,6 +194,10 @@ async def test_the_version_before_is_selected_while_its_replicas_run(
     monkeypatch.setitem(KNOWN, "b" * 64, labels("transaction-service-previous", "previous"))
     assert (await docker.post("/edge/previous")).status_code == 204
     assert len(engine.changes) == 1
+    # Behind this pool there is nobody else.
+    assert (await docker.post(f"/containers/{PREVIOUS}/stop")).status_code == 403
+    assert (await docker.post("/edge/stable")).status_code == 204
+    assert (await docker.post(f"/containers/{PREVIOUS}/stop")).status_code == 200
 
 
 async def test_a_selection_outlives_an_nginx_that_does_not_run_and_a_link_in_its_way(

@@ -40,6 +40,12 @@ _CASE = """
   rescue:
     - ansible.builtin.debug: {msg: "REFUSED TO GO BACK {{ case.name }}"}
 """
+_BEGIN = """
+- hosts: docker_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: begin, rolespec_validate: false}
+"""
 # Says of a rollout what the case says; NGINX serves as it is asked to, and all replicas are there.
 _DOCKER = """#!/bin/bash
 case "$*" in
@@ -162,3 +168,27 @@ def test_what_the_host_has_recorded_is_believed_and_gone_back_to(host: Path) -> 
     files = _files(host)
     assert f"ACCOUNT_SERVICE_IMAGE={_OLD['account-service']}\n" in files[".env"]
     assert json.loads(files["deployed.json"])["images"] == _OLD
+
+
+@pytest.mark.parametrize("number", [_ID, "$(touch evil)"])
+def test_a_rollout_that_begins_is_recorded_by_root(host: Path, number: str) -> None:
+    begun = {"id": number, "phase": "provisioning", "images": _rolled(_UNKNOWN), "previous": _rolled(_UNKNOWN)}
+    (host / "said").write_text(json.dumps(begun), encoding="utf-8")
+    (host / "begin.yml").write_text(_BEGIN, encoding="utf-8")
+    record = host / "opt/rollout-record.json"
+    record.unlink()
+    names = {"nginx_canary_dir": str(host / "opt"), "nginx_canary_version": "v2", "nginx_canary_driver": "a test"}
+    done = play(
+        host / "begin.yml", {"folder": str(host), **names, "nginx_canary_images": _NEW, "nginx_canary_previous": _OLD}
+    )
+    assert done.failed == (number != _ID), done.output
+    if number == _ID:
+        # What was asked for, whatever the answer says.
+        assert json.loads(record.read_text(encoding="utf-8")) == {
+            "id": _ID,
+            "images": _rolled(_NEW),
+            "previous": _rolled(_OLD),
+        }
+        assert record.stat().st_mode & 0o777 == 0o600
+    else:
+        assert not record.exists()
