@@ -120,7 +120,7 @@ class Sender:
         self.streams = Streams(most=1)
         self.pages = 0
 
-    async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, method: str = "GET"):
+    async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, **scope: Any):
         """Send it."""
         statement = await self.service.statement(ALICE, self.account, None, None)
 
@@ -129,7 +129,7 @@ class Sender:
             return await self.service.more_lines(statement, after)
 
         response = respond(self.streams, statement, form(statement), read, {})
-        scope = {"type": "http", "method": method, "asgi": {"spec_version": "2.3"}}
+        scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}} | scope
         await response(scope, connection.receive, connection.send)
         with self.streams.place():  # whatever came of it, its place is free again
             pass
@@ -189,9 +189,10 @@ async def test_a_slow_client_holds_no_database_connection_and_not_its_place_for_
     assert "Current Checked out connections: 0" in held[0]
 
 
-async def test_the_head_of_a_long_one_reads_no_pages(sender: Sender):
+@pytest.mark.parametrize("head", [{"method": "HEAD"}, {"head": True}])
+async def test_the_head_of_a_long_one_reads_no_pages(sender: Sender, head: dict[str, Any]):
     connection = Connection()
-    await sender.send(connection, method="HEAD")
+    await sender.send(connection, **head)
     assert connection.body == b"" and connection.ended and sender.pages == 0
 
 
