@@ -1,12 +1,11 @@
-"""Send the most expensive requests there are, and measure how long each blocks account-service and what memory it takes.
+"""Send the most expensive requests there are: how long each blocks account-service, and what memory it takes.
 
     make drills DRILL=request_cost [ARGS="--rounds 5"]
 
-One account-service on SQLite. While a request is under way, others ask for /health/live one after the other: the
-slowest of those waited for the event loop. Memory is what the process' peak (VmHWM) grew by. Each case takes the least
-of its rounds, as other processes share the machine. Also how long reading an ordinary transfer takes, against
-pydantic's own `model_validate_json`, and the two webhooks of autoscale-service in a process of their own. Exits 1 when a
-bar is missed.
+One account-service on SQLite. While a request is under way, another client asks for /health/live again and again: its
+slowest answer waited for the event loop. Memory is what the process' peak (VmHWM) grew by. Each case takes the least of
+its rounds, as other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and how
+long reading an ordinary transfer takes against pydantic alone. Exits 1 when a bar is missed.
 """
 
 import argparse
@@ -121,9 +120,8 @@ def memory_mb(process: int, field: str) -> float:
     raise LookupError(field)
 
 
-def listener_of(url: str) -> int:
-    """Return the id of the process that serves an address: the one child of this process that runs `app`."""
-    del url
+def served_process() -> int:
+    """Return the id of the one child of this process that runs `app`."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii").split()
     (process,) = [int(one) for one in children if b"app" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0")]
     return process
@@ -153,7 +151,7 @@ def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
 
 def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
     """Measure every case against a running account-service."""
-    process = listener_of(url)
+    process = served_process()
     with httpx.Client(base_url=url, headers=lab.operator(), timeout=60) as client:
 
         def post(path: str, content: bytes) -> httpx.Response:
