@@ -128,7 +128,7 @@ def served_process() -> int:
 
 
 def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int) -> tuple[float, float, int]:
-    """Return the least of how long a request blocked others (ms) and what memory it took (MB); and its answer's size."""
+    """Return how long a request blocked others (ms), what memory it took (MB), and the size of a refusal."""
     blocks, memory, size = [], [], 0
     for _ in range(rounds):
         Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
