@@ -2,8 +2,8 @@
 
     make drills DRILL=masking [ARGS="--records 100000"]
 
-The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py). Exits 1 when one
-secret gets into a line, or when fewer records were written than asked for.
+The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), the secrets those of
+shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than asked for.
 """
 
 import argparse
@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+
+from shared.tests.test_logging import PLACES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -32,7 +34,7 @@ def main() -> int:
         check=False,
     )
     phases = re.findall(r"during generate phase .*?(\d+) passing, (\d+) failing", done.stdout, re.DOTALL)
-    written = sum(int(passing) + int(failing) for passing, failing in phases)
+    written = len(PLACES) * sum(int(passing) + int(failing) for passing, failing in phases)
     leaks = sum(int(failing) for _, failing in phases)
     if done.returncode or leaks:
         print(done.stdout[-4000:], done.stderr[-1000:], sep="\n", file=sys.stderr)
