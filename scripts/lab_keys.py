@@ -112,8 +112,9 @@ def main() -> int:
     parser.add_argument("--scope", default="", help=f"scopes to add to {DEFAULT_SCOPE}, e.g. bank:operator")
     parser.add_argument("--ttl", default=str(DEFAULT_TTL), help="seconds until it expires (default 12 hours)")
     arguments = parser.parse_args()
-    if not 1 <= len(arguments.subject) <= 200 or not arguments.subject.isprintable():
-        print("token: say who it is for, in 1 to 200 printable characters: make token SUB=alice", file=sys.stderr)
+    subject = arguments.subject
+    if not 1 <= len(subject) <= 200 or not (subject.isascii() and subject.isprintable()) or subject != subject.strip():
+        print("token: say who it is for, in 1 to 200 printable ASCII characters: make token SUB=alice", file=sys.stderr)
         return 1
     try:
         # A negative one gives an expired token, which tests of refusals need.

@@ -135,6 +135,18 @@ def test_a_client_has_a_rate_of_its_own_and_cannot_borrow_another(make_edge: Mak
     assert statuses(edge.get("/api/v1/accounts", source="127.0.0.2")) == [201], "somebody else's rate is his own"
 
 
+def test_the_query_of_a_refused_request_is_in_no_log(make_edge: MakeEdge) -> None:
+    edge = make_edge(nginx_rate_limit="5r/s", nginx_rate_limit_burst=5)
+    secret = "hunter2hunter2"
+    for path in ("/", "/nowhere", "/api/v1/accounts", "/docs/account-service/", "/metrics"):
+        edge.send(head(MAX_BODY + 1, f"{path}?access_token={secret}"))
+        for _ in range(4):
+            edge.get(f"{path}?access_token={secret}", f"Authorization: Bearer {secret}", f"Referer: http://x/?{secret}")
+    edge.send(f"GET /x?{secret} HTTP/1.1\r\nHost: a b\r\n\r\n".encode())
+    eventually(lambda: len((edge.folder / "access.log").read_text().splitlines()) >= 20)
+    assert all(secret not in file.read_text() for file in edge.folder.glob("*.log"))
+
+
 def test_what_a_replica_cannot_take_is_refused_at_once_and_taken_again_afterwards(make_edge: MakeEdge) -> None:
     # And one more, for when the replica is taken for broken.
     edge, limit = make_edge(nginx_max_in_flight=12), 13
