@@ -19,7 +19,7 @@ from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.problems import KINDS, MEDIA_TYPE, ProblemDocument
-from shared.testing import Lab, examples
+from shared.testing import SEARCH_FACTOR, Lab, examples
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _ABOUT_FORM = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
@@ -47,7 +47,7 @@ def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, val
             max_examples=examples(15),
             deadline=None,
             database=None,
-            derandomize=True,
+            derandomize=SEARCH_FACTOR == 1,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.explicit, Phase.generate],
         )

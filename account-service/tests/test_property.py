@@ -228,6 +228,6 @@ def test_every_money_operation_against_a_plain_model(lab: Lab) -> None:
     run_state_machine_as_test(
         Bank,
         settings=settings(
-            max_examples=examples(12), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples(40), stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

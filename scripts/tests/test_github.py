@@ -100,6 +100,36 @@ def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("results", "open_issues", "last"),
+    [
+        (["success", "failure"], [], "issue create --title The nightly search found something"),
+        (["success", "failure"], [{"number": 9}], "issue edit 9 --body-file"),
+        (["success", "cancelled"], [{"number": 9}], "issue edit 9 --body-file"),
+        (["success", "success"], [{"number": 9}], "issue close 9"),
+    ],
+)
+def test_what_a_night_found_is_an_issue_until_a_clean_night(
+    talk: Talk, tmp_path: Path, results: list[str], open_issues: list[Any], last: str
+) -> None:
+    needs = {name: {"result": result} for name, result in zip(("search", "drills"), results)}
+    command = ["scripts/nightly_issue.sh", str(tmp_path / "none")]
+    done, asked = talk(command, {"issue list": open_issues}, NEEDS=json.dumps(needs))
+    assert done.returncode == 0 and asked[-1].startswith(last), (done.stderr, asked)
+
+
+def test_a_part_of_a_night_keeps_its_last_words_if_it_fails(tmp_path: Path) -> None:
+    def night(script: str) -> int:
+        environment = {**os.environ, "REPORTS": str(tmp_path), "DRILL": "simulation", "ARGS": "--seed 70000"}
+        command = ["scripts/nightly.sh", "sh", "-c", script]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
+
+    assert night("exit 0") == 0 and not list(tmp_path.iterdir())
+    assert night("echo seed 70003: 1 event never reached the history; exit 3") == 1
+    text = (tmp_path / "simulation.txt").read_text(encoding="utf-8")
+    assert 'DRILL=simulation ARGS="--seed 70000"' in text and text.endswith("1 event never reached the history\n")
+
+
+@pytest.mark.parametrize(
     ("runs", "code", "told"),
     [
         ([{"status": "completed", "conclusion": "success", "url": "u"}], 0, "green"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scripts import ci
+from scripts import ci, document_names
 from scripts.ci import ROOT, WORKFLOWS, load
 
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.yml"))
@@ -20,6 +20,7 @@ MAY_WRITE = {
     ("cve-scan.yml", "report"): {"issues"},
     ("deploy.yml", "build"): {"packages", "id-token"},
     ("deploy.yml", "failed"): {"issues"},
+    ("nightly.yml", "report"): {"issues"},
 }
 # Those that show who they are, to read: the state of CI, images.
 WITH_A_TOKEN = {("deploy.yml", "ci-green"), ("deploy.yml", "staging"), ("deploy.yml", "production")}
@@ -28,8 +29,8 @@ STEPS = [(name, key, step) for name, key, job in JOBS for step in job.get("steps
 each_job = pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=[f"{name}-{key}" for name, key, _ in JOBS])
 
 
-def test_all_four_are_there() -> None:
-    assert NAMES == ["ci.yml", "cve-scan.yml", "deploy.yml", "security-scan.yml"]
+def test_all_five_are_there() -> None:
+    assert NAMES == ["ci.yml", "cve-scan.yml", "deploy.yml", "nightly.yml", "security-scan.yml"]
 
 
 @pytest.mark.parametrize("run", sorted({step["run"] for _, _, step in STEPS if "run" in step}))
@@ -41,6 +42,8 @@ def test_what_runs_is_a_target_or_a_script(run: str) -> None:
     elif found := re.fullmatch(r"python3 -m (scripts\.\w+)( [\w./-]+)*", command):
         assert (ROOT / f"{found[1].replace('.', '/')}.py").is_file()
     else:
+        # What it runs in turn is a target, too.
+        assert set(re.findall(r"(?<= make )[a-z-]+", command)) <= TARGETS
         script = ROOT / command.split()[0]
         assert command.startswith("scripts/") and script.is_file() and script.stat().st_mode & 0o111
 
@@ -82,7 +85,7 @@ def test_runs_do_not_pile_up(name: str) -> None:
     assert concurrency["group"]
     if "pull_request" in load(name)["on"]:
         assert "github.event_name == 'pull_request'" in concurrency["cancel-in-progress"]
-    if name in ("deploy.yml", "cve-scan.yml"):
+    if name in ("deploy.yml", "cve-scan.yml", "nightly.yml"):
         assert concurrency["cancel-in-progress"] is False
 
 
@@ -115,6 +118,21 @@ def test_the_scanners_hold_no_secret() -> None:
     for name in ("security-scan.yml", "cve-scan.yml"):
         assert not re.search(r"secrets(\.\w|\[|: inherit)", (WORKFLOWS / name).read_text(encoding="utf-8"))
     assert load("cve-scan.yml")["jobs"]["scan"]["permissions"] == {"contents": "read"}
+
+
+def test_the_nightly_search_covers_what_pull_requests_search_less_widely() -> None:
+    jobs = load("nightly.yml")["jobs"]
+    assert int(jobs["search"]["env"]["SEARCH_FACTOR"]) >= 10
+    searching = {
+        path.relative_to(ROOT).parts[0 if "tests" == path.parent.name else 1]
+        for pattern in ("*/tests/*.py", "integration-tests/*/test_*.py")
+        for path in ROOT.glob(pattern)
+        if re.search(r"^@given|examples\(|hold_to_its_document\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    assert searching - {"scripts"} <= set(jobs["search"]["strategy"]["matrix"]["suite"])
+    assert set(jobs["drills"]["strategy"]["matrix"]["drill"]) <= document_names.drills()
+    # A night that was cut short is no clean one.
+    assert jobs["report"]["needs"] == ["search", "drills"] and jobs["report"]["if"] == "always()"
 
 
 def test_ci_runs_on_every_way_to_a_branch_that_counts() -> None:
