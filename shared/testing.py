@@ -41,11 +41,9 @@ _SERVED_ROLE = "served"
 SEARCH_FACTOR = int(os.environ.get("SEARCH_FACTOR", "1"))
 
 # In CI Hypothesis repeats the same examples each time: right for a pull request, useless at night.
-hypothesis.settings.register_profile(
-    "search",
-    max_examples=100 * SEARCH_FACTOR,
-    **({"derandomize": False, "print_blob": True} if SEARCH_FACTOR > 1 else {}),
-)
+_PULL_REQUEST = hypothesis.settings()
+_NIGHT = hypothesis.settings(max_examples=100 * SEARCH_FACTOR, derandomize=False, print_blob=True)
+hypothesis.settings.register_profile("search", _NIGHT if SEARCH_FACTOR > 1 else _PULL_REQUEST)
 hypothesis.settings.load_profile("search")
 
 
