@@ -176,6 +176,13 @@ def test_images_of_registries_and_of_rehearsals_are_images(image: str) -> None:
     assert trust.image_reference(image) == image
 
 
+def test_a_release_is_held_to_the_same_grammar() -> None:
+    text = (ROOT / "ansible/roles/banking_app/tasks/preflight.yml").read_text(encoding="utf-8")
+    # Ansible's `match` begins at the start by itself; `$` would let a line break through.
+    (pattern,) = re.findall(r"is match\('(.*)'\)", text)
+    assert pattern == trust._IMAGE.pattern + r"\Z"  # pylint: disable=protected-access
+
+
 def test_images_of_other_services_are_refused() -> None:
     for images in ({"account-service": IMAGE}, IMAGES | {"autoscale-service": IMAGE}, {"rollout-service": IMAGE}):
         with pytest.raises(ValueError):
