@@ -16,6 +16,9 @@ _GH = """#!/usr/bin/env python3
 import json, os, subprocess, sys
 with open(os.environ["GH_CALLS"], "a", encoding="utf-8") as file:
     file.write(json.dumps(sys.argv[1:]) + "\\n")
+if sys.argv[-3:-1] == ["--input", "-"] or "-" in sys.argv:
+    with open(os.environ["GH_CALLS"].replace("calls", "sent"), "a", encoding="utf-8") as file:
+        file.write(json.dumps(json.load(sys.stdin)) + "\\n")
 line = " ".join(sys.argv[1:])
 for part, answer in json.loads(os.environ["GH_ANSWERS"]).items():
     if part in line:
@@ -149,12 +152,102 @@ def test_only_a_commit_with_green_ci_is_deployed(talk: Talk, runs: list[Any], co
     assert "--commit abc --event push" in asked[0]
 
 
+def _environment(name: str, **changes: Any) -> dict[str, Any]:
+    policy = {"protected_branches": False, "custom_branch_policies": True}
+    people = {"type": "required_reviewers", "prevent_self_review": True, "reviewers": [_TEAM]}
+    timer = {"type": "wait_timer", "wait_timer": 5}
+    rules = {"protection_rules": [people, timer, {"type": "branch_policy"}]}
+    return {"name": name, "can_admins_bypass": False, "deployment_branch_policy": policy, **rules, **changes}
+
+
+_TEAM = {"type": "Team", "reviewer": {"id": 77}}
+_POLICIES = {"branch_policies": [{"id": 1, "name": "main", "type": "branch"}, {"id": 2, "name": "release"}]}
+_NAMES = ("release", "staging", "production")
+
+
+def _as_it_should_be() -> dict[str, Any]:
+    """Return GitHub's answers where nothing has to change."""
+    answers: dict[str, Any] = {"deployment-branch-policies": _POLICIES}
+    answers["repos/bank/ops/environments"] = {"environments": [_environment(name) for name in _NAMES]}
+    for number, name in enumerate(("main", "develop")):
+        ruleset = json.loads((ROOT / ".github" / "rulesets" / f"{name}.json").read_text(encoding="utf-8"))
+        answers[f"rulesets/{number}"] = ruleset
+    return {**answers, "repos/bank/ops/rulesets": [{"id": 0, "name": "main"}, {"id": 1, "name": "develop"}]}
+
+
+def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
+    answers = _as_it_should_be()
+    done, asked = talk(["scripts/apply_branch_protection.sh"], answers)
+    assert done.returncode == 0 and not [call for call in asked if "--method" in call], done.stdout + done.stderr
+    assert all(f"environment {name}: as it should be" in done.stdout for name in _NAMES)
+
+
+@pytest.mark.parametrize(
+    ("environments", "policies", "said", "asked_for"),
+    [
+        (
+            [_environment("release"), _environment("staging")],
+            _POLICIES,
+            "production: would be changed",
+            ["PUT", "POST"],
+        ),
+        (
+            [_environment(name, deployment_branch_policy=None) for name in _NAMES],
+            _POLICIES,
+            "release: would be changed",
+            ["PUT", "POST"],
+        ),
+        ([_environment(name, can_admins_bypass=True) for name in _NAMES], _POLICIES, "bypass", ["PUT"]),
+        (
+            [_environment(name) for name in _NAMES],
+            {"branch_policies": [*_POLICIES["branch_policies"], {"id": 9, "name": "*", "type": "branch"}]},
+            "branch *",
+            ["PUT", "DELETE"],
+        ),
+        (
+            [_environment(name) for name in _NAMES],
+            {"branch_policies": [{"id": 9, "name": "main", "type": "tag"}, *_POLICIES["branch_policies"][1:]]},
+            "tag main",
+            ["PUT", "DELETE", "POST"],
+        ),
+    ],
+    ids=["missing", "any branch", "administrators", "every branch", "a tag"],
+)
+def test_an_environment_that_others_could_deploy_to_is_told_and_mended(
+    talk: Talk, environments: list[Any], policies: dict[str, Any], said: str, asked_for: list[str]
+) -> None:
+    answers = {"deployment-branch-policies": policies, "repos/bank/ops/environments": {"environments": environments}}
+    answers = {**_as_it_should_be(), **answers}
+    done, asked = talk(["scripts/apply_branch_protection.sh"], answers)
+    assert done.returncode == 1 and said in done.stdout and not [call for call in asked if "--method" in call]
+    done, asked = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    methods = [call.split()[2] for call in asked if "--method" in call and "production" in call]
+    assert list(dict.fromkeys(methods)) == asked_for, asked
+
+
+def test_reviewers_stay_and_production_has_to_have_some(talk: Talk, tmp_path: Path) -> None:
+    answers = _as_it_should_be()
+    bare = [_environment(name, protection_rules=[], can_admins_bypass=True) for name in _NAMES]
+    answers["repos/bank/ops/environments"] = {"environments": bare}
+    done, _ = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    assert done.returncode == 1 and "environment production: nobody has to approve" in done.stderr
+    answers["repos/bank/ops/environments"] = {
+        "environments": [_environment(name, can_admins_bypass=True) for name in _NAMES]
+    }
+    done, _ = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    assert done.returncode == 0, done.stderr
+    sent = json.loads((tmp_path / "sent").read_text(encoding="utf-8").splitlines()[-1])
+    assert sent["reviewers"] == [{"type": "Team", "id": 77}]
+    assert (sent["wait_timer"], sent["prevent_self_review"], sent["can_admins_bypass"]) == (5, True, False)
+
+
 def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
     path = ROOT / ".github" / "rulesets" / "main.json"
     main = json.loads(path.read_text(encoding="utf-8")) | {"id": 5, "created_at": "2026-01-01"}
     loose = {**main, "rules": [rule for rule in main["rules"] if rule["type"] != "required_signatures"]}
     script = "scripts/apply_branch_protection.sh"
-    answers = {"--paginate": [{"id": 5, "name": "main"}], "rulesets/5": loose}
+    sound = {name: answer for name, answer in _as_it_should_be().items() if "ruleset" not in name}
+    answers = {"rulesets/5": loose, "repos/bank/ops/rulesets": [{"id": 5, "name": "main"}], **sound}
     done, asked = talk([script], answers)
     assert done.returncode == 1 and "main: would be changed" in done.stdout and "required_signatures" in done.stdout
     assert "develop: would be made" in done.stdout and not [call for call in asked if "--method" in call]
