@@ -1,11 +1,25 @@
 #!/bin/bash
-# Install Cosign from a Debian suite that has it: cosign-from-suite.sh SUITE TARGET
-# apt fetches the package from the mirror that this machine uses and checks its signature; the program is taken out of
-# it, because the package as such would bring that suite's own libraries.
+# Install Cosign from a Debian suite that has it: cosign-from-suite.sh SUITE TARGET [VERSION SHA256]
+# apt fetches the package from the mirror that this machine uses and checks its signature, and this checks that it is the
+# very package pinned here, or the one that is named; the program is taken out of it, because the package as such would
+# bring that suite's own libraries.
 set -euo pipefail
 
 suite=$1
 target=$2
+version=${3:-3.1.1-2}
+sha256=${4-}
+# Of the signed index of sid, 2026-11-27.
+declare -A pinned=(
+    [3.1.1-2/amd64]=d8622ebffce1d69197288fc030ff06a4c247af5507107f85c5a878870b686b23
+    [3.1.1-2/arm64]=131d3a895f48a1f1f5df708cb3423e96fee4d2135ff4ee3fc71b884290e79549
+)
+package=$version/$(dpkg --print-architecture)
+sha256=${sha256:-${pinned[$package]-}}
+if [ -z "$sha256" ]; then
+    echo "cosign: no checksum of $package is known here; put cosign 3 at $target, or name its version and sha256" >&2
+    exit 1
+fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -30,6 +44,13 @@ options=(
     -o Acquire::Languages=none -o Acquire::Retries=3 -o APT::Sandbox::User=root
 )
 apt-get "${options[@]}" --quiet --quiet update
-(cd "$work/packages" && apt-get "${options[@]}" --quiet --quiet download "cosign/$suite")
+if ! (cd "$work/packages" && apt-get "${options[@]}" --quiet --quiet download "cosign=$version"); then
+    echo "cosign: $suite no longer has $version; check the one that it has, and name its version and sha256" >&2
+    exit 1
+fi
+echo "$sha256 $(echo "$work"/packages/cosign_*.deb)" | sha256sum --check --status || {
+    echo "cosign: the package $version is not the one with sha256 $sha256; nothing was installed" >&2
+    exit 1
+}
 dpkg-deb --extract "$work"/packages/cosign_*.deb "$work/cosign"
 install -D "$work/cosign/usr/bin/cosign" "$target"
