@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from app.book import AccountIs, Command, HoldIs, OpenAccount, Outcome
 from app.work import EVENT_SUBJECT, SYSTEM, Work
-from shared.auth import Caller
 from shared.ids import new_id, rfc3339
 
 Action = Literal[

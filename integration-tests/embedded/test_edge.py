@@ -15,7 +15,8 @@ from support import eventually
 from shared.testing import SEARCH_FACTOR, examples
 
 ROUTED = re.compile(
-    r"/api/v1/(accounts|transfers|transfers:batch|reversals|holds|audit|transactions|statements|flags|reconciliation)(/.*)?"
+    r"/api/v1/(accounts|transfers|transfers:batch|reversals|holds|audit"
+    r"|transactions|statements|flags|reconciliation)(/.*)?"
     r"|/docs/(account|transaction)-service/.*|/problems/[a-z-]+",
     re.DOTALL,
 )

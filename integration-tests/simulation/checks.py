@@ -147,7 +147,7 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
     customers = {id_.replace("-", "") for id_ in _column(ledger, "SELECT id FROM accounts WHERE kind = 'customer'")}
     entry, assess = load(TRANSACTION).fraud.Entry, load(TRANSACTION).fraud.assess
     of_account: dict[str, list[Any]] = defaultdict(list)
-    query = """SELECT e.account_id, e.transaction_id, t.type, e.seq, e.amount, t.created_at
+    query = """SELECT e.account_id, e.transaction_id, t.type, e.seq, e.amount, t.currency, t.created_at
         FROM entries e JOIN transactions t ON t.id = e.transaction_id"""
     for account, transaction, *rest, moment in ledger.execute(query):
         if account in customers:

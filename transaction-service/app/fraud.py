@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
+from app.amounts import Amounts
 from shared.ids import rfc3339
 
 AMOUNT = "amount"
@@ -28,25 +29,24 @@ _PAYMENTS = frozenset({"transfer", "withdrawal", "capture"})
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From where on a rule finds something; amounts are in minor units of any currency."""
+    """From where on a rule finds something; amounts depend on the currency."""
 
-    review_amount: int
-    freeze_amount: int
+    review_amount: Amounts
+    freeze_amount: Amounts
     velocity_count: int
     velocity_seconds: int
     pass_through_share: Decimal
     pass_through_seconds: int
-    pass_through_amount: int
+    pass_through_amount: Amounts
 
     @property
     def window(self) -> timedelta:
         """How far apart two entries can be and still matter to each other."""
         return timedelta(seconds=max(self.velocity_seconds, self.pass_through_seconds))
 
-    @property
-    def pass_through_debit(self) -> Decimal:
-        """The least debit that can be the way out of a credit that is watched."""
-        return self.pass_through_share * self.pass_through_amount
+    def pass_through_debit(self, currency: str) -> Decimal:
+        """Return the least debit that can be the way out of a credit that is watched."""
+        return self.pass_through_share * self.pass_through_amount.of(currency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,7 @@ class Entry:
     type: str
     seq: int
     amount: int
+    currency: str
     created_at: datetime
 
     @property
@@ -85,10 +86,14 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class LookBack:
-    """Accounts whose entries before those at hand can still decide something."""
+    """Accounts whose entries before those at hand can still decide something.
+
+    Of `credits`, entries of `least_credit` or more; which of them matter depends on their currencies.
+    """
 
     debits: frozenset[str]
     credits: frozenset[str]
+    least_credit: int
 
 
 def assess(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
@@ -115,13 +120,15 @@ def look_back(recent: Iterable[Entry], flagged: Collection[tuple[str, str]], thr
     needs no more of its many earlier entries until the next stretch of time.
     """
     payments = [entry for entry in recent if entry.is_payment]
+    ways_out = [entry for entry in payments if -entry.amount >= thresholds.pass_through_debit(entry.currency)]
     return LookBack(
         debits=frozenset(
             entry.account_id
             for entry in payments
             if (entry.account_id, velocity_occurrence(entry.created_at, thresholds)) not in flagged
         ),
-        credits=frozenset(entry.account_id for entry in payments if -entry.amount >= thresholds.pass_through_debit),
+        credits=frozenset(entry.account_id for entry in ways_out),
+        least_credit=min((thresholds.pass_through_amount.of(entry.currency) for entry in ways_out), default=1),
     )
 
 
@@ -132,9 +139,9 @@ def _time_of(entry: Entry) -> tuple[datetime, int]:
 def _amounts(payments: Iterable[Entry], thresholds: Thresholds) -> Iterable[Finding]:
     for payment in payments:
         ids = payment.account_id, payment.transaction_id, payment.transaction_id
-        if -payment.amount > thresholds.freeze_amount:
+        if -payment.amount > thresholds.freeze_amount.of(payment.currency):
             yield Finding(LARGE_AMOUNT, *ids, score=100, action="freeze")
-        elif -payment.amount >= thresholds.review_amount:
+        elif -payment.amount >= thresholds.review_amount.of(payment.currency):
             yield Finding(AMOUNT, *ids, score=60)
 
 
@@ -154,7 +161,7 @@ def _pass_through(ordered: Iterable[Entry], thresholds: Thresholds) -> Iterable[
     # Credits in order of time and of amount: one that is earlier and no smaller than another decides nothing more.
     watched: deque[Entry] = deque()
     for entry in ordered:
-        if entry.amount >= thresholds.pass_through_amount:
+        if entry.amount >= thresholds.pass_through_amount.of(entry.currency):
             while watched and watched[-1].amount >= entry.amount:
                 watched.pop()
             watched.append(entry)

@@ -113,6 +113,7 @@ def _posted() -> Select[Any]:
         transactions.c.type,
         entries.c.seq,
         entries.c.amount,
+        transactions.c.currency,
         entries.c.created_at,
     )
     return (
@@ -150,7 +151,7 @@ async def entries_before(
     if not wanted.debits and not wanted.credits:
         return []
     watched_credits = and_(
-        _one_of(connection, entries, "account_id", "credits"), entries.c.amount >= thresholds.pass_through_amount
+        _one_of(connection, entries, "account_id", "credits"), entries.c.amount >= wanted.least_credit
     )
     debits = and_(_one_of(connection, entries, "account_id", "debits"), entries.c.amount < 0)
     statement = _posted().where(

@@ -1,11 +1,22 @@
 """Settings of transaction-service."""
 
 from decimal import Decimal
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
+from app import amounts
 from app.fraud import Thresholds
 from shared.settings import ServiceSettings
+
+
+def _listed(text: str) -> str:
+    amounts.parse(text)
+    return text
+
+
+# Checked at the start; a plain number may come as one.
+_AmountByCurrency = Annotated[str, BeforeValidator(str), AfterValidator(_listed)]
 
 
 class TransactionSettings(ServiceSettings):
@@ -13,15 +24,23 @@ class TransactionSettings(ServiceSettings):
 
     service: str = "transaction-service"
     account_service_url: str = Field(description="Base URL of account-service, for reconciliation and rebuild.")
-    fraud_review_amount: int = Field(1_000_000, ge=1, description="Least amount of a debit that asks for review.")
-    fraud_freeze_amount: int = Field(10_000_000, ge=1, description="A single debit above this freezes the account.")
+    fraud_review_amount: _AmountByCurrency = Field(
+        "1000000",
+        description="Minimum amount of a debit that is flagged for review, in US cents; its approximate worth in other "
+        "currencies, unless CUR=amount pairs in minor units follow: `1000000,EUR=900000,JPY=1500000`.",
+    )
+    fraud_freeze_amount: _AmountByCurrency = Field(
+        "10000000", description="A single debit above this amount freezes the account; written like the one for review."
+    )
     fraud_velocity_count: int = Field(20, ge=2, description="So many debits within the velocity time ask for review.")
     fraud_velocity_seconds: int = Field(60, ge=1, le=86400, description="The velocity time.")
     fraud_pass_through_share: Decimal = Field(
         Decimal("0.9"), gt=0, le=1, description="Least share of a credit that, paid out at once, asks for review."
     )
     fraud_pass_through_seconds: int = Field(60, ge=1, le=86400, description="How soon after a credit `at once` is.")
-    fraud_pass_through_amount: int = Field(100_000, ge=1, description="Least credit whose way out is watched.")
+    fraud_pass_through_amount: _AmountByCurrency = Field(
+        "100000", description="Minimum credit whose way out is watched; written like the amount for review."
+    )
     reconciliation_seconds: float = Field(60.0, gt=0, description="How often the mismatch metric is measured.")
     reconciliation_grace_seconds: float = Field(
         60.0, ge=0, description="How long an entry may take to arrive before it counts as missing."
@@ -38,11 +57,11 @@ class TransactionSettings(ServiceSettings):
     def thresholds(self) -> Thresholds:
         """The thresholds of the fraud rules."""
         return Thresholds(
-            review_amount=self.fraud_review_amount,
-            freeze_amount=self.fraud_freeze_amount,
+            review_amount=amounts.parse(self.fraud_review_amount),
+            freeze_amount=amounts.parse(self.fraud_freeze_amount),
             velocity_count=self.fraud_velocity_count,
             velocity_seconds=self.fraud_velocity_seconds,
             pass_through_share=self.fraud_pass_through_share,
             pass_through_seconds=self.fraud_pass_through_seconds,
-            pass_through_amount=self.fraud_pass_through_amount,
+            pass_through_amount=amounts.parse(self.fraud_pass_through_amount),
         )

@@ -9,23 +9,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.amounts import Amounts, parse
 from app.fraud import Entry, Finding, Thresholds, assess, look_back, velocity_occurrence
 from shared.ids import new_id
 from tests.support import NOON
 
 LIMITS = Thresholds(
-    review_amount=1000,
-    freeze_amount=5000,
+    review_amount=Amounts(1000),
+    freeze_amount=Amounts(5000),
     velocity_count=3,
     velocity_seconds=60,
     pass_through_share=Decimal("0.9"),
     pass_through_seconds=60,
-    pass_through_amount=100,
+    pass_through_amount=Amounts(100),
 )
 
 
-def entry(amount: int, seconds: float = 0, seq: int = 1, type_: str = "transfer") -> Entry:
-    return Entry("account", new_id(), type_, seq, amount, NOON + timedelta(seconds=seconds))
+def entry(amount: int, seconds: float = 0, seq: int = 1, type_: str = "transfer", currency: str = "USD") -> Entry:
+    return Entry("account", new_id(), type_, seq, amount, currency, NOON + timedelta(seconds=seconds))
 
 
 def rules(entries: Iterable[Entry]) -> list[str]:
@@ -106,7 +107,7 @@ def test_the_id_of_a_finding_follows_from_what_it_is_about():
 
 
 def test_look_back_leaves_out_what_is_decided():
-    small, large = entry(-1), Entry("rich", new_id(), "transfer", 1, -95, NOON)
+    small, large = entry(-1), Entry("rich", new_id(), "transfer", 1, -95, "USD", NOON)
     recent = [small, large, entry(1)]
     wanted = look_back(recent, set(), LIMITS)
     assert (wanted.debits, wanted.credits) == ({"account", "rich"}, {"rich"})
@@ -130,8 +131,8 @@ def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
     payments = [one for one in entries if one.is_payment]
     for payment in payments:
         amount, moment = -payment.amount, payment.created_at
-        if amount >= LIMITS.review_amount:
-            found.add(("large-amount" if amount > LIMITS.freeze_amount else "amount", payment.transaction_id))
+        if amount >= LIMITS.review_amount.cents:
+            found.add(("large-amount" if amount > LIMITS.freeze_amount.cents else "amount", payment.transaction_id))
         before = [one for one in payments if timedelta(0) <= moment - one.created_at <= timedelta(seconds=60)]
         if len(before) >= LIMITS.velocity_count:
             found.add(("velocity", velocity_occurrence(moment, LIMITS)))
@@ -159,3 +160,68 @@ def test_a_stretch_starts_at_a_multiple_of_its_length():
     assert velocity_occurrence(datetime.fromisoformat("2026-11-20T12:01:59.999999+00:00"), LIMITS) == (
         "2026-11-20T12:01:00.000000Z"
     )
+
+
+DEFAULTS = Thresholds(Amounts(1_000_000), Amounts(10_000_000), 20, 60, Decimal("0.9"), 60, Amounts(100_000))
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "expected"),
+    [
+        (10_000_001, "USD", "freeze"),
+        (10_000_000_00, "IDR", None),  # ten million rupiahs, 600 dollars
+        (17_000_000_000, "IDR", "review"),
+        (170_000_000_000, "IDR", "freeze"),
+        (10_000_000, "KWD", "review"),  # ten thousand dinars, 32,000 dollars
+        (31_000_001, "KWD", "freeze"),
+        (10_000_001, "JPY", "review"),
+        (15_000_001, "JPY", "freeze"),
+        (1_000_000, "JPY", None),
+        (10_000_001, "ZZZ", "freeze"),
+    ],
+)
+def test_amounts_are_of_the_currency(amount: int, currency: str, expected: str | None):
+    found = assess([entry(-amount, currency=currency)], DEFAULTS)
+    assert [finding.action for finding in found] == ([expected] if expected else [])
+
+
+@pytest.mark.parametrize(
+    ("credit", "currency", "found"), [(100_000, "KWD", 1), (100_000, "IDR", 0), (310_000, "KWD", 1)]
+)
+def test_what_passes_through_is_of_the_currency(credit: int, currency: str, found: int):
+    limits = Thresholds(Amounts(10**9), Amounts(10**9), 20, 60, Decimal("0.9"), 60, Amounts(30_000))
+    both = [entry(credit, 0, 1, currency=currency), entry(-credit, 1, 2, currency=currency)]
+    assert len(assess(both, limits)) == found
+    wanted = look_back(both, set(), limits)
+    assert (wanted.credits, wanted.least_credit) == ({"account"} if found else set(), 93_000 if found else 1)
+
+
+def test_currencies_may_have_amounts_of_their_own():
+    amounts = parse("1000, EUR=900,JPY = 7")
+    assert [amounts.of(currency) for currency in ("USD", "EUR", "JPY", "CHF")] == [1000, 900, 7, 800]
+    assert parse("1").of("CLF") == 2 and parse("1").of("KWD") == 3 and parse("1").of("JPY") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        ("", "neither"),
+        ("EUR=5", "missing"),
+        ("0", "between"),
+        ("1000,EUR=0", "between"),
+        ("-1", "neither"),
+        ("1e6", "neither"),
+        ("1000,eur=5", "neither"),
+        ("1000,EUR", "neither"),
+        ("1000,EURO=5", "neither"),
+        ("1000;EUR=5", "neither"),
+        ("1000,", "neither"),
+        ("1000,2000", "twice"),
+        ("1000,EUR=5,EUR=6", "twice"),
+        ("1000000000000001", "between"),
+        ("\u0661", "neither"),
+    ],
+)
+def test_what_no_list_of_amounts_is(text: str, wrong: str):
+    with pytest.raises(ValueError, match=wrong):
+        parse(text)

@@ -49,3 +49,18 @@ def test_a_well_known_credential_is_refused(
 ):
     monkeypatch.setenv(name, value)
     assert refused_settings(TransactionSettings, capsys) == [name]
+
+
+@pytest.mark.parametrize("name", ["FRAUD_REVIEW_AMOUNT", "FRAUD_FREEZE_AMOUNT", "FRAUD_PASS_THROUGH_AMOUNT"])
+@pytest.mark.parametrize("value", ["", "0", "1000,EUR", "EUR=1", "1000,EUR=1,EUR=2"])
+def test_amounts_by_currency_are_checked_at_the_start(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv(name, value)
+    assert refused_settings(TransactionSettings, capsys) == [name]
+
+
+def test_amounts_by_currency(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FRAUD_FREEZE_AMOUNT", "5000,EUR=4000")
+    limits = load_or_exit(TransactionSettings).thresholds
+    assert [limits.freeze_amount.of(currency) for currency in ("USD", "EUR", "JPY")] == [5000, 4000, 7500]

@@ -11,7 +11,10 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Create the table and columns; no row is written. SQLite, on which one process runs alone, has no triggers for whole statements."""
+    """Create the table and columns; no row is written.
+
+    SQLite, on which one process runs alone, has no triggers for whole statements.
+    """
     op.create_table(
         "audit_log",
         sa.Column(
