@@ -88,7 +88,7 @@ def _document(
         "status_code": status,
         "responses": {
             status: {"model": view, "links": _LINKS.get(view, {})},
-            **documented_problems(400, 401, 403, 404, 409, 413, 415, 422, 500, 503),
+            **documented_problems(400, 401, 403, 404, 409, 413, 415, 422, 429, 500, 503),
         },
         "openapi_extra": lean_documentation(body, parameters=parameters, required=body_required),
     }
@@ -120,17 +120,18 @@ async def _execute(
 ) -> Response:
     """Carry out a request that needs an Idempotency-Key."""
     caller = await current_caller(request)
-    key = caller.subject, idempotency.parse_key(request.headers.get("idempotency-key"))
+    key = idempotency.parse_key(request.headers.get("idempotency-key"))
     path, trace = _operation(request), _trace(request)
     try:
         body = await bodies.read(request, model)
     except (ValidationError, Problem):
         # What has become invalid since the first request with this key changes nothing about what that one did.
         if (repeated := await _hash_of_invalid(request, model)) is not None:
-            if (answer := await _service(request).replay(key, repeated, trace)) is not None:
+            if (answer := await _service(request).replay(caller, key, repeated, trace)) is not None:
                 return _respond(answer)
         raise
-    work = Work(caller, to_command(body, caller), status, trace, key, idempotency.request_hash(path, body.model_dump()))
+    request_hash = idempotency.request_hash(path, body.model_dump())
+    work = Work(caller, to_command(body, caller), status, trace, (caller.subject, key), request_hash)
     return _respond(await _service(request).execute(work))
 
 

@@ -7,7 +7,7 @@ from datetime import datetime
 import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app import audit, audit_repository, repository
+from app import audit, audit_repository, refusals, repository
 from app.audit import Actor, AuditEntry
 from app.book import Book, Command, Fact, HoldIs, Outcome, Posted, Refused
 from app.ledger import decide
@@ -59,21 +59,27 @@ async def write(
     return flush, answers
 
 
-def _settle(flush: Flush, work: Work) -> Answer:
-    """Decide one request, or find its stored answer; called in the order of arrival."""
+def _settle(flush: Flush, work: Work, batch_id: str | None = None) -> Answer:
+    """Decide one request, or find its stored answer; called in the order of arrival.
+
+    `batch_id` is the request id of the batch that the request is an item of.
+    """
     if work.key is not None and (stored := flush.known.get(work.key)) is not None:
         return replay(stored, work.request_hash, work.trace)
     if isinstance(work.command, Batch):
         if work.key is not None and any(item.key == work.key for item in work.command.items):
             problem = idempotency.reused(work.key[1])
             return Answer(problem.status, _problem_body(problem, work.trace))
-        results = [_batch_result(item, _settle(flush, item)) for item in work.command.items]
-        answer = Answer(work.status, b'{"results":[' + b",".join(results) + b"]}")
+        request_id = work.trace.request_id or ""
+        results = [(item, _settle(flush, item, request_id)) for item in work.command.items]
+        answer = Answer(work.status, refusals.batch_body(results))
+        kept = refusals.compact_batch(results, request_id)
     else:
         answer = _decide(flush, work, work.command)
+        kept = answer.body if answer.status < 400 else refusals.compact(answer.body, batch_id)
     if work.key is not None:
         subject, key = work.key
-        stored = StoredResponse(subject, key, work.request_hash, answer.status, answer.body, flush.now)
+        stored = StoredResponse(subject, key, work.request_hash, answer.status, kept, flush.now)
         flush.known[work.key] = stored
         flush.stored.append(stored)
     return answer
@@ -82,7 +88,7 @@ def _settle(flush: Flush, work: Work) -> Answer:
 def replay(stored: StoredResponse, request_hash: bytes, trace: Trace) -> Answer:
     """Return the stored answer to a repeated request, or a refusal for another request with its key."""
     if stored.request_hash == request_hash:
-        return Answer(stored.status, stored.body, replayed=True)
+        return Answer(stored.status, refusals.restore(stored.status, stored.body, trace), replayed=True)
     problem = idempotency.reused(stored.key)
     return Answer(problem.status, _problem_body(problem, trace))
 
@@ -124,13 +130,6 @@ def _event(fact: Fact, now: datetime, work: Work) -> Event:
         request_id=work.trace.request_id,
         actor=work.caller.subject,
     )
-
-
-def _batch_result(item: Work, answer: Answer) -> bytes:
-    _, key = item.key or ("", "")
-    head = orjson.dumps({"key": key, "status": answer.status, "replayed": answer.replayed})
-    kind = b"transaction" if answer.status == item.status else b"problem"
-    return head[:-1] + b',"' + kind + b'":' + answer.body + b"}"
 
 
 def count(outcomes: Iterable[Outcome]) -> None:

@@ -15,6 +15,7 @@ from app.audit import AuditFilter, audit_data
 from app.book import Account, OpenAccount, ReleaseHold, account_data
 from app.models import feed_state, idempotency_keys
 from app.prometheus import BATCH_SIZE, VIOLATIONS
+from app.quota import Quota
 from app.settings import AccountSettings
 from app.work import EVENT_SUBJECT, SYSTEM, Answer, Trace, Work, flatten, size_of
 from shared import idempotency, problems, tracing
@@ -46,6 +47,7 @@ class AccountService:
         self._committed = committed
         self._settings = settings
         self._cash: dict[str, str] = {}
+        self._quota = Quota(settings.subject_operations_per_second, settings.subject_operations_burst)
         self._running: set[tuple[str, str]] = set()
         self._group: GroupCommit[Work, Answer] = GroupCommit(
             self._flush,
@@ -59,9 +61,11 @@ class AccountService:
     async def execute(self, work: Work) -> Answer:
         """Return the answer once it is durable; a repeated key gets the stored one.
 
-        Raises Problem: request-in-progress while this process works on the same key, idempotency-key-reused, or
-        unavailable when too much waits already or the service is stopping.
+        Raises Problem: request-in-progress while this process works on the same key, idempotency-key-reused,
+        rate-limited, or unavailable when too much waits already or the service is stopping.
         """
+        if not work.caller.is_operator:
+            self._quota.admit(work.caller.subject, size_of(work))
         if work.key is not None:
             if work.key in self._running:
                 raise Problem(
@@ -81,10 +85,16 @@ class AccountService:
             if work.key is not None:
                 self._running.discard(work.key)
 
-    async def replay(self, key: tuple[str, str], request_hash: bytes, trace: Trace) -> Answer | None:
-        """Return the answer to a request whose key has been used, as `execute` does; None if it has not been used."""
+    async def replay(self, caller: Caller, key: str, request_hash: bytes, trace: Trace) -> Answer | None:
+        """Return the answer to a request whose key has been used, as `execute` does; None if it has not been used.
+
+        Raises Problem (rate-limited).
+        """
+        if not caller.is_operator:
+            self._quota.admit(caller.subject, 1)
+        used = caller.subject, key
         async with self._engine.connect() as connection:
-            stored = (await idempotency.find(connection, idempotency_keys, [key])).get(key)
+            stored = (await idempotency.find(connection, idempotency_keys, [used])).get(used)
         return None if stored is None else flush.replay(stored, request_hash, trace)
 
     async def drain(self) -> None:

@@ -200,6 +200,8 @@ def started(
             transaction=Setting(free_port(), 1, server.create_database("transactions")),
             nginx_variables=nginx_variables,
             report=progress.say,
+            # All transfers are those of one subject.
+            extra_env={"SUBJECT_OPERATIONS_PER_SECOND": "0"},
         )
         with stack:
             stack.kill(TRANSACTION)

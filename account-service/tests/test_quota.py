@@ -1,0 +1,126 @@
+"""What one subject may ask for, and that what is refused is kept in few bytes and answered as before."""
+
+import json
+
+import httpx
+import pytest
+from sqlalchemy import func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.models import idempotency_keys
+from app.quota import Quota
+from app.service import AccountService
+from app.settings import AccountSettings
+from app.work import Batch, Trace, Work
+from shared.database import write_transaction
+from shared.problems import Problem
+from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
+from tests.test_api import assert_problem, opened
+
+
+def retry_after(quota: Quota, subject: str, operations: int) -> int:
+    """Return the seconds to wait; 0 when it was admitted."""
+    try:
+        quota.admit(subject, operations)
+    except Problem as problem:
+        assert problem.code == "rate-limited"
+        return int(problem.headers["Retry-After"])
+    return 0
+
+
+def test_a_burst_then_a_rate() -> None:
+    now = [0.0]
+    quota = Quota(10, 1000, lambda: now[0])
+    assert [retry_after(quota, "alice", operations) for operations in (999, 1, 1, 1000)] == [0, 0, 1, 100]
+    assert retry_after(quota, "bob", 1000) == 0, "each subject has a bucket of its own"
+    now[0] = 0.1
+    assert [retry_after(quota, "alice", 1) for _ in range(2)] == [0, 1]
+    now[0] = 10**6
+    assert [retry_after(quota, "alice", operations) for operations in (1000, 1)] == [0, 1], "no more than a burst"
+
+
+def test_no_limit_and_no_memory_without_end() -> None:
+    assert all(retry_after(Quota(0, 1000), "alice", 1000) == 0 for _ in range(100))
+    quota = Quota(1, 1000)
+    for number in range(10_100):
+        quota.admit(str(number), 1)
+    assert len(quota._buckets) == 10_000
+
+
+async def test_a_batch_counts_as_its_transfers_and_nothing_is_kept_of_a_429(
+    engine: AsyncEngine, settings: AccountSettings
+) -> None:
+    limits = {"subject_operations_per_second": 0.001, "subject_operations_burst": 5}
+    service = AccountService(engine, settings.model_copy(update=limits))
+    source, target = await open_account(service, money=10), await open_account(service)
+
+    def batch(key: str, size: int) -> Work:
+        items = tuple(work(transfer(source, target, 1)) for _ in range(size))
+        return Work(ALICE, Batch(items), 200, Trace("/batch"), ("alice", key), b"batch")
+
+    with pytest.raises(Problem, match="rate-limited"):
+        await service.execute(batch("large", 4))
+    assert (await service.execute(batch("small", 3))).status == 200
+    with pytest.raises(Problem, match="rate-limited"):
+        await service.execute(work(withdraw(source, 1), key="later"))
+    assert (await service.execute(work(withdraw(source, 1), OPERATOR_CALLER))).status == 201
+    assert (await service.execute(work(withdraw(source, 1), BOB))).status == 404
+    async with engine.connect() as connection:
+        kept = (await connection.scalars(select(idempotency_keys.c.key))).all()
+    assert "later" not in kept and "large" not in kept
+    other = AccountService(engine, settings)
+    later = await other.execute(work(withdraw(source, 1), key="later"))
+    assert (later.status, later.replayed) == (201, False)
+
+
+async def test_429_over_http(client: httpx.AsyncClient, application, monkeypatch: pytest.MonkeyPatch) -> None:
+    account = await opened(client, 10)
+    monkeypatch.setattr(application.app.state.service, "_quota", Quota(0.1, 2))
+    money = {"amount": 1, "currency": "USD"}
+    path = f"/api/v1/accounts/{account}/withdrawals"
+    answers = [await client.post(path, json=money, headers=keyed()) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [201, 201, 429]
+    assert_problem(answers[2], 429, "rate-limited")
+    assert answers[2].headers["retry-after"] == "10"
+    # What is invalid asks the database as well.
+    assert_problem(await client.post(path, json={}, headers=keyed()), 429, "rate-limited")
+
+
+async def test_refusals_are_answered_to_the_byte_again(client: httpx.AsyncClient) -> None:
+    source, target = await opened(client, 10), await opened(client)
+    item = {"from_account": source, "to_account": target, "amount": 50, "currency": "USD"}
+    batch = {"transfers": [{"key": "a", **item}, {"key": "b", **item, "amount": 1}, {"key": "single", **item}]}
+    requests = [("/api/v1/transfers", item, "single"), ("/api/v1/transfers:batch", batch, "batch")]
+    first = [await client.post(path, json=body, headers=keyed(key)) for path, body, key in requests]
+    assert [result["status"] for result in first[1].json()["results"]] == [409, 201, 409]
+    assert first[1].json()["results"][0]["problem"]["request_id"] == first[1].headers["x-request-id"]
+    for (path, body, key), before in zip(requests, first):
+        again = await client.post(path, json=body, headers=keyed(key))
+        assert (again.status_code, again.content) == (before.status_code, before.content)
+    alone = await client.post("/api/v1/transfers", json=item, headers=keyed("a"))
+    assert assert_problem(alone, 409, "insufficient-funds")["instance"] == "/api/v1/transfers"
+
+
+async def test_a_refusal_of_the_version_before_is_answered_as_it_was(
+    service: AccountService, owner: AsyncEngine
+) -> None:
+    account = await open_account(service)
+    first = await service.execute(work(withdraw(account, 1), key="old"))
+    async with write_transaction(owner) as connection:
+        whole = idempotency_keys.update().where(idempotency_keys.c.key == "old").values(body=first.body)
+        await connection.execute(whole)
+    assert (await service.execute(work(withdraw(account, 1), key="old"))).body == first.body
+
+
+async def test_refusals_are_kept_in_few_bytes(service: AccountService, engine: AsyncEngine) -> None:
+    source, target = await open_account(service), await open_account(service)
+    items = tuple(work(transfer(source, target, 10**6), key=f"item-{n}") for n in range(100))
+    trace = Trace("/api/v1/transfers:batch", "request-1")
+    answer = await service.execute(Work(ALICE, Batch(items), 200, trace, ("alice", "batch"), b"batch"))
+    async with engine.connect() as connection:
+        size = func.sum(func.length(idempotency_keys.c.body))
+        refused = await connection.scalar(select(size).where(idempotency_keys.c.status == 409))
+        batch = await connection.scalar(select(size).where(idempotency_keys.c.key == "batch"))
+    assert refused is not None and refused <= 100 * 90
+    assert batch is not None and batch < len(answer.body) / 2
+    assert json.loads(answer.body)["results"][0]["problem"]["type"] == "/problems/insufficient-funds"
