@@ -42,6 +42,8 @@ if [ "$playbook" = deploy ]; then
     awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file && NF { print >file }' \
         <<<"${COSIGN_PUBLIC_KEYS-}"
     shopt -s nullglob
+    # For jq, which reads it from the environment: what is on a command line is for all to see.
+    export SYNTHETIC_TOKEN=${SYNTHETIC_TOKEN-}
     # JSON, so that no value is taken for anything but what it is.
     jq --null-input --arg repository "$REPOSITORY" --arg promote "${PROMOTE-}" --arg weights "${WEIGHTS-}" '
         {banking_app_cosign_keys: $ARGS.positional, banking_app_repository: $repository,
