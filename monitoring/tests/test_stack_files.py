@@ -5,10 +5,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import jwt
 import pytest
 from sqlalchemy import make_url
 
-from scripts import stack_files, stack_host
+from scripts import lab_keys, stack_files, stack_host
 
 STACK = {
     "ACCOUNT_SERVICE_REPLICAS": "3",
@@ -86,6 +87,14 @@ def test_half_of_tls_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 def test_a_secret_that_somebody_gives_is_no_default_of_anything(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         stack_host.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
+
+
+def test_the_token_of_a_rollouts_own_requests_is_confined_and_new_each_time(tmp_path: Path) -> None:
+    lab = lab_keys.ensure(tmp_path)
+    tokens = [stack_files.given_secrets(lab)["synthetic_token"] for _ in range(2)]
+    claims = jwt.decode(tokens[0], options={"verify_signature": False})
+    assert tokens[0] != tokens[1] and claims["exp"] - claims["iat"] <= 86400
+    assert "bank:synthetic" in claims["scope"].split() and "bank:operator" not in claims["scope"]
 
 
 def test_secrets_that_nobody_gives_are_made_and_differ(tmp_path: Path) -> None:
