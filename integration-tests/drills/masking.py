@@ -2,7 +2,7 @@
 
     make drills DRILL=masking [ARGS="--records 100000"]
 
-The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), the secrets those of
+The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), with the secrets of
 shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than asked for.
 """
 
