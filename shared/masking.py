@@ -65,7 +65,7 @@ _NAMED = re.compile(
 _BLANK = r"(?:\s|\\+[tnr]|%20|\+)+"
 _SCHEME = rf"(?:(?:bearer|basic|digest|token|apikey|negotiate){_BLANK})"
 # What stands between values ends one only where a quote, a space, the end or another name follows.
-_BARE = r"(?:[^\s,;&}\])<]|<(?!/)|[,;&}\])](?!\Z|[\s\"'\\,;&}\])]|[\w.-]++\\*[\"']?\s*[=:]))+"
+_BARE = r"(?:[^\s,;&}\])<]|<(?!/[\w-]+>)|[,;&}\])](?!\Z|[\s\"'\\,;&}\])]|[\w.-]++\\*[\"']?\s*[=:]))+"
 _VALUES = {
     "secret": re.compile(rf"{_SCHEME}?(?:{_QUOTED}|{_BARE})", re.IGNORECASE | re.DOTALL),
     # A whole line belongs to these, whatever stands between its parts.
@@ -153,7 +153,7 @@ def _mask_named(text: str) -> str:
         position = match.end()
         name = match["name"]
         escaped = text[match.start() - 1 : match.start()] == "\\"
-        kind = _kind(name) or (_kind(name[1:]) if escaped else None)
+        kind = (_kind(name[1:]) if escaped else None) or _kind(name)
         value = _VALUES[kind].match(text, position) if kind else None
         if kind and value:
             parts += [text[shown:position], _shown_for(kind, value[0])]
