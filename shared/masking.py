@@ -65,9 +65,10 @@ _NAMED = re.compile(
 _BLANK = r"(?:\s|\\+[tnr]|%20|\+)+"
 _SCHEME = rf"(?:(?:bearer|basic|digest|token|apikey|negotiate){_BLANK})"
 # What stands between values ends one only where a quote, a space, the end or another name follows.
-_BARE = r"(?:[^\s,;&}\])<]|<(?!/[\w-]+>)|[,;&}\])](?!\Z|[\s\"'\\,;&}\])]|[\w.-]++\\*[\"']?\s*[=:]))+"
+_BARE = r"(?:[^\s,;&}\])]|[,;&}\])](?!\Z|[\s\"'\\,;&}\])]|[\w.-]++\\*[\"']?\s*[=:]))+"
 _VALUES = {
     "secret": re.compile(rf"{_SCHEME}?(?:{_QUOTED}|{_BARE})", re.IGNORECASE | re.DOTALL),
+    "tagged": re.compile(r"[^<]+"),
     # A whole line belongs to these, whatever stands between its parts.
     "header": re.compile(rf"{_QUOTED}|[^\n\"'][^\n]*", re.DOTALL),
     "person": re.compile(rf"{_QUOTED}|[^\s\"'\\,;&}}\])]+", re.DOTALL),
@@ -141,7 +142,7 @@ def _kind(name: str) -> str | None:
 
 
 def _shown_for(kind: str, value: str) -> str:
-    if kind in ("secret", "header"):
+    if kind in ("secret", "tagged", "header"):
         return REMOVED
     return HIDDEN if value[0] not in "\"'\\" else f"'{HIDDEN}'"
 
@@ -154,6 +155,8 @@ def _mask_named(text: str) -> str:
         name = match["name"]
         escaped = text[match.start() - 1 : match.start()] == "\\"
         kind = (_kind(name[1:]) if escaped else None) or _kind(name)
+        if kind == "secret" and match[0].endswith(">") and not match[0].endswith("=>"):
+            kind = "tagged"
         value = _VALUES[kind].match(text, position) if kind else None
         if kind and value:
             parts += [text[shown:position], _shown_for(kind, value[0])]
