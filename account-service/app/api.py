@@ -44,7 +44,12 @@ _KEY = {
     "in": "header",
     "required": True,
     "description": "Unique to this operation; a repeated request with it gets the first answer again.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-+\\--~]+$"},
+    # As shared/idempotency.py reads it: quoted, or bare with spaces inside only and without commas.
+    "schema": {
+        "type": "string",
+        "maxLength": 257,
+        "pattern": '^(?!""$)("[ !#-~]{1,255}"|[!-+\\--~]([ -+\\--~]{0,253}[!-+\\--~])?)$',
+    },
 }
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 

@@ -10,6 +10,8 @@ import pytest
 
 from scripts.embedded import ROOT
 from shared.contract import assert_methods_are_those_documented, hold_to_its_document, walk_along_its_links
+from shared.idempotency import parse_key
+from shared.problems import Problem
 from shared.testing import SEARCH_FACTOR, Lab, examples, serving
 from tests.support import keyed
 
@@ -112,3 +114,17 @@ def test_the_events_obey_their_schemas(client: httpx.Client, lab: Lab) -> None:
             schema = json.loads((folder / f"{event['type']}.json").read_text(encoding="utf-8"))
             jsonschema.validate(event, schema, format_checker=jsonschema.FormatChecker())
             seen.add(event["type"])
+
+
+@pytest.mark.parametrize(
+    "key", ["a", '"a b"', "a b", 'a"b', '"a"b"', "~" * 255, "~" * 256, f'"{"~" * 255}"', "", '""', "é"]
+)
+def test_the_document_describes_exactly_the_keys_that_are_taken(served: str, key: str) -> None:
+    document = httpx.get(f"{served}/docs/account-service/openapi.json").json()
+    parameters = document["paths"]["/api/v1/transfers"]["post"]["parameters"]
+    (schema,) = (one["schema"] for one in parameters if one["name"] == "Idempotency-Key")
+    try:
+        taken = bool(parse_key(key))
+    except Problem:
+        taken = False
+    assert jsonschema.Draft202012Validator(schema).is_valid(key) == taken
