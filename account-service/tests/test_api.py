@@ -211,7 +211,7 @@ def forged(lab: Lab, algorithm: str = "EdDSA", **changes: object) -> str:
         lambda lab: "Bearer " + forged(lab, sub="a\nb"),
         lambda lab: "Bearer " + forged(lab, iss="somebody"),
         lambda lab: "Bearer " + forged(lab, aud="something"),
-        lambda lab: "Bearer " + forged(lab, nbf=int(time.time()) + 60),
+        lambda lab: "Bearer " + forged(lab, nbf=int(time.time()) + 120),
         lambda lab: "Bearer " + forged(lab, "none"),
         lambda lab: "Bearer " + forged(lab, "HS256"),
     ],
