@@ -17,19 +17,19 @@ _MIGRATIONS = {"account-migrate", "transaction-migrate"}
 _EXPORTERS = {"nginx-exporter", "postgres-exporter", "node-exporter", "blackbox-exporter"}
 _OBSERVERS = {"prometheus", "alertmanager", "grafana", "loki", "alloy", "tempo"}
 
-# Who is where. Two containers without a network in common do not reach each other.
+# Which containers share a network; without one in common, two containers cannot reach each other.
 NETWORKS = {
     "edge": {"nginx"},
     "outside": {"alertmanager", "grafana", "rollout-service"},
     "backend": _BANK | {"nginx", "nginx-exporter", "blackbox-exporter"},
     "database": _BANK | _MIGRATIONS | {"postgres", "postgres-setup", "postgres-exporter"},
-    "broker": _BANK | {"nats", "blackbox-exporter"},
+    "broker": _BANK | {"nats", "nats-setup", "blackbox-exporter"},
     "monitoring": _BANK | _EXPORTERS | _OBSERVERS | {"autoscale-service", "rollout-service"},
     "docker": {"autoscale-service", "docker-proxy"},
     "rollout": {"rollout-service", "rollout-proxy"},
     "sink": {"nginx", "alertmanager", "grafana", "autoscale-service", "rollout-service"},
 }
-# Who may write where: named volumes, and folders of the host.
+# Which container writes where: named volumes, and folders of the host.
 WRITABLE = {
     "postgres": {"backups", "postgres"},
     "nats": {"nats"},
@@ -44,7 +44,7 @@ WRITABLE = {
     "rollout-proxy": {"${DOCKER_SOCKET}", "${VAR_DIR}/docker/nginx/selected"},
     "rollout-service": {"${ROLLOUT_DIR}"},
 }
-# Who is told what nobody else may know.
+# Which containers hold each secret.
 SECRETS = {
     "postgres_password": {"postgres", "postgres-setup"},
     "account_database_url": _LEDGER,
@@ -53,6 +53,7 @@ SECRETS = {
     "transaction_owner_database_url": {"transaction-migrate"},
     "account_events_url": _LEDGER | {"account-migrate"},
     "transaction_events_url": _HISTORY | {"transaction-migrate"},
+    "setup_events_url": {"nats-setup"},
     "monitor_password": {"postgres-exporter", "postgres-setup"},
     "service_token": _BANK | _MIGRATIONS,
     "synthetic_token": {"rollout-service"},
