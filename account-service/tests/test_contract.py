@@ -16,7 +16,7 @@ from shared.testing import SEARCH_FACTOR, Lab, examples, serving
 from tests.support import keyed
 
 DOCUMENTED = {
-    *("POST /api/v1/accounts", "GET /api/v1/accounts", "GET /api/v1/accounts/{id}"),
+    *("POST /api/v1/accounts", "GET /api/v1/accounts", "GET /api/v1/accounts/{id}", "GET /api/v1/audit"),
     *("POST /api/v1/accounts/{id}/deposits", "POST /api/v1/accounts/{id}/withdrawals"),
     *("POST /api/v1/transfers", "POST /api/v1/transfers:batch", "POST /api/v1/reversals"),
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),

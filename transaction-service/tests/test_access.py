@@ -53,7 +53,9 @@ async def test_strangers_get_nothing_on_any_route(client: httpx.AsyncClient, bob
             answer = await client.get(path + query)
             # Another's account is not there, also where it only narrows a list.
             narrowed = template == "/api/v1/transactions" and query.startswith("?account_id")
-            assert answer.status_code == (404 if narrowed else status), (path, query, answer.text)
+            # A parameter that the route does not have is refused before anything is looked up.
+            unknown = bool(query) and answer.status_code == 422 and "unknown parameter" in answer.text
+            assert unknown or answer.status_code == (404 if narrowed else status), (path, query, answer.text)
             shown = answer.text.replace(path, "")
             assert bobs.account not in shown and bobs.transaction not in shown, (path, query)
 
