@@ -93,12 +93,9 @@ def build() -> Dashboard:
             "Money": [
                 series(
                     "Money moved",
-                    "Amount per second in minor units of the selected currency (cents, for example).",
+                    "Amount per second in the selected currency.",
                     "short",
-                    Query(
-                        'sum by (type) (rate(bank_transaction_amount_minor_total{currency="$currency"}[1m]))',
-                        "{{type}}",
-                    ),
+                    Query('currency_type:money_moved:rate1m{currency="$currency"}', "{{type}}"),
                 ),
                 series(
                     "Refusals",
@@ -177,5 +174,5 @@ def build() -> Dashboard:
                 ),
             ],
         },
-        [single_choice("currency", "Currency", "label_values(bank_transaction_amount_minor_total, currency)")],
+        [single_choice("currency", "Currency", "label_values(currency_type:money_moved:rate1m, currency)")],
     )

@@ -8,8 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pycountry
 import pytest
 import yaml
+
+from shared.currencies import NO_MINOR_UNIT, decimals
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "rules"
@@ -64,6 +67,15 @@ def test_the_rules_are_valid(promtool: str) -> None:
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
 def test_the_rules_do_what_they_say(promtool: str, file: Path) -> None:
     run(promtool, "test", "rules", file)
+
+
+def test_money_moved_knows_the_decimals_of_every_currency() -> None:
+    (rule,) = (rule for rule in rules() if rule.get("record") == "currency_type:money_moved:rate1m")
+    none, three, four = (set(codes.split("|")) for codes in re.findall(r'=~"([A-Z|]+)"', rule["expr"]))
+    for currency in pycountry.currencies:
+        code = currency.alpha_3
+        if code not in NO_MINOR_UNIT:
+            assert (code in none, code in three, code in four) == tuple(decimals(code) == n for n in (0, 3, 4)), code
 
 
 def test_every_alert_is_tested_firing_and_quiet() -> None:
