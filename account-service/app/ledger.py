@@ -95,36 +95,21 @@ def _open(book: Book, command: OpenAccount, caller: Caller, now: datetime) -> Ou
     return AccountIs(replace(account))
 
 
-def _deposit(book: Book, command: Deposit, caller: Caller, now: datetime) -> Outcome:
+def _move_cash(book: Book, command: Deposit | Withdraw, caller: Caller, now: datetime) -> Outcome:
     account = _customer_account(book, command.account_id, caller)
     if account is None:
         return _NO_ACCOUNT
     if account.currency != command.currency:
         return _currency_mismatch(account, command.currency)
     cash = book.cash[command.currency]
-    return _move(
-        book,
-        Transaction(
-            command.id, "deposit", command.amount, command.currency, cash, account.id, command.reference, None, now
-        ),
-        subject=account,
+    if isinstance(command, Deposit):
+        type_, payer, payee = "deposit", cash, account.id
+    else:
+        type_, payer, payee = "withdrawal", account.id, cash
+    movement = Transaction(
+        command.id, type_, command.amount, command.currency, payer, payee, command.reference, None, now
     )
-
-
-def _withdraw(book: Book, command: Withdraw, caller: Caller, now: datetime) -> Outcome:
-    account = _customer_account(book, command.account_id, caller)
-    if account is None:
-        return _NO_ACCOUNT
-    if account.currency != command.currency:
-        return _currency_mismatch(account, command.currency)
-    cash = book.cash[command.currency]
-    return _move(
-        book,
-        Transaction(
-            command.id, "withdrawal", command.amount, command.currency, account.id, cash, command.reference, None, now
-        ),
-        subject=account,
-    )
+    return _move(book, movement, subject=account)
 
 
 def _transfer(book: Book, command: Transfer, caller: Caller, now: datetime) -> Outcome:
@@ -277,8 +262,8 @@ def _set_status(book: Book, command: SetStatus, caller: Caller, _now: datetime) 
 
 _DECISIONS: dict[type, Callable[[Book, Any, Caller, datetime], Outcome]] = {
     OpenAccount: _open,
-    Deposit: _deposit,
-    Withdraw: _withdraw,
+    Deposit: _move_cash,
+    Withdraw: _move_cash,
     Transfer: _transfer,
     Reverse: _reverse,
     PlaceHold: _place_hold,
