@@ -126,10 +126,10 @@ def give_folder(path: Path) -> None:
     with _opened(path) as folder:
         if os.geteuid() == 0:
             os.fchown(folder, CONTAINER_USER, CONTAINER_USER)
-            os.fchmod(folder, 0o755)
+            os.fchmod(folder, 0o755)  # nosec B103
         else:
             # Who may not give away opens; the folder above is closed to others.
-            os.fchmod(folder, 0o777)
+            os.fchmod(folder, 0o777)  # nosec B103
 
 
 def main() -> int:

@@ -18,12 +18,12 @@ _PERSONAL_NAMES = frozenset({"name", "email", "e_mail", "owner", "full_name", "f
 _LONG_NUMBER = 10**9
 
 # Parts of names whose values are secret, and words that are so only by themselves or between underscores.
-_SECRET_PARTS = (
+_NAME_PARTS = (
     r"token|passw|passphrase|passcode|pwd|secret|(?:api|access|private|signing)[_-]?key|authorization|cookie|credential"
     r"|session[_-]?id|(?:webhook|database)[_-]?url|connection[_-]?string|signature|jwks?(?![A-Za-z])"
 )
-_SECRET_WORDS = r"(?<![^\W_])(?:pass|pin|cvv|cvc|otp|auth|sid|dsn|private|jwt)(?![^\W_])"
-_SECRET_NAME = re.compile(f"{_SECRET_PARTS}|{_SECRET_WORDS}", re.IGNORECASE)
+_NAME_WORDS = r"(?<![^\W_])(?:pass|pin|cvv|cvc|otp|auth|sid|dsn|private|jwt)(?![^\W_])"
+_SECRET_NAME = re.compile(f"{_NAME_PARTS}|{_NAME_WORDS}", re.IGNORECASE)
 
 # How long an account number (IBAN) of a country is after its check digits. Where it has digits only, ids in
 # hexadecimal (UUIDs, traces, spans) are not taken for one.
@@ -84,7 +84,7 @@ _CREDENTIALS = re.compile(r"(://|%3A(?:%2F){2}).*(@|%40)", re.IGNORECASE | re.DO
 _AMOUNTS = re.compile(
     rf"(\b(?:{'|'.join(sorted(_AMOUNT_NAMES))})\\*[\"']?\s*(?:=>|[=:])\s*\\*[\"']?)-?\d+(?:[.,]\d+)*", re.IGNORECASE
 )
-_TOKEN_FORMS = (
+_CREDENTIAL_FORMS = (
     r"xox[a-z]-[\w-]{10,}|gh[a-z]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|(?:AKIA|ASIA)[A-Z0-9]{16}|AIza[\w-]{30,}"
     r"|[sr]k_(?:live|test)_\w{16,}"
 )
@@ -106,7 +106,7 @@ _FORMS = {
     r"(?:/|%2[Ff])[^\s\"'<>]*",
     "/b": r"\bT[A-Z0-9]{7,12}/B[A-Z0-9]{7,12}/[A-Za-z0-9]{16,}",
     "eyj|eya|eyi|ewo": rf"{_START}(?:ey[JAI]|ewo)[\w-]{{2,}}(?:(?:\.|%2E)[\w-]*)+",
-    "xox|gh|github_pat|glpat|akia|asia|aiza|k_live|k_test": rf"{_START}(?:{_TOKEN_FORMS})",
+    "xox|gh|github_pat|glpat|akia|asia|aiza|k_live|k_test": rf"{_START}(?:{_CREDENTIAL_FORMS})",
     "su|sa|so|sn|sc|sx": rf"{_START}S[UAONCX][A-Z2-7]{{56}}",
     "bearer|basic|negotiate|apikey": rf"{_START}(?i:bearer|basic|negotiate|apikey)"
     rf"(?:\s*[:=]\s*|{_BLANK})[^\s\"',;&<>]+",

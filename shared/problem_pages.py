@@ -75,8 +75,8 @@ ADVICE: Mapping[str, Advice] = {
     "same-account": Advice("payer and payee are one account", "name two accounts"),
     "idempotency-key-reused": Advice("the key belongs to another request", "use a new key"),
     "rate-limited": Advice(
-        "too many requests of one address (NGINX), too many operations of one subject (a batch counts as its transfers),"
-        " or too many long statements at once",
+        "too many requests from one address (NGINX), too many operations of one subject (a batch counts as its"
+        " transfers), or too many long statements at once",
         "send the same request with the same key after `Retry-After` seconds",
     ),
     "headers-too-large": Advice("a header is over 8 KiB, or there are more than 100", "send fewer, smaller headers"),
