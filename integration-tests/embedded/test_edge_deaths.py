@@ -140,7 +140,10 @@ def test_a_query_of_death_takes_two_replicas_and_no_more(
 def test_it_takes_the_only_replica_that_there_is(make_pool: MakePool) -> None:
     pool = make_pool(1)
     answer = pool.send("death")
-    assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) == (503, "unavailable", "1")
+    # While a process ends, its port may accept one more connection: then the same replica has failed twice.
+    expected = {(503, "unavailable", "1"), (502, "bad-gateway", "5")}
+    assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) in expected
+    assert pool.deaths(1) == (1, 0)
 
 
 @pytest.mark.parametrize("canaries", [1, 2])
