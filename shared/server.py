@@ -3,9 +3,11 @@
 import asyncio
 import gc
 import logging
+import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -17,11 +19,13 @@ from shared.settings import ProcessSettings
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
+# Kept-alive connections that were idle for this long at the end are closed as they are.
+_DRAIN_SECONDS = 0.25
 _GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class Stopping:
-    """Tells long-running answers of this process that it is about to stop."""
+    """Tells the answers of this process that it is about to stop: long ones end, and all close their connections."""
 
     now = False
 
@@ -45,6 +49,39 @@ class _Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         Stopping.now = True
         super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close no connection on a request that is on its way: to its sender that would look like a crash."""
+        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for server in self.servers:
+            server.close()
+        # Closed by the event loop in its next round; our duplicates keep what waits to be accepted.
+        await asyncio.sleep(0)
+        for listener in listeners:
+            await self._accept_waiting(listener)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while self.server_state.connections:
+                    await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        """Accept the connections that the kernel has accepted already, and then no more."""
+        accepted = []
+        listener.setblocking(False)
+        with listener, suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Return what serves a connection, as uvicorn makes it."""
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
 
 
 def run(create: Callable[[], Any], settings: ProcessSettings) -> None:

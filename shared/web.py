@@ -29,6 +29,7 @@ from shared.logging_config import REQUEST_ID, TRACE_PARENT
 from shared.problems import Problem
 from shared.prometheus import http as http_metrics
 from shared.prometheus import registry
+from shared.server import Stopping
 from shared.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
@@ -114,6 +115,8 @@ class Service:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._identity, (b"x-request-id", request_id)]
+                if Stopping.now:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()

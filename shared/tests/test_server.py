@@ -1,14 +1,24 @@
-"""What a service's process says of things that nobody waits for."""
+"""How a service's process stops, and what it says of things that nobody waits for."""
 
 import asyncio
 import gc
+import http.client
 import logging
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import uvloop
 
+from scripts.ports import free_port
+from scripts.embedded import ROOT
 from shared.server import without_forsaken_lookups
 
 NOWHERE = "nobody-has-this-name.invalid"
@@ -60,3 +70,79 @@ def test_everything_else_that_nobody_waits_for_is_an_error(
 ):
     assert "never retrieved" in uvloop.run(told_after(leave_something))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
+
+
+_SERVICE = """
+import sys
+from contextlib import asynccontextmanager
+from shared import server, web
+from shared.settings import ProcessSettings
+
+@asynccontextmanager
+async def lifespan(app):
+    yield
+
+settings = ProcessSettings(service="stopping", port=int(sys.argv[1]), auth_jwks="http://issuer", access_log=False)
+app = web.create_app(settings, "", routes=[], internal_routes=[], checks=dict, lifespan=lifespan)
+server.run(lambda: app, settings)
+"""
+
+
+def _ask_until_refused(port: int, refused: list[bool], cut_off: list[str], answered: list[int]) -> None:
+    """Send requests on kept-alive connections until no connection can be opened."""
+    while True:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.connect()
+        except ConnectionRefusedError:
+            refused.append(True)
+            return
+        except OSError as error:
+            cut_off.append(f"connecting: {error!r}")
+            return
+        try:
+            while True:
+                connection.request("GET", "/health/live")
+                response = connection.getresponse()
+                response.read()
+                answered.append(response.status)
+                if response.will_close:
+                    break
+        except (OSError, http.client.HTTPException) as error:
+            cut_off.append(repr(error))
+        finally:
+            connection.close()
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        time.sleep(0.05)
+    pytest.fail("the process did not start")
+
+
+def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> None:
+    for _ in range(5):
+        port = free_port()
+        command = [sys.executable, "-c", _SERVICE, str(port)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            try:
+                _wait_for(port)
+                refused: list[bool] = []
+                cut_off: list[str] = []
+                answered: list[int] = []
+                clients = [
+                    threading.Thread(target=_ask_until_refused, args=(port, refused, cut_off, answered))
+                    for _ in range(16)
+                ]
+                for client in clients:
+                    client.start()
+                time.sleep(0.3)
+                process.send_signal(signal.SIGTERM)
+                for client in clients:
+                    client.join(20)
+                assert process.wait(20) in (0, -signal.SIGTERM)
+            finally:
+                process.kill()
+        assert len(refused) == 16 and answered and not cut_off, cut_off
