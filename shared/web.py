@@ -114,9 +114,7 @@ class Service:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *self._identity, (b"x-request-id", request_id)]
-                if Stopping.now:
-                    message["headers"].append((b"connection", b"close"))
+                message["headers"] = [*message["headers"], *self._own_headers(request_id)]
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()
@@ -133,6 +131,10 @@ class Service:
         finally:
             http_metrics.IN_PROGRESS.dec()
             self._record(scope, method, status or 499, time.perf_counter() - start)
+
+    def _own_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
+        closing = [(b"connection", b"close")] if Stopping.now else []
+        return [*self._identity, (b"x-request-id", request_id), *closing]
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         lines, headers = scope["headers"], scope["headers_by_name"]

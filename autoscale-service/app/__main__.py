@@ -1,5 +1,6 @@
 """`python -m app`: serve autoscale-service."""
 
+from shared import sigterm  # noqa: F401  # pylint: disable=unused-import,wrong-import-order  # first of all
 from app.main import create
 from app.settings import AutoscaleSettings
 from shared.server import run

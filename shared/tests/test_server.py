@@ -142,7 +142,23 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
                 process.send_signal(signal.SIGTERM)
                 for client in clients:
                     client.join(20)
-                assert process.wait(20) in (0, -signal.SIGTERM)
+                assert process.wait(20) in (0, -signal.SIGTERM), process.returncode
             finally:
                 process.kill()
         assert len(refused) == 16 and answered and not cut_off, cut_off
+
+
+def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
+    """By a handler: PID 1 of a container ignores a signal that is left to its default."""
+    code = "from shared import sigterm; import time; print(1, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"1\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("service", ["account", "transaction", "autoscale", "rollout"])
+def test_every_service_is_ready_for_sigterm_before_it_imports_anything_else(service: str) -> None:
+    lines = (ROOT / f"{service}-service/app/__main__.py").read_text(encoding="utf-8").splitlines()
+    first = next(line for line in lines if line.startswith(("from ", "import ")))
+    assert first.startswith("from shared import sigterm")
