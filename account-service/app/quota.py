@@ -1,9 +1,10 @@
-"""How many operations a subject may ask for: a token bucket for each. It bounds what one subject can make us store."""
+"""How many operations a subject may ask for: it bounds what one subject can make us store, and others wait for."""
 
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from shared.problems import Problem
 
@@ -38,3 +39,29 @@ class Quota:
                 f"Too many operations of one subject; a batch counts as its transfers. Try again in {seconds} s.",
                 headers={"Retry-After": str(seconds)},
             )
+
+
+class FairQueue:
+    """Keeps one subject from filling the queue with batches: one may wait, or several with up to `most` operations.
+
+    Single operations are bounded by the edge, which gives a replica few requests at once.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._waiting: Counter[str] = Counter()
+
+    @contextmanager
+    def place(self, subject: str, operations: int) -> Iterator[None]:
+        """Count operations as waiting for the time of the block. Raises Problem (rate-limited) for too many."""
+        waiting = self._waiting[subject]
+        if operations > 1 and waiting and waiting + operations > self._most:
+            detail = "Too many operations of one subject are waiting; send the rest when these are done."
+            raise Problem("rate-limited", detail, headers={"Retry-After": "1"})
+        self._waiting[subject] = waiting + operations
+        try:
+            yield
+        finally:
+            self._waiting[subject] -= operations
+            if not self._waiting[subject]:
+                del self._waiting[subject]

@@ -15,7 +15,7 @@ from app.audit import AuditFilter, audit_data
 from app.book import Account, OpenAccount, ReleaseHold, account_data
 from app.models import feed_state, idempotency_keys
 from app.prometheus import BATCH_SIZE, VIOLATIONS
-from app.quota import Quota
+from app.quota import FairQueue, Quota
 from app.settings import AccountSettings
 from app.work import EVENT_SUBJECT, SYSTEM, Answer, Trace, Work, flatten, size_of
 from shared import idempotency, problems, tracing
@@ -48,6 +48,8 @@ class AccountService:
         self._settings = settings
         self._cash: dict[str, str] = {}
         self._quota = Quota(settings.subject_operations_per_second, settings.subject_operations_burst)
+        # Half of the queue is always for others.
+        self._fair_queue = FairQueue(settings.group_commit_max_waiting // 2)
         self._running: set[tuple[str, str]] = set()
         self._group: GroupCommit[Work, Answer] = GroupCommit(
             self._flush,
@@ -75,7 +77,10 @@ class AccountService:
                 )
             self._running.add(work.key)
         try:
-            with tracing.span("group commit", [work.trace.traceparent]):
+            with (
+                self._fair_queue.place(work.caller.subject, size_of(work)),
+                tracing.span("group commit", [work.trace.traceparent]),
+            ):
                 return await self._group.submit(work)
         except QueueFull as error:
             raise problems.unavailable("Too many requests are waiting; retry with the same key.") from error

@@ -90,10 +90,11 @@ async def test_batches_count_for_what_they_hold(client: httpx.AsyncClient):
         return await client.post("/api/v1/transfers:batch", json=batch(name), headers=keyed(f"batch-{name}"))
 
     answers = await asyncio.gather(*(send(name) for name in range(10)))
-    refused = [answer for answer in answers if answer.status_code == 503]
+    refused = [answer for answer in answers if answer.status_code != 200]
     assert 1 <= len(refused) <= 9
     for answer in refused:
-        assert_problem(answer, 503, "unavailable")
+        # Of one subject; batches of others would find the queue full.
+        assert_problem(answer, 429, "rate-limited")
         assert answer.headers["retry-after"] == "1"
     moved = (await client.get(f"/api/v1/accounts/{target}")).json()["balance"]
     assert moved == 8 * (10 - len(refused)), "what was refused has no effect"

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.models import idempotency_keys
-from app.quota import Quota
+from app.quota import FairQueue, Quota
 from app.service import AccountService
 from app.settings import AccountSettings
 from app.work import Batch, Trace, Work
@@ -26,6 +26,17 @@ def retry_after(quota: Quota, subject: str, operations: int) -> int:
         assert problem.code == "rate-limited"
         return int(problem.headers["Retry-After"])
     return 0
+
+
+def test_one_subject_leaves_room_in_the_queue_for_others() -> None:
+    queue = FairQueue(2000)
+    with queue.place("alice", 1500):
+        with pytest.raises(Problem, match="rate-limited"), queue.place("alice", 501):
+            pass
+        with queue.place("alice", 500), queue.place("bob", 3000):
+            pass
+    with queue.place("alice", 3000):
+        pass
 
 
 def test_a_burst_then_a_rate() -> None:
