@@ -62,7 +62,7 @@ _DEADLY = "query-of-death"
 _BROKEN = (0, 500, 502, 504)
 _FILL = """
 WITH numbers AS (SELECT n, gen_random_uuid() AS id,
-        date_trunc('second', now()) - interval '1 day' + n * interval '0.5 second' AS moment
+        date_trunc('second', now()) + n * interval '0.5 second' AS moment
     FROM generate_series(2, {last}) AS n),
 moved AS (INSERT INTO transactions (id, type, status, amount, currency, from_account, to_account, reference, created_at)
     SELECT id, 'transfer', 'posted', 1, 'USD', '{other}'::uuid, '{account}'::uuid, 'rent of ' || n, moment FROM numbers)

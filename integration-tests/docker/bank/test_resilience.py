@@ -40,11 +40,9 @@ def test_scaling_under_load_loses_nothing_and_new_replicas_work_at_once(bank: Co
         scale(bank, 2)
         stopped = time.monotonic() - begun
         time.sleep(2)
-    print(
-        f"new replicas had traffic after {took:.1f} s, and stopped in {stopped:.1f}; {len(history.acknowledged)} transfers"
-    )
+    print(f"traffic after {took:.1f} s, stopped in {stopped:.1f} s; {len(history.acknowledged)} transfers")
     assert took <= 6
-    # A replica that ignores SIGTERM while it starts would be killed after 20 s, with requests in flight.
+    # A replica that ignores SIGTERM while it starts is killed after 20 s, with requests in flight.
     assert stopped <= 12
     assert (history.errors, history.retries) == ([], [])
     assert_exactly_once(bank, history, source, target, MONEY)
