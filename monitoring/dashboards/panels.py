@@ -156,12 +156,7 @@ def lines(title: str, what: str, expr: str, *, height: int = 12) -> Panel:
 def choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
     """Return a template variable with the values that a Prometheus query finds; several or all may be chosen."""
     return (
-        dashboard.QueryVariable(name)
-        .label(label)
-        .datasource(PROMETHEUS)
-        .query(query)
-        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
-        .sort(models.VariableSort.ALPHABETICAL_ASC)
+        single_choice(name, label, query)
         .multi(True)
         .include_all(True)
         .all_value(".+")
