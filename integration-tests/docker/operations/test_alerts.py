@@ -48,6 +48,11 @@ def counted(bank: ComposedBank) -> list[Count]:
 
 def test_every_selector_of_every_rule_finds_series_under_load(bank: ComposedBank):
     source, target = bank.open(1_000_000), bank.open()
+    # Rules convert minor units by currency: none, three and four decimals beside the dollar's two.
+    for currency in ("JPY", "KWD", "CLF"):
+        account = bank.post("/accounts", {"currency": currency}).json()["id"]
+        deposit = bank.post(f"/accounts/{account}/deposits", {"amount": 1, "currency": currency})
+        assert deposit.status_code == 201, deposit.text
     counts: list[Count] = []
 
     def complete() -> bool:

@@ -4,6 +4,7 @@ PICTURES=docs/images keeps what was seen of them there.
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,8 +31,21 @@ def browser() -> Iterator[Browser]:
 
 @contextmanager
 def rollout(bank: ComposedBank, **changes: Any) -> Iterator[str]:
-    """A rollout whose canaries serve; afterwards everything is as before."""
-    yield begun(bank, **changes)
+    """A rollout whose canaries receive traffic, with its lease renewed; afterwards everything is as before."""
+    name = begun(bank, **changes)
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(5):
+            operate(bank, "renew", name)
+
+    driver = threading.Thread(target=renew)
+    driver.start()
+    try:
+        yield name
+    finally:
+        stop.set()
+        driver.join()
     operate(bank, "abort", "eve has asked bob")
     eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
 
@@ -51,18 +65,18 @@ def test_a_rollout_and_a_decision_of_the_autoscaler_are_shown(bank: ComposedBank
         looked.waits_for("services", "2 of 2 ready, 2 wanted (2 to 8)", 60)
         assert "All clients get stable." in looked.page.inner_text("#split")
         looked.waits_for("rollout", "No rollout is under way.")
-        with rollout(bank, bake_seconds=60, budget_seconds=120):
-            looked.waits_for("split", "90 % of clients get stable, 10 % the canary.", 30)
-            looked.waits_for("rollout", "The canary serves. Step 1 of 2.", 30)
+        with rollout(bank, bake_seconds=240, budget_seconds=480):
+            looked.waits_for("split", "90 % of clients get stable, 10 % the canary.", 90)
+            looked.waits_for("rollout", "The canary serves. Step 1 of 2.", 90)
             services = looked.waits_for("services", "canary")
             assert services.count("● ready") == 4 and services.count("track\ncanary") == 2
             for scheme, viewport in (("light", DESKTOP), ("dark", DESKTOP), ("dark", PHONE)):
                 with Looked(browser, bank.api_url, color_scheme=scheme, viewport=viewport) as other:
-                    other.waits_for("rollout", "last verdict", 30)
+                    other.waits_for("rollout", "last verdict", 90)
                     other.waits_for("overall", "All is well")
                     assert other.faint() == [] and not other.overflows() and other.complaints == []
                     keep(other, scheme if viewport == DESKTOP else "phone")
-        looked.waits_for("split", "All clients get stable.", 30)
+        looked.waits_for("split", "All clients get stable.", 90)
         looked.waits_for("rollout", "it was taken back", 60)
         everything = looked.page.inner_text("body") + "".join(
             bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES, *PARTS)
