@@ -12,152 +12,152 @@ help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
 run: ## run the whole bank here (PORT=8080 REPLICAS=1 VAR_DIR=var); Ctrl-C stops it, the data stays
-	@scripts/bootstrap.sh run
-	@scripts/ensure_packages.sh nginx
-	@$(PYTHON_BIN) -m scripts.run_embedded
+	@scripts/local/bootstrap.sh run
+	@scripts/local/ensure_packages.sh nginx
+	@$(PYTHON_BIN) -m scripts.local.run
 
 demo: ## watch money move on the running bank (BASE_URL=http://127.0.0.1:8080)
-	@scripts/bootstrap.sh run
-	@$(PYTHON_BIN) -m scripts.demo
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.local.demo
 
 token: ## print a lab token: make token SUB=alice [SCOPE=bank:operator] [TTL=43200]; bank:deposit is always included
-	@scripts/bootstrap.sh run
-	@$(PYTHON_BIN) -m scripts.lab_keys "$${SUB-}" --scope "$${SCOPE-}" --ttl "$${TTL-43200}"
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m shared.testing.lab_keys "$${SUB-}" --scope "$${SCOPE-}" --ttl "$${TTL-43200}"
 
 rebuild: ## rebuild the history of the running bank from its events
-	@scripts/bootstrap.sh run
-	@$(PYTHON_BIN) -m scripts.run_embedded --rebuild
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.local.run --rebuild
 
 up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
-	@scripts/up.sh
+	@scripts/stack/up.sh
 
 down: ## stop it; the data stays, unless VOLUMES=1
-	@scripts/down.sh
+	@scripts/stack/down.sh
 
 ps: ## show its containers
-	@scripts/compose.sh ps --all
+	@scripts/stack/compose.sh ps --all
 
 logs: ## follow its logs (SERVICE=nginx)
-	@scripts/compose.sh logs --follow --tail 100 $(SERVICE)
+	@scripts/stack/compose.sh logs --follow --tail 100 $(SERVICE)
 
 backup: ## back up the databases of the running stack (BACKUPS_KEPT=7)
-	@scripts/backup.sh
+	@scripts/stack/backup.sh
 
 restore: ## bring the databases back to a moment or to the last one archived: make restore [TO=2026-01-31T12:00:00Z REPLACE=1]
-	@scripts/restore.sh
+	@scripts/stack/restore.sh
 
 images: ## build the images of the services and tell their sizes (REGISTRY=… PUSH=1)
-	@scripts/ensure_docker.sh
+	@scripts/local/ensure_docker.sh
 	@scripts/build-images.sh $(if $(PUSH),--push)
 
 pin: ## pin the base images in .env by digest; needs their registry in reach
-	@scripts/ensure_docker.sh
-	@scripts/pin-images.sh
+	@scripts/local/ensure_docker.sh
+	@scripts/images/pin-images.sh
 
 offline-images: ## build every base image from Debian packages, where no registry answers (FORCE=1 DEBIAN_MIRROR=…)
-	@scripts/ensure_docker.sh
-	@scripts/build-offline-images.sh
+	@scripts/local/ensure_docker.sh
+	@scripts/images/build-offline-images.sh
 
-test: ## unit, property, contract and embedded end-to-end tests; no Docker (CHANGED=1: only what your changes can break)
-	@scripts/run_tests.sh test
+test: ## unit, property, contract and end-to-end tests; no Docker (CHANGED=1: only what your changes can break)
+	@scripts/ci/run_tests.sh test
 
 test-docker: ## test the composed stack on Docker
-	@scripts/run_tests.sh docker
+	@scripts/ci/run_tests.sh compose
 
 test-ansible: ## test the Ansible roles and a deployment on Docker
-	@scripts/run_tests.sh ansible
+	@scripts/ci/run_tests.sh ansible
 
 test-all: ## run every test, as CI does
-	@scripts/run_tests.sh all
+	@scripts/ci/run_tests.sh all
 
-integration: ## run the tests that need Docker: test-docker and test-ansible (SUITES="docker-bank" chooses)
-	@scripts/run_tests.sh integration
+integration: ## run the tests that need Docker: test-docker and test-ansible (SUITES="compose-bank" chooses)
+	@scripts/ci/run_tests.sh integration
 
-unit: ## run the tests of the services and of what they share (SUITES="shared embedded" chooses)
-	@scripts/run_tests.sh unit
+unit: ## run the tests of the services and of what they share (SUITES="shared local" chooses)
+	@scripts/ci/run_tests.sh unit
 
 lint: ## check style, types, shell scripts, YAML, workflows and security
-	@scripts/bootstrap.sh dev
-	@scripts/lint.sh
+	@scripts/local/bootstrap.sh dev
+	@scripts/ci/lint.sh
 
 rules: ## check the rules of Prometheus and Alertmanager with their own tools
-	@scripts/check_rules.sh
+	@scripts/ci/check_rules.sh
 
 bandit: ## look for insecure code; high and medium findings fail (THRESHOLD=low|medium|high)
-	@scripts/bootstrap.sh dev
-	@scripts/run_bandit.sh
+	@scripts/local/bootstrap.sh dev
+	@scripts/ci/run_bandit.sh
 
 secrets: ## look for secrets in the files and in every commit
-	@scripts/scan_secrets.sh
+	@scripts/ci/scan_secrets.sh
 
 cve-scan: ## look up known vulnerabilities of requirements and images (WHAT=dependencies|images IMAGES_TO_SCAN=…)
-	@scripts/bootstrap.sh dev
-	@scripts/cve_scan.sh $(WHAT)
+	@scripts/local/bootstrap.sh dev
+	@scripts/ci/cve_scan.sh $(WHAT)
 
 ci: ## run what CI runs on a pull request, here, and tell the time of each job (JOBS="lint unit")
-	@scripts/bootstrap.sh dev
-	@$(PYTHON_BIN) -m scripts.ci $(JOBS)
+	@scripts/local/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.ci.run_jobs $(JOBS)
 
 release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused
-	@scripts/drill.sh tampering $(ARGS)
+	@scripts/ci/drill.sh tampering $(ARGS)
 
 format: ## format the Python code
-	@scripts/bootstrap.sh dev
+	@scripts/local/bootstrap.sh dev
 	@.venv/bin/black --quiet .
 
 schemas: ## write the JSON Schemas of the events again, after a change of shared/events.py
-	@scripts/bootstrap.sh dev
-	@$(PYTHON_BIN) -m scripts.generate_schemas
+	@scripts/local/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.docs.generate_schemas
 
 docs: ## write the generated parts of the documentation again: settings, API, events
-	@scripts/bootstrap.sh dev
-	@$(PYTHON_BIN) -m scripts.generate_docs
+	@scripts/local/bootstrap.sh dev
+	@$(PYTHON_BIN) -m scripts.docs.generate_docs
 
 dashboards: ## write Grafana's dashboards again, after a change of monitoring/dashboards
-	@scripts/bootstrap.sh dev
+	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
 diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot file there
-	@scripts/diagrams.sh
+	@scripts/docs/diagrams.sh
 
 drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
-	@scripts/drill.sh "$(DRILL)" $(ARGS)
+	@scripts/ci/drill.sh "$(DRILL)" $(ARGS)
 
 release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]
-	@scripts/ensure_docker.sh
-	@scripts/release.sh $(RELEASE)
+	@scripts/local/ensure_docker.sh
+	@scripts/release/release.sh $(RELEASE)
 
 registry: ## a registry of images on this machine, for rehearsals: make registry DO=start|stop [REGISTRY_PORT=5000]
-	@scripts/local_registry.sh $(DO)
+	@scripts/images/local_registry.sh $(DO)
 
 deploy: ## deploy a release with a canary: make deploy [RELEASE=var/release.json INVENTORY=… ARGS="--extra-vars @settings.yml"]
-	@scripts/bootstrap.sh deploy
+	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/deploy.yml --inventory $(INVENTORY) --extra-vars @$(RELEASE) $(ARGS)
 
 rollback: ## back to the version before, within seconds: make rollback [INVENTORY=… ARGS=…]
-	@scripts/bootstrap.sh deploy
+	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/rollback.yml --inventory $(INVENTORY) $(ARGS)
 
 bench: ## measure transfers per second against pgbench (ARGS=--json)
-	@scripts/bootstrap.sh dev
-	@scripts/ensure_packages.sh nginx postgresql wrk
-	@$(PYTHON_BIN) load-tests/bench/bench.py $(ARGS)
+	@scripts/local/bootstrap.sh dev
+	@scripts/local/ensure_packages.sh nginx postgresql wrk
+	@PYTHONPATH=.:load-tests $(PYTHON_BIN) -m bench.bench $(ARGS)
 
 load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
-	@scripts/bootstrap.sh dev
+	@scripts/local/bootstrap.sh dev
 	@load-tests/run_load_test.sh
 
 load-check: ## the same on a stack of its own
-	@scripts/bootstrap.sh dev
-	@scripts/ensure_docker.sh
-	@scripts/on_stack.sh load-tests/run_load_test.sh
+	@scripts/local/bootstrap.sh dev
+	@scripts/local/ensure_docker.sh
+	@scripts/stack/with_stack.sh load-tests/run_load_test.sh
 
 autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
-	@scripts/compose.sh exec -T autoscale-service python -m app.operate $(DO)
+	@scripts/stack/compose.sh exec -T autoscale-service python -m app.operate $(DO)
 
 lock: ## pin the requirements again, with hashes
-	@scripts/bootstrap.sh dev
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/lock.sh
+	@scripts/local/bootstrap.sh dev
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/ci/lock.sh
 
 clean: ## remove caches and reports (not the data in var/, not .venv)
 	@rm -rf reports .mypy_cache .pytest_cache .hypothesis *-service/.mypy_cache *-service/.hypothesis

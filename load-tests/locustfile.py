@@ -13,7 +13,7 @@ from locust import HttpUser, between, events, task
 from locust.exception import StopUser
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from scripts import lab_keys
+from shared.testing import lab_keys
 
 _API = "/api/v1"
 _SALARY = 50_000

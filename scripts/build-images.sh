@@ -5,11 +5,11 @@
 # PYTHON_IMAGE=… is what they start from. Tags: the commit (or VERSION=…), and latest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-# shellcheck source=scripts/stack_env.sh
-. scripts/stack_env.sh
+# shellcheck source=scripts/stack/stack_env.sh
+. scripts/stack/stack_env.sh
 
-# shellcheck source=scripts/progress.sh
-. scripts/progress.sh
+# shellcheck source=scripts/lib/progress.sh
+. scripts/lib/progress.sh
 
 read -ra services <<<"${SERVICES:-account-service transaction-service autoscale-service rollout-service}"
 push=
@@ -50,7 +50,7 @@ steps=${#services[@]}
 context=.
 if [ -n "${BUILD_COMMIT-}" ]; then
     context=$work/tree
-    exported=$(python3 -m scripts.commit_tree export "$BUILD_COMMIT" "$context")
+    exported=$(python3 -m scripts.release.commit_tree export "$BUILD_COMMIT" "$context")
     say "$exported"
 fi
 for service in "${services[@]}"; do

@@ -15,7 +15,7 @@ if __package__ in (None, ""):
     # Called by its path, Python looks for modules beside this file only.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
+from scripts.lib.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
 
 SEVERITIES = ("low", "medium", "high")
 # SARIF's words for them.

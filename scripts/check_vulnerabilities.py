@@ -21,7 +21,7 @@ if __package__ in (None, ""):
     # Called by its path, Python looks for modules beside this file only.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from scripts.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
+from scripts.lib.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
 
 # From harmless to critical. pip-audit knows no severities: an advisory that Trivy does not rate counts as high.
 SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")

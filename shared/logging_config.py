@@ -10,7 +10,7 @@ from typing import Any
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
-from shared.masking import mask_text, mask_value
+from shared.observability.masking import mask_text, mask_value
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
 TRACE_PARENT: ContextVar[str | None] = ContextVar("traceparent", default=None)

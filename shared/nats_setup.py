@@ -9,8 +9,9 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from shared import logging_config, streams
-from shared.transport import NatsBus
+from shared import logging_config
+from shared.messaging import streams
+from shared.messaging.transport import NatsBus
 
 
 async def set_up(url: str, ca: str = "") -> dict[str, list[str]]:

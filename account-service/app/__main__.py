@@ -1,10 +1,10 @@
 """`python -m app`: serve account-service."""
 
-from shared import sigterm  # noqa: F401  # pylint: disable=unused-import,wrong-import-order  # first of all
+from shared.runtime import sigterm  # noqa: F401  # pylint: disable=unused-import,wrong-import-order  # first of all
 from app.main import create
 from app.settings import AccountSettings
-from shared.server import run
-from shared.settings import load_or_exit
+from shared.runtime.server import run
+from shared.runtime.settings import load_or_exit
 
 if __name__ == "__main__":
     settings = load_or_exit(AccountSettings)

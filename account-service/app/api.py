@@ -28,14 +28,14 @@ from app.book import (
 from app.service import AccountService, new_account_number
 from app.settings import AccountSettings
 from app.work import Answer, Batch, Trace, Work
-from shared import bodies, idempotency, paging
-from shared.auth import CASH_DESK, Caller, check_service_token, require_operator
-from shared.bodies import EmptyBody, StrictBody
+from shared.http import bodies, idempotency, paging
+from shared.http.auth import CASH_DESK, Caller, check_service_token, require_operator
+from shared.http.bodies import EmptyBody, StrictBody
 from shared.ids import new_id, utc_now
 from shared.logging_config import TRACE_PARENT
-from shared.problems import Problem
-from shared.request_checks import QueryRoute
-from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
+from shared.http.problems import Problem
+from shared.http.request_checks import QueryRoute
+from shared.http.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
 
 Body = TypeVar("Body", bound=StrictBody)
 
@@ -44,7 +44,7 @@ _KEY = {
     "in": "header",
     "required": True,
     "description": "Unique to this operation; a repeated request with it gets the first answer again.",
-    # As shared/idempotency.py reads it: quoted, or bare with spaces inside only and without commas.
+    # As shared/http/idempotency.py reads it: quoted, or bare with spaces inside only and without commas.
     "schema": {
         "type": "string",
         "maxLength": 257,

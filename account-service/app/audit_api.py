@@ -9,11 +9,11 @@ from starlette.responses import Response
 from app import schemas
 from app.audit import Action, AuditFilter
 from app.service import AccountService
-from shared import paging
-from shared.auth import Caller
+from shared.http import paging
+from shared.http.auth import Caller
 from shared.ids import Identifier
 from shared.moments import From, To
-from shared.web import current_caller, documented_problems, link
+from shared.http.web import current_caller, documented_problems, link
 
 _LINKS = {
     "account": link("get", "/api/v1/accounts/{id}", source="/items/0/account_id"),

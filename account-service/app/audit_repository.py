@@ -9,7 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.audit import AuditEntry, AuditFilter
 from app.models import BY_OPERATOR, accounts, audit_log, entries, transactions
-from shared.database import Write
+from shared.db.database import Write
 from shared.ids import first_id
 
 _FIELDS = tuple(field.name for field in fields(AuditEntry))

@@ -7,9 +7,9 @@ from typing import Any
 from app.book import SetStatus
 from app.service import AccountService
 from app.work import EVENT_SUBJECT, SYSTEM, Trace, Work
-from shared.consumer import Handler, Move
+from shared.messaging.consumer import Handler, Move
 from shared.events import CloudEvent, TransactionFlagged
-from shared.idempotency import request_hash
+from shared.http.idempotency import request_hash
 
 _FEED = "transaction-service"
 

@@ -15,11 +15,11 @@ from app.models import idempotency_keys, outbox
 from app.prometheus import AMOUNT, TRANSACTIONS
 from app.views import view_of
 from app.work import Answer, Batch, Trace, Work
-from shared import idempotency, problems
-from shared.database import write_all
+from shared.http import idempotency, problems
+from shared.db.database import write_all
 from shared.events import Event, new_event
-from shared.idempotency import StoredResponse
-from shared.problems import Problem
+from shared.http.idempotency import StoredResponse
+from shared.http.problems import Problem
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
-"""What account-service's own role may do in its database (shared/grants.py)."""
+"""What account-service's own role may do in its database (shared/db/grants.py)."""
 
-from shared.grants import Grants
+from shared.db.grants import Grants
 
 GRANTS: Grants = {
     "accounts": "SELECT, INSERT, UPDATE (status, balance, held, seq, updated_at)",

@@ -36,7 +36,7 @@ from app.book import (
     account_data,
     hold_data,
 )
-from shared.auth import Caller
+from shared.http.auth import Caller
 from shared.ids import rfc3339
 
 _NO_ACCOUNT = Refused("not-found", "There is no such account.")

@@ -11,10 +11,10 @@ from app.models import outbox
 from app.prometheus import IMBALANCE
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared import feed
+from shared.messaging import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime import Jobs, Runtime
-from shared.web import Service, create_app
+from shared.runtime.process import Jobs, Runtime
+from shared.http.web import Service, create_app
 
 _HOUR = 3600.0
 

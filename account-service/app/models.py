@@ -16,10 +16,10 @@ from sqlalchemy import (
 )
 
 from app import guard
-from shared import idempotency
-from shared.database import UtcDateTime
-from shared.inbox import FeedState
-from shared.outbox import Outbox
+from shared.http import idempotency
+from shared.db.database import UtcDateTime
+from shared.messaging.inbox import FeedState
+from shared.messaging.outbox import Outbox
 
 metadata = MetaData()
 

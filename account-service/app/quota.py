@@ -6,7 +6,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shared.problems import Problem
+from shared.http.problems import Problem
 
 # Subjects that have been away longest are forgotten first; a bucket is full again by then, or nearly so.
 _MAX_SUBJECTS = 10_000

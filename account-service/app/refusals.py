@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 
 from app.work import Answer, Trace, Work
-from shared import problems
-from shared.problems import Problem
+from shared.http import problems
+from shared.http.problems import Problem
 
 _Result = tuple[Work, Answer]
 # How no answer begins.

@@ -29,7 +29,7 @@ from app.book import (
 from app.audit import Actor
 from app.guard import VIOLATION
 from app.models import accounts, entries, holds, transactions
-from shared.database import Write, any_of, bulk_insert_new
+from shared.db.database import Write, any_of, bulk_insert_new
 from shared.ids import new_id
 
 _ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))

@@ -7,7 +7,7 @@ import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
 from app.audit import Action
-from shared.bodies import StrictBody
+from shared.http.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
 

@@ -18,14 +18,15 @@ from app.prometheus import BATCH_SIZE, VIOLATIONS
 from app.quota import FairQueue, Quota
 from app.settings import AccountSettings
 from app.work import EVENT_SUBJECT, SYSTEM, Answer, Trace, Work, flatten, size_of
-from shared import idempotency, problems, tracing
-from shared.auth import Caller, require_operator
-from shared.consumer import Move
-from shared.database import is_retryable, is_unavailable, rehearsal, write_transaction
+from shared.http import idempotency, problems
+from shared.observability import tracing
+from shared.http.auth import Caller, require_operator
+from shared.messaging.consumer import Move
+from shared.db.database import is_retryable, is_unavailable, rehearsal, write_transaction
 from shared.events import Event
 from shared.group_commit import Closed, GroupCommit, QueueFull
 from shared.ids import rfc3339, utc_now
-from shared.problems import Problem
+from shared.http.problems import Problem
 
 log = logging.getLogger(__name__)
 

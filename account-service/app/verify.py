@@ -5,8 +5,8 @@ import sys
 
 from app import repository
 from app.settings import AccountSettings
-from shared.database import create_engine
-from shared.settings import load_or_exit
+from shared.db.database import create_engine
+from shared.runtime.settings import load_or_exit
 
 # The whole ledger is read, once for each invariant.
 _STATEMENT_SECONDS = 3600

@@ -3,8 +3,8 @@
 from typing import Any
 
 from app.book import AccountIs, Book, HoldIs, Posted, account_data, hold_data
-from shared.auth import Caller
-from shared.views import transaction_view
+from shared.http.auth import Caller
+from shared.http.views import transaction_view
 
 
 def view_of(outcome: Posted | AccountIs | HoldIs, book: Book, caller: Caller) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from app.book import Command
-from shared.auth import OPERATOR, Caller
+from shared.http.auth import OPERATOR, Caller
 
 # Acts for the bank itself: releases holds, freezes on a fraud event.
 SYSTEM = Caller("bank", frozenset({OPERATOR}))

@@ -12,9 +12,9 @@ from app.main import create
 from app.models import metadata
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared.grants import Grants
-from shared.testing import Lab, served_url
-from shared.web import Service
+from shared.db.grants import Grants
+from shared.testing.fixtures import Lab, served_url
+from shared.http.web import Service
 from tests.support import assert_invariants, make_settings
 
 

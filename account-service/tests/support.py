@@ -10,9 +10,9 @@ from app.book import Command, Deposit, OpenAccount, Transfer, Withdraw
 from app.service import AccountService, new_account_number
 from app.settings import AccountSettings
 from app.work import Trace, Work
-from shared.auth import CASH_DESK, OPERATOR, Caller
+from shared.http.auth import CASH_DESK, OPERATOR, Caller
 from shared.ids import new_id
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 
 ALICE = Caller("alice", frozenset({CASH_DESK}))
 BOB = Caller("bob", frozenset())

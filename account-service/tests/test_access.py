@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import select
 
 from app.models import accounts
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import keyed
 from tests.test_api import assert_problem, opened
 

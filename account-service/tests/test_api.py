@@ -11,8 +11,8 @@ import jwt
 import pytest
 
 from app import api
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import keyed
 
 
@@ -223,7 +223,7 @@ async def test_tokens_that_open_nothing(client: httpx.AsyncClient, lab: Lab, mak
 
 
 async def test_a_foreign_key_opens_nothing(client: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory):
-    from scripts import lab_keys
+    from shared.testing import lab_keys
 
     other = Lab(lab_keys.ensure(tmp_path_factory.mktemp("other")))
     assert_problem(await client.get("/api/v1/accounts", headers=other.headers("alice")), 401, "unauthorized")

@@ -24,11 +24,11 @@ from app.consumer import FlagHandler
 from app.models import audit_log, outbox, transactions
 from app.service import AccountService, new_account_number
 from app.work import Batch, Trace, Work
-from shared.auth import CASH_DESK, OPERATOR, Caller
-from shared.database import write_transaction
+from shared.http.auth import CASH_DESK, OPERATOR, Caller
+from shared.db.database import write_transaction
 from shared.events import CloudEvent, new_event
 from shared.ids import new_id, utc_now
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
 from tests.test_api import assert_problem, opened
 

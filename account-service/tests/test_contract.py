@@ -8,11 +8,11 @@ import httpx
 import jsonschema
 import pytest
 
-from scripts.embedded import ROOT
-from shared.contract import assert_methods_are_those_documented, hold_to_its_document, walk_along_its_links
-from shared.idempotency import parse_key
-from shared.problems import Problem
-from shared.testing import SEARCH_FACTOR, Lab, examples, serving
+from shared.testing.paths import ROOT
+from shared.testing.contract import assert_methods_are_those_documented, hold_to_its_document, walk_along_its_links
+from shared.http.idempotency import parse_key
+from shared.http.problems import Problem
+from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples, serving
 from tests.support import keyed
 
 DOCUMENTED = {

@@ -12,11 +12,11 @@ from app.book import Deposit, PlaceHold, Withdraw
 from app.models import accounts
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared import bodies
-from shared.bodies import EmptyBody, StrictBody
-from shared.idempotency import canonical, request_hash
+from shared.http import bodies
+from shared.http.bodies import EmptyBody, StrictBody
+from shared.http.idempotency import canonical, request_hash
 from shared.ids import new_id, utc_now
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.support import keyed, open_account, work
 from tests.test_api import assert_problem
 

@@ -12,8 +12,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.settings import AccountSettings
 from shared.prometheus.registry import REGISTRY
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import keyed
 from tests.test_api import assert_problem, opened
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.support import keyed
 from tests.test_api import opened
 

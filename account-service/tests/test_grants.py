@@ -12,8 +12,8 @@ from app.grants import GRANTS
 from app.guard import VIOLATION
 from app.models import metadata
 from app.service import AccountService
-from shared.migrate import upgrade
-from shared.testing import opened, served_url
+from shared.db.migrate import upgrade
+from shared.testing.fixtures import opened, served_url
 from tests.support import open_account, transfer, work
 
 _INSUFFICIENT_PRIVILEGE = "42501"

@@ -11,7 +11,7 @@ from app import repository
 from app.book import Transfer
 from app.guard import VIOLATION
 from app.service import AccountService
-from shared.database import Write
+from shared.db.database import Write
 from shared.ids import new_id
 from shared.prometheus.registry import REGISTRY
 from tests.support import open_account, work

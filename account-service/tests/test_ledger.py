@@ -26,7 +26,7 @@ from app.book import (
     Withdraw,
 )
 from app.ledger import decide
-from shared.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
+from shared.http.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
 from tests.support import ALICE, BOB, OPERATOR_CALLER
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -19,10 +19,10 @@ from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetS
 from app.models import metadata
 from app.service import AccountService
 from app.work import Answer
-from shared.auth import Caller
-from shared.database import create_engine
+from shared.http.auth import Caller
+from shared.db.database import create_engine
 from shared.ids import new_id, utc_now
-from shared.testing import SEARCH_FACTOR, Lab, create_tables, examples
+from shared.testing.fixtures import SEARCH_FACTOR, Lab, create_tables, examples
 from tests.support import (
     ALICE,
     OPERATOR_CALLER,

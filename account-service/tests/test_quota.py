@@ -12,8 +12,8 @@ from app.quota import FairQueue, Quota
 from app.service import AccountService
 from app.settings import AccountSettings
 from app.work import Batch, Trace, Work
-from shared.database import write_transaction
-from shared.problems import Problem
+from shared.db.database import write_transaction
+from shared.http.problems import Problem
 from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
 from tests.test_api import assert_problem, opened
 

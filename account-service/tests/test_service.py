@@ -18,9 +18,9 @@ from app.models import idempotency_keys, outbox
 from app.service import AccountService
 from app.settings import AccountSettings
 from app.work import EVENT_SUBJECT, SYSTEM, Answer, Batch, Trace, Work
-from shared.database import create_engine, write_transaction
+from shared.db.database import create_engine, write_transaction
 from shared.ids import new_id, utc_now
-from shared.problems import Problem
+from shared.http.problems import Problem
 from tests.support import (
     ALICE,
     BOB,

@@ -6,8 +6,8 @@ import uuid
 import httpx
 import pytest
 
-from shared.testing import Lab, assert_nothing_is_ignored
-from shared.web import Service
+from shared.testing.fixtures import Lab, assert_nothing_is_ignored
+from shared.http.web import Service
 from tests.support import keyed
 from tests.test_api import assert_problem, opened
 

@@ -13,10 +13,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app import prometheus, webhook
-from shared import bodies, problems
-from shared.auth import Caller, require_operator
-from shared.problems import Problem
-from shared.web import LeanRoute, current_caller, documented_problems, lean_documentation
+from shared.http import bodies, problems
+from shared.http.auth import Caller, require_operator
+from shared.http.problems import Problem
+from shared.http.web import LeanRoute, current_caller, documented_problems, lean_documentation
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ import orjson
 
 from app import replica
 from app.scalers import STABLE_LABELS, bounds, swarm
-from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
+from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 
 class DockerProxy(SocketProxy):

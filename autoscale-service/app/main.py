@@ -16,9 +16,9 @@ from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from app.webhook import Door
-from shared.auth import Authenticator
-from shared.health import Check, task_check
-from shared.web import Service, create_app
+from shared.http.auth import Authenticator
+from shared.http.health import Check, task_check
+from shared.http.web import Service, create_app
 
 
 def create(settings: AutoscaleSettings) -> Service:

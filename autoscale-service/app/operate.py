@@ -19,7 +19,7 @@ from app.scalers import Rolling, ScalingError
 from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
-from shared.settings import load_or_exit
+from shared.runtime.settings import load_or_exit
 
 _NONE = "0" * 64
 _ROOT = {"Image": "alpine", "Cmd": ["sh"], "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}

@@ -6,7 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from app.policy import Rate, Rules
-from shared.settings import ProcessSettings, SharedSecret
+from shared.runtime.settings import ProcessSettings, SharedSecret
 
 
 class AutoscaleSettings(ProcessSettings):

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, BaseModel, Field
 
-from shared import bodies
-from shared.problems import Problem
+from shared.http import bodies
+from shared.http.problems import Problem
 
 MAX_BYTES = 256 * 1024
 # Grafana sends about 150 for an alert, and up to 100 alerts are taken.

@@ -16,9 +16,9 @@ from app.docker_proxy import DockerProxy
 from app.scalers import kinds
 from app.scalers.compose import connected
 from app.settings import AutoscaleSettings
-from scripts.ports import free_port
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.ports import free_port
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import TOKEN, Engine, World, make_settings, replica_document
 
 

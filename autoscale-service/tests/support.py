@@ -15,7 +15,7 @@ from app.measurements import Measured
 from app.replica import NUMBER, PROJECT, SERVICE
 from app.scalers import AUTOSCALE, TRACK, Replicas, Rolling, ScalingError
 from app.settings import AutoscaleSettings
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 
 TOKEN = "a-secret-for-webhooks"
 ACCOUNT = "account-service"

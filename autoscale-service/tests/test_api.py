@@ -12,8 +12,8 @@ import orjson
 import pytest
 
 from shared.prometheus.registry import REGISTRY
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import ACCOUNT, TOKEN, World
 
 ALERT = {

@@ -8,7 +8,7 @@ import pytest
 from app.controller import Controller
 from app.scalers import OPERATIONS
 from shared.prometheus.registry import REGISTRY
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.support import ACCOUNT, World
 
 MINUTES = 60

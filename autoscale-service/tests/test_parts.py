@@ -21,7 +21,7 @@ from app.scalers import kinds
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.prometheus.registry import REGISTRY
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.conftest import served
 from tests.support import ACCOUNT, TOKEN, Engine, World, make_settings
 

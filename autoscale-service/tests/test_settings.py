@@ -3,8 +3,8 @@
 import pytest
 
 from app.settings import AutoscaleSettings
-from shared.settings import load_or_exit
-from shared.testing import Lab, refused_settings
+from shared.runtime.settings import load_or_exit
+from shared.testing.fixtures import Lab, refused_settings
 
 COMPLETE = {
     "AUTOSCALE_TOKEN": "kept-by-nobody-else-18",

@@ -3,8 +3,8 @@
 import httpx
 import pytest
 
-from shared.testing import Lab, assert_nothing_is_ignored
-from shared.web import Service
+from shared.testing.fixtures import Lab, assert_nothing_is_ignored
+from shared.http.web import Service
 from tests.test_api import HOOK
 
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Make a backup of the running server, check it, and forget old ones: backup.sh KEEP; scripts/backup.sh calls it in the container.
+# Make a backup of the running server, check it, and forget old ones: backup.sh KEEP; scripts/stack/backup.sh calls it in the container.
 set -eu
 keep=$1
 [ "$keep" -ge 1 ] || {

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Bring the stopped server's data to a moment, or to the last one in the archive: restore.sh check|restore [TIME];
-# scripts/restore.sh calls it in a container of its own. TIME is like 2026-01-31T12:00:00Z; what was committed until then
+# scripts/stack/restore.sh calls it in a container of its own. TIME is like 2026-01-31T12:00:00Z; what was committed until then
 # stays. `check` tells whether it could, and changes nothing.
 set -eu
 what=$1

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plays import COMMIT, SERVICES, Registry, run
+from harness.plays import COMMIT, SERVICES, Registry, run
 
-from scripts import lab_keys
-from scripts.ports import free_port
+from shared.testing import lab_keys
+from shared.testing.ports import free_port
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,7 +26,7 @@ def engine() -> None:
         if os.environ.get("DOCKER_TESTS") == "required":
             pytest.fail("no Docker engine answers")
         pytest.skip("no Docker engine answers; make up installs one on Debian and Ubuntu")
-    run("scripts/bootstrap.sh", "deploy")
+    run("scripts/local/bootstrap.sh", "deploy")
 
 
 @pytest.fixture(scope="session")
@@ -34,11 +34,11 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry on a port of its own."""
     folder = tmp_path_factory.mktemp("registry")
     variables = {"REGISTRY_DIR": str(folder), "REGISTRY_PORT": str(free_port())}
-    address = run("scripts/local_registry.sh", "start", **variables).strip()
+    address = run("scripts/images/local_registry.sh", "start", **variables).strip()
     try:
         yield Registry(address, folder)
     finally:
-        run("scripts/local_registry.sh", "stop", **variables)
+        run("scripts/images/local_registry.sh", "stop", **variables)
 
 
 @pytest.fixture(scope="session")

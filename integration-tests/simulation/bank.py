@@ -1,4 +1,4 @@
-"""The bank in a world: replicas of both services, wired as `shared.runtime` does it."""
+"""The bank in a world: replicas of both services, wired as `shared.runtime.process` does it."""
 
 import asyncio
 import logging
@@ -22,15 +22,15 @@ from sqlalchemy.exc import SAWarning
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from starlette.requests import Request
 
-import shared.feed
+import shared.messaging.feed
 import shared.ids
-import shared.relay
-import shared.transport
-from scripts import lab_keys
-from shared.consumer import Consumer
-from shared.database import create_engine, ping
-from shared.relay import Relay
-from shared.transport import FeedSource, NatsBus, NatsSource
+import shared.messaging.relay
+import shared.messaging.transport
+from shared.testing import lab_keys
+from shared.messaging.consumer import Consumer
+from shared.db.database import create_engine, ping
+from shared.messaging.relay import Relay
+from shared.messaging.transport import FeedSource, NatsBus, NatsSource
 from simulation import sqlite
 from simulation.services import create_database, load
 from simulation.world import Process, World
@@ -42,10 +42,10 @@ MOST_REPLICAS = 2
 FREEZE, REVIEW = 500, 300
 # What waits for nothing in particular waits longer here: an idle bank costs as much to simulate as a busy one.
 _PAUSES = {
-    "shared.relay._IDLE_SECONDS": 3.0,
-    "shared.relay._RETRY_SECONDS": 3.0,
-    "shared.relay._MEASURE_SECONDS": 60.0,
-    "shared.feed._POLL_SECONDS": 1.0,
+    "shared.messaging.relay._IDLE_SECONDS": 3.0,
+    "shared.messaging.relay._RETRY_SECONDS": 3.0,
+    "shared.messaging.relay._MEASURE_SECONDS": 60.0,
+    "shared.messaging.feed._POLL_SECONDS": 1.0,
 }
 _TOKEN = "a token of the simulation"  # nosec B105  # nothing listens
 _BEGIN = datetime(2027, 1, 1, tzinfo=UTC)
@@ -133,7 +133,7 @@ class Bank:
             )
             handler = load(TRANSACTION).consumer.HistoryHandler(process.service)
             subject, producer = "bank.>", ACCOUNT
-        process.feed = shared.feed.route(engine, outbox, _TOKEN).endpoint
+        process.feed = shared.messaging.feed.route(engine, outbox, _TOKEN).endpoint
         source = (
             NatsSource(bus, service, subject)
             if bus is not None
@@ -196,10 +196,10 @@ def simulated(world: World) -> Iterator[None]:
         **_PAUSES,
         "shared.ids.datetime": Clock,
         "shared.ids.uuid7": world.new_id,
-        "shared.relay.try_advisory_lock": try_advisory_lock,
-        "shared.transport.time": SimpleNamespace(monotonic=world.time),
-        "shared.transport.nats": SimpleNamespace(connect=world.broker.connect),
-        "shared.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
+        "shared.messaging.relay.try_advisory_lock": try_advisory_lock,
+        "shared.messaging.transport.time": SimpleNamespace(monotonic=world.time),
+        "shared.messaging.transport.nats": SimpleNamespace(connect=world.broker.connect),
+        "shared.messaging.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
     }
     with ExitStack() as stack:
         for name, value in replacements.items():

@@ -9,11 +9,11 @@ from typing import Any
 
 import orjson
 
-from shared.auth import CASH_DESK, OPERATOR, Caller
-from shared.database import is_retryable, is_unavailable
-from shared.idempotency import request_hash
+from shared.http.auth import CASH_DESK, OPERATOR, Caller
+from shared.db.database import is_retryable, is_unavailable
+from shared.http.idempotency import request_hash
 from shared.ids import new_id, utc_now
-from shared.problems import Problem
+from shared.http.problems import Problem
 from simulation.bank import ACCOUNT, FREEZE, REVIEW, Bank
 from simulation.services import load
 

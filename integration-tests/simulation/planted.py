@@ -11,13 +11,13 @@ import orjson
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from shared.consumer import Consumer
-from shared.database import write_transaction
+from shared.messaging.consumer import Consumer
+from shared.db.database import write_transaction
 from shared.group_commit import GroupCommit
-from shared.inbox import Inbox
-from shared.outbox import Outbox
-from shared.relay import Relay
-from shared.transport import Delivery, NatsSource
+from shared.messaging.inbox import Inbox
+from shared.messaging.outbox import Outbox
+from shared.messaging.relay import Relay
+from shared.messaging.transport import Delivery, NatsSource
 from simulation.bank import ACCOUNT, TRANSACTION
 from simulation.run import run
 from simulation.services import load

@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import create_engine
 
-ROOT = Path(__file__).resolve().parents[2]
+from shared.testing.paths import ROOT
 
 
 class Modules:

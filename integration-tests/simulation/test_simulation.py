@@ -6,10 +6,11 @@ import sys
 
 import pytest
 
-from shared.testing import SEARCH_FACTOR, examples
+from shared.testing.fixtures import SEARCH_FACTOR, examples
 from simulation.planted import PLANTED, find
 from simulation.run import run
-from simulation.services import ROOT
+
+from shared.testing.paths import ROOT
 
 # make drills DRILL=simulation runs thousands, with any seed.
 SEEDS = range(1, examples(30) + 1)

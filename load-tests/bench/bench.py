@@ -25,17 +25,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(ROOT))
 
-# pylint: disable=wrong-import-position  # a script outside the package finds it through the line above
-from scripts import lab_keys  # noqa: E402
-from scripts.embedded import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError  # noqa: E402
-from scripts.ports import free_port  # noqa: E402
-from scripts.postgres import PostgresMissing, PostgresServer  # noqa: E402
-from scripts.progress import Progress  # noqa: E402
-from shared import tracing  # noqa: E402
+from shared.testing.paths import ROOT
+from shared.testing import lab_keys
+from shared.testing.local_stack import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError
+from shared.testing.ports import free_port
+from shared.testing.postgres import PostgresMissing, PostgresServer
+from shared.testing.progress import Progress
+from shared.observability import tracing
+
+HERE = Path(__file__).resolve().parent
 
 CONNECTIONS = 64
 UNIFORM, HOT = 1000, 10

@@ -2,16 +2,15 @@
 
 import importlib.util
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import promql_parser
 
+from shared.testing.paths import ROOT
 from monitoring.tests.test_rules import RECORDED
 from shared.prometheus import database, events, http
 from shared.prometheus.registry import REGISTRY
 
-ROOT = Path(__file__).resolve().parents[2]
 _ENDINGS = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
 # Importing these registers what the services have in common.
 _COMMON = (database, events, http)

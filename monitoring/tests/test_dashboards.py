@@ -9,7 +9,8 @@ import pytest
 from monitoring.dashboards import FOLDER, rendered
 from monitoring.dashboards.panels import RUNBOOKS_URL
 from monitoring.dashboards.queries import PanelQuery, panel_queries
-from monitoring.tests.series import ROOT, known, selected
+from monitoring.tests.series import known, selected
+from shared.testing.paths import ROOT
 
 DASHBOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")}
 PANELS = [

@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from monitoring.dashboards.panels import RUNBOOKS_URL
-from monitoring.tests.series import ROOT, selected
+from monitoring.tests.series import selected
+from shared.testing.paths import ROOT
 from monitoring.tests.test_rules import RECORDED, rules
 
 FOLDER = ROOT / "monitoring" / "grafana-alerting"

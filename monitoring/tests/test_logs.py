@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from monitoring.dashboards.queries import PanelQuery, panel_queries
-from monitoring.tests.series import ROOT
-from scripts.stack_files import nginx_configuration
+from shared.testing.paths import ROOT
+from scripts.stack.stack_files import nginx_configuration
 from shared.logging_config import JsonFormatter
 
 LOW_CARDINALITY = {"project", "service", "track", "version", "level"}

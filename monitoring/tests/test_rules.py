@@ -12,15 +12,15 @@ import pycountry
 import pytest
 import yaml
 
+from shared.testing.paths import ROOT
 from shared.currencies import NO_MINOR_UNIT, decimals
 
-ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 SECTIONS = ["Meaning", "Impact", "How to see it", "How to mend it", "How to rehearse it"]
 FILES = sorted(RULES.glob("*.yml"))
 TESTS = sorted((RULES / "tests").glob("*.yml"))
-# What scripts/stack_files.py writes for each stack.
+# What scripts/stack/stack_files.py writes for each stack.
 OF_THE_STACK = {"service:replicas:configured", "service:cpu:limit_cores", "service:memory:limit_bytes"}
 
 

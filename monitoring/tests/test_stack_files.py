@@ -1,4 +1,4 @@
-"""What scripts/stack_files.py and stack_host.py tell Prometheus and Alertmanager about a stack."""
+"""What scripts/stack/stack_files.py and stack_secrets.py tell Prometheus and Alertmanager about a stack."""
 
 import json
 import shutil
@@ -9,7 +9,8 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 
-from scripts import lab_keys, stack_files, stack_host
+from scripts.stack import stack_files, stack_secrets
+from shared.testing import lab_keys
 
 STACK = {
     "ACCOUNT_SERVICE_REPLICAS": "3",
@@ -34,7 +35,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("text", "expected"), [("256M", 268435456), ("1g", 1073741824), ("64mb", 67108864), ("1024", 1024), ("5k", 5120)]
 )
 def test_sizes_are_read_as_docker_reads_them(text: str, expected: int) -> None:
-    assert stack_host.memory_bytes(text) == expected
+    assert stack_secrets.memory_bytes(text) == expected
 
 
 def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path: Path) -> None:
@@ -70,10 +71,10 @@ def test_a_wrong_size_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: 
 
 
 def test_a_new_secret_is_seen_by_who_has_the_file_mounted(tmp_path: Path) -> None:
-    stack_host.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
+    stack_secrets.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
     jwks = tmp_path / "secrets" / "jwks"
     before = jwks.stat().st_ino
-    assert stack_host.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
+    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
     assert (jwks.read_text(encoding="utf-8"), jwks.stat().st_ino, jwks.stat().st_mode & 0o777) == ("{}", before, 0o644)
 
 
@@ -86,7 +87,7 @@ def test_half_of_tls_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
 @pytest.mark.parametrize("name", ["grafana_admin_password", "postgres_password", "service_token", "autoscale_token"])
 def test_a_secret_that_somebody_gives_is_no_default_of_anything(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        stack_host.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
+        stack_secrets.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
 
 
 def test_the_token_of_a_rollouts_own_requests_is_confined_and_new_each_time(tmp_path: Path) -> None:
@@ -98,14 +99,14 @@ def test_the_token_of_a_rollouts_own_requests_is_confined_and_new_each_time(tmp_
 
 
 def test_secrets_that_nobody_gives_are_made_and_differ(tmp_path: Path) -> None:
-    made = stack_host.secret_values(tmp_path, {"jwks": "{}"})
+    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
     chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
     assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32
 
 
 def test_any_password_gets_into_the_address_of_the_database(tmp_path: Path) -> None:
     password = "p@ss/w:rd?100% #1"
-    made = stack_host.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
+    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
     address = make_url(made["account_database_url"])
     assert (address.host, address.password, made["account_password"]) == ("postgres", password, password)
 
@@ -113,5 +114,5 @@ def test_any_password_gets_into_the_address_of_the_database(tmp_path: Path) -> N
 @pytest.mark.parametrize("password", ["at@the-gate-17", 'quoted"-enough', "per%cent-enough", "two words, and more"])
 def test_a_password_that_nats_would_read_otherwise_is_refused(tmp_path: Path, password: str) -> None:
     with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as refused:
-        stack_host.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
+        stack_secrets.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
     assert password not in str(refused.value)

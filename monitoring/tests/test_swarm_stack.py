@@ -1,4 +1,4 @@
-"""What scripts/swarm_stack.py makes of a stack that compose has resolved; the autoscaling drill runs it (--swarm)."""
+"""How swarm_stack.py converts a resolved compose stack for Swarm; the autoscaling drill deploys it (--swarm)."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.swarm_stack import stack
+from scripts.stack.swarm_stack import stack
 
 # As `docker compose config --format json` has it (shortened).
 CONFIG: dict[str, Any] = {

@@ -17,7 +17,7 @@ import orjson
 from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
 from app.selection import FOLDER, NAME, NotPrepared, Selection
 from app.states import SERVICES
-from shared.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
+from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 _TRACKS = ("stable", "canary", "previous")
 _EDGE = "nginx"

@@ -19,9 +19,9 @@ from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.states import Rollout
 from app.synthetic import Synthetic
-from shared.auth import Authenticator
-from shared.health import Check, task_check
-from shared.web import Service, create_app
+from shared.http.auth import Authenticator
+from shared.http.health import Check, task_check
+from shared.http.web import Service, create_app
 
 
 def create(settings: RolloutSettings) -> Service:

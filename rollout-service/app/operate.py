@@ -25,7 +25,7 @@ from app import states
 from app.settings import RolloutSettings
 from app.state_file import StateFile, Unreadable
 from app.states import Change, Refused, Request, Rollout
-from shared.settings import load_or_exit
+from shared.runtime.settings import load_or_exit
 
 REFUSED = 3
 

@@ -12,7 +12,7 @@ from threading import Thread
 import httpx
 import yaml
 
-from scripts.ports import free_port
+from shared.testing.ports import free_port
 
 SCRAPE_SECONDS = 1
 LES = ("0.01", "0.1", "1.0", "2.5", "+Inf")

@@ -15,7 +15,7 @@ from app import operate, readiness
 from app.containers import Container, Containers, DockerFailed
 from app.state_file import StateFile
 from app.states import SERVICES, Rollout
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.world import LEASE, NOW, at_step, done, others, promoting, request, stable
 
 Run = Callable[..., int]

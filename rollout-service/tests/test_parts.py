@@ -25,7 +25,7 @@ from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.states import SERVICES, Rollout
 from app.synthetic import Synthetic
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.world import NOW, at_step, begun, done, verdict
 
 Answer = Callable[[httpx.Request], httpx.Response]

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from app.selection import NotPrepared, Selection
-from scripts.ports import free_port
+from shared.testing.ports import free_port
 
 _CONFIGURATION = """
 pid {folder}/nginx.pid;

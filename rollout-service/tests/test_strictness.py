@@ -4,7 +4,7 @@ from pathlib import Path
 
 from app.main import create
 from app.settings import RolloutSettings
-from shared.testing import Lab, assert_nothing_is_ignored
+from shared.testing.fixtures import Lab, assert_nothing_is_ignored
 
 
 async def test_nothing_that_a_client_sends_is_ignored(lab: Lab, tmp_path: Path) -> None:

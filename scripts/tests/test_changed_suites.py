@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import changed_suites, document_names
-from scripts.changed_suites import DEPENDS_ON, EVERYWHERE, ROOT, affected
+from scripts.ci import changed_suites
+from scripts.docs import document_names
+from scripts.ci.changed_suites import DEPENDS_ON, EVERYWHERE, affected
+from shared.testing.paths import ROOT
 
 SUITES = list(DEPENDS_ON)
 # What a suite's Python is made of; `app` and `tests` are the service's own there.
@@ -52,32 +54,32 @@ def test_every_suite_is_known() -> None:
 @pytest.mark.parametrize(
     ("path", "broken"),
     [
-        ("shared/auth.py", SUITES),
-        ("scripts/embedded.py", SUITES),
+        ("shared/http/auth.py", SUITES),
+        ("shared/testing/local_stack.py", SUITES),
         ("requirements-dev.txt", SUITES),
         ("shared/tests/test_auth.py", ["shared", "scripts"]),
         ("account-service/tests/test_api.py", ["account-service", "scripts"]),
-        ("autoscale-service/app/policy.py", ["autoscale-service", "scripts", "monitoring", "docker", "ansible"]),
+        ("autoscale-service/app/policy.py", ["autoscale-service", "scripts", "monitoring", "compose", "ansible"]),
         ("account-service/app/api.py", None),
-        ("integration-tests/embedded/test_run.py", ["scripts", "embedded"]),
-        ("integration-tests/support.py", ["scripts", "simulation", "embedded", "docker", "ansible"]),
-        ("docs/adr/0002-lean-routes.md", ["scripts", "monitoring", "embedded", "docker"]),
+        ("integration-tests/local/test_run.py", ["scripts", "local"]),
+        ("integration-tests/harness/client.py", ["scripts", "simulation", "local", "compose", "ansible"]),
+        ("docs/adr/0002-lean-routes.md", ["scripts", "monitoring", "local", "compose"]),
         ("LICENSE", ["scripts"]),
     ],
 )
 def test_a_change_selects_what_it_can_break(path: str, broken: list[str] | None) -> None:
     if broken is None:
-        broken = ["account-service", "scripts", "monitoring", "simulation", "embedded", "docker", "ansible"]
+        broken = ["account-service", "scripts", "monitoring", "simulation", "local", "compose", "ansible"]
     assert affected([path], SUITES) == broken
 
 
 def test_only_suites_that_were_asked_for_are_selected() -> None:
-    assert affected(["shared/auth.py"], ["shared", "docker-bank"]) == ["shared", "docker-bank"]
+    assert affected(["shared/http/auth.py"], ["shared", "compose-bank"]) == ["shared", "compose-bank"]
     assert affected([], SUITES) == []
 
 
 def test_without_a_merge_base_everything_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.setenv("CHANGED", "no-such-branch")
-    monkeypatch.setattr(changed_suites.sys, "argv", ["changed_suites", "shared", "embedded"])
+    monkeypatch.setattr(changed_suites.sys, "argv", ["changed_suites", "shared", "local"])
     assert changed_suites.main() == 0
-    assert capsys.readouterr().out == "shared embedded\n"
+    assert capsys.readouterr().out == "shared local\n"

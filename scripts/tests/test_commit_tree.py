@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import commit_tree
-from scripts.commit_tree import Refused
-from scripts.embedded import ROOT
+from scripts.release import commit_tree
+from scripts.release.commit_tree import Refused
+from shared.testing.paths import ROOT
 
 _ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
@@ -122,12 +122,24 @@ for last; do :; done
 """
 
 
+_BUILDING = (
+    ".env",
+    "scripts/stack/stack_env.sh",
+    "scripts/lib/progress.sh",
+    "scripts/release/commit_tree.py",
+    "shared/testing/paths.py",
+)
+
+
+def copy_from_project(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+
+
 @pytest.mark.parametrize("commit", [True, False])
 def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> None:
-    for name in ("build-images.sh", "stack_env.sh", "progress.sh", "commit_tree.py", "__init__.py"):
-        (root / "scripts").mkdir(exist_ok=True)
-        shutil.copy(ROOT / "scripts" / name, root / "scripts")
-    shutil.copy(ROOT / ".env", root)
+    copy_from_project(root, "scripts/build-images.sh", *_BUILDING)
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "second")
     (root / "docker" / "planted.py").touch()
@@ -151,15 +163,17 @@ def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> N
     ],
 )
 def test_what_no_commit_has_is_no_release(root: Path, change: str, variables: dict[str, str], said: str) -> None:
-    (root / "scripts").mkdir()
-    for name in ("release.sh", "stack_env.sh"):
-        shutil.copy(ROOT / "scripts" / name, root / "scripts")
-    shutil.copy(ROOT / ".env", root)
+    copy_from_project(root, "scripts/release/release.sh", "scripts/stack/stack_env.sh", ".env")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "second")
     subprocess.run(["sh", "-c", change], cwd=root, check=True)
     environment = {**_ENVIRONMENT, "REGISTRY": "registry.example", "ATTEST": "0", **variables}
     done = subprocess.run(
-        ["scripts/release.sh", "release.json"], cwd=root, env=environment, capture_output=True, text=True, check=False
+        ["scripts/release/release.sh", "release.json"],
+        cwd=root,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 1 and said in done.stderr

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.lab_keys import ROOT
+from shared.testing.paths import ROOT
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
 _LEDGER = {"account-service", "account-service-canary", "account-service-previous"}

@@ -4,11 +4,13 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from shared.testing.paths import ROOT
 
 
 def check(root: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([root / "scripts" / "diagrams.sh", "--check"], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [root / "scripts" / "docs" / "diagrams.sh", "--check"], capture_output=True, text=True, check=False
+    )
 
 
 def test_every_picture_is_of_its_source() -> None:
@@ -17,8 +19,8 @@ def test_every_picture_is_of_its_source() -> None:
 
 
 def test_a_source_that_changes_a_picture_that_changes_and_one_never_drawn_are_noticed(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts" / "diagrams.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "docs").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts" / "docs" / "diagrams.sh", tmp_path / "scripts" / "docs")
     folder = tmp_path / "docs" / "diagrams"
     shutil.copytree(ROOT / "docs" / "diagrams", folder)
     assert check(tmp_path).returncode == 0

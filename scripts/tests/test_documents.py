@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from monitoring.tests.series import known
-from scripts import document_names, environment, generate_docs
-from scripts.documents import ROOT, SHELL, Block, blocks, broken_links, documents
+from scripts.docs import document_names, environment, generate_docs
+from shared.testing.documents import SHELL, Block, blocks, broken_links, documents
+from shared.testing.paths import ROOT
 
 # Here every block of commands is run, or says why not.
 GUIDES = ("README.md", "setup.md", "docs/deployment.md")
@@ -116,9 +117,9 @@ def test_a_name_that_nothing_has_is_found(text: str, found: str) -> None:
 
 def test_names_that_exist_are_not_complained_about() -> None:
     text = (
-        "`make run PORT=8090`, `make drills DRILL=canary`, `scripts/up.sh`, `app/ledger.py`, `monitoring/rules/`,"
+        "`make run PORT=8090`, `make drills DRILL=canary`, `scripts/stack/up.sh`, `app/ledger.py`, `monitoring/rules/`,"
         " `bank_flags_total`, `service:outbox_pending:max`, `read/write`, `application/json`, `app.ledger`,"
-        " `test_links_lead…`, `…lead_somewhere`, `DATABASE_URL_FILE`, `make unit SUITES=embedded`"
+        " `test_links_lead…`, `…lead_somewhere`, `DATABASE_URL_FILE`, `make unit SUITES=local`"
     )
     assert document_names.unknown(text, known()) == []
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scripts import check_vulnerabilities
-from scripts.ci import ROOT
+from shared.testing.paths import ROOT
 from scripts.tests import recorded
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -52,28 +52,28 @@ def test_insecure_code(run: Run, tmp_path: Path, planted: str, mended: str, told
     file = tmp_path / "app" / "service.py"
     file.parent.mkdir()
     file.write_text(planted, encoding="utf-8")
-    done = run("scripts/run_bandit.sh", file.parent)
+    done = run("scripts/ci/run_bandit.sh", file.parent)
     assert done.returncode == 1
     assert told in done.stdout and "mend: " in done.stdout
     sarif = json.loads((tmp_path / "reports" / "bandit.sarif").read_text(encoding="utf-8"))
     assert sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == str(file)
     assert "block" in (tmp_path / "reports" / "bandit.md").read_text(encoding="utf-8")
     file.write_text(mended, encoding="utf-8")
-    assert run("scripts/run_bandit.sh", file.parent).returncode == 0
+    assert run("scripts/ci/run_bandit.sh", file.parent).returncode == 0
 
 
 def test_the_threshold_is_a_choice(run: Run, tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text('PASSWORD = "correct horse"\n', encoding="utf-8")
-    assert run("scripts/run_bandit.sh", tmp_path, THRESHOLD="high").returncode == 0
-    assert run("scripts/run_bandit.sh", tmp_path, THRESHOLD="medium").returncode == 1
+    assert run("scripts/ci/run_bandit.sh", tmp_path, THRESHOLD="high").returncode == 0
+    assert run("scripts/ci/run_bandit.sh", tmp_path, THRESHOLD="medium").returncode == 1
 
 
 def test_code_that_was_not_read_is_not_clean(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (\n", encoding="utf-8")
-    done = run("scripts/run_bandit.sh", tmp_path)
+    done = run("scripts/ci/run_bandit.sh", tmp_path)
     assert done.returncode == 1 and "broken.py was not checked" in done.stderr
     (tmp_path / "broken.py").unlink()
-    done = run("scripts/run_bandit.sh", tmp_path)
+    done = run("scripts/ci/run_bandit.sh", tmp_path)
     assert done.returncode == 1 and "not one file was checked" in done.stderr
 
 
@@ -83,8 +83,8 @@ def gitleaks() -> None:
     if (ROOT / ".tools" / "gitleaks").exists():
         return
     if os.environ.get("CI") == "true":
-        pytest.fail("gitleaks is not built; scripts/run_tests.sh builds it before the tests of scripts")
-    pytest.skip("gitleaks is not built; to build it: scripts/ensure_tools.sh gitleaks")
+        pytest.fail("gitleaks is not built; scripts/ci/run_tests.sh builds it before the tests of scripts")
+    pytest.skip("gitleaks is not built; to build it: scripts/local/ensure_tools.sh gitleaks")
 
 
 @pytest.mark.usefixtures("gitleaks")
@@ -94,7 +94,7 @@ def test_this_project_and_its_history_have_no_secrets(run: Run) -> None:
     )
     if shallow.stdout != "false\n":
         pytest.skip("this is no clone with the whole history")
-    done = run("scripts/scan_secrets.sh")
+    done = run("scripts/ci/scan_secrets.sh")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -109,20 +109,20 @@ def test_a_secret_in_a_file_and_in_the_history(run: Run, tmp_path: Path) -> None
     # Put together here, so that this file has none itself.
     secret = "ghp_" + "k3J9xQ2mZ7vR4tY8wB1nC6pL5sD0fG2hA9eU"
     file.write_text(f'token = "{secret}"\n', encoding="utf-8")
-    done = run("scripts/scan_secrets.sh", file.parent)
+    done = run("scripts/ci/scan_secrets.sh", file.parent)
     assert done.returncode == 1
     assert str(file) in done.stdout and "github-pat" in done.stdout and secret not in done.stdout + done.stderr
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "with a secret")
     file.write_text('token = os.environ["TOKEN"]\n', encoding="utf-8")
-    done = run("scripts/scan_secrets.sh", file.parent)
+    done = run("scripts/ci/scan_secrets.sh", file.parent)
     assert done.returncode == 1 and "settings.py" in done.stdout, "it is in the history"
     git("add", ".")
     git("commit", "-q", "--amend", "-m", "without")
     git("reflog", "expire", "--expire=now", "--all")
     git("gc", "-q", "--prune=now")
-    assert run("scripts/scan_secrets.sh", file.parent).returncode == 0
+    assert run("scripts/ci/scan_secrets.sh", file.parent).returncode == 0
 
 
 def test_a_branch_that_no_test_takes(run: Run, tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_branch_that_no_test_takes(run: Run, tmp_path: Path) -> None:
         (tmp_path / "use.py").write_text(f"from app.service import sign\n{calls}\n", encoding="utf-8")
         coverage = [PYTHON, "-m", "coverage", "run", f"--rcfile={ROOT}/pyproject.toml", f"--data-file={data}"]
         subprocess.run([*coverage, "--source=app", "use.py"], cwd=tmp_path, check=True)
-        return run("scripts/coverage_gate.sh", data, "*/app/service.py", "90", tmp_path / "coverage.json")
+        return run("scripts/ci/coverage_gate.sh", data, "*/app/service.py", "90", tmp_path / "coverage.json")
 
     done = measure(1)
     assert done.returncode == 2
@@ -151,7 +151,16 @@ def test_a_branch_that_no_test_takes(run: Run, tmp_path: Path) -> None:
 def clone(tmp_path: Path) -> Path:
     """A copy of the part of this tree that checks things, to plant something in; it shares the environment."""
     folder = tmp_path / "clone"
-    parts = ("scripts", "shared", "integration-tests/*.py", "integration-tests/embedded", "*.toml", ".flake8", ".ci")
+    parts = (
+        "scripts",
+        "shared",
+        "integration-tests/*.py",
+        "integration-tests/harness",
+        "integration-tests/local",
+        "*.toml",
+        ".flake8",
+        ".ci",
+    )
     parts += ("requirements-*.txt",)
     files = subprocess.run(["git", "ls-files", "-z", *parts], cwd=ROOT, capture_output=True, check=True).stdout
     folder.mkdir()
@@ -163,27 +172,27 @@ def clone(tmp_path: Path) -> Path:
 def test_a_file_that_is_not_formatted(run: Run, clone: Path) -> None:
     file = clone / "shared" / "planted.py"
     file.write_text("x = { 'a':1 }\n", encoding="utf-8")
-    done = run(clone / "scripts" / "lint.sh", "black")
+    done = run(clone / "scripts" / "ci" / "lint.sh", "black")
     assert (
         done.returncode == 1
         and "shared/planted.py" in done.stdout + done.stderr
         and "found something: black" in done.stderr
     )
     file.unlink()
-    assert run(clone / "scripts" / "lint.sh", "black").returncode == 0
+    assert run(clone / "scripts" / "ci" / "lint.sh", "black").returncode == 0
 
 
 def test_a_flow_that_fails(run: Run, clone: Path) -> None:
-    flow = clone / "integration-tests" / "embedded" / "test_planted.py"
+    flow = clone / "integration-tests" / "local" / "test_planted.py"
     broken = "def test_money_arrives():\n    assert {'balance': 90} == {'balance': 100}\n"
     flow.write_text(broken, encoding="utf-8")
-    command = (clone / "scripts" / "run_tests.sh", "all", "-k", "test_money_arrives", "-p", "no:cacheprovider")
-    done = run(*command, SUITES="embedded")
+    command = (clone / "scripts" / "ci" / "run_tests.sh", "all", "-k", "test_money_arrives", "-p", "no:cacheprovider")
+    done = run(*command, SUITES="local")
     assert done.returncode == 1
-    assert "test_planted.py:2" in done.stdout and "FAILED: embedded" in done.stdout
+    assert "test_planted.py:2" in done.stdout and "FAILED: local" in done.stdout
     assert done.stdout.rstrip().endswith("0 passed, 1 failed, 0 skipped")
     flow.write_text(broken.replace("90", "100"), encoding="utf-8")
-    done = run(*command, SUITES="embedded")
+    done = run(*command, SUITES="local")
     assert done.returncode == 0 and done.stdout.rstrip().endswith("1 passed, 0 failed, 0 skipped")
 
 
@@ -260,16 +269,16 @@ def test_a_rating_counts_for_the_same_advisory_elsewhere() -> None:
 @pytest.mark.parametrize("result", ["failure", "cancelled", "skipped"])
 def test_a_job_that_is_not_green(run: Run, result: str) -> None:
     needs = {"lint": {"result": "success"}, "unit": {"result": result}}
-    done = run(PYTHON, "-m", "scripts.gate", NEEDS=json.dumps(needs))
+    done = run(PYTHON, "-m", "scripts.ci.gate", NEEDS=json.dumps(needs))
     assert done.returncode == 1 and f"unit: {result}" in done.stderr
     needs["unit"]["result"] = "success"
-    assert run(PYTHON, "-m", "scripts.gate", NEEDS=json.dumps(needs)).returncode == 0
-    assert run(PYTHON, "-m", "scripts.gate", NEEDS="{}").returncode == 1
+    assert run(PYTHON, "-m", "scripts.ci.gate", NEEDS=json.dumps(needs)).returncode == 0
+    assert run(PYTHON, "-m", "scripts.ci.gate", NEEDS="{}").returncode == 1
 
 
 def test_a_checker_that_cannot_be_had_fails_in_ci(run: Run, clone: Path) -> None:
     (clone / ".ci" / "tools" / "actionlint" / "go.mod").unlink()
-    done = run(clone / "scripts" / "lint.sh", "actionlint", CI="true")
+    done = run(clone / "scripts" / "ci" / "lint.sh", "actionlint", CI="true")
     assert done.returncode == 1 and "actionlint (cannot be had)" in done.stderr
-    done = run(clone / "scripts" / "lint.sh", "actionlint", "black", CI="")
+    done = run(clone / "scripts" / "ci" / "lint.sh", "actionlint", "black", CI="")
     assert done.returncode == 0 and "left out, because it cannot be had here: actionlint" in done.stderr

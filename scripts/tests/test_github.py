@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from scripts import pr_comment
-from scripts.ci import ROOT
+from scripts.ci import pr_comment
+from shared.testing.paths import ROOT
 
 _GH = """#!/usr/bin/env python3
 import json, os, subprocess, sys
@@ -64,7 +64,7 @@ def test_a_comment_is_written_once_and_then_brought_up_to_date(talk: Talk, tmp_p
     file.write_text(f"{pr_comment.MARKER}\nall green\n", encoding="utf-8")
     theirs = {"id": 1, "user": {"type": "User"}, "body": f"{pr_comment.MARKER} mine now"}
     ours = {"id": 2, "user": {"type": "Bot"}, "body": f"{pr_comment.MARKER}\nold"}
-    command = ["scripts/post_comment.sh", str(file)]
+    command = ["scripts/ci/post_comment.sh", str(file)]
     done, asked = talk(command, {"--paginate": [theirs]}, PULL_REQUEST="7")
     assert done.returncode == 0 and asked[-1].startswith(
         "api --method POST repos/bank/ops/issues/7/comments"
@@ -83,7 +83,7 @@ def test_a_comment_is_written_once_and_then_brought_up_to_date(talk: Talk, tmp_p
     ],
 )
 def test_a_draft_becomes_ready_unless_something_holds_it(talk: Talk, state: dict[str, Any], ready: bool) -> None:
-    done, asked = talk(["scripts/mark_ready.sh"], {"pr view": state}, PULL_REQUEST="7", COMMIT="abc")
+    done, asked = talk(["scripts/ci/mark_ready.sh"], {"pr view": state}, PULL_REQUEST="7", COMMIT="abc")
     assert done.returncode == 0, done.stderr
     assert ("pr ready 7" in asked) is ready
 
@@ -91,7 +91,7 @@ def test_a_draft_becomes_ready_unless_something_holds_it(talk: Talk, state: dict
 def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None:
     file = tmp_path / "issue.md"
     file.write_text("CVE-2026-0001", encoding="utf-8")
-    command = ["scripts/keep_issue.sh", "cve-scan", "Known vulnerabilities", str(file)]
+    command = ["scripts/ci/sync_issue.sh", "cve-scan", "Known vulnerabilities", str(file)]
     done, asked = talk(command, {"issue list": []}, OUTCOME="failure")
     assert done.returncode == 0 and asked[-1].startswith("issue create --title Known vulnerabilities"), done.stderr
     done, asked = talk(command, {"issue list": [{"number": 9}]}, OUTCOME="failure")
@@ -115,7 +115,7 @@ def test_what_a_night_found_is_an_issue_until_a_clean_night(
     talk: Talk, tmp_path: Path, results: list[str], open_issues: list[Any], last: str
 ) -> None:
     needs = {name: {"result": result} for name, result in zip(("search", "drills"), results)}
-    command = ["scripts/nightly_issue.sh", str(tmp_path / "none")]
+    command = ["scripts/ci/nightly_issue.sh", str(tmp_path / "none")]
     done, asked = talk(command, {"issue list": open_issues}, NEEDS=json.dumps(needs))
     assert done.returncode == 0 and asked[-1].startswith(last), (done.stderr, asked)
 
@@ -123,7 +123,7 @@ def test_what_a_night_found_is_an_issue_until_a_clean_night(
 def test_a_part_of_a_night_keeps_its_last_words_if_it_fails(tmp_path: Path) -> None:
     def night(script: str) -> int:
         environment = {**os.environ, "REPORTS": str(tmp_path), "DRILL": "simulation", "ARGS": "--seed 70000"}
-        command = ["scripts/nightly.sh", "sh", "-c", script]
+        command = ["scripts/ci/nightly.sh", "sh", "-c", script]
         return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False).returncode
 
     assert night("exit 0") == 0 and not list(tmp_path.iterdir())
@@ -147,7 +147,9 @@ def test_a_part_of_a_night_keeps_its_last_words_if_it_fails(tmp_path: Path) -> N
     ],
 )
 def test_only_a_commit_with_green_ci_is_deployed(talk: Talk, runs: list[Any], code: int, told: str) -> None:
-    done, asked = talk(["scripts/require_green_ci.sh"], {"run list": runs}, COMMIT="abc", PATIENCE="0", PAUSE="0")
+    done, asked = talk(
+        ["scripts/release/require_green_ci.sh"], {"run list": runs}, COMMIT="abc", PATIENCE="0", PAUSE="0"
+    )
     assert done.returncode == code and told in done.stdout + done.stderr
     assert "--commit abc --event push" in asked[0]
 
@@ -177,7 +179,7 @@ def _as_it_should_be() -> dict[str, Any]:
 
 def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
     answers = _as_it_should_be()
-    done, asked = talk(["scripts/apply_branch_protection.sh"], answers)
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], answers)
     assert done.returncode == 0 and not [call for call in asked if "--method" in call], done.stdout + done.stderr
     assert all(f"environment {name}: as it should be" in done.stdout for name in _NAMES)
 
@@ -218,9 +220,9 @@ def test_an_environment_that_others_could_deploy_to_is_told_and_mended(
 ) -> None:
     answers = {"deployment-branch-policies": policies, "repos/bank/ops/environments": {"environments": environments}}
     answers = {**_as_it_should_be(), **answers}
-    done, asked = talk(["scripts/apply_branch_protection.sh"], answers)
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], answers)
     assert done.returncode == 1 and said in done.stdout and not [call for call in asked if "--method" in call]
-    done, asked = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
     methods = [call.split()[2] for call in asked if "--method" in call and "production" in call]
     assert list(dict.fromkeys(methods)) == asked_for, asked
 
@@ -229,12 +231,12 @@ def test_reviewers_stay_and_production_has_to_have_some(talk: Talk, tmp_path: Pa
     answers = _as_it_should_be()
     bare = [_environment(name, protection_rules=[], can_admins_bypass=True) for name in _NAMES]
     answers["repos/bank/ops/environments"] = {"environments": bare}
-    done, _ = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
     assert done.returncode == 1 and "environment production: nobody has to approve" in done.stderr
     answers["repos/bank/ops/environments"] = {
         "environments": [_environment(name, can_admins_bypass=True) for name in _NAMES]
     }
-    done, _ = talk(["scripts/apply_branch_protection.sh", "--apply"], answers)
+    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
     assert done.returncode == 0, done.stderr
     sent = json.loads((tmp_path / "sent").read_text(encoding="utf-8").splitlines()[-1])
     assert sent["reviewers"] == [{"type": "Team", "id": 77}]
@@ -245,7 +247,7 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
     path = ROOT / ".github" / "rulesets" / "main.json"
     main = json.loads(path.read_text(encoding="utf-8")) | {"id": 5, "created_at": "2026-01-01"}
     loose = {**main, "rules": [rule for rule in main["rules"] if rule["type"] != "required_signatures"]}
-    script = "scripts/apply_branch_protection.sh"
+    script = "scripts/ci/apply_branch_protection.sh"
     sound = {name: answer for name, answer in _as_it_should_be().items() if "ruleset" not in name}
     answers = {"rulesets/5": loose, "repos/bank/ops/rulesets": [{"id": 5, "name": "main"}], **sound}
     done, asked = talk([script], answers)
@@ -263,11 +265,11 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
 
 def test_slack_is_told_or_it_says_that_nobody_is(talk: Talk) -> None:
     done, _ = talk(
-        ["scripts/tell_slack.sh"], {}, OUTCOME="success", SLACK_WEBHOOK_URL="", COMMIT="abc", TARGET="staging"
+        ["scripts/release/notify_slack.sh"], {}, OUTCOME="success", SLACK_WEBHOOK_URL="", COMMIT="abc", TARGET="staging"
     )
     assert done.returncode == 0 and "nobody is told" in done.stdout
     done, _ = talk(
-        ["scripts/tell_slack.sh"],
+        ["scripts/release/notify_slack.sh"],
         {},
         OUTCOME="failure",
         SLACK_WEBHOOK_URL="http://127.0.0.1:9/secret",

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import host_files, stack_files
-from scripts.lab_keys import ROOT
+from scripts.stack import host_files, stack_files
+from shared.testing.paths import ROOT
 
 _VICTIM = "nobody but root may read this\n"
 # Each of these would wait for its other end, or write or read somewhere else.

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 # A registry that has everything but what is made here.
 _DOCKER = """#!/bin/sh
@@ -17,14 +17,14 @@ echo "Digest: sha256:%s"
 
 
 def test_base_images_are_pinned_and_the_services_own_are_not(tmp_path: Path) -> None:
-    (tmp_path / "scripts").mkdir()
-    shutil.copy(ROOT / "scripts/pin-images.sh", tmp_path / "scripts")
+    (tmp_path / "scripts" / "images").mkdir(parents=True)
+    shutil.copy(ROOT / "scripts/images/pin-images.sh", tmp_path / "scripts" / "images")
     shutil.copy(ROOT / ".env", tmp_path)
     (tmp_path / "docker").write_text(_DOCKER % ("a" * 64), encoding="utf-8")
     (tmp_path / "docker").chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
     for _ in range(2):
-        subprocess.run([tmp_path / "scripts/pin-images.sh"], env=environment, check=True, capture_output=True)
+        subprocess.run([tmp_path / "scripts/images/pin-images.sh"], env=environment, check=True, capture_output=True)
     before, after = (
         dict(re.findall(r"^([A-Z_]+_IMAGE)=(.*)$", (folder / ".env").read_text(encoding="utf-8"), re.MULTILINE))
         for folder in (ROOT, tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 _COSIGN = ROOT / "ansible/roles/banking_app/files/cosign-from-suite.sh"
 _PLUGINS = ROOT / "ansible/roles/docker/files/plugins-from-suite.sh"

@@ -4,14 +4,14 @@ import os
 import pty
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+from shared.testing.paths import ROOT
+
 SHELL = """
 set -euo pipefail
-. scripts/progress.sh
+. scripts/lib/progress.sh
 steps=12
 step "one thing"
 say "more about it"
@@ -21,7 +21,8 @@ finished some-command "2 of 2"
 failed some-command "1 of 2"
 """
 PYTHON = """
-from scripts.progress import Progress
+from shared.testing.paths import ROOT
+from shared.testing.progress import Progress
 progress = Progress("some-command", 12)
 progress.step("one thing")
 progress.say("more about it")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import lab_ca, stack_host
+from scripts.stack import lab_ca, stack_secrets
 
 
 def greeted(folder: Path, service: str, name: str, authority: Path) -> bytes:
@@ -65,7 +65,7 @@ def test_what_is_there_stays_and_keys_are_closed(folder: Path) -> None:
 def test_tls_without_certificates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLS", "1")
     with pytest.raises(ValueError, match="ca_certificate"):
-        stack_host.secret_values(tmp_path, {"jwks": "{}"})
+        stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
     monkeypatch.setenv("TLS", "")
-    values = stack_host.secret_values(tmp_path, {"jwks": "{}"})
+    values = stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
     assert values["account_events_url"].startswith("nats://") and "tls" not in values["nats_authorization"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from scripts.lab_keys import ROOT
+from shared.testing.paths import ROOT
 
 _FILE = ROOT / "ansible/plugins/filter/trust.py"
 _SPEC = importlib.util.spec_from_file_location("trust", _FILE)
@@ -220,7 +220,7 @@ def test_roles_take_json_from_root_alone() -> None:
 
 
 def test_make_up_remembers_variables_one_a_line(tmp_path: Path) -> None:
-    script = "set -e; . scripts/stack_env.sh; env_line COMPOSE_PROJECT_NAME; env_line NGINX_IMAGE"
+    script = "set -e; . scripts/stack/stack_env.sh; env_line COMPOSE_PROJECT_NAME; env_line NGINX_IMAGE"
     for value, expected in {
         "bank": "COMPOSE_PROJECT_NAME=bank\nNGINX_IMAGE=x\n",
         f"bank\n{EVIL}": "",
@@ -246,7 +246,7 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
         Path("ansible/roles/banking_app/tasks/environment.yml"),
         Path("ansible/roles/banking_app/tasks/restored.yml"),
         # The base images of the project's own, on a developer's machine.
-        Path("scripts/pin-images.sh"),
+        Path("scripts/images/pin-images.sh"),
     ]
     for file in ("templates/env.j2", "tasks/restored.yml"):
         assert re.search(r"\| dotenv", (ROOT / "ansible/roles/banking_app" / file).read_text(encoding="utf-8"))

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts import provenance, verify_release
-from scripts.verify_release import Refused, Trust, comes_from, key_signer, read_release, workflow_signer
+from scripts.release import provenance, verify_release
+from scripts.release.verify_release import Refused, Trust, comes_from, key_signer, read_release, workflow_signer
 
 _COMMIT = "a" * 40
 _DIGEST = "b" * 64

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from scripts import ci, document_names
-from scripts.ci import ROOT, WORKFLOWS, load
+from scripts.ci import run_jobs as ci
+from scripts.docs import document_names
+from scripts.ci.run_jobs import WORKFLOWS, load
+from shared.testing.paths import ROOT
 
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
@@ -39,7 +41,7 @@ def test_what_runs_is_a_target_or_a_script(run: str) -> None:
     assert "\n" not in run and "${{" not in run, "values come by the environment, where no shell reads them as code"
     if found := re.fullmatch(r"make ([a-z-]+)", command):
         assert found[1] in TARGETS
-    elif found := re.fullmatch(r"python3 -m (scripts\.\w+)( [\w./-]+)*", command):
+    elif found := re.fullmatch(r"python3 -m (scripts(?:\.\w+)+)( [\w./-]+)*", command):
         assert (ROOT / f"{found[1].replace('.', '/')}.py").is_file()
     else:
         # What it runs in turn is a target, too.
@@ -159,7 +161,7 @@ def test_nothing_gets_past_the_gate() -> None:
 def test_the_matrix_has_every_suite_that_has_tests() -> None:
     matrix = load("ci.yml")["jobs"]["unit"]["strategy"]["matrix"]
     folders = {path.parent.name for path in ROOT.glob("*/tests") if path.is_dir()}
-    assert set(matrix["suite"]) == folders | {"embedded", "simulation"}
+    assert set(matrix["suite"]) == folders | {"local", "simulation"}
     assert matrix["python"] == ["3.11", "3.13"]
 
 

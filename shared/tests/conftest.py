@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.testing import create_tables, opened
+from shared.testing.fixtures import create_tables, opened
 from shared.tests.support import NatsServer, metadata
 
 

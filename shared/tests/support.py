@@ -12,12 +12,12 @@ import uvicorn
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scripts.ports import free_port
-from shared.database import write_all, write_transaction
+from shared.testing.ports import free_port
+from shared.db.database import write_all, write_transaction
 from shared.events import Event, new_event
 from shared.ids import utc_now
-from shared.inbox import Inbox
-from shared.outbox import Outbox
+from shared.messaging.inbox import Inbox
+from shared.messaging.outbox import Outbox
 from shared.prometheus.registry import REGISTRY
 
 metadata = MetaData()

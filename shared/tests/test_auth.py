@@ -24,9 +24,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared import auth
-from shared.auth import LEEWAY_SECONDS, Authenticator, Caller, check_service_token, require_operator
-from shared.problems import Problem
+from shared.http import auth
+from shared.http.auth import LEEWAY_SECONDS, Authenticator, Caller, check_service_token, require_operator
+from shared.http.problems import Problem
 from shared.tests.support import served
 
 Key = RSAPrivateKey | Ed25519PrivateKey

@@ -13,8 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
-from shared.auth import Authenticator, Caller, require_operator
-from shared.problems import Problem
+from shared.http.auth import Authenticator, Caller, require_operator
+from shared.http.problems import Problem
 from shared.tests.test_auth import ED25519, bearer, impatient, issuer, jwk, jwks, rsa_key  # noqa: F401  # fixtures
 from shared.tests.test_auth import Issuer, refused
 

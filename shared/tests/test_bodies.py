@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shared import bodies, problems
-from shared.bodies import StrictBody
-from shared.problems import Problem
+from shared.http import bodies, problems
+from shared.http.bodies import StrictBody
+from shared.http.problems import Problem
 
 MIB = 1024 * 1024
 

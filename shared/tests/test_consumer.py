@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared.consumer import TRIES, Consumer, Handler, Move, Overtaken
+from shared.messaging.consumer import TRIES, Consumer, Handler, Move, Overtaken
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339, utc_now
 from shared.prometheus.registry import REGISTRY
 from shared.tests.support import event, events, metric
-from shared.transport import Delivery
+from shared.messaging.transport import Delivery
 
 TYPE = "bank.entry.posted"
 

@@ -27,9 +27,10 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scripts.postgres import PostgresServer
-from shared import database, idempotency
-from shared.database import (
+from shared.testing.postgres import PostgresServer
+from shared.db import database
+from shared.http import idempotency
+from shared.db.database import (
     Rows,
     UtcDateTime,
     Write,
@@ -41,9 +42,9 @@ from shared.database import (
     write_all,
     write_transaction,
 )
-from shared.idempotency import StoredResponse
+from shared.http.idempotency import StoredResponse
 from shared.ids import new_id, utc_now
-from shared.testing import create_tables, opened
+from shared.testing.fixtures import create_tables, opened
 
 metadata = MetaData()
 keys = idempotency.table(metadata)

@@ -1,4 +1,4 @@
-"""The HTTP feed: what the route of shared.feed answers is what FeedSource understands."""
+"""The HTTP feed: what the route of shared.messaging.feed answers is what FeedSource understands."""
 
 import asyncio
 import time
@@ -10,14 +10,14 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from scripts.ports import free_port
-from shared import feed
-from shared.server import Stopping
-from shared.settings import ServiceSettings
-from shared.testing import Lab
+from shared.testing.ports import free_port
+from shared.messaging import feed
+from shared.runtime.server import Stopping
+from shared.runtime.settings import ServiceSettings
+from shared.testing.fixtures import Lab
 from shared.tests.support import append, events, names, outbox, sequence, served
-from shared.transport import FeedSource
-from shared.web import Service, create_app
+from shared.messaging.transport import FeedSource
+from shared.http.web import Service, create_app
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.consumer import Move, Overtaken
-from shared.database import write_transaction
+from shared.messaging.consumer import Move, Overtaken
+from shared.db.database import write_transaction
 from shared.ids import utc_now
 from shared.tests.support import inbox
 

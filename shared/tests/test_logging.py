@@ -22,8 +22,8 @@ from shared.logging_config import (
     MaskingFilter,
     configure,
 )
-from shared.masking import mask_text
-from shared.testing import examples
+from shared.observability.masking import mask_text
+from shared.testing.fixtures import examples
 from shared.tests.secret_forms import AFTER, BEFORE, SECRETS, Secret
 
 STATIC = {"service": "s", "version": "v", "track": "stable"}

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from shared.masking import mask_text
+from shared.observability.masking import mask_text
 
 # Written apart: a scan for secrets finds whole headers, in tests as well.
 _KEY = "PRIVATE KEY"

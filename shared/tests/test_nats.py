@@ -8,12 +8,12 @@ import nats
 import orjson
 import pytest
 
-from shared import transport
-from shared.consumer import TRIES, Consumer, Handler, Move
+from shared.messaging import transport
+from shared.messaging.consumer import TRIES, Consumer, Handler, Move
 from shared.events import CloudEvent, Event
-from shared.streams import DEAD_LETTERS, STREAM
+from shared.messaging.streams import DEAD_LETTERS, STREAM
 from shared.tests.support import NatsServer, event, events, eventually, names
-from shared.transport import NatsBus, NatsSource
+from shared.messaging.transport import NatsBus, NatsSource
 
 EVENTS = "bank.>"
 

@@ -9,11 +9,11 @@ from sqlalchemy import select
 from sqlalchemy.event import listen
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.database import write_all, write_transaction
+from shared.db.database import write_all, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
-from shared.outbox import MAX_EVENTS_PER_ROW
-from shared.testing import create_tables, opened
+from shared.messaging.outbox import MAX_EVENTS_PER_ROW
+from shared.testing.fixtures import create_tables, opened
 from shared.tests.support import append, event, events, metadata, names, outbox, read, sequence
 
 

@@ -2,10 +2,10 @@
 
 import re
 
-from scripts.embedded import ROOT
-from shared import problem_pages
-from shared.problem_pages import ADVICE, EDGE_KINDS
-from shared.problems import KINDS
+from shared.testing.paths import ROOT
+from shared.http import problem_pages
+from shared.http.problem_pages import ADVICE, EDGE_KINDS
+from shared.http.problems import KINDS
 
 
 def test_every_problem_has_a_page_and_those_of_nginx_are_the_same() -> None:

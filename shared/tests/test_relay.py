@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared import relay as relay_module
-from shared.database import create_engine, write_transaction
+from shared.messaging import relay as relay_module
+from shared.db.database import create_engine, write_transaction
 from shared.events import Event
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
-from shared.relay import Relay
+from shared.messaging.relay import Relay
 from shared.tests.support import append, event, events, eventually, metric, names, outbox, read
-from shared.transport import NatsBus
+from shared.messaging.transport import NatsBus
 
 
 class FakeBus(NatsBus):

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.routing import Route
 
-from shared import idempotency, request_checks
-from shared.problems import Problem
+from shared.http import idempotency, request_checks
+from shared.http.problems import Problem
 
 SINGLE = [
     *("idempotency-key", "authorization", "content-type", "content-length", "content-encoding", "accept", "host"),

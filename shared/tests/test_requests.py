@@ -18,13 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from shared import health, idempotency, paging, problems, summary
-from shared.database import ping
+from shared.http import health, idempotency, paging, problems, summary
+from shared.db.database import ping
 from shared.ids import new_id, rfc3339
-from shared.problems import KINDS, Problem
-from shared.settings import ProcessSettings
-from shared.testing import Lab
-from shared.web import documented_problems
+from shared.http.problems import KINDS, Problem
+from shared.runtime.settings import ProcessSettings
+from shared.testing.fixtures import Lab
+from shared.http.web import documented_problems
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
 

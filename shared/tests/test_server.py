@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import uvloop
 
-from scripts.ports import free_port
-from scripts.embedded import ROOT
-from shared.server import without_forsaken_lookups
+from shared.testing.ports import free_port
+from shared.testing.paths import ROOT
+from shared.runtime.server import without_forsaken_lookups
 
 NOWHERE = "nobody-has-this-name.invalid"
 
@@ -59,9 +59,9 @@ async def task_that_looks_up() -> None:
 
 
 def test_a_look_up_that_ends_after_its_caller_is_no_error(caplog: pytest.LogCaptureFixture):
-    caplog.set_level(logging.DEBUG, "shared.server")
+    caplog.set_level(logging.DEBUG, "shared.runtime.server")
     assert uvloop.run(told_after(connection_given_up)) == "Future exception was never retrieved"
-    assert [(record.levelname, record.name) for record in caplog.records] == [("DEBUG", "shared.server")]
+    assert [(record.levelname, record.name) for record in caplog.records] == [("DEBUG", "shared.runtime.server")]
 
 
 @pytest.mark.parametrize("leave_something", [other_future, task_that_looks_up])
@@ -75,8 +75,9 @@ def test_everything_else_that_nobody_waits_for_is_an_error(
 _SERVICE = """
 import sys
 from contextlib import asynccontextmanager
-from shared import server, web
-from shared.settings import ProcessSettings
+from shared.http import web
+from shared.runtime import server
+from shared.runtime.settings import ProcessSettings
 
 @asynccontextmanager
 async def lifespan(app):
@@ -151,7 +152,7 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
 
 def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
     """By a handler: PID 1 of a container ignores a signal that is left to its default."""
-    code = "from shared import sigterm; import time; print(1, flush=True); time.sleep(60)"
+    code = "from shared.runtime import sigterm; import time; print(1, flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"1\n"
         process.send_signal(signal.SIGTERM)
@@ -162,4 +163,4 @@ def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
 def test_every_service_is_ready_for_sigterm_before_it_imports_anything_else(service: str) -> None:
     lines = (ROOT / f"{service}-service/app/__main__.py").read_text(encoding="utf-8").splitlines()
     first = next(line for line in lines if line.startswith(("from ", "import ")))
-    assert first.startswith("from shared import sigterm")
+    assert first.startswith("from shared.runtime import sigterm")

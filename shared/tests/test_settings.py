@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from shared.settings import ServiceSettings, load_or_exit
+from shared.runtime.settings import ServiceSettings, load_or_exit
 
 SECRET = "kept-by-nobody-else-17"
 

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from shared.events import CloudEvent
-from shared.shadow import ShadowConsumer
+from shared.messaging.shadow import ShadowConsumer
 from shared.tests.support import event, metric
 from shared.tests.test_consumer import TYPE, FakeHandler, FakeSource
 

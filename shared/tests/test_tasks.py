@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from shared import tasks
-from shared.tasks import uninterrupted
+from shared.runtime import tasks
+from shared.runtime.tasks import uninterrupted
 
 
 async def step(seconds: float, done: list[str]) -> str:

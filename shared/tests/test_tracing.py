@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared import tracing
+from shared.observability import tracing
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 

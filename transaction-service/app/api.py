@@ -13,11 +13,11 @@ from app import schemas, statements, streaming
 from app.repository import Filter
 from app.service import TransactionService
 from app.streaming import Streams
-from shared import paging
-from shared.auth import Caller
+from shared.http import paging
+from shared.http.auth import Caller
 from shared.ids import Identifier
 from shared.moments import From, To
-from shared.web import current_caller, documented_problems, link
+from shared.http.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 

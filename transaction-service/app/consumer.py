@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.service import TransactionService
-from shared.consumer import Handler, Move
+from shared.messaging.consumer import Handler, Move
 from shared.events import CloudEvent
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.completeness import Extent
 from app.models import checkpoints, entries
 from app.reconciliation import Checkpoint, History, Surplus
-from shared.database import any_of, bulk_insert_new
+from shared.db.database import any_of, bulk_insert_new
 
 _IS_POSTED = entries.c.seq.is_not(None)
 _NONE = Checkpoint()

@@ -1,6 +1,6 @@
-"""What transaction-service's own role may do in its database (shared/grants.py)."""
+"""What transaction-service's own role may do in its database (shared/db/grants.py)."""
 
-from shared.grants import Grants
+from shared.db.grants import Grants
 
 # The history is made from events and may be made again; a row of it is never changed.
 _PROJECTION = "SELECT, INSERT, TRUNCATE"

@@ -12,10 +12,10 @@ from app.models import outbox
 from app.service import TransactionService
 from app.settings import TransactionSettings
 from app.streaming import Streams
-from shared import feed
+from shared.messaging import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime import Jobs, Runtime
-from shared.web import Service, create_app
+from shared.runtime.process import Jobs, Runtime
+from shared.http.web import Service, create_app
 
 
 def create(settings: TransactionSettings) -> Service:

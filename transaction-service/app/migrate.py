@@ -5,8 +5,8 @@ from pathlib import Path
 
 from app.grants import GRANTS
 from app.settings import TransactionSettings
-from shared.migrate import upgrade
-from shared.settings import load_or_exit
+from shared.db.migrate import upgrade
+from shared.runtime.settings import load_or_exit
 
 if __name__ == "__main__":
     settings = load_or_exit(TransactionSettings)

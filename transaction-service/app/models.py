@@ -13,9 +13,9 @@ from sqlalchemy import (
     Uuid,
 )
 
-from shared.database import UtcDateTime
-from shared.inbox import Inbox
-from shared.outbox import Outbox
+from shared.db.database import UtcDateTime
+from shared.messaging.inbox import Inbox
+from shared.messaging.outbox import Outbox
 
 metadata = MetaData()
 

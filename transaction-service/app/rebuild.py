@@ -16,11 +16,11 @@ from app.balances import BalanceReader
 from app.consumer import HistoryHandler
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.consumer import Consumer
-from shared.database import create_engine
-from shared.feed import MAX_LIMIT
-from shared.settings import load_or_exit
-from shared.transport import FeedSource
+from shared.messaging.consumer import Consumer
+from shared.db.database import create_engine
+from shared.messaging.feed import MAX_LIMIT
+from shared.runtime.settings import load_or_exit
+from shared.messaging.transport import FeedSource
 
 
 class RebuildError(Exception):

@@ -29,7 +29,7 @@ from app.fraud import VELOCITY, Entry, Finding, LookBack, Thresholds
 from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from app.projection import Projection
 from app.statements import PAGE, Line, Standing
-from shared.database import any_of, bulk_insert_new, is_postgres
+from shared.db.database import any_of, bulk_insert_new, is_postgres
 
 _ASSESSMENT_LOCK = crc32(b"transaction-service/assessment")
 # In the order in which consumers write to them, so that nobody waits in a circle.

@@ -24,15 +24,16 @@ from app.reconciliation import PENDING, Balance, History, compare
 from app.repository import Filter
 from app.settings import TransactionSettings
 from app.statements import Line, Statement
-from shared import problems, tracing
-from shared.auth import Caller, require_operator
-from shared.consumer import Move
-from shared.database import is_retryable, rehearsal, write_all, write_transaction
+from shared.http import problems
+from shared.observability import tracing
+from shared.http.auth import Caller, require_operator
+from shared.messaging.consumer import Move
+from shared.db.database import is_retryable, rehearsal, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import rfc3339, utc_now
-from shared.problems import Problem
+from shared.http.problems import Problem
 from shared.prometheus.checks import CHECKED
-from shared.views import transaction_view
+from shared.http.views import transaction_view
 
 log = logging.getLogger(__name__)
 

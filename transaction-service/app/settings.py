@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from app import amounts
 from app.fraud import Thresholds
-from shared.settings import ServiceSettings
+from shared.runtime.settings import ServiceSettings
 
 
 def _listed(text: str) -> str:

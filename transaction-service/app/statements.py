@@ -20,7 +20,7 @@ import orjson
 
 from app.completeness import Watermark
 from shared.ids import rfc3339
-from shared.problems import Problem
+from shared.http.problems import Problem
 
 MAX_PERIOD = timedelta(days=366)
 # Entries that are read and written at once.

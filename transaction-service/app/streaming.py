@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.statements import CsvFormat, JsonFormat, Line, Statement, Totals
-from shared.problems import Problem
-from shared.tasks import uninterrupted
+from shared.http.problems import Problem
+from shared.runtime.tasks import uninterrupted
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Alembic's entry point."""
 
 from app.models import metadata
-from shared.migrate import run_environment
+from shared.db.migrate import run_environment
 
 run_environment(metadata)

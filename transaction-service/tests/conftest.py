@@ -16,10 +16,10 @@ from app.models import metadata
 from app.reconciliation import Balance
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.grants import Grants
+from shared.db.grants import Grants
 from shared.ids import utc_now
-from shared.testing import Lab, served_url
-from shared.web import Service
+from shared.testing.fixtures import Lab, served_url
+from shared.http.web import Service
 from tests.support import Ledger, make_settings
 
 

@@ -11,10 +11,10 @@ from app.models import entries, flags, outbox, transactions
 from app.repository import Filter
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.auth import OPERATOR, Caller
+from shared.http.auth import OPERATOR, Caller
 from shared.events import CloudEvent, Event, new_event
 from shared.ids import new_id, rfc3339
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 
 ALICE = Caller("alice", frozenset())
 BOB = Caller("bob", frozenset())

@@ -4,7 +4,7 @@ import httpx
 import pytest
 
 from app.service import TransactionService
-from shared.testing import Lab
+from shared.testing.fixtures import Lab
 from tests.support import Ledger
 from tests.test_api import assert_problem, running  # noqa: F401  # a fixture
 

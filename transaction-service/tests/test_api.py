@@ -11,8 +11,8 @@ from app.api import _prefers_csv
 from app.service import TransactionService
 from shared.events import BATCH_MEDIA_TYPE
 from shared.ids import new_id, utc_now
-from shared.testing import Lab
-from shared.web import Service
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.support import Ledger
 
 AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}

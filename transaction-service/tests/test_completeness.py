@@ -21,7 +21,7 @@ from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.events import CloudEvent
 from shared.ids import new_id, utc_now
-from shared.problems import Problem
+from shared.http.problems import Problem
 from tests.conftest import Balances
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger
 

@@ -7,8 +7,8 @@ from threading import Thread
 import httpx
 import pytest
 
-from shared.contract import assert_methods_are_those_documented, hold_to_its_document
-from shared.testing import SEARCH_FACTOR, Lab, serving
+from shared.testing.contract import assert_methods_are_those_documented, hold_to_its_document
+from shared.testing.fixtures import SEARCH_FACTOR, Lab, serving
 
 # The service is another process, and what sends the requests need not be measured.
 pytestmark = pytest.mark.no_cover

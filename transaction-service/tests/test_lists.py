@@ -7,7 +7,7 @@ import pytest
 from app.repository import Filter
 from app.service import TransactionService
 from shared.ids import new_id
-from shared.problems import Problem
+from shared.http.problems import Problem
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, listed
 
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from app.models import metadata
-from shared.testing import assert_migrations_make
+from shared.testing.fixtures import assert_migrations_make
 
 
 def test_migrations_and_models_agree(database_url: str) -> None:

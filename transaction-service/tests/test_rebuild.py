@@ -12,11 +12,11 @@ from app import rebuild as rebuild_module
 from app.rebuild import RebuildError, rebuild
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.consumer import Move
-from shared.database import create_engine
+from shared.messaging.consumer import Move
+from shared.db.database import create_engine
 from shared.events import CloudEvent
-from shared.testing import Lab
-from shared.transport import FeedSource
+from shared.testing.fixtures import Lab
+from shared.messaging.transport import FeedSource
 from tests.support import Ledger, flagged, history, make_settings, told
 
 

@@ -10,7 +10,7 @@ from app.balances import BalanceReader
 from app.prometheus import MISMATCHES
 from app.reconciliation import Balance, History, Surplus, compare
 from app.service import TransactionService
-from shared.problems import Problem
+from shared.http.problems import Problem
 from shared.prometheus.registry import REGISTRY
 from shared.ids import new_id, utc_now
 from tests.conftest import Balances

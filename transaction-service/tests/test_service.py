@@ -19,13 +19,13 @@ from app.models import inbox, metadata
 from app.prometheus import FLAGS
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.consumer import Consumer, Move, Overtaken
-from shared.database import create_engine, write_transaction
+from shared.messaging.consumer import Consumer, Move, Overtaken
+from shared.db.database import create_engine, write_transaction
 from shared.events import CloudEvent
 from shared.ids import new_id
-from shared.problems import Problem
-from shared.testing import examples
-from shared.transport import Delivery
+from shared.http.problems import Problem
+from shared.testing.fixtures import examples
+from shared.messaging.transport import Delivery
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, flagged, history, listed, told
 
 

@@ -20,7 +20,7 @@ from app.statements import (
     csv_filename,
     period,
 )
-from shared.problems import Problem
+from shared.http.problems import Problem
 from tests.support import NOON
 
 DAY = timedelta(days=1)

@@ -16,9 +16,9 @@ from app.completeness import LedgerAccount
 from app.service import TransactionService
 from app.statements import CsvFormat, JsonFormat, Line
 from app.streaming import Streams, respond
-from shared.problems import Problem
-from shared.testing import Lab
-from shared.web import Service
+from shared.http.problems import Problem
+from shared.testing.fixtures import Lab
+from shared.http.web import Service
 from tests.conftest import Balances
 from tests.support import ALICE, Ledger
 

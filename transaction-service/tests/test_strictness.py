@@ -4,8 +4,8 @@ import httpx
 import pytest
 
 from shared.ids import new_id
-from shared.testing import Lab, assert_nothing_is_ignored
-from shared.web import Service
+from shared.testing.fixtures import Lab, assert_nothing_is_ignored
+from shared.http.web import Service
 
 
 async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab: Lab) -> None:

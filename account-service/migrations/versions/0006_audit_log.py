@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from app.guard import append_only
-from shared.database import UtcDateTime
+from shared.db.database import UtcDateTime
 
 revision = "0006"
 down_revision = "0005"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _SERVICES = {"account-service", "transaction-service"}
-# As scripts/release.sh writes them: a registry's name or none, and always the digest.
+# As scripts/release/release.sh writes them: a registry's name or none, and always the digest.
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")

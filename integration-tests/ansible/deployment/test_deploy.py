@@ -10,12 +10,13 @@ from typing import Any
 
 import httpx
 import pytest
-from plays import Registry, play, run
-from ssh_host import USER, SshHost, ssh_host
+from harness.plays import Registry, play, run
+from harness.ssh_host import USER, SshHost, ssh_host
 
-from scripts import lab_keys, stack_files
-from scripts.embedded import ROOT
-from scripts.ports import free_port
+from scripts.stack import stack_files
+from shared.testing import lab_keys
+from shared.testing.paths import ROOT
+from shared.testing.ports import free_port
 
 _DEPLOY = ROOT / "ansible/playbooks/deploy.yml"
 _OFFLINE = "docker/offline/images.env"
@@ -35,7 +36,7 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
     offline = _offline_images()
     release = tmp_path / "release.json"
     run(
-        "scripts/release.sh",
+        "scripts/release/release.sh",
         str(release),
         REGISTRY=f"{registry.address}/real",
         COSIGN_KEY=str(registry.key("now")),
@@ -74,7 +75,7 @@ def ssh() -> Iterator[SshHost]:
 def _deploy_over_ssh(host: SshHost, variables: dict[str, Any], release: Path) -> str:
     """Deploy as the workflow does, and return what Ansible printed."""
     return run(
-        "scripts/run_playbook.sh",
+        "scripts/release/run_playbook.sh",
         TARGET="staging",
         INVENTORY=f"[staging]\nhost ansible_host=127.0.0.1 ansible_port={host.port} ansible_user={USER}"
         " ansible_python_interpreter=/usr/bin/python3\n[docker_hosts:children]\nstaging",

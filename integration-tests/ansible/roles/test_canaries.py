@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 _TOOL = ROOT / "ansible" / "roles" / "nginx_canary" / "files" / "rollout.sh"
 # Lists as many containers as the file of the service says, and writes down what else it is asked.

@@ -4,9 +4,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from plays import play
+from harness.plays import play
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 _PLAYBOOK = ROOT / "ansible/playbooks/docker.yml"
 

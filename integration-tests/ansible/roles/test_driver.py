@@ -5,10 +5,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from plays import ENVIRONMENT, command
-from support import eventually
+from harness.plays import ENVIRONMENT, command
+from harness.client import eventually
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 _PLAY = """
 - hosts: docker_hosts

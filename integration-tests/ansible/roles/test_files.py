@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import plays
+from harness import plays
 import pytest
-from plays import SERVICES, play, run
+from harness.plays import SERVICES, play, run
 
-from scripts import lab_ca
-from scripts.embedded import ROOT
-from scripts.stack_files import certificates
+from scripts.stack import lab_ca
+from shared.testing.paths import ROOT
+from scripts.stack.stack_files import certificates
 
 _BRING = """
 - hosts: docker_hosts
@@ -64,10 +64,10 @@ def test_tls_is_on_everywhere_and_a_new_certificate_is_read(
     brought = play(playbook, secured)
     assert not brought.failed, brought.output
 
-    # As scripts/stack_env.sh has it for `make up`.
+    # As scripts/stack/stack_env.sh has it for `make up`.
     names = ("TLS", "POSTGRES_TLS", "POSTGRES_SSLMODE")
     shown = "; ".join(f'echo "{name}=${name}"' for name in names)
-    expected = run("bash", "-c", f". scripts/stack_env.sh; {shown}", TLS="1", VAR_DIR=str(tmp_path / "var"))
+    expected = run("bash", "-c", f". scripts/stack/stack_env.sh; {shown}", TLS="1", VAR_DIR=str(tmp_path / "var"))
     written = (tmp_path / "opt/.env").read_text(encoding="utf-8").splitlines()
     assert expected.splitlines() == [line for name in names for line in written if line.startswith(f"{name}=")]
     assert "POSTGRES_TLS=on" in written

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plays import COMMIT, SERVICES, Play, Registry, play, run
+from harness.plays import COMMIT, SERVICES, Play, Registry, play, run
 
-from scripts.embedded import ROOT
+from shared.testing.paths import ROOT
 
 # As far as a deployment looks before it changes anything.
 _LOOK = """

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-import plays
+from harness import plays
 import pytest
-from plays import ENVIRONMENT, SERVICES, play
+from harness.plays import ENVIRONMENT, SERVICES, play
 
 _ROLLED = SERVICES[:2]
 _ID = "20260131T120000.123456Z"

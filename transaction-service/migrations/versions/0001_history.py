@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.database import UtcDateTime
+from shared.db.database import UtcDateTime
 
 revision = "0001"
 down_revision = None

@@ -1,0 +1,16 @@
+"""A short fault drill on the composed stack; the long one, with disks and clocks, is `make drills DRILL=faults`."""
+
+import pytest
+from harness.composed_stack import ComposedBank
+from drills.chaos.faults import Lab, conclude, make_plan, run, show
+
+pytestmark = pytest.mark.usefixtures("autoscaler_rests")
+
+
+def test_faults_at_random_lose_and_double_nothing(bank: ComposedBank):
+    lab = Lab(bank)
+    plan = make_plan(3, 8, 600, lab.kinds)
+    show(plan, lab)
+    result = run(lab, plan)
+    conclude(plan, result)
+    assert result.findings == []

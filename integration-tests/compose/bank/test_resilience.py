@@ -1,0 +1,91 @@
+"""Replicas come, go and are killed, and every part restarts under load: nothing is lost or doubled."""
+
+import subprocess
+import time
+
+import pytest
+from harness.composed_stack import ComposedBank, now
+from harness.client import assert_exactly_once, eventually, transfers_under_way
+
+MONEY = 1_000_000
+
+
+pytestmark = pytest.mark.usefixtures("autoscaler_rests")
+
+
+def scale(bank: ComposedBank, replicas: int) -> None:
+    """Start or stop replicas of account-service, gracefully."""
+    bank.compose(
+        *("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"account-service={replicas}", "account-service")
+    )
+
+
+def reconciled(bank: ComposedBank) -> None:
+    """Fail unless both services agree once events have settled."""
+    report = bank.reconciled(60)
+    assert (report["mismatches"], report["pending"]) == (0, 0), report
+
+
+def test_scaling_under_load_loses_nothing_and_new_replicas_work_at_once(bank: ComposedBank):
+    source, target = bank.open(MONEY), bank.open()
+    with transfers_under_way(bank, source, target) as history:
+        before = bank.addresses("account-service")
+        scale(bank, 4)
+        begun, moment = time.monotonic(), now()
+        new = bank.addresses("account-service") - before
+        assert len(new) == 2
+        eventually(lambda: new <= bank.upstreams_since(moment), 12)
+        took = time.monotonic() - begun
+        begun = time.monotonic()
+        scale(bank, 2)
+        stopped = time.monotonic() - begun
+        time.sleep(2)
+    print(f"traffic after {took:.1f} s, stopped in {stopped:.1f} s; {len(history.acknowledged)} transfers")
+    assert took <= 6
+    # A replica that ignores SIGTERM while it starts is killed after 20 s, with requests in flight.
+    assert stopped <= 12
+    assert (history.errors, history.retries) == ([], [])
+    assert_exactly_once(bank, history, source, target, MONEY)
+
+
+def test_a_killed_replica_loses_no_request_with_a_key(bank: ComposedBank):
+    source, target = bank.open(MONEY), bank.open()
+    with transfers_under_way(bank, source, target, clients=16) as history:
+        time.sleep(1)
+        victim = bank.containers("account-service")[0]
+        subprocess.run(["docker", "kill", victim], check=True, capture_output=True)
+        time.sleep(4)
+    subprocess.run(["docker", "start", victim], check=True, capture_output=True)
+    eventually(lambda: len(bank.addresses("account-service")) == 2)
+    assert (history.errors, history.retries) == ([], [])
+    assert_exactly_once(bank, history, source, target, MONEY)
+    reconciled(bank)
+
+
+@pytest.mark.parametrize("service", ["postgres", "nats", "nginx"])
+def test_a_restart_under_load_heals_by_itself(bank: ComposedBank, service: str):
+    source, target = bank.open(MONEY), bank.open()
+    with transfers_under_way(bank, source, target) as history:
+        time.sleep(1)
+        bank.compose("restart", "--timeout", "20", service)
+        begun = time.monotonic()
+        bank.wait_until_answering(10)
+        took = time.monotonic() - begun
+        time.sleep(1)
+    print(f"{service}: answering {took:.1f} s after the restart; {len(history.retries)} retries by clients")
+    if service == "nats":
+        assert history.retries == [], "events wait, money does not"
+    assert_exactly_once(bank, history, source, target, MONEY)
+    reconciled(bank)
+
+
+def test_a_restore_that_is_refused_stops_nothing(bank: ComposedBank):
+    def running() -> list[str]:
+        return [bank.inspect("{{.State.StartedAt}}", one)[0] for one in bank.compose("ps", "--quiet").split()]
+
+    before = running()
+    with pytest.raises(AssertionError, match="it goes with REPLACE=1 only"):
+        bank.script("scripts/stack/restore.sh")
+    with pytest.raises(AssertionError, match="there is no backup from before 2000-"):
+        bank.script("scripts/stack/restore.sh", REPLACE="1", TO="2000-01-01T00:00:00Z")
+    assert running() == before

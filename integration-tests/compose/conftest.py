@@ -1,0 +1,36 @@
+"""One composed stack for all tests of this folder."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+from harness.composed_stack import ComposedBank
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test the time it takes to build every image on a bare machine."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(1500))
+
+
+@pytest.fixture(scope="session")
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComposedBank]:
+    """The bank on PostgreSQL, NATS and NGINX, two replicas of each service."""
+    found = subprocess.run(["docker", "info"], capture_output=True, check=False)
+    if found.returncode != 0 and os.environ.get("DOCKER_TESTS") != "required":
+        pytest.skip("no Docker engine answers; make up installs one on Debian and Ubuntu")
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    assert capture is not None
+    with capture.global_and_fixture_disabled():
+        bank = ComposedBank(tmp_path_factory.mktemp("composed"))
+    yield bank
+    bank.close()
+
+
+@pytest.fixture(scope="module")
+def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
+    """Keep the autoscaler from mending what a test breaks, and from deciding as well."""
+    bank.operate("pause")
+    yield
+    bank.operate("resume")

@@ -1,0 +1,97 @@
+"""The autoscaler's controller in simulated worlds: noise around the target, and a Prometheus that is silent.
+
+    make drills DRILL=autoscale_policy
+
+No Docker and no waiting: ten minutes of a service under load, decided every three seconds by the real controller and
+policy with their defaults. Prints a line per world with the bar, and fails if one is missed.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+import tempfile
+from pathlib import Path
+
+from harness.commands import measured
+from tests.support import ACCOUNT, World
+
+from shared.testing import lab_keys
+from shared.testing.fixtures import Lab
+
+MINUTES = 60
+SEEDS = range(100)
+SILENT = 10 * MINUTES
+# The world's clock begins here.
+BEGIN = 1_000_000
+CAPACITY, REPLICAS = 100, 6
+
+
+async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> int:
+    """Return the most reversals in ten minutes of ±15 % noise around what the replicas should carry."""
+    worst = 0
+    for seed in SEEDS:
+        chance = random.Random(seed)
+        world = World(lambda _now, chance=chance: CAPACITY * replicas * chance.uniform(0.85, 1.15), replicas=replicas)
+        await world.run(world.controller(lab, **settings), 10 * MINUTES)
+        worst = max(worst, world.reversals)
+    return worst
+
+
+async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert: bool = False) -> int:
+    """Return how often replicas went in ten minutes of silence.
+
+    A minute before, the load of six replicas changes to another: the window of five minutes would end in the silence.
+    """
+    change, silence = BEGIN + 4 * MINUTES, BEGIN + 5 * MINUTES
+    world = World(
+        lambda now: after if now >= change else CAPACITY * REPLICAS,
+        replicas=REPLICAS,
+        blind=lambda now: silent and silence <= now < silence + SILENT,
+    )
+    controller = world.controller(lab)
+    await world.run(controller, 5 * MINUTES)
+    before = world.ready
+    world.changes.clear()
+    if alert:
+        controller.notice(ACCOUNT, "scale_out", firing=True)
+    await world.run(controller, SILENT)
+    counts = [before, *(count for _, count in world.changes)]
+    return sum(later < earlier for earlier, later in zip(counts, counts[1:]))
+
+
+def tell(what: str, figure: int, *, most: int | None = None, least: int = 0) -> bool:
+    """Print a line and tell whether the bar was met."""
+    met = least <= figure and (most is None or figure <= most)
+    bar = f"at least {least}" if most is None else f"at most {most}"
+    return measured(met, f"{what:72} {figure:3}   ({bar})")
+
+
+async def run() -> int:
+    """Run every world, and those that have to fail: a bar that nothing can miss shows nothing."""
+    logging.disable(logging.CRITICAL)
+    met = []
+    with tempfile.TemporaryDirectory() as folder:
+        lab = Lab(lab_keys.ensure(Path(folder)))
+        for replicas in (2, 4, 8):
+            what = f"reversals, ±15 % noise, {replicas} replicas, worst of {len(SEEDS)} runs"
+            met.append(tell(what, await reversals_under_noise(lab, replicas), most=1))
+        naive = await reversals_under_noise(lab, 4, tolerance=0, down_window=0)
+        met.append(tell("  the same without tolerance and window", naive, least=2))
+        for after, name in ((0.2, "low"), (1, "on target"), (3, "high")):
+            for alert in (False, True):
+                what = f"scale-downs, Prometheus silent, load {name}, alert {'fires' if alert else 'quiet'}"
+                downs = await downs_in_silence(lab, after * CAPACITY * REPLICAS, alert=alert)
+                met.append(tell(what, downs, most=0))
+        heard = await downs_in_silence(lab, 0.2 * CAPACITY * REPLICAS, silent=False)
+        met.append(tell("  load low, and Prometheus answers", heard, least=1))
+    return 0 if all(met) else 1
+
+
+def main() -> int:
+    """Run every world."""
+    return asyncio.run(run())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

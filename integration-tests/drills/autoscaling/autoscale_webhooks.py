@@ -1,0 +1,159 @@
+"""Send the autoscaler webhooks that it has to refuse, on a composed stack: forged, replayed, too large, about others.
+
+    make drills DRILL=autoscale_webhooks
+
+Prints a line for each, and fails if one is answered otherwise, is not counted, or any container comes or goes.
+"""
+
+import hashlib
+import hmac
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.composed_stack import ComposedBank
+from harness.client import eventually
+
+SERVICE = "account-service"
+_HOOK = "http://127.0.0.1:8000/webhook/autoscale"
+_MOST_BYTES = 256 * 1024
+# Longer than the loop needs to look, decide and start something.
+_SETTLE_SECONDS = 8
+# A new stack has metrics after some scrapes, and what its start cost has passed.
+_REST_SECONDS = 180
+_SEND = (
+    "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers)"
+    ".status_code for headers, body, size in json.loads(sys.argv[2])]))"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A request, and how it has to be answered; `size` is what its body is filled up to with blanks."""
+
+    name: str
+    headers: dict[str, str]
+    body: str
+    answer: int
+    outcome: str
+    size: int = 0
+
+
+def _payload(service: str, *others: str) -> str:
+    alerts = [
+        {"status": "firing", "labels": {"service": one, "action": "scale_out"}, "startsAt": "2026-01-01T12:00:00Z"}
+        for one in (service, *others)
+    ]
+    return json.dumps({"version": "4", "status": "firing", "receiver": "x", "groupKey": "x", "alerts": alerts})
+
+
+def _signed(body: str, secret: str, when: float) -> dict[str, str]:
+    moment = str(int(when))
+    signature = hmac.new(secret.encode(), f"{moment}:{body}".encode(), hashlib.sha256).hexdigest()
+    return {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": moment}
+
+
+def webhooks(secret: str, now: float) -> list[Webhook]:
+    """Return what is sent, in this order; two of them are good, for others to be repetitions or changes of."""
+    good, bearer = _payload(SERVICE), {"Authorization": f"Bearer {secret}"}
+    signed = _signed(good, secret, now)
+    # Refused before it is read who it is about.
+    forged = [
+        ("no secret", {}, good),
+        ("another secret", {"Authorization": f"Bearer {'x' * len(secret)}"}, good),
+        ("the secret, shortened", {"Authorization": f"Bearer {secret[:-1]}"}, good),
+        ("the secret as a user's name", {"Authorization": f"Basic {secret}"}, good),
+        ("signed with another secret", _signed(good, "x" * len(secret), now), good),
+        ("signed, then changed", signed, _payload("transaction-service")),
+        ("signed wrongly beside the right secret", {**bearer, **_signed(good, "x", now)}, good),
+        ("signed, and replayed at once", signed, good),
+        ("signed, and replayed with a new time", {**signed, "X-Grafana-Alerting-Timestamp": f"{now + 1:.0f}"}, good),
+        ("signed six minutes ago", _signed(good, secret, now - 360), good),
+        ("signed in six minutes", _signed(good, secret, now + 360), good),
+    ]
+    others = ["postgres", "nats", "nginx", "docker-proxy", "autoscale-service", f"{SERVICE}-canary", "nobody"]
+    return [
+        Webhook("as Alertmanager sends it", bearer, good, 202, "accepted"),
+        Webhook("signed as Grafana signs", signed, good, 202, "accepted"),
+        *(Webhook(name, headers, body, 401, "unauthorized") for name, headers, body in forged),
+        Webhook("one byte too large", bearer, good, 413, "too_large", _MOST_BYTES + 1),
+        Webhook("four times too large", bearer, good, 413, "too_large", 4 * _MOST_BYTES),
+        *(Webhook(f"about {name}", bearer, _payload(name), 422, "unknown_service") for name in others),
+        Webhook("about a service and postgres", bearer, _payload(SERVICE, "postgres"), 422, "unknown_service"),
+        Webhook("no JSON", bearer, "{", 400, "malformed"),
+        Webhook("another form", bearer, "{}", 422, "malformed"),
+    ]
+
+
+def _counted(bank: ComposedBank) -> Counter[str]:
+    """Return what the autoscaler has counted, by outcome."""
+    script = "import httpx; print(httpx.get('http://127.0.0.1:8000/metrics').text)"
+    found: Counter[str] = Counter()
+    for text in bank.inside("autoscale-service", "python", "-c", script).splitlines():
+        if text.startswith("autoscale_webhooks_total{"):
+            found[text.partition('outcome="')[2].partition('"')[0]] = int(float(text.rpartition(" ")[2]))
+    return found
+
+
+def _containers(bank: ComposedBank) -> set[str]:
+    """Return every container of the stack, those that do not run as well."""
+    label = f"label=com.docker.compose.project={bank.project}"
+    return set(bank.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split())
+
+
+def _rests(bank: ComposedBank) -> bool:
+    """Tell whether the autoscaler has measured its services and wants no change, so that what comes is the webhooks'.
+
+    Before the first metrics an alert rightly brings a replica.
+    """
+    services = json.loads(bank.operate("status"))["services"].values()
+    return all(
+        one["proposal"] is not None and one["desired"] == one["current"] and not one["working"] for one in services
+    )
+
+
+def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
+    """Send everything once the autoscaler rests; return the lines of a table, and what was not as it has to be."""
+    eventually(lambda: _rests(bank), _REST_SECONDS, 1)
+    secret = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
+    sent = webhooks(secret, time.time())
+    calls = json.dumps([[one.headers, one.body, one.size] for one in sent])
+    there, before = _containers(bank), _counted(bank)
+    answers = json.loads(bank.inside("autoscale-service", "python", "-c", _SEND, _HOOK, calls))
+    time.sleep(_SETTLE_SECONDS)
+    rows = [f"{answer}  {one.outcome:16} {one.name}" for one, answer in zip(sent, answers, strict=True)]
+    wrong = [
+        f"{one.name}: answered {answer}, not {one.answer}"
+        for one, answer in zip(sent, answers, strict=True)
+        if answer != one.answer
+    ]
+    # Alertmanager's own may come meanwhile; they are accepted.
+    counted = _counted(bank) - before
+    expected = Counter(one.outcome for one in sent)
+    if {**counted, "accepted": 0} != {**expected, "accepted": 0} or counted["accepted"] < expected["accepted"]:
+        wrong.append(f"counted were {dict(counted)}, not {dict(expected)}")
+    if changed := there ^ _containers(bank):
+        wrong.append(f"containers came or went: {changed}")
+    refused = sum(answer >= 400 for answer in answers)
+    rows.append(f"{refused} of {len(sent) - expected['accepted']} refused, no container came or went" * (not wrong))
+    return rows, wrong
+
+
+def main() -> int:
+    """Run the drill."""
+    with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
+        bank = ComposedBank(Path(folder))
+        try:
+            rows, wrong = send(bank)
+        finally:
+            bank.close()
+    print("\n".join(rows + [f"NOT AS PROMISED: {problem}" for problem in wrong]))
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

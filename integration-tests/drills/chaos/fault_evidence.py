@@ -1,0 +1,108 @@
+"""What the fault drill's checker looks at, read from a running stack: ledger, events, history and statements."""
+
+import time
+
+from harness.composed_stack import ComposedBank
+from drills.chaos.fault_clients import OPERATOR, OPERATOR_SCOPE
+from drills.chaos.fault_history import Account, Entry, Events, Hold, Ledger, Told, Transaction
+
+_FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) e"
+
+
+def _rows(bank: ComposedBank, database: str, query: str) -> list[list[str]]:
+    return [line.split("|") for line in bank.sql(database, query)]
+
+
+def _number(bank: ComposedBank, database: str, query: str) -> int:
+    return int(bank.sql(database, query)[0])
+
+
+def ledger(bank: ComposedBank) -> Ledger:
+    """Read the money as account-service has it."""
+    accounts = _rows(bank, "account", "SELECT id, currency, kind = 'cash', balance, held, seq FROM accounts")
+    holds = _rows(bank, "account", "SELECT id, account_id, amount, captured_amount, status, transaction_id FROM holds")
+    return Ledger(
+        [Account(row[0], row[1], row[2] == "t", *map(int, row[3:])) for row in accounts],
+        _transactions(bank, "account", "TRUE"),
+        _entries(bank, "account"),
+        [Hold(row[0], row[1], int(row[2]), int(row[3]), row[4], row[5]) for row in holds],
+    )
+
+
+def _transactions(bank: ComposedBank, database: str, which: str) -> list[Transaction]:
+    columns = "id, type, amount, from_account, to_account, reference, reverses"
+    found = _rows(bank, database, f"SELECT {columns} FROM transactions WHERE {which}")
+    return [Transaction(row[0], row[1], int(row[2]), *row[3:]) for row in found]
+
+
+def _entries(bank: ComposedBank, database: str) -> list[Entry]:
+    columns = "account_id, seq, transaction_id, amount, balance_after"
+    return _as_entries(_rows(bank, database, f"SELECT {columns} FROM entries WHERE seq IS NOT NULL"))
+
+
+def _as_entries(rows: list[list[str]]) -> list[Entry]:
+    return [Entry(row[0], int(row[1]), row[2], int(row[3]), int(row[4])) for row in rows]
+
+
+def events(bank: ComposedBank) -> Events:
+    """Read what account-service has sent, and what of it transaction-service has taken in."""
+    posted = ", ".join(
+        f"e->'data'->>'{name}'" for name in ("account_id", "seq", "transaction_id", "amount", "balance_after")
+    )
+    positions = "SELECT coalesce(max(position), 0) - coalesce(sum(size), 0) FROM outbox WHERE position IS NOT NULL"
+    return Events(
+        _as_entries(_rows(bank, "account", f"SELECT {posted} {_FROM_EVENTS} WHERE e->>'type' = 'bank.entry.posted'")),
+        [
+            (row[0], row[1])
+            for row in _rows(
+                bank,
+                "account",
+                f"SELECT e->'data'->>'id', e->'data'->>'status' {_FROM_EVENTS} WHERE e->>'type' LIKE 'bank.hold.%'",
+            )
+        ],
+        [
+            one
+            for database in ("account", "transaction")
+            for one in bank.sql(database, f"SELECT e->>'id' {_FROM_EVENTS}")
+        ],
+        bank.sql("transaction", "SELECT event_id FROM inbox"),
+        _number(bank, "account", "SELECT count(*) FROM outbox WHERE position IS NULL"),
+        _number(bank, "account", positions),
+        _number(bank, "transaction", "SELECT count(*) FROM dead_letters")
+        + _number(bank, "account", "SELECT count(*) FROM dead_letters"),
+    )
+
+
+def told(bank: ComposedBank, accounts: list[str]) -> Told:
+    """Read the history, and the statements as customers get them."""
+    statements = {}
+    for account in accounts:
+        found = bank.get(f"/statements/{account}", subject=OPERATOR, scope=OPERATOR_SCOPE)
+        statements[account] = [
+            Entry(account, line["seq"], line["transaction_id"], line["amount"], line["balance_after"])
+            for line in found["entries"]
+        ]
+    return Told(_transactions(bank, "transaction", "status = 'posted'"), _entries(bank, "transaction"), statements)
+
+
+def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:
+    """Wait until every event has arrived; return how many had not at first, and the seconds that it took.
+
+    Raises AssertionError when none arrives for `standstill` seconds: slow is not lost.
+    """
+
+    def missing() -> int:
+        # transaction-service hears its own findings, too.
+        sent = sum(
+            _number(bank, name, "SELECT coalesce(sum(size), 0) FROM outbox") for name in ("account", "transaction")
+        )
+        return sent - _number(bank, "transaction", "SELECT count(*) FROM inbox")
+
+    began = moved = time.monotonic()
+    left = at_first = missing()
+    while left:
+        time.sleep(1)
+        if (now := missing()) != left:
+            left, moved = now, time.monotonic()
+        assert time.monotonic() - moved < standstill, f"{left} events are missing"
+    return at_first, time.monotonic() - began

@@ -1,0 +1,103 @@
+"""Simulate the bank under faults, one seed after the other, and see whether a promise is ever broken.
+
+    make drills DRILL=simulation [ARGS="--seeds 10000 --seed 1"]
+    make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed again, and what happened in it
+    make drills DRILL=simulation ARGS="--planted"                      how soon planted faults are found
+
+No containers and no waiting: group commit, outbox, relay, consumers and repositories are the real ones, on SQLite;
+scheduler, clock, network and broker are drawn from the seed, and processes are killed between any two steps. Every
+acknowledged request has exactly one effect, every other one at most one, the ledger's invariants hold, and after quiet
+the history is the ledger's. Exits 1 when a seed has a finding, and says which one.
+"""
+
+import argparse
+import itertools
+import os
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+
+from harness.commands import measured
+from simulation.planted import PLANTED, find
+from simulation.run import Outcome, run
+
+# So many of the first seeds have to be enough for every planted fault.
+PLANTED_SEEDS = 300
+_SHOWN = 5
+_SECONDS_BETWEEN_LINES = 30
+
+
+def simulate(seeds: range, jobs: int) -> int:
+    """Simulate the seeds and print what came out; return how many of them have findings."""
+    began = told = time.monotonic()
+    faults: Counter[str] = Counter()
+    done = requests = steps = broken = 0
+    simulated = 0.0
+    with ProcessPoolExecutor(jobs) as pool:
+        for outcome in pool.map(run, seeds, chunksize=5):
+            done, requests, steps = done + 1, requests + outcome.requests, steps + outcome.steps
+            simulated += outcome.seconds
+            faults += outcome.faults
+            broken += bool(outcome.findings)
+            _tell_findings(outcome, broken)
+            if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
+                told = time.monotonic()
+                print(f"  {done} seeds, {told - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    print(", ".join(f"{count} × {fault}" for fault, count in faults.most_common()))
+    measured(
+        not broken,
+        f"{done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
+        f" {faults.total()} faults of which {faults['crash']} crashes, {simulated / 3600:.1f} simulated hours;"
+        f" {broken} seeds with findings (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
+    )
+    return broken
+
+
+def _tell_findings(outcome: Outcome, broken: int) -> None:
+    if outcome.findings and broken <= _SHOWN:
+        for finding in outcome.findings[:_SHOWN]:
+            print(f"seed {outcome.seed}: {finding[:300]}", flush=True)
+        print(f'again: make drills DRILL=simulation ARGS="--seed {outcome.seed} --seeds 1 --trace"', flush=True)
+
+
+def show_trace(seed: int) -> int:
+    """Simulate one seed and print everything that happened; return whether it has findings."""
+    outcome = run(seed, keep_lines=True)
+    print("\n".join(outcome.lines))
+    print(f"trace {outcome.trace}")
+    _tell_findings(outcome, 1)
+    return int(bool(outcome.findings))
+
+
+def find_planted(seeds: range, jobs: int) -> int:
+    """Plant one fault after the other; return how many are not found."""
+    missed = 0
+    with ProcessPoolExecutor(jobs) as pool:
+        for name, found in zip(PLANTED, pool.map(find, PLANTED, itertools.repeat(seeds))):
+            missed += found is None
+            came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
+            measured(found is not None, f"{name:67} {came}")
+    print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted faults found (bar: all, within {len(seeds)} seeds)")
+    return missed
+
+
+def main() -> int:
+    """Do what the command line asks for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=10_000, help="how many seeds (default 10000)")
+    parser.add_argument("--seed", type=int, default=1, help="the first of them (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at the same time (default: all cores)")
+    parser.add_argument("--trace", action="store_true", help="print what happens in the first seed, and only that")
+    parser.add_argument("--planted", action="store_true", help="plant faults and see that each is found")
+    options = parser.parse_args()
+    if options.trace:
+        return show_trace(options.seed)
+    if options.planted:
+        return int(find_planted(range(options.seed, options.seed + PLANTED_SEEDS), options.jobs) > 0)
+    return int(simulate(range(options.seed, options.seed + options.seeds), options.jobs) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Do a million random things to the ledger and to a plain model of it, and see whether they ever disagree.
+
+    make drills DRILL=fuzz_ledger [ARGS="--steps 1000000 --seed 1"]
+
+The state machine is the one of account-service's tests; here it runs in rounds of seeds that follow each other, on all
+cores, and its SQLite without threads. Prints steps and rate; exits 1 when a round finds something, with the shortest
+program that shows it, or when fewer steps were made than asked for.
+"""
+
+import argparse
+import itertools
+import math
+import os
+import shutil
+import sqlite3
+import sys
+import tempfile
+import time
+import traceback
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from app.models import metadata
+from harness.commands import measured
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import invariant, run_state_machine_as_test
+from sqlalchemy import create_engine as create_sync_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
+from tests.test_property import Bank
+
+from shared.testing import lab_keys
+from shared.db.database import create_engine
+from shared.testing.fixtures import Lab
+from simulation import sqlite
+
+EXAMPLES, LENGTH = 50, 100
+_MEMORY = Path("/dev/shm")  # nosec B108  # memory, where there is such a folder
+
+
+class QuickBank(Bank):
+    """The machine on databases in memory, with one engine for all of them: what it compiled once stays compiled."""
+
+    template: Path
+    engine_of_all: AsyncEngine | None = None
+    steps = 0
+
+    def new_database(self, file: Path) -> AsyncEngine:
+        shutil.copyfile(self.template, file)
+        self.reader = sqlite3.connect(file, isolation_level=None)
+        sqlite.OPENERS["ledger"] = lambda: sqlite.Connection(str(file))
+        if QuickBank.engine_of_all is None:
+            QuickBank.engine_of_all = create_engine("sqlite+inline://ledger/")
+        return QuickBank.engine_of_all
+
+    @invariant()
+    def service_and_model_agree(self) -> None:
+        """Do what the slower machine does after every step, and count the step."""
+        QuickBank.steps += 1
+        query = "SELECT id, balance, balance - held, status FROM accounts WHERE kind = 'customer'"
+        assert {id_: rest for id_, *rest in self.reader.execute(query)} == {
+            id_.replace("-", ""): [model.balance, model.available, model.status] for id_, model in self.model.items()
+        }
+
+    def teardown(self) -> None:
+        self.reader.close()
+        super().teardown()
+
+
+def play(number: int, scratch: str) -> tuple[int, int, str]:
+    """Play one round; return its seed, how many steps it made and, if it found something, what."""
+    tempfile.tempdir = scratch
+    QuickBank.lab = Lab(lab_keys.ensure(Path(scratch)))
+    QuickBank.template = Path(scratch) / "template.db"
+    QuickBank.steps = 0
+    try:
+        run_state_machine_as_test(
+            seed(number)(QuickBank),
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=LENGTH,
+                deadline=None,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+                phases=[Phase.generate, Phase.shrink],
+            ),
+        )
+    except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, it is what was looked for
+        return number, QuickBank.steps, traceback.format_exc()
+    return number, QuickBank.steps, ""
+
+
+def prepare(scratch: str) -> None:
+    """Make what all rounds share: keys, and a database to copy."""
+    lab_keys.ensure(Path(scratch))
+    engine = create_sync_engine(f"sqlite:///{scratch}/template.db")
+    metadata.create_all(engine)
+    engine.dispose()
+
+
+def main() -> int:
+    """Play rounds until there were steps enough."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
+    parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rounds at the same time (default: all cores)")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, whatever was reached")
+    options = parser.parse_args()
+    began, steps, rounds, findings = time.monotonic(), 0, 0, 0
+    numbers = itertools.count(options.seed)
+    memory = _MEMORY if _MEMORY.is_dir() else None
+    with tempfile.TemporaryDirectory(dir=memory) as scratch, ProcessPoolExecutor(options.jobs) as pool:
+        prepare(scratch)
+        running: set[Any] = {pool.submit(play, next(numbers), scratch) for _ in range(options.jobs)}
+        while running:
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            for number, made, finding in (one.result() for one in done):
+                steps, rounds = steps + made, rounds + 1
+                if finding:
+                    findings += 1
+                    print(f"{finding}\nFOUND in round {number}; again: --steps 1 --seed {number}", flush=True)
+                if steps < options.steps and not findings and time.monotonic() - began < options.minutes * 60:
+                    running.add(pool.submit(play, next(numbers), scratch))
+                if rounds % 20 == 0:
+                    print(f"  {steps:,} steps, {time.monotonic() - began:.0f} s", flush=True)
+    seconds = time.monotonic() - began
+    met = steps >= options.steps and not findings
+    measured(
+        met,
+        f"{steps:,} steps in {rounds} rounds from seed {options.seed}, {findings} findings"
+        f" (bar: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s",
+    )
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""Send the most expensive requests there are: how long each blocks account-service, and what memory it takes.
+
+    make drills DRILL=request_cost [ARGS="--rounds 5"]
+
+One account-service on SQLite. While a request is under way, another client asks for /health/live again and again: its
+slowest answer waited for the event loop. Memory is what the process' peak (VmHWM) grew by. Each case takes the least of
+its rounds, as other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and how
+long reading an ordinary transfer takes against pydantic alone. Exits 1 when a bar is missed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import timeit
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+from harness.commands import measured
+from pydantic import Field
+
+from shared.testing.paths import ROOT
+from shared.testing import lab_keys
+from shared.http import bodies
+from shared.ids import Identifier, new_id
+from shared.testing.fixtures import Lab, serving
+from shared.tests.test_bodies import HOSTILE
+
+MAX_BLOCK_MS, MAX_MEMORY_MB, MAX_ANSWER_BYTES, MAX_READ_RATIO = 50, 20, 8192, 1.03
+TRANSFERS, BATCH = "/api/v1/transfers", "/api/v1/transfers:batch"
+_WEBHOOK = """
+import resource, sys, time
+from app import webhook
+content = sys.stdin.buffer.read()
+before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+try:
+    webhook.read(content, {"account-service"})
+except Exception:
+    pass
+blocked = time.perf_counter() - began
+print(blocked * 1000, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+class Transfer(bodies.StrictBody):
+    """As account-service reads a transfer, but for the list of currencies."""
+
+    from_account: Identifier
+    to_account: Identifier
+    amount: int = Field(ge=1, le=10**15)
+    currency: str
+    reference: str | None = None
+
+
+def hostile_bodies() -> Iterator[tuple[str, str, bytes]]:
+    """Yield name, path and body of what costs most to refuse."""
+    for name, content in HOSTILE.items():
+        content = content.replace(b'"items"', b'"transfers"')
+        yield f"{name}, batch", BATCH, content
+        yield f"{name}, transfer", TRANSFERS, content
+    wrong = {"key": 1, "from_account": 2, "to_account": 3, "amount": "4", "currency": 5, "reference": 6}
+    yield "every field wrong", BATCH, json.dumps({"transfers": [wrong] * 1000}).encode()
+    yield "unknown fields within the limit", BATCH, json.dumps(
+        {"transfers": [{f"{n:0100}": 1 for n in range(8)}] * 1000}
+    ).encode()[: 1024 * 1024]
+    first, rest = {f"{n:0100}": 1 for n in range(7000)}, [{}] * 999
+    yield "unknown fields in the first transfer", BATCH, json.dumps({"transfers": [first, *rest]}).encode()
+    yield "unknown fields beside transfers", BATCH, json.dumps({**first, "transfers": [{}]}).encode()
+    yield "long unknown fields", TRANSFERS, json.dumps({f"{n:05}" * 1000: 1 for n in range(200)}).encode()
+
+
+def valid_batch(source: str, target: str) -> bytes:
+    """Return a batch of 1000 transfers, of nearly a megabyte."""
+    item = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD", "reference": "é, " * 46}
+    items = [{"key": f"{uuid.uuid4().hex}-{n:0200}", **item} for n in range(1000)]
+    return json.dumps({"transfers": items}).encode()
+
+
+class Probe:
+    """Asks a service for its health without a pause, and remembers the slowest answer."""
+
+    def __init__(self, url: str) -> None:
+        self._client = httpx.Client(base_url=url)
+        self._stop = threading.Event()
+        self.slowest = 0.0
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        while not self._stop.is_set():
+            began = time.perf_counter()
+            self._client.get("/health/live")
+            self.slowest = max(self.slowest, time.perf_counter() - began)
+
+    def __enter__(self) -> "Probe":
+        self._client.get("/health/live")
+        self._thread.start()
+        time.sleep(0.02)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        time.sleep(0.02)
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+
+def memory_mb(process: int, field: str) -> float:
+    """Return VmHWM or VmRSS of a process."""
+    for line in Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) / 1024
+    raise LookupError(field)
+
+
+def served_process() -> int:
+    """Return the id of the one child of this process that runs `app`."""
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii").split()
+    (process,) = [int(one) for one in children if b"app" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0")]
+    return process
+
+
+def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int) -> tuple[float, float, int]:
+    """Return how long a request blocked others (ms), what memory it took (MB), and the size of a refusal."""
+    blocks, memory, size = [], [], 0
+    for _ in range(rounds):
+        Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
+        before = memory_mb(process, "VmRSS")
+        with Probe(url) as probe:
+            answer = send()
+        size = max(size, len(answer.content) if answer.status_code >= 400 else 0)
+        assert answer.status_code < 500, answer.text
+        blocks.append(probe.slowest * 1000)
+        memory.append(memory_mb(process, "VmHWM") - before)
+    return min(blocks), min(memory), size
+
+
+def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
+    """Print a case beside its bars; return whether they were met."""
+    met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_ANSWER_BYTES
+    bars = f"bars {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
+    return measured(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({bars})")
+
+
+def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
+    """Measure every case against a running account-service."""
+    process = served_process()
+    with httpx.Client(base_url=url, headers=lab.operator(), timeout=60) as client:
+
+        def post(path: str, content: bytes) -> httpx.Response:
+            return client.post(path, content=content, headers={"Idempotency-Key": uuid.uuid4().hex})
+
+        accounts = [post("/api/v1/accounts", b'{"currency":"USD"}').json()["id"] for _ in range(2)]
+        post(f"/api/v1/accounts/{accounts[0]}/deposits", b'{"currency":"USD","amount":1000000}')
+        yield report("nothing", *cost(url, process, lambda: client.get("/health/live"), rounds))
+        for name, path, content in hostile_bodies():
+            yield report(name, *cost(url, process, lambda: post(path, content), rounds))
+        query = "&".join(f"x{n}=1" for n in range(1000))
+        yield report("parameters", *cost(url, process, lambda: client.get(f"/api/v1/accounts?{query}"), rounds))
+        many = [(f"x-{n}", "1") for n in range(2000)]
+        yield report("headers", *cost(url, process, lambda: client.get("/api/v1/accounts", headers=many), rounds))
+        yield report(
+            "a batch of 1000 transfers", *cost(url, process, lambda: post(BATCH, valid_batch(*accounts)), rounds)
+        )
+
+
+def measure_webhook(rounds: int) -> Iterator[bool]:
+    """Measure what reading a webhook costs, at its limit of 256 KB."""
+    for name in ("unknown fields", "numbers", "nested lists", "escaped quotes", "a long number", "names of surrogates"):
+        content = HOSTILE[name].replace(b'"items"', b'"alerts"')[: 256 * 1024]
+        results = []
+        for _ in range(rounds):
+            command = [sys.executable, "-c", _WEBHOOK]
+            environment = {"PYTHONPATH": str(ROOT)}
+            folder = ROOT / "autoscale-service"
+            done = subprocess.run(command, input=content, capture_output=True, check=True, cwd=folder, env=environment)
+            results.append([float(figure) for figure in done.stdout.split()])
+        yield report(f"{name}, webhook", *(min(column) for column in zip(*results)))
+
+
+def measure_reading(rounds: int) -> bool:
+    """Compare reading an ordinary transfer with pydantic alone; interleaved, as the machine's speed varies."""
+    body = {"from_account": new_id(), "to_account": new_id(), "amount": 1050, "currency": "USD", "reference": "rent"}
+    content = json.dumps(body).encode()
+
+    def alone() -> Transfer:
+        return Transfer.model_validate_json(content or b"{}")
+
+    def checked() -> Transfer:
+        return bodies.parse(content, Transfer)
+
+    times = {read: float("inf") for read in (alone, checked)}
+    for _ in range(rounds * 20):
+        for read in times:
+            times[read] = min(times[read], timeit.timeit(read, number=2000) / 2000)
+    ratio = times[checked] / times[alone]
+    figures = f"{times[checked] * 1e6:.2f} µs, pydantic alone {times[alone] * 1e6:.2f} µs"
+    return measured(ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (bar {MAX_READ_RATIO})")
+
+
+def main() -> int:
+    """Measure everything, and say whether every bar was met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (default 3)")
+    rounds = parser.parse_args().rounds
+    with tempfile.TemporaryDirectory() as name:
+        lab = Lab(lab_keys.ensure(Path(name) / "secrets"))
+        with serving("account-service", Path(name), lab) as url:
+            results = list(measure_service(url, lab, rounds))
+    results += [*measure_webhook(rounds), measure_reading(rounds)]
+    return 0 if all(results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,318 @@
+"""Read statements of a million entries, twenty at once, and look at the memory and at everybody else's requests.
+
+    make drills DRILL=statements [ARGS="--entries 1000000 --seconds 20"]
+
+PostgreSQL and transaction-service are started as processes; a stand-in tells account-service's balances. The rows are
+inserted set-based. curl reads: most at full speed, some slowly, and all go away in the middle; one reads to the end.
+Other requests are measured before, meanwhile and after. Service, database and clients share the machine, so latencies
+are compared within one run. Exits 1 when a bar is missed.
+"""
+
+import argparse
+import csv
+import http.client
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+from harness.commands import measured
+
+from shared.testing.paths import ROOT
+from shared.testing import lab_keys
+from shared.testing.ports import free_port
+from shared.testing.postgres import PostgresMissing, PostgresServer
+from shared.testing.processes import Process, stop_all
+from shared.testing.progress import Progress
+
+TRANSACTION = "transaction-service"
+AT_ONCE = 20
+MOST_AT_ONCE = 24
+MEMORY_MB = 180
+SLOWER_BAR = 2.0
+_SLOW_READERS = 4
+_SLOW_RATE = "200k"
+_PROBES = 2
+_PROBE_PAUSE = 0.02
+PERIOD = "from=2026-11-01T00:00:00Z&to=2026-11-20T00:00:00Z"
+
+LARGE, SMALL = "00000000-0000-7000-8000-000000000001", "00000000-0000-7000-8000-000000000002"
+OWNERS = {LARGE: "alice", SMALL: "bob"}
+_SMALL_ENTRIES = 30
+_FILL = """
+    INSERT INTO accounts (id, owner, currency, account_number)
+    VALUES ('{account}', '{owner}', 'USD', '{number}');
+    INSERT INTO transactions (id, type, status, amount, currency, from_account, to_account, reference, created_at)
+    SELECT CAST('{prefix}' || lpad(to_hex(n), 12, '0') AS uuid), 'deposit', 'posted', 1, 'USD',
+        '{cash}', '{account}', 'salary ' || n, timestamptz '2026-11-02Z' + n * interval '1 second'
+    FROM generate_series(1, {entries}) AS n;
+    INSERT INTO entries (account_id, transaction_id, seq, counterparty, amount, balance_after, created_at)
+    SELECT '{account}', CAST('{prefix}' || lpad(to_hex(n), 12, '0') AS uuid), n, '{cash}', 1, n,
+        timestamptz '2026-11-02Z' + n * interval '1 second'
+    FROM generate_series(1, {entries}) AS n
+"""
+
+
+class StandIn(BaseHTTPRequestHandler):
+    """Answers for account-service: how far the accounts go, and what they hold."""
+
+    seqs: dict[str, int] = {}
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:  # pylint: disable=invalid-name
+        """Answer one request."""
+        asked = urlsplit(self.path)
+        wanted = {name: values[0] for name, values in parse_qs(asked.query).items()}
+        found = [
+            {"id": id_, "owner": OWNERS[id_], "currency": "USD", "seq": seq}
+            for id_, seq in self.seqs.items()
+            if wanted.get("account_id", id_) == id_ and wanted.get("owner", OWNERS[id_]) == OWNERS[id_]
+        ]
+        balances = [
+            {"id": id_, "currency": "USD", "balance": seq, "seq": seq, "updated_at": "2026-11-20T00:00:00Z"}
+            for id_, seq in self.seqs.items()
+        ]
+        is_page = asked.path == "/internal/balances"
+        body = {"items": balances, "next_cursor": None} if is_page else {"items": found, "more": False}
+        content = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:  # pylint: disable=arguments-differ
+        """Write nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_arguments: object) -> None:
+        """Write nothing: the service may close its connections as it likes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service under test."""
+
+    port: int
+    process: Process
+    secrets: lab_keys.LabSecrets
+
+    def url(self, account: str) -> str:
+        """Return the address of an account's statement."""
+        return f"http://127.0.0.1:{self.port}/api/v1/statements/{account}?{PERIOD}"
+
+    def headers(self, subject: str) -> dict[str, str]:
+        """Return the header of a token."""
+        return {"Authorization": f"Bearer {lab_keys.sign(self.secrets.key, subject)}"}
+
+    def curl(self, *options: str) -> list[str]:
+        """Return the command that reads the large statement."""
+        (header,) = (f"{name}: {value}" for name, value in self.headers("alice").items())
+        return ["curl", "--silent", "--show-error", "--fail", "--header", header, *options, self.url(LARGE)]
+
+    def memory_mb(self, field: str = "VmHWM") -> float:
+        """Return the memory of the process: the most that was resident so far."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:")) / 1024
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that the process has used."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / 100
+
+
+def fill(server: PostgresServer, entries: int) -> None:
+    """Insert the accounts with their entries."""
+    for number, (account, count) in enumerate(((LARGE, entries), (SMALL, _SMALL_ENTRIES)), start=1):
+        values = {
+            **{"account": account, "owner": OWNERS[account], "number": f"{number:016d}", "cash": uuid.UUID(int=9)},
+            **{"prefix": f"00000000-0000-7000-900{number}-", "entries": count},
+        }
+        server.sql("history", *(part for part in _FILL.format(**values).split(";")))
+        StandIn.seqs[account] = count
+
+
+@contextmanager
+def served(folder: Path, url: str, ledger: str) -> Iterator[Service]:
+    """Run transaction-service on a database, from its migrations to its end."""
+    secrets, port = lab_keys.ensure(folder / "secrets"), free_port()
+    environment = {
+        **{"PYTHONPATH": str(ROOT), "DATABASE_URL": url, "PORT": str(port), "AUTH_JWKS": str(secrets.jwks)},
+        **{"SERVICE_TOKEN_FILE": str(secrets.service_token), "ACCOUNT_SERVICE_URL": ledger},
+    }
+    command = [sys.executable, "-m", "app"]
+    process = Process(TRANSACTION, command, folder / "log", cwd=ROOT / TRANSACTION, env=environment)
+    process.start()
+    try:
+        service = Service(port, process, secrets)
+        for _ in range(300):
+            if ask(service, "/health/ready", {})[0] == 200:
+                break
+            time.sleep(0.1)
+        yield service
+    finally:
+        stop_all([process])
+
+
+def migrate(url: str, folder: Path) -> None:
+    """Create the tables."""
+    secrets = lab_keys.ensure(folder / "secrets")
+    environment = {
+        **{"PYTHONPATH": str(ROOT), "DATABASE_URL": url, "AUTH_JWKS": str(secrets.jwks), "PATH": "/usr/bin:/bin"},
+        **{"SERVICE_TOKEN_FILE": str(secrets.service_token), "ACCOUNT_SERVICE_URL": "http://127.0.0.1:9"},
+    }
+    command = [sys.executable, "-m", "app.migrate"]
+    subprocess.run(command, cwd=ROOT / TRANSACTION, env=environment, check=True, capture_output=True)
+
+
+def ask(service: Service, path: str, headers: dict[str, str]) -> tuple[int, float]:
+    """Ask once; return the status (0: no answer) and the milliseconds that it took."""
+    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
+    begun = time.perf_counter()
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        answer.read()
+        return answer.status, (time.perf_counter() - begun) * 1000
+    except (OSError, http.client.HTTPException):
+        return 0, (time.perf_counter() - begun) * 1000
+    finally:
+        connection.close()
+
+
+def others(service: Service, seconds: float) -> list[tuple[int, float]]:
+    """Ask for what is small for some time; return statuses and milliseconds."""
+    asked: list[tuple[int, float]] = []
+    paths = (f"/api/v1/statements/{SMALL}?{PERIOD}", "/api/v1/transactions?limit=20", "/health/ready")
+    headers, end = service.headers("bob"), time.monotonic() + seconds
+
+    def work() -> None:
+        while time.monotonic() < end:
+            for path in paths:
+                asked.append(ask(service, path, headers))
+                time.sleep(_PROBE_PAUSE)
+
+    threads = [threading.Thread(target=work) for _ in range(_PROBES)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return asked
+
+
+def p99(asked: Sequence[tuple[int, float]]) -> float:
+    """Return the 99th percentile of the milliseconds."""
+    ordered = sorted(milliseconds for _, milliseconds in asked)
+    return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
+
+
+@contextmanager
+def readers(service: Service, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Read so many statements at once while the block runs; the first few slowly."""
+    with ExitStack() as stack:
+        reading = []
+        for number in range(count):
+            slowly = ("--limit-rate", _SLOW_RATE) if number < _SLOW_READERS else ()
+            process = subprocess.Popen(service.curl("--output", "/dev/null", *slowly))  # pylint: disable=R1732
+            reading.append(process)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield reading
+
+
+def whole(service: Service, folder: Path, entries: int) -> tuple[float, bool]:
+    """Read the large statement to its end; return how long it took, and whether it is all there."""
+    file, begun = folder / "statement.csv", time.monotonic()
+    subprocess.run(service.curl("--header", "Accept: text/csv", "--output", str(file)), check=True)
+    seconds = time.monotonic() - begun
+    count = 0
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.reader(lines):
+            count += 1
+    sound = count == entries + 3 and row[1] == "closing-balance" and row[5] == "complete" and row[8] == str(entries)
+    return seconds, sound
+
+
+Bar = tuple[str, str, bool]
+
+
+def measure(service: Service, folder: Path, entries: int, seconds: float, progress: Progress) -> list[Bar]:
+    """Run all that there is to measure; return what was promised, what was found and whether it was kept."""
+    others(service, 3)
+    progress.step(f"other requests alone, {seconds:.0f} s; at rest {service.memory_mb():.0f} MB")
+    before = others(service, seconds / 2)
+    progress.step(f"other requests beside {AT_ONCE} statements of {entries} entries, {seconds:.0f} s")
+    with readers(service, AT_ONCE) as reading:
+        time.sleep(1)
+        beside = others(service, seconds)
+        running = sum(each.poll() is None for each in reading)
+        with readers(service, MOST_AT_ONCE - AT_ONCE):
+            time.sleep(1)
+            refused, _ = ask(service, urlsplit(service.url(LARGE)).path + "?" + PERIOD, service.headers("alice"))
+    time.sleep(1)
+    used = service.cpu_seconds()
+    time.sleep(2)
+    used = service.cpu_seconds() - used
+    progress.step("other requests alone again, and one statement to its end")
+    normal = p99(before + others(service, seconds / 2))
+    took, sound = whole(service, folder, entries)
+    slower = p99(beside) / normal
+    failed = sum(status != 200 for status, _ in beside)
+    return [
+        (f"peak memory <= {MEMORY_MB} MB", f"{service.memory_mb():.0f} MB", service.memory_mb() <= MEMORY_MB),
+        (
+            f"other requests' p99 beside them <= {SLOWER_BAR} times that without",
+            f"{p99(beside):.1f} ms, {normal:.1f} ms without: {slower:.2f} times, of {len(beside)} requests",
+            slower <= SLOWER_BAR,
+        ),
+        ("other requests that failed: 0", f"{failed} of {len(beside)}", failed == 0),
+        (f"statements still being read at the end: {AT_ONCE}", str(running), running == AT_ONCE),
+        (f"one more than {MOST_AT_ONCE} at once is answered 429", str(refused), refused == 429),
+        ("clients that go away stop the work: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
+        ("a statement read to its end is whole", f"{sound}, {took:.1f} s", sound),
+    ]
+
+
+def main() -> int:
+    """Run the drill, print the bars, and return 0 only if every one is met."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the large account")
+    parser.add_argument("--seconds", type=float, default=20, help="how long other requests are measured")
+    arguments = parser.parse_args()
+    progress = Progress("statements", 5)
+    try:
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            progress.step(f"PostgreSQL, and {arguments.entries} entries in it")
+            server = stack.enter_context(PostgresServer())
+            url = server.create_database("history")
+            migrate(url, folder)
+            fill(server, arguments.entries)
+            stand_in = stack.enter_context(_Server(("127.0.0.1", 0), StandIn))
+            threading.Thread(target=stand_in.serve_forever, daemon=True).start()
+            stack.callback(stand_in.shutdown)
+            progress.step("transaction-service")
+            ledger = f"http://127.0.0.1:{stand_in.server_address[1]}"
+            service = stack.enter_context(served(folder, url, ledger))
+            found = measure(service, folder, arguments.entries, arguments.seconds, progress)
+    except (PostgresMissing, subprocess.CalledProcessError) as failure:
+        progress.finished(str(failure), good=False)
+        return 1
+    for what, value, met in found:
+        measured(met, f"{what}: {value}")
+    good = all(met for _, _, met in found)
+    progress.finished(f"{sum(met for _, _, met in found)} of {len(found)} as promised", good=good)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Drill: break things on a stack of its own and see who is told, how soon, and that it is taken back after the repair.
+
+    make drills DRILL=alerts
+
+A receiver stands for Slack, the autoscaler and the dead man's switch. Prints a line per alert; exits 1 when one misses
+its bar.
+"""
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.composed_stack import ComposedBank
+from harness.client import transfers_under_way
+
+from shared.testing.progress import Progress
+
+_RECEIVER = "integration-tests/harness/receiver"
+COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autoscaler.yml"
+BAR_SECONDS = 120.0
+_PATIENCE_SECONDS = 300.0
+_LOOK_SECONDS = 2.0
+# The lock of an outbox' sequencer (shared/messaging/outbox.py): who holds it keeps events from leaving.
+_SEQUENCER_LOCK = 0x6F7574626F78
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """An alert that a fault has to raise; `unwanted` are those that it has to silence."""
+
+    name: str
+    severity: str
+    service: str = ""
+    unwanted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that goes wrong, and how it is put right; `load` means under transfers."""
+
+    name: str
+    alerts: tuple[Expected, ...]
+    cause: Callable[[ComposedBank], Callable[[], object]]
+    load: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one expected alert: seconds to the message and to its end, None where there was none."""
+
+    fault: str
+    alert: str
+    firing: float | None
+    resolved: float | None
+    wrong: tuple[str, ...] = ()
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether the bar was met and the message was what it has to be."""
+        return self.firing is not None and self.firing <= BAR_SECONDS and self.resolved is not None and not self.wrong
+
+
+def killed_replica(bank: ComposedBank) -> Callable[[], object]:
+    """Kill a replica; Docker leaves it so."""
+    victim = bank.containers("account-service")[0]
+    bank.docker("kill", victim)
+    return lambda: bank.docker("start", victim)
+
+
+def stopped(service: str) -> Callable[[ComposedBank], Callable[[], object]]:
+    """Return a fault that stops a whole service."""
+
+    def cause(bank: ComposedBank) -> Callable[[], object]:
+        victims = bank.containers(service)
+        bank.docker("stop", *victims)
+        # Not `compose start`: it waits for one-shots that this service depends on.
+        return lambda: bank.docker("start", *victims)
+
+    return cause
+
+
+def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
+    """Change one balance by hand, past the ledger."""
+    account = bank.open(1000)
+    change = "UPDATE accounts SET balance = balance {} WHERE id = '" + account + "'"
+    bank.sql("account", change.format("+ 7"))
+    return lambda: bank.sql("account", change.format("- 7"))
+
+
+def held_relay(bank: ComposedBank) -> Callable[[], object]:
+    """Hold the sequencer's lock, so that the outbox fills up while the broker is well."""
+    bank.sql_in_background("account", f"SELECT pg_advisory_lock({_SEQUENCER_LOCK}), pg_sleep(600)", "drill")
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'drill'"
+    return lambda: bank.sql("account", end)
+
+
+REPLICA = Fault("a replica is killed", (Expected("ReplicaDown", "ticket", "account-service"),), killed_replica)
+FAULTS = (
+    REPLICA,
+    Fault(
+        "all of a service stops",
+        (Expected("ServiceDown", "page", "transaction-service", unwanted=("ReplicaDown", "ApiUnreachable")),),
+        stopped("transaction-service"),
+    ),
+    Fault("NATS stops", (Expected("NatsDown", "page"),), stopped("nats")),
+    Fault(
+        "the outbox fills up",
+        (Expected("OutboxStalled", "ticket", "account-service"),),
+        held_relay,
+        load=True,
+    ),
+    Fault(
+        "a balance is changed by hand",
+        (Expected("LedgerImbalance", "page"), Expected("ReconciliationMismatch", "page")),
+        corrupted_balance,
+    ),
+)
+
+
+def run(bank: ComposedBank, fault: Fault) -> list[Result]:
+    """Cause a fault, wait for its alerts, put it right and wait for their end."""
+    with _load(bank, fault.load):
+        began = time.time()
+        mend = fault.cause(bank)
+        try:
+            firing = {alert: _await(bank, alert, "firing", began) for alert in fault.alerts}
+        finally:
+            mended = time.time()
+            mend()
+    resolved = {alert: _await(bank, alert, "resolved", mended) for alert in fault.alerts}
+    return [
+        Result(
+            fault.name,
+            alert.name,
+            message["at"] - began if (message := firing[alert]) else None,
+            end["at"] - mended if (end := resolved[alert]) else None,
+            tuple(_faults_of(message, alert)) if message else (),
+        )
+        for alert in fault.alerts
+    ] + [
+        Result(fault.name, name, None, None, (f"{name} came although {alert.name} explains it",))
+        for alert in fault.alerts
+        for name in alert.unwanted
+        if _find(bank, Expected(name, "", alert.service), "firing", began)
+    ]
+
+
+@contextmanager
+def _load(bank: ComposedBank, wanted: bool) -> Iterator[None]:
+    if not wanted:
+        yield
+        return
+    source, target = bank.open(1_000_000), bank.open()
+    with transfers_under_way(bank, source, target, clients=2):
+        yield
+
+
+def _await(bank: ComposedBank, alert: Expected, status: str, since: float) -> dict[str, Any] | None:
+    deadline = time.time() + _PATIENCE_SECONDS
+    while time.time() < deadline:
+        if found := _find(bank, alert, status, since):
+            return found
+        time.sleep(_LOOK_SECONDS)
+    return None
+
+
+def _find(bank: ComposedBank, alert: Expected, status: str, since: float) -> dict[str, Any] | None:
+    """Return the first Slack message about an alert since a moment."""
+    for message in bank.messages("/slack", since):
+        title = str(message["body"]["attachments"][0]["title"])
+        about = title.partition("] ")[2].split(" · ")
+        if title.startswith(f"[{status.upper()}") and about == [part for part in (alert.name, alert.service) if part]:
+            return message
+    return None
+
+
+def _faults_of(message: dict[str, Any], alert: Expected) -> Iterator[str]:
+    """Yield what a Slack message lacks: severity, value, runbook."""
+    attachment = message["body"]["attachments"][0]
+    if f"· {alert.severity}]" not in attachment["title"]:
+        yield f"the title does not say {alert.severity}: {attachment['title']}"
+    if f"/{alert.name}.md|Runbook>" not in attachment["text"]:
+        yield f"no link to the runbook: {attachment['text']}"
+    if "<no value>" in attachment["text"] or len(attachment["text"].splitlines()) < 3:
+        yield f"the description is missing: {attachment['text']}"
+
+
+def webhook_faults(bank: ComposedBank) -> list[str]:
+    """Return what is wrong with the messages to the autoscaler and the dead man's switch of a quiet stack."""
+    deadline = time.time() + _PATIENCE_SECONDS
+    while len(_calls(bank)) < 2 and time.time() < deadline:
+        time.sleep(_LOOK_SECONDS)
+    wrong = []
+    if len(calls := _calls(bank)) < 2:
+        wrong.append(f"the autoscaler was woken {len(calls)} times; a lasting condition has to wake it again and again")
+    token = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
+    if any(call["authorization"] != f"Bearer {token}" for call in calls):
+        wrong.append("the webhook came without the authorization that was agreed on")
+    if not bank.messages("/dead-mans-switch"):
+        wrong.append("the dead man's switch heard nothing")
+    return wrong
+
+
+def _calls(bank: ComposedBank) -> list[dict[str, Any]]:
+    """Return the webhooks that say that account-service has replicas to spare."""
+    wanted = {"action": "scale_in", "service": "account-service"}
+    return [
+        message
+        for message in bank.messages("/webhook/autoscale")
+        if any(wanted.items() <= alert["labels"].items() for alert in message["body"]["alerts"])
+    ]
+
+
+def line(fault: str, alert: str, firing: str, resolved: str, verdict: str) -> str:
+    """Return a line of the table."""
+    return f"{fault:30} {alert:24} {firing:>10} {resolved:>10} {BAR_SECONDS:>5.0f} s  {verdict}"
+
+
+def show(result: Result) -> str:
+    """Return a result as a line of the table, and what was wrong below it."""
+
+    def seconds(value: float | None) -> str:
+        return "never" if value is None else f"{value:.0f} s"
+
+    verdict = "ok" if result.passed else "MISSED"
+    first = line(result.fault, result.alert, seconds(result.firing), seconds(result.resolved), verdict)
+    return "\n".join([first, *(f"    {problem}" for problem in result.wrong)])
+
+
+def main() -> int:
+    """Run the drill."""
+    with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
+        bank = ComposedBank(Path(folder), COMPOSE_FILE=COMPOSE_FILE)
+        try:
+            print(line("fault", "alert", "told after", "taken back", "bar:"), flush=True)
+            passed = True
+            progress = Progress("drill alerts", len(FAULTS) + 1)
+            for fault in FAULTS:
+                progress.step(fault.name)
+                for result in run(bank, fault):
+                    print(show(result), flush=True)
+                    passed = passed and result.passed
+            progress.step("webhooks that do not arrive")
+            wrong = webhook_faults(bank)
+            print("webhook of the autoscaler and dead man's switch:", "; ".join(wrong) or "ok")
+            bank.assert_ledger_is_sound()
+            return 0 if passed and not wrong else 1
+        finally:
+            bank.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Drill: lose the databases and the event bus of a stack of its own under load, and bring them back.
+
+    make drills DRILL=restore [ARGS="--seconds 20"]
+
+A backup is made under load and a moment is noted. PostgreSQL is killed and its volume removed: it is restored to the
+last transaction in the archive, and after a second loss to the moment noted. At the end NATS' volume is removed under
+load. After each, what clients know is compared with the ledger, and the ledger with the history. Prints figures and
+bars; exits 1 when one is missed.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+
+from harness.commands import measured, say
+from harness.composed_stack import ComposedBank
+from harness.client import eventually, usd
+
+_ACCOUNTS = 12
+_MONEY = 1_000_000
+_CLIENTS = 4
+# That of .env: what is committed is in the archive so much later at the latest.
+_ARCHIVE_SECONDS = 30
+_PATIENCE_SECONDS = 180
+RPO_SECONDS = _ARCHIVE_SECONDS + 5.0
+RTO_SECONDS = 120.0
+NATS_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A transfer that a client has been told of: its id, and when it was asked for and answered (seconds)."""
+
+    id: str
+    sent_at: float
+    answered_at: float
+
+
+@dataclass
+class Clients:
+    """What the clients know, and what was not answered 201."""
+
+    acknowledged: list[Acknowledged] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Figures and their bars; `missed` is what did not meet its own."""
+
+    missed: list[str] = field(default_factory=list)
+
+    def at_most(self, what: str, figure: float, bar: float, unit: str = "") -> None:
+        """Print a figure that must not be above its bar."""
+        self._line(what, f"{figure:g}{unit} (bar: at most {bar:g}{unit})", figure <= bar)
+
+    def at_least(self, what: str, figure: float, bar: float) -> None:
+        """Print a figure that must not be below its bar."""
+        self._line(what, f"{figure:g} (bar: at least {bar:g})", figure >= bar)
+
+    def _line(self, what: str, text: str, met: bool) -> None:
+        if not measured(met, f"{what}: {text}"):
+            self.missed.append(what)
+
+
+@contextmanager
+def load(bank: ComposedBank, accounts: list[str], clients: Clients) -> Iterator[None]:
+    """Transfer between the accounts while the block runs."""
+    stop = threading.Event()
+
+    def work(seed: int) -> None:
+        chance = random.Random(seed)
+        with httpx.Client(base_url=bank.api_url, timeout=5) as client:
+            while not stop.is_set():
+                source, target = chance.sample(accounts, 2)
+                body = usd(chance.randint(1, 9), from_account=source, to_account=target)
+                sent_at = time.time()
+                try:
+                    headers = {**bank.headers("alice"), "Idempotency-Key": uuid.uuid4().hex}
+                    answer = client.post("/api/v1/transfers", json=body, headers=headers)
+                except httpx.TransportError as error:
+                    clients.errors.append(repr(error))
+                    continue
+                if answer.status_code == 201:
+                    clients.acknowledged.append(Acknowledged(answer.json()["id"], sent_at, time.time()))
+                else:
+                    clients.errors.append(f"{answer.status_code} {answer.text[:100]}")
+                    stop.wait(0.1)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def remove_volume(bank: ComposedBank, service: str) -> None:
+    """Kill a service and remove its volume: what was on the disk is gone."""
+    bank.docker("kill", *bank.containers(service))
+    # It looks at every disk, and holds the volume.
+    bank.compose("rm", "--force", "--stop", service, "node-exporter")
+    bank.docker("volume", "rm", f"{bank.project}_{service}")
+
+
+def restored(bank: ComposedBank, moment: float | None) -> float:
+    """Restore to a moment, or the last transaction; return the seconds until a client could transfer again."""
+    began = time.monotonic()
+    to = {} if moment is None else {"TO": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")}
+    for line in bank.script("scripts/stack/restore.sh", **to).splitlines():
+        if line.startswith("restore: ") or "invariants" in line:
+            say(line)
+    eventually(lambda: _transfers(bank), _PATIENCE_SECONDS, 0.2)
+    return time.monotonic() - began
+
+
+def _transfers(bank: ComposedBank) -> bool:
+    try:
+        account = bank.post("/accounts", {"currency": "USD"}, subject="afterwards")
+        deposit = bank.post(f"/accounts/{account.json()['id']}/deposits", usd(1), subject="afterwards")
+        return deposit.status_code == 201
+    except (httpx.TransportError, KeyError, ValueError):
+        return False
+
+
+def posted(bank: ComposedBank, database: str) -> set[str]:
+    """Return the ids of the transactions that a database has as posted."""
+    condition = "" if database == "account" else " WHERE status = 'posted'"
+    return set(bank.sql(database, f"SELECT id FROM transactions{condition}"))
+
+
+def wrong_balances(bank: ComposedBank, accounts: list[str], transfers: set[str]) -> int:
+    """Return how many balances, as clients see them, are not the first deposit and the transfers that are there."""
+    rows = bank.sql("account", "SELECT id, amount, from_account, to_account FROM transactions WHERE type = 'transfer'")
+    expected = dict.fromkeys(accounts, _MONEY)
+    for transfer, amount, source, target in (row.split("|") for row in rows):
+        if transfer in transfers:
+            expected[source] -= int(amount)
+            expected[target] += int(amount)
+    return sum(bank.balance(account) != balance for account, balance in expected.items())
+
+
+def check_agreement(bank: ComposedBank, accounts: list[str], report: Report) -> None:
+    """Compare ledger, balances and history, and look whether the bus has every event."""
+    bank.assert_ledger_is_sound()
+    reconciliation = bank.reconciled(_PATIENCE_SECONDS)
+    ledger = posted(bank, "account")
+    report.at_most("accounts that the reconciliation finds wrong", reconciliation["mismatches"], 0)
+    report.at_most("accounts whose history is not complete yet", reconciliation["pending"], 0)
+    report.at_most("transactions in only one of ledger and history", len(ledger ^ posted(bank, "transaction")), 0)
+    report.at_most("balances that are not the sum of what is there", wrong_balances(bank, accounts, ledger), 0)
+    letters = sum(int(bank.sql(name, "SELECT count(*) FROM dead_letters")[0]) for name in ("account", "transaction"))
+    report.at_most("dead letters", letters, 0)
+
+
+def missing_events(bank: ComposedBank) -> int:
+    """Return how many events of the outboxes the bus has not."""
+    sizes = (int(bank.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in ("account", "transaction"))
+    return max(0, sum(sizes) - bank.messages_on_the_bus())
+
+
+def run(bank: ComposedBank, seconds: float, report: Report) -> None:
+    """Lose, restore and compare."""
+    accounts = [bank.open(_MONEY) for _ in range(_ACCOUNTS)]
+    clients = Clients()
+    with load(bank, accounts, clients):
+        time.sleep(2)
+        say(bank.script("scripts/stack/backup.sh").strip().splitlines()[-1])
+        time.sleep(seconds)
+        moment = time.time()
+        # Beyond the moment there is always more: it is archived for certain.
+        time.sleep(max(seconds, _ARCHIVE_SECONDS + 5))
+        lost_at = time.time()
+        remove_volume(bank, "postgres")
+    known = list(clients.acknowledged)
+    say(f"PostgreSQL's volume is gone; clients know of {len(known)} transfers")
+
+    took = restored(bank, None)
+    there = posted(bank, "account")
+    lost = [transfer for transfer in known if transfer.id not in there]
+    say(f"to the last transaction: {len(known) - len(lost)} transfers are there, {len(lost)} are not")
+    report.at_most("RTO, loss of the volume to a transfer", round(took, 1), RTO_SECONDS, " s")
+    reach = lost_at - min((transfer.answered_at for transfer in lost), default=lost_at)
+    report.at_most("RPO, age of the oldest acknowledged transfer that is gone", round(reach, 1), RPO_SECONDS, " s")
+    check_agreement(bank, accounts, report)
+
+    remove_volume(bank, "postgres")
+    took = restored(bank, moment)
+    there = posted(bank, "account")
+    before = [transfer for transfer in known if transfer.answered_at <= moment]
+    after = [transfer for transfer in known if transfer.sent_at > moment]
+    say(f"to the moment: {len(before)} transfers were acknowledged before it, {len(after)} begun after it")
+    report.at_least("transfers acknowledged before the moment", len(before), 100)
+    report.at_least("transfers begun after the moment", len(after), 100)
+    report.at_most("RTO, loss of the volume to a transfer", round(took, 1), RTO_SECONDS, " s")
+    report.at_most("acknowledged before the moment and missing", sum(t.id not in there for t in before), 0)
+    report.at_most("begun after the moment and there", sum(t.id in there for t in after), 0)
+    check_agreement(bank, accounts, report)
+
+    clients = Clients()
+    with load(bank, accounts, clients):
+        time.sleep(2)
+        remove_volume(bank, "nats")
+        began = time.monotonic()
+        bank.compose("up", "--detach", "--no-deps", "nats", "node-exporter")
+        time.sleep(5)
+    say(f"NATS' volume is gone; {len(clients.acknowledged)} transfers meanwhile")
+    report.at_most("transfers that were not answered 201 meanwhile", len(clients.errors), 0)
+    eventually(lambda: missing_events(bank) == 0, _PATIENCE_SECONDS, 0.5)
+    took = time.monotonic() - began
+    report.at_most("until the bus has every event of the outboxes", round(took, 1), NATS_SECONDS, " s")
+    check_agreement(bank, accounts, report)
+
+
+def main() -> int:
+    """Run the drill on a stack of its own."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=15, help="of load before the moment, and after (default 15)")
+    arguments = parser.parse_args()
+    report = Report()
+    with tempfile.TemporaryDirectory() as folder:
+        bank = ComposedBank(
+            Path(folder), COMPOSE_FILE="docker-compose.yml", POSTGRES_ARCHIVE_SECONDS=str(_ARCHIVE_SECONDS)
+        )
+        try:
+            bank.operate("pause")
+            run(bank, arguments.seconds, report)
+        finally:
+            bank.close()
+    say("every bar was met" if not report.missed else f"missed: {', '.join(report.missed)}")
+    return 1 if report.missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,383 @@
+"""Rollouts good and bad on a deployed stack under load: who is promoted, who is taken back, and that no client notices.
+
+    make drills DRILL=canary [ARGS="--only good,errors --rate 100"]
+
+It builds and signs releases (bad ones are the real images with a module that breaks them), deploys them with Ansible
+from a registry of its own, and prints a timeline and figures for each. Ends with 1 if one of them is not as promised.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.commands import run, say
+from harness.deployed_stack import SERVICES, DeployedBank, Deployment, Releases
+from drills.rollout.rollouts import (
+    RELOAD_SECONDS,
+    Drill,
+    any_request,
+    canary_lines,
+    failed,
+    moment,
+    timeline,
+    watched,
+)
+from harness.client import eventually
+from harness.traffic import Traffic, burst, traffic
+
+from shared.testing.paths import ROOT
+from shared.testing.progress import Progress
+
+# Promised.
+MOST_SECONDS_IN = 30.0
+MOST_SECONDS_REVERT = 60.0
+MOST_SECONDS_BACK = 10.0
+SPLIT, TOLERANCE, FEWEST_CLIENTS = 0.10, 0.01, 2500
+STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_budget_seconds": 240}
+
+
+# Good releases --------------------------------------------------------------------------------------------------------
+
+
+def good(drill: Drill) -> None:
+    """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
+    bank, release = drill.bank, drill.next_good()
+    counts = (2,) if drill.short else drill.replicas
+    # The first step has to last until the split has been measured at each; two busy cores take 80 s.
+    bake = 45 if drill.short else 110 * len(counts)
+    # A word each: make takes them apart at spaces.
+    times = [f"--extra-vars=nginx_canary_bake_seconds={bake}", f"--extra-vars=nginx_canary_budget_seconds={bake + 195}"]
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    with traffic(bank, drill.rate) as result:
+        process = bank.start_deploy(release, *times)
+        began = time.time()
+        bank.reached(process, TRANSITIONS["canary 10 %"])
+        time.sleep(RELOAD_SECONDS)
+        for count in counts:
+            split_at(drill, count)
+        if not drill.short:
+            # Being promoted doubles them, which is more than two cores start beside the load.
+            bank.scale(2)
+        output, _ = process.communicate(timeout=1200)
+        ended = time.time()
+        time.sleep(5)
+    drill.check(process.returncode == 0, f"good: deployed in {ended - began:.0f} s")
+    if process.returncode:
+        print(output[-4000:])
+    state = bank.state()
+    timeline(state, began)
+    drill.check(state["outcome"] == "promoted", f"good: the outcome is {state['outcome']}")
+    if state["outcome"] == "promoted":
+        cohorts(drill, result, state)
+    else:
+        drill.good.pop()
+    drill.check_quiet(result, "good")
+    drill.check_stable_alone("good", drill.good[-1])
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
+
+
+def split_at(drill: Drill, replicas: int) -> None:
+    """Measure the split by clients at a number of stable replicas."""
+    if not drill.short:
+        drill.bank.scale(replicas)
+        eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
+        time.sleep(6)
+    clients = [f"client-{n}" for n in range(3_000)]
+    seen = burst(drill.bank, clients)
+    drill.check(not seen.lost, f"good: {len(seen.lost)} of {seen.sent} lost at {replicas} replicas")
+    # On a slow machine the next step may have begun meanwhile.
+    step_ends = (note["at"] for note in drill.bank.state()["history"] if note["step"] > 0)
+    answers = seen.between(0, next(step_ends, float("inf")))
+    share = sum(one.track == "canary" for one in answers) / max(1, len(answers))
+    drill.check(
+        abs(share - SPLIT) <= TOLERANCE and len(answers) >= FEWEST_CLIENTS,
+        f"good: {share:.2%} of {len(answers)} clients on the canary at {replicas} stable replicas",
+    )
+
+
+def cohorts(drill: Drill, result: Traffic, state: dict[str, Any]) -> None:
+    """Check that no client changed sides within a step, and that the larger share kept the clients of the smaller."""
+    notes = [note for note in state["history"] if note["reason"].endswith("% of clients")]
+    ends = [note["at"] for note in notes[1:]] + [next(n["at"] for n in state["history"] if n["phase"] == "promoting")]
+    groups: list[set[str]] = []
+    for note, end in zip(notes, ends):
+        sides: dict[str, set[str]] = defaultdict(set)
+        for one in result.between(note["at"] + RELOAD_SECONDS, end - 1):
+            sides[one.client].add(one.track)
+        flipped = sum(len(tracks) > 1 for tracks in sides.values())
+        several = len(result.between(note["at"] + RELOAD_SECONDS, end - 1)) - len(sides)
+        drill.check(
+            flipped == 0,
+            f"good: {flipped} of {len(sides)} clients flipped at {note['weight']} % ({several} came again)",
+        )
+        groups.append({client for client, tracks in sides.items() if tracks == {"canary"}})
+    everybody = {one.client for one in result.between(notes[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
+    left = (groups[0] & everybody) - groups[-1]
+    drill.check(not left, f"good: {len(left)} clients left the canary when its share grew")
+
+
+# Bad releases ---------------------------------------------------------------------------------------------------------
+
+
+def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
+    """Return the rehearsal of a release with a fault, which has to be taken back for one of the reasons."""
+
+    def rehearse(drill: Drill) -> None:
+        bank, release = drill.bank, drill.releases.derive(f"bad-{fault}", "base", fault)
+        with traffic(bank, drill.rate) as result, watched(bank) as addresses:
+            time.sleep(5)
+            done = bank.deploy(release)
+            time.sleep(RELOAD_SECONDS)
+            ended = time.time()
+        taken_back(drill, fault, reasons, done)
+        lines = canary_lines(bank.edge_log(done.began), addresses, bank.state()["history"])
+        first = next((moment(line["at"]) for line in lines if seen_by_edge(line)), None)
+        if first is not None:
+            last = max(moment(line["at"]) for line in lines)
+            requests = [line for line in lines if moment(line["at"]) >= first]
+            per_second = len(requests) / max(1.0, last - first)
+            drill.check(
+                last - first <= MOST_SECONDS_IN,
+                f"{fault}: {last - first:.1f} s from the first bad request to the last canary request"
+                f" ({len(requests)} of them, {per_second:.0f} per second)",
+            )
+        elif reasons != "ready":
+            drill.check(False, f"{fault}: no bad request was seen")
+        say(f"  {fault}: {sum(ended > one.at for one in result.seen)} answers, {len(lines)} asked of the canary first")
+        drill.check_quiet(result, fault)
+        drill.check_stable_alone(fault, drill.good[-1])
+
+    return rehearse
+
+
+def taken_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
+    state = drill.bank.state()
+    timeline(state, done.began)
+    drill.check(done.code != 0, f"{name}: the deployment fails ({done.ended - done.began:.0f} s)")
+    why = state["reason"]
+    drill.check(state["outcome"] == "rolled-back" and re.search(reasons, why), f"{name}: {state['outcome']}: {why}")
+
+
+def refused(drill: Drill) -> None:
+    """What is not signed with the key, or not what was signed, is refused before anything starts."""
+    bank, before = drill.bank, drill.bank.state()["id"]
+    release = drill.releases.derive("unsigned", "base", "none")
+    genuine = release.read_text(encoding="utf-8")
+    unsigned, other = drill.releases.unsigned_digest(), drill.releases.digest("base")
+    for name, text in {
+        "unsigned": drill.releases.with_image(genuine, "account-service", unsigned),
+        "tampered (a digest of another release)": drill.releases.with_image(genuine, "account-service", other),
+        "by tag": drill.releases.with_image(genuine, "account-service", "tag"),
+    }.items():
+        release.write_text(text, encoding="utf-8")
+        done = bank.deploy(release)
+        said = re.findall(r"(?:msg|fail_msg|stderr): *(.{0,160})", done.output)
+        drill.check(done.code != 0, f"refused: {name}: {said[-1] if said else done.output[-200:]!r}")
+        drill.check(
+            bank.state()["id"] == before and not bank.containers("canary"), f"refused: {name}: nothing was started"
+        )
+
+
+def tried(drill: Drill) -> None:
+    """A good release that is only to be tried is taken back after its last verdict, and is not what is deployed."""
+    bank, release = drill.bank, drill.next_good()
+    drill.good.pop()
+    with traffic(bank, drill.rate) as result:
+        done = bank.deploy(release, "--extra-vars", "'{\"nginx_canary_promote\": false}'")
+        time.sleep(RELOAD_SECONDS)
+    drill.check(done.code == 0, f"tried: the deployment ends well ({done.ended - done.began:.0f} s)")
+    state = bank.state()
+    timeline(state, done.began)
+    drill.check("promoting" in {note["phase"] for note in state["history"]}, "tried: every step was passed")
+    drill.check("was only tried" in state["reason"], f"tried: {state['outcome']}: {state['reason']}")
+    drill.check(bank.deployed() == drill.good[-1], f"tried: {bank.deployed()} is deployed")
+    drill.check_quiet(result, "tried")
+    drill.check_stable_alone("tried", drill.good[-1])
+
+
+def prometheus_gone(drill: Drill) -> None:
+    """Prometheus stops while a good canary is judged: it waits, and is not promoted."""
+    bank, release = drill.bank, drill.next_good()
+    drill.good.pop()
+    with traffic(bank, drill.rate) as result:
+        process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
+        began = time.time()
+        bank.reached(process, TRANSITIONS["canary 10 %"])
+        bank.compose("stop", "prometheus")
+        try:
+            output, _ = process.communicate(timeout=600)
+        finally:
+            bank.compose("start", "prometheus")
+        done = Deployment(process.returncode, output, began, time.time())
+    taken_back(drill, "no Prometheus", "no verdict within 60 s .no-data", done)
+    drill.check_quiet(result, "no Prometheus")
+    drill.check_stable_alone("no Prometheus", drill.good[-1])
+    # It has to find the replicas again.
+    time.sleep(20)
+
+
+# Drivers that die -----------------------------------------------------------------------------------------------------
+
+TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
+    "provisioning": lambda state: state["phase"] == "provisioning",
+    "canary 10 %": lambda state: state["phase"] == "canary" and state["weight"] == 10,
+    "canary 50 %": lambda state: state["phase"] == "canary" and state["weight"] == 50,
+    "promoting": lambda state: state["phase"] == "promoting",
+    "done": lambda state: state["phase"] == "done",
+}
+
+
+def entered(transition: Callable[[dict[str, Any]], bool], before: str, state: dict[str, Any]) -> bool:
+    """Tell whether another rollout than the one before is at a transition."""
+    return state["id"] != before and transition(state)
+
+
+def killed(drill: Drill) -> None:
+    """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
+    bank = drill.bank
+    wanted = ("canary 10 %",) if drill.short else tuple(TRANSITIONS)
+    with traffic(bank, drill.rate) as result:
+        for name in wanted:
+            release = drill.next_good()
+            before = bank.state()["id"]
+            process = bank.start_deploy(release)
+            bank.reached(process, partial(entered, TRANSITIONS[name], before))
+            if name == "promoting":
+                time.sleep(6)
+            bank.kill(process)
+            died = time.time()
+            if name != "done":
+                drill.good.pop()
+            eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
+            # Old and new ones beside each other end as well.
+            eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).seen}) == 1, 120)
+            took = time.time() - died
+            eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
+            state = bank.state()
+            timeline(state, died)
+            drill.check(
+                took <= MOST_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
+            )
+            drill.check_stable_alone(f"killed at {name}", drill.good[-1])
+        release = drill.next_good()
+        done = bank.deploy(release)
+        drill.check(done.code == 0, f"killed: a new deployment works at once ({done.ended - done.began:.0f} s)")
+        if done.code:
+            print(done.output[-4000:])
+    drill.check_quiet(result, "killed")
+
+
+def back(drill: Drill) -> None:
+    """After a promotion `make rollback` brings the version before within seconds, without pulling."""
+    bank = drill.bank
+    before = bank.state()
+    drill.check(before["phase"] == "done", f"back: the state is {before['phase']}")
+    with traffic(bank, drill.rate) as result:
+        time.sleep(3)
+        began = time.time()
+        process = subprocess.Popen(  # pylint: disable=consider-using-with  # waited for below
+            ["make", "rollback"],
+            cwd=ROOT,
+            env=bank.rollback_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        eventually(lambda: bank.revision() != "stable", 60)
+        switched = time.time()
+        output, _ = process.communicate(timeout=600)
+        ended = time.time()
+        time.sleep(RELOAD_SECONDS)
+    new = drill.good.pop()
+    last = max((one.at for one in result.seen if one.version == new and one.at < switched + 30), default=began)
+    drill.check(process.returncode == 0, f"back: `make rollback` ends after {ended - began:.0f} s")
+    if process.returncode:
+        print(output[-4000:])
+    timeline(bank.state(), began)
+    drill.check(
+        switched - began <= MOST_SECONDS_BACK,
+        f"back: NGINX serves the version before after {switched - began:.1f} s"
+        f" (last answer of the new one after {last - began:.1f} s)",
+    )
+    drill.check_quiet(result, "back")
+    drill.check_stable_alone("back", drill.good[-1])
+
+
+SCENARIOS: dict[str, Callable[[Drill], None]] = {
+    "good": good,
+    "back": back,
+    "tried": tried,
+    "errors": bad("errors", "errors", seen_by_edge=failed),
+    "some-errors": bad("some-errors", "errors", seen_by_edge=failed),
+    "slow": bad("slow", "latency", seen_by_edge=any_request),
+    "consumer": bad("consumer", "consumer|dead-letters", seen_by_edge=any_request),
+    "double-post": bad("double-post", "ledger-violation", seen_by_edge=failed),
+    "unready": bad("unready", "ready", seen_by_edge=any_request),
+    "refused": refused,
+    "prometheus": prometheus_gone,
+    "killed": killed,
+}
+
+
+def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
+    """Set everything up, rehearse, and return what was not as promised."""
+    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+    releases = Releases(folder, say)
+    try:
+        base = releases.build("base", offline)
+        bank = DeployedBank(folder, releases.public_key, offline, STEPS)
+        try:
+            done = bank.deploy(base)
+            assert done.code == 0, done.output[-6000:]
+            say(f"deployed for the first time in {done.ended - done.began:.0f} s")
+            bank.wait_until_answering()
+            drill = Drill(bank, releases, options.rate, options.short, tuple(options.replicas), ["base"])
+            progress = Progress("drill canary", len(names))
+            for name in names:
+                progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
+                began = time.monotonic()
+                SCENARIOS[name](drill)
+                progress.say(f"{name} took {time.monotonic() - began:.0f} s")
+            return drill.wrong
+        finally:
+            bank.close()
+    finally:
+        releases.close()
+
+
+def main() -> int:
+    """Rehearse what was asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
+    parser.add_argument("--rate", type=float, default=200, help="requests per second (default 200)")
+    parser.add_argument(
+        "--replicas",
+        type=int,
+        nargs="+",
+        default=[1, 3, 5],
+        help="of stable where the split is measured (default 1 3 5)",
+    )
+    parser.add_argument("--short", action="store_true", help="fewer replicas and transitions")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - SCENARIOS.keys():
+        parser.error(f"no such rehearsal: {', '.join(sorted(unknown))}")
+    with tempfile.TemporaryDirectory() as folder:
+        wrong = rehearse(Path(folder), names, options)
+    for line in wrong:
+        say(f"NOT AS PROMISED: {line}")
+    say(f"{len(names)} rehearsals, {len(wrong)} promises not kept")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

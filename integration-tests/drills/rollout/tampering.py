@@ -1,0 +1,276 @@
+"""Release a small image into a registry of its own, sign and attest it, then tamper with it in every way we know of.
+
+    make release-drill [ARGS=--without-ansible]
+
+Each case says what it did and what the deploy side (scripts/release/verify_release.py, Docker's pull) answered.
+Then Ansible deploys a release of the real images to this machine, and refuses it tampered with. Exits 1 when one is
+let through, when the untouched release is refused, or when a rotation of keys loses a deployment.
+"""
+
+import argparse
+import io
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from harness import commands
+from harness.registry import LocalRegistry, Registry, alter_parts
+from harness.deployed_stack import REPOSITORY, DeployedBank, Releases
+
+from shared.testing.paths import ROOT
+
+Manifest = dict[str, Any]
+
+
+def run(*command: str | Path, **env: str) -> str:
+    """Run a program that has to succeed; return what it prints."""
+    return commands.run([str(word) for word in command], **{"COSIGN_PASSWORD": "drill", **env})
+
+
+def cosign(*words: str | Path) -> None:
+    """Let Cosign do something that has to succeed."""
+    run("scripts/release/cosign.sh", *words)
+
+
+def tar_of(version: str) -> bytes:
+    """Return the smallest image with a package in it."""
+    target = io.BytesIO()
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for name, text in {
+            "app/version": version,
+            "usr/lib/python3/dist-packages/demo-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: demo\nVersion: 1",
+        }.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return target.getvalue()
+
+
+class Drill:
+    """A registry, two keys, and what was asked of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.local = LocalRegistry(folder / "registry")
+        self.prefix = self.local.prefix
+        self.registry = Registry(self.local.address, "bank/account-service")
+        self.tags: list[str] = []
+        self.failures = 0
+        for name in ("first", "next"):
+            cosign("generate-key-pair", "--output-key-prefix", folder / name)
+
+    def close(self) -> None:
+        self.local.close()
+
+    def build(self, version: str) -> str:
+        """Make and push account-service:VERSION; return it by digest."""
+        tag = f"{self.prefix}/account-service:{version}"
+        subprocess.run(["docker", "import", "-", tag], input=tar_of(version), capture_output=True, check=True)
+        self.tags.append(tag)
+        run("docker", "push", "--quiet", tag)
+        shown: str = json.loads(run("docker", "image", "inspect", tag))[0]["RepoDigests"][0]
+        return shown
+
+    def release(
+        self, version: str, number: int, key: str = "first", repository: str = REPOSITORY, **env: str
+    ) -> Manifest:
+        """Make a release as deploy.yml does."""
+        self.build(version)
+        target = self.folder / version / "release.json"
+        settings = {
+            "REGISTRY": self.prefix,
+            "SERVICES": "account-service",
+            "BUILD": "0",
+            "REHEARSAL": "1",
+            "VERSION": version,
+            "RELEASE_NUMBER": str(number),
+            "COSIGN_KEY": str(self.folder / f"{key}.key"),
+            "REPOSITORY": repository,
+            **env,
+        }
+        run("scripts/release/release.sh", target, **settings)
+        found: Manifest = json.loads(target.read_text(encoding="utf-8"))
+        return found
+
+    def verify(
+        self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0, rehearsal: bool = True
+    ) -> str:
+        """Return '' when the deploy side takes the release, otherwise what it says."""
+        file = self.folder / "asked.json"
+        file.write_text(json.dumps(manifest), encoding="utf-8")
+        command = [sys.executable, "-m", "scripts.release.verify_release", str(file), "--repository", REPOSITORY]
+        for key in keys:
+            command += ["--key", str(self.folder / f"{key}.pub")]
+        done = subprocess.run(
+            [*command, "--deployed", str(deployed), *(["--rehearsal"] if rehearsal else [])],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return "" if done.returncode == 0 else done.stderr.strip() or "it says nothing"
+
+    def expect(self, what: str, answer: str, refused: bool, reason: str = "") -> None:
+        """Print and count one case; a refusal has to be for the reason that the case is about."""
+        good = bool(answer) == refused and reason in answer
+        self.failures += not good
+        said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "taken"
+        commands.measured(good, f"{what}: {said}")
+
+
+def digest_of(image: str) -> str:
+    """Return the digest of an image that is named by it."""
+    return image.rpartition("@")[2]
+
+
+def with_image(manifest: Manifest, image: str) -> Manifest:
+    """Return the release with another image in it."""
+    changed: Manifest = json.loads(json.dumps(manifest))
+    changed["banking_app_release"]["images"]["account-service"] = image
+    return changed
+
+
+def altered_layer(drill: Drill, manifest: Manifest) -> str:
+    """Change a byte of the layer where the registry keeps it; return what Docker says to pulling it, '' if nothing."""
+    image = manifest["banking_app_release"]["images"]["account-service"]
+    layer = drill.registry.manifest_layers(digest_of(image))[0].removeprefix("sha256:")
+    blob = drill.folder / "registry/images/docker/registry/v2/blobs/sha256" / layer[:2] / layer / "data"
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 1
+    blob.write_bytes(content)
+    for tag in drill.tags:
+        subprocess.run(["docker", "rmi", "--force", tag, image], capture_output=True, check=False)
+    done = subprocess.run(["docker", "pull", image], capture_output=True, text=True, check=False)
+    return "" if done.returncode == 0 else done.stderr.strip().splitlines()[-1]
+
+
+def tamper(drill: Drill, good: Manifest) -> None:
+    """The twelve cases."""
+    image = good["banking_app_release"]["images"]["account-service"]
+    unsigned = drill.build("unsigned")
+    drill.expect("1 unsigned", drill.verify(with_image(good, unsigned)), True, "no signature")
+    cosign("generate-key-pair", "--output-key-prefix", drill.folder / "stranger")
+    wrong = drill.release("stranger", 200, key="stranger")
+    drill.expect("2 signed with a wrong key", drill.verify(wrong), True, "no signature")
+    run("docker", "tag", unsigned, f"{drill.prefix}/account-service:good")
+    run("docker", "push", "--quiet", f"{drill.prefix}/account-service:good")
+    drill.expect("3 tag moved: what it names now", drill.verify(with_image(good, unsigned)), True, "no signature")
+    drill.expect("  and the release itself, by digest", drill.verify(good), False)
+    drill.registry.attach(digest_of(image), digest_of(unsigned))
+    drill.expect("4 signature copied to another digest", drill.verify(with_image(good, unsigned)), True, "no signature")
+    bad_parts = drill.release("parts", 201)
+    own = digest_of(bad_parts["banking_app_release"]["images"]["account-service"])
+    # Attached again as it was, so that what is refused below is refused for what was altered.
+    drill.registry.attach(own, own)
+    drill.expect("  a release with everything attached again", drill.verify(bad_parts), False)
+    if not drill.registry.attach(own, own, alter_parts):
+        raise RuntimeError("the drill found no list of parts to alter")
+    drill.expect("6 list of parts altered", drill.verify(bad_parts), True, "list of parts")
+    bare = drill.release("bare", 202, ATTEST="0")
+    parts = drill.folder / "parts" / "account-service.cdx.json"
+    bare_image = bare["banking_app_release"]["images"]["account-service"]
+    signing = drill.folder / "signing.json"
+    cosign("signing-config", "create", "--out", signing)
+    signs = ("--key", str(drill.folder / "first.key"), "--signing-config", str(signing))
+    cosign("attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", parts, bare_image)
+    drill.expect("7 provenance missing", drill.verify(bare), True, "no attested provenance")
+    other = drill.release("other", 203, repository="https://git.example/somebody-else")
+    drill.expect("8 provenance of another repository", drill.verify(other), True, "its provenance is not")
+    drill.expect("  of a rehearsal", drill.verify(good, rehearsal=False), True, "that of a rehearsal")
+    drill.expect("9 downgrade", drill.verify(good, deployed=150), True, "downgrade")
+    newer: Manifest = json.loads(json.dumps(good))
+    newer["banking_app_release"]["release"] = 300
+    drill.expect("  with its number edited", drill.verify(newer, deployed=150), True, "no signature")
+    drill.expect("10 key rotated out", drill.verify(good, keys=("next",)), True, "no signature")
+    edited: Manifest = json.loads(json.dumps(good))
+    edited["banking_app_release"]["commit"] = "0" * 40
+    drill.expect("11 manifest edited: commit", drill.verify(edited), True, "no signature")
+    swapped: Manifest = json.loads(json.dumps(good))
+    swapped["banking_app_release"]["images"] = {"transaction-service": image}
+    drill.expect("   another service's image", drill.verify(swapped), True, "no signature")
+    tagged = f"{drill.prefix}/account-service:good"
+    drill.expect("12 digest missing", drill.verify(with_image(good, tagged)), True, "not named by its digest")
+    drill.expect("5 layer altered: Docker pulls it", altered_layer(drill, good), True)
+
+
+def rotate(drill: Drill, good: Manifest) -> None:
+    """The next key comes into force without a deployment lost."""
+    after = drill.release("after", 110, key="next")
+    drill.expect("rotation: old key, both trusted", drill.verify(good), False)
+    drill.expect("rotation: next key, both trusted", drill.verify(after), False)
+    drill.expect("rotation: next key, old one out", drill.verify(after, keys=("next",)), False)
+
+
+def deploy(drill: Drill, _good: Manifest) -> None:
+    """Ansible refuses what was tampered with before anything starts, and deploys the genuine release."""
+    folder = drill.folder / "ansible"
+    folder.mkdir()
+    releases = Releases(folder, lambda text: print(f"       {text}", flush=True), attested=True)
+    try:
+        offline = bool(commands.run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+        genuine = releases.build("base", offline)
+        bank = DeployedBank(folder, releases.public_key, offline, {}, attested=True)
+        try:
+            bare = releases.derive("bare", "base", "none", ATTEST="0")
+            text = genuine.read_text(encoding="utf-8")
+            tampered = folder / "tampered.json"
+            cases = {
+                "attestations missing": (bare.read_text(encoding="utf-8"), "no attested list of parts"),
+                "unsigned image": (
+                    releases.with_image(text, "account-service", releases.unsigned_digest()),
+                    "no signature of this release",
+                ),
+                "manifest edited": (text.replace('"version": "base"', '"version": "better"'), "no signature"),
+            }
+            for what, (content, reason) in cases.items():
+                tampered.write_text(content, encoding="utf-8")
+                done = bank.deploy(tampered)
+                said = " ".join(done.output.split())
+                answer = reason if reason in said else said[-150:]
+                drill.expect(f"Ansible: {what}", answer if done.code else "", True, reason)
+                if bank.containers("stable"):
+                    drill.expect(f"Ansible: {what}: something was started", "", True)
+            began = time.monotonic()
+            done = bank.deploy(genuine)
+            drill.expect("Ansible: the genuine release", done.output[-2000:] if done.code else "", False)
+            if done.code == 0:
+                bank.wait_until_answering()
+                print(f"       deployed and answering after {time.monotonic() - began:.0f} s", flush=True)
+        finally:
+            bank.close()
+    finally:
+        releases.close()
+
+
+def main() -> int:
+    """Run the drill and say how it went."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--without-ansible", action="store_true", help="leave the deployments out")
+    options = parser.parse_args()
+    started = time.monotonic()
+    steps: list[Callable[[Drill, Manifest], None]] = [rotate, tamper]
+    if not options.without_ansible:
+        steps.append(deploy)
+    with tempfile.TemporaryDirectory() as folder:
+        drill = Drill(Path(folder))
+        try:
+            print("the first release is being made; a machine without syft builds that before", flush=True)
+            good = drill.release("good", 100)
+            drill.expect("the release as it is", drill.verify(good), False)
+            for step in steps:
+                step(drill, good)
+        finally:
+            drill.close()
+    seconds = time.monotonic() - started
+    print(f"{drill.failures} cases missed (bar: 0), {seconds:.0f} s")
+    return 1 if drill.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

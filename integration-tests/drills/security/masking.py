@@ -1,0 +1,45 @@
+"""Hide secrets in 100,000 log records, by every way into a record, and look for them in what comes out.
+
+    make drills DRILL=masking [ARGS="--records 100000"]
+
+The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), with the secrets of
+shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than asked for.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+
+from shared.testing.paths import ROOT
+from shared.tests.test_logging import PLACES
+
+
+def main() -> int:
+    """Run the test at length and say what it found."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--records", type=int, default=100_000, help="how many records to write (default 100000)")
+    records = parser.parse_args().records
+    print(f"writing {records} records that hide a secret each; this takes some minutes", flush=True)
+    command = [sys.executable, "-m", "pytest", "-q", "--timeout", "3600", "--hypothesis-show-statistics"]
+    done = subprocess.run(
+        [*command, "shared/tests/test_logging.py", "-k", "no_secret_gets_into_a_line"],
+        cwd=ROOT,
+        env={**os.environ, "MASKING_RECORDS": str(records)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    phases = re.findall(r"during generate phase .*?(\d+) passing, (\d+) failing", done.stdout, re.DOTALL)
+    written = len(PLACES) * sum(int(passing) + int(failing) for passing, failing in phases)
+    leaks = sum(int(failing) for _, failing in phases)
+    if done.returncode or leaks:
+        print(done.stdout[-4000:], done.stderr[-1000:], sep="\n", file=sys.stderr)
+    met = done.returncode == 0 and leaks == 0 and written >= records
+    print(f"{'ok    ' if met else 'MISSED'} {written} records, {leaks} leaks (bar: {records} records, 0 leaks)")
+    return 0 if met else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The bank on Docker, started as a user starts it, with a project name, port and directory of its own."""
+
+import json
+import os
+import re
+import subprocess
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.promql import Prometheus
+from harness.client import Bank, output_of
+
+from shared.testing import lab_keys
+from shared.testing.paths import ROOT
+from shared.testing.ports import free_port
+
+_START_SECONDS = 1200
+_PSQL = (
+    "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
+    ' psql -h 127.0.0.1 -U postgres -qAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"'
+)
+
+
+def now() -> str:
+    """Return the time as Docker's logs want it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+class ComposedBank(Bank):
+    """A bank whose containers a test may scale, kill and restart; variables of .env may be given."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
+        folder.joinpath("dead-mans-switch").write_text("http://receiver:8000/dead-mans-switch", encoding="utf-8")
+        self._environment = {
+            **os.environ,
+            "COMPOSE_FILE": "docker-compose.yml:integration-tests/harness/receiver/compose.yml",
+            "SLACK_WEBHOOK_URL_FILE": str(folder / "slack"),
+            "DEAD_MANS_SWITCH_URL_FILE": str(folder / "dead-mans-switch"),
+            "COMPOSE_PROJECT_NAME": f"bank-test-{uuid.uuid4().hex[:8]}",
+            "BANK_PORT": str(free_port()),
+            "VAR_DIR": str(folder / "var"),
+            **variables,
+        }
+        self.project = self._environment["COMPOSE_PROJECT_NAME"]
+        try:
+            # Its progress is for whoever waits for the tests.
+            subprocess.run(["scripts/stack/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
+        except BaseException:
+            self._down()
+            raise
+        var = Path(self._environment["VAR_DIR"])
+        super().__init__(f"http://127.0.0.1:{self._environment['BANK_PORT']}", lab_keys.ensure(var / "secrets"))
+        self.secrets = var / "docker" / "secrets"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of somebody who works with this stack."""
+        return {**self._environment, "BASE_URL": self.api_url}
+
+    @cached_property
+    def prometheus(self) -> Prometheus:
+        """The stack's Prometheus, by its address on this host."""
+        address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
+        return Prometheus(f"http://{address.strip()}:9090")
+
+    def compose(self, *arguments: str, **environment: str) -> str:
+        """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
+        return self._run(["scripts/stack/compose.sh", *arguments], 180, **environment)
+
+    def attempt(self, *arguments: str) -> tuple[int, str]:
+        """Run `docker compose` on this stack; return its exit code and what it printed."""
+        done = subprocess.run(
+            ["scripts/stack/compose.sh", *arguments],
+            cwd=ROOT,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
+    def script(self, path: str, **environment: str) -> str:
+        """Run one of the project's scripts on this stack and return what it printed."""
+        return self._run([path], 600, **environment)
+
+    def docker(self, *arguments: str) -> str:
+        """Run a command of Docker's own and return what it printed."""
+        return self._run(["docker", *arguments], 60)
+
+    def inside(self, service: str, *command: str) -> str:
+        """Run a command in a container of a service and return what it printed."""
+        return self.compose("exec", "-T", service, *command)
+
+    def run_module(self, service: str, module: str) -> str:
+        return self.inside(service, "python", "-m", module)
+
+    def operate(self, *arguments: str) -> str:
+        """Use the autoscaler as operators do by hand."""
+        return self.inside("autoscale-service", "python", "-m", "app.operate", *arguments)
+
+    def containers(self, service: str) -> list[str]:
+        """Return the ids of the running containers of a service."""
+        return self.compose("ps", "--quiet", service).split()
+
+    def sql(self, database: str, query: str) -> list[str]:
+        """Return the rows of a query on a service's database, columns separated by |."""
+        return self.inside("postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
+
+    def sql_in_background(self, database: str, query: str, name: str) -> None:
+        """Start a query that may take long, in a session with this application name."""
+        self.compose("exec", "--detach", "postgres", "sh", "-c", _PSQL, "sh", database, query, name)
+
+    def events(self, transaction_id: str) -> list[dict[str, Any]]:
+        """Return the events that account-service published about a transaction."""
+        rows = self.sql("account", "SELECT encode(events, 'escape') FROM outbox WHERE position IS NOT NULL")
+        found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
+        return [event for event in found if event["data"].get("transaction_id") == transaction_id]
+
+    def messages_on_the_bus(self) -> int:
+        """Return how many events NATS holds."""
+        page = self.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
+        streams = json.loads(page)["account_details"][0]["stream_detail"]
+        return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
+
+    def upstreams_since(self, moment: str) -> set[str]:
+        """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
+        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", moment)))
+
+    def logs_since(self, service: str, moment: str) -> str:
+        """Return what the first container of a service has logged since a moment, each line with its time."""
+        return self.docker("logs", "--timestamps", "--since", moment, self.containers(service)[0])
+
+    def inspect(self, template: str, *containers: str) -> list[str]:
+        """Return a line of `docker inspect --format` for each container."""
+        return self.docker("inspect", "--format", template, *containers).splitlines()
+
+    def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
+        """Return what the receiver got under a path since a moment: at, authorization, body."""
+        lines = self.compose("logs", "--no-log-prefix", "--no-color", "receiver").splitlines()
+        found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+        return [message for message in found if message["path"] == path and message["at"] >= since]
+
+    def _address_in(self, network: str) -> str:
+        return f'{{{{(index .NetworkSettings.Networks "{self.project}_{network}").IPAddress}}}}'
+
+    def addresses(self, service: str) -> set[str]:
+        """Return address:port of every running replica where NGINX meets it."""
+        found = self.docker("inspect", "--format", self._address_in("backend"), *self.containers(service))
+        return {f"{address}:8000" for address in found.split()}
+
+    def close(self) -> None:
+        super().close()
+        if "prometheus" in self.__dict__:
+            self.prometheus.close()
+        self._down()
+
+    def _down(self) -> None:
+        self._run(["scripts/stack/down.sh"], 180, VOLUMES="1")
+
+    def _run(self, command: list[str], seconds: int, **environment: str) -> str:
+        return output_of(command, {**self._environment, **environment}, seconds)
+
+
+class SwarmBank(ComposedBank):
+    """The same bank as a stack of a Swarm, of which this engine is the only node."""
+
+    def __init__(self, folder: Path, **variables: str) -> None:
+        super().__init__(folder, SWARM="1", **variables)
+
+    def inside(self, service: str, *command: str) -> str:
+        return self._run(["docker", "exec", self.containers(service)[0], *command], 180)
+
+    def containers(self, service: str) -> list[str]:
+        label = f"label=com.docker.swarm.service.name={self.project}_{service}"
+        return self.docker("ps", "--quiet", "--no-trunc", "--filter", label).split()
+
+
+@contextmanager
+def one_node_swarm() -> Iterator[None]:
+    """Make this engine a Swarm while the block runs; one that is there is used, and stays."""
+    info = ["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]
+    if subprocess.run(info, capture_output=True, text=True, check=True).stdout.strip() == "active":
+        yield
+        return
+    subprocess.run(["docker", "swarm", "init", "--advertise-addr", "127.0.0.1"], capture_output=True, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["docker", "swarm", "leave", "--force"], capture_output=True, check=True)

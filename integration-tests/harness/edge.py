@@ -1,0 +1,164 @@
+"""NGINX alone, as the project configures it, before an upstream that remembers every byte it gets."""
+
+import json
+import re
+import shutil
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.client import eventually
+
+from shared.testing.ports import free_port
+from shared.testing.processes import Process, stop_all
+from shared.testing.nginx_config import render
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A request as the upstream got it; header names are in lower case, each with all of its values."""
+
+    method: str
+    target: str
+    headers: dict[str, list[str]]
+    body: bytes
+
+
+@dataclass
+class Upstream:
+    """Reads requests by the book (RFC 9112), remembers them and answers 201; `open` holds the answers back."""
+
+    received: list[Received] = field(default_factory=list)
+    broken: list[bytes] = field(default_factory=list)
+    open: threading.Event = field(default_factory=threading.Event)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Serve connections until the listener is closed."""
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, connection.makefile("rb") as stream:
+            while head := _head(stream):
+                request = _parse(head, stream)
+                if request is None:
+                    self.broken.append(head)
+                    return
+                self.received.append(request)
+                self.open.wait(30)
+                content = json.dumps({"target": request.target}).encode()
+                try:
+                    connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+                except OSError:
+                    return
+
+
+def _head(stream: Any) -> bytes:
+    lines = []
+    while (line := stream.readline()) not in (b"\r\n", b"\n", b""):
+        lines.append(line)
+    return b"".join(lines)
+
+
+def _parse(head: bytes, stream: Any) -> Received | None:
+    """Return the request, or None for anything that another reader might understand otherwise."""
+    first, *lines = head.decode("latin-1").split("\r\n")[:-1]
+    headers: dict[str, list[str]] = {}
+    for line in lines:
+        name, colon, value = line.partition(":")
+        if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name):
+            return None
+        headers.setdefault(name.lower(), []).append(value.strip())
+    parts = first.split(" ")
+    lengths = headers.get("content-length", ["0"])
+    if len(parts) != 3 or "transfer-encoding" in headers or len(lengths) != 1 or not lengths[0].isdigit():
+        return None
+    return Received(parts[0], parts[1], headers, stream.read(int(lengths[0])))
+
+
+@dataclass
+class Edge:
+    """A running NGINX and what is behind it."""
+
+    port: int
+    upstream: Upstream
+    folder: Path
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """Open a connection from an address of this host."""
+        return socket.create_connection(("127.0.0.1", self.port), 15, (source, 0))
+
+    def send(self, request: bytes, source: str = "127.0.0.1") -> str:
+        """Send bytes as they are on a connection of their own; return what comes back until it is closed or idle."""
+        with self.connect(source) as connection:
+            connection.sendall(request)
+            answer = b""
+            try:
+                while chunk := connection.recv(65536):
+                    answer += chunk
+                    # Kept open for a next request, or about to be closed.
+                    connection.settimeout(0.3)
+            except (TimeoutError, ConnectionResetError):
+                pass  # idle, or closed with something unread
+            return answer.decode("latin-1")
+
+    def get(self, path: str, *headers: str, source: str = "127.0.0.1") -> str:
+        """Ask for a path, sent as it is, and return the answer."""
+        lines = [f"GET {path} HTTP/1.1", "Host: bank", *headers, "Connection: close", "", ""]
+        return self.send("\r\n".join(lines).encode("latin-1"), source)
+
+    def last(self) -> Received:
+        """Return what the upstream got last."""
+        return self.upstream.received[-1]
+
+
+def statuses(answer: str) -> list[int]:
+    """Return the statuses of all responses in what came back."""
+    return [int(status) for status in re.findall(r"HTTP/1\.1 (\d{3}) ", answer)]
+
+
+@contextmanager
+def running_edge(folder: Path, **variables: Any) -> Iterator[Edge]:
+    """Start NGINX from the project's template, with some of its variables given."""
+    program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
+    assert program is not None
+    upstream, listener = Upstream(), socket.create_server(("127.0.0.1", 0), backlog=512)
+    upstream.open.set()
+    threading.Thread(target=upstream.serve, args=(listener,), daemon=True).start()
+    pool = [f"127.0.0.1:{listener.getsockname()[1]}"]
+    edge = Edge(free_port(), upstream, folder)
+    (folder / "temp").mkdir(parents=True)
+    configuration = render(
+        **{
+            "nginx_listen": f"127.0.0.1:{edge.port}",
+            "nginx_pools": {"account-service": pool, "transaction-service": pool},
+            **variables,
+        }
+    )
+    (folder / "nginx.conf").write_text(configuration, encoding="utf-8")
+    command = [program, "-p", f"{folder}/", "-c", "nginx.conf", "-e", f"{folder}/error.log", "-g", "daemon off;"]
+    nginx = Process("nginx", command, folder / "nginx.log", stop_signal=signal.SIGTERM, orphan_signal=signal.SIGTERM)
+    nginx.start()
+
+    def answers() -> bool:
+        try:
+            return bool(edge.get("/nowhere"))
+        except OSError:
+            return False
+
+    try:
+        eventually(answers)
+        yield edge
+    finally:
+        upstream.open.set()
+        stop_all([nginx])
+        listener.close()

@@ -1,0 +1,31 @@
+"""The bank on the embedded stack."""
+
+import os
+import subprocess
+import sys
+
+from harness.client import Bank
+
+from shared.testing.local_stack import EmbeddedStack
+from shared.testing.paths import ROOT
+
+
+class EmbeddedBank(Bank):
+    """A bank whose processes a test may stop and start."""
+
+    def __init__(self, stack: EmbeddedStack) -> None:
+        super().__init__(stack.api_url, stack.secrets)
+        self.stack = stack
+
+    def run_module(self, service: str, module: str) -> str:
+        environment = {**os.environ, **self.stack.environment(service)}
+        command = [sys.executable, "-m", module]
+        done = subprocess.run(
+            command, cwd=ROOT / service, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        super().close()
+        self.stack.stop()

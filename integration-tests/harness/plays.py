@@ -1,0 +1,117 @@
+"""Plays of the roles on this machine, and a registry with signed images for them."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from scripts.release import provenance
+from shared.testing.paths import ROOT
+
+SERVICES = ("account-service", "transaction-service", "autoscale-service", "rollout-service")
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+COSIGN = str(ROOT / "scripts/release/cosign.sh")
+ENVIRONMENT = {**os.environ, "COSIGN_PASSWORD": ""}
+
+
+def run(*command: str, cwd: Path = ROOT, **variables: str) -> str:
+    """Run a command and return what it printed; its errors are in the failure."""
+    done = subprocess.run(
+        command, cwd=cwd, env={**ENVIRONMENT, **variables}, capture_output=True, text=True, check=False, timeout=1200
+    )
+    assert done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout
+
+
+@dataclass(frozen=True, slots=True)
+class Play:
+    """What a run of Ansible came to."""
+
+    failed: bool
+    output: str
+
+    @property
+    def changed(self) -> int:
+        """Tell how many tasks changed something."""
+        return int(self.output.split("changed=")[1].split()[0])
+
+
+def command(file: Path, variables: Mapping[str, Any]) -> list[str]:
+    """Return the words that run a playbook on this machine, from ROOT; the variables are written to their `folder`."""
+    given = Path(variables["folder"]) / "variables.json"
+    given.write_text(json.dumps(variables), encoding="utf-8")
+    return [".venv-ops/bin/ansible-playbook", str(file), "-i", "ansible/inventory/hosts.ini", "-e", f"@{given}"]
+
+
+def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
+    """Run a playbook on this machine, with more arguments of ansible-playbook if given."""
+    done = subprocess.run(
+        [*command(file, variables), *arguments],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1200,
+    )
+    return Play(done.returncode != 0, done.stdout + done.stderr)
+
+
+@dataclass(frozen=True, slots=True)
+class Registry:
+    """A registry and what signs for it."""
+
+    address: str
+    folder: Path
+    names: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+
+    def key(self, name: str) -> Path:
+        """Return a private key, made on first use; its public key is beside it, as .pub."""
+        private = self.folder / f"{name}.key"
+        if not private.exists():
+            run(COSIGN, "generate-key-pair", "--output-key-prefix", name, cwd=self.folder)
+        return private
+
+    def push(self, service: str) -> str:
+        """Push a new small image, and return its reference by digest."""
+        tag = f"{self.address}/bank/{service}:{next(self.names)}"
+        (self.folder / "file").write_text(tag, encoding="utf-8")
+        run("sh", "-c", f"tar -C {self.folder} -c file | docker import - {tag} && docker push --quiet {tag}")
+        digest = run("docker", "image", "inspect", "--format", "{{index .RepoDigests 0}}", tag).strip()
+        run("docker", "image", "rm", tag)
+        return digest
+
+    def sign(self, image: str, service: str, *, key: str = "now", release: int = 1) -> None:
+        """Sign an image as scripts/release/release.sh does."""
+        said = {"service": service, "version": "v1", "commit": COMMIT, "release": str(release)}
+        annotations = [word for name, value in said.items() for word in ("-a", f"{name}={value}")]
+        run(COSIGN, "sign", "--yes", *self._signs(key), *annotations, image)
+
+    def attest(self, image: str, service: str, *, repository: str) -> None:
+        """Attest parts and origin of an image as scripts/release/attest.sh does."""
+        documents = {
+            "cyclonedx": {"bomFormat": "CycloneDX", "components": [{"type": "library", "name": "small"}]},
+            "slsaprovenance1": provenance.predicate(service, "v1", repository, COMMIT, "", datetime.now(UTC)),
+        }
+        for kind, document in documents.items():
+            file = self.folder / "predicate.json"
+            file.write_text(json.dumps(document), encoding="utf-8")
+            words = ("--type", kind, "--predicate", str(file), image)
+            run(COSIGN, "attest", "--yes", *self._signs("now"), *words)
+
+    def _signs(self, key: str) -> tuple[str, ...]:
+        """Return how Cosign is told to sign with a key, without a public log."""
+        signing = self.folder / "signing.json"
+        if not signing.exists():
+            run(COSIGN, "signing-config", "create", "--out", str(signing))
+        return ("--key", str(self.key(key)), "--signing-config", str(signing))
+
+    def signed(self, service: str, *, key: str = "now", release: int = 1) -> str:
+        """Push and sign an image; return its reference."""
+        image = self.push(service)
+        self.sign(image, service, key=key, release=release)
+        return image

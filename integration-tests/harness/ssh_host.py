@@ -1,0 +1,76 @@
+"""This machine as a host behind SSH: a user who is not root and may use sudo, known to one SSH daemon only.
+
+Daemon and user live in a mount namespace with an /etc of its own, so that nothing of it is on the machine itself.
+"""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.plays import run
+from harness.client import eventually
+
+from shared.testing.ports import free_port
+
+USER = "deployer"
+# $1 is the folder, $2 the user. Locked accounts are refused by sshd, one without a valid password ("*") is not.
+_START = """
+cp --archive /etc "$1/etc"
+mount --bind "$1/etc" /etc
+useradd --password '*' --home-dir "$1/home" --create-home --shell /bin/sh "$2"
+echo "$2 ALL=(ALL) NOPASSWD: ALL" >"/etc/sudoers.d/$2"
+exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class SshHost:
+    """Where the daemon listens on loopback, with what to reach it as USER."""
+
+    port: int
+    private_key: str
+    known_hosts: str
+
+
+def _key(file: Path) -> str:
+    """Make a key pair and return its public key without the comment."""
+    run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file))
+    return " ".join(file.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
+
+
+@contextmanager
+def ssh_host(folder: Path) -> Iterator[SshHost]:
+    """Serve SSH while the block runs; the folder has to be one that every user may enter."""
+    run("scripts/local/ensure_packages.sh", "openssh-server", "sudo")
+    port, host_key = free_port(), _key(folder / "host_key")
+    (folder / "authorized_keys").write_text(_key(folder / "user_key"), encoding="utf-8")
+    settings = {
+        "ListenAddress": f"127.0.0.1:{port}",
+        "HostKey": folder / "host_key",
+        "AuthorizedKeysFile": folder / "authorized_keys",
+        "AllowUsers": USER,
+        "PasswordAuthentication": "no",
+        "PidFile": "none",
+        # The keys are in /tmp, where OpenSSH would not trust them.
+        "StrictModes": "no",
+        "Subsystem": "sftp internal-sftp",
+    }
+    lines = [f"{name} {value}" for name, value in settings.items()]
+    (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    # Its privilege separation wants it, and only an init system makes it.
+    Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    command = ["unshare", "--mount", "sh", "-euc", _START, "sh", str(folder), USER]
+    log = folder / "sshd.log"
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as daemon:
+        try:
+            eventually(lambda: b"Server listening" in log.read_bytes() or daemon.poll() is not None, 20)
+            assert daemon.poll() is None, log.read_text(encoding="utf-8")
+            yield SshHost(
+                port=port,
+                private_key=(folder / "user_key").read_text(encoding="utf-8"),
+                known_hosts=f"[127.0.0.1]:{port} {host_key}",
+            )
+        finally:
+            daemon.terminate()

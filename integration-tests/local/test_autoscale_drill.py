@@ -1,0 +1,29 @@
+"""The autoscaling drill judges whatever it meets: a bar that is missed is told as such, not as a crash."""
+
+import math
+
+import pytest
+from drills.autoscaling.autoscale import NEEDED, milestones, missed, within
+
+
+@pytest.mark.parametrize("before", range(NEEDED + 2))
+@pytest.mark.parametrize("came", range(NEEDED + 2))
+def test_any_number_of_replicas_may_run_when_the_load_steps_up(before: int, came: int) -> None:
+    started = [float(n) for n in range(came)]
+    served = [float(n) for n in range(before + came)]
+    found = milestones(before, started, served)
+    assert found["first new container started"] == (0.0 if came else None)
+    assert found["first request served by a new one"] == (float(before) if came else None)
+    assert found[f"{NEEDED} replicas serving"] == (NEEDED - 1.0 if before + came >= NEEDED else None)
+
+
+def test_a_missed_bar_is_told() -> None:
+    assert missed(44, True, 0) == []
+    late, away, lost = missed(math.inf, False, 2)
+    assert "never within 180 s, promised are 45 s" in late and "did not return" in away and lost.startswith("2 ")
+    assert missed(45.3, True, 0) == ["enough replicas served after 45.3 s, promised are 45 s"]
+
+
+def test_what_does_not_come_in_time_is_no_error() -> None:
+    assert not within(0, lambda: False)
+    assert within(1, lambda: True)

@@ -1,0 +1,232 @@
+"""A request that kills whoever works on it takes down two replicas at most; one that finds nobody goes on looking."""
+
+import http.client
+import json
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import edge as edge_module
+import pytest
+from harness.edge import Edge, running_edge
+from harness.client import eventually
+
+from shared.testing.paths import ROOT
+from shared.testing.ports import free_port
+from shared.testing.processes import Process, stop_all
+
+MORTAL = ROOT / "integration-tests" / "harness" / "crashing_replica.py"
+
+
+@dataclass
+class Answer:
+    """What a client got."""
+
+    status: int
+    headers: http.client.HTTPMessage
+    body: dict[str, Any]
+
+    @property
+    def track(self) -> str | None:
+        """Whose answer it is."""
+        return self.headers["X-App-Track"]
+
+
+@dataclass
+class Pool:
+    """NGINX, replicas that requests can kill, and addresses where nobody listens."""
+
+    folder: Path
+    stable: list[Process] = field(default_factory=list)
+    canaries: list[Process] = field(default_factory=list)
+    edge: Edge = field(init=False)
+
+    def send(self, word: str, method: str = "POST", **headers: str) -> Answer:
+        """Send a request that holds a word, as a client of the bank does."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, timeout=20)
+        try:
+            body = json.dumps({"reference": word}) if method == "POST" else None
+            given = {"Idempotency-Key": "key", "Content-Type": "application/json", **headers}
+            path = "/api/v1/transfers" if body else f"/api/v1/accounts/{word}"
+            connection.request(method, path, body, given)
+            answer = connection.getresponse()
+            return Answer(answer.status, answer.headers, json.loads(answer.read()))
+        finally:
+            connection.close()
+
+    def deaths(self, expected: int) -> tuple[int, int]:
+        """Return how many stable replicas and how many canaries have died, once it is as many as expected."""
+
+        def died() -> tuple[int, int]:
+            return sum(replica.died for replica in self.stable), sum(replica.died for replica in self.canaries)
+
+        # A process that is killed closes its connections before it has ended.
+        eventually(lambda: sum(died()) >= expected, 5)
+        time.sleep(0.05)
+        return died()
+
+    def start(self, name: str, count: int, status: int = 201) -> list[str]:
+        """Start replicas with a name and return their addresses."""
+        addresses = []
+        for number in range(count):
+            port = free_port()
+            command = [sys.executable, "-S", str(MORTAL), str(port), name, str(status)]
+            replica = Process(f"{name}-{number}", command, self.folder / "replicas.log", stop_signal=signal.SIGKILL)
+            replica.start()
+            (self.stable if name == "stable" else self.canaries).append(replica)
+            addresses.append(f"127.0.0.1:{port}")
+        return addresses
+
+
+MakePool = Callable[..., Pool]
+
+
+@contextmanager
+def running_pool(
+    folder: Path, stable: int, canaries: int = 0, refusing: int = 0, canary_status: int = 201, **variables: Any
+) -> Iterator[Pool]:
+    """Start NGINX before so many replicas, each with a kept-alive connection."""
+    pool = Pool(folder)
+    try:
+        servers = [f"127.0.0.1:{free_port()}" for _ in range(refusing)] + pool.start("stable", stable)
+        given: dict[str, Any] = {"nginx_pools": {name: servers for name in ("account-service", "transaction-service")}}
+        if canaries:
+            addresses = pool.start("canary", canaries, canary_status)
+            given["nginx_canary_pools"] = {name: addresses for name in given["nginx_pools"]}
+            given["nginx_canary_share"] = 1
+        # One worker, so that its kept-alive connections are those that the next request gets.
+        with running_edge(folder / "nginx", nginx_worker_processes=1, **given, **variables) as pool.edge:
+            for choice in ("always", "never") if canaries else ("never",):
+                for _ in range(2 * max(stable, canaries)):
+                    eventually(lambda word=choice: pool.send("", **{"X-Canary": word}).status == 201, 10)
+            yield pool
+    finally:
+        stop_all([*pool.stable, *pool.canaries])
+
+
+@pytest.fixture
+def make_pool(tmp_path: Path) -> Iterator[MakePool]:
+    """Start an NGINX and replicas of one's own: make_pool(stable, canaries=1 …)."""
+    with ExitStack() as pools:
+        yield lambda *arguments, **given: pools.enter_context(running_pool(tmp_path, *arguments, **given))
+
+
+def assert_gave_up(answer: Answer) -> None:
+    """Fail unless the client was told in the bank's words that two replicas failed, and when to come again."""
+    assert (answer.status, answer.body["status"], answer.body["code"]) == (502, 502, "bad-gateway"), answer
+    assert answer.headers["Content-Type"] == "application/problem+json" and answer.headers["Retry-After"] == "5"
+    assert (
+        answer.body["type"] == "/problems/bad-gateway" and answer.body["request_id"] == answer.headers["X-Request-ID"]
+    )
+
+
+@pytest.mark.parametrize("replicas", [2, 3, 6])
+@pytest.mark.parametrize(("method", "word"), [("POST", "death"), ("GET", "death"), ("POST", "halfway")])
+def test_a_query_of_death_takes_two_replicas_and_no_more(
+    make_pool: MakePool, replicas: int, method: str, word: str
+) -> None:
+    pool = make_pool(replicas)
+    assert_gave_up(pool.send(word, method))
+    assert pool.deaths(2) == (2, 0)
+    if replicas > 2:
+        assert pool.send("life").status == 201
+
+
+def test_it_takes_the_only_replica_that_there_is(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    answer = pool.send("death")
+    # While a process ends, its port may accept one more connection: then the same replica has failed twice.
+    expected = {(503, "unavailable", "1"), (502, "bad-gateway", "5")}
+    assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) in expected
+    assert pool.deaths(1) == (1, 0)
+
+
+@pytest.mark.parametrize("canaries", [1, 2])
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_canary_that_dies_counts_as_one(make_pool: MakePool, canaries: int, method: str) -> None:
+    pool = make_pool(4, canaries)
+    assert_gave_up(pool.send("death", method, **{"X-Canary": "always"}))
+    assert pool.deaths(2) == (1, 1)
+
+
+def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool) -> None:
+    """An answer is no death, however often it is 500."""
+    pool = make_pool(4, 2, canary_status=500)
+    answer = pool.send("life", **{"X-Canary": "always"})
+    assert (answer.status, answer.track) == (201, "stable")
+    for canary in pool.canaries:
+        canary.kill()
+    answer = pool.send("life", **{"X-Canary": "always"})
+    assert (answer.status, answer.track) == (201, "stable")
+    assert_gave_up(pool.send("death", **{"X-Canary": "always"}))
+    assert pool.deaths(2) == (2, 0)
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_answers_of_503_keep_nobody_from_the_replicas(make_pool: MakePool, replicas: int) -> None:
+    pool = make_pool(replicas)
+    for _ in range(2 * replicas):
+        assert pool.send("busy").status == 503
+        assert pool.send("life").status == 201
+    # Nor from one that is left when another has died.
+    if replicas > 1:
+        pool.stable[0].kill()
+        assert pool.send("busy").status == 503
+        assert {pool.send("life").status for _ in range(10)} == {201}
+
+
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_replicas_that_cannot_be_connected_to_do_not_count(make_pool: MakePool, method: str) -> None:
+    pool = make_pool(3, refusing=6)
+    # Those that refused were left out for two seconds; then one request may meet all of them.
+    time.sleep(2.1)
+    assert pool.send("life", method).track == "stable"
+    time.sleep(2.1)
+    assert_gave_up(pool.send("death", method))
+    assert pool.deaths(2) == (2, 0)
+
+
+def test_a_request_that_hangs_holds_two_replicas(make_pool: MakePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    render = edge_module.render
+    monkeypatch.setattr(
+        edge_module, "render", lambda **given: render(**given).replace("read_timeout 30s", "read_timeout 200ms")
+    )
+    pool = make_pool(4)
+    begun = time.monotonic()
+    assert_gave_up(pool.send("hang"))
+    assert 0.4 <= time.monotonic() - begun < 0.6 + 2
+
+
+def test_the_page_of_operations_takes_two_as_well(make_pool: MakePool) -> None:
+    pool = make_pool(4, nginx_page="/nowhere")
+    connection = http.client.HTTPConnection("127.0.0.1", pool.edge.port, timeout=20)
+    connection.request("GET", "/ops/account-service.json?death")
+    assert connection.getresponse().status == 502
+    connection.close()
+    assert pool.deaths(2) == (2, 0)
+
+
+def test_a_replica_that_is_killed_under_load_costs_no_request(make_pool: MakePool) -> None:
+    pool = make_pool(3)
+    stop, statuses = threading.Event(), []
+
+    def ask() -> None:
+        while not stop.is_set():
+            statuses.append(pool.send("life").status)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.3)
+    pool.stable[0].kill()
+    time.sleep(0.5)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert len(statuses) > 50 and set(statuses) == {201}

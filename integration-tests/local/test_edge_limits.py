@@ -1,0 +1,165 @@
+"""What one client may take of NGINX, and that the others are served meanwhile."""
+
+import json
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.edge import Edge, running_edge, statuses
+from harness.client import eventually
+
+MakeEdge = Callable[..., Edge]
+MAX_BODY = 1024 * 1024
+
+
+@pytest.fixture
+def make_edge(tmp_path: Path) -> Iterator[MakeEdge]:
+    """Start an NGINX of one's own: make_edge(nginx_rate_limit="10r/s", …)."""
+    with ExitStack() as edges:
+
+        def make(**variables: Any) -> Edge:
+            return edges.enter_context(running_edge(tmp_path / "nginx", **variables))
+
+        yield make
+
+
+def head(length: int | str, path: str = "/api/v1/transfers:batch") -> bytes:
+    """Return the head of a POST that announces a length."""
+    return f"POST {path} HTTP/1.1\r\nHost: bank\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def problem(answer: str) -> dict[str, Any]:
+    """Return the body of an answer that has to be a problem."""
+    top, _, body = answer.partition("\r\n\r\n")
+    assert "Content-Type: application/problem+json" in top, answer
+    document: dict[str, Any] = json.loads(body)
+    assert statuses(answer) == [document["status"]]
+    return document
+
+
+def says_when_to_come_again(answer: str) -> bool:
+    return "\r\nRetry-After: 1\r\n" in answer
+
+
+def closed(connection: socket.socket) -> bool:
+    """Tell whether the other side has ended the connection."""
+    connection.settimeout(0.01)
+    try:
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def test_a_crowd_that_dribbles_headers_keeps_nobody_out_and_is_shown_the_door(make_edge: MakeEdge) -> None:
+    edge = make_edge()
+    with ExitStack() as crowd:
+        slow = [crowd.enter_context(edge.connect()) for _ in range(2500)]
+        begun = time.monotonic()
+        for connection in slow:
+            connection.sendall(b"GET /api/v1/accounts HTTP/1.1\r\nHost: bank\r\nX-Slow: ")
+        seconds = []
+        while time.monotonic() < begun + 8:
+            for connection in slow[::50]:
+                connection.sendall(b"x")
+            asked = time.monotonic()
+            assert statuses(edge.get("/api/v1/accounts")) == [201]
+            seconds.append(time.monotonic() - asked)
+            time.sleep(0.5)
+        assert max(seconds) < 2, seconds
+        eventually(lambda: all(closed(connection) for connection in slow[:: len(slow) // 20]), 8)
+    assert len(edge.upstream.received) == len(seconds)
+
+
+def test_slow_bodies_never_reach_a_service(make_edge: MakeEdge) -> None:
+    edge = make_edge()
+    with ExitStack() as crowd:
+        slow = [crowd.enter_context(edge.connect()) for _ in range(300)]
+        for connection in slow:
+            connection.sendall(head(1000, "/api/v1/transfers") + b"{")
+        for _ in range(4):
+            assert statuses(edge.get("/api/v1/accounts")) == [201]
+        assert {one.method for one in edge.upstream.received} == {"GET"}, "a body that is not whole holds no replica"
+        eventually(lambda: all(closed(connection) for connection in slow[::20]), 14)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_body_that_is_too_large_is_not_taken(make_edge: MakeEdge, chunked: bool) -> None:
+    edge = make_edge()
+    if chunked:
+        piece = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        top = (
+            b"POST /api/v1/transfers HTTP/1.1\r\nHost: bank\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        answer = edge.send(top + piece * (MAX_BODY // 0x8000 + 1))
+    else:
+        answer = edge.send(head(MAX_BODY + 1))
+    assert problem(answer)["code"] == "payload-too-large" and edge.upstream.received == []
+    assert statuses(edge.send(head(MAX_BODY) + b"x" * MAX_BODY)) == [201]
+    assert len(edge.upstream.received[0].body) == MAX_BODY
+
+
+def test_large_bodies_are_few_at_a_time_and_small_ones_go_on(make_edge: MakeEdge) -> None:
+    edge = make_edge(nginx_max_large_bodies=4)
+    with ExitStack() as crowd:
+        for length in (16_000, 20_000, MAX_BODY):
+            connection = crowd.enter_context(edge.connect())
+            connection.sendall(head(length) + b"x" * 10_000)
+        chunked = crowd.enter_context(edge.connect())
+        chunked.sendall(b"POST /api/v1/transfers HTTP/1.1\r\nHost: bank\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n")
+        time.sleep(0.3)
+        answer = edge.send(head(100_000))
+        assert problem(answer)["code"] == "unavailable" and says_when_to_come_again(answer)
+        assert statuses(edge.send(head(15_999) + b"x" * 15_999)) == [201]
+        assert statuses(edge.get("/api/v1/accounts")) == [201]
+    eventually(lambda: statuses(edge.send(head(100_000) + b"x" * 100_000)) == [201])
+
+
+def test_a_client_has_a_rate_of_its_own_and_cannot_borrow_another(make_edge: MakeEdge) -> None:
+    edge = make_edge(nginx_rate_limit="2r/s", nginx_rate_limit_burst=5)
+    answers = [edge.get("/api/v1/accounts", f"X-Forwarded-For: 9.9.9.{n}", f"X-Client-ID: {n}") for n in range(20)]
+    found = Counter(status for answer in answers for status in statuses(answer))
+    assert 5 <= found[201] <= 9 and found[201] + found[429] == 20
+    refused = next(answer for answer in answers if statuses(answer) == [429])
+    assert problem(refused)["code"] == "rate-limited" and says_when_to_come_again(refused)
+    assert len(edge.upstream.received) == found[201]
+    assert statuses(edge.get("/api/v1/accounts", source="127.0.0.2")) == [201], "somebody else's rate is his own"
+
+
+def test_the_query_of_a_refused_request_is_in_no_log(make_edge: MakeEdge) -> None:
+    edge = make_edge(nginx_rate_limit="5r/s", nginx_rate_limit_burst=5)
+    secret = "hunter2hunter2"
+    for path in ("/", "/nowhere", "/api/v1/accounts", "/docs/account-service/", "/metrics"):
+        edge.send(head(MAX_BODY + 1, f"{path}?access_token={secret}"))
+        for _ in range(4):
+            edge.get(f"{path}?access_token={secret}", f"Authorization: Bearer {secret}", f"Referer: http://x/?{secret}")
+    edge.send(f"GET /x?{secret} HTTP/1.1\r\nHost: a b\r\n\r\n".encode())
+    eventually(lambda: len((edge.folder / "access.log").read_text().splitlines()) >= 20)
+    assert all(secret not in file.read_text() for file in edge.folder.glob("*.log"))
+
+
+def test_what_a_replica_cannot_take_is_refused_at_once_and_taken_again_afterwards(make_edge: MakeEdge) -> None:
+    # And one more, for when the replica is taken for broken.
+    edge, limit = make_edge(nginx_max_in_flight=12), 13
+    edge.upstream.open.clear()
+    with ThreadPoolExecutor(limit) as pool:
+        taken = [pool.submit(edge.get, "/api/v1/transactions") for _ in range(limit)]
+        eventually(lambda: len(edge.upstream.received) == limit)
+        begun = time.monotonic()
+        answers = [edge.get("/api/v1/transactions") for _ in range(10)]
+        assert time.monotonic() - begun < 2
+        for answer in answers:
+            assert problem(answer)["code"] == "unavailable" and says_when_to_come_again(answer)
+        assert len(edge.upstream.received) == limit
+        edge.upstream.open.set()
+        assert [statuses(one.result()) for one in taken] == [[201]] * limit
+    assert [statuses(edge.get("/api/v1/transactions")) for _ in range(5)] == [[201]] * 5

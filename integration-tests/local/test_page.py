@@ -1,0 +1,128 @@
+"""The operations page on the embedded stack, in a browser; rollouts and autoscaler: compose/operations/test_page.py."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from harness.browser import PHONE, Browser, Looked, chromium
+from harness.local_stack import EmbeddedBank
+
+SERVICES = ("account-service", "transaction-service")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of this module."""
+    with chromium() as browser:
+        yield browser
+
+
+def test_files_may_be_kept_for_a_minute_and_figures_never(bank: EmbeddedBank):
+    kept = {"/": "text/html", "/ops/page.css": "text/css", "/ops/page.js": "text/javascript", "/ops/icon.svg": "image/"}
+    for path, kind in kept.items():
+        answer = bank.client.get(path)
+        assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
+        assert answer.headers["cache-control"] == "public, max-age=60"
+        unchanged = bank.client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        assert (unchanged.status_code, unchanged.content) == (304, b"")
+    for path in ("/ops/edge.json", *(f"/ops/{service}.json" for service in SERVICES)):
+        answer = bank.client.get(path)
+        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
+        assert answer.headers["content-type"] == "application/json"
+    for path in ("/ops/", "/ops/index.html", "/ops/autoscale-service.json", "/ops/account-service-canary.json"):
+        answer = bank.client.get(path)
+        assert (answer.status_code, answer.headers["cache-control"]) == (404, "no-store")
+    assert bank.client.post("/", content=b"x").status_code == 405
+
+
+def test_it_tells_nobody_what_needs_a_token(bank: EmbeddedBank):
+    account = bank.open(123_456)
+    told = [bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES)]
+    everything = "".join(told) + bank.client.get("/ops/page.js").text + bank.client.get("/").text
+    for secret in (
+        account,
+        "alice",
+        "127.0.0.1",
+        str(bank.stack.var_dir),
+        bank.lab.service_token,
+        "sqlite",
+        "postgres",
+    ):
+        assert secret not in everything
+
+
+def test_the_page_needs_nothing_but_this_bank_and_its_policy_allows_all_it_does(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url) as looked:
+        looked.waits_for("overall", "All is well")
+        services = looked.waits_for("services", "transaction-service")
+        replicas = len(bank.stack.processes["account-service"])
+        version = bank.client.get("/docs/account-service/").headers["x-app-version"]
+        assert services.count("ready") == 2 and services.count(version) == 2
+        assert services.count(f"{replicas}, fixed") == 2 and services.count("stable") == 2
+        looked.waits_for("split", "All clients get stable.")
+        looked.waits_for("rollout", "This stack has no rollouts")
+        looked.waits_for("autoscaler", "This stack has no autoscaler")
+        assert looked.complaints == []
+        assert len(looked.asked) >= 7 and all(url.startswith(f"{bank.stack.api_url}/") for url in looked.asked)
+        looked.page.click("text=Grafana")
+        looked.page.wait_for_url("**/#grafana")
+        assert "There is none in this stack" in looked.page.locator("#grafana").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 390, 1100])
+def test_it_can_be_read_on_any_screen(bank: EmbeddedBank, browser: Browser, scheme: str, width: int):
+    viewport = {**PHONE, "width": width}
+    with Looked(browser, bank.stack.api_url, color_scheme=scheme, viewport=viewport) as looked:
+        looked.waits_for("overall", "All is well")
+        assert looked.faint() == [] and not looked.overflows()
+        ground = looked.page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == (scheme == "dark")
+
+
+def test_it_has_what_a_screen_reader_goes_by(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url) as looked:
+        looked.waits_for("overall", "All is well")
+        assert looked.page.locator("html").get_attribute("lang") == "en" and looked.page.title() == "Bank operations"
+        for name in ("Services", "Split", "Rollout", "Autoscaler", "Look closer"):
+            assert looked.page.get_by_role("region", name=name).count() == 1
+        assert looked.page.get_by_role("heading", level=1).count() == 1
+        assert "All is well" in looked.page.get_by_role("status").inner_text()
+
+
+def test_without_scripts_the_page_explains_and_leads_on(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url, java_script_enabled=False) as looked:
+        text = looked.page.inner_text("body")
+        assert "What serves this bank now" in text and "is taken back by itself" in text
+        links = [link.get_attribute("href") for link in looked.page.get_by_role("link").all()]
+        assert len(links) == 9
+        # The two parts that this stack does not have lead to a problem that says so.
+        found = {link: bank.client.get(str(link)).status_code for link in links}
+        absent = {"/ops/rollout-service.json", "/ops/autoscale-service.json"}
+        assert {link for link, status in found.items() if status not in (200, 302)} == absent
+
+
+def test_who_does_not_answer_is_named_and_the_rest_goes_on(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url) as looked:
+        looked.waits_for("overall", "All is well")
+        for index in range(len(bank.stack.processes["transaction-service"])):
+            bank.stack.kill("transaction-service", index)
+        try:
+            services = looked.waits_for("services", "does not answer")
+            assert services.count("ready") == 1 and services.count("does not answer") == 1
+            assert looked.waits_for("overall", "does not answer") == "✕ transaction-service does not answer."
+            looked.waits_for("split", "All clients get stable.")
+        finally:
+            for index in range(len(bank.stack.processes["transaction-service"])):
+                bank.stack.restart("transaction-service", index)
+        looked.waits_for("overall", "All is well")
+
+
+def test_who_loses_the_bank_altogether_keeps_what_was_seen_and_is_told(bank: EmbeddedBank, browser: Browser):
+    with Looked(browser, bank.stack.api_url) as looked:
+        looked.waits_for("overall", "All is well")
+        looked.page.context.set_offline(True)
+        looked.waits_for("overall", "NGINX does not answer; what is below is from before")
+        assert looked.page.inner_text("#services").count("● ready") == 2
+        looked.page.context.set_offline(False)
+        looked.waits_for("overall", "All is well")

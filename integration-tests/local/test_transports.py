@@ -1,0 +1,62 @@
+"""The same bank on other ground: NATS instead of the feed, and a PostgreSQL that goes away."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.local_stack import EmbeddedBank
+from harness.client import assert_exactly_once, transfers_under_way, usd
+
+from shared.testing.paths import ROOT
+from shared.testing.postgres import PostgresServer
+from shared.testing.processes import Process, stop_all
+
+
+def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
+    make_bank: Callable[..., EmbeddedBank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
+):
+    url, server = nats
+    urls = [postgres.create_database(f"{tmp_path.name}_{name}") for name in ("a", "t")]
+    bank = make_bank(2, urls, url)
+    environment = {**os.environ, "VAR_DIR": str(bank.stack.var_dir), "BASE_URL": bank.stack.api_url}
+    command = [sys.executable, "-m", "scripts.local.demo"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    source, target = bank.open(100_000), bank.open()
+    with transfers_under_way(bank, source, target) as history:
+        time.sleep(0.5)
+        stop_all([server])
+        during = len(history.acknowledged)
+        time.sleep(2)
+        assert len(history.acknowledged) > during and history.retries == []
+        server.start()
+        time.sleep(0.5)
+    assert_exactly_once(bank, history, source, target, 100_000)
+    report = bank.reconciled(60)
+    assert (report["mismatches"], report["pending"]) == (0, 0)
+
+
+def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], tmp_path: Path):
+    with PostgresServer() as server:
+        urls = [server.create_database(name) for name in ("accounts", "transactions")]
+        bank = make_bank(2, urls)
+        source, target = bank.open(1_000_000), bank.open()
+        with transfers_under_way(bank, source, target) as history:
+            time.sleep(1)
+            server.stop("immediate")
+            time.sleep(1)
+            server.start()
+            back = time.monotonic()
+            while bank.post("/transfers", usd(1, from_account=target, to_account=source)).status_code == 503:
+                time.sleep(0.1)
+            assert time.monotonic() - back < 10
+            bank.post("/transfers", usd(1, from_account=source, to_account=target))
+            time.sleep(1)
+        assert history.retries, "the outage was noticed"
+        assert_exactly_once(bank, history, source, target, 1_000_000)
+        assert bank.reconciled()["mismatches"] == 0
+        bank.close()

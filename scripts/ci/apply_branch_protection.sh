@@ -1,0 +1,108 @@
+#!/usr/bin/env bash
+# Make GitHub's rulesets those of .github/rulesets, and its environments those of .github/environments.json:
+# apply_branch_protection.sh [--apply]
+# Without --apply it shows what would change and exits 1 when something would. GH_REPO=owner/name says where; whoever is
+# logged in to gh has to be an administrator there. Who reviews deployments is set on GitHub and left as it is.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+apply=
+case ${1-} in
+    '') ;;
+    --apply) apply=yes ;;
+    *)
+        echo "usage: apply_branch_protection.sh [--apply]" >&2
+        exit 2
+        ;;
+esac
+[ -n "${GH_REPO-}" ] || {
+    echo "branch protection: say where: GH_REPO=owner/name" >&2
+    exit 2
+}
+
+# What a ruleset says, without what GitHub adds, in one order.
+essence() {
+    jq --sort-keys '{name, target, enforcement, bypass_actors, conditions, rules: (.rules | sort_by(.type))}'
+}
+
+existing=$(gh api --paginate "repos/$GH_REPO/rulesets" | jq --slurp 'add // []')
+differ=
+missing=
+for file in .github/rulesets/*.json; do
+    name=$(jq --raw-output .name "$file")
+    id=$(jq --raw-output --arg name "$name" '[.[] | select(.name == $name)][0].id // empty' <<<"$existing")
+    now='{"rules": []}'
+    [ -z "$id" ] || now=$(gh api "repos/$GH_REPO/rulesets/$id")
+    if changes=$(diff --unified=1 --label "$name on GitHub" --label "$file" <(essence <<<"$now") <(essence <"$file")); then
+        echo "$name: as it should be"
+        continue
+    fi
+    if [ -z "$apply" ]; then
+        differ=yes
+        printf '%s: would be %s\n%s\n' "$name" "${id:+changed}${id:-made}" "$changes" | sed "1s/changed$id/changed/"
+    elif [ -n "$id" ]; then
+        gh api --method PUT "repos/$GH_REPO/rulesets/$id" --input "$file" --silent
+        echo "$name: changed"
+    else
+        gh api --method POST "repos/$GH_REPO/rulesets" --input "$file" --silent
+        echo "$name: made"
+    fi
+done
+
+# differs WHAT NOW WANTED: whether it does; shows how.
+differs() {
+    local changes
+    if changes=$(diff --unified=1 --label "$1 on GitHub" --label .github/environments.json <(echo "$2") <(echo "$3")); then
+        echo "$1: as it should be"
+        return 1
+    fi
+    [ -n "$apply" ] || {
+        differ=yes
+        printf '%s: would be changed\n%s\n' "$1" "$changes"
+    }
+}
+
+# Only these branches deploy to an environment, and so get its secrets; and no administrator gets past its reviewers.
+found=$(gh api --paginate "repos/$GH_REPO/environments" | jq --slurp '[.[].environments[]?]')
+while IFS=$'\t' read -r name branches reviewed; do
+    environment=$(jq --arg name "$name" '[.[] | select(.name == $name)][0] // {}' <<<"$found")
+    policies='[]'
+    if [ "$(jq .deployment_branch_policy.custom_branch_policies <<<"$environment")" = true ]; then
+        policies=$(gh api --paginate "repos/$GH_REPO/environments/$name/deployment-branch-policies" |
+            jq --slurp '[.[].branch_policies[]?]')
+    fi
+    now=$(jq --sort-keys --argjson policies "$policies" '{
+        bypass: (if .can_admins_bypass == null then true else .can_admins_bypass end),
+        branches: [$policies[] | "\(.type // "branch") \(.name)"] | sort,
+        restricted: (.deployment_branch_policy.custom_branch_policies // false)}' <<<"$environment")
+    wanted=$(jq --sort-keys --null-input --argjson branches "$branches" \
+        '{bypass: false, branches: [$branches[] | "branch \(.)"] | sort, restricted: true}')
+    reviewers=$(jq '[.protection_rules[]? | select(.type == "required_reviewers")]' <<<"$environment")
+    if [ "$reviewed" = true ] && [ "$reviewers" = '[]' ]; then
+        echo "environment $name: nobody has to approve a deployment; set required reviewers on GitHub" >&2
+        missing=yes
+    fi
+    differs "environment $name" "$now" "$wanted" || continue
+    [ -n "$apply" ] || continue
+    # What is not said here would be reset: reviewers and waiting time go back as they are.
+    jq '{can_admins_bypass: false,
+         deployment_branch_policy: {protected_branches: false, custom_branch_policies: true},
+         wait_timer: ([.protection_rules[]? | select(.type == "wait_timer").wait_timer][0] // 0),
+         prevent_self_review: ([.protection_rules[]? | .prevent_self_review // empty][0] // false),
+         reviewers: [.protection_rules[]?.reviewers[]? | {type, id: .reviewer.id}]}' <<<"$environment" |
+        gh api --method PUT "repos/$GH_REPO/environments/$name" --input - --silent
+    jq --raw-output '.[] | "\(.id)\t\(.type // "branch") \(.name)"' <<<"$policies" | while IFS=$'\t' read -r id policy; do
+        jq --exit-status --arg policy "$policy" '.branches | index($policy)' <<<"$wanted" >/dev/null ||
+            gh api --method DELETE "repos/$GH_REPO/environments/$name/deployment-branch-policies/$id" --silent
+    done
+    jq --raw-output --argjson now "$now" '.branches - $now.branches | .[]' <<<"$wanted" | while read -r type branch; do
+        gh api --method POST "repos/$GH_REPO/environments/$name/deployment-branch-policies" \
+            --raw-field "name=$branch" --raw-field "type=$type" --silent
+    done
+    echo "environment $name: changed"
+done < <(jq --raw-output 'to_entries[] | "\(.key)\t\(.value.branches | tojson)\t\(.value.reviewed)"' .github/environments.json)
+[ -z "$differ" ] || {
+    echo "nothing was changed; --apply does it" >&2
+    exit 1
+}
+[ -z "$missing" ] || exit 1

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Look up known vulnerabilities of what the bank is made of: cve_scan.sh [dependencies|images …]; default both.
+# dependencies: pip-audit on every pinned requirement, Trivy on the files. images: Trivy on each image in IMAGES_TO_SCAN
+# (default: the images of the services and what docker-compose.yml starts beside them).
+# Reports go to reports/cve; issue.md there is the text of the issue. An incomplete scan fails.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+# shellcheck source=scripts/stack/stack_env.sh
+. scripts/stack/stack_env.sh
+PATH=$PWD/.venv/bin:$PATH
+reports=reports/cve
+[ $# -gt 0 ] || set -- dependencies images
+
+fail() {
+    echo "cve-scan: FAILED: $*" >&2
+    exit 1
+}
+
+# Each scanner's own exit code says whether it worked; what it found is judged by check_vulnerabilities.
+trivy() {
+    .venv-scan/bin/trivy --cache-dir "${TRIVY_CACHE:-.tools/trivy-cache}" "$@" ||
+        echo "cve-scan: trivy $1 did not finish; the lines above say why" >&2
+}
+
+mkdir -p "$reports"
+rm -f "$reports"/*
+scripts/local/bootstrap.sh scan || fail "Trivy cannot be had, so nothing was looked up"
+
+check=(python scripts/check_vulnerabilities.py --body "$reports/issue.md" --trivy-version "$reports/trivy-version.json")
+for what in "$@"; do
+    case $what in
+        dependencies)
+            mapfile -t files < <(git ls-files 'requirements-*.txt' '*/requirements.txt')
+            # It exits 1 for findings and for trouble alike, and 0 when it skipped everything: the report says which.
+            pip-audit "${files[@]/#/--requirement=}" --require-hashes --disable-pip --aliases --progress-spinner off \
+                --format json --output "$reports/pip-audit.json" || true
+            trivy filesystem --quiet --scanners vuln --list-all-pkgs --format json --output "$reports/trivy-files.json" \
+                --skip-dirs '.venv*' --skip-dirs .tools --skip-dirs var --skip-dirs reports .
+            check+=(--pip-audit "$reports/pip-audit.json" "${files[@]/#/--requirements=}" --trivy "$reports/trivy-files.json")
+            ;;
+        images)
+            read -ra images <<<"${IMAGES_TO_SCAN:-$(docker compose config --images | sort -u | paste -sd ' ')}"
+            [ ${#images[@]} -gt 0 ] || fail "there is no image to scan"
+            for image in "${images[@]}"; do
+                report=$reports/trivy-image-${image//[^A-Za-z0-9.-]/_}.json
+                trivy image --quiet --scanners vuln --list-all-pkgs --format json --output "$report" "$image"
+                check+=(--trivy "$report")
+            done
+            ;;
+        *)
+            echo "usage: cve_scan.sh [dependencies|images …]" >&2
+            exit 2
+            ;;
+    esac
+done
+trivy version --format json >"$reports/trivy-version.json"
+"${check[@]}"

@@ -1,0 +1,225 @@
+"""The generated parts of the documentation: python -m scripts.docs.generate_docs [--check]
+
+What is between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md, docs/api.md and docs/problems.md, and
+docs/asyncapi.json. With --check nothing is written; the exit status is 1 when something is not what the code says.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from pydantic_settings import BaseSettings
+
+from scripts.docs import environment
+from scripts.docs.environment import Group, Variable
+from shared.testing.paths import ROOT
+from shared.http import problem_pages
+from shared.events import DATA_MODELS, CloudEvent
+from shared.runtime.settings import ProcessSettings, ServiceSettings
+
+SETUP, API, PROBLEMS = Path("setup.md"), Path("docs/api.md"), Path("docs/problems.md")
+ASYNCAPI = Path("docs/asyncapi.json")
+PUBLIC = environment.SERVICES[:2]
+
+Description = dict[str, Any]
+
+
+def generated() -> dict[Path, str]:
+    """Return the text of every file that is generated, wholly or in part, as it should be."""
+    services = {service: environment.of_service(service) for service in environment.SERVICES}
+    parts = {"settings": _settings(services), "variables": _variables()}
+    api_parts = {
+        **{service: _operations(services[service]["openapi"]) for service in PUBLIC},
+        "events": _events(),
+    }
+    return {
+        SETUP: with_parts((ROOT / SETUP).read_text(encoding="utf-8"), parts),
+        API: with_parts((ROOT / API).read_text(encoding="utf-8"), api_parts),
+        PROBLEMS: with_parts((ROOT / PROBLEMS).read_text(encoding="utf-8"), {"problems": _problems()}),
+        ASYNCAPI: json.dumps(asyncapi(), indent=2, ensure_ascii=False) + "\n",
+    }
+
+
+def with_parts(text: str, parts: dict[str, str]) -> str:
+    """Return a document with its generated parts replaced. Raises ValueError where one has no place in it."""
+    for name, part in parts.items():
+        begin, end = f"<!-- generated: {name} -->\n", f"<!-- end of {name} -->"
+        before, found, rest = text.partition(begin)
+        _, ended, after = rest.partition(end)
+        if not (found and ended):
+            raise ValueError(f"there is no place for the generated part {name}")
+        text = f"{before}{begin}\n{part.strip()}\n\n{end}{after}"
+    return text
+
+
+# Tables ---------------------------------------------------------------------------------------------------------------
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    lines = [list(head)]
+    lines += [["---"] * len(lines[0]), *(list(row) for row in rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line).rstrip() + " |" for line in lines)
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
+
+
+def _variable_rows(variables: Iterable[Variable]) -> list[list[str]]:
+    return [
+        [_code(one.name), "has to be set" if one.default is None else _code(one.default), one.meaning]
+        for one in variables
+    ]
+
+
+def _settings(services: dict[str, Description]) -> str:
+    common = [one for one in environment.of_settings(ProcessSettings, BaseSettings) if one.name != "SERVICE"]
+    both = environment.of_settings(ServiceSettings, ProcessSettings)
+    groups = [
+        Group("Every service", "", common),
+        Group("account-service and transaction-service", "", both),
+        *(Group(name, "", [Variable(**one) for one in told["settings"]]) for name, told in services.items()),
+    ]
+    return "\n\n".join(
+        f"#### {group.title}\n\n{_table(['variable', 'default', 'what it is'], _variable_rows(group.variables))}"
+        for group in groups
+    )
+
+
+def _variables() -> str:
+    text = ["#### The stack on Docker: `.env`"]
+    for group in environment.of_env_file((ROOT / ".env").read_text(encoding="utf-8")):
+        rows = [[_code(one.name), _code(one.default or "")] for one in group.variables]
+        text += [group.about, _table(["variable", "default"], rows)]
+    for group in environment.of_everything_else():
+        table = _table(["variable", "default", "what it is"], _variable_rows(group.variables))
+        text += [f"#### {group.title}", group.about, table]
+    return "\n\n".join(text)
+
+
+def _problems() -> str:
+    rows = [
+        [_code(code), str(kind.status), problem_pages.ADVICE[code].meaning, problem_pages.ADVICE[code].remedy]
+        for code, kind in problem_pages.kinds().items()
+    ]
+    return _table(["code", "status", "what happened", "what to do"], rows)
+
+
+# The HTTP API ---------------------------------------------------------------------------------------------------------
+
+
+def _operations(openapi: Description) -> str:
+    rows = [
+        [f"`{method.upper()} {path}`", _prose(operation["description"]), _parameters(operation), _answers(operation)]
+        for path, operations in openapi["paths"].items()
+        for method, operation in operations.items()
+    ]
+    return _table(["operation", "what it does", "takes", "answers"], rows)
+
+
+def _prose(docstring: str) -> str:
+    return " ".join(docstring.split())
+
+
+def _parameters(operation: Description) -> str:
+    """Return the names in the query and, with `?` where it may be left out, in the body; path and key are left out."""
+    query = [f"{one['name']}?" for one in operation.get("parameters", ()) if one["in"] == "query"]
+    content = operation.get("requestBody", {}).get("content", {})
+    schema = content.get("application/json", {}).get("schema", {})
+    required = set(schema.get("required", ()))
+    body = [name if name in required else f"{name}?" for name in schema.get("properties", {})]
+    return ", ".join(_code(name) for name in [*query, *body])
+
+
+def _answers(operation: Description) -> str:
+    good = [status for status in operation["responses"] if status < "3"]
+    bad = [status for status in operation["responses"] if status >= "4"]
+    return ", ".join(good) + (f"; {', '.join(bad)}" if bad else "")
+
+
+# Events ---------------------------------------------------------------------------------------------------------------
+
+
+def _events() -> str:
+    rows = [
+        [
+            f"[`{type_}`](../shared/schemas/{type_}.json)",
+            _source(type_),
+            _prose(model.__doc__ or ""),
+            ", ".join(_code(name) for name in model.model_fields),
+        ]
+        for type_, model in DATA_MODELS.items()
+    ]
+    return _table(["type", "from", "what it carries", "fields of `data`"], rows)
+
+
+def _source(type_: str) -> str:
+    return "transaction-service" if type_ == "bank.transaction.flagged" else "account-service"
+
+
+def asyncapi() -> Description:
+    """Return the AsyncAPI 3.0 document of the events: one channel per type, each with a message of its JSON Schema."""
+    channels, operations, messages = {}, {}, {}
+    for type_, model in DATA_MODELS.items():
+        messages[type_] = {
+            "name": type_,
+            "contentType": "application/cloudevents+json",
+            "summary": _prose(model.__doc__ or ""),
+            "payload": {"$ref": f"../shared/schemas/{type_}.json"},
+        }
+        channels[type_] = {"address": type_, "messages": {type_: {"$ref": f"#/components/messages/{type_}"}}}
+        operations[f"{_source(type_)} sends {type_}"] = {
+            "action": "send",
+            "channel": {"$ref": f"#/channels/{type_}"},
+            "messages": [{"$ref": f"#/channels/{type_}/messages/{type_}"}],
+        }
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "Events of distributed-banking-ops",
+            "version": "1.0.0",
+            "description": (
+                "CloudEvents 1.0 in JSON: at least once, in any order. On NATS JetStream a type is the subject;"
+                " without NATS the events are served at /internal/events. " + _prose(CloudEvent.__doc__ or "")
+            ),
+            "license": {"name": "MIT"},
+        },
+        "defaultContentType": "application/cloudevents+json",
+        "channels": channels,
+        "operations": operations,
+        "components": {"messages": messages},
+    }
+
+
+# Writing and checking -------------------------------------------------------------------------------------------------
+
+
+def stale() -> list[str]:
+    """Return the files that are not what the code says."""
+    return [
+        str(path)
+        for path, text in generated().items()
+        if not (ROOT / path).exists() or (ROOT / path).read_text(encoding="utf-8") != text
+    ]
+
+
+def main() -> int:
+    """Write or check the generated parts."""
+    parser = argparse.ArgumentParser(prog="generate_docs", description="The generated parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if something is wrong")
+    arguments = parser.parse_args()
+    if arguments.check:
+        found = stale()
+        for name in found:
+            print(f"docs: {name} is not what the code says; run: make docs", file=sys.stderr)
+        return 1 if found else 0
+    for path, text in generated().items():
+        (ROOT / path).write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+#!/usr/bin/env bash
+# Build every base image from Debian packages, for machines that reach a Debian mirror but no image registry.
+# docker/offline/images.env has their names. What is there already and was made by the same recipe is kept.
+# FORCE=1 builds anew (with the packages of today), DEBIAN_MIRROR=… replaces the mirror of this machine's apt.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+suite=trixie
+base=bank-offline/debian:$suite
+jobs=$(nproc)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# shellcheck source=scripts/lib/progress.sh
+. scripts/lib/progress.sh
+
+fail() {
+    failed offline-images "$*"
+    exit 1
+}
+
+current() {
+    [ -z "${FORCE-}" ] && [ "$(docker image inspect --format '{{index .Config.Labels "bank.recipe"}}' "$1" 2>/dev/null)" = "$recipe" ]
+}
+
+# The archives that apt uses on this machine, as `RELEASE ADDRESS` lines.
+archives() {
+    # apt expands these, not the shell.
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian'
+}
+
+write_sources() {
+    local all mirror security
+    all=$(archives 2>/dev/null || true)
+    mirror=${DEBIAN_MIRROR-$(awk '$1 !~ /-/ { print $2; exit }' <<<"$all")}
+    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; name one: DEBIAN_MIRROR=http://…"
+    security=$(awk '$1 ~ /-security$/ { print $2; exit }' <<<"$all")
+    {
+        echo "deb $mirror $suite main"
+        echo "deb $mirror $suite-updates main"
+        [ -z "$security" ] || echo "deb $security $suite-security main"
+    } >"$work/suite.list"
+    # The signature is checked as ever; only the date of sid may be past, where a mirror lags.
+    cp "$work/suite.list" "$work/all.list"
+    echo "deb [check-valid-until=no] $mirror sid main" >>"$work/all.list"
+}
+
+# Debian without what nobody reads in a container; the licences stay.
+build_base() {
+    local part without=()
+    for part in doc man locale info; do
+        without+=("--dpkgopt=path-exclude=/usr/share/$part/*")
+    done
+    # mmdebstrap expands $1, not this shell.
+    # shellcheck disable=SC2016
+    mmdebstrap --quiet --variant=minbase --include=busybox,ca-certificates --format=tar \
+        "${without[@]}" '--dpkgopt=path-include=/usr/share/doc/*/copyright' --dpkgopt=force-unsafe-io \
+        --customize-hook='rm -rf "$1"/etc/apt/sources.list* "$1"/var/log/apt "$1"/var/log/*.log' \
+        "$suite" - "$work/suite.list" |
+        docker import --change "LABEL bank.recipe=$recipe" --change "CMD [\"bash\"]" - "$base"
+}
+
+build_stage() {
+    docker buildx build --builder default --target "$1" --tag "$2" --label "bank.recipe=$recipe" --build-arg "DEBIAN_IMAGE=$base" \
+        --secret "id=sources,src=$work/all.list" ${FORCE:+--no-cache} --progress plain docker/offline
+}
+
+# run NAME COMMAND …: with its output in a file that is shown when it fails. Several run at once, so what is counted is
+# what is built: one line a piece in a file.
+run() {
+    local name=$1 started=$SECONDS
+    shift
+    if ! "$@" >"$work/${name//\//_}.log" 2>&1; then
+        tail -n 12 "$work/${name//\//_}.log" | cut -c 1-200 | sed 's/^/    /' >&2
+        echo "offline-images: could not build $name; the lines above say why" >&2
+        return 1
+    fi
+    echo "$name" >>"$work/built"
+    steps_begun=$(($(wc -l <"$work/built") - 1))
+    step "$name built in $((SECONDS - started)) s ($(size "$name"))"
+}
+
+size() {
+    docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.0f MB", $1 / 1e6 }'
+}
+
+# What images are made of and by; what is only said meanwhile makes no other image.
+recipe=$({ cat docker/offline/* && declare -f write_sources build_base build_stage; } | sha256sum | cut -c1-16)
+
+missing=()
+while IFS='=' read -r variable image; do
+    stage=${variable%_IMAGE}
+    if current "$image"; then
+        say "$image is there"
+    else
+        missing+=("${stage,,} $image")
+    fi
+done < <(grep '^[A-Z]' docker/offline/images.env)
+if [ ${#missing[@]} -eq 0 ]; then
+    finished offline-images "all base images are there"
+    exit
+fi
+
+steps=${#missing[@]}
+current "$base" || steps=$((steps + 1))
+scripts/local/ensure_packages.sh mmdebstrap
+write_sources
+if current "$base"; then
+    say "$base is there"
+else
+    say "$base: installing Debian $suite from the mirror of this machine"
+    patiently "still installing" run "$base" build_base
+fi
+
+build_stages() {
+    local entry status=0
+    for entry in "${missing[@]}"; do
+        while [ "$(jobs -pr | wc -l)" -ge "$jobs" ]; do
+            wait -n || status=1
+        done
+        [ "$status" -eq 0 ] || break
+        run "${entry#* }" build_stage "${entry% *}" "${entry#* }" &
+    done
+    while [ "$(jobs -p | wc -l)" -gt 0 ]; do
+        wait -n || status=1
+    done
+    return "$status"
+}
+say "${#missing[@]} images to build, $jobs at once"
+build_stages || fail "not all could be built"
+finished offline-images "all base images are there"

@@ -1,0 +1,47 @@
+#!/usr/bin/env bash
+# Attest what the images of a release are made of (CycloneDX) and where they come from (SLSA provenance): attest.sh FILE FOLDER
+# FILE is a release; scripts/release/release.sh calls this. The documents stay in FOLDER. COSIGN_KEY signs, its password is
+# COSIGN_PASSWORD; KEYLESS=true signs with the identity of the workflow. REPOSITORY is the address of the repository.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+fail() {
+    echo "attest: FAILED: $*" >&2
+    exit 1
+}
+
+[ $# -eq 2 ] && [ -f "$1" ] && [ -d "$2" ] || fail "say which release, and where to keep the documents: attest.sh FILE FOLDER"
+[ -n "${REPOSITORY-}" ] || fail "say which repository the images are built from: REPOSITORY=https://…"
+file=$1
+folder=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+scripts/local/ensure_tools.sh syft || fail "syft cannot be had, so nobody knows what the images are made of"
+
+export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
+# Files belong to packages; one by one they make the document twenty times as large.
+export SYFT_FILE_METADATA_SELECTION=none SYFT_CHECK_FOR_APP_UPDATE=false
+signs=()
+if [ "${KEYLESS-}" != true ]; then
+    scripts/release/cosign.sh signing-config create --out "$work/signing.json" >/dev/null
+    signs=(--key "$COSIGN_KEY" --signing-config "$work/signing.json")
+fi
+
+# attest TYPE DOCUMENT IMAGE
+attest() {
+    if ! scripts/release/cosign.sh attest --yes "${signs[@]}" --type "$1" --predicate "$2" "$3" >"$work/log" 2>&1; then
+        tail -n 8 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
+        fail "could not attest $3 ($1); the lines above say why"
+    fi
+}
+
+version=$(jq --exit-status --raw-output .banking_app_release.version "$file")
+commit=$(jq --exit-status --raw-output .banking_app_release.commit "$file")
+while IFS=$'\t' read -r service image; do
+    .tools/syft scan --quiet "docker:$image" --output "cyclonedx-json=$folder/$service.cdx.json"
+    python3 -m scripts.release.provenance "$service" "$version" "$commit" >"$folder/$service.provenance.json"
+    attest cyclonedx "$folder/$service.cdx.json" "$image"
+    attest slsaprovenance1 "$folder/$service.provenance.json" "$image"
+    jq --raw-output --arg image "$image" '"attested \($image): \([.components[] | select(.type == "library")] | length) packages"' \
+        "$folder/$service.cdx.json"
+done < <(jq --raw-output '.banking_app_release.images | to_entries[] | "\(.key)\t\(.value)"' "$file")

@@ -1,0 +1,182 @@
+"""Make what docker-compose.yml mounts: secrets, NGINX's configurations and what Prometheus has to know of this stack.
+
+    python -m scripts.stack.stack_files
+
+It all goes to VAR_DIR/docker. Secrets are made on first use and kept. Reads the variables of .env from the environment.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from scripts.stack import host_files, lab_ca, stack_secrets
+from shared.testing import lab_keys
+from scripts.stack.host_files import write
+from shared.testing.nginx_config import render
+
+_POOLS = tuple(f"{name}-service" for name in stack_secrets.SERVICES)
+# The lab's token of the load that rollout-service makes, new with each `make up`: longer than a rollout, and no longer
+# than a day. A production issuer gives one with each deployment.
+_SYNTHETIC_SECONDS = 86400
+# States of a rollout, as rollout-service writes them: whether one is under way.
+_PHASES = {
+    "idle": False,
+    "provisioning": True,
+    "canary": True,
+    "promoting": True,
+    "done": False,
+    "rolling-back": True,
+}
+
+
+def certificates(folder: Path) -> dict[str, str]:
+    """Return the secrets of TLS from ca.crt and SERVICE.crt and SERVICE.key in a folder; the lab's own are made."""
+    if folder == lab_keys.var_dir() / "secrets" / "tls":
+        lab_ca.ensure(folder)
+    files = {"ca_certificate": "ca.crt"}
+    for service in ("postgres", "nats"):
+        files |= {f"{service}_certificate": f"{service}.crt", f"{service}_key": f"{service}.key"}
+    return {name: (folder / file).read_text(encoding="utf-8") for name, file in files.items()}
+
+
+def given_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
+    """Return the secrets that the lab's issuer and the environment give."""
+    given = {
+        "jwks": lab.jwks.read_text(encoding="utf-8"),
+        "service_token": lab.service_token.read_text(encoding="utf-8"),
+        "synthetic_token": lab_keys.sign(lab.key, "rollout-service", "bank:synthetic", _SYNTHETIC_SECONDS),
+    }
+    if os.environ.get("TLS") == "1":
+        given |= certificates(Path(os.environ["TLS_CERTIFICATES"]))
+    for name in ("slack_webhook", "dead_mans_switch"):
+        if source := os.environ.get(f"{name.upper()}_URL_FILE"):
+            given[f"{name}_url"] = Path(source).read_text(encoding="utf-8").strip()
+    return given
+
+
+def _grafana_is_beside() -> bool:
+    """Tell whether whoever reaches the bank reaches Grafana at the same address."""
+    same = os.environ.get("GRAFANA_ADDRESS") == os.environ.get("BANK_ADDRESS")
+    return bool(os.environ.get("COMPOSE_PROFILES")) and same
+
+
+def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
+    """Return an NGINX configuration of the containers; the share is the percentage of clients that canaries get."""
+    return render(
+        nginx_listen="8080",
+        nginx_pools={name: [f"{name}{pool_suffix}:8000"] for name in _POOLS},
+        nginx_canary_pools={name: [f"{name}-canary:8000"] for name in _POOLS},
+        nginx_canary_share=canary_share,
+        nginx_revision=revision,
+        nginx_access_log="/dev/stdout",
+        nginx_error_log="stderr",
+        nginx_temp_dir=".",
+        nginx_resolver="127.0.0.11 valid=1s ipv6=off",
+        nginx_keepalive_min_timeout="5s",
+        nginx_health_listen="8081",
+        nginx_rate_limit=os.environ.get("NGINX_RATE_LIMIT", ""),
+        nginx_trace_share=os.environ.get("NGINX_TRACE_SHARE", ""),
+        nginx_tls_certificate="/etc/nginx/tls/bank.crt" if tls else "",
+        nginx_tls_key="/etc/nginx/tls/bank.key" if tls else "",
+        nginx_page="/usr/share/bank/page",
+        nginx_page_parts={name: f"{name}:8000" for name in ("autoscale-service", "rollout-service")},
+        nginx_grafana_url=os.environ.get("GRAFANA_URL", ""),
+        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if _grafana_is_beside() else "",
+        nginx_prometheus_url=os.environ.get("PROMETHEUS_URL", ""),
+    )
+
+
+def write_tls(folder: Path) -> bool:
+    """Write certificate and key, if the stack has them; tell whether NGINX speaks TLS."""
+    files = {"bank.crt": os.environ.get("NGINX_TLS_CERTIFICATE"), "bank.key": os.environ.get("NGINX_TLS_KEY")}
+    for name, source in files.items():
+        if source:
+            write(folder / name, Path(source).read_text(encoding="utf-8"))
+    if any(files.values()) and not all(files.values()):
+        raise ValueError("NGINX_TLS_CERTIFICATE and NGINX_TLS_KEY: set both or neither")
+    return all(files.values())
+
+
+def write_nginx(folder: Path, *, tls: bool) -> None:
+    """Write the configurations that a rollout selects from, and select stable.
+
+    Raises ValueError for a step that is no percentage.
+    """
+    steps = [int(step) for step in os.environ.get("ROLLOUT_STEPS", "").split()]
+    if not all(0 < step < 100 for step in steps):
+        raise ValueError(f"ROLLOUT_STEPS={steps}: say percentages")
+    prepared = {
+        "stable": nginx_configuration(tls=tls),
+        "previous": nginx_configuration(tls=tls, revision="previous", pool_suffix="-previous"),
+    }
+    for step in steps:
+        name = f"canary-{step}"
+        prepared[name] = nginx_configuration(tls=tls, revision=name, canary_share=step)
+    for name, text in prepared.items():
+        write(folder / "prepared" / f"{name}.conf", text)
+    for file in (folder / "prepared").iterdir():
+        if file.stem not in prepared:
+            file.unlink()
+    # As rollout-proxy writes it (rollout-service/app/selection.py).
+    write(folder / "selected" / "nginx.conf", "include /etc/nginx/bank/prepared/stable.conf;\n")
+
+
+class RolloutUnderWay(Exception):
+    """A rollout has chosen NGINX's configuration, and it is not to be touched."""
+
+
+def check_no_rollout(state: Path) -> None:
+    """Raise RolloutUnderWay if rollout-service's state file says so, or is none."""
+    try:
+        phase = json.loads(host_files.read(state))["phase"]
+        under_way = _PHASES[phase]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RolloutUnderWay(
+            f"{state} is not the state of a rollout, though only rollout-service writes it: see"
+            " docs/runbooks/RolloutGuardDown.md"
+        ) from error
+    if under_way:
+        raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
+
+
+def _make_folders(folder: Path) -> None:
+    """Make the folders of NGINX and TLS, which no container writes to but rollout-proxy to `selected`."""
+    (folder / "tls").mkdir(exist_ok=True)
+    (folder / "tls").chmod(0o755)
+    # rollout-proxy is root without a capability: in a folder of somebody else it writes as anybody may.
+    modes = {"": 0o755, "prepared": 0o755, "selected": 0o755 if os.geteuid() == 0 else 0o777}
+    for part, mode in modes.items():
+        host_files.own_folder(folder / "nginx" / part, mode)
+
+
+def main() -> int:
+    """Make everything."""
+    folder = lab_keys.var_dir() / "docker"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        rollout = Path(os.environ.get("ROLLOUT_DIR") or folder / "rollout")
+        host_files.give_folder(rollout)
+        check_no_rollout(rollout / "rollout.json")
+        _make_folders(folder)
+        lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
+        given = given_secrets(lab)
+        tls = write_tls(folder / "tls")
+        stack_secrets.make(folder, given, tls=tls)
+        write_nginx(folder / "nginx", tls=tls)
+    except RolloutUnderWay as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
+    except (KeyError, ValueError) as error:
+        print(f"stack: a variable of .env is missing or wrong: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"stack: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+"""Make what a host of the stack has to itself: its secrets, and what its Prometheus has to know.
+
+    python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json
+
+GIVEN.json maps names of secrets to their values; those that are not given are made on first use and kept. Prints the
+files that changed, one a line. Reads the variables of .env from the environment. Needs nothing but Python: Ansible runs
+it on hosts, scripts/stack/stack_files.py for `make up`.
+"""
+
+import json
+import os
+import re
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from scripts.stack import nats_users
+from scripts.stack.host_files import write
+
+SERVICES = ("account", "transaction")
+# Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
+_SINK = "http://nginx:8081/sink"
+# Of a password or token that somebody chose; those that are made here are longer.
+_LEAST_LENGTH = 12
+# Of a password for NATS: its client reads addresses literally, and its configuration has escapes of its own.
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
+# What the files of TLS hold where it is off: Swarm takes no empty secret.
+_OFF = "TLS is off\n"
+_TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
+_NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
+_UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
+
+
+def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """Return every secret by the name of its file: given, kept from before, or new.
+
+    Raises KeyError without `jwks`, and ValueError for a name that there is not or a secret that cannot be one.
+    """
+    known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+
+    def value(name: str) -> str:
+        # A line's end comes from an editor; whoever reads these files leaves it out.
+        return (given.get(name) or known.get(name) or secrets.token_urlsafe(24)).strip()
+
+    values = {"jwks": given.get("jwks") or known["jwks"], "service_token": value("service_token")}
+    # Without one that the issuer has signed, rollout-service can send no requests of its own: it is known to nobody.
+    values["synthetic_token"] = value("synthetic_token")
+    for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
+        values[name] = value(name)
+    for name in _TLS_FILES:
+        values[name] = given.get(name) or known.get(name) or _OFF
+    tls = os.environ.get("TLS") == "1"
+    if tls and _OFF in values.values():
+        raise ValueError(f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _OFF)}")
+    for name in SERVICES:
+        # As the owner, migrations run; the service's own role owns nothing.
+        for role in (name, f"{name}_owner"):
+            password = values[f"{role}_password"] = value(f"{role}_password")
+            values[f"{role}_database_url"] = (
+                f"postgresql+asyncpg://{role}:{quote(password, safe='')}@postgres:5432/{name}"
+            )
+    users = {}
+    for name in (*SERVICES, nats_users.SETUP):
+        users[name] = values[f"{name}_events_password"] = value(f"{name}_events_password")
+        values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{users[name]}@nats:4222"
+    # During a rollout, replicas of a release without inboxes of its own are served as well (roles/banking_app).
+    shared_inbox = os.environ.get("EVENTS_SHARED_INBOX") == "1"
+    values["nats_authorization"] = nats_users.authorization(users, shared_inbox=shared_inbox) + (
+        _NATS_TLS if tls else ""
+    )
+    for name in ("slack_webhook_url", "dead_mans_switch_url"):
+        values[name] = given.get(name) or _SINK
+    _check(given, values)
+    return values
+
+
+def _check(given: Mapping[str, str], values: Mapping[str, str]) -> None:
+    """Raise ValueError if a secret is given that there is not, or if one cannot be what it is."""
+    unknown = sorted(set(given) - set(values))
+    if unknown:
+        raise ValueError(f"there are no secrets called {', '.join(unknown)}")
+    weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _LEAST_LENGTH)
+    if weak:
+        raise ValueError(f"{', '.join(weak)}: a secret has {_LEAST_LENGTH} characters or more")
+    odd = sorted(name for name in values if name.endswith("_events_password") and not _PLAIN.fullmatch(values[name]))
+    if odd:
+        raise ValueError(f"{', '.join(odd)}: a password for NATS has letters, digits and -._~ only")
+
+
+def memory_bytes(text: str) -> int:
+    """Return what Docker understands by a size like 256M. Raises ValueError."""
+    found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
+    if found is None:
+        raise ValueError(f"{text} is no size; say one like 256M")
+    return int(found[1]) * _UNITS[found[2]]
+
+
+def _service_memory() -> int:
+    try:
+        return memory_bytes(os.environ["SERVICE_MEMORY"])
+    except ValueError as error:
+        raise ValueError(f"SERVICE_MEMORY: {error}") from error
+
+
+def prometheus_rules() -> str:
+    """Return recording rules that tell replicas, limits and target loads of this stack, as .env has them."""
+    rules = []
+    for name in SERVICES:
+        figures = {
+            "replicas:configured": int(os.environ[f"{name.upper()}_SERVICE_REPLICAS"]),
+            "cpu:limit_cores": float(os.environ["SERVICE_CPUS"]),
+            "memory:limit_bytes": _service_memory(),
+        }
+        for record, figure in figures.items():
+            labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
+            rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({figure})"})
+        target = float(os.environ[f"{name.upper()}_SERVICE_TARGET_RPS"])
+        labels = {"service": f"{name}-service", "metric": "requests_per_second"}
+        rules.append({"record": "autoscale:load:target", "labels": labels, "expr": f"vector({target})"})
+    # JSON is YAML.
+    return json.dumps({"groups": [{"name": "stack", "rules": rules}]}, indent=2)
+
+
+def probed_addresses(*, tls: bool) -> str:
+    """Return the targets of Prometheus' probe of the way in: a page of each service, through NGINX."""
+    base = f"{'https' if tls else 'http'}://nginx:8080/docs"
+    services = [f"{name}-service" for name in SERVICES]
+    return json.dumps(
+        [{"targets": [f"{base}/{service}/openapi.json"], "labels": {"service": service}} for service in services],
+        indent=2,
+    )
+
+
+def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
+    """Make everything below a folder; return the files that changed. Raises KeyError, ValueError, OSError."""
+    for part in ("", "secrets", "prometheus"):
+        (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+    (folder / "prometheus").chmod(0o755)
+    kept = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
+    others = {
+        folder / "prometheus" / "rules.yml": prometheus_rules(),
+        folder / "prometheus" / "api.yml": probed_addresses(tls=tls),
+    }
+    changed = [path for path, text in kept.items() if write(path, text, keep_inode=True)]
+    return changed + [path for path, text in others.items() if write(path, text)]
+
+
+def main() -> int:
+    """Make everything below the folder that the arguments name."""
+    if len(sys.argv) != 2:
+        print("usage: python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json", file=sys.stderr)
+        return 2
+    try:
+        changed = make(Path(sys.argv[1]), json.load(sys.stdin), tls=bool(os.environ.get("NGINX_TLS_CERTIFICATE")))
+    except KeyError as error:
+        print(f"stack: missing: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"stack: {error}", file=sys.stderr)
+        return 1
+    print("\n".join(map(str, changed)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Run a command against the whole platform, started for it and removed after it: with_stack.sh COMMAND …
+# It gets BASE_URL and VAR_DIR of a stack of its own; IMAGES, BUILD and the rest are as for `make up`.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+export COMPOSE_PROJECT_NAME=bank-check-$$
+export VOLUMES=1
+VAR_DIR=$(mktemp -d)
+BANK_PORT=$(python3 -c 'from shared.testing.ports import free_port; print(free_port(2))')
+GRAFANA_PORT=$((BANK_PORT + 1))
+export VAR_DIR BANK_PORT GRAFANA_PORT
+export BASE_URL=http://127.0.0.1:$BANK_PORT
+
+remove() {
+    scripts/stack/down.sh >/dev/null 2>&1 || echo "with_stack: could not remove $COMPOSE_PROJECT_NAME" >&2
+    rm -rf "$VAR_DIR"
+}
+trap remove EXIT
+scripts/stack/up.sh
+"$@"

@@ -1,0 +1,350 @@
+"""One way to build a service's web application: context, metrics, problems, documentation and health."""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Annotated, Any
+
+import fastapi_offline
+from fastapi import Depends, FastAPI
+from fastapi.middleware.asyncexitstack import AsyncExitStackMiddleware
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import BaseRoute, Match, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from shared.http import health, problem_pages, problems, request_checks, summary
+from shared.observability import tracing
+from shared.http.auth import Authenticator, Caller
+from shared.db.database import is_unavailable
+from shared.logging_config import REQUEST_ID, TRACE_PARENT
+from shared.http.problems import Problem
+from shared.prometheus import http as http_metrics
+from shared.prometheus import registry
+from shared.runtime.server import Stopping
+from shared.runtime.settings import ProcessSettings
+
+log = logging.getLogger(__name__)
+access_log = logging.getLogger("access")
+
+MAX_BODY_BYTES = 1024 * 1024
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class LeanRoute(APIRoute):
+    """A route that FastAPI documents but does not run: the endpoint gets the request and returns the response.
+
+    FastAPI's own handling of a request costs more than posting a transfer does (docs/adr/0002).
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        super().__init__(path, endpoint, **options)
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            response = await endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+
+        self.app = app
+
+
+class _Application(FastAPI):
+    """FastAPI without its layers for errors: every exception is answered in one place, by Service."""
+
+    def build_middleware_stack(self) -> Asgi:
+        return AsyncExitStackMiddleware(self.router)
+
+
+class Service:
+    """The ASGI application of a service: FastAPI inside, and around it what every request gets.
+
+    That is: request id, trace, identity headers, checks of the request, metrics and access log; and no exception gets
+    out without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
+    """
+
+    def __init__(self, app: FastAPI, settings: ProcessSettings) -> None:
+        self.app = app
+        for route in app.routes:
+            if isinstance(route, Route):
+                route.app = request_checks.checked(route.app, request_checks.query_parameters(route))
+        self._direct = {
+            (method, route.path): route
+            for route in app.routes
+            if isinstance(route, LeanRoute) and "{" not in route.path
+            for method in route.methods or ()
+        }
+        self._identity = [
+            (b"x-app-version", settings.app_version.encode()),
+            (b"x-app-track", settings.app_track.encode()),
+        ]
+        self._logs = settings.access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        method = scope["method"]
+        if method == "HEAD":
+            scope, send = {**scope, "method": "GET"}, _without_content(send)
+        headers = scope["headers_by_name"] = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        if not _REQUEST_ID.fullmatch(request_id):
+            request_id = secrets.token_hex(16).encode()
+        scope["request_id"] = request_id.decode()
+        REQUEST_ID.set(scope["request_id"])
+        TRACE_PARENT.set(tracing.current_traceparent() or _traceparent(headers.get(b"traceparent", b"")))
+        status = 0
+
+        async def send_with_identity(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], *self._own_headers(request_id)]
+            await send(message)
+
+        http_metrics.IN_PROGRESS.inc()
+        try:
+            await self._answer(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+        except ClientDisconnect:
+            # It has gone before its request was read: recorded as 499, as NGINX does.
+            pass
+        except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
+            if status:
+                raise
+            answer = problems.response(_problem_of(self._explained(error, scope)), scope["path"], scope["request_id"])
+            await answer(scope, receive, send_with_identity)
+        finally:
+            http_metrics.IN_PROGRESS.dec()
+            self._record(scope, method, status or 499, time.perf_counter() - start)
+
+    def _own_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
+        closing = [(b"connection", b"close")] if Stopping.now else []
+        return [*self._identity, (b"x-request-id", request_id), *closing]
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        lines, headers = scope["headers"], scope["headers_by_name"]
+        request_checks.check_size(len(scope["path"]) + len(scope["query_string"]), len(lines))
+        request_checks.check_headers(lines, headers)
+        route = self._direct.get((scope["method"], scope["path"]))
+        if route is None:
+            if scope["path"].endswith("\n"):
+                # The `$` of a route's pattern would match before it.
+                raise HTTPException(404)
+            await self.app(scope, receive, send)
+            return
+        request_checks.check(scope, ())
+        scope["app"], scope["route"] = self.app, route
+        response = await route.endpoint(Request(scope, receive))
+        await response(scope, receive, send)
+
+    def _explained(self, error: Exception, scope: Scope) -> Exception:
+        """Name all methods of the path; Starlette names those of the first route that it found."""
+        if not isinstance(error, HTTPException) or error.status_code != 405:
+            return error
+        routes = [
+            route for route in self.app.routes if isinstance(route, Route) and route.matches(scope)[0] != Match.NONE
+        ]
+        methods = {method for route in routes for method in route.methods or ()}
+        allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
+        return HTTPException(405, headers={"Allow": ", ".join(allowed)})
+
+    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+        route = scope.get("route")
+        handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
+        http_metrics.observe(handler, method, status, seconds)
+        tracing.name_request(method, handler)
+        if not self._logs or scope["path"].startswith(tracing.QUIET):
+            return
+        # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
+        if status >= 400 or not isinstance(route, LeanRoute):
+            fields = {"method": method, "handler": handler, "status": status}
+            access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
+
+
+def _without_content(send: Send) -> Send:
+    """Return a `send` that answers HEAD with the answer to GET."""
+
+    async def headers_only(message: Message) -> None:
+        await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+    return headers_only
+
+
+def _traceparent(header: bytes) -> str:
+    """Return the caller's trace, or a new one that nobody records."""
+    parent = header.decode("latin-1")
+    if tracing.TRACEPARENT.fullmatch(parent):
+        return parent
+    random = secrets.token_hex(24)
+    return f"00-{random[:32]}-{random[32:]}-00"
+
+
+def _limited(receive: Receive, content_length: bytes) -> Receive:
+    """Return a `receive` that refuses bodies over the limit, announced or not."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        if content_length.isdigit() and int(content_length) > MAX_BODY_BYTES:
+            raise _TOO_LARGE
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > MAX_BODY_BYTES:
+            raise _TOO_LARGE
+        return message
+
+    return limited
+
+
+_TOO_LARGE = Problem(
+    "payload-too-large", f"A body may have {MAX_BODY_BYTES} bytes; send less at once.", headers={"Connection": "close"}
+)
+
+
+def _problem_of(error: Exception) -> Problem:
+    """Return the problem an exception is, or else 503 when the database is away and a logged 500 for the rest."""
+    if is_unavailable(error):
+        log.warning("database not available: %r", error)
+        return problems.unavailable("The database does not answer; retry with the same Idempotency-Key.")
+    problem = problems.from_exception(error)
+    if problem.status == 500:
+        log.error("unhandled %s", type(error).__name__, exc_info=error)
+    return problem
+
+
+_BEARER = HTTPBearer(auto_error=False, description="A JWT; in the lab: make token SUB=alice")
+
+
+async def current_caller(request: Request, _shown: Annotated[Any, Depends(_BEARER)] = None) -> Caller:
+    """Return who makes the request. Raises Problem (unauthorized)."""
+    authenticator: Authenticator = request.app.state.authenticator
+    return await authenticator.authenticate(request.headers.get("authorization"))
+
+
+def lean_documentation(
+    body: type[BaseModel] | None, *, parameters: Sequence[Mapping[str, Any]] = (), required: bool = True
+) -> dict[str, Any]:
+    """Return what FastAPI cannot see of a LeanRoute for its OpenAPI document: body, parameters and security."""
+    documentation: dict[str, Any] = {"security": [{_BEARER.scheme_name: []}], "parameters": list(parameters)}
+    if body is not None:
+        content = {"application/json": {"schema": _inlined(body.model_json_schema())}}
+        documentation["requestBody"] = {"required": required, "content": content}
+    return documentation
+
+
+def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
+    """Replace references inside a JSON Schema by what they refer to, so that it can stand anywhere."""
+    if isinstance(schema, list):
+        return [_inlined(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = schema.get("$defs", definitions) or {}
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(item, definitions) for key, item in schema.items() if key != "$defs"}
+
+
+def link(method: str, path: str, *, body: str | None = None, source: str = "/id", **parameters: str) -> dict[str, Any]:
+    """Return an OpenAPI link: what an answer is good for.
+
+    The value at `source` (a JSON pointer) in the answer is the id in the other operation's path or, with `body`, that
+    field of its body; `parameters` take values of their own from the answer.
+    """
+    found: dict[str, Any] = {"operationRef": f"#/paths/{path.replace('~', '~0').replace('/', '~1')}/{method}"}
+    if body is not None:
+        return {**found, "requestBody": {body: f"$response.body#{source}"}}
+    pointers = parameters or {"id": source}
+    return {**found, "parameters": {name: f"$response.body#{pointer}" for name, pointer in pointers.items()}}
+
+
+def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Return the OpenAPI description of the error responses with these statuses."""
+    documented: dict[int | str, dict[str, Any]] = {}
+    for status in statuses:
+        kinds = {code: kind for code, kind in problems.KINDS.items() if kind.status == status}
+        schema = problems.ProblemDocument.model_json_schema()
+        schema["properties"]["code"]["enum"] = list(kinds)
+        schema["properties"]["status"]["const"] = status
+        documented[status] = {
+            "description": "; ".join(kind.title for kind in kinds.values()),
+            "content": {problems.MEDIA_TYPE: {"schema": schema}},
+        }
+    return documented
+
+
+def create_app(
+    settings: ProcessSettings,
+    description: str,
+    *,
+    routes: Sequence[BaseRoute],
+    internal_routes: Sequence[BaseRoute],
+    checks: Callable[[], Mapping[str, health.Check]],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
+    shown: Callable[[], Mapping[str, Any]] = dict,
+) -> Service:
+    """Return the application of a service; the first routes are matched first, so put the hot ones there.
+
+    What `shown` returns anybody may see on the operations page.
+    """
+    docs = f"/docs/{settings.service}"
+    app = _Application(
+        title=settings.service,
+        description=description,
+        version=settings.app_version,
+        openapi_url=f"{docs}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    # Not include_router: it dispatches every request through a second, slower layer.
+    app.router.routes[:0] = routes
+    own_routes = [
+        *health.routes(checks),
+        summary.route(settings, checks, shown),
+        _metrics_route(settings),
+        problem_pages.route(),
+    ]
+    app.router.routes.extend([*internal_routes, *own_routes, *_docs_routes(docs)])
+    return Service(app, settings)
+
+
+def _metrics_route(settings: ProcessSettings) -> Route:
+    async def metrics(_request: Request) -> Response:
+        content = registry.render(settings.service, settings.app_version, settings.app_track)
+        return Response(content, headers={"Content-Type": registry.CONTENT_TYPE})
+
+    return Route("/metrics", metrics)
+
+
+def _docs_routes(docs: str) -> list[BaseRoute]:
+    async def to_folder(_request: Request) -> Response:
+        return RedirectResponse(f"{docs}/")
+
+    async def swagger_ui(_request: Request) -> Response:
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=docs.rpartition("/")[2],
+            swagger_js_url="assets/swagger-ui-bundle.js",
+            swagger_css_url="assets/swagger-ui.css",
+            swagger_favicon_url="assets/favicon.png",
+        )
+
+    assets = StaticFiles(directory=Path(fastapi_offline.__file__).parent / "static")
+    return [Route(docs, to_folder), Route(f"{docs}/", swagger_ui), Mount(f"{docs}/assets", assets)]

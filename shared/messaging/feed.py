@@ -1,0 +1,53 @@
+"""The HTTP feed of a service's outbox, in CloudEvents batch format.
+
+`GET /internal/events?after=<position>&limit=<events>&wait=<seconds>`
+"""
+
+import asyncio
+
+import orjson
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from shared.http.auth import check_service_token
+from shared.events import BATCH_MEDIA_TYPE
+from shared.messaging.outbox import Outbox
+from shared.http.problems import Problem
+from shared.http.request_checks import QueryRoute
+from shared.runtime.server import Stopping
+
+MAX_LIMIT = 1000
+MAX_WAIT_SECONDS = 30
+_POLL_SECONDS = 0.05
+
+
+def _number(request: Request, name: str, default: int, most: int) -> int:
+    text = request.query_params.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise Problem(
+            "validation-failed", "See `errors`.", [{"pointer": f"/query/{name}", "detail": "not a number ≥ 0"}]
+        )
+    return min(int(text), most)
+
+
+def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
+    """Return the feed's route. The header X-Next-Position of an answer is the `after` of the next request."""
+
+    async def events(request: Request) -> Response:
+        check_service_token(request.headers.get("authorization"), secret)
+        after = _number(request, "after", 0, 2**62)
+        limit = max(1, _number(request, "limit", 500, MAX_LIMIT))
+        deadline = asyncio.get_running_loop().time() + _number(request, "wait", 0, MAX_WAIT_SECONDS)
+        while True:
+            async with engine.connect() as connection:
+                found = await outbox.read(connection, after, limit)
+            if found or Stopping.now or asyncio.get_running_loop().time() >= deadline:
+                break
+            await asyncio.sleep(_POLL_SECONDS)
+        position = found[-1][0] if found else after
+        content = orjson.dumps([event for _, event in found])
+        return Response(content, media_type=BATCH_MEDIA_TYPE, headers={"X-Next-Position": str(position)})
+
+    return QueryRoute("/internal/events", events, "after", "limit", "wait")

@@ -1,0 +1,107 @@
+"""What every service process has: database, tokens, relay, bus, and background tasks that live as long as it does."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+
+from shared.observability import tracing
+from shared.http.auth import Authenticator
+from shared.messaging.consumer import Consumer, Handler
+from shared.db.database import create_engine, ping
+from shared.http.health import Check, task_check
+from shared.messaging.outbox import Outbox
+from shared.prometheus.database import watch_pool
+from shared.messaging.relay import Relay
+from shared.runtime.settings import ServiceSettings
+from shared.messaging.shadow import ShadowConsumer
+from shared.runtime.tasks import uninterrupted
+from shared.messaging.transport import FeedSource, NatsBus, NatsSource, Source
+
+log = logging.getLogger(__name__)
+
+# By name: seconds between two runs, and what is run.
+Jobs = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
+
+
+class Runtime:
+    """The resources of one service process, and its readiness."""
+
+    def __init__(self, settings: ServiceSettings, outbox: Outbox) -> None:
+        self.settings = settings
+        self.engine = create_engine(
+            settings.database_url, pool_size=settings.database_pool_size, name=settings.instance or settings.service
+        )
+        self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
+        url = settings.events_url
+        self.bus = NatsBus(url, settings.events_ca) if url.startswith(("nats://", "tls://")) else None
+        self.relay = Relay(self.engine, outbox, self.bus, settings.service)
+        self.tasks: list[asyncio.Task[None]] = []
+        watch_pool(self.engine)
+        tracing.trace_statements(self.engine)
+
+    def source(self, subject: str) -> Source | None:
+        """Return where the service consumes events from; None when EVENTS_URL is not set.
+
+        Stable replicas compete for events, a canary sees them all.
+        """
+        if self.bus is not None:
+            return NatsSource(self.bus, None if self._is_canary else self.settings.service, subject)
+        if self.settings.events_url:
+            return FeedSource(self.settings.events_url, self.settings.service_token.get_secret_value())
+        return None
+
+    @property
+    def _is_canary(self) -> bool:
+        return self.settings.app_track == "canary"
+
+    def checks(self) -> Mapping[str, Check]:
+        """Return what has to hold for the service to be ready."""
+
+        async def database() -> None:
+            await ping(self.engine)
+
+        return {"database": database, **{task.get_name(): task_check(task) for task in self.tasks}}
+
+    @asynccontextmanager
+    async def running(self, subject: str, handler: Handler, measurements: Jobs, chores: Jobs) -> AsyncIterator[None]:
+        """Run relay, consumer and periodic jobs for the time of the block.
+
+        A canary serves requests and measures; whatever else changes something is stable's to do.
+        """
+        try:
+            await self.authenticator.load()
+        except Exception as error:  # pylint: disable=broad-exception-caught  # tried again with the first token
+            log.error("cannot read the issuer's keys from AUTH_JWKS yet: %r", error)
+        source = self.source(subject)
+        work = {} if self._is_canary else {"relay": self.relay.run()}
+        if source is not None:
+            consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
+            work["consumer"] = consumer.run()
+        jobs = {**measurements, **({} if self._is_canary else chores)}
+        work |= {name: _every(seconds, name, job) for name, (seconds, job) in jobs.items()}
+        self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
+        try:
+            yield
+        finally:
+            for task in self.tasks:
+                task.cancel()
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            if source is not None:
+                with suppress(Exception):
+                    await source.close()
+            if self.bus is not None:
+                await self.bus.close()
+
+    async def close(self) -> None:
+        """Let go of the database."""
+        await self.engine.dispose()
+
+
+async def _every(seconds: float, name: str, job: Callable[[], Awaitable[object]]) -> None:
+    while True:
+        try:
+            await uninterrupted(job())
+        except Exception as error:  # pylint: disable=broad-exception-caught  # a job must outlive every outage
+            log.warning("%s failed, trying again in %s s: %r", name, seconds, error)
+        await asyncio.sleep(seconds)

@@ -1,0 +1,122 @@
+"""How a service's process runs: uvicorn, stopped by SIGTERM without losing what is in flight."""
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+
+from shared import logging_config
+from shared.observability import tracing
+from shared.runtime.settings import ProcessSettings
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 10
+# Kept-alive connections that were idle for this long at the end are closed as they are.
+_DRAIN_SECONDS = 0.25
+_GC_THRESHOLDS = (10_000, 20, 50)
+
+
+class Stopping:
+    """Tells the answers of this process that it is about to stop: long ones end, and all close their connections."""
+
+    now = False
+
+
+def without_forsaken_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Handle what the event loop could tell nobody, except that a name was not found for a caller who gave up waiting.
+
+    uvloop leaves a look-up behind when the connection that it is for runs out of time, as in every outage.
+    """
+    if isinstance(context.get("exception"), socket.gaierror) and not isinstance(context.get("future"), asyncio.Task):
+        log.debug("a name was not found, and nobody waits for it any more: %r", context["exception"])
+        return
+    loop.default_exception_handler(context)
+
+
+class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        asyncio.get_running_loop().set_exception_handler(without_forsaken_lookups)
+        await super().startup(sockets)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        Stopping.now = True
+        super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close no connection on a request that is on its way: to its sender that would look like a crash."""
+        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        for server in self.servers:
+            server.close()
+        # Closed by the event loop in its next round; our duplicates keep what waits to be accepted.
+        await asyncio.sleep(0)
+        for listener in listeners:
+            await self._accept_waiting(listener)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while self.server_state.connections:
+                    await asyncio.sleep(0.01)
+        await super().shutdown(sockets)
+
+    async def _accept_waiting(self, listener: socket.socket) -> None:
+        """Accept the connections that the kernel has accepted already, and then no more."""
+        accepted = []
+        listener.setblocking(False)
+        with listener, suppress(BlockingIOError):
+            while True:
+                accepted.append(listener.accept()[0])
+        for connection in accepted:
+            await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Return what serves a connection, as uvicorn makes it."""
+        protocol: Any = self.config.http_protocol_class
+        made: asyncio.Protocol = protocol(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )
+        return made
+
+
+def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
+    """Serve the application until SIGTERM or SIGINT: stop accepting, finish what is in flight, shut down."""
+    logging_config.configure(
+        settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
+    )
+    tracing.start(settings)
+    config = uvicorn.Config(
+        tracing.traced_app(create()),
+        host=settings.host,
+        port=settings.port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
+    )
+    log.info("starting on %s:%s", settings.host, settings.port)
+    # What was made by now stays for good: collecting it again and again would stall requests for tens of milliseconds.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+    server = _Server(config)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass  # uvicorn raises the signal again once everything is shut down
+    finally:
+        tracing.stop()
+    if not server.started:
+        sys.exit(3)

@@ -1,0 +1,145 @@
+"""The project's Markdown, read for what can be checked in it: its commands, their output, links, and the names it uses.
+
+A shell block that a test runs has a comment before it, and may be followed by what it prints:
+
+    <!-- runnable: embedded -->        run on the embedded stack, which the block marked `starts: embedded` has started
+    <!-- runnable: docker -->          run on the composed stack of the tests
+    <!-- not run: why not -->
+    <!-- output -->                    what the block before prints; `…` stands for anything, ids and times may differ
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+from shared.testing.paths import ROOT
+
+SHELL = ("sh", "bash")
+
+_MARKER = re.compile(r"<!--\s*([a-z ]+?)(?::\s*(.+?))?\s*-->")
+_HTTP = ("http://", "https://")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block of code: where it begins, its language, and what the comment before it says."""
+
+    line: int
+    language: str
+    text: str
+    marker: str = ""
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """A block to be run, and what it prints, if the document says so."""
+
+    block: Block
+    output: Block | None
+
+
+def documents() -> list[Path]:
+    """Return every Markdown file that git knows, or that is new and not ignored."""
+    return [file for file in tracked() if file.suffix == ".md"]
+
+
+@cache
+def tracked() -> tuple[Path, ...]:
+    """Return every file of the project, relative to its root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+    return tuple(Path(line) for line in sorted(set(listed)) if (ROOT / line).is_file())
+
+
+def parse(text: str) -> list[Token]:
+    """Return the tokens of a document, tables included."""
+    return MarkdownIt("commonmark").enable("table").parse(text)
+
+
+def blocks(text: str) -> list[Block]:
+    """Return the blocks of code of a document, in order; a marker belongs to the block that follows it directly."""
+    found: list[Block] = []
+    marker, value = "", ""
+    for token in parse(text):
+        if token.type == "html_block" and (match := _MARKER.fullmatch(token.content.strip())):
+            marker, value = match[1], match[2] or ""
+            continue
+        if token.type in ("fence", "code_block"):
+            line = token.map[0] + 1 if token.map else 0
+            language = token.info.strip() if token.type == "fence" else "indented"
+            found.append(Block(line, language, token.content, marker, value))
+        marker, value = "", ""
+    return found
+
+
+def examples(text: str, value: str) -> list[Example]:
+    """Return the blocks of a document that are `runnable: <value>`, each with the output that follows it."""
+    every = blocks(text)
+    followers: list[Block | None] = [*every[1:], None]
+    return [
+        Example(block, follower if follower is not None and follower.marker == "output" else None)
+        for block, follower in zip(every, followers)
+        if (block.marker, block.value) == ("runnable", value)
+    ]
+
+
+def links(text: str) -> Iterator[str]:
+    """Yield where the links and pictures of a document lead."""
+    for token in _inline(text):
+        target = token.attrGet("href") if token.type == "link_open" else token.attrGet("src")
+        if token.type in ("link_open", "image") and target is not None:
+            yield str(target)
+    yield from re.findall(r'<(?:img|source)[^>]*\bsrc(?:set)?="([^"]+)"', text)
+
+
+def code(text: str) -> Iterator[str]:
+    """Yield every code span and every line of the blocks of code in a document."""
+    for token in _inline(text):
+        if token.type == "code_inline":
+            yield token.content
+    for block in blocks(text):
+        # Output and data of others are no promise about names; a comment is prose.
+        if block.language in (*SHELL, "indented"):
+            yield from block.text.splitlines()
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub makes of a document's headings."""
+    tokens = parse(text)
+    titles = [after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"]
+    found: set[str] = set()
+    for title in titles:
+        slug = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\([^)]*\)", "", title).lower()).replace(" ", "-")
+        # A second heading of the same name gets a number.
+        same = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
+        found.add(f"{slug}-{same}" if same else slug)
+    return found
+
+
+def broken_links(file: Path, text: str) -> list[str]:
+    """Return the links of a document that lead nowhere; of the web's only the form is looked at."""
+    wrong = []
+    for target in links(text):
+        if target.startswith(_HTTP):
+            if not re.fullmatch(r"https?://(?:[\w-]+\.)+[\w-]+(?::\d+)?(?:[/?#]\S*)?", target):
+                wrong.append(target)
+            continue
+        path, _, anchor = target.partition("#")
+        aim = (ROOT / file.parent / path).resolve()
+        if path and (not aim.exists() or ROOT not in (aim, *aim.parents)):
+            wrong.append(target)
+        elif anchor and anchor not in anchors(aim.read_text(encoding="utf-8") if path else text):
+            wrong.append(target)
+    return wrong
+
+
+def _inline(text: str) -> Iterator[Token]:
+    for token in parse(text):
+        yield from token.children or ()

@@ -1,0 +1,135 @@
+"""The lab's own secrets: a signing key made on first use, its JWKS, the services' shared token; signs tokens.
+
+    python -m shared.testing.lab_keys SUBJECT [--scope "bank:operator …"] [--ttl SECONDS]
+
+prints one token. A real deployment has an issuer of its own and never uses these.
+"""
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+import uuid
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.algorithms import OKPAlgorithm
+from jwt.utils import base64url_encode
+
+from shared.testing.paths import ROOT
+
+ISSUER = "banking-lab"
+AUDIENCE = "banking"
+# Whoever holds a lab token may also stand for the cash desk: without money from outside nothing moves.
+DEFAULT_SCOPE = "bank:deposit"
+DEFAULT_TTL = 12 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class LabSecrets:
+    """Where the secrets are."""
+
+    key: Path
+    jwks: Path
+    service_token: Path
+
+
+def var_dir() -> Path:
+    """Return the directory of everything that the embedded stack writes: VAR_DIR, or var/ in the project."""
+    return Path(os.environ.get("VAR_DIR") or ROOT / "var").absolute()
+
+
+def ensure(directory: Path) -> LabSecrets:
+    """Make the secrets that are not there yet, and return where they are. Raises OSError."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files = LabSecrets(directory / "lab-key.pem", directory / "jwks.json", directory / "service-token")
+    if not files.key.exists():
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        _create(files.key, pem)
+    if not files.service_token.exists():
+        _create(files.service_token, secrets.token_urlsafe(32).encode())
+    if not files.jwks.exists():
+        _create(files.jwks, json.dumps({"keys": [_public_jwk(_load(files.key))]}).encode())
+    return files
+
+
+def sign(key: Path, subject: str, scope: str = "", ttl: int = DEFAULT_TTL) -> str:
+    """Return a token for the subject; it has the given scopes and those of every lab token."""
+    private = _load(key)
+    now = int(time.time())
+    claims = {
+        "iss": ISSUER,
+        "aud": AUDIENCE,
+        "sub": subject,
+        "iat": now,
+        "exp": now + ttl,
+        "jti": str(uuid.uuid4()),
+        "scope": " ".join(dict.fromkeys([*DEFAULT_SCOPE.split(), *scope.split()])),
+    }
+    return jwt.encode(claims, private, "EdDSA", {"kid": _public_jwk(private)["kid"]})
+
+
+def _create(path: Path, content: bytes) -> None:
+    # Written beside and linked into place: two first uses at the same time agree on one file, and none sees half of it.
+    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(content)
+    try:
+        os.link(half, path)
+    except FileExistsError:
+        pass
+    finally:
+        half.unlink()
+
+
+def _load(path: Path) -> Ed25519PrivateKey:
+    key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError(f"{path} holds no Ed25519 key")
+    return key
+
+
+def _public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
+    jwk: dict[str, str] = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
+    # The thumbprint (RFC 7638) is taken over exactly these members in this order.
+    canonical = json.dumps({name: jwk[name] for name in ("crv", "kty", "x")}, separators=(",", ":"))
+    kid = base64url_encode(sha256(canonical.encode()).digest()).decode()
+    return {"kty": jwk["kty"], "crv": jwk["crv"], "x": jwk["x"], "use": "sig", "alg": "EdDSA", "kid": kid}
+
+
+def main() -> int:
+    """Print a token."""
+    parser = argparse.ArgumentParser(prog="lab_keys", description="Print a bearer token signed with the lab's own key.")
+    parser.add_argument("subject", help="who the token is for, e.g. alice")
+    parser.add_argument("--scope", default="", help=f"scopes to add to {DEFAULT_SCOPE}, e.g. bank:operator")
+    parser.add_argument("--ttl", default=str(DEFAULT_TTL), help="seconds until it expires (default 12 hours)")
+    arguments = parser.parse_args()
+    subject = arguments.subject
+    if not 1 <= len(subject) <= 200 or not (subject.isascii() and subject.isprintable()) or subject != subject.strip():
+        print("token: say who it is for, in 1 to 200 printable ASCII characters: make token SUB=alice", file=sys.stderr)
+        return 1
+    try:
+        # A negative one gives an expired token, which tests of refusals need.
+        ttl = int(arguments.ttl)
+    except ValueError:
+        print(f"token: TTL is a number of seconds, not {arguments.ttl!r}", file=sys.stderr)
+        return 1
+    try:
+        key = ensure(var_dir() / "secrets").key
+        print(sign(key, arguments.subject, arguments.scope, ttl))
+    except (OSError, ValueError) as error:
+        print(f"token: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""A PostgreSQL server of one's own, for tests and benchmarks: a new data directory, a free port, gone afterwards."""
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from shared.testing.ports import free_port
+
+_USER = "bank"
+_START_SECONDS = 60
+
+
+class PostgresMissing(Exception):
+    """The server's programs are not installed."""
+
+
+def find_programs() -> Path:
+    """Return the folder of initdb and pg_ctl, the newest version's. Raises PostgresMissing."""
+    on_path = shutil.which("initdb")
+    candidates = [Path(on_path).parent] if on_path else []
+    candidates += sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True
+    )
+    for folder in candidates:
+        if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
+            return folder
+    raise PostgresMissing("PostgreSQL's server programs are missing; on Debian: apt-get install postgresql")
+
+
+class PostgresServer:
+    """A running server, used as a context manager. `settings` are postgresql.conf settings."""
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        self._programs = find_programs()
+        self._settings = {"listen_addresses": "127.0.0.1", "max_connections": "200", **(settings or {})}
+        self._folder = Path()
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._folder = Path(tempfile.mkdtemp(prefix="bank-postgres-"))
+        data = self._folder / "data"
+        if os.getuid() == 0:
+            # The server refuses to run as root.
+            owner = pwd.getpwnam("postgres")
+            os.chown(self._folder, owner.pw_uid, owner.pw_gid)
+        self._run("initdb", "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        self.port = free_port()
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop("immediate")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def stop(self, mode: str = "fast") -> None:
+        """Stop the server: fast ends sessions first, immediate is a crash."""
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", mode, "-w", "stop", check=False)
+
+    def start(self) -> None:
+        """Start the server on its data and port; it runs already inside the context, unless it was stopped."""
+        options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
+        options += f" -p {self.port} -k {self._folder}"
+        log = str(self._folder / "log")
+        data = str(self._folder / "data")
+        self._run("pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "-t", str(_START_SECONDS), "start")
+
+    @property
+    def pid(self) -> int:
+        """The process id of the server; its sessions are children."""
+        return int((self._folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
+
+    def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
+        """Return the address of a database for SQLAlchemy, or with driver `postgresql` for libpq's programs."""
+        return f"{driver}://{_USER}@127.0.0.1:{self.port}/{database}"
+
+    def create_database(self, name: str) -> str:
+        """Create an empty database and return its address for SQLAlchemy."""
+        self.sql("postgres", f'CREATE DATABASE "{name}"')
+        return self.url(name)
+
+    def sql(self, database: str, *statements: str) -> str:
+        """Run statements with psql and return its output: one line per row, columns separated by |."""
+        command = [str(self.program("psql")), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
+        for statement in statements:
+            command += ["-c", statement]
+        command.append(self.url(database, "postgresql"))
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    def program(self, name: str) -> Path:
+        """Return the path of one of PostgreSQL's programs."""
+        beside = self._programs / name
+        return beside if beside.exists() else Path(shutil.which(name) or name)
+
+    def _run(self, program: str, *arguments: str, check: bool = True) -> None:
+        command = [str(self._programs / program), *arguments]
+        if os.getuid() == 0:
+            command = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--", *command]
+        result = subprocess.run(command, cwd="/", capture_output=True, text=True, check=False)
+        if check and result.returncode != 0:
+            raise RuntimeError(f"{program} failed: {result.stderr.strip() or result.stdout.strip()}")
