@@ -136,7 +136,7 @@ def check_no_rollout(state: Path) -> None:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RolloutUnderWay(
             f"{state} is not the state of a rollout, though only rollout-service writes it: see"
-            " docs/runbooks/RolloutGuardDown.md"
+            " docs/runbooks/RolloutServiceDown.md"
         ) from error
     if under_way:
         raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
