@@ -1,94 +1,101 @@
-"""Autoscaling: the load of a replica against what it should carry, and what the autoscaler does about it."""
+"""Autoscaling: load per replica against its target, and the decisions of the autoscaler."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, Query, board, number, series, states
+from monitoring.dashboards.panels import (
+    SERVICE,
+    Query,
+    build_dashboard,
+    stat_panel,
+    state_timeline_panel,
+    time_series_panel,
+)
 
-_CHOSEN = 'service=~"$service"'
-_DECIDED = "increase(autoscale_decisions_total{{" + _CHOSEN + ', direction="{}"}}[1m])'
+_SELECTED = 'service=~"$service"'
+_DECISIONS = "increase(autoscale_decisions_total{{" + _SELECTED + ', direction="{}"}}[1m])'
 
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    return board(
+    return build_dashboard(
         "bank-autoscaling",
         "Autoscaling",
-        "Load per replica, replicas wanted and there, decisions and failures.",
+        "Load per replica, desired and ready replicas, scaling decisions and failures.",
         {
             "Load": [
-                number(
-                    "Load of target",
-                    "The worst of the measures; from 110 % on, replicas are added.",
+                stat_panel(
+                    "Load vs. target",
+                    "Highest ratio of load to target; replicas are added above 110 %.",
                     "percentunit",
-                    Query(f"autoscale:load:ratio{{{_CHOSEN}}}", "{{service}}"),
-                    steps={1.1: "orange", 1.2: "red"},
+                    Query(f"autoscale:load:ratio{{{_SELECTED}}}", "{{service}}"),
+                    thresholds={1.1: "orange", 1.2: "red"},
                     runbook="ScaleOutNeeded",
                 ),
-                number(
+                stat_panel(
                     "Failures",
                     "Scaling operations that failed in the last ten minutes.",
                     "short",
                     Query("sum(autoscale:failures:increase10m)"),
-                    steps={1.0: "red"},
+                    thresholds={1.0: "red"},
                     runbook="ScalingFailed",
                 ),
             ],
-            "Load against target": [
-                series(
+            "Load and target": [
+                time_series_panel(
                     "Requests per replica",
-                    "Requests per second that a stable replica answers, and how many it should.",
+                    "Requests per second and stable replica, and the target.",
                     "reqps",
-                    Query(f'autoscale:load:value{{{_CHOSEN}, metric="requests_per_second"}}', "{{service}}"),
-                    Query(f'autoscale:load:target{{{_CHOSEN}, metric="requests_per_second"}}', "{{service}} target"),
+                    Query(f'autoscale:load:value{{{_SELECTED}, metric="requests_per_second"}}', "{{service}}"),
+                    Query(f'autoscale:load:target{{{_SELECTED}, metric="requests_per_second"}}', "{{service}} target"),
                 ),
-                series(
+                time_series_panel(
                     "CPU per replica",
-                    "Cores that a stable replica uses, and how many it should.",
+                    "CPU cores used per stable replica, and the target.",
                     "suffix: cores",
-                    Query(f'autoscale:load:value{{{_CHOSEN}, metric="cpu_cores"}}', "{{service}}"),
-                    Query(f'autoscale:load:target{{{_CHOSEN}, metric="cpu_cores"}}', "{{service}} target"),
+                    Query(f'autoscale:load:value{{{_SELECTED}, metric="cpu_cores"}}', "{{service}}"),
+                    Query(f'autoscale:load:target{{{_SELECTED}, metric="cpu_cores"}}', "{{service}} target"),
                 ),
-                series(
-                    "Load of target",
-                    "Now, and as it would be with one replica less: below 90 % one may go.",
+                time_series_panel(
+                    "Load vs. target",
+                    "Current ratio, and the ratio with one replica fewer: below 90 % a replica may be removed.",
                     "percentunit",
-                    Query(f"autoscale:load:ratio{{{_CHOSEN}}}", "{{service}}"),
-                    Query(f"autoscale:load:ratio_with_one_less{{{_CHOSEN}}}", "{{service}} with one less"),
-                    steps={0.9: "blue", 1.1: "orange"},
+                    Query(f"autoscale:load:ratio{{{_SELECTED}}}", "{{service}}"),
+                    Query(f"autoscale:load:ratio_with_one_less{{{_SELECTED}}}", "{{service}} with one replica fewer"),
+                    thresholds={0.9: "blue", 1.1: "orange"},
                     runbook="ScaleOutNeeded",
                 ),
             ],
             "Replicas": [
-                series(
+                time_series_panel(
                     "Replicas expected and ready",
-                    "What should be there, and what answers.",
+                    "Desired replicas, and replicas that respond to Prometheus.",
                     "short",
-                    Query(f"service:replicas:expected{{{_CHOSEN}}}", "{{service}} expected"),
-                    Query(f'service:replicas:ready{{{_CHOSEN}, track="stable"}}', "{{service}} ready"),
+                    Query(f"service:replicas:expected{{{_SELECTED}}}", "{{service}} expected"),
+                    Query(f'service:replicas:ready{{{_SELECTED}, track="stable"}}', "{{service}} ready"),
                     runbook="ScalingInsufficient",
                 ),
-                series(
-                    "The autoscaler's view",
-                    "Replicas that it counts, and that it wants.",
+                time_series_panel(
+                    "Current and desired replicas",
+                    "Replicas as seen and as decided by the autoscaler.",
                     "short",
-                    Query(f"max by (service, kind) (autoscale_replicas{{{_CHOSEN}}})", "{{service}} {{kind}}"),
+                    Query(f"max by (service, kind) (autoscale_replicas{{{_SELECTED}}})", "{{service}} {{kind}}"),
                     runbook="AutoscalerDown",
                 ),
-                states(
+                state_timeline_panel(
                     "Decisions",
-                    "When the autoscaler scaled each service up or down.",
+                    "Scale-ups and scale-downs of each service.",
                     Query(
-                        f"sgn(sum by (service) ({_DECIDED.format('up')})) - "
-                        f"sgn(sum by (service) ({_DECIDED.format('down')}))",
+                        f"sgn(sum by (service) ({_DECISIONS.format('up')})) - "
+                        f"sgn(sum by (service) ({_DECISIONS.format('down')}))",
                         "{{service}}",
                     ),
                     {-1: ("scale down", "blue"), 0: ("no change", "transparent"), 1: ("scale up", "orange")},
                 ),
-                series(
+                time_series_panel(
                     "Failures by operation",
                     "Scaling operations that failed in the last ten minutes.",
                     "short",
-                    Query(f"autoscale:failures:increase10m{{{_CHOSEN}}} > 0", "{{service}} {{operation}}"),
+                    Query(f"autoscale:failures:increase10m{{{_SELECTED}}} > 0", "{{service}} {{operation}}"),
                     soft_max=1,
                     empty="no failures",
                 ),

@@ -1,42 +1,42 @@
-"""Canary: the new version beside the old one, and what the rollout makes of it."""
+"""Canary: the new version compared with stable, and the progress of the rollout."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, Panel, Query, board, number, series
+from monitoring.dashboards.panels import SERVICE, Panel, Query, build_dashboard, stat_panel, time_series_panel
 
 _NO_ROLLOUT = "no rollout in progress"
-# Over a week, so that a restart of rollout-service does not hide it.
+# Over a week, so that a restart of rollout-service does not lose it.
 _LAST_VERDICT = "max_over_time(rollout_last_verdict_timestamp_seconds[7d])"
 
 
-def _beside(track: str) -> list[Panel]:
-    """Return the panels of one track; both rows look the same, so that eyes can compare them."""
-    chosen = f'{{service=~"$service", track="{track}"}}'
+def _track_row(track: str) -> list[Panel]:
+    """Return the panels of one track; both rows have the same layout for comparison."""
+    selector = f'{{service=~"$service", track="{track}"}}'
     name = track.capitalize()
     empty = _NO_ROLLOUT if track == "canary" else ""
     return [
-        series(
+        time_series_panel(
             f"{name}: requests",
             "Requests per second.",
             "reqps",
-            Query(f"service_track:http_requests:rate1m{chosen}", "{{service}} {{version}}"),
+            Query(f"service_track:http_requests:rate1m{selector}", "{{service}} {{version}}"),
             empty=empty,
         ),
-        series(
+        time_series_panel(
             f"{name}: errors",
-            "Share of requests that these replicas answered with a 5xx; clients got a stable answer instead.",
+            "Share of requests answered with a 5xx by these replicas; NGINX retries them on stable.",
             "percentunit",
-            Query(f"service_track:http_errors:ratio1m{chosen}", "{{service}} {{version}}"),
-            steps={0.001: "red"},
+            Query(f"service_track:http_errors:ratio1m{selector}", "{{service}} {{version}}"),
+            thresholds={0.001: "red"},
             soft_max=0.01,
             empty=empty,
         ),
-        series(
+        time_series_panel(
             f"{name}: p95 latency",
-            "95 % of requests take at most this long.",
+            "95th percentile of the request duration.",
             "s",
-            Query(f"service_track:http_request_duration_seconds:p95_1m{chosen}", "{{service}} {{version}}"),
-            steps={0.25: "red"},
+            Query(f"service_track:http_request_duration_seconds:p95_1m{selector}", "{{service}} {{version}}"),
+            thresholds={0.25: "red"},
             soft_max=0.25,
             empty=empty,
         ),
@@ -45,13 +45,13 @@ def _beside(track: str) -> list[Panel]:
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    return board(
+    return build_dashboard(
         "bank-canary",
         "Canary",
-        "The stable version against the canary, and the rollout that judges it.",
+        "Stable and canary side by side, and the rollout with its analysis.",
         {
             "Rollout": [
-                number(
+                stat_panel(
                     "State",
                     "Phase of the rollout.",
                     "short",
@@ -59,13 +59,13 @@ def build() -> Dashboard:
                     runbook="CanaryStuck",
                     show_name=True,
                 ),
-                number(
+                stat_panel(
                     "Canary weight",
                     "Percentage of clients that NGINX sends to the canary.",
                     "percent",
                     Query("max(rollout_weight)"),
                 ),
-                number(
+                stat_panel(
                     "Canary traffic",
                     "Share of requests that canaries answered in the last minute.",
                     "percentunit",
@@ -75,7 +75,7 @@ def build() -> Dashboard:
                     ),
                     empty=_NO_ROLLOUT,
                 ),
-                number(
+                stat_panel(
                     "Last verdict",
                     "Verdict and reason of the last analysis in the last seven days.",
                     "dateTimeFromNow",
@@ -84,7 +84,7 @@ def build() -> Dashboard:
                     show_name=True,
                     empty="no rollout yet",
                 ),
-                number(
+                stat_panel(
                     "Average duration",
                     "Average time from the start of a rollout to its promotion or rollback.",
                     "s",
@@ -92,11 +92,11 @@ def build() -> Dashboard:
                     empty="no rollout yet",
                 ),
             ],
-            "Stable": _beside("stable"),
-            "Canary": _beside("canary"),
-            "Split and verdicts": [
-                series(
-                    "Split by service",
+            "Stable": _track_row("stable"),
+            "Canary": _track_row("canary"),
+            "Traffic split and verdicts": [
+                time_series_panel(
+                    "Traffic split by service",
                     "Share of each service's requests by track.",
                     "percentunit",
                     Query(
@@ -105,7 +105,7 @@ def build() -> Dashboard:
                         "{{service}} {{track}}",
                     ),
                 ),
-                series(
+                time_series_panel(
                     "Verdicts",
                     "Number of verdicts in the last ten minutes, by verdict and reason.",
                     "short",

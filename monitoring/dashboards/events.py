@@ -1,91 +1,91 @@
-"""Event flow: outbox, bus, consumers and what they could not digest."""
+"""Event flow: outbox, broker, consumers and dead letters."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, Query, board, number, series
+from monitoring.dashboards.panels import SERVICE, Query, build_dashboard, stat_panel, time_series_panel
 
-_CHOSEN = 'service=~"$service"'
+_SELECTED = 'service=~"$service"'
 OUTBOX = {30.0: "red"}
 LAG = {60.0: "red"}
 
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    return board(
+    return build_dashboard(
         "bank-events",
         "Event flow",
-        "Events on their way from the ledger to the history.",
+        "Events from the outbox through the broker to the consumers.",
         {
             "Now": [
-                number(
-                    "Waiting in the outbox",
+                stat_panel(
+                    "Outbox size",
                     "Events committed and not yet published.",
                     "short",
-                    Query(f"service:outbox_pending:max{{{_CHOSEN}}}", "{{service}}"),
+                    Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
                     runbook="OutboxStalled",
                 ),
-                number(
-                    "Oldest in the outbox",
-                    "How long the oldest unpublished event has waited.",
+                stat_panel(
+                    "Oldest event in the outbox",
+                    "Age of the oldest unpublished event.",
                     "s",
-                    Query(f"service:outbox_oldest_seconds:max{{{_CHOSEN}}}", "{{service}}"),
-                    steps=OUTBOX,
+                    Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
+                    thresholds=OUTBOX,
                     runbook="OutboxStalled",
                 ),
-                number(
+                stat_panel(
                     "Consumer lag",
                     "Age of the last event when it was processed.",
                     "s",
-                    Query(f"service:consumer_lag_seconds:max{{{_CHOSEN}}}", "{{service}}"),
-                    steps=LAG,
+                    Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
+                    thresholds=LAG,
                     runbook="ConsumerLagging",
                 ),
-                number(
+                stat_panel(
                     "Dead letters",
-                    "Events set aside after five tries, in the last hour.",
+                    "Events moved to the dead-letter queue after five attempts, in the last hour.",
                     "short",
-                    Query(f"service:dead_letters:increase1h{{{_CHOSEN}}}", "{{service}}"),
-                    steps={1.0: "red"},
+                    Query(f"service:dead_letters:increase1h{{{_SELECTED}}}", "{{service}}"),
+                    thresholds={1.0: "red"},
                     runbook="DeadLetters",
                 ),
             ],
             "Flow": [
-                series(
+                time_series_panel(
                     "Published",
                     "Events per second, by type.",
                     "ops",
                     Query(
-                        f"sum by (service, type) (rate(bank_events_published_total{{{_CHOSEN}}}[1m]))",
+                        f"sum by (service, type) (rate(bank_events_published_total{{{_SELECTED}}}[1m]))",
                         "{{service}} {{type}}",
                     ),
                 ),
-                series(
+                time_series_panel(
                     "Consumed",
                     "Events per second, by outcome.",
                     "ops",
-                    Query(f"service:events_consumed:rate1m{{{_CHOSEN}}}", "{{service}} {{outcome}}"),
+                    Query(f"service:events_consumed:rate1m{{{_SELECTED}}}", "{{service}} {{outcome}}"),
                 ),
             ],
             "Delay": [
-                series(
-                    "Outbox",
-                    "Events waiting to be published.",
+                time_series_panel(
+                    "Outbox size",
+                    "Events committed and not yet published.",
                     "short",
-                    Query(f"service:outbox_pending:max{{{_CHOSEN}}}", "{{service}}"),
+                    Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
                 ),
-                series(
-                    "Oldest in the outbox",
-                    "How long the oldest unpublished event has waited.",
+                time_series_panel(
+                    "Oldest event in the outbox",
+                    "Age of the oldest unpublished event.",
                     "s",
-                    Query(f"service:outbox_oldest_seconds:max{{{_CHOSEN}}}", "{{service}}"),
-                    steps=OUTBOX,
+                    Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
+                    thresholds=OUTBOX,
                 ),
-                series(
+                time_series_panel(
                     "Consumer lag",
-                    "Age of the last event when it was processed; grows while nothing is.",
+                    "Age of the last event when it was processed; grows while the consumer is stuck.",
                     "s",
-                    Query(f"service:consumer_lag_seconds:max{{{_CHOSEN}}}", "{{service}}"),
-                    steps=LAG,
+                    Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
+                    thresholds=LAG,
                 ),
             ],
         },

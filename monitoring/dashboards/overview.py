@@ -1,8 +1,8 @@
-"""Bank overview: is money moving, are the books right, is the service that was promised delivered."""
+"""Bank overview: transactions, ledger consistency and service level objectives."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import Query, board, number, series, single_choice
+from monitoring.dashboards.panels import Query, build_dashboard, single_select, stat_panel, time_series_panel
 
 BUDGET = {0.0: "orange", 0.25: "green"}
 BURN = {1.0: "yellow", 6.0: "orange", 14.4: "red"}
@@ -11,75 +11,75 @@ BROKEN = {1.0: "red"}
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    return board(
+    return build_dashboard(
         "bank-overview",
         "Bank overview",
-        "Money moved and refused, the books, and the service level objectives.",
+        "Transactions, ledger consistency and service level objectives.",
         {
-            "Is money moving, is anyone affected": [
-                number(
+            "Health": [
+                stat_panel(
                     "Transactions",
                     "Money movements posted per second.",
                     "ops",
                     Query('sum(rate(bank_transactions_total{status="posted"}[1m]))'),
                 ),
-                number(
+                stat_panel(
                     "Failed requests",
                     "Share of client requests answered with a 5xx in the last five minutes; the worse service.",
                     "percentunit",
                     Query("max(slo:availability_errors:ratio_rate5m)"),
-                    steps={0.001: "orange", 0.01: "red"},
+                    thresholds={0.001: "orange", 0.01: "red"},
                     runbook="SustainedErrors",
                 ),
-                number(
+                stat_panel(
                     "p95 latency",
-                    "95 % of client requests take at most this long; the slower service.",
+                    "95th percentile of the request duration; the slower service.",
                     "s",
                     Query("max(service_track:http_request_duration_seconds:p95_1m)"),
-                    steps={0.25: "red"},
+                    thresholds={0.25: "red"},
                     runbook="LatencyBudgetBurnsFast",
                 ),
-                number(
+                stat_panel(
                     "Replicas down",
                     "Replicas that are expected and do not respond.",
                     "short",
                     Query("sum(service:replicas:down)"),
-                    steps=BROKEN,
+                    thresholds=BROKEN,
                     runbook="ReplicaDown",
                 ),
-                number(
+                stat_panel(
                     "Ledger errors",
-                    "Ledger imbalance and reconciliation mismatches; anything but 0 is a broken ledger.",
+                    "Ledger imbalance and reconciliation mismatches; must be 0.",
                     "short",
                     Query("max(abs(ledger:imbalance:max)) + max(ledger:reconciliation_mismatches:max)"),
-                    steps=BROKEN,
+                    thresholds=BROKEN,
                     runbook="LedgerImbalance",
                 ),
-                number(
+                stat_panel(
                     "Firing alerts",
                     "Firing alerts with severity page or ticket.",
                     "short",
                     Query('count(ALERTS{alertstate="firing", severity=~"page|ticket"}) or vector(0)'),
-                    steps=BROKEN,
+                    thresholds=BROKEN,
                 ),
             ],
-            "Since when, what changed": [
-                series(
+            "Trends and changes": [
+                time_series_panel(
                     "Transactions by type",
                     "Money movements posted per second.",
                     "ops",
                     Query('sum by (type) (rate(bank_transactions_total{status="posted"}[1m]))', "{{type}}"),
                 ),
-                series(
+                time_series_panel(
                     "Failed requests by service",
                     "Share of client requests answered with a 5xx.",
                     "percentunit",
                     Query("slo:availability_errors:ratio_rate5m", "{{service}}"),
-                    steps={0.001: "red"},
+                    thresholds={0.001: "red"},
                     runbook="SustainedErrors",
                     soft_max=0.01,
                 ),
-                series(
+                time_series_panel(
                     "Versions in service",
                     "Replicas by version: a change is a deployment, a rollout or scaling.",
                     "short",
@@ -91,19 +91,19 @@ def build() -> Dashboard:
                 ),
             ],
             "Money": [
-                series(
+                time_series_panel(
                     "Money moved",
                     "Amount per second in the selected currency.",
                     "short",
                     Query('currency_type:money_moved:rate1m{currency="$currency"}', "{{type}}"),
                 ),
-                series(
+                time_series_panel(
                     "Refusals",
                     "Money movements refused per second: insufficient funds, frozen accounts and the like.",
                     "ops",
                     Query('sum by (type) (rate(bank_transactions_total{status="refused"}[1m]))', "{{type}}"),
                 ),
-                series(
+                time_series_panel(
                     "Fraud flags",
                     "Transactions flagged by fraud rules in the last five minutes.",
                     "short",
@@ -111,68 +111,68 @@ def build() -> Dashboard:
                 ),
             ],
             "Ledger": [
-                series(
+                time_series_panel(
                     "Ledger imbalance",
-                    "Sum of all balances per currency; anything but 0 is a broken ledger.",
+                    "Sum of all balances per currency; must be 0.",
                     "short",
                     Query("ledger:imbalance:max != 0", "{{currency}}"),
                     runbook="LedgerImbalance",
                     empty="balanced in every currency",
                 ),
-                series(
+                time_series_panel(
                     "Reconciliation mismatches",
                     "Accounts whose history differs from the balance in the ledger.",
                     "short",
                     Query("ledger:reconciliation_mismatches:max", "mismatches"),
-                    steps=BROKEN,
+                    thresholds=BROKEN,
                     runbook="ReconciliationMismatch",
                     soft_max=1,
                 ),
             ],
             "Error budgets": [
-                number(
+                stat_panel(
                     "Availability budget",
-                    "Share of the error budget that is left: 99.9 % of requests in 30 days without a 5xx.",
+                    "Remaining error budget: 99.9 % of requests in 30 days without a 5xx.",
                     "percentunit",
                     Query("slo:availability:budget_remaining", "{{service}}"),
-                    steps=BUDGET,
+                    thresholds=BUDGET,
                     runbook="AvailabilityBudgetBurnsFast",
                 ),
-                number(
+                stat_panel(
                     "Latency budget",
-                    "Share of the budget that is left: 95 % of requests in 30 days within 250 ms.",
+                    "Remaining latency budget: 95 % of requests in 30 days within 250 ms.",
                     "percentunit",
                     Query("slo:latency:budget_remaining", "{{service}}"),
-                    steps=BUDGET,
+                    thresholds=BUDGET,
                     runbook="LatencyBudgetBurnsFast",
                 ),
             ],
             "Service level objectives": [
-                series(
+                time_series_panel(
                     "Availability burn rate",
-                    "How many times faster than allowed the error budget burns; nothing while there are few requests.",
+                    "Burn rate of the error budget, 1 is sustainable; no data at low traffic.",
                     "none",
                     Query("slo:availability:burn_rate", "{{service}} {{window}}"),
-                    steps=BURN,
+                    thresholds=BURN,
                     runbook="AvailabilityBudgetBurnsFast",
                     soft_max=2,
                 ),
-                series(
+                time_series_panel(
                     "Latency burn rate",
-                    "How many times faster than allowed the latency budget burns.",
+                    "Burn rate of the latency budget, 1 is sustainable; no data at low traffic.",
                     "none",
                     Query("slo:latency:burn_rate", "{{service}} {{window}}"),
-                    steps=BURN,
+                    thresholds=BURN,
                     runbook="LatencyBudgetBurnsFast",
                     soft_max=2,
                 ),
-                series(
+                time_series_panel(
                     "Requests",
-                    "Requests of clients per second.",
+                    "Client requests per second.",
                     "reqps",
                     Query("service:http_requests:rate1m", "{{service}}"),
                 ),
             ],
         },
-        [single_choice("currency", "Currency", "label_values(currency_type:money_moved:rate1m, currency)")],
+        [single_select("currency", "Currency", "label_values(currency_type:money_moved:rate1m, currency)")],
     )

@@ -1,4 +1,4 @@
-"""What the dashboards are drawn with, so that all of them look and behave alike."""
+"""Builders for panels, variables and dashboards with a common style."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,40 +10,40 @@ from grafana_foundation_sdk.builders import common, dashboard, logs, loki, prome
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
-# Where people read runbooks: RUNBOOKS_URL in .env, which dashboards cannot read.
+# Same as RUNBOOKS_URL in .env, which dashboards cannot read.
 RUNBOOKS_URL = "https://github.com/distributed-banking-ops/distributed-banking-ops/blob/main/docs/runbooks"
 TAG = "bank"
 
 PROMETHEUS = models.DataSourceRef(type_val="prometheus", uid="prometheus")
 LOKI = models.DataSourceRef(type_val="loki", uid="loki")
 
-Steps = Mapping[float, str]
+Thresholds = Mapping[float, str]
 Panel = timeseries.Panel | stat.Panel | statetimeline.Panel | logs.Panel
 
 
 @dataclass(frozen=True)
 class Query:
-    """An expression and how its series are named; `{{label}}` stands for the value of a label."""
+    """An expression and the legend of its series; `{{label}}` is replaced by the value of a label."""
 
     expr: str
     legend: str = ""
 
 
-def series(
+def time_series_panel(
     title: str,
-    what: str,
+    description: str,
     unit: str,
     *queries: Query,
-    steps: Steps | None = None,
+    thresholds: Thresholds | None = None,
     runbook: str = "",
     soft_max: float | None = None,
     table_legend: bool = False,
     empty: str = "",
 ) -> Panel:
-    """Return a graph over time; the steps (lower bound → color) are drawn as lines.
+    """Return a time series panel; thresholds (lower bound → color) are drawn as lines.
 
-    With `soft_max` the axis reaches at least that value, with `table_legend` the legend has the last and the highest
-    value of each series; `empty` is shown when there are no series.
+    `soft_max` is the minimum upper bound of the axis; `table_legend` shows the last and maximum value of each series in
+    the legend; `empty` is shown without data.
     """
     style = common_models.GraphThresholdsStyleMode
     mode = common_models.LegendDisplayMode
@@ -54,8 +54,8 @@ def series(
         .height(10 if table_legend else 8)
         .fill_opacity(8)
         .datasource(PROMETHEUS)
-        .thresholds(_thresholds(steps or {}))
-        .thresholds_style(common.GraphThresholdsStyleConfig().mode(style.DASHED if steps else style.OFF))
+        .thresholds(_thresholds(thresholds or {}))
+        .thresholds_style(common.GraphThresholdsStyleConfig().mode(style.DASHED if thresholds else style.OFF))
         .tooltip(
             common.VizTooltipOptions()
             .mode(common_models.TooltipDisplayMode.MULTI)
@@ -73,23 +73,23 @@ def series(
         panel.axis_soft_max(soft_max)
     for ref, query in zip(ascii_uppercase, queries, strict=False):
         panel.with_target(prometheus.Dataquery().ref_id(ref).expr(query.expr).legend_format(query.legend).range())
-    return _described(panel, title, what, runbook, empty)
+    return _describe(panel, title, description, runbook, empty)
 
 
-def number(
+def stat_panel(
     title: str,
-    what: str,
+    description: str,
     unit: str,
     query: Query,
     *,
-    steps: Steps | None = None,
+    thresholds: Thresholds | None = None,
     runbook: str = "",
     show_name: bool = False,
     empty: str = "",
 ) -> Panel:
-    """Return current values, one for each series, in the color of the step that they have reached.
+    """Return a stat panel with the current value of each series, colored by threshold.
 
-    With `show_name` the name of the series is the value that is shown; `empty` is shown when there are no series.
+    `show_name` shows the name of the series instead of its value; `empty` is shown without data.
     """
     mode = common_models.BigValueTextMode
     panel = (
@@ -97,18 +97,20 @@ def number(
         .unit(unit)
         .height(4)
         .datasource(PROMETHEUS)
-        .thresholds(_thresholds(steps or {}))
+        .thresholds(_thresholds(thresholds or {}))
         .graph_mode(common_models.BigValueGraphMode.NONE)
-        .color_mode(common_models.BigValueColorMode.VALUE if steps else common_models.BigValueColorMode.NONE)
+        .color_mode(common_models.BigValueColorMode.VALUE if thresholds else common_models.BigValueColorMode.NONE)
         .text_mode(mode.NAME if show_name else mode.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .with_target(prometheus.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend).instant())
     )
-    return _described(panel, title, what, runbook, empty)
+    return _describe(panel, title, description, runbook, empty)
 
 
-def states(title: str, what: str, query: Query, names: Mapping[int, tuple[str, str]], *, empty: str = "") -> Panel:
-    """Return a timeline with a band per series, whose values have names and colors."""
+def state_timeline_panel(
+    title: str, description: str, query: Query, names: Mapping[int, tuple[str, str]], *, empty: str = ""
+) -> Panel:
+    """Return a state timeline with a band per series; `names` maps values to text and color."""
     panel = (
         statetimeline.Panel()
         .unit("none")
@@ -128,18 +130,18 @@ def states(title: str, what: str, query: Query, names: Mapping[int, tuple[str, s
         )
         .with_target(prometheus.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend).range())
     )
-    return _described(panel, title, what, "", empty)
+    return _describe(panel, title, description, "", empty)
 
 
-def lines_counted(title: str, what: str, query: Query) -> Panel:
-    """Return a graph of how many log lines a LogQL query finds."""
+def log_volume_panel(title: str, description: str, query: Query) -> Panel:
+    """Return a graph of the number of log lines that a LogQL query counts."""
     panel = timeseries.Panel().unit("short").min(0).height(8).fill_opacity(8).datasource(LOKI)
     panel.with_target(loki.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend))
-    return _described(panel, title, what)
+    return _describe(panel, title, description)
 
 
-def lines(title: str, what: str, expr: str, *, height: int = 12) -> Panel:
-    """Return log lines, newest first."""
+def logs_panel(title: str, description: str, expr: str, *, height: int = 12) -> Panel:
+    """Return a logs panel, newest lines first."""
     panel = (
         logs.Panel()
         .height(height)
@@ -150,13 +152,13 @@ def lines(title: str, what: str, expr: str, *, height: int = 12) -> Panel:
         .sort_order(common_models.LogsSortOrder.DESCENDING)
         .with_target(loki.Dataquery().ref_id("A").expr(expr))
     )
-    return _described(panel, title, what)
+    return _describe(panel, title, description)
 
 
-def choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
-    """Return a template variable with the values that a Prometheus query finds; several or all may be chosen."""
+def multi_select(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """Return a template variable with the values of a Prometheus query; several or all can be selected."""
     return (
-        single_choice(name, label, query)
+        single_select(name, label, query)
         .multi(True)
         .include_all(True)
         .all_value(".+")
@@ -164,8 +166,8 @@ def choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
     )
 
 
-def single_choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
-    """Return a template variable of which one value is chosen, at first the first that the query finds."""
+def single_select(name: str, label: str, query: str) -> dashboard.QueryVariable:
+    """Return a template variable with the values of a Prometheus query; one can be selected, the first by default."""
     return (
         dashboard.QueryVariable(name)
         .label(label)
@@ -176,19 +178,19 @@ def single_choice(name: str, label: str, query: str) -> dashboard.QueryVariable:
     )
 
 
-def text_field(name: str, label: str) -> dashboard.TextBoxVariable:
-    """Return a template variable that is typed in; empty at first."""
+def text_box(name: str, label: str) -> dashboard.TextBoxVariable:
+    """Return a template variable with a text box, empty by default."""
     return dashboard.TextBoxVariable(name).label(label).default_value("")
 
 
-SERVICE = choice("service", "Service", "label_values(service:replicas:ready, service)")
-TRACK = choice("track", "Track", "label_values(service:replicas:ready, track)")
+SERVICE = multi_select("service", "Service", "label_values(service:replicas:ready, service)")
+TRACK = multi_select("track", "Track", "label_values(service:replicas:ready, track)")
 
 
-def board(
+def build_dashboard(
     uid: str, title: str, description: str, rows: Mapping[str, Sequence[Panel]], variables: Sequence[Any] = ()
 ) -> models.Dashboard:
-    """Return a dashboard; the panels of a row share its width."""
+    """Return a dashboard; the panels of a row have equal widths."""
     builder = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -208,7 +210,7 @@ def board(
         )
         .link(dashboard.DashboardLink("Runbooks").type(models.DashboardLinkType.LINK).url(RUNBOOKS_URL))
     )
-    builder.annotation(_rollouts())
+    builder.annotation(_rollout_annotation())
     for variable in variables:
         builder.with_variable(variable)
     ids = count(1)
@@ -219,8 +221,8 @@ def board(
     return builder.build()
 
 
-def _rollouts() -> dashboard.AnnotationQuery:
-    """Return the annotation that marks on every graph when a rollout was in progress."""
+def _rollout_annotation() -> dashboard.AnnotationQuery:
+    """Return the annotation that marks rollouts on every graph."""
     return (
         dashboard.AnnotationQuery()
         .name("Rollouts")
@@ -231,8 +233,8 @@ def _rollouts() -> dashboard.AnnotationQuery:
     )
 
 
-def _described(panel: Panel, title: str, what: str, runbook: str = "", empty: str = "") -> Panel:
-    panel.title(title).description(what)
+def _describe(panel: Panel, title: str, description: str, runbook: str = "", empty: str = "") -> Panel:
+    panel.title(title).description(description)
     if empty and not isinstance(panel, logs.Panel):
         panel.no_value(empty)
     if runbook:
@@ -241,10 +243,10 @@ def _described(panel: Panel, title: str, what: str, runbook: str = "", empty: st
     return panel
 
 
-def _thresholds(steps: Steps) -> dashboard.ThresholdsConfig:
+def _thresholds(thresholds: Thresholds) -> dashboard.ThresholdsConfig:
     base: list[models.Threshold] = [models.Threshold(value=None, color="green")]
     return (
         dashboard.ThresholdsConfig()
         .mode(models.ThresholdsMode.ABSOLUTE)
-        .steps(base + [models.Threshold(value=value, color=color) for value, color in steps.items()])
+        .steps(base + [models.Threshold(value=value, color=color) for value, color in thresholds.items()])
     )

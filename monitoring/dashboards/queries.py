@@ -1,4 +1,4 @@
-"""What the rendered dashboards ask, for tests that hold it against what is there."""
+"""Queries of the rendered dashboards, for tests that compare them with existing series."""
 
 import json
 from collections.abc import Iterator
@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 from monitoring.dashboards import FOLDER
 
-# What Grafana puts in for variables when everything is chosen; texts are examples.
+# Values of Grafana's variables with everything selected; texts are examples.
 _VARIABLES = {"$service": ".+", "$track": ".+", "$currency": "USD", "$request_id": "an-id", "$text": "a text"}
 
 
 @dataclass(frozen=True, slots=True)
 class PanelQuery:
-    """One query of a panel, ready to be asked; the language is promql or logql."""
+    """One query of a panel with its variables replaced; the language is promql or logql."""
 
     panel: str
     language: str

@@ -1,70 +1,70 @@
-"""Services: rate, errors and duration per service, version and track, and what they run out of."""
+"""Services: rate, errors, duration and saturation per service, version and track."""
 
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, TRACK, Query, board, number, series
+from monitoring.dashboards.panels import SERVICE, TRACK, Query, build_dashboard, stat_panel, time_series_panel
 
-_CHOSEN = 'service=~"$service", track=~"$track"'
+_SELECTED = 'service=~"$service", track=~"$track"'
 _VERSION = "{{service}} {{track}} {{version}}"
-_PUBLIC = f'job="services", {_CHOSEN}, handler!~"/health/.*|/metrics|/internal/.*|/docs.*"'
+_PUBLIC = f'job="services", {_SELECTED}, handler!~"/health/.*|/metrics|/internal/.*|/docs.*"'
 FULL = {0.8: "yellow", 0.9: "red"}
 
 
 def build() -> Dashboard:
     """Return the dashboard."""
-    return board(
+    return build_dashboard(
         "bank-services",
         "Services",
-        "Requests of clients as the replicas answer them; health checks and internal calls are left out.",
+        "Client requests as seen by the replicas, without health checks and internal calls.",
         {
             "Replicas": [
-                number(
+                stat_panel(
                     "Ready",
-                    "Replicas that answer Prometheus.",
+                    "Replicas that respond to Prometheus.",
                     "short",
-                    Query(f"service:replicas:ready{{{_CHOSEN}}}", "{{service}} {{track}}"),
-                    steps={0.0: "red", 1.0: "green"},
+                    Query(f"service:replicas:ready{{{_SELECTED}}}", "{{service}} {{track}}"),
+                    thresholds={0.0: "red", 1.0: "green"},
                     runbook="ServiceDown",
                 ),
-                number(
+                stat_panel(
                     "Down",
-                    "Replicas that should be there and do not answer.",
+                    "Expected replicas that do not respond.",
                     "short",
                     Query('service:replicas:down{service=~"$service"}', "{{service}}"),
-                    steps={1.0: "red"},
+                    thresholds={1.0: "red"},
                     runbook="ReplicaDown",
                 ),
             ],
             "Rate, errors, duration": [
-                series(
+                time_series_panel(
                     "Requests",
                     "Requests per second.",
                     "reqps",
-                    Query(f"service_track:http_requests:rate1m{{{_CHOSEN}}}", _VERSION),
+                    Query(f"service_track:http_requests:rate1m{{{_SELECTED}}}", _VERSION),
                 ),
-                series(
+                time_series_panel(
                     "Errors",
-                    "Share of requests answered with a 5xx; NGINX hides most of them from clients.",
+                    "Share of requests answered with a 5xx; NGINX retries most of them on another replica.",
                     "percentunit",
-                    Query(f"service_track:http_errors:ratio1m{{{_CHOSEN}}}", _VERSION),
-                    steps={0.001: "red"},
+                    Query(f"service_track:http_errors:ratio1m{{{_SELECTED}}}", _VERSION),
+                    thresholds={0.001: "red"},
                     runbook="SustainedErrors",
                     soft_max=0.01,
                 ),
-                series(
+                time_series_panel(
                     "Duration",
                     "Median, p95 and p99 latency of requests.",
                     "s",
-                    Query(f"service_track:http_request_duration_seconds:p50_1m{{{_CHOSEN}}}", f"p50 {_VERSION}"),
-                    Query(f"service_track:http_request_duration_seconds:p95_1m{{{_CHOSEN}}}", f"p95 {_VERSION}"),
-                    Query(f"service_track:http_request_duration_seconds:p99_1m{{{_CHOSEN}}}", f"p99 {_VERSION}"),
-                    steps={0.25: "red"},
+                    Query(f"service_track:http_request_duration_seconds:p50_1m{{{_SELECTED}}}", f"p50 {_VERSION}"),
+                    Query(f"service_track:http_request_duration_seconds:p95_1m{{{_SELECTED}}}", f"p95 {_VERSION}"),
+                    Query(f"service_track:http_request_duration_seconds:p99_1m{{{_SELECTED}}}", f"p99 {_VERSION}"),
+                    thresholds={0.25: "red"},
                     runbook="LatencyBudgetBurnsFast",
                     table_legend=True,
                 ),
             ],
             "By route": [
-                series(
+                time_series_panel(
                     "Requests by route",
                     "Requests per second.",
                     "reqps",
@@ -74,9 +74,9 @@ def build() -> Dashboard:
                     ),
                     table_legend=True,
                 ),
-                series(
+                time_series_panel(
                     "p95 latency by route",
-                    "95 % of the requests to a route take at most this long.",
+                    "95th percentile of the request duration, by route.",
                     "s",
                     Query(
                         "histogram_quantile(0.95, sum by (method, handler, le) "
@@ -85,40 +85,40 @@ def build() -> Dashboard:
                     ),
                     table_legend=True,
                 ),
-                series(
+                time_series_panel(
                     "Responses by status",
                     "Responses per second.",
                     "reqps",
-                    Query(f"sum by (status) (public:http_requests:rate1m{{{_CHOSEN}}})", "{{status}}"),
+                    Query(f"sum by (status) (public:http_requests:rate1m{{{_SELECTED}}})", "{{status}}"),
                     table_legend=True,
                 ),
             ],
             "Saturation": [
-                series(
+                time_series_panel(
                     "CPU",
                     "CPU use of the busiest replica, as a share of its limit.",
                     "percentunit",
                     Query('service:cpu:max_ratio{service=~"$service"}', "{{service}}"),
-                    steps=FULL,
+                    thresholds=FULL,
                     runbook="CpuSaturated",
                 ),
-                series(
+                time_series_panel(
                     "Memory",
-                    "Memory use of the fullest replica, as a share of its limit.",
+                    "Memory use of the largest replica, as a share of its limit.",
                     "percentunit",
                     Query('service:memory:max_ratio{service=~"$service"}', "{{service}}"),
-                    steps=FULL,
+                    thresholds=FULL,
                     runbook="MemorySaturated",
                 ),
-                series(
+                time_series_panel(
                     "Database pool",
                     "Connections in use on the busiest replica, as a share of its pool.",
                     "percentunit",
                     Query('service:database_pool:max_ratio{service=~"$service"}', "{{service}}"),
-                    steps=FULL,
+                    thresholds=FULL,
                     runbook="DatabasePoolSaturated",
                 ),
-                series(
+                time_series_panel(
                     "Group commit",
                     "Average number of operations per database transaction; it grows with the load.",
                     "short",

@@ -48,7 +48,7 @@ def _finds(expr: str, line: str) -> bool:
 
 
 def test_an_empty_request_id_selects_no_line():
-    (panel,) = (panel for panel in DASHBOARDS["logs"]["panels"] if panel["title"] == "Lines of the request")
+    (panel,) = (panel for panel in DASHBOARDS["logs"]["panels"] if panel["title"] == "Lines of one request")
     expr = panel["targets"][0]["expr"]
     for line in ('{"user_agent":"","request_id":"abc"}', '{"message": "consumed", "request_ids": ["abc", "def"]}'):
         assert _finds(expr.replace("$request_id", "abc"), line)
