@@ -17,7 +17,7 @@ from shared.currencies import NO_MINOR_UNIT, decimals
 
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
-SECTIONS = ["Meaning", "Impact", "How to see it", "How to mend it", "How to rehearse it"]
+SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "Drill"]
 FILES = sorted(RULES.glob("*.yml"))
 TESTS = sorted((RULES / "tests").glob("*.yml"))
 # What scripts/stack/stack_files.py writes for each stack.
