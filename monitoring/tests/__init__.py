@@ -1,1 +1,1 @@
-"""Tests of what watches the bank."""
+"""Tests of the monitoring configuration."""

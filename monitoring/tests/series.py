@@ -1,4 +1,4 @@
-"""Series that PromQL asks for, and those that there are."""
+"""Series selected by PromQL expressions, and series that exist."""
 
 import importlib.util
 from functools import cache
@@ -12,15 +12,15 @@ from shared.prometheus import database, events, http
 from shared.prometheus.registry import REGISTRY
 
 _ENDINGS = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}
-# Importing these registers what the services have in common.
+# Imported because they register the common metrics.
 _COMMON = (database, events, http)
 
 
 @cache
 def known() -> frozenset[str]:
-    """Return the names of the series that are recorded, exported by the services, or Prometheus' own."""
+    """Return the names of all series: recorded, exported by the services, or built into Prometheus."""
     for path in ROOT.glob("*-service/app/prometheus/__init__.py"):
-        # Each service has a package called `app`, so they are imported by path, under names of their own.
+        # Each service has a package called `app`, so they are imported by path under different names.
         spec = importlib.util.spec_from_file_location(f"metrics of {path.parents[2].name}", path)
         assert spec is not None and spec.loader is not None
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
@@ -29,7 +29,7 @@ def known() -> frozenset[str]:
 
 
 def selected(expression: str) -> set[str]:
-    """Return the names of the series that an expression selects. Raises ValueError where it is not PromQL."""
+    """Return the names of the series that an expression selects. Raises ValueError for invalid PromQL."""
     names = set()
 
     def visit(node: Any) -> None:

@@ -1,4 +1,4 @@
-"""Dashboards: rendered from their source, with queries that find what is exported, explained and linked."""
+"""Dashboards match their source; their queries select existing series; panels have descriptions and links."""
 
 import json
 import re
@@ -22,7 +22,7 @@ PANELS = [
 PROMQL = [pytest.param(query, id=query.panel) for query in panel_queries() if query.language == "promql"]
 
 
-def test_the_files_are_what_the_source_says():
+def test_rendered_files_match_their_source():
     wanted = dict(rendered())
     assert set(FOLDER.glob("*.json")) == wanted.keys(), "make dashboards"
     differing = [path.name for path, text in wanted.items() if path.read_text(encoding="utf-8") != text]
@@ -30,7 +30,7 @@ def test_the_files_are_what_the_source_says():
 
 
 @pytest.mark.parametrize("query", PROMQL)
-def test_queries_parse_and_ask_for_metrics_that_exist(query: PanelQuery):
+def test_queries_parse_and_select_existing_metrics(query: PanelQuery):
     unknown = selected(query.expr) - known()
     assert not unknown
 
@@ -62,8 +62,8 @@ def test_every_dashboard_marks_rollouts():
 
 
 @pytest.mark.parametrize("name", sorted(DASHBOARDS))
-def test_panels_fill_their_row_and_do_not_overlap(name: str):
-    taken: set[tuple[int, int]] = set()
+def test_panels_fill_rows_without_overlapping(name: str):
+    occupied: set[tuple[int, int]] = set()
     for panel in DASHBOARDS[name]["panels"]:
         place = panel["gridPos"]
         cells = {
@@ -71,14 +71,14 @@ def test_panels_fill_their_row_and_do_not_overlap(name: str):
             for x in range(place["x"], place["x"] + place["w"])
             for y in range(place["y"], place["y"] + place["h"])
         }
-        assert not cells & taken and place["x"] + place["w"] <= 24, panel["title"]
-        taken |= cells
-    assert {x for x, _ in taken} == set(range(24))
+        assert not cells & occupied and place["x"] + place["w"] <= 24, panel["title"]
+        occupied |= cells
+    assert {x for x, _ in occupied} == set(range(24))
     ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
     assert len(ids) == len(set(ids))
 
 
-def test_dashboards_link_to_each_other_and_to_runbooks_that_are_there():
+def test_dashboards_link_to_each_other_and_to_existing_runbooks():
     settings = (ROOT / ".env").read_text(encoding="utf-8").splitlines()
     assert f"RUNBOOKS_URL={RUNBOOKS_URL}" in settings
     for dashboard in DASHBOARDS.values():

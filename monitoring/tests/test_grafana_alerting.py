@@ -1,4 +1,4 @@
-"""Grafana's alert rules: the conditions of Prometheus' alerts and no others, sent to somebody, and to nobody twice."""
+"""Grafana's alert rules have the conditions of Prometheus' alerts, and each alert is sent exactly once."""
 
 import re
 from typing import Any
@@ -13,12 +13,12 @@ from monitoring.tests.test_rules import RECORDED, rules
 
 FOLDER = ROOT / "monitoring" / "grafana-alerting"
 OPERATORS = {"gt": ">", "lt": "<"}
-# Rules that Prometheus cannot have, because they are about its own silence.
-WATCHERS = {"PrometheusSilent", "AlertmanagerSilent"}
+# Only in Grafana, because Prometheus cannot report its own outage.
+ONLY_IN_GRAFANA = {"PrometheusSilent", "AlertmanagerSilent"}
 
 
 def load(name: str) -> Any:
-    """Return what a provisioning file says."""
+    """Return the content of a provisioning file."""
     return yaml.safe_load((FOLDER / f"{name}.yml").read_text(encoding="utf-8"))
 
 
@@ -31,7 +31,7 @@ RULES = [
 
 
 def condition(rule: dict[str, Any]) -> str:
-    """Return what a rule compares, as PromQL."""
+    """Return the condition of a rule as PromQL."""
     query, threshold = rule["data"]
     assert (query["refId"], query["datasourceUid"], query["model"]["instant"]) == ("A", "prometheus", True)
     assert (threshold["refId"], threshold["datasourceUid"], rule["condition"]) == ("C", "__expr__", "C")
@@ -42,11 +42,11 @@ def condition(rule: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_is_prometheus_alert_of_that_name(rule: dict[str, Any]):
+def test_rule_matches_the_prometheus_alert_of_the_same_name(rule: dict[str, Any]):
     expression = rule["data"][0]["model"]["expr"]
-    assert re.fullmatch(r"[a-z_:0-9]+(\{[^}]*\})?", expression), "a recorded series and nothing more"
+    assert re.fullmatch(r"[a-z_:0-9]+(\{[^}]*\})?", expression), "must be a recorded series"
     assert selected(expression) <= RECORDED
-    if rule["title"] in WATCHERS:
+    if rule["title"] in ONLY_IN_GRAFANA:
         return
     alert = rule["title"].split(" over ")[0]
     same = [(item["expr"], item.get("for", "0s"), item["labels"]) for item in rules() if item.get("alert") == alert]
@@ -54,7 +54,7 @@ def test_a_rule_is_prometheus_alert_of_that_name(rule: dict[str, Any]):
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_rule_names_a_runbook_and_survives_interpolation(rule: dict[str, Any]):
+def test_rule_links_a_runbook_and_contains_no_variables(rule: dict[str, Any]):
     url = rule["annotations"]["runbook_url"]
     assert (ROOT / "docs" / "runbooks" / url.removeprefix(f"{RUNBOOKS_URL}/")).is_file()
     texts = [*rule["annotations"].values(), *rule["labels"].values()]
@@ -67,7 +67,7 @@ def test_uids_are_unique_and_short():
 
 
 def receiver(labels: dict[str, str]) -> tuple[str, bool]:
-    """Return who gets an alert with these labels, and whether the route is mute; the first route that fits counts."""
+    """Return the receiver of an alert with these labels, and whether its route is muted; the first match counts."""
     (policy,) = load("policies")["policies"]
     operators = {"=": lambda left, right: left == right}
     for route in policy["routes"]:
@@ -77,29 +77,29 @@ def receiver(labels: dict[str, str]) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_nobody_is_told_twice(rule: dict[str, Any]):
+def test_each_alert_is_sent_once(rule: dict[str, Any]):
     labels = {**rule["labels"], "alertname": rule["title"], "grafana_folder": "Bank"}
     if rule["labels"].get("receiver") == "autoscaler":
         assert receiver(labels) == ("autoscaler", False)
-    elif rule["title"] in WATCHERS:
+    elif rule["title"] in ONLY_IN_GRAFANA:
         assert receiver(labels) == ("slack", False)
         assert rule["noDataState"] == "Alerting"
     else:
-        assert receiver(labels) == ("slack", True), "Alertmanager tells of it"
+        assert receiver(labels) == ("slack", True), "Alertmanager sends it"
         assert (rule["noDataState"], rule["execErrState"]) == ("OK", "OK")
 
 
-def test_an_alert_made_by_hand_is_told():
+def test_alert_created_in_grafana_is_sent():
     assert receiver({"alertname": "Mine", "grafana_folder": "Other"}) == ("slack", False)
 
 
-def test_a_lasting_surge_keeps_the_autoscaler_awake():
+def test_lasting_surge_triggers_the_autoscaler_repeatedly():
     (policy,) = load("policies")["policies"]
-    wake_up = next(route for route in policy["routes"] if route["receiver"] == "autoscaler")
-    assert (wake_up["group_wait"], wake_up["group_interval"], wake_up["repeat_interval"]) == ("0s", "15s", "30s")
+    trigger = next(route for route in policy["routes"] if route["receiver"] == "autoscaler")
+    assert (trigger["group_wait"], trigger["group_interval"], trigger["repeat_interval"]) == ("0s", "15s", "30s")
 
 
-def test_policies_name_contact_points_and_mute_times_that_exist():
+def test_policies_use_existing_contact_points_and_mute_times():
     points = {point["name"]: point["receivers"] for point in load("contact-points")["contactPoints"]}
     policies = load("policies")
     mutes = {mute["name"] for mute in policies["muteTimes"]}

@@ -1,4 +1,4 @@
-"""The way of logs: what containers write, what the agent reads of it, and what dashboards and links ask for."""
+"""Log pipeline: the lines that containers write, the agent parses, and dashboards and links query."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ LOGQL = [pytest.param(query, id=query.panel) for query in panel_queries() if que
 
 
 def load(path: str) -> Any:
-    """Return what a YAML file says."""
+    """Return the content of a YAML file."""
     return yaml.safe_load((ROOT / path).read_text(encoding="utf-8"))
 
 
@@ -32,8 +32,8 @@ def stages(kind: str) -> list[Any]:
     return [stage[kind] for stage in STAGES if kind in stage]
 
 
-def asked(expression: str) -> set[str]:
-    """Return the labels and fields that a LogQL expression names."""
+def fields_of(expression: str) -> set[str]:
+    """Return the labels and fields used in a LogQL expression."""
     unquoted = re.sub(r"\"[^\"]*\"|`[^`]*`", '""', expression)
     named = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)\s*\"\"", unquoted))
     return named.union(*(re.findall(r"\w+", group) for group in re.findall(r"\bby \(([^)]*)\)", unquoted)))
@@ -48,12 +48,12 @@ def test_labels_are_few_and_ids_are_metadata():
 
 
 @pytest.mark.parametrize("query", LOGQL)
-def test_queries_ask_for_what_the_agent_sets(query: PanelQuery):
-    names = asked(query.expr)
+def test_queries_use_labels_that_the_agent_sets(query: PanelQuery):
+    names = fields_of(query.expr)
     assert names and names <= LOW_CARDINALITY | METADATA
 
 
-def test_links_between_logs_and_traces_ask_for_what_the_agent_sets():
+def test_links_between_logs_and_traces_use_labels_that_the_agent_sets():
     sources = {
         source["uid"]: source["jsonData"] for source in load("monitoring/grafana-datasources.yml")["datasources"]
     }
@@ -62,10 +62,10 @@ def test_links_between_logs_and_traces_ask_for_what_the_agent_sets():
     assert derived["matcherRegex"] in METADATA
     to_logs = sources["tempo"]["tracesToLogsV2"]
     assert to_logs["datasourceUid"] in sources
-    assert asked(to_logs["query"]) <= LOW_CARDINALITY | METADATA
+    assert fields_of(to_logs["query"]) <= LOW_CARDINALITY | METADATA
 
 
-def test_services_and_nginx_write_what_the_agent_reads():
+def test_services_and_nginx_write_the_fields_that_the_agent_parses():
     parsed = stages("json")[-1]["expressions"].values()
     formatter = JsonFormatter({"service": "account-service", "version": "v1", "track": "stable"})
     line = json.loads(formatter.format(logging.makeLogRecord({"levelname": "INFO", "msg": "text"})))
@@ -74,27 +74,27 @@ def test_services_and_nginx_write_what_the_agent_reads():
     assert {"service", "request_id", "status", "track", "version"} <= set(re.findall(r'"(\w+)":', log_format))
 
 
-def test_docker_writes_whose_each_line_is():
-    wrapping = stages("json")[1]["expressions"]
+def test_docker_adds_project_service_and_container_to_each_line():
+    envelope = stages("json")[1]["expressions"]
     services = load("docker-compose.yml")["services"]
     assert len(services) > 15
     for name, service in services.items():
         options = service["logging"]["options"]
         assert {f'"{label}"' for label in options["labels"].split(",")} == {
-            wrapping["project"],
-            wrapping["compose_service"],
+            envelope["project"],
+            envelope["compose_service"],
         }, name
-        assert (options["tag"], wrapping["container"]) == ("{{.Name}}", "tag")
+        assert (options["tag"], envelope["container"]) == ("{{.Name}}", "tag")
 
 
-def test_what_is_not_ours_is_dropped_before_it_is_read():
+def test_lines_of_other_containers_are_dropped_before_parsing():
     kinds = [next(iter(stage)) for stage in STAGES]
     (dropped,) = stages("match")
     assert (dropped["selector"], dropped["action"]) == ('{project=""}', "drop")
     assert kinds.index("labels") < kinds.index("match") < kinds.index("output")
 
 
-def test_old_lines_and_traces_are_removed():
+def test_retention_of_logs_and_traces():
     loki, tempo = load("monitoring/loki-config.yml"), load("monitoring/tempo-config.yml")
     assert loki["compactor"]["retention_enabled"] and loki["limits_config"]["retention_period"] == "744h"
     assert tempo["backend_worker"]["compaction"]["block_retention"] == "168h"

@@ -1,4 +1,4 @@
-"""Alert rules: they do what they say in promtool's own tests, each is tested both ways, and each has its runbook."""
+"""Alert rules pass promtool's tests; each alert has a firing test, a quiet test and a runbook."""
 
 import re
 import shutil
@@ -12,15 +12,15 @@ import pycountry
 import pytest
 import yaml
 
-from shared.testing.paths import ROOT
 from shared.currencies import NO_MINOR_UNIT, decimals
 
+ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "Drill"]
 FILES = sorted(RULES.glob("*.yml"))
 TESTS = sorted((RULES / "tests").glob("*.yml"))
-# What scripts/stack/stack_files.py writes for each stack.
+# Written by scripts/stack/stack_files.py for each stack.
 OF_THE_STACK = {"service:replicas:configured", "service:cpu:limit_cores", "service:memory:limit_bytes"}
 
 
@@ -37,7 +37,7 @@ RECORDED = {rule["record"] for rule in rules() if "record" in rule} | OF_THE_STA
 
 @pytest.fixture(scope="session")
 def promtool() -> str:
-    """Skip, visibly, where promtool cannot be had."""
+    """Path of promtool; skips the test if it is not installed."""
     found = shutil.which("promtool")
     if found is None:
         pytest.skip("promtool is not installed; on Debian: apt-get install prometheus")
@@ -45,13 +45,13 @@ def promtool() -> str:
 
 
 def run(*command: str | Path) -> None:
-    """Run a program that has to succeed."""
+    """Run a program and require exit code 0."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
 
 
 def cases() -> dict[str, set[str]]:
-    """Return how each alert is tested: firing, quiet or both."""
+    """Return whether each alert is tested firing, quiet or both."""
     found: dict[str, set[str]] = defaultdict(set)
     for file in TESTS:
         for test in yaml.safe_load(file.read_text(encoding="utf-8"))["tests"]:
@@ -60,16 +60,16 @@ def cases() -> dict[str, set[str]]:
     return found
 
 
-def test_the_rules_are_valid(promtool: str) -> None:
+def test_rules_are_valid(promtool: str) -> None:
     run(promtool, "check", "rules", *FILES)
 
 
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
-def test_the_rules_do_what_they_say(promtool: str, file: Path) -> None:
+def test_rules_pass_their_promtool_tests(promtool: str, file: Path) -> None:
     run(promtool, "test", "rules", file)
 
 
-def test_money_moved_knows_the_decimals_of_every_currency() -> None:
+def test_money_moved_uses_the_decimals_of_every_currency() -> None:
     (rule,) = (rule for rule in rules() if rule.get("record") == "currency_type:money_moved:rate1m")
     none, three, four = (set(codes.split("|")) for codes in re.findall(r'=~"([A-Z|]+)"', rule["expr"]))
     for currency in pycountry.currencies:
@@ -80,13 +80,13 @@ def test_money_moved_knows_the_decimals_of_every_currency() -> None:
 
 def test_every_alert_is_tested_firing_and_quiet() -> None:
     both = {name: {"firing", "quiet"} for name in NAMES}
-    # The one that always fires.
+    # Always firing.
     both["Watchdog"] = {"firing"}
     assert cases() == both
 
 
 @pytest.mark.parametrize("rule", ALERTS, ids=lambda rule: rule["alert"])
-def test_an_alert_compares_a_recorded_series_and_tells_what_to_do(rule: dict[str, Any]) -> None:
+def test_alert_compares_a_recorded_series_and_has_a_runbook(rule: dict[str, Any]) -> None:
     if rule["alert"] != "Watchdog":
         found = re.fullmatch(r"([a-zA-Z0-9_:]+)(\{[^}]*\})? [<>] [0-9. *]+", rule["expr"])
         assert found is not None and found[1] in RECORDED, rule["expr"]
@@ -105,7 +105,7 @@ def test_every_alert_has_a_runbook_with_all_sections(name: str) -> None:
     assert all(part.strip() for part in parts[2::2]), "a section is empty"
 
 
-def test_no_runbook_is_about_an_alert_that_is_not_there() -> None:
+def test_every_runbook_belongs_to_an_alert() -> None:
     assert _stems(RUNBOOKS.glob("*.md")) == set(NAMES)
 
 

@@ -1,4 +1,4 @@
-"""What scripts/stack/stack_files.py and stack_secrets.py tell Prometheus and Alertmanager about a stack."""
+"""Files that scripts/stack/stack_files.py and stack_host.py generate for Prometheus and Alertmanager, and secrets."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 
-from scripts.stack import stack_files, stack_secrets
+from scripts.stack import stack_files, stack_secrets as stack_host
 from shared.testing import lab_keys
 
 STACK = {
@@ -24,7 +24,7 @@ STACK = {
 
 @pytest.fixture(autouse=True)
 def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Set the variables of .env, and a folder."""
+    """Set the variables of .env and VAR_DIR."""
     for name, value in {**STACK, "VAR_DIR": str(tmp_path)}.items():
         monkeypatch.setenv(name, value)
     for name in ("SLACK_WEBHOOK_URL_FILE", "DEAD_MANS_SWITCH_URL_FILE", "NGINX_TLS_CERTIFICATE", "NGINX_TLS_KEY"):
@@ -34,11 +34,11 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"), [("256M", 268435456), ("1g", 1073741824), ("64mb", 67108864), ("1024", 1024), ("5k", 5120)]
 )
-def test_sizes_are_read_as_docker_reads_them(text: str, expected: int) -> None:
-    assert stack_secrets.memory_bytes(text) == expected
+def test_sizes_are_parsed_like_docker_does(text: str, expected: int) -> None:
+    assert stack_host.memory_bytes(text) == expected
 
 
-def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path: Path) -> None:
+def test_generated_rules_are_valid_and_contain_replicas_and_limits(tmp_path: Path) -> None:
     assert stack_files.main() == 0
     file = tmp_path / "docker" / "prometheus" / "rules.yml"
     rules = {
@@ -53,7 +53,7 @@ def test_the_rules_of_the_stack_are_valid_and_tell_replicas_and_limits(tmp_path:
         subprocess.run([promtool, "check", "rules", str(file)], check=True, capture_output=True)
 
 
-def test_without_addresses_alerts_go_to_the_sink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_alerts_go_to_the_sink_without_receivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert stack_files.main() == 0
     secrets = tmp_path / "docker" / "secrets"
     for name in ("slack_webhook_url", "dead_mans_switch_url"):
@@ -64,33 +64,35 @@ def test_without_addresses_alerts_go_to_the_sink(tmp_path: Path, monkeypatch: py
     assert (secrets / "slack_webhook_url").read_text(encoding="utf-8") == "https://hooks.example/1"
 
 
-def test_a_wrong_size_is_named(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_size_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_MEMORY", "much")
     assert stack_files.main() == 1
     assert "SERVICE_MEMORY: much is no size" in capsys.readouterr().err
 
 
-def test_a_new_secret_is_seen_by_who_has_the_file_mounted(tmp_path: Path) -> None:
-    stack_secrets.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
+def test_changed_secret_keeps_its_inode_for_mounts(tmp_path: Path) -> None:
+    stack_host.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
     jwks = tmp_path / "secrets" / "jwks"
     before = jwks.stat().st_ino
-    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
+    assert stack_host.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
     assert (jwks.read_text(encoding="utf-8"), jwks.stat().st_ino, jwks.stat().st_mode & 0o777) == ("{}", before, 0o644)
 
 
-def test_half_of_tls_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_certificate_without_key_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("NGINX_TLS_CERTIFICATE", __file__)
     assert stack_files.main() == 1
     assert "NGINX_TLS_KEY: set both or neither" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["grafana_admin_password", "postgres_password", "service_token", "autoscale_token"])
-def test_a_secret_that_somebody_gives_is_no_default_of_anything(tmp_path: Path, name: str) -> None:
+def test_well_known_secret_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        stack_secrets.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
+        stack_host.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
 
 
-def test_the_token_of_a_rollouts_own_requests_is_confined_and_new_each_time(tmp_path: Path) -> None:
+def test_synthetic_token_is_restricted_and_new_each_time(tmp_path: Path) -> None:
     lab = lab_keys.ensure(tmp_path)
     tokens = [stack_files.given_secrets(lab)["synthetic_token"] for _ in range(2)]
     claims = jwt.decode(tokens[0], options={"verify_signature": False})
@@ -98,21 +100,21 @@ def test_the_token_of_a_rollouts_own_requests_is_confined_and_new_each_time(tmp_
     assert "bank:synthetic" in claims["scope"].split() and "bank:operator" not in claims["scope"]
 
 
-def test_secrets_that_nobody_gives_are_made_and_differ(tmp_path: Path) -> None:
-    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
+def test_missing_secrets_are_generated_and_differ(tmp_path: Path) -> None:
+    made = stack_host.secret_values(tmp_path, {"jwks": "{}"})
     chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
     assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32
 
 
-def test_any_password_gets_into_the_address_of_the_database(tmp_path: Path) -> None:
+def test_password_is_escaped_in_the_database_url(tmp_path: Path) -> None:
     password = "p@ss/w:rd?100% #1"
-    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
+    made = stack_host.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
     address = make_url(made["account_database_url"])
     assert (address.host, address.password, made["account_password"]) == ("postgres", password, password)
 
 
 @pytest.mark.parametrize("password", ["at@the-gate-17", 'quoted"-enough', "per%cent-enough", "two words, and more"])
-def test_a_password_that_nats_would_read_otherwise_is_refused(tmp_path: Path, password: str) -> None:
-    with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as refused:
-        stack_secrets.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
-    assert password not in str(refused.value)
+def test_password_that_nats_cannot_parse_is_rejected(tmp_path: Path, password: str) -> None:
+    with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as rejected:
+        stack_host.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
+    assert password not in str(rejected.value)

@@ -1,4 +1,4 @@
-"""How swarm_stack.py converts a resolved compose stack for Swarm; the autoscaling drill deploys it (--swarm)."""
+"""Stack files that scripts/stack/swarm_stack.py generates from Compose's; the autoscaling drill runs one (--swarm)."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import yaml
 
 from scripts.stack.swarm_stack import stack
 
-# As `docker compose config --format json` has it (shortened).
+# Output of `docker compose config --format json` (shortened).
 CONFIG: dict[str, Any] = {
     "name": "bank",
     "services": {
@@ -55,12 +55,12 @@ STACK = stack(CONFIG)
 
 
 def deployed(service: str) -> dict[str, Any]:
-    """Return how Swarm runs a service."""
+    """Return the deploy section of a service."""
     found: dict[str, Any] = STACK["services"][service]["deploy"]
     return found
 
 
-def test_what_scales_is_found_by_name_and_labelled_where_the_autoscaler_looks() -> None:
+def test_services_use_dns_round_robin_and_have_autoscaler_labels() -> None:
     assert all(service["deploy"]["endpoint_mode"] == "dnsrr" for service in STACK["services"].values())
     account = deployed("account-service")
     assert (account["mode"], account["replicas"]) == ("replicated", 2)
@@ -68,22 +68,22 @@ def test_what_scales_is_found_by_name_and_labelled_where_the_autoscaler_looks() 
     assert account["restart_policy"]["condition"] == "any"
     checks = {name: service.get("healthcheck") for name, service in STACK["services"].items()}
     assert checks["account-service"] == {"interval": "2s", "retries": 8} and checks["nginx"] is None
-    # Else a migration that takes longer than a service to start would be ended.
+    # Otherwise a migration that takes longer than the start of a service would be killed.
     assert checks["account-migrate"] == {"disable": True}
 
 
-def test_one_shots_are_jobs_that_are_tried_until_they_succeed() -> None:
+def test_one_shot_services_become_jobs_with_retries() -> None:
     job = deployed("account-migrate")
     assert (job["mode"], job["restart_policy"]["condition"]) == ("replicated-job", "on-failure")
 
 
-def test_only_what_holds_the_socket_is_bound_to_a_manager() -> None:
+def test_only_socket_proxies_are_placed_on_managers() -> None:
     placed = {name: service["deploy"].get("placement") for name, service in STACK["services"].items()}
     assert placed.pop("docker-proxy") == {"constraints": ["node.role == manager"]}
     assert set(placed.values()) == {None}
 
 
-def test_networks_stay_closed_and_every_tmpfs_keeps_its_size() -> None:
+def test_networks_stay_internal_and_tmpfs_mounts_keep_their_size() -> None:
     assert STACK["networks"] == {
         "edge": {"driver": "overlay", "attachable": True, "internal": False},
         "backend": {"driver": "overlay", "attachable": True, "internal": True},
@@ -99,7 +99,7 @@ def test_networks_stay_closed_and_every_tmpfs_keeps_its_size() -> None:
     assert deployed("nginx")["resources"]["limits"] == {"cpus": "0.5", "memory": "134217728", "pids": 64}
 
 
-def test_docker_takes_it(tmp_path: Path) -> None:
+def test_docker_accepts_the_stack_file(tmp_path: Path) -> None:
     if not shutil.which("docker"):
         pytest.skip("no Docker client here")
     file = tmp_path / "stack.yml"
