@@ -12,9 +12,9 @@ import pycountry
 import pytest
 import yaml
 
+from shared.testing.paths import ROOT
 from shared.currencies import NO_MINOR_UNIT, decimals
 
-ROOT = Path(__file__).resolve().parents[2]
 RULES = ROOT / "monitoring" / "rules"
 RUNBOOKS = ROOT / "docs" / "runbooks"
 SECTIONS = ["Meaning", "Impact", "Diagnosis", "Mitigation", "Drill"]

@@ -1,4 +1,4 @@
-"""Files that scripts/stack/stack_files.py and stack_host.py generate for Prometheus and Alertmanager, and secrets."""
+"""What stack_files.py and stack_secrets.py write for Prometheus and Alertmanager about one stack."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import jwt
 import pytest
 from sqlalchemy import make_url
 
-from scripts.stack import stack_files, stack_secrets as stack_host
+from scripts.stack import stack_files, stack_secrets
 from shared.testing import lab_keys
 
 STACK = {
@@ -35,7 +35,7 @@ def stack(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("text", "expected"), [("256M", 268435456), ("1g", 1073741824), ("64mb", 67108864), ("1024", 1024), ("5k", 5120)]
 )
 def test_sizes_are_parsed_like_docker_does(text: str, expected: int) -> None:
-    assert stack_host.memory_bytes(text) == expected
+    assert stack_secrets.memory_bytes(text) == expected
 
 
 def test_generated_rules_are_valid_and_contain_replicas_and_limits(tmp_path: Path) -> None:
@@ -71,10 +71,10 @@ def test_invalid_size_is_reported(capsys: pytest.CaptureFixture[str], monkeypatc
 
 
 def test_changed_secret_keeps_its_inode_for_mounts(tmp_path: Path) -> None:
-    stack_host.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
+    stack_secrets.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
     jwks = tmp_path / "secrets" / "jwks"
     before = jwks.stat().st_ino
-    assert stack_host.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
+    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
     assert (jwks.read_text(encoding="utf-8"), jwks.stat().st_ino, jwks.stat().st_mode & 0o777) == ("{}", before, 0o644)
 
 
@@ -89,7 +89,7 @@ def test_certificate_without_key_is_rejected(
 @pytest.mark.parametrize("name", ["grafana_admin_password", "postgres_password", "service_token", "autoscale_token"])
 def test_well_known_secret_is_rejected(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        stack_host.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
+        stack_secrets.secret_values(tmp_path, {"jwks": "{}", name: "admin"})
 
 
 def test_synthetic_token_is_restricted_and_new_each_time(tmp_path: Path) -> None:
@@ -101,14 +101,14 @@ def test_synthetic_token_is_restricted_and_new_each_time(tmp_path: Path) -> None
 
 
 def test_missing_secrets_are_generated_and_differ(tmp_path: Path) -> None:
-    made = stack_host.secret_values(tmp_path, {"jwks": "{}"})
+    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
     chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
     assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32
 
 
 def test_password_is_escaped_in_the_database_url(tmp_path: Path) -> None:
     password = "p@ss/w:rd?100% #1"
-    made = stack_host.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
+    made = stack_secrets.secret_values(tmp_path, {"jwks": "{}", "account_password": f"{password}\n"})
     address = make_url(made["account_database_url"])
     assert (address.host, address.password, made["account_password"]) == ("postgres", password, password)
 
@@ -116,5 +116,5 @@ def test_password_is_escaped_in_the_database_url(tmp_path: Path) -> None:
 @pytest.mark.parametrize("password", ["at@the-gate-17", 'quoted"-enough', "per%cent-enough", "two words, and more"])
 def test_password_that_nats_cannot_parse_is_rejected(tmp_path: Path, password: str) -> None:
     with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as rejected:
-        stack_host.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
+        stack_secrets.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
     assert password not in str(rejected.value)

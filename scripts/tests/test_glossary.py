@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from scripts.documents import ROOT, tracked
+from shared.testing.documents import ROOT, tracked
 
 GLOSSARY = ROOT / "docs" / "glossary.md"
 # Regular expressions, ignoring case, each with a suggestion.
