@@ -15,7 +15,7 @@ from app.measurements import Measured
 from app.replica import NUMBER, PROJECT, SERVICE
 from app.scalers import AUTOSCALE, TRACK, Replicas, Rolling, ScalingError
 from app.settings import AutoscaleSettings
-from shared.testing.fixtures import Lab
+from shared.testing.fixtures import Lab, assert_prompt
 
 TOKEN = "a-secret-for-webhooks"
 ACCOUNT = "account-service"
@@ -266,3 +266,10 @@ class Engine:
 def _has(labels: Mapping[str, str], query: dict[str, str]) -> bool:
     wanted = orjson.loads(query.get("filters", "{}")).get("label", [])
     return all(labels.get(one.partition("=")[0]) == one.partition("=")[2] for one in wanted)
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    """Return once the condition holds."""
+    with assert_prompt():
+        while not condition():
+            await asyncio.sleep(0.01)

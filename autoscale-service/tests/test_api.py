@@ -14,7 +14,7 @@ import pytest
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import ACCOUNT, TOKEN, World
+from tests.support import ACCOUNT, TOKEN, World, until
 
 ALERT = {
     "status": "firing",
@@ -72,9 +72,7 @@ async def test_an_alert_is_accepted_and_wakes_the_loop(
     before = counted("accepted")
     answer = await client.post(HOOK, json=payload)
     assert (answer.status_code, answer.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
-    async with asyncio.timeout(5):
-        while not world.changes:
-            await asyncio.sleep(0.01)
+    await until(lambda: world.changes)
     assert world.changes[0][1] == 4
     assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
 
@@ -197,9 +195,7 @@ async def test_an_operator_pauses_and_resumes(client: httpx.AsyncClient, world: 
     await asyncio.sleep(0.1)
     assert world.changes == []
     assert (await client.post("/resume", headers=lab.operator())).json()["paused"] is None
-    async with asyncio.timeout(5):
-        while not world.changes:
-            await asyncio.sleep(0.01)
+    await until(lambda: world.changes)
 
 
 @pytest.mark.parametrize("path", ["/pause", "/resume"])
@@ -227,15 +223,11 @@ async def test_everybody_may_see_replicas_and_decisions_and_not_who_paused_or_wh
 ) -> None:
     world.load = lambda _now: 400
     await client.post(HOOK, json=ALERTMANAGER)
-    async with asyncio.timeout(5):
-        while not application.app.state.controller.status()[ACCOUNT]["last_actions"]:
-            await asyncio.sleep(0.01)
+    await until(lambda: application.app.state.controller.status()[ACCOUNT]["last_actions"])
     world.fails = lambda operation: operation == "create"
     world.load = lambda _now: 4000
     await client.post(HOOK, json=ALERTMANAGER)
-    async with asyncio.timeout(5):
-        while len(application.app.state.controller.status()[ACCOUNT]["last_actions"]) < 2:
-            await asyncio.sleep(0.01)
+    await until(lambda: len(application.app.state.controller.status()[ACCOUNT]["last_actions"]) == 2)
     await client.post("/pause", headers=lab.operator())
     answer = await client.get("/health/summary")
     summary = answer.json()

@@ -23,7 +23,7 @@ from app.state import StateFolder
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from tests.conftest import served
-from tests.support import ACCOUNT, TOKEN, Engine, World, make_settings
+from tests.support import ACCOUNT, TOKEN, Engine, World, make_settings, until
 
 URL = "http://prometheus:9090"
 
@@ -136,11 +136,9 @@ async def test_the_loop_outlives_surprises_and_wakes_at_once(
 
     monkeypatch.setattr(loop, "beat", beat)
     running = asyncio.create_task(loop.run())
-    await asyncio.sleep(0.1)
-    assert len(beats) == 3
+    await until(lambda: len(beats) == 3)
     loop.wake()
-    await asyncio.sleep(0.05)
-    assert len(beats) == 4
+    await until(lambda: len(beats) == 4)
     running.cancel()
     folder.close()
 

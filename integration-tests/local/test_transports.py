@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.local_stack import EmbeddedBank
-from harness.client import assert_exactly_once, transfers_under_way, usd
+from harness.client import assert_exactly_once, eventually, transfers_under_way, usd
 
-from shared.testing.paths import ROOT
+from shared.testing.local_stack import ROOT
 from shared.testing.postgres import PostgresServer
 from shared.testing.processes import Process, stop_all
 
@@ -32,7 +32,8 @@ def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
         stop_all([server])
         during = len(history.acknowledged)
         time.sleep(2)
-        assert len(history.acknowledged) > during and history.retries == []
+        eventually(lambda: len(history.acknowledged) > during)
+        assert history.retries == []
         server.start()
         time.sleep(0.5)
     assert_exactly_once(bank, history, source, target, 100_000)
@@ -53,7 +54,7 @@ def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], t
             back = time.monotonic()
             while bank.post("/transfers", usd(1, from_account=target, to_account=source)).status_code == 503:
                 time.sleep(0.1)
-            assert time.monotonic() - back < 10
+            assert time.monotonic() - back < 20
             bank.post("/transfers", usd(1, from_account=source, to_account=target))
             time.sleep(1)
         assert history.retries, "the outage was noticed"

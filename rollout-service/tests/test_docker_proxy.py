@@ -116,7 +116,7 @@ async def test_of_two_stops_at_once_one_is_refused(docker: httpx.AsyncClient, en
     """Docker lists a container as running for as long as it finishes its requests."""
     engine.stopped.clear()
     stops = [asyncio.create_task(docker.post(f"/containers/{one}/stop")) for one in (STABLE, SECOND)]
-    done, _ = await asyncio.wait(stops, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    done, _ = await asyncio.wait(stops, return_when=asyncio.FIRST_COMPLETED)
     assert [task.result().status_code for task in done] == [403]
     assert (await docker.delete(f"/containers/{SECOND}")).status_code == 403
     engine.stopped.set()

@@ -25,7 +25,7 @@ from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.states import SERVICES, Rollout
 from app.synthetic import Synthetic
-from shared.testing.fixtures import Lab
+from shared.testing.fixtures import Lab, assert_prompt
 from tests.world import NOW, at_step, begun, done, verdict
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -203,7 +203,7 @@ async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pyt
     before = FAILURES.labels("notify")._value.get()  # pylint: disable=protected-access
     notifier = Notifier(httpx.AsyncClient(transport=httpx.MockTransport(slack)), "http://hooks.example/secret")
     sending = asyncio.create_task(notifier.run())
-    async with asyncio.timeout(1):
+    with assert_prompt():
         for _ in range(103):
             await notifier.tell(state, state.history[0])
             await asyncio.sleep(0)

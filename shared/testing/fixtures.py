@@ -47,6 +47,26 @@ hypothesis.settings.register_profile("search", _NIGHT if SEARCH_FACTOR > 1 else 
 hypothesis.settings.load_profile("search")
 
 
+# What a busy machine may add to work of milliseconds; a delay that a test rules out has to be longer.
+BUSY_SECONDS = 15
+
+
+@contextmanager
+def assert_prompt() -> Iterator[None]:
+    """Fail if the block takes as long as the delay that it must not have. It holds at a load average of 8."""
+    begun = time.monotonic()
+    yield
+    assert (took := time.monotonic() - begun) < BUSY_SECONDS, f"{took:.1f} s"
+
+
+@contextmanager
+def assert_cpu_below(seconds: float) -> Iterator[None]:
+    """Fail if the block computes for longer than this; what other processes do does not count."""
+    begun = time.thread_time()
+    yield
+    assert (took := time.thread_time() - begun) < seconds, f"{took:.3f} s of CPU"
+
+
 def examples(count: int) -> int:
     """Return how many examples a property test tries: the count on a pull request, SEARCH_FACTOR times it at night."""
     return count * SEARCH_FACTOR

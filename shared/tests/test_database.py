@@ -4,7 +4,6 @@ import asyncio
 import socket
 import sqlite3
 import threading
-import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -44,7 +43,7 @@ from shared.db.database import (
 )
 from shared.http.idempotency import StoredResponse
 from shared.ids import new_id, utc_now
-from shared.testing.fixtures import create_tables, opened
+from shared.testing.fixtures import assert_prompt, create_tables, opened
 
 metadata = MetaData()
 keys = idempotency.table(metadata)
@@ -274,11 +273,9 @@ async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_ur
 
 async def test_a_statement_that_takes_too_long_is_an_outage_and_the_connection_is_good_again(postgres_url: str) -> None:
     engine = create_engine(postgres_url, statement_seconds=1)
-    begun = time.monotonic()
-    with pytest.raises(DBAPIError) as caught:
+    with assert_prompt(), pytest.raises(DBAPIError) as caught:
         async with engine.connect() as connection:
             await connection.execute(text("SELECT pg_sleep(20)"))
-    assert time.monotonic() - begun < 4
     assert is_unavailable(caught.value) and not is_retryable(caught.value)
     await ping(engine)
     await engine.dispose()
@@ -288,32 +285,35 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_an_outage() -
     # The kernel takes the connections; nobody looks at them.
     with socket.create_server(("127.0.0.1", 0)) as server:
         engine = create_engine(f"postgresql+asyncpg://bank@127.0.0.1:{server.getsockname()[1]}/bank")
-        begun = time.monotonic()
-        with pytest.raises(Exception) as caught:
+        with assert_prompt(), pytest.raises(Exception) as caught:
             await ping(engine)
-        assert time.monotonic() - begun < 8 and is_unavailable(caught.value), repr(caught.value)
+        assert is_unavailable(caught.value), repr(caught.value)
     await engine.dispose()
 
 
 @pytest.mark.parametrize(
-    ("isolation", "orders"), [("READ COMMITTED", [(1, 2), (2, 1)]), ("SERIALIZABLE", [(1, 2), (1, 2)])]
+    ("isolation", "orders"), [("READ COMMITTED", [(1, 2), (2, 1)]), ("SERIALIZABLE", [(1,), (2,)])]
 )
 async def test_a_deadlock_and_a_serialization_failure_are_run_again(
-    postgres_engine: AsyncEngine, isolation: str, orders: list[tuple[int, int]]
+    postgres_engine: AsyncEngine, isolation: str, orders: list[tuple[int, ...]]
 ) -> None:
     async with write_transaction(postgres_engine) as connection:
         await connection.execute(
             text("CREATE TABLE counted AS SELECT n AS id, 0 AS value FROM generate_series(1, 2) n")
         )
 
-    async def update_both(order: tuple[int, int]) -> None:
+    both_have_written = asyncio.Barrier(2)
+
+    async def update(order: tuple[int, ...]) -> None:
         async with write_transaction(postgres_engine) as connection:
             await connection.execute(text(f"SET TRANSACTION ISOLATION LEVEL {isolation}"))
+            await connection.execute(text("SELECT sum(value) FROM counted"))
             for row in order:
                 await connection.execute(text("UPDATE counted SET value = value + 1 WHERE id = :id"), {"id": row})
-                await asyncio.sleep(0.1)
+                if row == order[0]:
+                    await both_have_written.wait()
 
-    (error,) = filter(None, await asyncio.gather(*map(update_both, orders), return_exceptions=True))
+    (error,) = filter(None, await asyncio.gather(*map(update, orders), return_exceptions=True))
     assert is_retryable(error) and not is_unavailable(error)
 
 

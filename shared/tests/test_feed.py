@@ -14,7 +14,7 @@ from shared.testing.ports import free_port
 from shared.messaging import feed
 from shared.runtime.server import Stopping
 from shared.runtime.settings import ServiceSettings
-from shared.testing.fixtures import Lab
+from shared.testing.fixtures import Lab, assert_prompt
 from shared.tests.support import append, events, names, outbox, sequence, served
 from shared.messaging.transport import FeedSource
 from shared.http.web import Service, create_app
@@ -78,18 +78,18 @@ async def test_a_long_poll_ends_as_soon_as_there_are_events(engine: AsyncEngine,
         assert not waiting.done()
         await append(engine, *events(1))
         await sequence(engine)
-        started = time.monotonic()
-        assert names(list((await waiting).raw)) == ["e1"]
-        assert time.monotonic() - started < 2
+        with assert_prompt():
+            assert names(list((await waiting).raw)) == ["e1"]
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_long_poll_ends_by_itself_without_events(url: str, lab: Lab) -> None:
     async with reading(url, lab) as source:
         started = time.monotonic()
-        delivery = await source.receive(7, wait_seconds=1)
+        with assert_prompt():
+            delivery = await source.receive(7, wait_seconds=1)
         assert (delivery.raw, delivery.position) == ([], 7)
-        assert 0.9 < time.monotonic() - started < 3
+        assert time.monotonic() - started > 0.9
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -100,7 +100,8 @@ async def test_a_producer_that_stops_answers_long_polls_at_once(
         waiting = asyncio.create_task(source.receive(3))
         await asyncio.sleep(0.3)
         monkeypatch.setattr(Stopping, "now", True)
-        delivery = await asyncio.wait_for(waiting, 2)
+        with assert_prompt():
+            delivery = await waiting
         assert (delivery.raw, delivery.position) == ([], 3)
 
 

@@ -139,16 +139,18 @@ async def test_a_restart_of_the_server_loses_nothing(bus: NatsBus, nats_server: 
     handler = Remembering()
     consumer_bus = NatsBus(nats_server.url)
     consumer = asyncio.create_task(Consumer(reader(consumer_bus), handler).run())
-    published = 0
+    published, stopped, failed = 0, asyncio.Event(), asyncio.Event()
 
     async def publish_all() -> None:
         nonlocal published
         while published < 200:
+            if published == 100:
+                await stopped.wait()
             try:
                 await bus.publish(events(10, start=published + 1))
                 published += 10
             except (nats.errors.Error, OSError):
-                pass
+                failed.set()
             await asyncio.sleep(0.05)
 
     publisher = asyncio.create_task(publish_all())
@@ -161,8 +163,9 @@ async def test_a_restart_of_the_server_loses_nothing(bus: NatsBus, nats_server: 
 
     await eventually(some_arrived)
     await nats_server.stop()
-    await asyncio.sleep(1)
-    assert published < 200
+    stopped.set()
+    await failed.wait()
+    assert published <= 100
     await nats_server.start()
     await eventually(all_arrived, seconds=30)
     await publisher

@@ -85,7 +85,7 @@ async def test_without_a_broker_events_get_positions_and_commits_wake_the_relay(
             committed = events(1, start=number)
             await append(engine, *committed)
             relay.committed(committed)
-            await eventually(lambda: _head_is(engine, number), seconds=5)
+            await eventually(lambda: _head_is(engine, number))
     assert metric("bank_events_published_total", type="bank.entry.posted") == before + 2
 
 
@@ -236,7 +236,7 @@ async def test_a_relay_that_stops_or_fails_lets_go_of_the_lock(postgres_engine: 
         await eventually(two_led)
         bus.away = False
         await eventually(lambda: _published(postgres_engine, 1))
-    await eventually(nobody_leads, seconds=3)
+    await eventually(nobody_leads)
 
 
 async def test_a_relay_that_stands_by_reports_nothing_pending(postgres_engine: AsyncEngine, postgres_url: str) -> None:
@@ -250,5 +250,5 @@ async def test_a_relay_that_stands_by_reports_nothing_pending(postgres_engine: A
 
         other = create_engine(postgres_url)
         async with running(Relay(other, outbox, None, "test")):
-            await eventually(nothing_pending, seconds=3)
+            await eventually(nothing_pending)
         await other.dispose()
