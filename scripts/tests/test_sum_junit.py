@@ -1,10 +1,14 @@
 """The summary of a run: suites, why tests skipped, what did not run, and the sum as the last line."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.ci import sum_junit
+from shared.testing.local_stack import ROOT
 
 _REPORT = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="2" time="61.5">
 <testcase name="a"/><testcase name="b"><failure message="no"/></testcase>
@@ -21,16 +25,16 @@ def reports(tmp_path: Path) -> list[Path]:
 
 
 def test_it_says_what_ran_what_skipped_and_what_did_not_run(reports: list[Path]) -> None:
-    lines = list(sum_junit.summary(reports, ["compose", "ansible", "local", "simulation"]))
+    lines = list(sum_junit.summary(reports, ["docker", "ansible", "embedded", "simulation"]))
     assert [line.split() for line in lines[:2]] == [
         ["shared", "1", "passed", "1", "failed", "2", "skipped", "62", "s"],
         ["scripts", "2", "passed", "0", "failed", "2", "skipped", "62", "s"],
     ]
     assert lines[2:] == [
         "skipped 4: NGINX is not installed",
-        "not run: compose (needs a Docker engine and minutes: make test-docker)",
+        "not run: docker (needs a Docker engine and minutes: make test-docker)",
         "not run: ansible (needs a Docker engine and minutes: make test-ansible)",
-        "not run: local, simulation (not selected)",
+        "not run: embedded, simulation (not selected)",
         "3 passed, 1 failed, 4 skipped",
     ]
 
@@ -44,3 +48,32 @@ def test_a_suite_without_a_report_has_failed(tmp_path: Path, reports: list[Path]
 def test_a_failure_is_an_exit_code(reports: list[Path], monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> None:
     monkeypatch.setattr(sum_junit.sys, "argv", ["sum_junit", str(reports[0].with_name(name))])
     assert sum_junit.main() == code
+
+
+_SUITE_WITHOUT_A_STACK = """
+import pytest
+
+@pytest.fixture(scope="session")
+def engine():
+    pytest.skip("no engine")
+
+@pytest.fixture(scope="session")
+def stack():
+    raise OSError("the stack does not start")
+
+@pytest.mark.parametrize("number", range(3))
+def test_engine(engine, number): pass
+
+@pytest.mark.parametrize("number", range(50))
+def test_stack(stack, number): pass
+"""
+
+
+def test_a_stack_that_does_not_start_is_one_error_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "test_stack.py").write_text(_SUITE_WITHOUT_A_STACK, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-p", "shared.testing.fixtures", "--junitxml=stack.xml"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == pytest.ExitCode.INTERRUPTED, done.stdout
+    assert "the fixture stack failed: the stack does not start" in done.stdout and len(done.stdout.splitlines()) < 60
+    assert sum_junit.count(tmp_path / "stack.xml") == (0, 1, 3)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import hypothesis
@@ -70,6 +71,18 @@ def assert_cpu_below(seconds: float) -> Iterator[None]:
 def examples(count: int) -> int:
     """Return how many examples a property test tries: the count on a pull request, SEARCH_FACTOR times it at night."""
     return count * SEARCH_FACTOR
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest) -> Iterator[None]:
+    """Stop the run when a fixture of the whole session fails: every further test would report the same error."""
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        if fixturedef.scope == "session":
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            request.session.shouldstop = f"the fixture {fixturedef.argname} failed: {reason}"
+        raise
 
 
 @pytest.fixture(scope="session")
