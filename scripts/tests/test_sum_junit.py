@@ -25,16 +25,16 @@ def reports(tmp_path: Path) -> list[Path]:
 
 
 def test_it_says_what_ran_what_skipped_and_what_did_not_run(reports: list[Path]) -> None:
-    lines = list(sum_junit.summary(reports, ["docker", "ansible", "embedded", "simulation"]))
+    lines = list(sum_junit.summary(reports, ["compose", "ansible", "local", "simulation"]))
     assert [line.split() for line in lines[:2]] == [
         ["shared", "1", "passed", "1", "failed", "2", "skipped", "62", "s"],
         ["scripts", "2", "passed", "0", "failed", "2", "skipped", "62", "s"],
     ]
     assert lines[2:] == [
         "skipped 4: NGINX is not installed",
-        "not run: docker (needs a Docker engine and minutes: make test-docker)",
+        "not run: compose (needs a Docker engine and minutes: make test-docker)",
         "not run: ansible (needs a Docker engine and minutes: make test-ansible)",
-        "not run: embedded, simulation (not selected)",
+        "not run: local, simulation (not selected)",
         "3 passed, 1 failed, 4 skipped",
     ]
 
