@@ -114,9 +114,9 @@ def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
     )
     log.info("starting on %s:%s", settings.host, settings.port)
     # What was made by now stays for good: collecting it again and again would stall requests for tens of milliseconds.
-    gc.collect()
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
+    gc.enable()  # off since `shared.sigterm` was imported
     server = _Server(config)
     try:
         server.run()

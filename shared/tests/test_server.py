@@ -175,6 +175,17 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
         service.stdin.close()
 
 
+def test_garbage_is_collected_from_the_moment_a_service_serves() -> None:
+    code = (
+        "from shared import sigterm, server; import gc; assert not gc.isenabled();"
+        "server._Server.run = lambda self: print(gc.isenabled(), gc.get_freeze_count() > 1000, flush=True);"
+        "from shared.settings import ProcessSettings;"
+        "settings = ProcessSettings(service='x', port=1, auth_jwks='http://issuer'); server.run(lambda: None, settings)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines()[-1] == "True True", done.stderr
+
+
 def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
     """By a handler: PID 1 of a container ignores a signal that is left to its default."""
     code = "from shared.runtime import sigterm; import time; print(1, flush=True); time.sleep(60)"
