@@ -1,4 +1,1 @@
-"""What the services have in common: events, outbox, group commit, problems, auth, health, logs and metrics.
-
-This package imports from no service.
-"""
+"""Code shared by the services; it imports from no service and nothing from scripts."""

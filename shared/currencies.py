@@ -1,13 +1,13 @@
-"""What ISO 4217 says of currencies that is not in its list of codes: the decimals of their minor units."""
+"""Decimals of the minor units of currencies (ISO 4217); the list of codes does not contain them."""
 
 from collections.abc import Mapping
 
-# Metals, bond market units, baskets, and codes for tests and for no currency: ISO 4217 gives them no minor unit.
+# Metals, bond market units, baskets, test codes and "no currency": ISO 4217 defines no minor unit for them.
 NO_MINOR_UNIT = frozenset(
     {"XAG", "XAU", "XBA", "XBB", "XBC", "XBD", "XDR", "XPD", "XPT", "XSU", "XTS", "XUA", "XXX"},
 )
 
-# The other currencies have two decimals.
+# All other currencies have two decimals.
 _DECIMALS: Mapping[str, int] = {
     **dict.fromkeys(("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "UYI", "VND"), 0),
     **dict.fromkeys(("VUV", "XAF", "XOF", "XPF"), 0),
@@ -17,5 +17,5 @@ _DECIMALS: Mapping[str, int] = {
 
 
 def decimals(currency: str) -> int:
-    """Return how many decimals the minor unit of a currency has; of one that is not in ISO 4217's list, two."""
+    """Return the number of decimals of the minor unit of a currency; two for unknown codes."""
     return _DECIMALS.get(currency, 2)

@@ -1,4 +1,4 @@
-"""Events as CloudEvents 1.0 in JSON, and the models of what they carry.
+"""Events as CloudEvents 1.0 in JSON, and the models of their data.
 
 Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md
 """
@@ -16,13 +16,13 @@ Event = dict[str, Any]
 
 
 class EventData(BaseModel):
-    """Base of what an event carries; consumers ignore fields they do not know, so that producers can add some."""
+    """Base of event data; consumers ignore unknown fields, so that producers can add fields."""
 
     model_config = ConfigDict(frozen=True)
 
 
 class AccountData(EventData):
-    """An account as it is after the event."""
+    """State of an account after the event."""
 
     id: str
     account_number: str
@@ -38,12 +38,12 @@ class AccountData(EventData):
 
 
 class EntryPosted(EventData):
-    """One entry of a posted transaction; `amount` is negative where money leaves the account."""
+    """One entry of a posted transaction; a negative `amount` is a debit."""
 
     transaction_id: str
     type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture"]
     account_id: str
-    counterparty: str = Field(description="Id of the account on the other side.")
+    counterparty: str = Field(description="Id of the other account of the transaction.")
     amount: int
     currency: str
     seq: int
@@ -54,7 +54,7 @@ class EntryPosted(EventData):
 
 
 class TransactionRefused(EventData):
-    """A money movement that the ledger refused; nothing moved. `direction`: what it would have been for the account."""
+    """A money movement that the ledger refused to post; `direction` is its direction for the account."""
 
     transaction_id: str
     type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
@@ -65,12 +65,12 @@ class TransactionRefused(EventData):
     currency: str
     reference: str | None
     created_at: datetime
-    # Events from before there was one have none.
+    # None in events written before the field existed.
     direction: Literal["debit", "credit"] | None = None
 
 
 class HoldData(EventData):
-    """A hold as it is after the event."""
+    """State of a hold after the event."""
 
     id: str
     account_id: str
@@ -81,12 +81,12 @@ class HoldData(EventData):
     expires_at: datetime | None
     transaction_id: str | None
     created_at: datetime
-    # Events from before it was recorded have none.
+    # None in events written before the field existed.
     placed_by: Literal["owner", "operator"] | None = None
 
 
 class TransactionFlagged(EventData):
-    """A finding of a fraud rule; `score` is 0 to 100."""
+    """A finding of a fraud rule; `score` ranges from 0 to 100."""
 
     transaction_id: str
     account_id: str
@@ -111,13 +111,13 @@ DATA_MODELS: dict[str, type[EventData]] = {
 
 
 def known_type(raw: Any) -> str | None:
-    """Return the type of what may be an event, if it is one of ours."""
+    """Return the event type of a raw value, or None if it is not a known type."""
     type_ = raw.get("type") if isinstance(raw, dict) else None
     return type_ if isinstance(type_, str) and type_ in DATA_MODELS else None
 
 
 class CloudEvent(BaseModel):
-    """The envelope a consumer insists on; anything else is a poison event."""
+    """The envelope that consumers require; anything else is a poison event."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -130,7 +130,10 @@ class CloudEvent(BaseModel):
     data: dict[str, Any]
     traceparent: str | None = None
     requestid: str | None = None
-    actor: str | None = Field(None, description="Subject of who made the change; `bank` where nobody asked for it.")
+    actor: str | None = Field(
+        None,
+        description="Subject of the token that requested the change; `bank` for changes that the bank makes itself.",
+    )
 
 
 def new_event(
@@ -145,7 +148,7 @@ def new_event(
     request_id: str | None = None,
     actor: str | None = None,
 ) -> Event:
-    """Return an event about `subject` (an account id) as plain data, ready for JSON."""
+    """Return an event about `subject` (an account id) as plain data that can be serialized as JSON."""
     event: Event = {
         "specversion": "1.0",
         "id": event_id or new_id(),

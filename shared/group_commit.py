@@ -1,10 +1,10 @@
 """Group commit: concurrent requests become one batch, and one batch becomes one database transaction.
 
-While one flush is in flight new requests gather; the next flush takes them all. Nothing lingers: a single request
-is flushed at once, so latency at low load is that of one transaction.
+Requests that arrive during a flush are queued for the next one. A single request is flushed immediately, so latency at
+low load is that of one database transaction.
 
-What waits is bounded by how much work it is, not by how many requests bring it: one of them may bring a thousand
-transfers, and memory and the time of a transaction go with those.
+The queue is bounded by its number of operations, not of requests: one request may contain a thousand transfers, and
+memory and transaction time grow with those.
 """
 
 import asyncio
@@ -13,34 +13,34 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
 
-Work = TypeVar("Work")
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class QueueFull(Exception):
-    """So much is waiting already that a new request is better told to come back."""
+    """The queue is full; retry later."""
 
 
 class Closed(Exception):
-    """The group commit has been drained and takes nothing more."""
+    """The group commit has been drained and accepts no more items."""
 
 
-class GroupCommit(Generic[Work, Result]):
-    """Collects work into batches and gives every caller its own result.
+class GroupCommit(Generic[Item, Result]):
+    """Collects items into batches and returns each caller its own result.
 
-    `flush` gets a batch in order of arrival and returns one result per item, in the same order, once all of them
-    are durable. If it raises, the batch had no effect; where `divisible(error)` holds, its halves are tried on their
-    own, so that one item that the database refuses does not fail its neighbours.
+    `flush` receives a batch in order of arrival and returns one result per item, in the same order, once all of them
+    are durable. If it raises, the batch had no effect; if `divisible(error)` is true, its halves are flushed
+    separately, so that one item that the database rejects does not fail the others.
 
-    `max_batch` and `max_waiting` count what `size` says of each item. One that is larger than a batch is a batch alone.
+    `max_batch` and `max_waiting` limit the sum of `size(item)`. An item larger than `max_batch` is a batch of its own.
     """
 
     def __init__(
         self,
-        flush: Callable[[Sequence[Work]], Awaitable[Sequence[Result]]],
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
         divisible: Callable[[Exception], bool],
-        size: Callable[[Work], int] = lambda work: 1,
+        size: Callable[[Item], int] = lambda item: 1,
         max_batch: int = 256,
         max_waiting: int = 4096,
         on_batch: Callable[[int], object] = lambda size: None,
@@ -51,61 +51,61 @@ class GroupCommit(Generic[Work, Result]):
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._on_batch = on_batch
-        self._waiting: deque[tuple[Work, asyncio.Future[Result]]] = deque()
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._waiting_size = 0
         self._flusher: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def submit(self, work: Work) -> Result:
-        """Return the result of the work once it is durable.
+    async def submit(self, item: Item) -> Result:
+        """Return the result of the item once it is durable.
 
-        Raises QueueFull, Closed, or what `flush` raised for this item. A caller that is cancelled does not stop
-        its work: it may have been written already.
+        Raises QueueFull, Closed, or the exception that `flush` raised for this item. Cancelling the caller does not
+        cancel the item: it may have been written already.
         """
         if self._closed:
             raise Closed
         if self._waiting_size >= self._max_waiting:
             raise QueueFull
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, done))
-        self._waiting_size += self._size(work)
+        self._waiting.append((item, done))
+        self._waiting_size += self._size(item)
         if self._flusher is None:
-            # A batch belongs to no single request: it starts without what its first caller has in context.
+            # A batch belongs to no single request, so it does not inherit the context of its first caller.
             self._flusher = asyncio.create_task(self._flush_all(), context=Context())
         return await done
 
     async def drain(self) -> None:
-        """Take no more work and return when all that was taken is settled."""
+        """Accept no more items and return when all accepted ones have their results."""
         self._closed = True
         if self._flusher is not None:
             await asyncio.shield(self._flusher)
 
     async def _flush_all(self) -> None:
-        # Requests that are ready in this turn of the event loop join the first batch.
+        # Requests that are ready in this iteration of the event loop join the first batch.
         await asyncio.sleep(0)
         while self._waiting:
-            batch = self._take()
+            batch = self._next_batch()
             self._on_batch(len(batch))
             await self._settle(batch)
         self._flusher = None
 
-    def _take(self) -> list[tuple[Work, "asyncio.Future[Result]"]]:
-        """Return the oldest work that waits, as much as a batch may have."""
-        batch: list[tuple[Work, asyncio.Future[Result]]] = []
-        taken = 0
+    def _next_batch(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
+        """Remove and return the oldest items of the queue, up to the maximum batch size."""
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        batch_size = 0
         while self._waiting:
             size = self._size(self._waiting[0][0])
-            if batch and taken + size > self._max_batch:
+            if batch and batch_size + size > self._max_batch:
                 break
             batch.append(self._waiting.popleft())
-            taken += size
-        self._waiting_size -= taken
+            batch_size += size
+        self._waiting_size -= batch_size
         return batch
 
-    async def _settle(self, batch: Sequence[tuple[Work, "asyncio.Future[Result]"]]) -> None:
+    async def _settle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
-            results = await self._flush([work for work, _ in batch])
-        except Exception as error:  # pylint: disable=broad-exception-caught  # the callers get it, whatever it is
+            results = await self._flush([item for item, _ in batch])
+        except Exception as error:  # pylint: disable=broad-exception-caught  # raised in the callers
             if len(batch) > 1 and self._divisible(error):
                 middle = len(batch) // 2
                 await self._settle(batch[:middle])

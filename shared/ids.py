@@ -1,4 +1,4 @@
-"""Identifiers and times as they appear in the API, in events and in the database."""
+"""Formats of identifiers and timestamps in the API, in events and in the database."""
 
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 
 _UUID = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 
-# How the API takes one, in either letter case.
+# Type of ids in requests; either letter case is accepted.
 Identifier = Annotated[
     str,
     StringConstraints(pattern=f"^{_UUID}$", to_lower=True),
@@ -20,7 +20,7 @@ Identifier = Annotated[
 
 
 class _Uuid(UUIDConvertor):
-    """Ids in paths have the form of those in bodies; Starlette would leave out hyphens as well."""
+    """Requires hyphens in path ids, as in bodies; Starlette's own converter also accepts ids without them."""
 
     regex = _UUID.replace("(", "(?:")
 
@@ -33,18 +33,18 @@ def new_id() -> str:
     return str(uuid7())
 
 
-def first_id(moment: datetime, seconds: int = 0) -> str:
-    """Return the lowest UUIDv7 of a moment, or of so many seconds after it: what was made earlier sorts before it."""
-    milliseconds = int(moment.timestamp() + seconds) * 1000
+def first_id(timestamp: datetime, seconds: int = 0) -> str:
+    """Return the lowest UUIDv7 of a timestamp plus a number of seconds; ids created earlier sort before it."""
+    milliseconds = int(timestamp.timestamp() + seconds) * 1000
     return str(UUID(int=max(milliseconds, 0) << 80))
 
 
 def utc_now() -> datetime:
-    """Return the current time in UTC, aware of its zone."""
+    """Return the current time as an aware datetime in UTC."""
     return datetime.now(UTC)
 
 
-@lru_cache(maxsize=256)  # a batch writes the same moment into all its entries, events and answers
-def rfc3339(moment: datetime) -> str:
-    """Format an aware time as RFC 3339 in UTC, with microseconds and a trailing Z."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+@lru_cache(maxsize=256)  # all entries, events and responses of a batch have the same timestamp
+def rfc3339(timestamp: datetime) -> str:
+    """Format an aware datetime as RFC 3339 in UTC, with microseconds and a trailing Z."""
+    return timestamp.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"

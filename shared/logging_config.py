@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line on stdout, masked in the pipeline so that no call site can leak."""
+"""Logging: one JSON object per line on stdout, masked centrally so that no call site can leak secrets."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 @contextmanager
 def about(request_id: str | None, traceparent: str | None) -> Iterator[None]:
-    """Let the lines that are logged in the block carry the ids of a request."""
+    """Add the ids of a request to all lines logged in the block."""
     tokens = REQUEST_ID.set(request_id), TRACE_PARENT.set(traceparent)
     try:
         yield
@@ -30,16 +30,16 @@ def about(request_id: str | None, traceparent: str | None) -> Iterator[None]:
 
 
 class MaskingFilter(logging.Filter):
-    """Replaces message, arguments, extras and exception of every record by masked ones."""
+    """Masks the message, arguments, extras and exception of every record."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Mask the record in place and let it pass; what cannot be masked is not shown."""
+        """Mask the record in place; a record that cannot be masked is replaced by a placeholder."""
         try:
             _mask(record)
         except Exception as error:  # pylint: disable=broad-exception-caught  # logging must never fail its caller
             for name in record.__dict__.keys() - _STANDARD:
                 del record.__dict__[name]
-            record.msg = f"[a line of {record.module}:{record.lineno} that could not be masked: {type(error).__name__}]"
+            record.msg = f"[log record of {record.module}:{record.lineno} could not be masked: {type(error).__name__}]"
             record.args = record.exc_info = record.exc_text = record.stack_info = None
         return True
 
@@ -76,11 +76,11 @@ def _message_of(record: logging.LogRecord, hide_amounts: bool) -> str:
     try:
         return message % args if args else message
     except (TypeError, ValueError, KeyError):
-        return f"{message} (arguments do not fit: {args!r})"
+        return f"{message} (invalid arguments: {args!r})"
 
 
 class JsonFormatter(OrjsonFormatter):
-    """Formats a record as one line of JSON with the fields every log line has."""
+    """Formats a record as one line of JSON with the common fields."""
 
     def __init__(self, static: Mapping[str, str]) -> None:
         super().__init__(
@@ -91,14 +91,14 @@ class JsonFormatter(OrjsonFormatter):
         )
 
     def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
-        """Add the ids of the request that is being worked on."""
+        """Add the ids of the current request."""
         parent = TRACE_PARENT.get()
         log_data["request_id"] = REQUEST_ID.get()
         log_data["trace_id"] = parent[3:35] if parent else None
         return log_data
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
-        """Return the line; half a surrogate pair is text that only Python's own JSON can write."""
+        """Return the line; only Python's own JSON encoder accepts lone surrogates."""
         try:
             return super().jsonify_log_record(log_data)
         except TypeError:
@@ -106,8 +106,8 @@ class JsonFormatter(OrjsonFormatter):
 
 
 def configure(service: str, version: str, track: str, level: str, instance: str = "") -> None:
-    """Send all logs of the process, those of libraries included, through one masked JSON handler on stdout."""
-    # What no line shows need not be found out (see "Optimization" in Python's logging how-to).
+    """Route all logs of the process, including those of libraries, to one masking JSON handler on stdout."""
+    # Do not collect what no line contains (see "Optimization" in Python's logging how-to).
     for unused in ("logThreads", "logProcesses", "logMultiprocessing", "logAsyncioTasks"):
         setattr(logging, unused, False)
     handler = logging.StreamHandler(sys.stdout)

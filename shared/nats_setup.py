@@ -1,6 +1,6 @@
-"""Bring the event bus to its configuration: `python -m shared.nats_setup`. Reads EVENTS_URL_FILE and EVENTS_CA_FILE.
+"""Create and update the NATS streams: `python -m shared.nats_setup`. Reads EVENTS_URL_FILE and EVENTS_CA_FILE.
 
-Runs once at each deployment, as NATS' user `setup`: the services themselves may not change a stream.
+Every deployment runs it as the NATS user `setup`; the services are not permitted to update streams.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from shared.messaging.transport import NatsBus
 
 
 async def set_up(url: str, ca: str = "") -> dict[str, list[str]]:
-    """Create the streams that are missing and update the others; return what changed, by stream. Raises on outage."""
+    """Create missing streams and update the others; return the changed fields by stream. Raises on outage."""
     bus = NatsBus(url, ca)
     try:
         jetstream = await bus.jetstream()
@@ -25,12 +25,12 @@ async def set_up(url: str, ca: str = "") -> dict[str, list[str]]:
 
 
 def main(environ: Mapping[str, str] = os.environ) -> int:
-    """Set up, and say what changed."""
+    """Configure the streams and print what changed."""
     logging_config.configure("nats-setup", environ.get("APP_VERSION", "dev"), "stable", "INFO")
     url = Path(environ["EVENTS_URL_FILE"]).read_text(encoding="utf-8").strip()
     ca = Path(environ["EVENTS_CA_FILE"]).read_text(encoding="utf-8") if url.startswith("tls://") else ""
     for name, changed in asyncio.run(set_up(url, ca)).items():
-        print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'as it should be'}")
+        print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'up to date'}")
     return 0
 
 

@@ -1,1 +1,1 @@
-"""Prometheus metrics that services have in common; names are those of the design."""
+"""Prometheus metrics common to all services."""

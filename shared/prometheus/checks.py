@@ -1,4 +1,4 @@
-"""When the checks of the books last came to a result: one that stopped would look like books that are in order."""
+"""Time of the last completed check; without it, a check that has stopped would look like one without findings."""
 
 from prometheus_client import Gauge
 
@@ -6,7 +6,7 @@ from shared.prometheus.registry import REGISTRY
 
 CHECKED = Gauge(
     "bank_check_completed_timestamp_seconds",
-    "When a check of the books last came to a result, whatever it was; at first, when the process began to check.",
+    "Time of the last completed ledger check or reconciliation, whatever its result; initially the process start.",
     ["check"],
     registry=REGISTRY,
 )

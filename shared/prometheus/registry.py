@@ -1,4 +1,4 @@
-"""One registry per process whose every sample carries service, version and track."""
+"""The registry of the process; every sample is labelled with service, version and track."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -14,7 +14,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # series that only repeat when a child was made
+disable_created_metrics()  # type: ignore[no-untyped-call]  # they double the number of series
 REGISTRY = CollectorRegistry()
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -24,9 +24,9 @@ GCCollector(registry=REGISTRY)
 
 
 class _Labelled:
-    """A view of the registry that adds the same labels to every sample, so that no call site repeats them.
+    """A view of the registry that adds the same labels to every sample.
 
-    A sample's own `service` stays: the autoscaler tells of other services.
+    A sample's own `service` label is kept: the autoscaler exports metrics about other services.
     """
 
     def __init__(self, labels: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""What every service process has: database, tokens, relay, bus, and background tasks that live as long as it does."""
+"""Resources of a service process: database engine, authenticator, relay, NATS connection and background tasks."""
 
 import asyncio
 import logging
@@ -20,12 +20,12 @@ from shared.messaging.transport import FeedSource, NatsBus, NatsSource, Source
 
 log = logging.getLogger(__name__)
 
-# By name: seconds between two runs, and what is run.
+# By name: interval in seconds, and the job.
 Jobs = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
 
 
 class Runtime:
-    """The resources of one service process, and its readiness."""
+    """The resources of one service process and its readiness checks."""
 
     def __init__(self, settings: ServiceSettings, outbox: Outbox) -> None:
         self.settings = settings
@@ -41,9 +41,9 @@ class Runtime:
         tracing.trace_statements(self.engine)
 
     def source(self, subject: str) -> Source | None:
-        """Return where the service consumes events from; None when EVENTS_URL is not set.
+        """Return the source that the service consumes events from; None when EVENTS_URL is not set.
 
-        Stable replicas compete for events, a canary sees them all.
+        Stable replicas share one durable consumer; a canary receives all events.
         """
         if self.bus is not None:
             return NatsSource(self.bus, None if self._is_canary else self.settings.service, subject)
@@ -56,7 +56,7 @@ class Runtime:
         return self.settings.app_track == "canary"
 
     def checks(self) -> Mapping[str, Check]:
-        """Return what has to hold for the service to be ready."""
+        """Return the readiness checks of the service."""
 
         async def database() -> None:
             await ping(self.engine)
@@ -65,14 +65,14 @@ class Runtime:
 
     @asynccontextmanager
     async def running(self, subject: str, handler: Handler, measurements: Jobs, chores: Jobs) -> AsyncIterator[None]:
-        """Run relay, consumer and periodic jobs for the time of the block.
+        """Run relay, consumer and periodic jobs while the block runs.
 
-        A canary serves requests and measures; whatever else changes something is stable's to do.
+        A canary runs `measurements` only; jobs that change data are left to the stable replicas.
         """
         try:
             await self.authenticator.load()
-        except Exception as error:  # pylint: disable=broad-exception-caught  # tried again with the first token
-            log.error("cannot read the issuer's keys from AUTH_JWKS yet: %r", error)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # retried with the first token
+            log.error("cannot load the issuer's keys from AUTH_JWKS, retrying: %r", error)
         source = self.source(subject)
         work = {} if self._is_canary else {"relay": self.relay.run()}
         if source is not None:
@@ -94,7 +94,7 @@ class Runtime:
                 await self.bus.close()
 
     async def close(self) -> None:
-        """Let go of the database."""
+        """Close all database connections."""
         await self.engine.dispose()
 
 
@@ -103,5 +103,5 @@ async def _every(seconds: float, name: str, job: Callable[[], Awaitable[object]]
         try:
             await uninterrupted(job())
         except Exception as error:  # pylint: disable=broad-exception-caught  # a job must outlive every outage
-            log.warning("%s failed, trying again in %s s: %r", name, seconds, error)
+            log.warning("%s failed, retrying in %s s: %r", name, seconds, error)
         await asyncio.sleep(seconds)

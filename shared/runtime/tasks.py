@@ -1,4 +1,4 @@
-"""Background tasks that stop between two steps, not in the middle of one."""
+"""Graceful cancellation of background tasks: a running step finishes first."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -6,20 +6,20 @@ from typing import TypeVar
 
 Result = TypeVar("Result")
 
-_PATIENCE_SECONDS = 5.0
+_TIMEOUT_SECONDS = 5.0
 
 
 async def uninterrupted(step: Awaitable[Result]) -> Result:
-    """Return what the step returns; when the caller is cancelled, let the step come to its end first.
+    """Return the result of the step; if the caller is cancelled, wait for the step to finish first.
 
-    A cancelled database call leaves its connection, and with SQLite its thread, in the middle of something. A step
-    that takes longer than a few seconds is cancelled as well.
+    Cancelling a database call would leave its connection, and with SQLite its thread, in an undefined state. A step
+    that does not finish within 5 seconds is cancelled as well.
     """
     task = asyncio.ensure_future(step)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=_PATIENCE_SECONDS)
+        await asyncio.wait([task], timeout=_TIMEOUT_SECONDS)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
