@@ -11,8 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app import audit_api, schemas
-from app.book import (
+from app import schemas
+from app.application.account_numbers import new_account_number
+from app.application.queries import Queries
+from app.application.requests import LedgerRequest, LedgerResponse, RequestContext, TransferBatch
+from app.domain.commands import (
     CaptureHold,
     Command,
     Deposit,
@@ -23,18 +26,16 @@ from app.book import (
     SetStatus,
     Transfer,
     Withdraw,
-    account_data,
 )
-from app.service import AccountService, new_account_number
+from app.domain.model import account_data
+from app.service import AccountService
 from app.settings import AccountSettings
-from app.work import Answer, Batch, Trace, Work
 from shared.http import bodies, idempotency, paging
-from shared.http.auth import CASH_DESK, Caller, check_service_token, require_operator
+from shared.http.auth import CASH_DESK, Caller, require_operator
 from shared.http.bodies import EmptyBody, StrictBody
 from shared.ids import new_id, utc_now
 from shared.logging_config import TRACE_PARENT
 from shared.http.problems import Problem
-from shared.http.request_checks import QueryRoute
 from shared.http.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
 
 Body = TypeVar("Body", bound=StrictBody)
@@ -77,8 +78,6 @@ _LINKS: dict[type, dict[str, Any]] = {
     schemas.HoldView: _HOLD_LINKS,
 }
 
-_MOST_SEQS = 100
-
 _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 _reads = APIRouter(prefix="/api/v1")
 
@@ -104,8 +103,13 @@ def _service(request: Request) -> AccountService:
     return service
 
 
-def _trace(request: Request) -> Trace:
-    return Trace(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
+def _queries(request: Request) -> Queries:
+    queries: Queries = request.app.state.queries
+    return queries
+
+
+def _context(request: Request) -> RequestContext:
+    return RequestContext(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
 
 
 def _operation(request: Request) -> str:
@@ -114,30 +118,35 @@ def _operation(request: Request) -> str:
     return path.lower()
 
 
-def _respond(answer: Answer) -> Response:
-    media_type = "application/json" if answer.status < 400 else "application/problem+json"
-    headers = {"Idempotent-Replayed": "true"} if answer.replayed else None
-    return Response(answer.body, answer.status, headers, media_type)
+def _to_http(response: LedgerResponse) -> Response:
+    media_type = "application/json" if response.status < 400 else "application/problem+json"
+    headers = {"Idempotent-Replayed": "true"} if response.replayed else None
+    return Response(response.body, response.status, headers, media_type)
 
 
 async def _execute(
-    request: Request, model: type[Body], to_command: Callable[[Body, Caller], Command | Batch], status: int = 201
+    request: Request,
+    model: type[Body],
+    to_command: Callable[[Body, Caller], Command | TransferBatch],
+    status: int = 201,
 ) -> Response:
     """Carry out a request that needs an Idempotency-Key."""
     caller = await current_caller(request)
     key = idempotency.parse_key(request.headers.get("idempotency-key"))
-    path, trace = _operation(request), _trace(request)
+    path, context = _operation(request), _context(request)
     try:
         body = await bodies.read(request, model)
     except (ValidationError, Problem):
         # What has become invalid since the first request with this key changes nothing about what that one did.
         if (repeated := await _hash_of_invalid(request, model)) is not None:
-            if (answer := await _service(request).replay(caller, key, repeated, trace)) is not None:
-                return _respond(answer)
+            if (response := await _service(request).replay(caller, key, repeated, context)) is not None:
+                return _to_http(response)
         raise
     request_hash = idempotency.request_hash(path, body.model_dump())
-    work = Work(caller, to_command(body, caller), status, trace, (caller.subject, key), request_hash)
-    return _respond(await _service(request).execute(work))
+    ledger_request = LedgerRequest(
+        caller, to_command(body, caller), status, context, (caller.subject, key), request_hash
+    )
+    return _to_http(await _service(request).execute(ledger_request))
 
 
 async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
@@ -154,8 +163,8 @@ async def _set_status(request: Request, status: str) -> Response:
     caller = await current_caller(request)
     require_operator(caller)
     await bodies.read(request, EmptyBody)
-    work = Work(caller, SetStatus(_id(request), status), 200, _trace(request))
-    return _respond(await _service(request).execute(work))
+    ledger_request = LedgerRequest(caller, SetStatus(_id(request), status), 200, _context(request))
+    return _to_http(await _service(request).execute(ledger_request))
 
 
 def _id(request: Request) -> str:
@@ -202,15 +211,15 @@ async def transfer_batch(request: Request) -> Response:
     An item's key is an idempotency key like that of a single transfer, and the two may replace each other.
     """
 
-    def command(body: schemas.BatchBody, caller: Caller) -> Batch:
-        trace = _trace(request)
-        return Batch(
+    def command(body: schemas.BatchBody, caller: Caller) -> TransferBatch:
+        context = _context(request)
+        return TransferBatch(
             tuple(
-                Work(
+                LedgerRequest(
                     caller,
                     _transfer_of(item, caller),
                     201,
-                    trace,
+                    context,
                     (caller.subject, item.key),
                     idempotency.request_hash("/api/v1/transfers", item.model_dump(exclude={"key"})),
                 )
@@ -312,7 +321,7 @@ async def list_accounts(
 ) -> Response:
     """List the caller's accounts, the oldest first; operators see all."""
     after = paging.decode_cursor(cursor) if cursor else None
-    found = await _service(request).accounts(caller, after, limit + 1)
+    found = await _queries(request).accounts(caller, after, limit + 1)
     return paging.page([account_data(account) for account in found], limit)
 
 
@@ -324,33 +333,8 @@ async def list_accounts(
 )
 async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
     """Show one account."""
-    account = await _service(request).account(caller, _id(request))
+    account = await _queries(request).account(caller, _id(request))
     return Response(orjson.dumps(account), media_type="application/json")
 
 
-async def _balances(request: Request) -> Response:
-    check_service_token(
-        request.headers.get("authorization"), request.app.state.settings.service_token.get_secret_value()
-    )
-    after = request.query_params.get("after") or None
-    items = await _service(request).balances(paging.decode_cursor(after) if after else None, 1001)
-    return paging.page(items, 1000)
-
-
-async def _seqs(request: Request) -> Response:
-    """Answer how far accounts go: the account of `account_id`, or those of `owner` up to 100."""
-    check_service_token(
-        request.headers.get("authorization"), request.app.state.settings.service_token.get_secret_value()
-    )
-    wanted = schemas.SeqQuery.model_validate(dict(request.query_params))
-    found = await _service(request).seqs(wanted.account_id, wanted.owner, _MOST_SEQS + 1)
-    return Response(
-        orjson.dumps({"items": found[:_MOST_SEQS], "more": len(found) > _MOST_SEQS}), media_type="application/json"
-    )
-
-
-ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes, *audit_api.ROUTES]
-INTERNAL_ROUTES: list[BaseRoute] = [
-    QueryRoute("/internal/balances", _balances, "after"),
-    QueryRoute("/internal/seqs", _seqs, "account_id", "owner"),
-]
+ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]

@@ -1,60 +1,69 @@
-"""What account-service does with events: it freezes accounts that a fraud rule says to freeze."""
+"""The event consumer: freezes an account when a fraud rule asks for it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from app.book import SetStatus
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, RequestContext
+from app.domain.commands import SetStatus
+from app.models import feed_state
 from app.service import AccountService
-from app.work import EVENT_SUBJECT, SYSTEM, Trace, Work
 from shared.messaging.consumer import Handler, Move
+from shared.db.database import write_transaction
 from shared.events import CloudEvent, TransactionFlagged
 from shared.http.idempotency import request_hash
+from shared.ids import utc_now
 
 _FEED = "transaction-service"
 
 
 class FlagHandler(Handler):
-    """Freezes once per finding: the event's id is the idempotency key, written with the effect."""
+    """Freezes an account once per flag: the event's id is the idempotency key."""
 
-    def __init__(self, service: AccountService) -> None:
+    def __init__(self, engine: AsyncEngine, service: AccountService) -> None:
+        self._engine = engine
         self._service = service
 
     async def position(self) -> int:
-        return await self._service.position(_FEED)
+        async with self._engine.connect() as connection:
+            return await feed_state.position(connection, _FEED)
 
     async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
         new = {event.id for event in events if not await self._freeze(event)}
         if move is not None:
-            await self._service.move(_FEED, move)
+            async with write_transaction(self._engine) as connection:
+                await feed_state.move(connection, _FEED, move)
         return new
 
     async def rehearse(self, events: Sequence[CloudEvent]) -> None:
-        # Without its key: stable may have carried it out before, and there would be nothing to rehearse.
-        works = [replace(work, key=None) for event in events if (work := _work(event)) is not None]
-        await self._service.rehearse(works)
+        # Without its key: stable may have executed it already, and its response would only be replayed.
+        requests = [replace(request, key=None) for event in events if (request := _request(event)) is not None]
+        await self._service.dry_run(requests)
 
     async def _freeze(self, event: CloudEvent) -> bool:
-        """Carry out the event's action; tell whether that had been done before."""
-        work = _work(event)
-        return work is not None and (await self._service.execute(work)).replayed
+        """Execute the event's action; tell whether that had been done before."""
+        request = _request(event)
+        return request is not None and (await self._service.execute(request)).replayed
 
     async def bury(self, raw: Any, reason: str) -> None:
-        await self._service.bury(raw, reason)
+        async with write_transaction(self._engine) as connection:
+            await feed_state.bury(connection, raw, reason, utc_now())
 
 
-def _work(event: CloudEvent) -> Work | None:
-    """Return what an event asks for; None if nothing."""
+def _request(event: CloudEvent) -> LedgerRequest | None:
+    """Return the request that an event asks for; None if it asks for nothing."""
     if event.type != "bank.transaction.flagged":
         return None
     flag = TransactionFlagged.model_validate(event.data)
     if flag.action != "freeze":
         return None
-    return Work(
+    return LedgerRequest(
         SYSTEM,
         SetStatus(flag.account_id, "frozen"),
         200,
-        Trace(f"/events/{event.type}", event.requestid, event.traceparent),
+        RequestContext(f"/events/{event.type}", event.requestid, event.traceparent),
         (EVENT_SUBJECT, event.id),
         request_hash(event.type, event.data),
     )

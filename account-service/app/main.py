@@ -2,13 +2,15 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
-from app import api
+from app import api, jobs
+from app.application.queries import Queries
 from app.consumer import FlagHandler
+from app.http import audit_api, internal_api
 from app.models import outbox
-from app.prometheus import IMBALANCE
 from app.service import AccountService
 from app.settings import AccountSettings
 from shared.messaging import feed
@@ -22,24 +24,20 @@ _HOUR = 3600.0
 def create(settings: AccountSettings) -> Service:
     """Return the application, ready to be served."""
     runtime = Runtime(settings, outbox)
-    service = AccountService(runtime.engine, settings, runtime.relay.committed)
+    engine = runtime.engine
+    service = AccountService(engine, settings, runtime.relay.committed)
+    queries = Queries(engine)
 
     CHECKED.labels("ledger").set_to_current_time()
-
-    async def measure_imbalance() -> None:
-        for currency, total in (await service.imbalance()).items():
-            IMBALANCE.labels(currency).set(total)
-        CHECKED.labels("ledger").set_to_current_time()
-
-    measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, measure_imbalance)}
+    measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
     chores: Jobs = {
-        "hold-sweeper": (settings.hold_sweep_seconds, service.release_expired_holds),
-        "key-retention": (_HOUR, service.forget_old_keys),
+        "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
+        "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.transaction.flagged", FlagHandler(service), measurements, chores):
+        async with runtime.running("bank.transaction.flagged", FlagHandler(engine, service), measurements, chores):
             yield
             await service.drain()
         await runtime.close()
@@ -47,16 +45,17 @@ def create(settings: AccountSettings) -> Service:
     service_app = create_app(
         settings,
         "Accounts and the double-entry ledger.",
-        routes=api.ROUTES,
+        routes=[*api.ROUTES, *audit_api.ROUTES],
         internal_routes=[
-            feed.route(runtime.engine, outbox, settings.service_token.get_secret_value()),
-            *api.INTERNAL_ROUTES,
+            feed.route(engine, outbox, settings.service_token.get_secret_value()),
+            *internal_api.ROUTES,
         ],
         checks=runtime.checks,
         lifespan=lifespan,
     )
     service_app.app.state.settings = settings
     service_app.app.state.service = service
+    service_app.app.state.queries = queries
     service_app.app.state.runtime = runtime
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

@@ -15,7 +15,7 @@ from sqlalchemy import (
     text,
 )
 
-from app import guard
+from app.storage import triggers
 from shared.http import idempotency
 from shared.db.database import UtcDateTime
 from shared.messaging.inbox import FeedState
@@ -142,7 +142,7 @@ idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 feed_state = FeedState(metadata)
 
-for _statement in (*guard.STATEMENTS, *guard.APPEND_ONLY, guard.append_only("audit_log")):
+for _statement in (*triggers.STATEMENTS, *triggers.APPEND_ONLY, triggers.append_only("audit_log")):
     # SQLAlchemy formats the text with %.
     _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

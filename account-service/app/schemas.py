@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
-from app.audit import Action
+from app.domain.audit import Action
 from shared.http.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier

@@ -3,8 +3,8 @@
 import asyncio
 import sys
 
-from app import repository
 from app.settings import AccountSettings
+from app.storage.invariants import INVARIANTS, broken_invariants
 from shared.db.database import create_engine
 from shared.runtime.settings import load_or_exit
 
@@ -17,12 +17,12 @@ async def verify(database_url: str) -> list[str]:
     engine = create_engine(database_url, name="verify", statement_seconds=_STATEMENT_SECONDS)
     try:
         async with engine.connect() as connection:
-            return await repository.broken_invariants(connection)
+            return await broken_invariants(connection)
     finally:
         await engine.dispose()
 
 
 if __name__ == "__main__":
     broken = asyncio.run(verify(load_or_exit(AccountSettings).database_url))
-    print("\n".join(broken) or f"the ledger holds all {len(repository.INVARIANTS)} invariants")
+    print("\n".join(broken) or f"the ledger holds all {len(INVARIANTS)} invariants")
     sys.exit(1 if broken else 0)

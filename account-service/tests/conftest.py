@@ -7,11 +7,12 @@ import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.grants import GRANTS
+from app.application.queries import Queries
 from app.main import create
 from app.models import metadata
 from app.service import AccountService
 from app.settings import AccountSettings
+from app.storage.grants import GRANTS
 from shared.db.grants import Grants
 from shared.testing.fixtures import Lab, served_url
 from shared.http.web import Service
@@ -37,6 +38,12 @@ async def service(engine: AsyncEngine, settings: AccountSettings) -> AsyncIterat
     yield service
     await service.drain()
     await assert_invariants(engine)
+
+
+@pytest.fixture
+def queries(engine: AsyncEngine) -> Queries:
+    """Reads of the service's database."""
+    return Queries(engine)
 
 
 @pytest.fixture

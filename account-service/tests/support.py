@@ -5,11 +5,12 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import repository
-from app.book import Command, Deposit, OpenAccount, Transfer, Withdraw
-from app.service import AccountService, new_account_number
+from app.application.account_numbers import new_account_number
+from app.application.requests import LedgerRequest, RequestContext
+from app.domain.commands import Command, Deposit, OpenAccount, Transfer, Withdraw
+from app.service import AccountService
 from app.settings import AccountSettings
-from app.work import Trace, Work
+from app.storage.invariants import broken_invariants
 from shared.http.auth import CASH_DESK, OPERATOR, Caller
 from shared.ids import new_id
 from shared.testing.fixtures import Lab
@@ -28,23 +29,25 @@ def make_settings(lab: Lab, url: str, **changes: Any) -> AccountSettings:
 async def assert_invariants(engine: AsyncEngine) -> None:
     """Fail if the ledger is not what it has to be."""
     async with engine.connect() as connection:
-        assert await repository.broken_invariants(connection) == []
+        assert await broken_invariants(connection) == []
 
 
-def work(command: Command, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash") -> Work:
+def ledger_request(
+    command: Command, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash"
+) -> LedgerRequest:
     """Return a request for the command; an empty key stands for a new one, None for no key."""
     used = None if key is None else (caller.subject, key or uuid.uuid4().hex)
-    return Work(caller, command, 201, Trace("/test", "request-1"), used, content)
+    return LedgerRequest(caller, command, 201, RequestContext("/test", "request-1"), used, content)
 
 
 async def open_account(service: AccountService, caller: Caller = ALICE, money: int = 0, currency: str = "USD") -> str:
     """Open an account with some money in it and return its id."""
     account_id = new_id()
     command = OpenAccount(account_id, new_account_number(), currency, None)
-    assert (await service.execute(work(command, caller))).status == 201
+    assert (await service.execute(ledger_request(command, caller))).status == 201
     if money:
         deposit = Deposit(new_id(), account_id, money, currency, None)
-        assert (await service.execute(work(deposit, OPERATOR_CALLER))).status == 201
+        assert (await service.execute(ledger_request(deposit, OPERATOR_CALLER))).status == 201
     return account_id
 
 

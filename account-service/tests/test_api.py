@@ -10,7 +10,7 @@ import httpx
 import jwt
 import pytest
 
-from app import api
+from app.http import internal_api
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
 from tests.support import keyed
@@ -289,13 +289,14 @@ async def test_errors_and_ids_without_exception(client: httpx.AsyncClient, appli
     async def gone(*_arguments: object) -> None:
         raise ConnectionRefusedError("database")
 
-    for method in ("accounts", "execute"):
-        monkeypatch.setattr(application.app.state.service, method, broken)
+    state = application.app.state
+    for target, method in ((state.queries, "accounts"), (state.service, "execute")):
+        monkeypatch.setattr(target, method, broken)
     assert "secret" not in json.dumps(assert_problem(await client.get("/api/v1/accounts"), 500, "internal-error"))
     answer = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=keyed())
     assert_problem(answer, 500, "internal-error")
-    for method in ("accounts", "execute"):
-        monkeypatch.setattr(application.app.state.service, method, gone)
+    for target, method in ((state.queries, "accounts"), (state.service, "execute")):
+        monkeypatch.setattr(target, method, gone)
     assert_problem(await client.get("/api/v1/accounts"), 503, "unavailable")
     answer = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=keyed())
     assert_problem(answer, 503, "unavailable")
@@ -336,7 +337,7 @@ async def test_the_history_asks_how_far_accounts_go(
     assert [item["seq"] for item in found["items"] if item["id"] in (account, other)] == [1, 0]
     for query in ({"account_id": str(uuid.uuid4())}, {"owner": "nobody"}):
         assert (await asked(**query)).json() == {"items": [], "more": False}
-    monkeypatch.setattr(api, "_MOST_SEQS", 1)
+    monkeypatch.setattr(internal_api, "_MAX_SEQS", 1)
     assert (found := (await asked(owner="alice")).json())["more"] and len(found["items"]) == 1
     # An empty owner would be that of the cash accounts.
     for wrong in ({}, {"owner": ""}, {"account_id": "1"}, {"owner": "alice", "account_id": account}, {"who": "alice"}):

@@ -9,42 +9,36 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.audit import AuditFilter
-from app.book import (
-    CaptureHold,
-    Command,
-    Deposit,
-    OpenAccount,
-    PlaceHold,
-    ReleaseHold,
-    Reverse,
-    SetStatus,
-)
+from app.application.account_numbers import new_account_number
+from app.application.queries import Queries
+from app.application.requests import LedgerRequest, RequestContext, TransferBatch
 from app.consumer import FlagHandler
+from app.domain.audit import AuditFilter
+from app.domain.commands import CaptureHold, Command, Deposit, OpenAccount, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.jobs import release_expired_holds
 from app.models import audit_log, outbox, transactions
-from app.service import AccountService, new_account_number
-from app.work import Batch, Trace, Work
+from app.service import AccountService
 from shared.http.auth import CASH_DESK, OPERATOR, Caller
 from shared.db.database import write_transaction
 from shared.events import CloudEvent, new_event
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
-from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
+from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, ledger_request, open_account, transfer, withdraw
 from tests.test_api import assert_problem, opened
 
 
-async def changes(service: AccountService, **wanted: Any) -> list[dict[str, Any]]:
+async def changes(queries: Queries, **wanted: Any) -> list[dict[str, Any]]:
     """Return what an operator is shown, the oldest first."""
-    return (await service.audit(OPERATOR_CALLER, AuditFilter(**wanted), None, 200))[::-1]
+    return (await queries.audit_entries(OPERATOR_CALLER, AuditFilter(**wanted), None, 200))[::-1]
 
 
-async def test_every_command_says_who_gave_it(service: AccountService) -> None:
+async def test_every_command_says_who_gave_it(service: AccountService, queries: Queries) -> None:
     alice, bob = new_id(), await open_account(service, BOB)
     later = utc_now() + timedelta(hours=1)
     holds = [new_id(), new_id()]
 
     async def do(command: Command, caller: Caller = ALICE) -> str:
-        answer = await service.execute(work(command, caller))
+        answer = await service.execute(ledger_request(command, caller))
         assert answer.status == 201
         return str(json.loads(answer.body)["id"])
 
@@ -64,7 +58,7 @@ async def test_every_command_says_who_gave_it(service: AccountService) -> None:
     await do(SetStatus(bob, "closed"), OPERATOR_CALLER)
 
     cash_desk, operator, none = CASH_DESK, OPERATOR, ""
-    assert [(one["action"], one["subject"], one["scope"]) for one in await changes(service, account_id=alice)] == [
+    assert [(one["action"], one["subject"], one["scope"]) for one in await changes(queries, account_id=alice)] == [
         ("open", "alice", cash_desk),
         ("deposit", "alice", cash_desk),
         ("withdrawal", "alice", cash_desk),
@@ -78,43 +72,47 @@ async def test_every_command_says_who_gave_it(service: AccountService) -> None:
         ("unfreeze", "op", operator),
         ("reversal", "op", operator),
     ]
-    assert {one["account_id"] for one in await changes(service, account_id=alice)} == {alice, bob}
-    of_bob = await changes(service, account_id=bob)
+    assert {one["account_id"] for one in await changes(queries, account_id=alice)} == {alice, bob}
+    of_bob = await changes(queries, account_id=bob)
     assert [one["action"] for one in of_bob] == ["open", "transfer", "reversal", "close"]
     assert [one["transaction_id"] for one in of_bob] == [None, paid, returned, None]
-    assert {one["request_id"] for one in await changes(service)} == {"request-1"}
-    capture = (await changes(service, action="capture"))[0]
+    assert {one["request_id"] for one in await changes(queries)} == {"request-1"}
+    capture = (await changes(queries, action="capture"))[0]
     assert (capture["transaction_id"], capture["hold_id"], capture["account_id"]) == (captured, holds[0], alice)
     for subject, count in (("alice", 7), ("bob", 2), ("op", 5), ("nobody", 0)):
-        assert len(await changes(service, subject=subject)) == count, subject
-    assert len(await changes(service)) == 14
+        assert len(await changes(queries, subject=subject)) == count, subject
+    assert len(await changes(queries)) == 14
 
 
-async def test_what_changes_nothing_is_not_recorded(service: AccountService) -> None:
+async def test_what_changes_nothing_is_not_recorded(service: AccountService, queries: Queries) -> None:
     account = await open_account(service, money=10)
-    before = await changes(service)
-    refused = await service.execute(work(withdraw(account, 11)))
-    unchanged = await service.execute(work(SetStatus(account, "active"), OPERATOR_CALLER))
-    first = await service.execute(work(withdraw(account, 1), key="once"))
-    again = await service.execute(work(withdraw(account, 1), key="once"))
+    before = await changes(queries)
+    refused = await service.execute(ledger_request(withdraw(account, 11)))
+    unchanged = await service.execute(ledger_request(SetStatus(account, "active"), OPERATOR_CALLER))
+    first = await service.execute(ledger_request(withdraw(account, 1), key="once"))
+    again = await service.execute(ledger_request(withdraw(account, 1), key="once"))
     assert (refused.status, unchanged.status, first.status, again.replayed) == (409, 201, 201, True)
-    assert [one["action"] for one in (await changes(service))[len(before) :]] == ["withdrawal"]
+    assert [one["action"] for one in (await changes(queries))[len(before) :]] == ["withdrawal"]
 
 
-async def test_each_transfer_of_a_batch_is_recorded(service: AccountService) -> None:
+async def test_each_transfer_of_a_batch_is_recorded(service: AccountService, queries: Queries) -> None:
     source, target = await open_account(service, money=100), await open_account(service)
-    items = tuple(work(transfer(source, target, amount)) for amount in (1, 10**6, 2))
-    await service.execute(Work(ALICE, Batch(items), 200, Trace("/batch", "batch-1"), ("alice", "batch"), b"batch"))
-    assert len(await changes(service, account_id=target, action="transfer")) == 2
+    items = tuple(ledger_request(transfer(source, target, amount)) for amount in (1, 10**6, 2))
+    await service.execute(
+        LedgerRequest(
+            ALICE, TransferBatch(items), 200, RequestContext("/batch", "batch-1"), ("alice", "batch"), b"batch"
+        )
+    )
+    assert len(await changes(queries, account_id=target, action="transfer")) == 2
 
 
 async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
-    service: AccountService, engine: AsyncEngine
+    service: AccountService, engine: AsyncEngine, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)
     hold = PlaceHold(new_id(), account, 10, "USD", utc_now() - timedelta(seconds=1))
-    await service.execute(work(hold))
-    await service.release_expired_holds()
+    await service.execute(ledger_request(hold))
+    await release_expired_holds(engine, service)
     data = {"transaction_id": new_id(), "account_id": account, "rule": "large-amount", "score": 100, "action": "freeze"}
     flag = new_event(
         source="transaction-service",
@@ -124,11 +122,11 @@ async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
         data=data,
         request_id="r" * 500,
     )
-    await FlagHandler(service).process([CloudEvent.model_validate(flag)], None)
+    await FlagHandler(engine, service).process([CloudEvent.model_validate(flag)], None)
     impostor = Caller("bank", frozenset({OPERATOR}))
-    await service.execute(work(SetStatus(account, "active"), impostor))
+    await service.execute(ledger_request(SetStatus(account, "active"), impostor))
 
-    expired, frozen, unfrozen = (await changes(service, subject="bank"))[-3:]
+    expired, frozen, unfrozen = (await changes(queries, subject="bank"))[-3:]
     assert (expired["action"], expired["scope"], expired["hold_id"]) == ("expire", "system", hold.id)
     assert (frozen["action"], frozen["scope"], frozen["event_id"]) == ("freeze", "system", flag["id"])
     assert frozen["request_id"] == "r" * 128
@@ -143,29 +141,31 @@ async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
 
 
 async def test_a_change_and_who_made_it_are_one_transaction(
-    service: AccountService, monkeypatch: pytest.MonkeyPatch
+    service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)
-    before = await changes(service)
+    before = await changes(queries)
 
     def broken(*_arguments: object) -> None:
         raise ZeroDivisionError
 
     with monkeypatch.context() as patched:
-        patched.setattr("app.audit_repository.write", broken)
+        patched.setattr("app.storage.audit_log.write", broken)
         with pytest.raises(ZeroDivisionError):
-            await service.execute(work(SetStatus(account, "frozen"), OPERATOR_CALLER, key=None))
-    assert (await service.account(ALICE, account))["status"] == "active"
-    assert await changes(service) == before
+            await service.execute(ledger_request(SetStatus(account, "frozen"), OPERATOR_CALLER, key=None))
+    assert (await queries.account(ALICE, account))["status"] == "active"
+    assert await changes(queries) == before
 
 
-async def test_what_another_version_posts_is_not_listed(service: AccountService, owner: AsyncEngine) -> None:
+async def test_what_another_version_posts_is_not_listed(
+    service: AccountService, owner: AsyncEngine, queries: Queries
+) -> None:
     account = await open_account(service, money=100)
     async with write_transaction(owner) as connection:
         if owner.dialect.name == "postgresql":
             await connection.execute(text("ALTER TABLE transactions DISABLE TRIGGER append_only"))
         await connection.execute(transactions.update().values(subject=None, scope=None, request_id=None))
-    assert [one["action"] for one in await changes(service, account_id=account)] == ["open"]
+    assert [one["action"] for one in await changes(queries, account_id=account)] == ["open"]
     async with owner.connect() as connection:
         assert (await connection.execute(select(audit_log.c.action))).scalars().all() == ["open"]
 

@@ -3,9 +3,9 @@
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import repository
 from app.consumer import FlagHandler
 from app.service import AccountService
+from app.storage import repository
 from shared.events import CloudEvent, new_event
 from shared.ids import new_id, utc_now
 from tests.support import open_account
@@ -35,12 +35,12 @@ async def test_a_rehearsal_freezes_and_takes_it_back(
     service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await open_account(service)
-    handler, event = FlagHandler(service), flag(account)
+    handler, event = FlagHandler(engine, service), flag(account)
     await handler.rehearse([event, flag(account, "review")])
     assert await status(engine, account) == "active"
     assert await handler.process([event], None) == {event.id}, "the rehearsal has not used its key"
     assert await status(engine, account) == "frozen"
     # Stable has carried it out before: it is done again, or a bug in it would not show.
-    monkeypatch.setattr(repository, "writes_of", lambda *_: 1 // 0)
+    monkeypatch.setattr(repository, "writes_for", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         await handler.rehearse([event])

@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import schemas
-from app.book import Deposit, PlaceHold, Withdraw
+from app.domain.commands import Deposit, PlaceHold, Withdraw
 from app.models import accounts
 from app.service import AccountService
 from app.settings import AccountSettings
@@ -17,7 +17,7 @@ from shared.http.bodies import EmptyBody, StrictBody
 from shared.http.idempotency import canonical, request_hash
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
-from tests.support import keyed, open_account, work
+from tests.support import keyed, ledger_request, open_account
 from tests.test_api import assert_problem
 
 ONE, OTHER = "0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e", "0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5f"
@@ -78,7 +78,7 @@ async def test_a_currency_that_no_account_has_opens_no_cash_account(
         PlaceHold(new_id(), account, 1, "ZZZ", later),
         Deposit(new_id(), new_id(), 1, "ZZZ", None),
     ):
-        answer = await service.execute(work(command))
+        answer = await service.execute(ledger_request(command))
         assert json.loads(answer.body)["code"] in ("currency-mismatch", "not-found")
     async with engine.connect() as connection:
         found = await connection.scalars(select(accounts.c.currency).where(accounts.c.kind == "cash"))
@@ -91,7 +91,7 @@ async def test_a_replica_pays_in_a_currency_that_another_one_met_first(
     account = await open_account(service, money=100, currency="EUR")
     other = AccountService(engine, settings)
     for command in (Withdraw(new_id(), account, 1, "EUR", None), Deposit(new_id(), account, 1, "EUR", None)):
-        assert (await other.execute(work(command))).status == 201
+        assert (await other.execute(ledger_request(command))).status == 201
 
 
 @pytest.mark.parametrize(

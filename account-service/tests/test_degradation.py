@@ -1,4 +1,4 @@
-"""What there is not enough of: connections and room in the queue. Refused at once, with a time to come again."""
+"""What there is not enough of: connections and room in the queue. Refusal at once, with a time to come again."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -8,13 +8,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.grants import GRANTS
-from app.guard import VIOLATION
 from app.models import metadata
 from app.service import AccountService
+from app.storage.grants import GRANTS
+from app.storage.triggers import VIOLATION
 from shared.db.migrate import upgrade
 from shared.testing.fixtures import opened, served_url
-from tests.support import open_account, transfer, work
+from tests.support import ledger_request, open_account, transfer
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 # Of tables with a row each.
@@ -65,7 +65,7 @@ def test_every_table_has_its_grants():
 
 async def test_the_services_role_is_refused_what_it_does_not_need(service: AccountService, engine: AsyncEngine):
     source, target = await open_account(service, money=100), await open_account(service)
-    assert (await service.execute(work(transfer(source, target, 1)))).status == 201
+    assert (await service.execute(ledger_request(transfer(source, target, 1)))).status == 201
     outcomes = {statement: await refusal(engine, statement) for statement in _FORBIDDEN}
     assert {statement: state for statement, state in outcomes.items() if state != _INSUFFICIENT_PRIVILEGE} == {}
 

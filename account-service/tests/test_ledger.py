@@ -4,27 +4,23 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.book import (
-    MAX_BALANCE,
-    Account,
-    Book,
+from app.domain.commands import (
     CaptureHold,
     Command,
     Deposit,
-    Entry,
-    Hold,
-    HoldIs,
+    HoldResult,
     OpenAccount,
     PlaceHold,
-    Posted,
-    Refused,
+    Refusal,
     ReleaseHold,
     Reverse,
     SetStatus,
-    Transaction,
+    TransactionResult,
     Transfer,
     Withdraw,
 )
+from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction
+from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
 from shared.http.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
 from tests.support import ALICE, BOB, OPERATOR_CALLER
@@ -39,7 +35,7 @@ def account(id_: str, owner: str, balance: int = 0, **changes: object) -> Accoun
 
 
 @pytest.fixture
-def book() -> Book:
+def unit() -> UnitOfWork:
     """Alice has 100, Bob nothing; Eve's euros are somewhere else."""
     accounts = [
         account("cash", "bank", -100),
@@ -47,24 +43,24 @@ def book() -> Book:
         account("bob", "bob"),
         account("euro", "alice", 10, currency="EUR"),
     ]
-    return Book({found.id: found for found in accounts}, {"USD": "cash", "EUR": "euro-cash"})
+    return UnitOfWork({found.id: found for found in accounts}, {"USD": "cash", "EUR": "euro-cash"})
 
 
 def code(outcome: object) -> str:
-    return outcome.code if isinstance(outcome, Refused) else "done"
+    return outcome.code if isinstance(outcome, Refusal) else "done"
 
 
 def pay(amount: int, source: str = "alice", target: str = "bob", currency: str = "USD") -> Transfer:
     return Transfer("t", source, target, amount, currency, None)
 
 
-def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(book: Book):
-    outcome = decide(book, pay(30), ALICE, NOW)
+def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(unit: UnitOfWork):
+    outcome = decide(unit, pay(30), ALICE, NOW)
 
-    assert isinstance(outcome, Posted)
+    assert isinstance(outcome, TransactionResult)
     assert outcome.entries == (Entry("alice", 5, "t", -30, 70), Entry("bob", 1, "t", 30, 30))
-    assert [fact.type for fact in book.facts] == ["bank.entry.posted"] * 2
-    assert (book.accounts["alice"].balance, book.accounts["bob"].balance) == (70, 30)
+    assert [event.type for event in unit.events] == ["bank.entry.posted"] * 2
+    assert (unit.accounts["alice"].balance, unit.accounts["bob"].balance) == (70, 30)
 
 
 @pytest.mark.parametrize(
@@ -87,12 +83,12 @@ def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(book:
         (SetStatus("alice", "closed"), "balance-not-zero"),
     ],
 )
-def test_refusals(book: Book, command: Command, expected: str):
-    before = [(a.balance, a.held, a.seq, a.status) for a in book.accounts.values()]
-    assert code(decide(book, command, ALICE, NOW)) == expected
+def test_refusals(unit: UnitOfWork, command: Command, expected: str):
+    before = [(a.balance, a.held, a.seq, a.status) for a in unit.accounts.values()]
+    assert code(decide(unit, command, ALICE, NOW)) == expected
     if expected != "done":
-        assert [(a.balance, a.held, a.seq, a.status) for a in book.accounts.values()] == before
-        assert not book.entries and not book.changed
+        assert [(a.balance, a.held, a.seq, a.status) for a in unit.accounts.values()] == before
+        assert not unit.entries and not unit.changed_accounts
 
 
 SYNTHETIC_CALLER = Caller("alice", frozenset({SYNTHETIC, CASH_DESK, OPERATOR}))
@@ -116,29 +112,29 @@ SYNTHETIC_CALLER = Caller("alice", frozenset({SYNTHETIC, CASH_DESK, OPERATOR}))
         (OpenAccount("new", "1", "USD", None), "done"),
     ],
 )
-def test_synthetic_money_stays_on_the_callers_own_accounts(book: Book, command: Command, expected: str):
+def test_synthetic_money_stays_on_the_callers_own_accounts(unit: UnitOfWork, command: Command, expected: str):
     """Whatever other scopes the token has."""
-    book.accounts["second"] = account("second", "alice")
-    assert code(decide(book, command, SYNTHETIC_CALLER, NOW)) == expected
+    unit.accounts["second"] = account("second", "alice")
+    assert code(decide(unit, command, SYNTHETIC_CALLER, NOW)) == expected
 
 
-def test_frozen_accounts_receive_and_closed_ones_do_nothing(book: Book):
-    book.accounts["alice"].status = "frozen"
-    assert code(decide(book, pay(1), ALICE, NOW)) == "account-frozen"
-    assert code(decide(book, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "done"
-    book.accounts["bob"].status = "closed"
-    book.accounts["alice"].status = "active"
-    assert code(decide(book, pay(1), ALICE, NOW)) == "account-closed"
-    assert code(decide(book, Deposit("d", "bob", 1, "USD", None), OPERATOR_CALLER, NOW)) == "account-closed"
-    assert code(decide(book, SetStatus("bob", "active"), OPERATOR_CALLER, NOW)) == "account-closed"
+def test_frozen_accounts_receive_and_closed_ones_do_nothing(unit: UnitOfWork):
+    unit.accounts["alice"].status = "frozen"
+    assert code(decide(unit, pay(1), ALICE, NOW)) == "account-frozen"
+    assert code(decide(unit, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "done"
+    unit.accounts["bob"].status = "closed"
+    unit.accounts["alice"].status = "active"
+    assert code(decide(unit, pay(1), ALICE, NOW)) == "account-closed"
+    assert code(decide(unit, Deposit("d", "bob", 1, "USD", None), OPERATOR_CALLER, NOW)) == "account-closed"
+    assert code(decide(unit, SetStatus("bob", "active"), OPERATOR_CALLER, NOW)) == "account-closed"
 
 
-def test_balances_stay_within_what_the_database_can_sum(book: Book):
-    book.accounts["bob"].balance = MAX_BALANCE - 5
-    assert code(decide(book, pay(6), ALICE, NOW)) == "balance-limit"
-    assert code(decide(book, pay(5), ALICE, NOW)) == "done"
-    book.accounts["cash"].balance = -MAX_BALANCE
-    assert code(decide(book, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "balance-limit"
+def test_balances_stay_within_what_the_database_can_sum(unit: UnitOfWork):
+    unit.accounts["bob"].balance = MAX_BALANCE - 5
+    assert code(decide(unit, pay(6), ALICE, NOW)) == "balance-limit"
+    assert code(decide(unit, pay(5), ALICE, NOW)) == "done"
+    unit.accounts["cash"].balance = -MAX_BALANCE
+    assert code(decide(unit, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "balance-limit"
 
 
 @pytest.mark.parametrize(
@@ -154,34 +150,34 @@ def test_balances_stay_within_what_the_database_can_sum(book: Book):
         ("reversal", "alice", "bob", BOB, "not-reversible"),
     ],
 )
-def test_who_may_reverse_what(book: Book, type_: str, source: str, target: str, caller, expected: str):
-    book.accounts["bob"].balance = 50
-    book.originals["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
-    assert code(decide(book, Reverse("r", "o", None), caller, NOW)) == expected
+def test_who_may_reverse_what(unit: UnitOfWork, type_: str, source: str, target: str, caller, expected: str):
+    unit.accounts["bob"].balance = 50
+    unit.originals["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
+    assert code(decide(unit, Reverse("r", "o", None), caller, NOW)) == expected
     if expected == "done":
-        assert code(decide(book, Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
+        assert code(decide(unit, Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
 
 
-def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(book: Book):
-    book.accounts["alice"].held = 60
-    book.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW, "owner")
-    assert code(decide(book, CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
-    assert code(decide(book, ReleaseHold("h", "voided"), ALICE, NOW)) == "hold-not-active"
+def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(unit: UnitOfWork):
+    unit.accounts["alice"].held = 60
+    unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW, "owner")
+    assert code(decide(unit, CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
+    assert code(decide(unit, ReleaseHold("h", "voided"), ALICE, NOW)) == "hold-not-active"
     early = NOW - timedelta(seconds=1)
-    assert code(decide(book, ReleaseHold("h", "expired"), ALICE, early)) == "hold-not-active"
-    assert code(decide(book, CaptureHold("c", "h", 61), ALICE, early)) == "hold-exceeded"
-    released = decide(book, ReleaseHold("h", "expired"), ALICE, NOW)
-    assert isinstance(released, HoldIs) and released.hold.status == "expired"
-    assert book.accounts["alice"].held == 0
+    assert code(decide(unit, ReleaseHold("h", "expired"), ALICE, early)) == "hold-not-active"
+    assert code(decide(unit, CaptureHold("c", "h", 61), ALICE, early)) == "hold-exceeded"
+    released = decide(unit, ReleaseHold("h", "expired"), ALICE, NOW)
+    assert isinstance(released, HoldResult) and released.hold.status == "expired"
+    assert unit.accounts["alice"].held == 0
 
 
-def test_a_part_captured_releases_the_rest(book: Book):
-    book.accounts["alice"].held = 100
-    book.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner")
-    outcome = decide(book, CaptureHold("c", "h", 40), ALICE, NOW)
-    assert isinstance(outcome, HoldIs) and outcome.captured is not None
+def test_a_part_captured_releases_the_rest(unit: UnitOfWork):
+    unit.accounts["alice"].held = 100
+    unit.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner")
+    outcome = decide(unit, CaptureHold("c", "h", 40), ALICE, NOW)
+    assert isinstance(outcome, HoldResult) and outcome.capture is not None
     assert (outcome.hold.status, outcome.hold.captured_amount, outcome.hold.transaction_id) == ("captured", 40, "c")
-    assert (book.accounts["alice"].balance, book.accounts["alice"].available) == (60, 60)
+    assert (unit.accounts["alice"].balance, unit.accounts["alice"].available) == (60, 60)
 
 
 @pytest.mark.parametrize(
@@ -197,14 +193,14 @@ def test_a_part_captured_releases_the_rest(book: Book):
     ],
 )
 @pytest.mark.parametrize("command", [CaptureHold("c", "h", None), CaptureHold("c", "h", 1), ReleaseHold("h", "voided")])
-def test_who_may_end_a_hold(book: Book, command: Command, placed_by: str | None, caller, expected: str):
-    book.accounts["alice"].held = 60
-    book.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
-    assert code(decide(book, command, caller, NOW)) == expected
-    assert (book.accounts["alice"].held == 0) == (expected == "done")
+def test_who_may_end_a_hold(unit: UnitOfWork, command: Command, placed_by: str | None, caller, expected: str):
+    unit.accounts["alice"].held = 60
+    unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
+    assert code(decide(unit, command, caller, NOW)) == expected
+    assert (unit.accounts["alice"].held == 0) == (expected == "done")
 
 
 @pytest.mark.parametrize(("caller", "placed_by"), [(ALICE, "owner"), (OPERATOR_CALLER, "operator")])
-def test_a_hold_says_who_placed_it(book: Book, caller, placed_by: str):
-    outcome = decide(book, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
-    assert isinstance(outcome, HoldIs) and outcome.hold.placed_by == placed_by
+def test_a_hold_says_who_placed_it(unit: UnitOfWork, caller, placed_by: str):
+    outcome = decide(unit, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
+    assert isinstance(outcome, HoldResult) and outcome.hold.placed_by == placed_by

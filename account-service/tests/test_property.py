@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.book import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.application.queries import Queries
+from app.application.requests import LedgerResponse
+from app.domain.commands import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
 from app.models import metadata
 from app.service import AccountService
-from app.work import Answer
 from shared.http.auth import Caller
 from shared.db.database import create_engine
 from shared.ids import new_id, utc_now
@@ -27,11 +28,11 @@ from tests.support import (
     ALICE,
     OPERATOR_CALLER,
     assert_invariants,
+    ledger_request,
     make_settings,
     open_account,
     transfer,
     withdraw,
-    work,
 )
 
 T = TypeVar("T")
@@ -75,6 +76,7 @@ class Bank(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.folder = tempfile.TemporaryDirectory()
         self.engine = self.new_database(Path(self.folder.name) / "bank.db")
+        self.queries = Queries(self.engine)
         self.service = AccountService(self.engine, make_settings(self.lab, _SQLITE))
         self.model: dict[str, Model] = {}
         self.reversed: set[str] = set()
@@ -89,7 +91,7 @@ class Bank(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def execute(self, command: Any, expected: str | None, caller: Caller = OPERATOR_CALLER) -> dict[str, Any]:
-        answer: Answer = self.run(self.service.execute(work(command, caller)))
+        answer: LedgerResponse = self.run(self.service.execute(ledger_request(command, caller)))
         body: dict[str, Any] = json.loads(answer.body)
         assert body.get("code") == expected, (command, body)
         return body
@@ -209,7 +211,7 @@ class Bank(RuleBasedStateMachine):
 
     @invariant()
     def service_and_model_agree(self) -> None:
-        shown = self.run(self.service.accounts(OPERATOR_CALLER, None, len(self.model) + 1))
+        shown = self.run(self.queries.accounts(OPERATOR_CALLER, None, len(self.model) + 1))
         assert {account.id: (account.balance, account.available, account.status) for account in shown} == {
             id_: (model.balance, model.available, model.status) for id_, model in self.model.items()
         }

@@ -11,13 +11,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import flush, repository
-from app import service as service_module
-from app.book import CaptureHold, PlaceHold, Reverse, SetStatus
+from app.application import batches, flush
+from app.application.queries import Queries
+from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, LedgerResponse, RequestContext, TransferBatch
+from app.domain.commands import CaptureHold, PlaceHold, Reverse, SetStatus
+from app.jobs import purge_expired_keys, release_expired_holds
 from app.models import idempotency_keys, outbox
 from app.service import AccountService
 from app.settings import AccountSettings
-from app.work import EVENT_SUBJECT, SYSTEM, Answer, Batch, Trace, Work
+from app.storage.invariants import broken_invariants
 from shared.db.database import create_engine, write_transaction
 from shared.ids import new_id, utc_now
 from shared.http.problems import Problem
@@ -26,18 +28,18 @@ from tests.support import (
     BOB,
     OPERATOR_CALLER,
     assert_invariants,
+    ledger_request,
     open_account,
     transfer,
     withdraw,
-    work,
 )
 
 
-async def balance(service: AccountService, account: str) -> int:
-    return int((await service.account(OPERATOR_CALLER, account))["balance"])
+async def balance(queries: Queries, account: str) -> int:
+    return int((await queries.account(OPERATOR_CALLER, account))["balance"])
 
 
-def code(answer: Answer) -> str:
+def code(answer: LedgerResponse) -> str:
     return str(json.loads(answer.body)["code"])
 
 
@@ -51,26 +53,30 @@ async def replicas(request: pytest.FixtureRequest, service: AccountService, sett
 
 
 @pytest.mark.parametrize(("attempts", "succeed"), [(80, 80), (200, 100)])
-async def test_concurrent_withdrawals_never_overdraw(replicas: list[AccountService], attempts: int, succeed: int):
+async def test_concurrent_withdrawals_never_overdraw(
+    replicas: list[AccountService], attempts: int, succeed: int, queries: Queries
+):
     account = await open_account(replicas[0], money=1000)
 
     answers = await asyncio.gather(
-        *(replicas[n % len(replicas)].execute(work(withdraw(account, 10))) for n in range(attempts))
+        *(replicas[n % len(replicas)].execute(ledger_request(withdraw(account, 10))) for n in range(attempts))
     )
 
     assert collections.Counter(answer.status for answer in answers) == collections.Counter(
         {201: succeed, 409: attempts - succeed}
     )
     assert {code(answer) for answer in answers if answer.status == 409} <= {"insufficient-funds"}
-    assert await balance(replicas[0], account) == 1000 - 10 * succeed
+    assert await balance(queries, account) == 1000 - 10 * succeed
 
 
-async def test_one_key_fifty_times_at_once_has_one_effect(replicas: list[AccountService]):
+async def test_one_key_fifty_times_at_once_has_one_effect(replicas: list[AccountService], queries: Queries):
     source, target = await open_account(replicas[0], money=1000), await open_account(replicas[0])
 
     async def send(n: int) -> int | str:
         try:
-            answer = await replicas[n % len(replicas)].execute(work(transfer(source, target, 100), key="same"))
+            answer = await replicas[n % len(replicas)].execute(
+                ledger_request(transfer(source, target, 100), key="same")
+            )
         except Problem as problem:
             return problem.code
         return "replayed" if answer.replayed else answer.status
@@ -79,62 +85,62 @@ async def test_one_key_fifty_times_at_once_has_one_effect(replicas: list[Account
 
     assert outcomes[201] == 1
     assert set(outcomes) <= {201, "replayed", "request-in-progress"}
-    assert await balance(replicas[0], target) == 100
-    replay = await replicas[-1].execute(work(transfer(source, target, 100), key="same"))
+    assert await balance(queries, target) == 100
+    replay = await replicas[-1].execute(ledger_request(transfer(source, target, 100), key="same"))
     assert replay.replayed and replay.status == 201
 
 
-async def test_crossing_transfers_do_not_deadlock(replicas: list[AccountService]):
+async def test_crossing_transfers_do_not_deadlock(replicas: list[AccountService], queries: Queries):
     accounts = [await open_account(replicas[0], money=1000) for _ in range(4)]
     pairs = [(a, b) for a in accounts for b in accounts if a != b] * 10
 
     answers = await asyncio.gather(
-        *(replicas[n % len(replicas)].execute(work(transfer(a, b, 1))) for n, (a, b) in enumerate(pairs))
+        *(replicas[n % len(replicas)].execute(ledger_request(transfer(a, b, 1))) for n, (a, b) in enumerate(pairs))
     )
 
     assert {answer.status for answer in answers} == {201}
-    assert [await balance(replicas[0], account) for account in accounts] == [1000] * 4
+    assert [await balance(queries, account) for account in accounts] == [1000] * 4
 
 
-async def test_a_replay_returns_the_first_answer_to_the_byte(service: AccountService):
+async def test_a_replay_returns_the_first_answer_to_the_byte(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=50), await open_account(service)
     for amount in (20, 500):
-        first = await service.execute(work(transfer(source, target, amount), key=f"k{amount}"))
-        again = await service.execute(work(transfer(source, target, amount), key=f"k{amount}"))
+        first = await service.execute(ledger_request(transfer(source, target, amount), key=f"k{amount}"))
+        again = await service.execute(ledger_request(transfer(source, target, amount), key=f"k{amount}"))
         assert (again.status, again.body, again.replayed) == (first.status, first.body, True)
-    assert await balance(service, target) == 20
+    assert await balance(queries, target) == 20
 
 
 async def test_a_refusal_stays_refused_when_money_arrives_later(service: AccountService):
     source, target = await open_account(service), await open_account(service, money=500)
-    refused = await service.execute(work(transfer(source, target, 10), key="poor"))
-    await service.execute(work(transfer(target, source, 100)))
+    refused = await service.execute(ledger_request(transfer(source, target, 10), key="poor"))
+    await service.execute(ledger_request(transfer(target, source, 100)))
 
     assert refused.status == 409
-    assert (await service.execute(work(transfer(source, target, 10), key="poor"))).body == refused.body
+    assert (await service.execute(ledger_request(transfer(source, target, 10), key="poor"))).body == refused.body
 
 
-async def test_a_key_belongs_to_one_request_and_one_caller(service: AccountService):
+async def test_a_key_belongs_to_one_request_and_one_caller(service: AccountService, queries: Queries):
     alices, bobs = await open_account(service, money=100), await open_account(service, BOB, money=100)
-    await service.execute(work(transfer(alices, bobs, 10), key="k", content=b"one"))
+    await service.execute(ledger_request(transfer(alices, bobs, 10), key="k", content=b"one"))
 
-    other = await service.execute(work(transfer(alices, bobs, 20), key="k", content=b"two"))
-    bob = await service.execute(work(transfer(bobs, alices, 5), BOB, key="k"))
+    other = await service.execute(ledger_request(transfer(alices, bobs, 20), key="k", content=b"two"))
+    bob = await service.execute(ledger_request(transfer(bobs, alices, 5), BOB, key="k"))
 
     assert (other.status, code(other)) == (422, "idempotency-key-reused")
     assert bob.status == 201
-    assert await balance(service, alices) == 95
+    assert await balance(queries, alices) == 95
 
 
-async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: AccountService):
+async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=100), await open_account(service)
-    single = await service.execute(work(transfer(source, target, 1), key="single"))
+    single = await service.execute(ledger_request(transfer(source, target, 1), key="single"))
 
-    def item(key: str, amount: int, content: bytes = b"hash") -> Work:
-        return work(transfer(source, target, amount), key=key, content=content)
+    def item(key: str, amount: int, content: bytes = b"hash") -> LedgerRequest:
+        return ledger_request(transfer(source, target, amount), key=key, content=content)
 
     items = (item("single", 1), item("a", 10), item("a", 10), item("a", 11, b"other"), item("b", 10**6), item("c", 5))
-    batch = Work(ALICE, Batch(items), 200, Trace("/batch"), ("alice", "batch"), b"batch")
+    batch = LedgerRequest(ALICE, TransferBatch(items), 200, RequestContext("/batch"), ("alice", "batch"), b"batch")
     answer = await service.execute(batch)
     results = json.loads(answer.body)["results"]
 
@@ -148,40 +154,42 @@ async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: Accoun
     ]
     assert results[0]["transaction"] == json.loads(single.body)
     assert results[4]["problem"]["code"] == "insufficient-funds"
-    assert await balance(service, target) == 16
+    assert await balance(queries, target) == 16
     assert (await service.execute(batch)).replayed
-    assert (await service.execute(work(transfer(source, target, 5), key="c"))).replayed
+    assert (await service.execute(ledger_request(transfer(source, target, 5), key="c"))).replayed
 
 
-async def test_reversal_holds_and_expiry(service: AccountService):
+async def test_reversal_holds_and_expiry(service: AccountService, queries: Queries, engine: AsyncEngine):
     alice, bob = await open_account(service, money=1000), await open_account(service, BOB)
-    paid = json.loads((await service.execute(work(transfer(alice, bob, 300)))).body)
+    paid = json.loads((await service.execute(ledger_request(transfer(alice, bob, 300)))).body)
 
-    payer = await service.execute(work(Reverse(new_id(), paid["id"], None)))
-    payee = await service.execute(work(Reverse(new_id(), paid["id"], "returned"), BOB))
-    twice = await service.execute(work(Reverse(new_id(), paid["id"], None), BOB))
+    payer = await service.execute(ledger_request(Reverse(new_id(), paid["id"], None)))
+    payee = await service.execute(ledger_request(Reverse(new_id(), paid["id"], "returned"), BOB))
+    twice = await service.execute(ledger_request(Reverse(new_id(), paid["id"], None), BOB))
     assert (code(payer), payee.status, code(twice)) == ("forbidden", 201, "already-reversed")
     assert json.loads(payee.body)["reverses"] == paid["id"]
 
     hold = new_id()
     later = utc_now() + timedelta(hours=1)
-    await service.execute(work(PlaceHold(hold, alice, 400, "USD", later)))
-    assert (await service.account(ALICE, alice))["available"] == 600
-    assert code(await service.execute(work(withdraw(alice, 601)))) == "insufficient-funds"
-    captured = json.loads((await service.execute(work(CaptureHold(new_id(), hold, 150)))).body)
+    await service.execute(ledger_request(PlaceHold(hold, alice, 400, "USD", later)))
+    assert (await queries.account(ALICE, alice))["available"] == 600
+    assert code(await service.execute(ledger_request(withdraw(alice, 601)))) == "insufficient-funds"
+    captured = json.loads((await service.execute(ledger_request(CaptureHold(new_id(), hold, 150)))).body)
     assert (captured["status"], captured["captured_amount"], captured["transaction"]["amount"]) == (
         "captured",
         150,
         150,
     )
-    assert code(await service.execute(work(CaptureHold(new_id(), hold, 1)))) == "hold-not-active"
+    assert code(await service.execute(ledger_request(CaptureHold(new_id(), hold, 1)))) == "hold-not-active"
 
     for life in (-1, -2):
-        await service.execute(work(PlaceHold(new_id(), alice, 100, "USD", utc_now() + timedelta(seconds=life))))
-    assert (await service.account(ALICE, alice))["held"] == 200
-    assert await service.release_expired_holds() == 2
-    assert await service.release_expired_holds() == 0
-    account = await service.account(ALICE, alice)
+        await service.execute(
+            ledger_request(PlaceHold(new_id(), alice, 100, "USD", utc_now() + timedelta(seconds=life)))
+        )
+    assert (await queries.account(ALICE, alice))["held"] == 200
+    assert await release_expired_holds(engine, service) == 2
+    assert await release_expired_holds(engine, service) == 0
+    account = await queries.account(ALICE, alice)
     assert (account["balance"], account["held"]) == (850, 0)
 
 
@@ -189,33 +197,37 @@ async def test_a_replica_that_has_just_started_captures_a_hold(
     service: AccountService, engine: AsyncEngine, settings: AccountSettings
 ):
     alice, hold = await open_account(service, money=1000), new_id()
-    await service.execute(work(PlaceHold(hold, alice, 400, "USD", utc_now() + timedelta(hours=1))))
+    await service.execute(ledger_request(PlaceHold(hold, alice, 400, "USD", utc_now() + timedelta(hours=1))))
 
-    captured = await AccountService(engine, settings).execute(work(CaptureHold(new_id(), hold, None)))
+    captured = await AccountService(engine, settings).execute(ledger_request(CaptureHold(new_id(), hold, None)))
 
     assert captured.status == 201 and json.loads(captured.body)["captured_amount"] == 400
     await assert_invariants(engine)
 
 
-async def test_a_batch_cannot_share_its_key_with_one_of_its_transfers(service: AccountService, engine: AsyncEngine):
+async def test_a_batch_cannot_share_its_key_with_one_of_its_transfers(
+    service: AccountService, engine: AsyncEngine, queries: Queries
+):
     source, target = await open_account(service, money=100), await open_account(service)
-    items = tuple(work(transfer(source, target, 10), key=key) for key in ("first", "batch"))
-    batch = Work(ALICE, Batch(items), 200, Trace("/batch"), ("alice", "batch"), b"batch")
+    items = tuple(ledger_request(transfer(source, target, 10), key=key) for key in ("first", "batch"))
+    batch = LedgerRequest(ALICE, TransferBatch(items), 200, RequestContext("/batch"), ("alice", "batch"), b"batch")
 
-    answers = await asyncio.gather(service.execute(batch), service.execute(work(transfer(source, target, 1))))
+    answers = await asyncio.gather(service.execute(batch), service.execute(ledger_request(transfer(source, target, 1))))
 
     assert code(answers[0]) == "idempotency-key-reused" and answers[1].status == 201, "the neighbour is not disturbed"
-    assert await balance(service, target) == 1
-    assert not (await service.execute(work(transfer(source, target, 2), key="first"))).replayed, "nothing was kept"
+    assert await balance(queries, target) == 1
+    assert not (
+        await service.execute(ledger_request(transfer(source, target, 2), key="first"))
+    ).replayed, "nothing was kept"
     await assert_invariants(engine)
 
 
 async def test_a_refused_reversal_tells_what_it_would_have_been(service: AccountService, engine: AsyncEngine):
     alice = await open_account(service, money=100)
-    paid = json.loads((await service.execute(work(withdraw(alice, 100)))).body)
-    await service.execute(work(SetStatus(alice, "closed"), OPERATOR_CALLER))
+    paid = json.loads((await service.execute(ledger_request(withdraw(alice, 100)))).body)
+    await service.execute(ledger_request(SetStatus(alice, "closed"), OPERATOR_CALLER))
 
-    refused = await service.execute(work(Reverse(new_id(), paid["id"], None), OPERATOR_CALLER))
+    refused = await service.execute(ledger_request(Reverse(new_id(), paid["id"], None), OPERATOR_CALLER))
 
     assert code(refused) == "account-closed"
     async with write_transaction(engine) as connection:
@@ -224,28 +236,28 @@ async def test_a_refused_reversal_tells_what_it_would_have_been(service: Account
     assert (told["account_id"], told["type"], told["direction"]) == (alice, "reversal", "credit")
 
 
-async def test_what_one_may_not_see_is_not_there(service: AccountService):
+async def test_what_one_may_not_see_is_not_there(service: AccountService, queries: Queries):
     alices, bobs = await open_account(service, money=100), await open_account(service, BOB, money=100)
     async with service._engine.connect() as connection:
         cash = (await connection.scalars(text("SELECT id FROM accounts WHERE kind = 'cash'"))).one()
     cash = cash if "-" in str(cash) else f"{cash[:8]}-{cash[8:12]}-{cash[12:16]}-{cash[16:20]}-{cash[20:]}"
 
     with pytest.raises(Problem, match="not-found"):
-        await service.account(BOB, alices)
+        await queries.account(BOB, alices)
     for command in (transfer(bobs, alices, 1), transfer(str(cash), alices, 1), transfer(alices, str(cash), 1)):
-        assert code(await service.execute(work(command))) == "not-found"
-    assert [account.id for account in await service.accounts(BOB, None, 10)] == [bobs]
-    assert len(await service.accounts(OPERATOR_CALLER, None, 10)) == 2
-    paid = json.loads((await service.execute(work(transfer(alices, bobs, 1)))).body)
+        assert code(await service.execute(ledger_request(command))) == "not-found"
+    assert [account.id for account in await queries.accounts(BOB, None, 10)] == [bobs]
+    assert len(await queries.accounts(OPERATOR_CALLER, None, 10)) == 2
+    paid = json.loads((await service.execute(ledger_request(transfer(alices, bobs, 1)))).body)
     shown = {entry["account_id"]: entry["balance_after"] for entry in paid["entries"]}
     assert shown == {alices: 99, bobs: None}
 
 
 async def test_events_leave_with_the_effect_and_only_then(service: AccountService, engine: AsyncEngine):
     source, target = await open_account(service, money=100), await open_account(service)
-    await service.execute(work(transfer(source, target, 30)))
-    await service.execute(work(transfer(source, target, 500)))
-    await service.execute(work(SetStatus(source, "frozen"), OPERATOR_CALLER, key=None))
+    await service.execute(ledger_request(transfer(source, target, 30)))
+    await service.execute(ledger_request(transfer(source, target, 500)))
+    await service.execute(ledger_request(SetStatus(source, "frozen"), OPERATOR_CALLER, key=None))
     async with write_transaction(engine) as connection:
         await outbox.sequence(connection)
     async with engine.connect() as connection:
@@ -265,25 +277,27 @@ async def test_events_leave_with_the_effect_and_only_then(service: AccountServic
     assert events[6]["data"]["code"] == "insufficient-funds" and events[6]["requestid"] == "request-1"
 
 
-async def test_one_bad_row_does_not_fail_its_batch(service: AccountService):
+async def test_one_bad_row_does_not_fail_its_batch(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=100), await open_account(service)
     bad = transfer(source, target, 1)
-    used = json.loads((await service.execute(work(bad))).body)["id"]
+    used = json.loads((await service.execute(ledger_request(bad))).body)["id"]
     assert used == bad.id
 
     # The same transaction id again: the database refuses the row, and with it a whole statement.
     outcomes = await asyncio.gather(
-        *(service.execute(work(transfer(source, target, 2))) for _ in range(5)),
-        service.execute(work(bad)),
-        *(service.execute(work(transfer(source, target, 2))) for _ in range(5)),
+        *(service.execute(ledger_request(transfer(source, target, 2))) for _ in range(5)),
+        service.execute(ledger_request(bad)),
+        *(service.execute(ledger_request(transfer(source, target, 2))) for _ in range(5)),
         return_exceptions=True,
     )
 
-    assert [isinstance(outcome, Answer) for outcome in outcomes] == [True] * 5 + [False] + [True] * 5
-    assert await balance(service, target) == 21
+    assert [isinstance(outcome, LedgerResponse) for outcome in outcomes] == [True] * 5 + [False] + [True] * 5
+    assert await balance(queries, target) == 21
 
 
-async def test_a_dead_database_fails_all_and_nothing_moves(service: AccountService, monkeypatch: pytest.MonkeyPatch):
+async def test_a_dead_database_fails_all_and_nothing_moves(
+    service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
+):
     source, target = await open_account(service, money=100), await open_account(service)
     calls = 0
 
@@ -295,11 +309,11 @@ async def test_a_dead_database_fails_all_and_nothing_moves(service: AccountServi
     with monkeypatch.context() as patched:
         patched.setattr(flush, "write_all", unreachable)
         outcomes = await asyncio.gather(
-            *(service.execute(work(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
+            *(service.execute(ledger_request(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
         )
     assert {type(outcome) for outcome in outcomes} == {OperationalError}
     assert calls == 1, "an outage is not retried request by request"
-    assert await balance(service, target) == 0
+    assert await balance(queries, target) == 0
 
 
 async def test_a_full_queue_and_a_stopping_service_answer_503(engine: AsyncEngine, settings: AccountSettings):
@@ -308,7 +322,7 @@ async def test_a_full_queue_and_a_stopping_service_answer_503(engine: AsyncEngin
 
     async def send() -> str:
         try:
-            return str((await service.execute(work(withdraw(account, 1)))).status)
+            return str((await service.execute(ledger_request(withdraw(account, 1)))).status)
         except Problem as problem:
             assert problem.headers["Retry-After"] == "1"
             return problem.code
@@ -324,14 +338,16 @@ async def test_old_keys_are_forgotten_but_not_those_of_events(
     service: AccountService, engine: AsyncEngine, owner: AsyncEngine, settings: AccountSettings
 ):
     source, target = await open_account(service, money=100), await open_account(service)
-    await service.execute(work(transfer(source, target, 1), key="old"))
-    freeze = Work(SYSTEM, SetStatus(source, "frozen"), 200, Trace("/events"), (EVENT_SUBJECT, "flag-1"), b"hash")
+    await service.execute(ledger_request(transfer(source, target, 1), key="old"))
+    freeze = LedgerRequest(
+        SYSTEM, SetStatus(source, "frozen"), 200, RequestContext("/events"), (EVENT_SUBJECT, "flag-1"), b"hash"
+    )
     await service.execute(freeze)
     async with write_transaction(owner) as connection:
         past = utc_now() - timedelta(days=settings.idempotency_retention_days + 1)
         await connection.execute(idempotency_keys.update().values(created_at=past))
 
-    await service.forget_old_keys()
+    await purge_expired_keys(engine, settings.idempotency_retention_days)
 
     async with engine.connect() as connection:
         left = (await connection.scalars(text("SELECT key FROM idempotency_keys"))).all()
@@ -339,18 +355,20 @@ async def test_old_keys_are_forgotten_but_not_those_of_events(
     assert (await service.execute(freeze)).replayed
 
 
-async def test_a_corrupted_balance_is_found(service: AccountService, engine: AsyncEngine, owner: AsyncEngine):
+async def test_a_corrupted_balance_is_found(
+    service: AccountService, engine: AsyncEngine, owner: AsyncEngine, queries: Queries
+):
     account = await open_account(service, money=100)
     if owner.dialect.name == "postgresql":
         async with write_transaction(owner) as connection:
             # Somebody who may and wants to.
             await connection.execute(text("ALTER TABLE entries DISABLE TRIGGER append_only"))
-    assert set((await service.imbalance()).values()) == {0}
+    assert set((await queries.imbalance()).values()) == {0}
     async with write_transaction(owner) as connection:
         await connection.execute(text("UPDATE accounts SET balance = balance + 7 WHERE kind = 'customer'"))
     async with engine.connect() as connection:
-        broken = await repository.broken_invariants(connection)
-    assert await service.imbalance() == {"USD": 7}
+        broken = await broken_invariants(connection)
+    assert await queries.imbalance() == {"USD": 7}
     assert {line.partition(":")[0] for line in broken} == {
         "a balance differs from the sum of its entries",
         "balances of a currency do not sum to zero",
@@ -359,15 +377,15 @@ async def test_a_corrupted_balance_is_found(service: AccountService, engine: Asy
         await connection.execute(text("UPDATE accounts SET balance = balance - 7 WHERE kind = 'customer'"))
         await connection.execute(text("UPDATE entries SET balance_after = balance_after + 1 WHERE amount > 0"))
     async with engine.connect() as connection:
-        broken = await repository.broken_invariants(connection)
+        broken = await broken_invariants(connection)
     assert [line.partition(":")[0] for line in broken] == ["the balance_after chain is broken"]
     async with write_transaction(owner) as connection:
         await connection.execute(text("UPDATE entries SET balance_after = balance_after - 1 WHERE amount > 0"))
-    assert await balance(service, account) == 100
+    assert await balance(queries, account) == 100
 
 
 async def test_a_cash_account_that_was_not_committed_is_not_remembered(
-    service: AccountService, monkeypatch: pytest.MonkeyPatch
+    service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ):
     @contextlib.asynccontextmanager
     async def failing(engine: AsyncEngine):
@@ -375,11 +393,11 @@ async def test_a_cash_account_that_was_not_committed_is_not_remembered(
             yield connection
             raise OSError("the database is gone")
 
-    monkeypatch.setattr(service_module, "write_transaction", failing)
+    monkeypatch.setattr(batches, "write_transaction", failing)
     with pytest.raises(OSError):
         await open_account(service)
     monkeypatch.undo()
 
     account = await open_account(service, money=5)
 
-    assert await balance(service, account) == 5
+    assert await balance(queries, account) == 5

@@ -125,7 +125,7 @@ class Bank:
         relay = Relay(engine, outbox, bus, service)
         if service == ACCOUNT:
             process.service = load(ACCOUNT).service.AccountService(engine, lab().account, relay.committed)
-            handler = load(ACCOUNT).consumer.FlagHandler(process.service)
+            handler = load(ACCOUNT).consumer.FlagHandler(engine, process.service)
             subject, producer = "bank.transaction.flagged", TRANSACTION
         else:
             process.service = load(TRANSACTION).service.TransactionService(

@@ -74,7 +74,7 @@ def _freezes(event: dict[str, Any]) -> bool:
 
 
 def _broken_ledger(ledger: sqlite3.Connection) -> list[str]:
-    invariants: dict[str, str] = load(ACCOUNT).repository.INVARIANTS
+    invariants: dict[str, str] = load(ACCOUNT).invariants.INVARIANTS
     return [meaning for meaning, query in invariants.items() if ledger.execute(query).fetchone() is not None]
 
 

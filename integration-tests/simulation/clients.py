@@ -60,12 +60,12 @@ class Clients:
             self.wrong.append(f"a client cannot go on: {error!r}")
 
     async def _open(self, number: int) -> None:
-        book, key = load(ACCOUNT).book, f"open-{number}"
-        opening = Asked("open", key, lambda: book.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key))
+        commands, key = load(ACCOUNT).commands, f"open-{number}"
+        opening = Asked("open", key, lambda: commands.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key))
         account = orjson.loads((await self._ask(opening, _CERTAIN)).body)["id"]
         self._accounts.append(account)
         key = f"money-{number}"
-        await self._ask(Asked("move", key, lambda: book.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
+        await self._ask(Asked("move", key, lambda: commands.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
 
     async def _work(self, client: int) -> None:
         for number in range(self.world.plan.requests):
@@ -86,34 +86,34 @@ class Clients:
             await self._unfreeze(account)
 
     async def _unfreeze(self, account: str) -> None:
-        await self._send(lambda: load(ACCOUNT).book.SetStatus(account, "active"), None)
+        await self._send(lambda: load(ACCOUNT).commands.SetStatus(account, "active"), None)
 
     def _draw(self, key: str) -> Asked:
         """Draw a request; its key is its reference as well, so that its effects can be counted."""
-        book, chance = load(ACCOUNT).book, self.chance
+        commands, chance = load(ACCOUNT).commands, self.chance
         kind = chance.choice(_KINDS)
         one, other = chance.sample(self._accounts, 2)
         amount = chance.choice([chance.randint(1, 200), chance.randint(REVIEW, FREEZE + 200)])
         if kind == "deposit":
-            return Asked("move", key, lambda: book.Deposit(new_id(), one, amount, "USD", key))
+            return Asked("move", key, lambda: commands.Deposit(new_id(), one, amount, "USD", key))
         if kind == "withdraw":
-            return Asked("move", key, lambda: book.Withdraw(new_id(), one, amount, "USD", key))
+            return Asked("move", key, lambda: commands.Withdraw(new_id(), one, amount, "USD", key))
         if kind == "hold":
             expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
-            return Asked("hold", key, lambda: book.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
+            return Asked("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
         if kind in ("capture", "void") and self._held:
             # One request for each, so that its effects can be counted.
             hold = self._held.pop(chance.randrange(len(self._held)))
             if kind == "capture":
-                return Asked(kind, key, lambda: book.CaptureHold(new_id(), hold, None), hold=hold)
-            return Asked(kind, key, lambda: book.ReleaseHold(hold, "voided"), hold=hold)
+                return Asked(kind, key, lambda: commands.CaptureHold(new_id(), hold, None), hold=hold)
+            return Asked(kind, key, lambda: commands.ReleaseHold(hold, "voided"), hold=hold)
         if kind == "batch":
             items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
             return Asked("batch", key, lambda: _batch(key, items))
         if kind == "reverse" and self._posted:
             original = chance.choice(self._posted)
-            return Asked("move", key, lambda: book.Reverse(new_id(), original, key))
-        return Asked("move", key, lambda: book.Transfer(new_id(), one, other, amount, "USD", key))
+            return Asked("move", key, lambda: commands.Reverse(new_id(), original, key))
+        return Asked("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
 
     async def _ask(self, asked: Asked, tries: int) -> Any:
         """Send a request up to so many times; return its answer, None when there is none."""
@@ -149,23 +149,30 @@ class Clients:
 
 
 def _work(command: Any, asked: Asked | None) -> Any:
-    work = load(ACCOUNT).work
-    trace = work.Trace("/simulated", asked.key if asked else None)
+    requests = load(ACCOUNT).requests
+    context = requests.RequestContext("/simulated", asked.key if asked else None)
     if asked is None:
-        return work.Work(_OPERATOR, command, 200, trace)
+        return requests.LedgerRequest(_OPERATOR, command, 200, context)
     status = 200 if asked.kind == "batch" else 201
     key = (_OPERATOR.subject, asked.key)
-    return work.Work(_OPERATOR, command, status, trace, key, request_hash(asked.kind, asked.key))
+    return requests.LedgerRequest(_OPERATOR, command, status, context, key, request_hash(asked.kind, asked.key))
 
 
 def _batch(key: str, items: list[tuple[str, str, int]]) -> Any:
-    work, book = load(ACCOUNT).work, load(ACCOUNT).book
+    requests, commands = load(ACCOUNT).requests, load(ACCOUNT).commands
     works = []
     for number, (one, other, amount) in enumerate(items):
         name = f"{key}/{number}"
-        transfer = book.Transfer(new_id(), one, other, amount, "USD", name)
+        transfer = commands.Transfer(new_id(), one, other, amount, "USD", name)
         subject = (_OPERATOR.subject, name)
         works.append(
-            work.Work(_OPERATOR, transfer, 201, work.Trace("/simulated", name), subject, request_hash("item", name))
+            requests.LedgerRequest(
+                _OPERATOR,
+                transfer,
+                201,
+                requests.RequestContext("/simulated", name),
+                subject,
+                request_hash("item", name),
+            )
         )
-    return work.Batch(tuple(works))
+    return requests.TransferBatch(tuple(works))

@@ -102,7 +102,7 @@ def _answer_first() -> _Replacements:
         yield await context.__aenter__()
         asyncio.create_task(context.__aexit__(None, None, None))
 
-    return [(load(ACCOUNT).service, "write_transaction", committed_later)]
+    return [(load(ACCOUNT).batches, "write_transaction", committed_later)]
 
 
 @_plant("idempotency keys are not looked at", "has 2 effects", 2)
@@ -120,8 +120,8 @@ def _no_keys() -> _Replacements:
 @_plant("the consumer of findings does not know what it has seen", "was frozen", 1)
 def _no_dedupe() -> _Replacements:
     consumer = load(ACCOUNT).consumer
-    work = consumer._work
-    return [(consumer, "_work", lambda event: (made := work(event)) and replace(made, key=None))]
+    request = consumer._request
+    return [(consumer, "_request", lambda event: (made := request(event)) and replace(made, key=None))]
 
 
 @_plant("the inbox is committed before the effect", "history lacks", 3)
@@ -184,16 +184,16 @@ def _last_id() -> _Replacements:
 
 @_plant("a cash account is remembered before it is committed", "KeyError", 215)
 def _cash_first() -> _Replacements:
-    service = load(ACCOUNT).service
+    batches = load(ACCOUNT).batches
 
-    async def cash_for(self: Any, currencies: set[str], now: Any) -> dict[str, str]:
-        if not currencies <= self._cash.keys():
+    async def load_cash_accounts(self: Any, currencies: set[str], now: Any) -> dict[str, str]:
+        if not currencies <= self._cash_accounts.keys():
             async with write_transaction(self._engine) as connection:
-                self._cash = await service.repository.cash_accounts(connection, currencies, now)
-        cash: dict[str, str] = self._cash
-        return cash
+                self._cash_accounts = await batches.repository.open_cash_accounts(connection, currencies, now)
+        cash_accounts: dict[str, str] = self._cash_accounts
+        return cash_accounts
 
-    return [(service.AccountService, "_cash_for", cash_for)]
+    return [(batches.BatchExecutor, "_load_cash_accounts", load_cash_accounts)]
 
 
 @_plant("group commit gives the results to the callers in another order", "different answers", 4)

@@ -1,6 +1,7 @@
 """Both services in one process, though each calls its package `app`; and their databases, empty."""
 
 import importlib
+import pkgutil
 import sqlite3
 import sys
 from functools import cache
@@ -14,7 +15,7 @@ from shared.testing.paths import ROOT
 
 
 class Modules:
-    """The modules of one service: `modules.repository` is its `app.repository`."""
+    """The modules of one service by their last names: `modules.commands` is its `app.domain.commands`."""
 
     def __init__(self, modules: dict[str, ModuleType]) -> None:
         self._modules = modules
@@ -29,11 +30,13 @@ def load(service: str) -> Modules:
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "app"}
     sys.path.insert(0, str(ROOT / service))
     try:
-        importlib.import_module("app.main")
+        for module in pkgutil.walk_packages(importlib.import_module("app").__path__, "app."):
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
     finally:
         sys.path.remove(str(ROOT / service))
     names = [name for name in sys.modules if name.partition(".")[0] == "app"]
-    modules = {name.rpartition(".")[2]: sys.modules.pop(name) for name in names if name.count(".") < 2}
+    modules = {name.rpartition(".")[2]: sys.modules.pop(name) for name in names}
     sys.modules.update(before)
     return Modules(modules)
 

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from app.guard import STATEMENTS
+from app.storage.triggers import STATEMENTS
 
 revision = "0003"
 down_revision = "0002"

@@ -2,7 +2,7 @@
 
 from alembic import op
 
-from app.guard import APPEND_ONLY
+from app.storage.triggers import APPEND_ONLY
 
 revision = "0004"
 down_revision = "0003"

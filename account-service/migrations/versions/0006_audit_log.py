@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from app.guard import append_only
+from app.storage.triggers import append_only
 from shared.db.database import UtcDateTime
 
 revision = "0006"

@@ -11,7 +11,7 @@ none         nothing
 """
 
 import asyncio
-import importlib
+import importlib.util
 import itertools
 import os
 import random
@@ -89,10 +89,10 @@ def consumer() -> None:
 
 
 def double_post() -> None:
-    repository = importlib.import_module("app.repository")
-    writes_of = getattr(repository, "writes_of", None)
-    if writes_of is None:
+    if importlib.util.find_spec("app.ledger") is None:
         return
+    repository = importlib.import_module("app.storage.repository")
+    writes_for = repository.writes_for
     write_class = importlib.import_module("shared.db.database").Write
 
     def twice(write: Any) -> Any:
@@ -102,7 +102,7 @@ def double_post() -> None:
         again = [(row[0], row[1] + 1, row[2], row[3], row[4] + row[3]) for row in write.rows]
         return write_class(write.table, write.columns, [*write.rows, *again], write.key)
 
-    repository.writes_of = lambda *of: [twice(write) for write in writes_of(*of)]
+    repository.writes_for = lambda *of: [twice(write) for write in writes_for(*of)]
 
 
 def unready() -> None:

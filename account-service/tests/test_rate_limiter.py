@@ -7,21 +7,21 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.application.rate_limiter import FairQueue, RateLimiter
+from app.application.requests import LedgerRequest, RequestContext, TransferBatch
 from app.models import idempotency_keys
-from app.quota import FairQueue, Quota
 from app.service import AccountService
 from app.settings import AccountSettings
-from app.work import Batch, Trace, Work
 from shared.db.database import write_transaction
 from shared.http.problems import Problem
-from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, open_account, transfer, withdraw, work
+from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, ledger_request, open_account, transfer, withdraw
 from tests.test_api import assert_problem, opened
 
 
-def retry_after(quota: Quota, subject: str, operations: int) -> int:
+def retry_after(limiter: RateLimiter, subject: str, operations: int) -> int:
     """Return the seconds to wait; 0 when it was admitted."""
     try:
-        quota.admit(subject, operations)
+        limiter.acquire(subject, operations)
     except Problem as problem:
         assert problem.code == "rate-limited"
         return int(problem.headers["Retry-After"])
@@ -30,32 +30,32 @@ def retry_after(quota: Quota, subject: str, operations: int) -> int:
 
 def test_one_subject_leaves_room_in_the_queue_for_others() -> None:
     queue = FairQueue(2000)
-    with queue.place("alice", 1500):
-        with pytest.raises(Problem, match="rate-limited"), queue.place("alice", 501):
+    with queue.slot("alice", 1500):
+        with pytest.raises(Problem, match="rate-limited"), queue.slot("alice", 501):
             pass
-        with queue.place("alice", 500), queue.place("bob", 3000):
+        with queue.slot("alice", 500), queue.slot("bob", 3000):
             pass
-    with queue.place("alice", 3000):
+    with queue.slot("alice", 3000):
         pass
 
 
 def test_a_burst_then_a_rate() -> None:
     now = [0.0]
-    quota = Quota(10, 1000, lambda: now[0])
-    assert [retry_after(quota, "alice", operations) for operations in (999, 1, 1, 1000)] == [0, 0, 1, 100]
-    assert retry_after(quota, "bob", 1000) == 0, "each subject has a bucket of its own"
+    limiter = RateLimiter(10, 1000, lambda: now[0])
+    assert [retry_after(limiter, "alice", operations) for operations in (999, 1, 1, 1000)] == [0, 0, 1, 100]
+    assert retry_after(limiter, "bob", 1000) == 0, "each subject has a bucket of its own"
     now[0] = 0.1
-    assert [retry_after(quota, "alice", 1) for _ in range(2)] == [0, 1]
+    assert [retry_after(limiter, "alice", 1) for _ in range(2)] == [0, 1]
     now[0] = 10**6
-    assert [retry_after(quota, "alice", operations) for operations in (1000, 1)] == [0, 1], "no more than a burst"
+    assert [retry_after(limiter, "alice", operations) for operations in (1000, 1)] == [0, 1], "no more than a burst"
 
 
 def test_no_limit_and_no_memory_without_end() -> None:
-    assert all(retry_after(Quota(0, 1000), "alice", 1000) == 0 for _ in range(100))
-    quota = Quota(1, 1000)
+    assert all(retry_after(RateLimiter(0, 1000), "alice", 1000) == 0 for _ in range(100))
+    limiter = RateLimiter(1, 1000)
     for number in range(10_100):
-        quota.admit(str(number), 1)
-    assert len(quota._buckets) == 10_000
+        limiter.acquire(str(number), 1)
+    assert len(limiter._buckets) == 10_000
 
 
 async def test_a_batch_counts_as_its_transfers_and_nothing_is_kept_of_a_429(
@@ -65,28 +65,28 @@ async def test_a_batch_counts_as_its_transfers_and_nothing_is_kept_of_a_429(
     service = AccountService(engine, settings.model_copy(update=limits))
     source, target = await open_account(service, money=10), await open_account(service)
 
-    def batch(key: str, size: int) -> Work:
-        items = tuple(work(transfer(source, target, 1)) for _ in range(size))
-        return Work(ALICE, Batch(items), 200, Trace("/batch"), ("alice", key), b"batch")
+    def batch(key: str, size: int) -> LedgerRequest:
+        items = tuple(ledger_request(transfer(source, target, 1)) for _ in range(size))
+        return LedgerRequest(ALICE, TransferBatch(items), 200, RequestContext("/batch"), ("alice", key), b"batch")
 
     with pytest.raises(Problem, match="rate-limited"):
         await service.execute(batch("large", 4))
     assert (await service.execute(batch("small", 3))).status == 200
     with pytest.raises(Problem, match="rate-limited"):
-        await service.execute(work(withdraw(source, 1), key="later"))
-    assert (await service.execute(work(withdraw(source, 1), OPERATOR_CALLER))).status == 201
-    assert (await service.execute(work(withdraw(source, 1), BOB))).status == 404
+        await service.execute(ledger_request(withdraw(source, 1), key="later"))
+    assert (await service.execute(ledger_request(withdraw(source, 1), OPERATOR_CALLER))).status == 201
+    assert (await service.execute(ledger_request(withdraw(source, 1), BOB))).status == 404
     async with engine.connect() as connection:
         kept = (await connection.scalars(select(idempotency_keys.c.key))).all()
     assert "later" not in kept and "large" not in kept
     other = AccountService(engine, settings)
-    later = await other.execute(work(withdraw(source, 1), key="later"))
+    later = await other.execute(ledger_request(withdraw(source, 1), key="later"))
     assert (later.status, later.replayed) == (201, False)
 
 
 async def test_429_over_http(client: httpx.AsyncClient, application, monkeypatch: pytest.MonkeyPatch) -> None:
     account = await opened(client, 10)
-    monkeypatch.setattr(application.app.state.service, "_quota", Quota(0.1, 2))
+    monkeypatch.setattr(application.app.state.service, "_rate_limiter", RateLimiter(0.1, 2))
     money = {"amount": 1, "currency": "USD"}
     path = f"/api/v1/accounts/{account}/withdrawals"
     answers = [await client.post(path, json=money, headers=keyed()) for _ in range(3)]
@@ -116,18 +116,18 @@ async def test_a_refusal_of_the_version_before_is_answered_as_it_was(
     service: AccountService, owner: AsyncEngine
 ) -> None:
     account = await open_account(service)
-    first = await service.execute(work(withdraw(account, 1), key="old"))
+    first = await service.execute(ledger_request(withdraw(account, 1), key="old"))
     async with write_transaction(owner) as connection:
         whole = idempotency_keys.update().where(idempotency_keys.c.key == "old").values(body=first.body)
         await connection.execute(whole)
-    assert (await service.execute(work(withdraw(account, 1), key="old"))).body == first.body
+    assert (await service.execute(ledger_request(withdraw(account, 1), key="old"))).body == first.body
 
 
 async def test_refusals_are_kept_in_few_bytes(service: AccountService, engine: AsyncEngine) -> None:
     source, target = await open_account(service), await open_account(service)
-    items = tuple(work(transfer(source, target, 10**6), key=f"item-{n}") for n in range(100))
-    trace = Trace("/api/v1/transfers:batch", "request-1")
-    answer = await service.execute(Work(ALICE, Batch(items), 200, trace, ("alice", "batch"), b"batch"))
+    items = tuple(ledger_request(transfer(source, target, 10**6), key=f"item-{n}") for n in range(100))
+    trace = RequestContext("/api/v1/transfers:batch", "request-1")
+    answer = await service.execute(LedgerRequest(ALICE, TransferBatch(items), 200, trace, ("alice", "batch"), b"batch"))
     async with engine.connect() as connection:
         size = func.sum(func.length(idempotency_keys.c.body))
         refused = await connection.scalar(select(size).where(idempotency_keys.c.status == 409))

@@ -7,14 +7,14 @@ import pytest
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import repository
-from app.book import Transfer
-from app.guard import VIOLATION
+from app.domain.commands import Transfer
 from app.service import AccountService
+from app.storage import repository
+from app.storage.triggers import VIOLATION
 from shared.db.database import Write
 from shared.ids import new_id
 from shared.prometheus.registry import REGISTRY
-from tests.support import open_account, work
+from tests.support import ledger_request, open_account
 
 Spoil = Callable[[list[Write]], list[Write]]
 
@@ -66,14 +66,14 @@ async def test_an_unsound_batch_is_refused_counted_and_leaves_nothing(
     service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, constraint: str
 ) -> None:
     source, target = await open_account(service, money=100), await open_account(service)
-    sound, before = repository.writes_of, violations(constraint)
-    monkeypatch.setattr(repository, "writes_of", lambda *of: spoil(sound(*of)))
+    sound, before = repository.writes_for, violations(constraint)
+    monkeypatch.setattr(repository, "writes_for", lambda *of: spoil(sound(*of)))
     with pytest.raises(DBAPIError) as refused:
-        await service.execute(work(Transfer(new_id(), source, target, 10, "USD", None)))
+        await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
     assert refused.value.orig.__cause__.sqlstate == VIOLATION  # type: ignore[union-attr]
     assert violations(constraint) == before + 1
-    monkeypatch.setattr(repository, "writes_of", sound)
-    answer = await service.execute(work(Transfer(new_id(), source, target, 10, "USD", None)))
+    monkeypatch.setattr(repository, "writes_for", sound)
+    answer = await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
     assert answer.status == 201
     async with engine.connect() as connection:
         found = [await repository.find_account(connection, account) for account in (source, target)]

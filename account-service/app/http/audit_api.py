@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app import schemas
-from app.audit import Action, AuditFilter
-from app.service import AccountService
+from app.application.queries import Queries
+from app.domain.audit import Action, AuditFilter
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.ids import Identifier
@@ -43,10 +43,10 @@ async def list_audit(
     cursor: paging.Cursor = None,
 ) -> Response:
     """List who changed what, the newest first. For operators."""
-    service: AccountService = request.app.state.service
-    wanted = AuditFilter(account_id, subject, action, start, end)
+    queries: Queries = request.app.state.queries
+    criteria = AuditFilter(account_id, subject, action, start, end)
     before = paging.decode_cursor(cursor) if cursor else None
-    return paging.page(await service.audit(caller, wanted, before, limit + 1), limit)
+    return paging.page(await queries.audit_entries(caller, criteria, before, limit + 1), limit)
 
 
 ROUTES = _reads.routes

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, case, cast, null, select, text, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.audit import AuditEntry, AuditFilter
+from app.domain.audit import AuditEntry, AuditFilter
 from app.models import BY_OPERATOR, accounts, audit_log, entries, transactions
 from shared.db.database import Write
 from shared.ids import first_id
@@ -23,19 +23,21 @@ def write(audited: Sequence[AuditEntry]) -> Write:
     return Write.of(audit_log, _FIELDS, audited)
 
 
-async def read(connection: AsyncConnection, wanted: AuditFilter, before: str | None, limit: int) -> list[AuditEntry]:
+async def read(connection: AsyncConnection, criteria: AuditFilter, before: str | None, limit: int) -> list[AuditEntry]:
     """Return changes, the newest first, before an id."""
-    logged = select(audit_log).where(*_conditions(audit_log.c, wanted, before))
-    if wanted.account_id is not None:
-        logged = logged.where(audit_log.c.account_id == wanted.account_id)
+    logged = select(audit_log).where(*_conditions(audit_log.c, criteria, before))
+    if criteria.account_id is not None:
+        logged = logged.where(audit_log.c.account_id == criteria.account_id)
     # Each part by an index of its own, and no longer than the page.
-    parts = [part.order_by(part.selected_columns.id.desc()).limit(limit) for part in (logged, *_posted(wanted, before))]
+    parts = [
+        part.order_by(part.selected_columns.id.desc()).limit(limit) for part in (logged, *_posted(criteria, before))
+    ]
     found = union_all(*(select(part.subquery()) for part in parts)).subquery()
     rows = await connection.execute(select(found).order_by(found.c.id.desc()).limit(limit))
     return [AuditEntry(**row) for row in rows.mappings()]
 
 
-def _posted(wanted: AuditFilter, before: str | None) -> list[Select[Any]]:
+def _posted(criteria: AuditFilter, before: str | None) -> list[Select[Any]]:
     """Return what selects the transactions as entries of the log; captures are in the log with their holds."""
     row = transactions.c
     cash = select(accounts.c.id).where(accounts.c.kind == "cash")
@@ -52,13 +54,13 @@ def _posted(wanted: AuditFilter, before: str | None) -> list[Select[Any]]:
         "event_id": cast(null(), audit_log.c.event_id.type),
     }
     posted = select(*(shown[name].label(name) for name in _FIELDS)).where(
-        row.subject.is_not(None), row.type != "capture", *_conditions(row, wanted, before)
+        row.subject.is_not(None), row.type != "capture", *_conditions(row, criteria, before)
     )
-    if wanted.account_id is not None:
-        touched = select(entries.c.transaction_id).where(entries.c.account_id == wanted.account_id)
+    if criteria.account_id is not None:
+        touched = select(entries.c.transaction_id).where(entries.c.account_id == criteria.account_id)
         return [posted.where(row.id.in_(touched))]
-    if wanted.subject is not None:
-        theirs = select(accounts.c.id).where(accounts.c.owner == wanted.subject)
+    if criteria.subject is not None:
+        theirs = select(accounts.c.id).where(accounts.c.owner == criteria.subject)
         touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs))
         return [posted.where(_IS_BY_OPERATOR), posted.where(~_is_by_operator(), row.id.in_(touched))]
     return [posted]
@@ -68,18 +70,18 @@ def _is_by_operator() -> ColumnElement[bool]:
     return transactions.c.scope.contains("bank:operator")
 
 
-def _conditions(row: Any, wanted: AuditFilter, before: str | None) -> list[ColumnElement[bool]]:
+def _conditions(row: Any, criteria: AuditFilter, before: str | None) -> list[ColumnElement[bool]]:
     action = row.action if "action" in row else row.type
     conditions: list[ColumnElement[bool]] = []
-    if wanted.subject is not None:
-        conditions.append(row.subject == wanted.subject)
-    if wanted.action is not None:
-        conditions.append(action == wanted.action)
+    if criteria.subject is not None:
+        conditions.append(row.subject == criteria.subject)
+    if criteria.action is not None:
+        conditions.append(action == criteria.action)
     # Times by way of the primary key.
-    if wanted.start is not None:
-        conditions += [row.created_at >= wanted.start, row.id >= first_id(wanted.start, -_ID_SECONDS)]
-    if wanted.end is not None:
-        conditions += [row.created_at < wanted.end, row.id < first_id(wanted.end, _ID_SECONDS)]
+    if criteria.start is not None:
+        conditions += [row.created_at >= criteria.start, row.id >= first_id(criteria.start, -_ID_SECONDS)]
+    if criteria.end is not None:
+        conditions += [row.created_at < criteria.end, row.id < first_id(criteria.end, _ID_SECONDS)]
     if before is not None:
         conditions.append(row.id < before)
     return conditions

@@ -1,0 +1,1 @@
+"""The application: how a request becomes part of a database transaction, and what it is answered."""

@@ -1,0 +1,124 @@
+"""One flush of the group commit: a batch of requests in one database transaction."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.application import audit, responses, stored_responses
+from app.application.requests import LedgerRequest, LedgerResponse, TransferBatch, flatten
+from app.domain.audit import Actor, AuditEntry
+from app.domain.commands import Command, Refusal, Result
+from app.domain.events import DomainEvent
+from app.domain.unit_of_work import UnitOfWork
+from app.ledger import decide
+from app.models import idempotency_keys, outbox
+from app.storage import audit_log, repository
+from shared.http import idempotency
+from shared.db.database import write_all
+from shared.events import Event, new_event
+from shared.http.idempotency import StoredResponse
+
+
+@dataclass(slots=True)
+class Flush:
+    """What a batch has loaded, decided and will write."""
+
+    unit: UnitOfWork
+    # Responses by key: those found in the database, and those of this batch.
+    responses: dict[tuple[str, str], StoredResponse]
+    now: datetime
+    new_responses: list[StoredResponse] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    audit_entries: list[AuditEntry] = field(default_factory=list)
+    # The actor of each of the unit's transactions.
+    posted_by: list[Actor] = field(default_factory=list)
+
+
+async def execute(
+    connection: AsyncConnection, requests: Sequence[LedgerRequest], cash_accounts: Mapping[str, str], now: datetime
+) -> tuple[Flush, list[LedgerResponse]]:
+    """Load what the requests refer to, decide them in order and write the changes."""
+    operations = list(flatten(requests))
+    keys = [operation.key for operation in operations if operation.key is not None]
+    known = await idempotency.find(connection, idempotency_keys, keys) if keys else {}
+    commands = [
+        operation.command
+        for operation in operations
+        if not isinstance(operation.command, TransferBatch) and operation.key not in known
+    ]
+    unit = await repository.load_unit_of_work(connection, commands, cash_accounts)
+    flush = Flush(unit, known, now)
+    answers = [_respond(flush, request) for request in requests]
+    await write_all(
+        connection,
+        [
+            *repository.writes_for(unit, flush.posted_by, now),
+            audit_log.write(flush.audit_entries),
+            outbox.write(flush.events, now),
+            idempotency.write(idempotency_keys, flush.new_responses),
+        ],
+    )
+    return flush, answers
+
+
+def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None = None) -> LedgerResponse:
+    """Return the stored response of a request, or decide it; called in the order of arrival.
+
+    `batch_request_id` is given for the transfers of a batch.
+    """
+    if request.key is not None and (stored := flush.responses.get(request.key)) is not None:
+        return stored_responses.replay(stored, request.request_hash, request.context)
+    if isinstance(request.command, TransferBatch):
+        if request.key is not None and any(item.key == request.key for item in request.command.items):
+            return responses.problem_response(idempotency.reused(request.key[1]), request.context)
+        request_id = request.context.request_id or ""
+        items = [(item, _respond(flush, item, request_id)) for item in request.command.items]
+        response = LedgerResponse(request.success_status, responses.batch_body(items))
+        stored_body = stored_responses.compact_batch(items, request_id)
+    else:
+        response = _decide(flush, request, request.command)
+        stored_body = response.body
+        if response.status >= 400:
+            stored_body = stored_responses.compact_problem(response.body, batch_request_id)
+    if request.key is not None:
+        subject, key = request.key
+        stored = StoredResponse(subject, key, request.request_hash, response.status, stored_body, flush.now)
+        flush.responses[request.key] = stored
+        flush.new_responses.append(stored)
+    return response
+
+
+def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerResponse:
+    unit = flush.unit
+    result = decide(unit, command, request.caller, flush.now)
+    flush.results.append(result)
+    if unit.events and not isinstance(result, Refusal):
+        _record_actor(flush, request, command, result)
+    flush.events.extend(_event(event, flush.now, request) for event in unit.events)
+    unit.events.clear()
+    return responses.result_response(result, request, unit)
+
+
+def _record_actor(flush: Flush, request: LedgerRequest, command: Command, result: Result) -> None:
+    """Record who made the change that the command has just made."""
+    actor = audit.actor_of(request)
+    if len(flush.posted_by) < len(flush.unit.transactions):
+        flush.posted_by.append(actor)
+    if (entry := audit.entry_for(request, command, result, actor, flush.now)) is not None:
+        flush.audit_entries.append(entry)
+
+
+def _event(event: DomainEvent, now: datetime, request: LedgerRequest) -> Event:
+    return new_event(
+        source="account-service",
+        type_=event.type,
+        subject=event.account_id,
+        time=now,
+        data=event.data,
+        traceparent=request.context.traceparent,
+        request_id=request.context.request_id,
+        actor=request.caller.subject,
+    )

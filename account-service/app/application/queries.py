@@ -1,0 +1,70 @@
+"""Reads: accounts for their owners, the audit log for operators, balances for reconciliation."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.application.audit import audit_data
+from app.domain.audit import AuditFilter
+from app.domain.model import Account, account_data
+from app.storage import audit_log, repository
+from shared.http.auth import Caller, require_operator
+from shared.ids import rfc3339
+from shared.http.problems import Problem
+
+
+class Queries:
+    """Reads the ledger; every read has a connection of its own and takes no locks."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def account(self, caller: Caller, account_id: str) -> dict[str, Any]:
+        """Return an account of the caller (operators: any account). Raises Problem (not-found)."""
+        async with self._engine.connect() as connection:
+            account = await repository.find_account(connection, account_id)
+        if account is None or account.kind == "cash" or not caller.may_see(account.owner):
+            raise Problem("not-found", "There is no such account.")
+        return account_data(account)
+
+    async def accounts(self, caller: Caller, after: str | None, limit: int) -> list[Account]:
+        """Return the caller's accounts (operators: all accounts) in id order, after an id."""
+        owner = None if caller.is_operator else caller.subject
+        async with self._engine.connect() as connection:
+            return await repository.customer_accounts(connection, owner, after, limit)
+
+    async def audit_entries(
+        self, caller: Caller, criteria: AuditFilter, before: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return changes, newest first. Raises Problem (forbidden) unless the caller is an operator."""
+        require_operator(caller)
+        async with self._engine.connect() as connection:
+            found = await audit_log.read(connection, criteria, before, limit)
+        return [audit_data(entry) for entry in found]
+
+    async def balances(self, after: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return id, currency, balance, seq and time of the last change of all accounts, for reconciliation."""
+        async with self._engine.connect() as connection:
+            rows = await repository.balances(connection, after, limit)
+        return [
+            {
+                "id": row.id,
+                "currency": row.currency,
+                "balance": row.balance,
+                "seq": row.seq,
+                "updated_at": rfc3339(row.updated_at),
+            }
+            for row in rows
+        ]
+
+    async def seqs(self, account_id: str | None, owner: str | None, limit: int) -> list[dict[str, Any]]:
+        """Return id, owner, currency and seq of an account, or of an owner's accounts, for transaction-service."""
+        async with self._engine.connect() as connection:
+            rows = await repository.seqs(connection, account_id, owner, limit)
+        return [{"id": row.id, "owner": row.owner, "currency": row.currency, "seq": row.seq} for row in rows]
+
+    async def imbalance(self) -> Mapping[str, int]:
+        """Return the sum of all balances per currency; it is zero unless the ledger is corrupt."""
+        async with self._engine.connect() as connection:
+            return await repository.imbalance(connection)

@@ -1,0 +1,205 @@
+"""The commands of the ledger, the ids that each refers to, and their results."""
+
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Self
+
+from app.domain.model import Account, Entry, Hold, Transaction
+
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class References:
+    """The ids that commands refer to, so that everything a batch needs is loaded at once."""
+
+    accounts: Set[str] = _NONE
+    # Loaded with both of their accounts.
+    transactions: Set[str] = _NONE
+    # Loaded with their accounts.
+    holds: Set[str] = _NONE
+    # Holds that are paid out to the cash account of their currency.
+    captured_holds: Set[str] = _NONE
+    # Currencies whose cash account is debited or credited.
+    cash: Set[str] = _NONE
+    # Currencies whose cash account is only named, in the event of a refusal.
+    named_cash: Set[str] = _NONE
+
+    @classmethod
+    def union(cls, parts: Iterable["References"]) -> Self:
+        """Return the references of all parts."""
+        parts = list(parts)
+        return cls(*(frozenset().union(*(getattr(part, field.name) for part in parts)) for field in fields(cls)))
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAccount:
+    """Open an account for the caller."""
+
+    id: str
+    account_number: str
+    currency: str
+    name: str | None
+
+    @property
+    def references(self) -> References:
+        """Nothing that exists yet."""
+        return References()
+
+
+@dataclass(frozen=True, slots=True)
+class Deposit:
+    """Credit an account with money from outside the bank."""
+
+    id: str
+    account_id: str
+    amount: int
+    currency: str
+    reference: str | None
+
+    @property
+    def references(self) -> References:
+        """The account and the cash account."""
+        return References(accounts={self.account_id}, cash={self.currency})
+
+
+@dataclass(frozen=True, slots=True)
+class Withdraw:
+    """Pay money out of the bank."""
+
+    id: str
+    account_id: str
+    amount: int
+    currency: str
+    reference: str | None
+
+    @property
+    def references(self) -> References:
+        """The account and the cash account."""
+        return References(accounts={self.account_id}, cash={self.currency})
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """Move money from one account to another."""
+
+    id: str
+    from_account: str
+    to_account: str
+    amount: int
+    currency: str
+    reference: str | None
+
+    @property
+    def references(self) -> References:
+        """Both accounts."""
+        return References(accounts={self.from_account, self.to_account})
+
+
+@dataclass(frozen=True, slots=True)
+class Reverse:
+    """Reverse a posted transaction by a new one in the opposite direction."""
+
+    id: str
+    transaction_id: str
+    reason: str | None
+
+    @property
+    def references(self) -> References:
+        """The original transaction."""
+        return References(transactions={self.transaction_id})
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceHold:
+    """Reserve money on an account."""
+
+    id: str
+    account_id: str
+    amount: int
+    currency: str
+    expires_at: datetime
+
+    @property
+    def references(self) -> References:
+        """The account; the cash account is the counterparty of a refused hold."""
+        return References(accounts={self.account_id}, named_cash={self.currency})
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureHold:
+    """Pay out a hold, in part or (`amount` None) in full; the rest is released."""
+
+    id: str
+    hold_id: str
+    amount: int | None
+
+    @property
+    def references(self) -> References:
+        """The hold, which is paid out to the cash account."""
+        return References(holds={self.hold_id}, captured_holds={self.hold_id})
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseHold:
+    """Release a hold without paying it out: `voided` by a caller, or `expired`."""
+
+    hold_id: str
+    status: str
+
+    @property
+    def references(self) -> References:
+        """The hold."""
+        return References(holds={self.hold_id})
+
+
+@dataclass(frozen=True, slots=True)
+class SetStatus:
+    """Freeze (`frozen`), unfreeze (`active`) or close (`closed`) an account."""
+
+    account_id: str
+    status: str
+
+    @property
+    def references(self) -> References:
+        """The account."""
+        return References(accounts={self.account_id})
+
+
+Command = OpenAccount | Deposit | Withdraw | Transfer | Reverse | PlaceHold | CaptureHold | ReleaseHold | SetStatus
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionResult:
+    """The posted transaction and its entries."""
+
+    transaction: Transaction
+    entries: tuple[Entry, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountResult:
+    """The account after the command."""
+
+    account: Account
+
+
+@dataclass(frozen=True, slots=True)
+class HoldResult:
+    """The hold after the command, with the transaction of its capture."""
+
+    hold: Hold
+    capture: TransactionResult | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The command was refused and changed nothing; `code` is the problem code."""
+
+    code: str
+    detail: str
+    transaction: Transaction | None = None
+
+
+Result = TransactionResult | AccountResult | HoldResult | Refusal

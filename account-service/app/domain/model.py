@@ -1,0 +1,107 @@
+"""The ledger's data: accounts, transactions, entries and holds."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from shared.ids import rfc3339
+
+# Half of what a database bigint can hold, so that the sum of two balances does not overflow.
+MAX_BALANCE = 4 * 10**18
+
+
+@dataclass(slots=True)
+class Account:
+    """An account; amounts are integers in minor units of its currency."""
+
+    id: str
+    account_number: str
+    owner: str
+    name: str | None
+    kind: str
+    currency: str
+    status: str
+    balance: int
+    held: int
+    seq: int
+    created_at: datetime
+
+    @property
+    def available(self) -> int:
+        """The amount that can be spent: the balance less active holds."""
+        return self.balance - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A posted movement of money between two accounts."""
+
+    id: str
+    type: str
+    amount: int
+    currency: str
+    from_account: str
+    to_account: str
+    reference: str | None
+    reverses: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One side of a transaction; `seq` numbers the entries of an account without gaps."""
+
+    account_id: str
+    seq: int
+    transaction_id: str
+    amount: int
+    balance_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money reserved for a later capture."""
+
+    id: str
+    account_id: str
+    amount: int
+    captured_amount: int
+    currency: str
+    status: str
+    expires_at: datetime
+    transaction_id: str | None
+    created_at: datetime
+    placed_by: str | None = None
+
+
+def account_data(account: Account) -> dict[str, Any]:
+    """Return an account as the API and events represent it."""
+    return {
+        "id": account.id,
+        "account_number": account.account_number,
+        "owner": account.owner,
+        "name": account.name,
+        "currency": account.currency,
+        "status": account.status,
+        "balance": account.balance,
+        "held": account.held,
+        "available": account.available,
+        "seq": account.seq,
+        "created_at": rfc3339(account.created_at),
+    }
+
+
+def hold_data(hold: Hold) -> dict[str, Any]:
+    """Return a hold as the API and events represent it."""
+    return {
+        "id": hold.id,
+        "account_id": hold.account_id,
+        "amount": hold.amount,
+        "captured_amount": hold.captured_amount,
+        "currency": hold.currency,
+        "status": hold.status,
+        "expires_at": rfc3339(hold.expires_at),
+        "transaction_id": hold.transaction_id,
+        "created_at": rfc3339(hold.created_at),
+        "placed_by": hold.placed_by,
+    }

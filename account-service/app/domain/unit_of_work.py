@@ -1,0 +1,27 @@
+"""The unit of work of a batch: the accounts, holds and transactions it has loaded, and what it has changed."""
+
+from dataclasses import dataclass, field
+
+from app.domain.events import DomainEvent
+from app.domain.model import Account, Entry, Hold, Transaction
+
+
+@dataclass(slots=True)
+class UnitOfWork:
+    """State that a batch of commands reads and changes; storage writes the changes in one transaction."""
+
+    accounts: dict[str, Account]
+    # Ids of cash accounts by currency.
+    cash_accounts: dict[str, str]
+    holds: dict[str, Hold] = field(default_factory=dict)
+    # Transactions that may be reversed, by id, and the ids of those that have been.
+    originals: dict[str, Transaction] = field(default_factory=dict)
+    reversed_ids: set[str] = field(default_factory=set)
+    # Changes.
+    transactions: list[Transaction] = field(default_factory=list)
+    entries: list[Entry] = field(default_factory=list)
+    opened_accounts: list[Account] = field(default_factory=list)
+    changed_accounts: set[str] = field(default_factory=set)
+    changed_holds: set[str] = field(default_factory=set)
+    # Events of the command that was decided last.
+    events: list[DomainEvent] = field(default_factory=list)

@@ -1,0 +1,1 @@
+"""HTTP endpoints beside those of `app.api`, and what they have in common."""

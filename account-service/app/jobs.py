@@ -1,0 +1,51 @@
+"""Periodic jobs: releasing expired holds, deleting old idempotency keys, measuring the ledger's imbalance."""
+
+import asyncio
+from datetime import timedelta
+
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.application.queries import Queries
+from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, RequestContext
+from app.domain.commands import ReleaseHold
+from app.models import idempotency_keys
+from app.prometheus import IMBALANCE
+from app.service import AccountService
+from app.storage import repository
+from shared.http import idempotency
+from shared.db.database import write_transaction
+from shared.ids import utc_now
+from shared.prometheus.checks import CHECKED
+
+_MAX_HOLDS = 500
+# Deleted well within the statement timeout.
+_MAX_KEYS = 10_000
+
+
+async def release_expired_holds(engine: AsyncEngine, service: AccountService) -> int:
+    """Release holds that have expired, up to a limit; return how many there were."""
+    async with engine.connect() as connection:
+        expired = await repository.expired_holds(connection, utc_now(), _MAX_HOLDS)
+    requests = [
+        LedgerRequest(SYSTEM, ReleaseHold(hold_id, "expired"), 200, RequestContext("/holds")) for hold_id in expired
+    ]
+    await asyncio.gather(*(service.execute(request) for request in requests))
+    return len(expired)
+
+
+async def purge_expired_keys(engine: AsyncEngine, retention_days: int) -> None:
+    """Delete idempotency keys that are older than the retention; keys of events are kept."""
+    before = utc_now() - timedelta(days=retention_days)
+    deleted = _MAX_KEYS
+    while deleted == _MAX_KEYS:
+        async with write_transaction(engine) as connection:
+            deleted = await idempotency.forget(
+                connection, idempotency_keys, before=before, keep_subjects=[EVENT_SUBJECT], limit=_MAX_KEYS
+            )
+
+
+async def measure_imbalance(queries: Queries) -> None:
+    """Set the imbalance metric of each currency."""
+    for currency, total in (await queries.imbalance()).items():
+        IMBALANCE.labels(currency).set(total)
+    CHECKED.labels("ledger").set_to_current_time()

@@ -1,0 +1,1 @@
+"""Storage: SQL, database triggers and privileges; the tables are in `app.models`."""

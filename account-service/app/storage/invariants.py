@@ -1,0 +1,39 @@
+"""The invariants of the ledger, checked by SQL over the whole ledger."""
+
+from collections.abc import Mapping
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+INVARIANTS: Mapping[str, str] = {
+    "entries of a transaction do not sum to zero": """
+        SELECT transaction_id FROM entries GROUP BY transaction_id HAVING sum(amount) <> 0 OR count(*) < 2""",
+    "a transaction has no entries": """
+        SELECT t.id FROM transactions t WHERE NOT EXISTS (SELECT 1 FROM entries e WHERE e.transaction_id = t.id)""",
+    "a balance differs from the sum of its entries": """
+        SELECT a.id FROM accounts a LEFT JOIN (SELECT account_id, sum(amount) AS total, count(*) AS n, max(seq) AS last
+        FROM entries GROUP BY account_id) e ON e.account_id = a.id
+        WHERE a.balance <> coalesce(e.total, 0) OR a.seq <> coalesce(e.n, 0) OR a.seq <> coalesce(e.last, 0)""",
+    "the balance_after chain is broken": """
+        SELECT account_id FROM (SELECT account_id, balance_after,
+        sum(amount) OVER (PARTITION BY account_id ORDER BY seq) AS running FROM entries) chain
+        WHERE balance_after <> running""",
+    "a customer's balance is negative": """
+        SELECT account_id FROM entries e JOIN accounts a ON a.id = e.account_id
+        WHERE a.kind = 'customer' AND e.balance_after < 0""",
+    "held money differs from the active holds": """
+        SELECT a.id FROM accounts a WHERE a.held <>
+        (SELECT coalesce(sum(h.amount), 0) FROM holds h WHERE h.account_id = a.id AND h.status = 'active')""",
+    "balances of a currency do not sum to zero": """
+        SELECT currency FROM accounts GROUP BY currency HAVING sum(balance) <> 0""",
+}
+
+
+async def broken_invariants(connection: AsyncConnection) -> list[str]:
+    """Check the whole ledger; return a line for every invariant that does not hold, with up to three examples."""
+    broken = []
+    for meaning, query in INVARIANTS.items():
+        found = (await connection.scalars(text(query))).fetchmany(3)
+        if found:
+            broken.append(f"{meaning}: {', '.join(str(example) for example in found)}")
+    return broken
