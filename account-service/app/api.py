@@ -1,4 +1,4 @@
-"""The HTTP API of account-service: an endpoint reads the request, calls the service and answers."""
+"""The HTTP API of account-service: an endpoint reads the request, calls the service and responds."""
 
 from collections.abc import Callable
 from datetime import timedelta
@@ -44,8 +44,8 @@ _KEY = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "description": "Unique to this operation; a repeated request with it gets the first answer again.",
-    # As shared/http/idempotency.py reads it: quoted, or bare with spaces inside only and without commas.
+    "description": "Unique key of this operation; a repeated request with the same key gets the first response.",
+    # As parsed by shared/http/idempotency.py: quoted, or bare without commas and without spaces at either end.
     "schema": {
         "type": "string",
         "maxLength": 257,
@@ -55,7 +55,7 @@ _KEY = {
 _ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 _ACCOUNT = "/api/v1/accounts/{id}"
-# What the answers are good for, told in the OpenAPI document.
+# OpenAPI links: the operations that a response can be used for.
 _ACCOUNT_LINKS = {
     "get": link("get", _ACCOUNT),
     **{action: link("post", f"{_ACCOUNT}/{action}") for action in ("deposits", "withdrawals", "holds")},
@@ -85,7 +85,7 @@ _reads = APIRouter(prefix="/api/v1")
 def _document(
     path: str, body: type[StrictBody], view: type, status: int, *, keyed: bool = True, body_required: bool = True
 ) -> dict[str, Any]:
-    """Return the documentation of a route that writes."""
+    """Return the OpenAPI documentation of a route that writes."""
     parameters = [*([_KEY] if keyed else []), *([_ID] if "{id" in path else [])]
     return {
         "path": path,
@@ -113,7 +113,7 @@ def _context(request: Request) -> RequestContext:
 
 
 def _operation(request: Request) -> str:
-    """Return the path as a key is stored with it; ids name the same thing whatever their letter case."""
+    """Return the path that is hashed with the request, in lower case: ids are not case-sensitive."""
     path: str = request.scope["path"]
     return path.lower()
 
@@ -130,16 +130,16 @@ async def _execute(
     to_command: Callable[[Body, Caller], Command | TransferBatch],
     status: int = 201,
 ) -> Response:
-    """Carry out a request that needs an Idempotency-Key."""
+    """Execute a request that requires an Idempotency-Key."""
     caller = await current_caller(request)
     key = idempotency.parse_key(request.headers.get("idempotency-key"))
     path, context = _operation(request), _context(request)
     try:
         body = await bodies.read(request, model)
     except (ValidationError, Problem):
-        # What has become invalid since the first request with this key changes nothing about what that one did.
-        if (repeated := await _hash_of_invalid(request, model)) is not None:
-            if (response := await _service(request).replay(caller, key, repeated, context)) is not None:
+        # A request that was valid when it was executed is still replayed, even if validation has changed since.
+        if (content_hash := await _hash_of_invalid(request, model)) is not None:
+            if (response := await _service(request).replay(caller, key, content_hash, context)) is not None:
                 return _to_http(response)
         raise
     request_hash = idempotency.request_hash(path, body.model_dump())
@@ -150,7 +150,7 @@ async def _execute(
 
 
 async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
-    """Return the hash of a request that is not valid; None of one that cannot be read and so never was."""
+    """Return the hash of an invalid request; None if it cannot be parsed, so that it was never valid."""
     try:
         content = idempotency.canonical(model, bodies.loads(await request.body() or b"{}", model.max_nodes))
         return idempotency.request_hash(_operation(request), content)
@@ -159,7 +159,7 @@ async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
 
 
 async def _set_status(request: Request, status: str) -> Response:
-    """Carry out an operator's change of an account's status, which is idempotent by itself."""
+    """Execute an operator's change of an account's status, which is idempotent without a key."""
     caller = await current_caller(request)
     require_operator(caller)
     await bodies.read(request, EmptyBody)
@@ -173,7 +173,7 @@ def _id(request: Request) -> str:
 
 @_writes.post(**_document("/transfers", schemas.TransferBody, schemas.TransactionView, 201))
 async def transfer(request: Request) -> Response:
-    """Move money between two accounts of one currency; the payer's has to be the caller's."""
+    """Transfer money between two accounts of the same currency; the caller must own the paying account."""
     return await _execute(request, schemas.TransferBody, _transfer_of)
 
 
@@ -183,12 +183,12 @@ def _transfer_of(body: schemas.TransferBody, _caller: Caller) -> Transfer:
 
 @_writes.post(**_document("/accounts/{id:uuid}/deposits", schemas.MoneyBody, schemas.TransactionView, 201))
 async def deposit(request: Request) -> Response:
-    """Bring money in from outside; needs the scope bank:deposit (or bank:synthetic)."""
+    """Deposit money into an account; requires the scope bank:deposit (or bank:synthetic)."""
 
     def command(body: schemas.MoneyBody, caller: Caller) -> Deposit:
-        # What a synthetic caller may credit, the ledger decides.
+        # The ledger decides which accounts a synthetic caller may credit.
         if not (caller.is_cash_desk or caller.is_operator or caller.is_synthetic):
-            raise Problem("forbidden", f"A deposit needs the scope {CASH_DESK}.")
+            raise Problem("forbidden", f"A deposit requires the scope {CASH_DESK}; use a token that has it.")
         return Deposit(new_id(), _id(request), body.amount, body.currency, body.reference)
 
     return await _execute(request, schemas.MoneyBody, command)
@@ -196,7 +196,7 @@ async def deposit(request: Request) -> Response:
 
 @_writes.post(**_document("/accounts/{id:uuid}/withdrawals", schemas.MoneyBody, schemas.TransactionView, 201))
 async def withdraw(request: Request) -> Response:
-    """Pay money out."""
+    """Withdraw money from an account."""
 
     def command(body: schemas.MoneyBody, _caller: Caller) -> Withdraw:
         return Withdraw(new_id(), _id(request), body.amount, body.currency, body.reference)
@@ -206,9 +206,9 @@ async def withdraw(request: Request) -> Response:
 
 @_writes.post(**_document("/transfers:batch", schemas.BatchBody, schemas.BatchView, 200))
 async def transfer_batch(request: Request) -> Response:
-    """Make up to 1000 transfers, each with a key and a result of its own; one refused does not stop the others.
+    """Execute up to 1000 transfers, each with its own key and result; a refused transfer does not stop the others.
 
-    An item's key is an idempotency key like that of a single transfer, and the two may replace each other.
+    The key of a transfer is an idempotency key: the same transfer can be repeated in a batch or on its own.
     """
 
     def command(body: schemas.BatchBody, caller: Caller) -> TransferBatch:
@@ -232,7 +232,7 @@ async def transfer_batch(request: Request) -> Response:
 
 @_writes.post(**_document("/accounts", schemas.OpenAccountBody, schemas.AccountView, 201))
 async def open_account(request: Request) -> Response:
-    """Open an account that belongs to the caller."""
+    """Open an account owned by the caller."""
 
     def command(body: schemas.OpenAccountBody, _caller: Caller) -> OpenAccount:
         return OpenAccount(new_id(), new_account_number(), body.currency, body.name)
@@ -242,7 +242,7 @@ async def open_account(request: Request) -> Response:
 
 @_writes.post(**_document("/reversals", schemas.ReversalBody, schemas.TransactionView, 201))
 async def reverse(request: Request) -> Response:
-    """Correct a transaction by its opposite; only who received the money, or an operator, can give it back."""
+    """Reverse a transaction; only the recipient of the money or an operator can do so."""
 
     def command(body: schemas.ReversalBody, _caller: Caller) -> Reverse:
         return Reverse(new_id(), body.transaction_id, body.reason)
@@ -252,7 +252,7 @@ async def reverse(request: Request) -> Response:
 
 @_writes.post(**_document("/accounts/{id:uuid}/holds", schemas.HoldBody, schemas.HoldView, 201))
 async def place_hold(request: Request) -> Response:
-    """Reserve money until it is captured, voided, or `expires_in` seconds have passed (default: 7 days)."""
+    """Reserve money until the hold is captured, voided, or expires after `expires_in` seconds (default: 7 days)."""
     settings: AccountSettings = request.app.state.settings
 
     def command(body: schemas.HoldBody, _caller: Caller) -> PlaceHold:
@@ -264,7 +264,7 @@ async def place_hold(request: Request) -> Response:
 
 @_writes.post(**_document("/holds/{id:uuid}/captures", schemas.CaptureBody, schemas.HoldView, 201, body_required=False))
 async def capture_hold(request: Request) -> Response:
-    """Pay out a hold, in whole or in part; what is not captured is released. An operator's hold needs an operator."""
+    """Capture a hold, in full or in part; the rest is released. A hold placed by an operator requires an operator."""
 
     def command(body: schemas.CaptureBody, _caller: Caller) -> CaptureHold:
         return CaptureHold(new_id(), _id(request), body.amount)
@@ -274,7 +274,7 @@ async def capture_hold(request: Request) -> Response:
 
 @_writes.post(**_document("/holds/{id:uuid}/voids", EmptyBody, schemas.HoldView, 201, body_required=False))
 async def void_hold(request: Request) -> Response:
-    """End a hold without paying. An operator's hold needs an operator."""
+    """Void a hold without paying it out. A hold placed by an operator requires an operator."""
 
     def command(_body: EmptyBody, _caller: Caller) -> ReleaseHold:
         return ReleaseHold(_id(request), "voided")
@@ -289,19 +289,19 @@ def _status_document(action: str) -> dict[str, Any]:
 
 @_writes.post(**_status_document("freeze"))
 async def freeze(request: Request) -> Response:
-    """Stop an account from paying; it still receives. For operators."""
+    """Freeze an account: it can receive money but not pay. Operators only."""
     return await _set_status(request, "frozen")
 
 
 @_writes.post(**_status_document("unfreeze"))
 async def unfreeze(request: Request) -> Response:
-    """Let a frozen account pay again. For operators."""
+    """Unfreeze an account. Operators only."""
     return await _set_status(request, "active")
 
 
 @_writes.post(**_status_document("close"))
 async def close(request: Request) -> Response:
-    """Close an empty account for good. For operators."""
+    """Close an account with a zero balance permanently. Operators only."""
     return await _set_status(request, "closed")
 
 
@@ -319,7 +319,7 @@ async def list_accounts(
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
-    """List the caller's accounts, the oldest first; operators see all."""
+    """List the caller's accounts, oldest first; operators see all accounts."""
     after = paging.decode_cursor(cursor) if cursor else None
     found = await _queries(request).accounts(caller, after, limit + 1)
     return paging.page([account_data(account) for account in found], limit)
@@ -332,7 +332,7 @@ async def list_accounts(
     openapi_extra={"parameters": [_ID]},
 )
 async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
-    """Show one account."""
+    """Get an account."""
     account = await _queries(request).account(caller, _id(request))
     return Response(orjson.dumps(account), media_type="application/json")
 

@@ -27,28 +27,30 @@ from app.domain.commands import (
     Withdraw,
 )
 from app.domain.events import account_event, entry_posted, hold_event, transaction_refused
-from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction
+from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from shared.http.auth import Caller
 
-_NO_ACCOUNT = Refusal("not-found", "There is no such account.")
-_NO_HOLD = Refusal("not-found", "There is no such hold.")
-_NO_TRANSACTION = Refusal("not-found", "There is no such transaction.")
-_NOT_THEIR_HOLD = Refusal("forbidden", "Only an operator can capture or void a hold that the owner did not place.")
-_LEAVES = Refusal("forbidden", "A token with the scope bank:synthetic opens, funds and uses accounts of its own only.")
-_CLOSED = Refusal("account-closed", "The account is closed.")
+_NO_ACCOUNT = Refusal("not-found", "Account not found; check the id.")
+_NO_HOLD = Refusal("not-found", "Hold not found; check the id.")
+_NO_TRANSACTION = Refusal("not-found", "Transaction not found; check the id.")
+_OPERATOR_HOLD = Refusal("forbidden", "The owner did not place this hold; ask an operator to capture or void it.")
+_SYNTHETIC = Refusal(
+    "forbidden", "A token with the scope bank:synthetic can only open, fund and transfer between its own accounts."
+)
+_CLOSED = Refusal("account-closed", "The account is closed; use another account.")
 _STATUS_EVENTS = {"frozen": "bank.account.frozen", "active": "bank.account.unfrozen", "closed": "bank.account.closed"}
 
 
 def decide(unit: UnitOfWork, command: Command, caller: Caller, now: datetime) -> Result:
     """Execute one command in the unit of work, or refuse it and leave balances, entries and holds unchanged."""
     if caller.is_synthetic and not _stays_within_own_accounts(unit, command, caller):
-        return _LEAVES
+        return _SYNTHETIC
     return _HANDLERS[type(command)](unit, command, caller, now)
 
 
 def _stays_within_own_accounts(unit: UnitOfWork, command: Command, caller: Caller) -> bool:
-    """Tell whether a command uses accounts of the caller only and pays no money out of them."""
+    """Return whether a command uses only the caller's accounts and pays no money out of them."""
     if not isinstance(command, OpenAccount | Deposit | Transfer):
         return False
     accounts = (_customer_account(unit, account_id) for account_id in command.references.accounts)
@@ -105,7 +107,7 @@ def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime
     if payer is None:
         return _NO_ACCOUNT
     if command.from_account == command.to_account:
-        return Refusal("same-account", "A transfer needs two different accounts.")
+        return Refusal("same-account", "A transfer requires two different accounts; change from_account or to_account.")
     payee = _customer_account(unit, command.to_account)
     if payee is None:
         return _NO_ACCOUNT
@@ -130,11 +132,13 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
     else:
         allowed = caller.may_see(payer.owner)
     if not allowed:
-        return Refusal("forbidden", "Only who received the money, or an operator, can give it back.")
+        return Refusal("forbidden", "Only the recipient of the money or an operator can reverse this transaction.")
     if original.type == "reversal":
-        return Refusal("not-reversible", "A reversal cannot be reversed; make a new transaction instead.")
+        return Refusal("not-reversible", "A reversal cannot be reversed; post a new transaction instead.")
     if original.id in unit.reversed_ids:
-        return Refusal("already-reversed", "This transaction has been reversed before.")
+        return Refusal(
+            "already-reversed", "The transaction has already been reversed; a transaction can be reversed only once."
+        )
     transaction = Transaction(
         command.id,
         "reversal",
@@ -188,12 +192,13 @@ def _capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: d
     if hold is None or account is None:
         return _NO_HOLD
     if not _may_end(hold, caller):
-        return _NOT_THEIR_HOLD
+        return _OPERATOR_HOLD
     if hold.status != "active" or hold.expires_at <= now:
         return _hold_not_active(hold)
     amount = hold.amount if command.amount is None else command.amount
     if amount > hold.amount:
-        return Refusal("hold-exceeded", f"The hold covers {hold.amount}; capture that or less.")
+        covered, requested = (format_amount(value, hold.currency) for value in (hold.amount, amount))
+        return Refusal("hold-exceeded", f"The hold covers {covered}, requested {requested}; capture a smaller amount.")
     cash = unit.cash_accounts[hold.currency]
     transaction = Transaction(command.id, "capture", amount, hold.currency, account.id, cash, None, None, now)
     result = _post(unit, transaction, subject=account, releases=hold.amount)
@@ -209,7 +214,7 @@ def _release_hold(unit: UnitOfWork, command: ReleaseHold, caller: Caller, now: d
     if hold is None or account is None:
         return _NO_HOLD
     if not _may_end(hold, caller):
-        return _NOT_THEIR_HOLD
+        return _OPERATOR_HOLD
     is_expired = hold.expires_at <= now
     if hold.status != "active" or is_expired != (command.status == "expired"):
         return _hold_not_active(hold)
@@ -227,7 +232,10 @@ def _set_status(unit: UnitOfWork, command: SetStatus, caller: Caller, _now: date
     if account.status == "closed":
         return _CLOSED
     if command.status == "closed" and (account.balance or account.held):
-        return Refusal("balance-not-zero", "Pay out the balance and void the holds before closing the account.")
+        return Refusal(
+            "balance-not-zero",
+            "The account has a balance or active holds; pay out the balance and void the holds first.",
+        )
     account.status = command.status
     unit.changed_accounts.add(account.id)
     unit.events.append(account_event(_STATUS_EVENTS[command.status], account))
@@ -248,7 +256,9 @@ _HANDLERS: dict[type, Callable[[UnitOfWork, Any, Caller, datetime], Result]] = {
 
 
 def _currency_mismatch(account: Account, currency: str) -> Refusal:
-    return Refusal("currency-mismatch", f"The account keeps {account.currency}, the request is in {currency}.")
+    return Refusal(
+        "currency-mismatch", f"The account is in {account.currency}, the request in {currency}; use {account.currency}."
+    )
 
 
 def _may_end(hold: Hold, caller: Caller) -> bool:
@@ -258,7 +268,7 @@ def _may_end(hold: Hold, caller: Caller) -> bool:
 
 def _hold_not_active(hold: Hold) -> Refusal:
     status = hold.status if hold.status != "active" else "expired"
-    return Refusal("hold-not-active", f"The hold is {status}.")
+    return Refusal("hold-not-active", f"The hold is {status}; place a new hold.")
 
 
 def _check_debit(account: Account, amount: int, spendable: int) -> Refusal | None:
@@ -266,12 +276,17 @@ def _check_debit(account: Account, amount: int, spendable: int) -> Refusal | Non
         return _CLOSED
     if account.kind == "cash":
         if account.balance - amount < -MAX_BALANCE:
-            return Refusal("balance-limit", "The bank holds as much of this currency as it can.")
+            return Refusal(
+                "balance-limit", f"The bank has reached its limit of deposits in {account.currency}; deposit less."
+            )
         return None
     if account.status == "frozen":
-        return Refusal("account-frozen", "The account is frozen; it can receive money but not pay.")
+        return Refusal(
+            "account-frozen", "The account is frozen: it can receive money but not pay; ask an operator to unfreeze it."
+        )
     if spendable < amount:
-        return Refusal("insufficient-funds", f"Available are {max(spendable, 0)}, needed are {amount}.")
+        available, requested = (format_amount(value, account.currency) for value in (max(spendable, 0), amount))
+        return Refusal("insufficient-funds", f"Insufficient funds: available {available}, requested {requested}.")
     return None
 
 
@@ -279,7 +294,7 @@ def _check_credit(account: Account, amount: int) -> Refusal | None:
     if account.status == "closed":
         return _CLOSED
     if account.balance + amount > MAX_BALANCE:
-        return Refusal("balance-limit", f"The balance may not exceed {MAX_BALANCE}.")
+        return Refusal("balance-limit", f"The balance would exceed {format_amount(MAX_BALANCE, account.currency)}.")
     return None
 
 
@@ -290,7 +305,7 @@ def _post(unit: UnitOfWork, transaction: Transaction, subject: Account, releases
     refusal = refusal or _check_credit(payee, transaction.amount)
     if refusal is not None:
         if refusal.code == "insufficient-funds" and payer is not subject:
-            refusal = Refusal("insufficient-funds", "The account to be debited does not have the money.")
+            refusal = Refusal("insufficient-funds", "Insufficient funds in the account to be debited.")
         return _refuse(unit, refusal, transaction, subject)
     payer.held -= releases
     entries = (

@@ -1,4 +1,4 @@
-"""Wires account-service together."""
+"""Creates the application from its parts."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

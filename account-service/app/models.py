@@ -25,7 +25,7 @@ metadata = MetaData()
 
 _ID = Uuid(as_uuid=False)
 
-# In words that PostgreSQL recognizes as those of the index.
+# Must match the predicate of the index literally, or PostgreSQL does not use it.
 BY_OPERATOR = "scope LIKE '%bank:operator%'"
 
 accounts = Table(
@@ -35,7 +35,12 @@ accounts = Table(
     Column("account_number", String(16), nullable=False, unique=True),
     Column("owner", String(255), nullable=False),
     Column("name", String(140)),
-    Column("kind", String(8), nullable=False, comment="customer, or cash: the outside world, one per currency"),
+    Column(
+        "kind",
+        String(8),
+        nullable=False,
+        comment="customer, or cash: counterparty of deposits and withdrawals, one per currency",
+    ),
     Column("currency", String(3), nullable=False),
     Column("status", String(8), nullable=False),
     Column("balance", BigInteger, nullable=False),
@@ -69,8 +74,8 @@ transactions = Table(
     Column("reference", String(140)),
     Column("reverses", _ID),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("subject", String(255), comment="who posted it; null where a version did that did not record it"),
-    Column("scope", String(255), comment="the bank's scopes of the token"),
+    Column("subject", String(255), comment="subject of the actor; null if the posting version did not record it"),
+    Column("scope", String(255), comment="scopes of the token that begin with bank:"),
     Column("request_id", String(128)),
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
@@ -81,7 +86,7 @@ transactions = Table(
         postgresql_where=text("reverses IS NOT NULL"),
         sqlite_where=text("reverses IS NOT NULL"),
     ),
-    # What owners post is found by their accounts.
+    # Transactions of owners are found through their accounts.
     Index(
         "transactions_by_operator",
         "subject",
@@ -97,7 +102,7 @@ entries = Table(
     Column("account_id", _ID, ForeignKey("accounts.id"), primary_key=True),
     Column("seq", BigInteger, primary_key=True, autoincrement=False),
     Column("transaction_id", _ID, ForeignKey("transactions.id"), nullable=False),
-    Column("amount", BigInteger, nullable=False, comment="negative where money leaves the account"),
+    Column("amount", BigInteger, nullable=False, comment="negative for a debit"),
     Column("balance_after", BigInteger, nullable=False),
     CheckConstraint("seq > 0", name="seq_starts_at_one"),
 )
@@ -112,9 +117,9 @@ holds = Table(
     Column("currency", String(3), nullable=False),
     Column("status", String(8), nullable=False),
     Column("expires_at", UtcDateTime, nullable=False),
-    Column("transaction_id", _ID, comment="the transaction of the capture"),
+    Column("transaction_id", _ID, comment="transaction of the capture"),
     Column("created_at", UtcDateTime, nullable=False),
-    Column("placed_by", String(8), comment="owner or operator; null where a version placed it that did not record it"),
+    Column("placed_by", String(8), comment="owner or operator; null if the placing version did not record it"),
     CheckConstraint("amount > 0", name="hold_is_positive"),
     CheckConstraint("captured_amount BETWEEN 0 AND amount", name="capture_within_hold"),
     CheckConstraint("status IN ('active', 'captured', 'voided', 'expired')", name="known_hold_status"),
@@ -124,16 +129,21 @@ holds = Table(
 audit_log = Table(
     "audit_log",
     metadata,
-    Column("id", _ID, primary_key=True, comment="UUIDv7: the order of ids is the order of time"),
+    Column("id", _ID, primary_key=True, comment="UUIDv7: ids sort by time"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("action", String(10), nullable=False),
     Column("account_id", _ID, nullable=False),
     Column("transaction_id", _ID),
     Column("hold_id", _ID),
     Column("subject", String(255), nullable=False),
-    Column("scope", String(255), nullable=False, comment="the bank's scopes of the token; system for the bank itself"),
+    Column(
+        "scope",
+        String(255),
+        nullable=False,
+        comment="scopes of the token that begin with bank:; system for the bank itself",
+    ),
     Column("request_id", String(128)),
-    Column("event_id", String(255), comment="the event that the bank acted on"),
+    Column("event_id", String(255), comment="event that caused a change by the bank itself"),
     Index("audit_log_by_account", "account_id", "id"),
     Index("audit_log_by_subject", "subject", "id"),
 )
@@ -142,7 +152,7 @@ idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 feed_state = FeedState(metadata)
 
-for _statement in (*triggers.STATEMENTS, *triggers.APPEND_ONLY, triggers.append_only("audit_log")):
-    # SQLAlchemy formats the text with %.
+for _statement in (*triggers.CHECK_ENTRIES, *triggers.APPEND_ONLY, triggers.append_only("audit_log")):
+    # DDL() applies % formatting.
     _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

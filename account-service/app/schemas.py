@@ -1,4 +1,4 @@
-"""What the API takes and gives."""
+"""Request and response bodies of the API."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
@@ -25,14 +25,15 @@ def _known_currency(code: str) -> str:
     return code
 
 
-Amount = Annotated[int, Field(ge=1, le=MAX_AMOUNT, description="Minor units, for example cents.", examples=[1050])]
-# The list matters when an account is opened and never again: a currency that ISO 4217 withdraws stays that of its
-# accounts, which have to be paid out.
+Amount = Annotated[
+    int, Field(ge=1, le=MAX_AMOUNT, description="Amount in minor units, for example cents.", examples=[1050])
+]
+# Only checked when an account is opened: accounts in a currency that ISO 4217 withdraws later can still be paid out.
 NewCurrency = Annotated[
     str,
     AfterValidator(_known_currency),
     Field(
-        description="ISO 4217, with a minor unit.",
+        description="ISO 4217 code of a currency with a minor unit.",
         examples=["USD"],
         json_schema_extra={"enum": sorted(_CURRENCIES)},
     ),
@@ -40,23 +41,23 @@ NewCurrency = Annotated[
 Currency = Annotated[
     str,
     StringConstraints(pattern="^[A-Z]{3}$"),
-    Field(description="ISO 4217; the currency of the account.", examples=["USD"]),
+    Field(description="ISO 4217 code; must be the currency of the account.", examples=["USD"]),
 ]
-# Printable: control characters (NUL above all) have no place in what people and databases read.
+# No control characters: PostgreSQL rejects NUL, and line breaks would forge log lines.
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=PRINTABLE)]
 
 
 class SeqQuery(StrictBody):
-    """Query of the internal `/internal/seqs`: one account, or those of an owner."""
+    """Query of `/internal/seqs`: an account, or the accounts of an owner."""
 
     account_id: Identifier | None = None
     owner: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
+    def _check_exactly_one(self) -> Self:
         if (self.account_id is None) == (self.owner is None):
-            raise ValueError("give either account_id or owner")
+            raise ValueError("specify either account_id or owner")
         return self
 
 
@@ -86,7 +87,7 @@ class TransferBody(StrictBody):
 
 
 class BatchItemBody(TransferBody):
-    """One transfer of a batch; `key` does for it what the Idempotency-Key header does for a single one."""
+    """One transfer of a batch; `key` is its idempotency key."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?$")]
 
@@ -94,10 +95,10 @@ class BatchItemBody(TransferBody):
 class BatchBody(StrictBody):
     """Body of `POST /transfers:batch`."""
 
-    # A transfer has six names and five texts.
+    # Each transfer has up to 25 JSON nodes.
     max_nodes = 25 * MAX_BATCH + 100
 
-    # Read up to the first wrong transfer: errors of all of them would cost more than making the transfers does.
+    # Stops at the first invalid transfer: reporting all errors would cost more than the transfers.
     transfers: Annotated[list[BatchItemBody], FailFast(), Field(min_length=1, max_length=MAX_BATCH)]
 
 
@@ -113,11 +114,13 @@ class HoldBody(StrictBody):
 
     amount: Amount
     currency: Currency
-    expires_in: Annotated[int, Field(ge=1, le=MAX_HOLD_SECONDS, description="Seconds.")] | None = None
+    expires_in: (
+        Annotated[int, Field(ge=1, le=MAX_HOLD_SECONDS, description="Time until the hold expires, in seconds.")] | None
+    ) = None
 
 
 class CaptureBody(StrictBody):
-    """Body of `POST /holds/{id}/captures`; the whole hold when `amount` is absent."""
+    """Body of `POST /holds/{id}/captures`; without `amount` the hold is captured in full."""
 
     amount: Amount | None = None
 
@@ -139,7 +142,7 @@ class AccountView(BaseModel):
 
 
 class EntryView(BaseModel):
-    """One side of a transaction; `seq` and `balance_after` are null where the account is somebody else's."""
+    """One side of a transaction; `seq` and `balance_after` are null if the account belongs to another owner."""
 
     account_id: str
     amount: int
@@ -164,7 +167,7 @@ class TransactionView(BaseModel):
 
 
 class HoldView(BaseModel):
-    """A hold; `transaction` is there in the answer to its capture."""
+    """A hold; the response to its capture has the `transaction`."""
 
     id: str
     account_id: str
@@ -176,13 +179,14 @@ class HoldView(BaseModel):
     transaction_id: str | None
     created_at: datetime
     placed_by: Literal["owner", "operator"] | None = Field(
-        None, description="Only an operator can end a hold that an operator placed, or one that does not say."
+        None,
+        description="Only operators can capture or void a hold that was placed by an operator or has no value here.",
     )
     transaction: TransactionView | None = None
 
 
 class BatchResultView(BaseModel):
-    """What became of one transfer of a batch: a transaction (201) or a problem."""
+    """Result of one transfer of a batch: a transaction (201) or a problem."""
 
     key: str
     status: int
@@ -192,24 +196,24 @@ class BatchResultView(BaseModel):
 
 
 class BatchView(BaseModel):
-    """One result per transfer, in the order of the request."""
+    """Results of the transfers, in the order of the request."""
 
     results: list[BatchResultView]
 
 
 class AuditEntryView(BaseModel):
-    """A change, and who made it. What the bank does by itself has the subject `bank` and the scope `system`."""
+    """A change and who made it. Changes by the bank itself have the subject `bank` and the scope `system`."""
 
     id: str
     created_at: datetime
     action: Action
-    account_id: str = Field(description="The account; of a transaction, the one that pays, or that a deposit goes to.")
+    account_id: str = Field(description="Account; of a transaction the debited account, of a deposit the credited one.")
     transaction_id: str | None
     hold_id: str | None
     subject: str = Field(description="Subject of the token.")
-    scope: str = Field(description="The token's scopes that begin with `bank:`.")
+    scope: str = Field(description="Scopes of the token that begin with `bank:`.")
     request_id: str | None
-    event_id: str | None = Field(description="The event that the bank acted on.")
+    event_id: str | None = Field(description="Event that caused a change by the bank itself.")
 
 
 class AuditPage(BaseModel):

@@ -56,7 +56,7 @@ class AccountService:
             if request.key in self._in_progress:
                 raise Problem(
                     "request-in-progress",
-                    "The first request with this key is still running; ask again for its result.",
+                    "A request with this key is still in progress; retry to get its response.",
                     headers={"Retry-After": "1"},
                 )
             self._in_progress.add(request.key)
@@ -67,9 +67,9 @@ class AccountService:
             ):
                 return await self._group_commit.submit(request)
         except QueueFull as error:
-            raise problems.unavailable("Too many requests are waiting; retry with the same key.") from error
+            raise problems.unavailable("Too many requests are queued; retry with the same key.") from error
         except Closed as error:
-            raise problems.unavailable("This replica is stopping; retry with the same key.") from error
+            raise problems.unavailable("This replica is shutting down; retry with the same key.") from error
         finally:
             if request.key is not None:
                 self._in_progress.discard(request.key)

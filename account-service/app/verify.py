@@ -1,4 +1,4 @@
-"""`python -m app.verify`: check every invariant of the ledger; exit 1 and name those that do not hold."""
+"""`python -m app.verify`: check every invariant of the ledger; exits with 1 and lists the violated ones."""
 
 import asyncio
 import sys
@@ -8,12 +8,12 @@ from app.storage.invariants import INVARIANTS, broken_invariants
 from shared.db.database import create_engine
 from shared.runtime.settings import load_or_exit
 
-# The whole ledger is read, once for each invariant.
+# Every invariant reads the whole ledger.
 _STATEMENT_SECONDS = 3600
 
 
 async def verify(database_url: str) -> list[str]:
-    """Return a line for every invariant that does not hold."""
+    """Return a line for every violated invariant."""
     engine = create_engine(database_url, name="verify", statement_seconds=_STATEMENT_SECONDS)
     try:
         async with engine.connect() as connection:
@@ -24,5 +24,5 @@ async def verify(database_url: str) -> list[str]:
 
 if __name__ == "__main__":
     broken = asyncio.run(verify(load_or_exit(AccountSettings).database_url))
-    print("\n".join(broken) or f"the ledger holds all {len(INVARIANTS)} invariants")
+    print("\n".join(broken) or f"all {len(INVARIANTS)} invariants hold")
     sys.exit(1 if broken else 0)

@@ -21,7 +21,7 @@ LAYERS = [
 ]
 PURE = ["ledger", "domain"]
 # All that decisions may use besides the standard library's types.
-PURE_IMPORTS = {"dataclasses", "datetime", "typing", "collections.abc", "rfc3339", "Caller"}
+PURE_IMPORTS = {"dataclasses", "datetime", "typing", "collections.abc", "decimals", "rfc3339", "Caller"}
 
 
 def module_name(file: Path) -> str:

@@ -1,6 +1,7 @@
 """Decisions of the ledger on plain data."""
 
 from datetime import UTC, datetime, timedelta
+from typing import get_args
 
 import pytest
 
@@ -11,6 +12,7 @@ from app.domain.commands import (
     HoldResult,
     OpenAccount,
     PlaceHold,
+    References,
     Refusal,
     ReleaseHold,
     Reverse,
@@ -19,7 +21,7 @@ from app.domain.commands import (
     Transfer,
     Withdraw,
 )
-from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction
+from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
 from shared.http.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
@@ -52,6 +54,44 @@ def code(outcome: object) -> str:
 
 def pay(amount: int, source: str = "alice", target: str = "bob", currency: str = "USD") -> Transfer:
     return Transfer("t", source, target, amount, currency, None)
+
+
+def test_commands_declare_what_their_decisions_read() -> None:
+    commands: list[Command] = [
+        OpenAccount("new", "1", "JPY", None),
+        Deposit("d", "a", 1, "USD", None),
+        Withdraw("w", "b", 1, "EUR", None),
+        Transfer("t", "c", "d", 1, "USD", None),
+        Reverse("r", "original", None),
+        PlaceHold("h", "e", 1, "CHF", NOW),
+        CaptureHold("x", "captured", None),
+        ReleaseHold("released", "voided"),
+        SetStatus("f", "frozen"),
+    ]
+    assert {type(command) for command in commands} == set(get_args(Command))
+    assert References.union(command.references for command in commands) == References(
+        accounts=set("abcdef"),
+        transactions={"original"},
+        holds={"captured", "released"},
+        captured_holds={"captured"},
+        cash={"USD", "EUR"},
+        named_cash={"CHF"},
+    )
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "expected"),
+    [
+        (1050, "USD", "10.50 USD"),
+        (5, "USD", "0.05 USD"),
+        (0, "USD", "0.00 USD"),
+        (1050, "JPY", "1050 JPY"),
+        (1050, "KWD", "1.050 KWD"),
+        (10**15, "EUR", "10000000000000.00 EUR"),
+    ],
+)
+def test_amounts_in_problems_have_the_decimals_of_their_currency(amount: int, currency: str, expected: str) -> None:
+    assert format_amount(amount, currency) == expected
 
 
 def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(unit: UnitOfWork):

@@ -25,7 +25,7 @@ class Queries:
         async with self._engine.connect() as connection:
             account = await repository.find_account(connection, account_id)
         if account is None or account.kind == "cash" or not caller.may_see(account.owner):
-            raise Problem("not-found", "There is no such account.")
+            raise Problem("not-found", "Account not found; check the id.")
         return account_data(account)
 
     async def accounts(self, caller: Caller, after: str | None, limit: int) -> list[Account]:
@@ -65,6 +65,6 @@ class Queries:
         return [{"id": row.id, "owner": row.owner, "currency": row.currency, "seq": row.seq} for row in rows]
 
     async def imbalance(self) -> Mapping[str, int]:
-        """Return the sum of all balances per currency; it is zero unless the ledger is corrupt."""
+        """Return the sum of all balances per currency; it is zero unless the ledger is inconsistent."""
         async with self._engine.connect() as connection:
             return await repository.imbalance(connection)

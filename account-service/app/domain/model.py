@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from shared.currencies import decimals
 from shared.ids import rfc3339
 
 # Half of what a database bigint can hold, so that the sum of two balances does not overflow.
@@ -72,6 +73,13 @@ class Hold:
     transaction_id: str | None
     created_at: datetime
     placed_by: str | None = None
+
+
+def format_amount(amount: int, currency: str) -> str:
+    """Return an amount in minor units as people write it, for example `10.50 USD`."""
+    places = decimals(currency)
+    whole, fraction = divmod(amount, 10**places)
+    return f"{whole}.{fraction:0{places}} {currency}" if places else f"{whole} {currency}"
 
 
 def account_data(account: Account) -> dict[str, Any]:

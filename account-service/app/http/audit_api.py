@@ -31,18 +31,18 @@ _reads = APIRouter(prefix="/api/v1")
 async def list_audit(
     request: Request,
     caller: Annotated[Caller, Depends(current_caller)],
-    account_id: Annotated[Identifier | None, Query(description="Only changes of this account.")] = None,
+    account_id: Annotated[Identifier | None, Query(description="Only changes to this account.")] = None,
     subject: Annotated[
         str | None,
         Query(max_length=200, pattern=schemas.PRINTABLE, description="Only changes made by this subject."),
     ] = None,
-    action: Annotated[Action | None, Query(description="Only changes of this kind.")] = None,
+    action: Annotated[Action | None, Query(description="Only changes with this action.")] = None,
     start: From = None,
     end: To = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
-    """List who changed what, the newest first. For operators."""
+    """List changes and who made them, newest first. Operators only."""
     queries: Queries = request.app.state.queries
     criteria = AuditFilter(account_id, subject, action, start, end)
     before = paging.decode_cursor(cursor) if cursor else None

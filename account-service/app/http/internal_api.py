@@ -1,4 +1,4 @@
-"""Internal endpoints for transaction-service, behind the services' token; NGINX does not route them."""
+"""Internal endpoints for transaction-service, authenticated by the service token; NGINX does not route them."""
 
 import orjson
 from starlette.requests import Request
@@ -16,7 +16,7 @@ _MAX_SEQS = 100
 
 
 def _authorized_queries(request: Request) -> Queries:
-    """Return the queries. Raises Problem (unauthorized) unless the request has the services' token."""
+    """Return the queries. Raises Problem (unauthorized) unless the request has the service token."""
     state = request.app.state
     check_service_token(request.headers.get("authorization"), state.settings.service_token.get_secret_value())
     queries: Queries = state.queries

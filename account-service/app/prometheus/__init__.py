@@ -5,26 +5,35 @@ from prometheus_client import Counter, Gauge, Histogram
 from shared.prometheus.registry import REGISTRY
 
 TRANSACTIONS = Counter(
-    "bank_transactions", "Money movements decided, by outcome.", ["type", "status", "currency"], registry=REGISTRY
+    "bank_transactions",
+    "Transactions by type, status (posted or refused) and currency.",
+    ["type", "status", "currency"],
+    registry=REGISTRY,
 )
 AMOUNT = Counter(
-    "bank_transaction_amount_minor", "Money moved, in minor units.", ["type", "currency"], registry=REGISTRY
+    "bank_transaction_amount_minor",
+    "Amount of posted transactions, in minor units.",
+    ["type", "currency"],
+    registry=REGISTRY,
 )
 BATCH_SIZE = Histogram(
     "bank_group_commit_batch_size",
-    "Requests in one database transaction.",
+    "Requests per database transaction.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     registry=REGISTRY,
 )
 VIOLATIONS = Counter(
     "bank_ledger_violations",
-    "Batches that the database refused because no sound ledger can hold them.",
+    "Batches rejected by a trigger or constraint because they would have made the ledger inconsistent.",
     ["constraint"],
     registry=REGISTRY,
 )
-# From nothing to the first one would be no increase.
+# Initialized to 0, so that increase() sees the first violation.
 for _constraint in ("double_entry", "balance_of_last_entry", "customer_balance_not_negative"):
     VIOLATIONS.labels(_constraint)
 IMBALANCE = Gauge(
-    "bank_ledger_imbalance", "Sum of all balances; anything but 0 is a broken ledger.", ["currency"], registry=REGISTRY
+    "bank_ledger_imbalance",
+    "Sum of all balances, in minor units; not 0 if the ledger is inconsistent.",
+    ["currency"],
+    registry=REGISTRY,
 )

@@ -1,4 +1,4 @@
-"""The SQL of the audit log: writing it with the changes, and reading it together with who posted transactions."""
+"""SQL of the audit log: writes entries with the changes, and reads them together with the actors of transactions."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -13,22 +13,22 @@ from shared.db.database import Write
 from shared.ids import first_id
 
 _FIELDS = tuple(field.name for field in fields(AuditEntry))
-# An id is made that close to the time of its row.
-_ID_SECONDS = 60
+# Maximum difference between the time in an id and the time of its row.
+_ID_TOLERANCE_SECONDS = 60
 _IS_BY_OPERATOR: ColumnElement[bool] = text(BY_OPERATOR)  # type: ignore[assignment]
 
 
 def write(audited: Sequence[AuditEntry]) -> Write:
-    """Return the write of changes that no transaction's row records."""
+    """Return the write of audit entries."""
     return Write.of(audit_log, _FIELDS, audited)
 
 
 async def read(connection: AsyncConnection, criteria: AuditFilter, before: str | None, limit: int) -> list[AuditEntry]:
-    """Return changes, the newest first, before an id."""
+    """Return changes before an id, newest first."""
     logged = select(audit_log).where(*_conditions(audit_log.c, criteria, before))
     if criteria.account_id is not None:
         logged = logged.where(audit_log.c.account_id == criteria.account_id)
-    # Each part by an index of its own, and no longer than the page.
+    # Each part uses its own index and returns at most one page.
     parts = [
         part.order_by(part.selected_columns.id.desc()).limit(limit) for part in (logged, *_posted(criteria, before))
     ]
@@ -38,10 +38,10 @@ async def read(connection: AsyncConnection, criteria: AuditFilter, before: str |
 
 
 def _posted(criteria: AuditFilter, before: str | None) -> list[Select[Any]]:
-    """Return what selects the transactions as entries of the log; captures are in the log with their holds."""
+    """Return selects of transactions as audit entries; captures are in the log with their holds."""
     row = transactions.c
     cash = select(accounts.c.id).where(accounts.c.kind == "cash")
-    shown = {
+    columns = {
         "id": row.id,
         "created_at": row.created_at,
         "action": row.type,
@@ -53,15 +53,15 @@ def _posted(criteria: AuditFilter, before: str | None) -> list[Select[Any]]:
         "request_id": row.request_id,
         "event_id": cast(null(), audit_log.c.event_id.type),
     }
-    posted = select(*(shown[name].label(name) for name in _FIELDS)).where(
+    posted = select(*(columns[name].label(name) for name in _FIELDS)).where(
         row.subject.is_not(None), row.type != "capture", *_conditions(row, criteria, before)
     )
     if criteria.account_id is not None:
         touched = select(entries.c.transaction_id).where(entries.c.account_id == criteria.account_id)
         return [posted.where(row.id.in_(touched))]
     if criteria.subject is not None:
-        theirs = select(accounts.c.id).where(accounts.c.owner == criteria.subject)
-        touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs))
+        owned = select(accounts.c.id).where(accounts.c.owner == criteria.subject)
+        touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(owned))
         return [posted.where(_IS_BY_OPERATOR), posted.where(~_is_by_operator(), row.id.in_(touched))]
     return [posted]
 
@@ -77,11 +77,11 @@ def _conditions(row: Any, criteria: AuditFilter, before: str | None) -> list[Col
         conditions.append(row.subject == criteria.subject)
     if criteria.action is not None:
         conditions.append(action == criteria.action)
-    # Times by way of the primary key.
+    # Times also restrict the id, so that the primary key is used.
     if criteria.start is not None:
-        conditions += [row.created_at >= criteria.start, row.id >= first_id(criteria.start, -_ID_SECONDS)]
+        conditions += [row.created_at >= criteria.start, row.id >= first_id(criteria.start, -_ID_TOLERANCE_SECONDS)]
     if criteria.end is not None:
-        conditions += [row.created_at < criteria.end, row.id < first_id(criteria.end, _ID_SECONDS)]
+        conditions += [row.created_at < criteria.end, row.id < first_id(criteria.end, _ID_TOLERANCE_SECONDS)]
     if before is not None:
         conditions.append(row.id < before)
     return conditions

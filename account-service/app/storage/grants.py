@@ -1,18 +1,18 @@
-"""What account-service's own role may do in its database (shared/db/grants.py)."""
+"""Privileges of the service's role in its database (shared/db/grants.py)."""
 
 from shared.db.grants import Grants
 
 GRANTS: Grants = {
     "accounts": "SELECT, INSERT, UPDATE (status, balance, held, seq, updated_at)",
-    # What was posted stays.
+    # Posted transactions and entries are immutable.
     "transactions": "SELECT, INSERT",
     "entries": "SELECT, INSERT",
-    # Who did what stays, too.
+    # So are audit entries.
     "audit_log": "SELECT, INSERT",
     "holds": "SELECT, INSERT, UPDATE (status, captured_amount, transaction_id)",
-    # Old keys are forgotten.
+    # Old keys are deleted.
     "idempotency_keys": "SELECT, INSERT, DELETE",
-    # An event is numbered once it is committed, and stays.
+    # The position of an event is assigned after the commit.
     "outbox": "SELECT, INSERT, UPDATE (position)",
     "outbox_progress": "SELECT, INSERT, UPDATE (position)",
     "consumer_positions": "SELECT, INSERT, UPDATE (position)",

@@ -30,7 +30,7 @@ INVARIANTS: Mapping[str, str] = {
 
 
 async def broken_invariants(connection: AsyncConnection) -> list[str]:
-    """Check the whole ledger; return a line for every invariant that does not hold, with up to three examples."""
+    """Check the whole ledger; return a line with up to three examples for every violated invariant."""
     broken = []
     for meaning, query in INVARIANTS.items():
         found = (await connection.scalars(text(query))).fetchmany(3)

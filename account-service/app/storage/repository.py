@@ -33,7 +33,7 @@ _account_values = attrgetter(*_ACCOUNT_FIELDS)
 
 @dataclass(frozen=True, slots=True)
 class _Statements:
-    """Statements about a list of `ids`, built once per database system."""
+    """Statements with a list of `ids`, built once per SQL dialect."""
 
     locked_accounts: Select[Any]
     originals: Select[Any]
@@ -47,7 +47,7 @@ def _statements_for(dialect: str) -> _Statements:
         return select(*(table.c[name] for name in names)).where(any_of(dialect, table.c[key], "ids"))
 
     return _Statements(
-        # Always in id order, so that two batches never wait for each other; entries refer to accounts, hence NO KEY.
+        # In id order, so that two batches never deadlock; FOR NO KEY UPDATE, because entries reference accounts.
         locked_accounts=with_ids(_ACCOUNT_FIELDS, accounts, "id")
         .order_by(accounts.c.id)
         .with_for_update(key_share=True),
@@ -182,7 +182,7 @@ async def find_account(connection: AsyncConnection, account_id: str) -> Account 
 async def customer_accounts(
     connection: AsyncConnection, owner: str | None, after: str | None, limit: int
 ) -> list[Account]:
-    """Return customers' accounts in id order: one owner's, or everybody's."""
+    """Return customer accounts in id order, of one owner or of all."""
     statement = select(*_ACCOUNT_COLUMNS).where(accounts.c.kind == "customer").order_by(accounts.c.id).limit(limit)
     if owner is not None:
         statement = statement.where(accounts.c.owner == owner)
@@ -209,21 +209,21 @@ async def seqs(connection: AsyncConnection, account_id: str | None, owner: str |
 
 
 async def expired_holds(connection: AsyncConnection, now: datetime, limit: int) -> list[str]:
-    """Return ids of active holds whose time is over, the oldest first."""
+    """Return ids of active holds that have expired, oldest first."""
     due = select(holds.c.id).where((holds.c.status == "active") & (holds.c.expires_at <= now))
     return list((await connection.scalars(due.order_by(holds.c.expires_at).limit(limit))).all())
 
 
 async def imbalance(connection: AsyncConnection) -> dict[str, int]:
-    """Return the sum of all balances per currency; anything but zero is a broken ledger."""
+    """Return the sum of all balances per currency; it is zero unless the ledger is inconsistent."""
     sums = select(accounts.c.currency, func.sum(accounts.c.balance)).group_by(accounts.c.currency)
     return {currency: int(total) for currency, total in await connection.execute(sums)}
 
 
 def violated_constraint(error: BaseException) -> str | None:
-    """Return the constraint of the ledger that a write was refused for; None for another error.
+    """Return the ledger constraint that rejected a write; None for any other error.
 
-    Two replicas that use the same key, or open the same account, are in conflict and violate nothing.
+    Unique violations are not counted: two replicas have used the same key or opened the same account.
     """
     cause = getattr(getattr(error, "orig", None), "__cause__", None)
     state = getattr(cause, "sqlstate", None)

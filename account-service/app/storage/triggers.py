@@ -1,10 +1,11 @@
-"""What PostgreSQL itself checks of every batch, and what it lets nobody do, whichever version of the service asks.
+"""PostgreSQL triggers that reject inconsistent batches and changes of posted rows, whichever version writes them.
 
-A release that posts twice, forgets an entry or moves a balance without one is refused, and changes nothing. The text
-is that of migrations 0003 (STATEMENTS), 0004 (APPEND_ONLY) and 0006: a change of it is a new migration.
+A batch that posts an entry twice, omits one or changes a balance without an entry is rejected and changes nothing.
+Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY) and 0006 execute these statements, so a change of behaviour needs a
+new migration. Databases that were migrated before keep the messages of that time.
 """
 
-# Of Postgres' classes of errors none begins with B; the service counts it as a violation.
+# SQLSTATE of a violation; no error class of PostgreSQL begins with B.
 VIOLATION = "BK001"
 
 _FUNCTION = f"""
@@ -15,14 +16,14 @@ BEGIN
     SELECT transaction_id INTO found FROM added GROUP BY transaction_id
         HAVING sum(amount) <> 0 OR count(*) < 2 OR count(*) <> count(DISTINCT account_id) LIMIT 1;
     IF found IS NOT NULL THEN
-        RAISE EXCEPTION 'the entries of transaction % are no double entry', found
+        RAISE EXCEPTION 'entries of transaction % are not a balanced double entry', found
             USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'double_entry';
     END IF;
     SELECT a.id INTO found FROM accounts a JOIN
         (SELECT DISTINCT ON (account_id) account_id, seq, balance_after FROM added ORDER BY account_id, seq DESC) e
         ON e.account_id = a.id WHERE a.balance <> e.balance_after OR a.seq <> e.seq LIMIT 1;
     IF found IS NOT NULL THEN
-        RAISE EXCEPTION 'the balance of account % is not that of its last entry', found
+        RAISE EXCEPTION 'balance of account % differs from its last entry', found
             USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'balance_of_last_entry';
     END IF;
     RETURN NULL;
@@ -32,23 +33,23 @@ _TRIGGER = """
 CREATE TRIGGER check_entries AFTER INSERT ON entries REFERENCING NEW TABLE AS added
 FOR EACH STATEMENT EXECUTE FUNCTION check_entries()"""
 
-STATEMENTS = (_FUNCTION, _TRIGGER)
+CHECK_ENTRIES = (_FUNCTION, _TRIGGER)
 
-_REFUSAL = f"""
+_REJECT_CHANGE = f"""
 CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    RAISE EXCEPTION '% on %: what was posted stays; a mistake is corrected by a reversal', TG_OP, TG_TABLE_NAME
+    RAISE EXCEPTION '% on %: posted rows are immutable; post a reversal instead', TG_OP, TG_TABLE_NAME
         USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'append_only';
 END $$"""  # nosec B608
 
 
 def append_only(table: str) -> str:
-    """Return the statement that keeps what is in a table as it is."""
+    """Return the statement that makes a table append-only."""
     return (
         f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table}"
         " FOR EACH STATEMENT EXECUTE FUNCTION refuse_change()"
     )
 
 
-# For the owner, who migrates; the service's own role has no such privilege in the first place. Costs inserts nothing.
-APPEND_ONLY = (_REFUSAL, append_only("transactions"), append_only("entries"))
+# Applies to the owner of the tables as well; the service's role has no such privileges. Inserts are not affected.
+APPEND_ONLY = (_REJECT_CHANGE, append_only("transactions"), append_only("entries"))

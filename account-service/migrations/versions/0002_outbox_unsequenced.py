@@ -1,4 +1,4 @@
-"""Find the outbox's rows that wait for a position without reading those that have one."""
+"""Add an index of the outbox rows that have no position yet."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Have the database refuse any change of what was posted, also to the owner of the tables."""
+"""Let the database reject changes of posted rows, by the owner of the tables as well."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Add the triggers; SQLite, on which one process runs alone, has no triggers for whole statements."""
+    """Add the triggers; SQLite has no statement-level triggers, and only one process uses it."""
     if op.get_bind().dialect.name == "postgresql":
         for statement in APPEND_ONLY:
             op.execute(statement)

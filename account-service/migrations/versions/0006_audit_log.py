@@ -1,4 +1,4 @@
-"""Record who made each change; the version before records nothing while it still runs."""
+"""Record the actor of each change; the previous version records nothing while it still runs."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,15 +11,13 @@ down_revision = "0005"
 
 
 def upgrade() -> None:
-    """Create the table and columns; no row is written.
+    """Create the table and columns; no row is rewritten.
 
-    SQLite, on which one process runs alone, has no triggers for whole statements.
+    SQLite has no statement-level triggers, and only one process uses it.
     """
     op.create_table(
         "audit_log",
-        sa.Column(
-            "id", sa.Uuid(as_uuid=False), nullable=False, comment="UUIDv7: the order of ids is the order of time"
-        ),
+        sa.Column("id", sa.Uuid(as_uuid=False), nullable=False, comment="UUIDv7: ids sort by time"),
         sa.Column("created_at", UtcDateTime(), nullable=False),
         sa.Column("action", sa.String(length=10), nullable=False),
         sa.Column("account_id", sa.Uuid(as_uuid=False), nullable=False),
@@ -30,10 +28,12 @@ def upgrade() -> None:
             "scope",
             sa.String(length=255),
             nullable=False,
-            comment="the bank's scopes of the token; system for the bank itself",
+            comment="scopes of the token that begin with bank:; system for the bank itself",
         ),
         sa.Column("request_id", sa.String(length=128), nullable=True),
-        sa.Column("event_id", sa.String(length=255), nullable=True, comment="the event that the bank acted on"),
+        sa.Column(
+            "event_id", sa.String(length=255), nullable=True, comment="event that caused a change by the bank itself"
+        ),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("audit_log_by_account", "audit_log", ["account_id", "id"])
@@ -43,9 +43,9 @@ def upgrade() -> None:
             "subject",
             sa.String(length=255),
             nullable=True,
-            comment="who posted it; null where a version did that did not record it",
+            comment="subject of the actor; null if the posting version did not record it",
         ),
-        sa.Column("scope", sa.String(length=255), nullable=True, comment="the bank's scopes of the token"),
+        sa.Column("scope", sa.String(length=255), nullable=True, comment="scopes of the token that begin with bank:"),
         sa.Column("request_id", sa.String(length=128), nullable=True),
     )
     for column in actor:
