@@ -27,13 +27,13 @@ def settings(lab: Lab, database_url: str) -> AccountSettings:
 
 @pytest.fixture
 def schema() -> tuple[MetaData, Grants]:
-    """What `owner` creates, and `engine` may do."""
+    """The schema that `owner` creates, and the privileges of `engine`."""
     return metadata, GRANTS
 
 
 @pytest.fixture
 async def service(engine: AsyncEngine, settings: AccountSettings) -> AsyncIterator[AccountService]:
-    """The service; afterwards the ledger's invariants must hold."""
+    """The service; the ledger's invariants are checked after the test."""
     service = AccountService(engine, settings)
     yield service
     await service.drain()

@@ -1,4 +1,4 @@
-"""What account-service's tests are written with."""
+"""Helpers for the tests of account-service."""
 
 import uuid
 from typing import Any
@@ -21,13 +21,13 @@ OPERATOR_CALLER = Caller("op", frozenset({OPERATOR}))
 
 
 def make_settings(lab: Lab, url: str, **changes: Any) -> AccountSettings:
-    """Return settings for tests, with some changed."""
+    """Return settings for tests, with changes."""
     values = {"database_url": url, "auth_jwks": str(lab.secrets.jwks), "service_token": lab.service_token}
     return AccountSettings(**{**values, **changes})
 
 
 async def assert_invariants(engine: AsyncEngine) -> None:
-    """Fail if the ledger is not what it has to be."""
+    """Fail if an invariant of the ledger is violated."""
     async with engine.connect() as connection:
         assert await broken_invariants(connection) == []
 
@@ -35,7 +35,7 @@ async def assert_invariants(engine: AsyncEngine) -> None:
 def ledger_request(
     command: Command, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash"
 ) -> LedgerRequest:
-    """Return a request for the command; an empty key stands for a new one, None for no key."""
+    """Return a request with the command; an empty key is replaced by a new one, None means no key."""
     used = None if key is None else (caller.subject, key or uuid.uuid4().hex)
     return LedgerRequest(caller, command, 201, RequestContext("/test", "request-1"), used, content)
 
@@ -61,6 +61,6 @@ def withdraw(account: str, amount: int) -> Withdraw:
     return Withdraw(new_id(), account, amount, "USD", None)
 
 
-def keyed(key: str = "") -> dict[str, str]:
+def key_header(key: str = "") -> dict[str, str]:
     """Return an Idempotency-Key header."""
     return {"Idempotency-Key": key or uuid.uuid4().hex}

@@ -1,4 +1,4 @@
-"""Who may do what: every route, asked by everybody who may not, and the ledger that stays as it was."""
+"""Permissions: every route is called by callers who lack them, and the ledger does not change."""
 
 import httpx
 import jwt
@@ -8,11 +8,11 @@ from sqlalchemy import select
 from app.models import accounts
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import keyed
-from tests.test_api import assert_problem, opened
+from tests.support import key_header
+from tests.test_api import assert_problem, create_account
 
 OPERATORS_ONLY = ("freeze", "unfreeze", "close")
-# How a stranger's request about alice's things is answered; a path that is not here fails the test.
+# Status of bob's request about alice's resources; a route that is missing here fails the test.
 STRANGERS = {
     ("GET", "/api/v1/accounts"): 200,
     ("POST", "/api/v1/accounts"): 201,
@@ -32,29 +32,29 @@ STRANGERS = {
 }
 
 
-class Alices:
-    """What alice has: two accounts, a hold, and a transfer between the two."""
+class AliceResources:
+    """Alice's resources: two accounts, a hold, and a transfer between the accounts."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
         self.account = self.other = self.hold = self.transfer = ""
 
-    async def make(self) -> "Alices":
-        """Open, pay, transfer and hold."""
-        self.account, self.other = await opened(self._client, 1000), await opened(self._client, 500)
+    async def create(self) -> "AliceResources":
+        """Create the resources."""
+        self.account, self.other = await create_account(self._client, 1000), await create_account(self._client, 500)
         money = {"amount": 10, "currency": "USD"}
-        hold = await self._client.post(f"/api/v1/accounts/{self.account}/holds", json=money, headers=keyed())
+        hold = await self._client.post(f"/api/v1/accounts/{self.account}/holds", json=money, headers=key_header())
         self.hold = hold.json()["id"]
         body = {"from_account": self.account, "to_account": self.other, **money}
-        self.transfer = (await self._client.post("/api/v1/transfers", json=body, headers=keyed())).json()["id"]
+        self.transfer = (await self._client.post("/api/v1/transfers", json=body, headers=key_header())).json()["id"]
         return self
 
     async def state(self) -> list[dict]:
-        """Return the accounts as they are."""
+        """Return the accounts as alice sees them."""
         return [(await self._client.get(f"/api/v1/accounts/{one}")).json() for one in (self.account, self.other)]
 
     def body(self, path: str, target: str) -> dict:
-        """Return the body of a request about what is alice's; `target` is where her money would go."""
+        """Return the body of a request about alice's resources; `target` is the account that would be credited."""
         money = {"amount": 5, "currency": "USD"}
         transfer = {"from_account": self.account, "to_account": target, **money}
         bodies = {
@@ -67,72 +67,77 @@ class Alices:
         return bodies.get(path.rpartition("/")[2], {})
 
     def path(self, template: str) -> str:
-        """Return the path of what is hers."""
+        """Return the path of one of the resources."""
         return template.replace("{id}", self.hold if "/holds/{id}" in template else self.account)
 
 
 @pytest.fixture
-async def alices(client: httpx.AsyncClient) -> Alices:
-    """What alice has."""
-    return await Alices(client).make()
+async def alices(client: httpx.AsyncClient) -> AliceResources:
+    """Alice's resources."""
+    return await AliceResources(client).create()
 
 
 async def routes(client: httpx.AsyncClient) -> list[tuple[str, str]]:
-    """Return method and path of every route that is documented."""
+    """Return method and path of every documented route."""
     paths = (await client.get("/docs/account-service/openapi.json")).json()["paths"]
     return [(method.upper(), path) for path, methods in paths.items() for method in methods]
 
 
-async def ask(
-    client: httpx.AsyncClient, alices: Alices, method: str, template: str, headers: dict[str, str], target: str = ""
+async def send(
+    client: httpx.AsyncClient,
+    alices: AliceResources,
+    method: str,
+    template: str,
+    headers: dict[str, str],
+    target: str = "",
 ) -> httpx.Response:
-    """Ask for what is alice's."""
+    """Send a request about alice's resources."""
     body = alices.body(template, target or alices.other)
     content = {"json": body} if method == "POST" else {}
-    return await client.request(method, alices.path(template), headers={**keyed(), **headers}, **content)
+    return await client.request(method, alices.path(template), headers={**key_header(), **headers}, **content)
 
 
-async def test_strangers_get_nothing_on_any_route(client: httpx.AsyncClient, alices: Alices, lab: Lab):
+async def test_other_callers_cannot_use_any_route(client: httpx.AsyncClient, alices: AliceResources, lab: Lab):
     bob = lab.headers("bob")
-    own = await opened(client, headers=bob)
+    own = await create_account(client, headers=bob)
     before = await alices.state()
-    assert {*await routes(client)} == {*STRANGERS}, "say how strangers are answered on a new route"
+    assert {*await routes(client)} == {*STRANGERS}, "add the new route to STRANGERS"
     for (method, template), status in STRANGERS.items():
-        answer = await ask(client, alices, method, template, bob, own)
-        assert answer.status_code == status, (method, template, answer.text)
+        response = await send(client, alices, method, template, bob, own)
+        assert response.status_code == status, (method, template, response.text)
         for secret in (alices.account, alices.other, alices.transfer, before[0]["account_number"]):
-            # A path is repeated as it was asked for.
-            assert secret not in answer.text.replace(alices.path(template), ""), (method, template)
-    batch = await ask(client, alices, "POST", "/api/v1/transfers:batch", {**bob, **keyed("theft-2")}, own)
+            # Problems repeat the path of the request.
+            assert secret not in response.text.replace(alices.path(template), ""), (method, template)
+    batch = await send(client, alices, "POST", "/api/v1/transfers:batch", {**bob, **key_header("theft-2")}, own)
     assert [result["status"] for result in batch.json()["results"]] == [404]
-    assert await alices.state() == before, "nothing has moved"
+    assert await alices.state() == before, "no money was moved"
     assert (await client.get(f"/api/v1/accounts/{own}", headers=bob)).json()["balance"] == 0
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Basic YWxpY2U6", "Bearer eyJhbGciOiJub25lIn0.e30."])
-async def test_without_a_token_no_route_answers(client: httpx.AsyncClient, alices: Alices, authorization: str):
+async def test_every_route_requires_a_token(client: httpx.AsyncClient, alices: AliceResources, authorization: str):
     before = await alices.state()
     for method, template in await routes(client):
         assert_problem(
-            await ask(client, alices, method, template, {"Authorization": authorization}), 401, "unauthorized"
+            await send(client, alices, method, template, {"Authorization": authorization}), 401, "unauthorized"
         )
     assert await alices.state() == before
 
 
-async def test_the_services_token_is_none_of_the_api(client: httpx.AsyncClient, alices: Alices, lab: Lab):
+async def test_the_api_rejects_the_service_token(client: httpx.AsyncClient, alices: AliceResources, lab: Lab):
     for method, template in await routes(client):
-        answer = await ask(client, alices, method, template, {"Authorization": f"Bearer {lab.service_token}"})
-        assert_problem(answer, 401, "unauthorized")
+        response = await send(client, alices, method, template, {"Authorization": f"Bearer {lab.service_token}"})
+        assert_problem(response, 401, "unauthorized")
 
 
-async def test_a_customers_token_opens_nothing_internal(client: httpx.AsyncClient, lab: Lab):
+async def test_internal_routes_reject_customer_tokens(client: httpx.AsyncClient, lab: Lab):
     for headers in (lab.headers("alice"), lab.operator(), {"Authorization": "Bearer"}, {"X-Service-Token": "x"}):
         for path in ("/internal/events?after=0", "/internal/balances", "/internal/seqs?owner=alice"):
             assert_problem(await client.get(path, headers=headers), 401, "unauthorized")
 
 
 def token(lab: Lab, **claims: object) -> dict[str, str]:
-    """Return a header with a token of the lab's that says exactly this."""
+    """Return a header with a lab token that has exactly these claims."""
     signed = lab.headers("alice")["Authorization"].split()[1]
     given = jwt.decode(signed, options={"verify_signature": False}) | {"scope": ""} | claims
     key = jwt.algorithms.OKPAlgorithm().prepare_key(lab.secrets.key.read_bytes())
@@ -143,37 +148,41 @@ def token(lab: Lab, **claims: object) -> dict[str, str]:
 @pytest.mark.parametrize(
     "scope", ["", "bank:deposit", "bank:operators", "BANK:OPERATOR", "bank:operator,bank:deposit", ["bank:operator"]]
 )
-async def test_no_other_scope_makes_an_operator(client: httpx.AsyncClient, alices: Alices, lab: Lab, scope: object):
+async def test_only_the_operator_scope_grants_operator_rights(
+    client: httpx.AsyncClient, alices: AliceResources, lab: Lab, scope: object
+):
     mallory = token(lab, sub="mallory", scope=scope, scopes="bank:operator", role="operator", roles=["bank:operator"])
     before = await alices.state()
     for action in OPERATORS_ONLY:
-        answer = await client.post(f"/api/v1/accounts/{alices.account}/{action}", headers=mallory)
-        assert_problem(answer, 403, "forbidden")
-        # Nor what the request itself claims.
+        response = await client.post(f"/api/v1/accounts/{alices.account}/{action}", headers=mallory)
+        assert_problem(response, 403, "forbidden")
+        # Headers grant no rights either.
         claims = {"X-Scope": "bank:operator", "X-Operator": "true", "X-Forwarded-User": "operator"}
-        assert (await client.post(answer.request.url.path, headers={**mallory, **claims})).status_code == 403
+        assert (await client.post(response.request.url.path, headers={**mallory, **claims})).status_code == 403
     assert_problem(await client.get(f"/api/v1/accounts/{alices.account}", headers=mallory), 404, "not-found")
     assert (await client.get("/api/v1/accounts", headers=mallory)).json()["items"] == []
     assert await alices.state() == before
 
 
-async def test_the_cash_desk_serves_its_own_accounts_only_and_nobody_else_brings_money(
-    client: httpx.AsyncClient, alices: Alices, lab: Lab
+async def test_deposits_require_the_deposit_scope_and_an_own_account(
+    client: httpx.AsyncClient, alices: AliceResources, lab: Lab
 ):
     deposit = f"/api/v1/accounts/{alices.account}/deposits"
     money = {"amount": 5, "currency": "USD"}
-    answer = await client.post(deposit, json=money, headers={**token(lab, scope="bank:deposits"), **keyed()})
-    assert_problem(answer, 403, "forbidden")
-    answer = await client.post(deposit, json=money, headers={**token(lab, sub="bob", scope="bank:deposit"), **keyed()})
-    assert_problem(answer, 404, "not-found")
+    response = await client.post(deposit, json=money, headers={**token(lab, scope="bank:deposits"), **key_header()})
+    assert_problem(response, 403, "forbidden")
+    response = await client.post(
+        deposit, json=money, headers={**token(lab, sub="bob", scope="bank:deposit"), **key_header()}
+    )
+    assert_problem(response, 404, "not-found")
 
 
-async def test_a_synthetic_token_makes_money_for_its_own_accounts_only(
-    client: httpx.AsyncClient, alices: Alices, lab: Lab
+async def test_a_synthetic_token_only_funds_its_own_accounts(
+    client: httpx.AsyncClient, alices: AliceResources, lab: Lab
 ):
     own = token(lab, sub="rollout-service", scope="bank:synthetic")
     opened = [
-        (await client.post("/api/v1/accounts", json={"currency": "USD"}, headers={**own, **keyed()})).json()["id"]
+        (await client.post("/api/v1/accounts", json={"currency": "USD"}, headers={**own, **key_header()})).json()["id"]
         for _ in range(2)
     ]
     money = {"amount": 5, "currency": "USD"}
@@ -186,17 +195,17 @@ async def test_a_synthetic_token_makes_money_for_its_own_accounts_only(
         f"/accounts/{opened[1]}/holds": (money, 403),
     }
     for path, (body, status) in paths.items():
-        answer = await client.post(f"/api/v1{path}", json=body, headers={**own, **keyed()})
-        assert answer.status_code == status, path
+        response = await client.post(f"/api/v1{path}", json=body, headers={**own, **key_header()})
+        assert response.status_code == status, path
     outwards = {**money, "from_account": opened[1], "to_account": alices.account}
-    answer = await client.post("/api/v1/transfers", json=outwards, headers={**own, **keyed()})
-    assert_problem(answer, 403, "forbidden")
+    response = await client.post("/api/v1/transfers", json=outwards, headers={**own, **key_header()})
+    assert_problem(response, 403, "forbidden")
     batch = {"transfers": [{**outwards, "key": "one"}]}
-    answer = await client.post("/api/v1/transfers:batch", json=batch, headers={**own, **keyed()})
-    assert "forbidden" in answer.text and await alices.state() == before
+    response = await client.post("/api/v1/transfers:batch", json=batch, headers={**own, **key_header()})
+    assert "forbidden" in response.text and await alices.state() == before
 
 
-async def test_a_body_cannot_say_whose_it_is(client: httpx.AsyncClient, alices: Alices, lab: Lab):
+async def test_a_body_cannot_set_the_owner(client: httpx.AsyncClient, alices: AliceResources, lab: Lab):
     bob = lab.headers("bob")
     for extra in (
         {"owner": "alice"},
@@ -205,19 +214,25 @@ async def test_a_body_cannot_say_whose_it_is(client: httpx.AsyncClient, alices: 
         {"kind": "cash"},
         {"id": alices.account},
     ):
-        answer = await client.post("/api/v1/accounts", json={"currency": "USD", **extra}, headers={**bob, **keyed()})
-        assert_problem(answer, 422, "validation-failed")
+        response = await client.post(
+            "/api/v1/accounts", json={"currency": "USD", **extra}, headers={**bob, **key_header()}
+        )
+        assert_problem(response, 422, "validation-failed")
 
 
-async def test_a_key_of_somebody_elses_replays_nothing(client: httpx.AsyncClient, alices: Alices, lab: Lab):
+async def test_keys_of_other_subjects_are_not_replayed(client: httpx.AsyncClient, alices: AliceResources, lab: Lab):
     body = {"currency": "USD", "name": "Everyday"}
-    mine = await client.post("/api/v1/accounts", json=body, headers=keyed("shared-key"))
-    theirs = await client.post("/api/v1/accounts", json=body, headers={**lab.headers("bob"), **keyed("shared-key")})
+    mine = await client.post("/api/v1/accounts", json=body, headers=key_header("shared-key"))
+    theirs = await client.post(
+        "/api/v1/accounts", json=body, headers={**lab.headers("bob"), **key_header("shared-key")}
+    )
     assert theirs.status_code == 201 and "idempotent-replayed" not in theirs.headers
     assert theirs.json()["id"] != mine.json()["id"] and theirs.json()["owner"] == "bob"
 
 
-async def test_the_cash_account_is_nobodys(application: Service, client: httpx.AsyncClient, alices: Alices, lab: Lab):
+async def test_the_cash_account_is_visible_to_no_caller(
+    application: Service, client: httpx.AsyncClient, alices: AliceResources, lab: Lab
+):
     async with application.app.state.runtime.engine.connect() as connection:
         found = await connection.execute(select(accounts.c.id).where(accounts.c.kind == "cash"))
         cash = str(found.scalar_one())
@@ -226,5 +241,5 @@ async def test_the_cash_account_is_nobodys(application: Service, client: httpx.A
         assert_problem(await client.get(f"/api/v1/accounts/{cash}", headers=headers), 404, "not-found")
         for ends in ((cash, alices.account), (alices.account, cash)):
             body = {**dict(zip(("from_account", "to_account"), ends)), **money}
-            answer = await client.post("/api/v1/transfers", json=body, headers={**headers, **keyed()})
-            assert_problem(answer, 404, "not-found")
+            response = await client.post("/api/v1/transfers", json=body, headers={**headers, **key_header()})
+            assert_problem(response, 404, "not-found")

@@ -1,4 +1,4 @@
-"""The HTTP contract of account-service, inside the process."""
+"""The HTTP contract of account-service, tested in-process."""
 
 import asyncio
 import json
@@ -13,37 +13,37 @@ import pytest
 from app.http import internal_api
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import keyed
+from tests.support import key_header
 
 
-async def opened(client: httpx.AsyncClient, money: int = 0, headers: dict[str, str] | None = None) -> str:
+async def create_account(client: httpx.AsyncClient, money: int = 0, headers: dict[str, str] | None = None) -> str:
     body = {"currency": "USD", "name": "Everyday"}
-    answer = await client.post("/api/v1/accounts", json=body, headers={**(headers or {}), **keyed()})
-    assert answer.status_code == 201
-    account: str = answer.json()["id"]
+    response = await client.post("/api/v1/accounts", json=body, headers={**(headers or {}), **key_header()})
+    assert response.status_code == 201
+    account: str = response.json()["id"]
     if money:
         deposit = {"amount": money, "currency": "USD"}
         paid = await client.post(
-            f"/api/v1/accounts/{account}/deposits", json=deposit, headers={**(headers or {}), **keyed()}
+            f"/api/v1/accounts/{account}/deposits", json=deposit, headers={**(headers or {}), **key_header()}
         )
         assert paid.status_code == 201
     return account
 
 
-def assert_problem(answer: httpx.Response, status: int, code: str) -> dict:
-    assert (answer.status_code, answer.json().get("code")) == (status, code), answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
+def assert_problem(response: httpx.Response, status: int, code: str) -> dict:
+    assert (response.status_code, response.json().get("code")) == (status, code), response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body = response.json()
     assert body["type"] == f"/problems/{code}" and body["status"] == status
     assert body["title"] and body["detail"] and body["instance"]
-    assert body["request_id"] == answer.headers["x-request-id"]
+    assert body["request_id"] == response.headers["x-request-id"]
     return body
 
 
-async def test_the_life_of_an_account(client: httpx.AsyncClient, lab: Lab):
-    alices, bobs = await opened(client, 1000), await opened(client, headers=lab.headers("bob"))
+async def test_account_life_cycle(client: httpx.AsyncClient, lab: Lab):
+    alices, bobs = await create_account(client, 1000), await create_account(client, headers=lab.headers("bob"))
     body = {"from_account": alices, "to_account": bobs, "amount": 250, "currency": "USD", "reference": "rent"}
-    paid = await client.post("/api/v1/transfers", json=body, headers=keyed("rent-1"))
+    paid = await client.post("/api/v1/transfers", json=body, headers=key_header("rent-1"))
 
     assert paid.status_code == 201
     transaction = paid.json()
@@ -54,63 +54,67 @@ async def test_the_life_of_an_account(client: httpx.AsyncClient, lab: Lab):
     assert sum(entry["amount"] for entry in transaction["entries"]) == 0
     assert uuid.UUID(transaction["id"]).version == 7
     assert paid.headers["x-app-track"] == "stable" and paid.headers["x-app-version"] == "dev"
-    again = await client.post("/api/v1/transfers", json=body, headers=keyed('"rent-1"'))
+    again = await client.post("/api/v1/transfers", json=body, headers=key_header('"rent-1"'))
     assert (again.content, again.headers["idempotent-replayed"]) == (paid.content, "true")
 
     shown = (await client.get(f"/api/v1/accounts/{alices}")).json()
     assert (shown["balance"], shown["held"], shown["available"], shown["seq"]) == (750, 0, 750, 2)
     hold = (
-        await client.post(f"/api/v1/accounts/{alices}/holds", json={"amount": 50, "currency": "USD"}, headers=keyed())
+        await client.post(
+            f"/api/v1/accounts/{alices}/holds", json={"amount": 50, "currency": "USD"}, headers=key_header()
+        )
     ).json()
-    assert (await client.post(f"/api/v1/holds/{hold['id']}/voids", headers=keyed())).json()["status"] == "voided"
+    assert (await client.post(f"/api/v1/holds/{hold['id']}/voids", headers=key_header())).json()["status"] == "voided"
     hold = (
-        await client.post(f"/api/v1/accounts/{alices}/holds", json={"amount": 50, "currency": "USD"}, headers=keyed())
+        await client.post(
+            f"/api/v1/accounts/{alices}/holds", json={"amount": 50, "currency": "USD"}, headers=key_header()
+        )
     ).json()
-    captured = (await client.post(f"/api/v1/holds/{hold['id']}/captures", headers=keyed())).json()
+    captured = (await client.post(f"/api/v1/holds/{hold['id']}/captures", headers=key_header())).json()
     assert (captured["status"], captured["captured_amount"]) == ("captured", 50)
     withdrawal = {"amount": 700, "currency": "USD"}
     assert (
-        await client.post(f"/api/v1/accounts/{alices}/withdrawals", json=withdrawal, headers=keyed())
+        await client.post(f"/api/v1/accounts/{alices}/withdrawals", json=withdrawal, headers=key_header())
     ).status_code == 201
     reversal = await client.post(
-        "/api/v1/reversals", json={"transaction_id": transaction["id"]}, headers={**lab.headers("bob"), **keyed()}
+        "/api/v1/reversals", json={"transaction_id": transaction["id"]}, headers={**lab.headers("bob"), **key_header()}
     )
     assert reversal.json()["reverses"] == transaction["id"]
     operator = lab.operator()
     frozen = await client.post(f"/api/v1/accounts/{alices}/freeze", headers=operator)
     assert (frozen.status_code, frozen.json()["status"]) == (200, "frozen")
     assert_problem(
-        await client.post(f"/api/v1/accounts/{alices}/withdrawals", json=withdrawal, headers=keyed()),
+        await client.post(f"/api/v1/accounts/{alices}/withdrawals", json=withdrawal, headers=key_header()),
         409,
         "account-frozen",
     )
     assert (await client.post(f"/api/v1/accounts/{alices}/unfreeze", headers=operator)).json()["status"] == "active"
     assert_problem(await client.post(f"/api/v1/accounts/{alices}/close", headers=operator), 409, "balance-not-zero")
     assert_problem(await client.post(f"/api/v1/accounts/{alices}/close"), 403, "forbidden")
-    empty = await opened(client)
+    empty = await create_account(client)
     assert (await client.post(f"/api/v1/accounts/{empty}/close", headers=operator)).json()["status"] == "closed"
 
 
-async def test_batches_over_http(client: httpx.AsyncClient):
-    source, target = await opened(client, 10), await opened(client)
+async def test_batch_of_transfers(client: httpx.AsyncClient):
+    source, target = await create_account(client, 10), await create_account(client)
     items = [
         {"key": f"i{n}", "from_account": source, "to_account": target, "amount": n, "currency": "USD"} for n in (4, 9)
     ]
-    answer = await client.post("/api/v1/transfers:batch", json={"transfers": items}, headers=keyed("all"))
-    assert answer.status_code == 200
-    first, second = answer.json()["results"]
+    response = await client.post("/api/v1/transfers:batch", json={"transfers": items}, headers=key_header("all"))
+    assert response.status_code == 200
+    first, second = response.json()["results"]
     assert (first["status"], second["status"], second["problem"]["code"]) == (201, 409, "insufficient-funds")
     too_many = [items[0]] * 1001
-    refused = await client.post("/api/v1/transfers:batch", json={"transfers": too_many}, headers=keyed())
+    refused = await client.post("/api/v1/transfers:batch", json={"transfers": too_many}, headers=key_header())
     assert_problem(refused, 422, "validation-failed")
 
 
 @pytest.mark.parametrize("amount", [0, -1, 0.5, 1.0, "10", 10**15 + 1, True, None, [1], 2**70])
-async def test_wrong_amounts_move_nothing(client: httpx.AsyncClient, amount: object):
-    source, target = await opened(client, 100), await opened(client)
+async def test_invalid_amounts_are_rejected(client: httpx.AsyncClient, amount: object):
+    source, target = await create_account(client, 100), await create_account(client)
     body = {"from_account": source, "to_account": target, "amount": amount, "currency": "USD"}
     problem = assert_problem(
-        await client.post("/api/v1/transfers", json=body, headers=keyed()), 422, "validation-failed"
+        await client.post("/api/v1/transfers", json=body, headers=key_header()), 422, "validation-failed"
     )
     assert problem["errors"][0]["pointer"] == "/amount"
     assert (await client.get(f"/api/v1/accounts/{source}")).json()["balance"] == 100
@@ -132,17 +136,17 @@ async def test_wrong_amounts_move_nothing(client: httpx.AsyncClient, amount: obj
         (b" " * 2_000_000, 413, "payload-too-large"),
     ],
 )
-async def test_broken_bodies(client: httpx.AsyncClient, content: bytes, status: int, code: str):
-    assert_problem(await client.post("/api/v1/transfers", content=content, headers=keyed()), status, code)
+async def test_malformed_bodies_are_rejected(client: httpx.AsyncClient, content: bytes, status: int, code: str):
+    assert_problem(await client.post("/api/v1/transfers", content=content, headers=key_header()), status, code)
 
 
-async def test_a_body_that_hides_its_size_is_cut_off(client: httpx.AsyncClient):
+async def test_a_chunked_body_is_limited(client: httpx.AsyncClient):
     async def endless():
         for _ in range(200):
             yield b" " * 10_000
 
-    answer = await client.post("/api/v1/transfers", content=endless(), headers=keyed())
-    assert_problem(answer, 413, "payload-too-large")
+    response = await client.post("/api/v1/transfers", content=endless(), headers=key_header())
+    assert_problem(response, 413, "payload-too-large")
 
 
 @pytest.mark.parametrize(
@@ -161,27 +165,27 @@ async def test_a_body_that_hides_its_size_is_cut_off(client: httpx.AsyncClient):
         {"to_account": str(uuid.uuid4()), "expected": "not-found"},
     ],
 )
-async def test_wrong_fields(client: httpx.AsyncClient, change: dict[str, object]):
-    source, target = await opened(client, 100), await opened(client)
+async def test_invalid_fields_are_rejected(client: httpx.AsyncClient, change: dict[str, object]):
+    source, target = await create_account(client, 100), await create_account(client)
     change = dict(change)
     expected = str(change.pop("expected", "validation-failed"))
     body = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD", **change}
-    answer = await client.post("/api/v1/transfers", json=body, headers=keyed())
-    assert_problem(answer, 404 if expected == "not-found" else 422, expected)
+    response = await client.post("/api/v1/transfers", json=body, headers=key_header())
+    assert_problem(response, 404 if expected == "not-found" else 422, expected)
     assert (await client.get(f"/api/v1/accounts/{source}")).json()["seq"] == 1
 
 
 @pytest.mark.parametrize("key", [None, "", "x" * 256, "tab\there", '"half'])
-async def test_keys_that_are_none(client: httpx.AsyncClient, key: str | None):
+async def test_invalid_idempotency_keys_are_rejected(client: httpx.AsyncClient, key: str | None):
     headers = {} if key is None else {"Idempotency-Key": key}
-    answer = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=headers)
+    response = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=headers)
     if key == '"half':
-        assert answer.status_code == 201, "a bare key may contain quotes"
+        assert response.status_code == 201, "a bare key may contain quotes"
     else:
-        assert_problem(answer, 400, "idempotency-key-missing")
+        assert_problem(response, 400, "idempotency-key-missing")
 
 
-def forged(lab: Lab, algorithm: str = "EdDSA", **changes: object) -> str:
+def forge_token(lab: Lab, algorithm: str = "EdDSA", **changes: object) -> str:
     claims = {
         "iss": "banking-lab",
         "aud": "banking",
@@ -205,58 +209,60 @@ def forged(lab: Lab, algorithm: str = "EdDSA", **changes: object) -> str:
         lambda lab: "Basic YTpi",
         lambda lab: "Bearer",
         lambda lab: "Bearer nonsense",
-        lambda lab: "Bearer " + forged(lab, exp=int(time.time()) - 61),
-        lambda lab: "Bearer " + forged(lab, exp=None),
-        lambda lab: "Bearer " + forged(lab, sub=None),
-        lambda lab: "Bearer " + forged(lab, sub="a\nb"),
-        lambda lab: "Bearer " + forged(lab, iss="somebody"),
-        lambda lab: "Bearer " + forged(lab, aud="something"),
-        lambda lab: "Bearer " + forged(lab, nbf=int(time.time()) + 120),
-        lambda lab: "Bearer " + forged(lab, "none"),
-        lambda lab: "Bearer " + forged(lab, "HS256"),
+        lambda lab: "Bearer " + forge_token(lab, exp=int(time.time()) - 61),
+        lambda lab: "Bearer " + forge_token(lab, exp=None),
+        lambda lab: "Bearer " + forge_token(lab, sub=None),
+        lambda lab: "Bearer " + forge_token(lab, sub="a\nb"),
+        lambda lab: "Bearer " + forge_token(lab, iss="somebody"),
+        lambda lab: "Bearer " + forge_token(lab, aud="something"),
+        lambda lab: "Bearer " + forge_token(lab, nbf=int(time.time()) + 120),
+        lambda lab: "Bearer " + forge_token(lab, "none"),
+        lambda lab: "Bearer " + forge_token(lab, "HS256"),
     ],
 )
-async def test_tokens_that_open_nothing(client: httpx.AsyncClient, lab: Lab, make):
-    answer = await client.get("/api/v1/accounts", headers={"Authorization": make(lab)})
-    assert_problem(answer, 401, "unauthorized")
-    assert answer.headers["www-authenticate"].startswith("Bearer")
+async def test_invalid_tokens_are_rejected(client: httpx.AsyncClient, lab: Lab, make):
+    response = await client.get("/api/v1/accounts", headers={"Authorization": make(lab)})
+    assert_problem(response, 401, "unauthorized")
+    assert response.headers["www-authenticate"].startswith("Bearer")
 
 
-async def test_a_foreign_key_opens_nothing(client: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory):
+async def test_a_token_signed_with_another_key_is_rejected(
+    client: httpx.AsyncClient, tmp_path_factory: pytest.TempPathFactory
+):
     from shared.testing import lab_keys
 
     other = Lab(lab_keys.ensure(tmp_path_factory.mktemp("other")))
     assert_problem(await client.get("/api/v1/accounts", headers=other.headers("alice")), 401, "unauthorized")
 
 
-async def test_other_peoples_accounts_are_not_there(client: httpx.AsyncClient, lab: Lab):
-    alices = await opened(client, 100)
+async def test_accounts_of_other_owners_are_not_found(client: httpx.AsyncClient, lab: Lab):
+    alices = await create_account(client, 100)
     bob = lab.headers("bob")
     money = {"amount": 1, "currency": "USD"}
     assert_problem(await client.get(f"/api/v1/accounts/{alices}", headers=bob), 404, "not-found")
     for action in ("deposits", "withdrawals", "holds"):
-        answer = await client.post(f"/api/v1/accounts/{alices}/{action}", json=money, headers={**bob, **keyed()})
-        assert_problem(answer, 404, "not-found")
-    hold = (await client.post(f"/api/v1/accounts/{alices}/holds", json=money, headers=keyed())).json()["id"]
+        response = await client.post(f"/api/v1/accounts/{alices}/{action}", json=money, headers={**bob, **key_header()})
+        assert_problem(response, 404, "not-found")
+    hold = (await client.post(f"/api/v1/accounts/{alices}/holds", json=money, headers=key_header())).json()["id"]
     for action in ("captures", "voids"):
-        answer = await client.post(f"/api/v1/holds/{hold}/{action}", headers={**bob, **keyed()})
-        assert_problem(answer, 404, "not-found")
+        response = await client.post(f"/api/v1/holds/{hold}/{action}", headers={**bob, **key_header()})
+        assert_problem(response, 404, "not-found")
     assert (await client.get("/api/v1/accounts", headers=bob)).json()["items"] == []
 
 
-async def test_a_deposit_needs_the_cash_desk(client: httpx.AsyncClient, lab: Lab):
-    alices = await opened(client)
-    token = forged(lab, scope="something-else")
-    answer = await client.post(
+async def test_a_deposit_requires_its_scope(client: httpx.AsyncClient, lab: Lab):
+    alices = await create_account(client)
+    token = forge_token(lab, scope="something-else")
+    response = await client.post(
         f"/api/v1/accounts/{alices}/deposits",
         json={"amount": 1, "currency": "USD"},
-        headers={"Authorization": f"Bearer {token}", **keyed()},
+        headers={"Authorization": f"Bearer {token}", **key_header()},
     )
-    assert_problem(answer, 403, "forbidden")
+    assert_problem(response, 403, "forbidden")
 
 
-async def test_pages_of_accounts(client: httpx.AsyncClient):
-    ids = [await opened(client) for _ in range(5)]
+async def test_accounts_are_paginated(client: httpx.AsyncClient):
+    ids = [await create_account(client) for _ in range(5)]
     seen: list[str] = []
     cursor = None
     while True:
@@ -272,16 +278,16 @@ async def test_pages_of_accounts(client: httpx.AsyncClient):
         assert_problem(await client.get("/api/v1/accounts", params=query), 422, "validation-failed")
 
 
-async def test_errors_and_ids_without_exception(client: httpx.AsyncClient, application: Service, monkeypatch):
+async def test_every_error_is_a_problem_with_a_request_id(client: httpx.AsyncClient, application: Service, monkeypatch):
     assert_problem(await client.get("/nowhere"), 404, "not-found")
     assert_problem(await client.get("/api/v1/accounts/not-a-uuid"), 404, "not-found")
     refused = await client.delete("/api/v1/accounts")
     assert_problem(refused, 405, "method-not-allowed")
     assert refused.headers["allow"]
-    answer = await client.get("/api/v1/accounts", headers={"X-Request-ID": "mine-1"})
-    assert answer.headers["x-request-id"] == "mine-1"
-    answer = await client.get("/api/v1/accounts", headers={"X-Request-ID": "bad id\n"})
-    assert answer.headers["x-request-id"] != "bad id\n"
+    response = await client.get("/api/v1/accounts", headers={"X-Request-ID": "mine-1"})
+    assert response.headers["x-request-id"] == "mine-1"
+    response = await client.get("/api/v1/accounts", headers={"X-Request-ID": "bad id\n"})
+    assert response.headers["x-request-id"] != "bad id\n"
 
     async def broken(*_arguments: object) -> None:
         raise ZeroDivisionError("secret detail")
@@ -293,18 +299,18 @@ async def test_errors_and_ids_without_exception(client: httpx.AsyncClient, appli
     for target, method in ((state.queries, "accounts"), (state.service, "execute")):
         monkeypatch.setattr(target, method, broken)
     assert "secret" not in json.dumps(assert_problem(await client.get("/api/v1/accounts"), 500, "internal-error"))
-    answer = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=keyed())
-    assert_problem(answer, 500, "internal-error")
+    response = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=key_header())
+    assert_problem(response, 500, "internal-error")
     for target, method in ((state.queries, "accounts"), (state.service, "execute")):
         monkeypatch.setattr(target, method, gone)
     assert_problem(await client.get("/api/v1/accounts"), 503, "unavailable")
-    answer = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=keyed())
-    assert_problem(answer, 503, "unavailable")
-    assert answer.headers["retry-after"] == "1"
+    response = await client.post("/api/v1/accounts", json={"currency": "USD"}, headers=key_header())
+    assert_problem(response, 503, "unavailable")
+    assert response.headers["retry-after"] == "1"
 
 
-async def test_internal_paths_need_the_services_token(client: httpx.AsyncClient, lab: Lab):
-    account = await opened(client, 70)
+async def test_internal_routes_require_the_service_token(client: httpx.AsyncClient, lab: Lab):
+    account = await create_account(client, 70)
     own = {"Authorization": f"Bearer {lab.service_token}"}
     for path in ("/internal/events?after=0", "/internal/balances", f"/internal/seqs?account_id={account}"):
         assert_problem(await client.get(path), 401, "unauthorized")
@@ -322,10 +328,8 @@ async def test_internal_paths_need_the_services_token(client: httpx.AsyncClient,
     assert_problem(await client.get("/internal/events?after=-1", headers=own), 422, "validation-failed")
 
 
-async def test_the_history_asks_how_far_accounts_go(
-    client: httpx.AsyncClient, lab: Lab, monkeypatch: pytest.MonkeyPatch
-):
-    account, other = await opened(client, 70), await opened(client, 0)
+async def test_internal_seqs(client: httpx.AsyncClient, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+    account, other = await create_account(client, 70), await create_account(client, 0)
     client.headers["Authorization"] = f"Bearer {lab.service_token}"
 
     async def asked(**query: str) -> httpx.Response:
@@ -339,13 +343,13 @@ async def test_the_history_asks_how_far_accounts_go(
         assert (await asked(**query)).json() == {"items": [], "more": False}
     monkeypatch.setattr(internal_api, "_MAX_SEQS", 1)
     assert (found := (await asked(owner="alice")).json())["more"] and len(found["items"]) == 1
-    # An empty owner would be that of the cash accounts.
+    # Cash accounts have an empty owner.
     for wrong in ({}, {"owner": ""}, {"account_id": "1"}, {"owner": "alice", "account_id": account}, {"who": "alice"}):
         assert_problem(await asked(**wrong), 422, "validation-failed")
 
 
-async def test_health_metrics_and_documentation(client: httpx.AsyncClient, application: Service):
-    await opened(client, 10)
+async def test_health_metrics_and_openapi(client: httpx.AsyncClient, application: Service):
+    await create_account(client, 10)
     ready = await client.get("/health/ready")
     assert ready.json()["checks"]["database"] == "ok" and (await client.get("/health/live")).status_code == 200
     metrics = (await client.get("/metrics")).text
@@ -367,5 +371,5 @@ async def test_health_metrics_and_documentation(client: httpx.AsyncClient, appli
     relay = next(task for task in application.app.state.runtime.tasks if task.get_name() == "relay")
     relay.cancel()
     await asyncio.wait([relay])
-    answer = await client.get("/health/ready")
-    assert assert_problem(answer, 503, "unavailable")["errors"][0]["pointer"] == "/checks/relay"
+    response = await client.get("/health/ready")
+    assert assert_problem(response, 503, "unavailable")["errors"][0]["pointer"] == "/checks/relay"

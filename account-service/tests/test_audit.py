@@ -1,4 +1,4 @@
-"""Every change says who made it: in the database, to operators, and in its event."""
+"""Every change records its actor: in the database, in the audit API, and in its event."""
 
 import json
 from datetime import timedelta
@@ -23,24 +23,24 @@ from shared.db.database import write_transaction
 from shared.events import CloudEvent, new_event
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
-from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, ledger_request, open_account, transfer, withdraw
-from tests.test_api import assert_problem, opened
+from tests.support import ALICE, BOB, OPERATOR_CALLER, key_header, ledger_request, open_account, transfer, withdraw
+from tests.test_api import assert_problem, create_account
 
 
-async def changes(queries: Queries, **wanted: Any) -> list[dict[str, Any]]:
-    """Return what an operator is shown, the oldest first."""
-    return (await queries.audit_entries(OPERATOR_CALLER, AuditFilter(**wanted), None, 200))[::-1]
+async def changes(queries: Queries, **criteria: Any) -> list[dict[str, Any]]:
+    """Return audit entries as an operator sees them, oldest first."""
+    return (await queries.audit_entries(OPERATOR_CALLER, AuditFilter(**criteria), None, 200))[::-1]
 
 
-async def test_every_command_says_who_gave_it(service: AccountService, queries: Queries) -> None:
+async def test_every_command_records_its_actor(service: AccountService, queries: Queries) -> None:
     alice, bob = new_id(), await open_account(service, BOB)
     later = utc_now() + timedelta(hours=1)
     holds = [new_id(), new_id()]
 
     async def do(command: Command, caller: Caller = ALICE) -> str:
-        answer = await service.execute(ledger_request(command, caller))
-        assert answer.status == 201
-        return str(json.loads(answer.body)["id"])
+        response = await service.execute(ledger_request(command, caller))
+        assert response.status == 201
+        return str(json.loads(response.body)["id"])
 
     await do(OpenAccount(alice, new_account_number(), "USD", None))
     await do(Deposit(new_id(), alice, 1000, "USD", None))
@@ -84,7 +84,7 @@ async def test_every_command_says_who_gave_it(service: AccountService, queries: 
     assert len(await changes(queries)) == 14
 
 
-async def test_what_changes_nothing_is_not_recorded(service: AccountService, queries: Queries) -> None:
+async def test_commands_without_effect_are_not_recorded(service: AccountService, queries: Queries) -> None:
     account = await open_account(service, money=10)
     before = await changes(queries)
     refused = await service.execute(ledger_request(withdraw(account, 11)))
@@ -95,7 +95,7 @@ async def test_what_changes_nothing_is_not_recorded(service: AccountService, que
     assert [one["action"] for one in (await changes(queries))[len(before) :]] == ["withdrawal"]
 
 
-async def test_each_transfer_of_a_batch_is_recorded(service: AccountService, queries: Queries) -> None:
+async def test_every_transfer_of_a_batch_is_recorded(service: AccountService, queries: Queries) -> None:
     source, target = await open_account(service, money=100), await open_account(service)
     items = tuple(ledger_request(transfer(source, target, amount)) for amount in (1, 10**6, 2))
     await service.execute(
@@ -106,7 +106,7 @@ async def test_each_transfer_of_a_batch_is_recorded(service: AccountService, que
     assert len(await changes(queries, account_id=target, action="transfer")) == 2
 
 
-async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
+async def test_changes_by_the_bank_differ_from_those_of_a_token_with_its_subject(
     service: AccountService, engine: AsyncEngine, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)
@@ -140,7 +140,7 @@ async def test_the_bank_itself_is_told_from_a_token_that_calls_itself_so(
         CloudEvent.model_validate(event)
 
 
-async def test_a_change_and_who_made_it_are_one_transaction(
+async def test_a_change_and_its_audit_entry_are_one_transaction(
     service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)
@@ -157,7 +157,7 @@ async def test_a_change_and_who_made_it_are_one_transaction(
     assert await changes(queries) == before
 
 
-async def test_what_another_version_posts_is_not_listed(
+async def test_transactions_without_an_actor_are_not_listed(
     service: AccountService, owner: AsyncEngine, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)
@@ -174,11 +174,11 @@ async def audit(client: httpx.AsyncClient, lab: Lab, **query: Any) -> httpx.Resp
     return await client.get("/api/v1/audit", params=query, headers=lab.operator())
 
 
-async def test_the_log_over_http(client: httpx.AsyncClient, lab: Lab) -> None:
-    account = await opened(client, 1000)
+async def test_audit_log_api(client: httpx.AsyncClient, lab: Lab) -> None:
+    account = await create_account(client, 1000)
     money = {"amount": 1, "currency": "USD"}
     for number in range(5):
-        headers = {**keyed(), "X-Request-ID": f"request-{number}"}
+        headers = {**key_header(), "X-Request-ID": f"request-{number}"}
         await client.post(f"/api/v1/accounts/{account}/withdrawals", json=money, headers=headers)
     await client.post(f"/api/v1/accounts/{account}/freeze", headers={**lab.operator(), "X-Request-ID": "by-hand"})
     pages, cursor = [], ""
@@ -190,7 +190,7 @@ async def test_the_log_over_http(client: httpx.AsyncClient, lab: Lab) -> None:
         if not page["next_cursor"]:
             break
         cursor = page["next_cursor"]
-        # What comes later moves nothing to another page.
+        # Later changes do not shift the pages.
         await client.post(f"/api/v1/accounts/{account}/unfreeze", headers=lab.operator())
     listed = [item for page in pages for item in page]
     assert [item["action"] for item in listed] == ["freeze", *["withdrawal"] * 5, "deposit", "open"]
@@ -226,10 +226,10 @@ async def test_the_log_over_http(client: httpx.AsyncClient, lab: Lab) -> None:
         {"cursor": "x"},
     ],
 )
-async def test_wrong_queries_are_refused(client: httpx.AsyncClient, lab: Lab, query: dict[str, Any]) -> None:
+async def test_invalid_queries_are_rejected(client: httpx.AsyncClient, lab: Lab, query: dict[str, Any]) -> None:
     assert_problem(await audit(client, lab, **query), 422, "validation-failed")
 
 
-async def test_only_operators_read_it(client: httpx.AsyncClient, lab: Lab) -> None:
+async def test_only_operators_can_read_the_audit_log(client: httpx.AsyncClient, lab: Lab) -> None:
     assert_problem(await client.get("/api/v1/audit"), 403, "forbidden")
     assert_problem(await client.get("/api/v1/audit", headers=lab.headers("x", "bank:operators")), 403, "forbidden")

@@ -1,4 +1,4 @@
-"""What a canary's consumer rehearses: an account is frozen, and is not."""
+"""The dry run of a canary's consumer: an account is frozen and the transaction rolled back."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -31,16 +31,16 @@ async def status(engine: AsyncEngine, account: str) -> str:
     return found.status
 
 
-async def test_a_rehearsal_freezes_and_takes_it_back(
+async def test_a_dry_run_freezes_and_rolls_back(
     service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await open_account(service)
     handler, event = FlagHandler(engine, service), flag(account)
     await handler.rehearse([event, flag(account, "review")])
     assert await status(engine, account) == "active"
-    assert await handler.process([event], None) == {event.id}, "the rehearsal has not used its key"
+    assert await handler.process([event], None) == {event.id}, "the dry run has not used its key"
     assert await status(engine, account) == "frozen"
-    # Stable has carried it out before: it is done again, or a bug in it would not show.
+    # Stable has already executed the event: it is executed again, or a defect would not show.
     monkeypatch.setattr(repository, "writes_for", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         await handler.rehearse([event])

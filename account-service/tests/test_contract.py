@@ -1,4 +1,4 @@
-"""The contract: the OpenAPI document and the schemas say what there is, and the service does what they say."""
+"""The contract: the service conforms to its OpenAPI document, and its events to their schemas."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from shared.testing.contract import assert_methods_are_those_documented, hold_to
 from shared.http.idempotency import parse_key
 from shared.http.problems import Problem
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples, serving
-from tests.support import keyed
+from tests.support import key_header
 
 DOCUMENTED = {
     *("POST /api/v1/accounts", "GET /api/v1/accounts", "GET /api/v1/accounts/{id}", "GET /api/v1/audit"),
@@ -22,39 +22,39 @@ DOCUMENTED = {
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
     *("POST /api/v1/accounts/{id}/freeze", "POST /api/v1/accounts/{id}/unfreeze", "POST /api/v1/accounts/{id}/close"),
 }
-# The service is another process, and what sends the requests need not be measured.
+# The service runs in another process; coverage of the client is of no interest.
 pytestmark = pytest.mark.no_cover
 KEYLESS = ("/freeze", "/unfreeze", "/close")
 
 
 @pytest.fixture(scope="module")
 def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running account-service."""
+    """URL of a running account-service."""
     with serving("account-service", tmp_path_factory.mktemp("contract"), lab) as url:
         yield url
 
 
 @pytest.fixture(scope="module")
 def client(served: str, lab: Lab) -> Iterator[httpx.Client]:
-    """A client who may do everything."""
+    """A client with all permissions."""
     with httpx.Client(base_url=served, headers=lab.operator()) as client:
         yield client
 
 
-def created(client: httpx.Client, path: str, **body: object) -> str:
-    """Create something and return its id."""
-    answer = client.post(f"/api/v1/{path}", json=body, headers=keyed())
-    assert answer.status_code == 201, answer.text
-    identifier: str = answer.json()["id"]
+def create(client: httpx.Client, path: str, **body: object) -> str:
+    """Create a resource and return its id."""
+    response = client.post(f"/api/v1/{path}", json=body, headers=key_header())
+    assert response.status_code == 201, response.text
+    identifier: str = response.json()["id"]
     return identifier
 
 
-# Hundreds of requests: more than a test has on a busy machine.
+# Hundreds of requests may exceed the default timeout on a busy machine.
 @pytest.mark.timeout(600 * SEARCH_FACTOR)
-def test_the_service_does_what_its_document_says(served: str, client: httpx.Client, lab: Lab) -> None:
-    accounts = [created(client, "accounts", currency="USD") for _ in range(20)]
-    originals = [created(client, f"accounts/{one}/deposits", amount=10**12, currency="USD") for one in accounts]
-    holds = [created(client, f"accounts/{accounts[0]}/holds", amount=100, currency="USD") for _ in range(40)]
+def test_the_service_conforms_to_its_openapi_document(served: str, client: httpx.Client, lab: Lab) -> None:
+    accounts = [create(client, "accounts", currency="USD") for _ in range(20)]
+    originals = [create(client, f"accounts/{one}/deposits", amount=10**12, currency="USD") for one in accounts]
+    holds = [create(client, f"accounts/{accounts[0]}/holds", amount=100, currency="USD") for _ in range(40)]
     existing = {"transaction_id": originals, "from_account": accounts, "to_account": accounts, "id": accounts + holds}
     chance = random.Random(1)
 
@@ -65,12 +65,12 @@ def test_the_service_does_what_its_document_says(served: str, client: httpx.Clie
 
 
 @pytest.mark.timeout(240 * SEARCH_FACTOR)
-def test_the_links_of_the_document_lead_where_they_say(served: str, lab: Lab) -> None:
+def test_openapi_links_lead_to_their_operations(served: str, lab: Lab) -> None:
     walked = walk_along_its_links(f"{served}/docs/account-service/openapi.json", lab, walks=examples(8), length=10)
     assert walked.linked > 10 and walked.answers[201] > 1, walked
 
 
-def test_every_route_of_the_contract_is_documented_in_full(served: str) -> None:
+def test_every_route_is_documented_completely(served: str) -> None:
     document = httpx.get(f"{served}/docs/account-service/openapi.json").json()
     operations = {
         f"{method.upper()} {path}": operation
@@ -88,16 +88,16 @@ def test_every_route_of_the_contract_is_documented_in_full(served: str) -> None:
     assert_methods_are_those_documented(served, document)
 
 
-def test_the_events_obey_their_schemas(client: httpx.Client, lab: Lab) -> None:
-    account, other = (created(client, "accounts", currency="USD") for _ in range(2))
-    deposit = created(client, f"accounts/{account}/deposits", amount=100, currency="USD", reference="salary")
-    created(client, "transfers", from_account=account, to_account=other, amount=1, currency="USD")
+def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None:
+    account, other = (create(client, "accounts", currency="USD") for _ in range(2))
+    deposit = create(client, f"accounts/{account}/deposits", amount=100, currency="USD", reference="salary")
+    create(client, "transfers", from_account=account, to_account=other, amount=1, currency="USD")
     for action in ("voids", "captures"):
-        created(client, f"holds/{created(client, f'accounts/{account}/holds', amount=5, currency='USD')}/{action}")
-    created(client, f"accounts/{account}/holds", amount=5, currency="USD", expires_in=1)
+        create(client, f"holds/{create(client, f'accounts/{account}/holds', amount=5, currency='USD')}/{action}")
+    create(client, f"accounts/{account}/holds", amount=5, currency="USD", expires_in=1)
     refused = {"transaction_id": deposit}
-    assert client.post("/api/v1/reversals", json=refused, headers=keyed()).status_code == 409
-    empty = created(client, "accounts", currency="USD")
+    assert client.post("/api/v1/reversals", json=refused, headers=key_header()).status_code == 409
+    empty = create(client, "accounts", currency="USD")
     for action in ("freeze", "unfreeze", "close"):
         assert client.post(f"/api/v1/accounts/{empty}/{action}").status_code == 200
 
@@ -107,10 +107,10 @@ def test_the_events_obey_their_schemas(client: httpx.Client, lab: Lab) -> None:
     position = "0"
     own = {"Authorization": f"Bearer {lab.service_token}"}
     while not expected <= seen:
-        answer = client.get(f"/internal/events?after={position}&limit=1000&wait=5", headers=own)
-        assert answer.json(), f"no event of type {expected - seen}"
-        position = answer.headers["x-next-position"]
-        for event in answer.json():
+        response = client.get(f"/internal/events?after={position}&limit=1000&wait=5", headers=own)
+        assert response.json(), f"no event of type {expected - seen}"
+        position = response.headers["x-next-position"]
+        for event in response.json():
             schema = json.loads((folder / f"{event['type']}.json").read_text(encoding="utf-8"))
             jsonschema.validate(event, schema, format_checker=jsonschema.FormatChecker())
             seen.add(event["type"])
@@ -119,12 +119,12 @@ def test_the_events_obey_their_schemas(client: httpx.Client, lab: Lab) -> None:
 @pytest.mark.parametrize(
     "key", ["a", '"a b"', "a b", 'a"b', '"a"b"', "~" * 255, "~" * 256, f'"{"~" * 255}"', "", '""', "é"]
 )
-def test_the_document_describes_exactly_the_keys_that_are_taken(served: str, key: str) -> None:
+def test_the_documented_key_pattern_matches_the_parser(served: str, key: str) -> None:
     document = httpx.get(f"{served}/docs/account-service/openapi.json").json()
     parameters = document["paths"]["/api/v1/transfers"]["post"]["parameters"]
     (schema,) = (one["schema"] for one in parameters if one["name"] == "Idempotency-Key")
     try:
-        taken = bool(parse_key(key))
+        accepted = bool(parse_key(key))
     except Problem:
-        taken = False
-    assert jsonschema.Draft202012Validator(schema).is_valid(key) == taken
+        accepted = False
+    assert jsonschema.Draft202012Validator(schema).is_valid(key) == accepted

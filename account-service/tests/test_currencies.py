@@ -1,4 +1,4 @@
-"""A currency's place in ISO 4217 matters when an account is opened, and for no account that is there already."""
+"""The currency list of ISO 4217 is checked when an account is opened, not for existing accounts."""
 
 import json
 
@@ -17,17 +17,17 @@ from shared.http.bodies import EmptyBody, StrictBody
 from shared.http.idempotency import canonical, request_hash
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
-from tests.support import keyed, ledger_request, open_account
+from tests.support import key_header, ledger_request, open_account
 from tests.test_api import assert_problem
 
 ONE, OTHER = "0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e", "0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5f"
 
 
 async def post(client: httpx.AsyncClient, path: str, body: dict | None = None, key: str = "", **headers: str):
-    return await client.post(f"/api/v1{path}", json=body or {}, headers={**headers, **keyed(key)})
+    return await client.post(f"/api/v1{path}", json=body or {}, headers={**headers, **key_header(key)})
 
 
-async def test_an_account_outlives_its_currency(
+async def test_accounts_in_a_withdrawn_currency_can_be_paid_out(
     client: httpx.AsyncClient, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opening, money = {"currency": "HUF"}, {"amount": 100, "currency": "HUF"}
@@ -62,14 +62,12 @@ async def test_an_account_outlives_its_currency(
 @pytest.mark.parametrize(
     "currency", ["XXX", "XTS", "XAU", "XAG", "XPT", "XPD", "XDR", "XBA", "XSU", "XUA", "ZZZ", "usd"]
 )
-async def test_what_has_no_minor_unit_opens_no_account(client: httpx.AsyncClient, currency: str) -> None:
-    answer = await post(client, "/accounts", {"currency": currency})
-    assert assert_problem(answer, 422, "validation-failed")["errors"][0]["pointer"] == "/currency"
+async def test_a_currency_without_a_minor_unit_is_rejected(client: httpx.AsyncClient, currency: str) -> None:
+    response = await post(client, "/accounts", {"currency": currency})
+    assert assert_problem(response, 422, "validation-failed")["errors"][0]["pointer"] == "/currency"
 
 
-async def test_a_currency_that_no_account_has_opens_no_cash_account(
-    service: AccountService, engine: AsyncEngine
-) -> None:
+async def test_a_command_alone_does_not_open_a_cash_account(service: AccountService, engine: AsyncEngine) -> None:
     account = await open_account(service, money=100)
     later = utc_now()
     for command in (
@@ -78,14 +76,14 @@ async def test_a_currency_that_no_account_has_opens_no_cash_account(
         PlaceHold(new_id(), account, 1, "ZZZ", later),
         Deposit(new_id(), new_id(), 1, "ZZZ", None),
     ):
-        answer = await service.execute(ledger_request(command))
-        assert json.loads(answer.body)["code"] in ("currency-mismatch", "not-found")
+        response = await service.execute(ledger_request(command))
+        assert json.loads(response.body)["code"] in ("currency-mismatch", "not-found")
     async with engine.connect() as connection:
         found = await connection.scalars(select(accounts.c.currency).where(accounts.c.kind == "cash"))
         assert found.all() == ["USD"]
 
 
-async def test_a_replica_pays_in_a_currency_that_another_one_met_first(
+async def test_a_replica_finds_cash_accounts_opened_by_another_replica(
     service: AccountService, engine: AsyncEngine, settings: AccountSettings
 ) -> None:
     account = await open_account(service, money=100, currency="EUR")
@@ -103,7 +101,7 @@ async def test_a_replica_pays_in_a_currency_that_another_one_met_first(
         ([], "idempotency-key-reused"),
     ],
 )
-async def test_another_request_with_the_key_is_refused_even_if_it_is_invalid(
+async def test_an_invalid_request_with_a_used_key_is_rejected_as_key_reuse(
     client: httpx.AsyncClient, invalid: object, code: str
 ) -> None:
     account = (await post(client, "/accounts", {"currency": "USD"})).json()["id"]
@@ -113,10 +111,10 @@ async def test_another_request_with_the_key_is_refused_even_if_it_is_invalid(
     assert_problem(await post(client, path, invalid), 422, "validation-failed")  # type: ignore[arg-type]
 
 
-async def test_content_that_cannot_be_hashed_is_refused(client: httpx.AsyncClient) -> None:
+async def test_content_that_cannot_be_hashed_is_rejected(client: httpx.AsyncClient) -> None:
     deep = b'{"currency": "USD", "name": ' + b"[" * 600 + b"]" * 600 + b"}"
-    answer = await client.post("/api/v1/accounts", content=deep, headers=keyed())
-    assert answer.status_code in (400, 422)
+    response = await client.post("/api/v1/accounts", content=deep, headers=key_header())
+    assert response.status_code in (400, 422)
 
 
 async def test_a_request_that_became_invalid_is_still_replayed(
@@ -130,7 +128,7 @@ async def test_a_request_that_became_invalid_is_still_replayed(
         ("/transfers:batch", {"transfers": [{"key": "item", **item, "reference": "rent"}]}, "batch"),
     ]
     first = [await post(client, *request) for request in requests]
-    assert [answer.status_code for answer in first] == [201, 200]
+    assert [response.status_code for response in first] == [201, 200]
 
     def refuse(*_arguments: object, **_options: object) -> None:
         EmptyBody.model_validate({"everything": "is invalid now"})
@@ -143,8 +141,8 @@ async def test_a_request_that_became_invalid_is_still_replayed(
         assert_problem(await post(client, *request[:2]), 422, "validation-failed")
 
 
-# Keys live for 30 days, and a change of these values changes the hash of every stored one. A field that is added has
-# to be left out of the hash while it is absent.
+# Stored keys have these hashes, so a change would turn replays into key reuse. A new field must be left out of the hash
+# while it is absent.
 HASHES = {
     ("/accounts", schemas.OpenAccountBody): ({"currency": "USD"}, "cac6b30b2f8f7ac7d17d9cdc6860e9ee"),
     ("/deposits", schemas.MoneyBody): ({"amount": 1, "currency": "USD"}, "8a86ee57d012ad31b59d04315abd5eb7"),
@@ -164,7 +162,7 @@ HASHES = {
 
 
 @pytest.mark.parametrize(("path", "model"), HASHES)
-def test_the_hash_of_a_request_stays_what_it_was(path: str, model: type[StrictBody]) -> None:
+def test_request_hashes_are_stable(path: str, model: type[StrictBody]) -> None:
     content, expected = HASHES[path, model]
     validated = model.model_validate_json(json.dumps(content)).model_dump()
     assert request_hash(path, validated).hex() == expected

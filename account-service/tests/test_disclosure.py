@@ -1,4 +1,4 @@
-"""What a stranger who knows an account's id can learn of it is what docs/adr/0014 says, and no more."""
+"""Disclosure: a caller who knows the id of another owner's account learns only what docs/adr/0014 documents."""
 
 import json
 import uuid
@@ -7,12 +7,12 @@ from typing import Any
 import httpx
 
 from shared.testing.fixtures import Lab
-from tests.support import keyed
-from tests.test_api import opened
+from tests.support import key_header
+from tests.test_api import create_account
 
 
 class Stranger:
-    """Mallory, who has money in two currencies and knows ids of alice's."""
+    """Mallory, who has money in two currencies and knows ids of alice's accounts."""
 
     def __init__(self, client: httpx.AsyncClient, lab: Lab) -> None:
         self._client = client
@@ -28,40 +28,47 @@ class Stranger:
     async def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         """Post as mallory."""
         return await self._client.post(
-            f"/api/v1/{path}", json=body, headers={**self._lab.headers("mallory"), **keyed()}
+            f"/api/v1/{path}", json=body, headers={**self._lab.headers("mallory"), **key_header()}
         )
 
     async def pay(self, account: str, currency: str = "USD") -> httpx.Response:
-        """Try to pay the smallest amount to an account."""
+        """Transfer the minimum amount to an account."""
         body = {"from_account": self.own[currency], "to_account": account, "amount": 1, "currency": currency}
         return await self.post("transfers", body)
 
-    async def everything(self, account: str) -> list[tuple[int, str]]:
-        """Return status and code, or all that is shown, of every request about an account but a payment to it."""
+    async def probe(self, account: str) -> list[tuple[int, str]]:
+        """Return status, code and detail of every request about an account other than a transfer to it."""
         money = {"amount": 1, "currency": "USD"}
-        answers = [await self.post(f"accounts/{account}/{action}", money) for action in ("withdrawals", "holds")]
-        answers.append(await self.post(f"accounts/{account}/deposits", money))
-        answers.append(await self.post("transfers", {"from_account": account, "to_account": self.own["USD"], **money}))
-        answers += [await self.post(f"accounts/{account}/{one}", {}) for one in ("freeze", "unfreeze", "close")]
+        responses = [await self.post(f"accounts/{account}/{action}", money) for action in ("withdrawals", "holds")]
+        responses.append(await self.post(f"accounts/{account}/deposits", money))
+        responses.append(
+            await self.post("transfers", {"from_account": account, "to_account": self.own["USD"], **money})
+        )
+        responses += [await self.post(f"accounts/{account}/{one}", {}) for one in ("freeze", "unfreeze", "close")]
         headers = self._lab.headers("mallory")
-        answers.append(await self._client.get(f"/api/v1/accounts/{account}", headers=headers))
-        return [(answer.status_code, answer.json()["code"] + answer.json()["detail"]) for answer in answers]
+        responses.append(await self._client.get(f"/api/v1/accounts/{account}", headers=headers))
+        return [(response.status_code, response.json()["code"] + response.json()["detail"]) for response in responses]
 
 
-async def test_a_payer_learns_what_is_documented_and_nothing_more(client: httpx.AsyncClient, lab: Lab):
+async def test_a_payment_discloses_only_what_is_documented(client: httpx.AsyncClient, lab: Lab):
     stranger, operator = Stranger(client, lab), lab.operator()
     await stranger.prepare()
-    rich, frozen, closed, empty = await opened(client, 777_777), await opened(client, 1), await opened(client), ""
+    rich, frozen, closed, empty = (
+        await create_account(client, 777_777),
+        await create_account(client, 1),
+        await create_account(client),
+        "",
+    )
     for account, action in ((frozen, "freeze"), (closed, "close")):
         done = await client.post(f"/api/v1/accounts/{account}/{action}", headers=operator)
         assert done.status_code == 200
-    empty = await opened(client)
+    empty = await create_account(client)
     unknown = str(uuid.uuid4())
 
     paid = {name: await stranger.pay(account) for name, account in (("rich", rich), ("frozen", frozen), ("", empty))}
-    assert {answer.status_code for answer in paid.values()} == {201}
-    for answer in paid.values():
-        transaction = answer.json()
+    assert {response.status_code for response in paid.values()} == {201}
+    for response in paid.values():
+        transaction = response.json()
         (theirs,) = [entry for entry in transaction["entries"] if entry["account_id"] != stranger.own["USD"]]
         assert theirs["seq"] is None and theirs["balance_after"] is None
         assert not {"owner", "name", "account_number", "held"} & transaction.keys()
@@ -69,8 +76,8 @@ async def test_a_payer_learns_what_is_documented_and_nothing_more(client: httpx.
             {**transaction, "id": "", "entries": [], "to_account": "", "from_account": "", "created_at": ""}
         )
     refused = {
-        name: (answer.status_code, answer.json()["code"])
-        for name, answer in {
+        name: (response.status_code, response.json()["code"])
+        for name, response in {
             "unknown": await stranger.pay(unknown),
             "closed": await stranger.pay(closed),
             "currency": await stranger.pay(rich, "EUR"),
@@ -83,10 +90,12 @@ async def test_a_payer_learns_what_is_documented_and_nothing_more(client: httpx.
     }
 
 
-async def test_no_other_request_tells_whether_an_account_exists(client: httpx.AsyncClient, lab: Lab):
+async def test_no_other_request_discloses_whether_an_account_exists(client: httpx.AsyncClient, lab: Lab):
     stranger = Stranger(client, lab)
     await stranger.prepare()
-    frozen = await opened(client, 5)
+    frozen = await create_account(client, 5)
     await client.post(f"/api/v1/accounts/{frozen}/freeze", headers=lab.operator())
-    answers = [await stranger.everything(account) for account in (str(uuid.uuid4()), await opened(client, 9), frozen)]
-    assert answers[0] == answers[1] == answers[2]
+    responses = [
+        await stranger.probe(account) for account in (str(uuid.uuid4()), await create_account(client, 9), frozen)
+    ]
+    assert responses[0] == responses[1] == responses[2]

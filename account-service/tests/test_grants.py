@@ -1,4 +1,4 @@
-"""The service may do what it needs, and nothing to what was posted; nobody may change that."""
+"""The service's role has only the privileges it needs, and posted rows are immutable for every role."""
 
 import asyncio
 from pathlib import Path
@@ -17,7 +17,7 @@ from shared.testing.fixtures import opened, served_url
 from tests.support import ledger_request, open_account, transfer
 
 _INSUFFICIENT_PRIVILEGE = "42501"
-# Of tables with a row each.
+# Each table has at least one row.
 _FORBIDDEN = [
     "UPDATE audit_log SET subject = 'nobody'",
     "DELETE FROM audit_log",
@@ -49,8 +49,8 @@ def database_url(postgres_url: str) -> str:
     return postgres_url
 
 
-async def refusal(engine: AsyncEngine, statement: str) -> str:
-    """Return the error class that a statement is refused with; empty when it is carried out."""
+async def sqlstate_of(engine: AsyncEngine, statement: str) -> str:
+    """Return the SQLSTATE of a rejected statement; empty if it succeeds."""
     async with engine.connect() as connection:
         try:
             await connection.execute(text(statement))
@@ -59,25 +59,25 @@ async def refusal(engine: AsyncEngine, statement: str) -> str:
     return ""
 
 
-def test_every_table_has_its_grants():
+def test_every_table_has_grants():
     assert set(GRANTS) == set(metadata.tables)
 
 
-async def test_the_services_role_is_refused_what_it_does_not_need(service: AccountService, engine: AsyncEngine):
+async def test_the_service_role_has_no_other_privileges(service: AccountService, engine: AsyncEngine):
     source, target = await open_account(service, money=100), await open_account(service)
     assert (await service.execute(ledger_request(transfer(source, target, 1)))).status == 201
-    outcomes = {statement: await refusal(engine, statement) for statement in _FORBIDDEN}
-    assert {statement: state for statement, state in outcomes.items() if state != _INSUFFICIENT_PRIVILEGE} == {}
+    results = {statement: await sqlstate_of(engine, statement) for statement in _FORBIDDEN}
+    assert {statement: state for statement, state in results.items() if state != _INSUFFICIENT_PRIVILEGE} == {}
 
 
 @pytest.mark.parametrize("table", ["transactions", "entries", "audit_log"])
-async def test_what_was_posted_stays_for_the_owner_as_well(owner: AsyncEngine, table: str):
+async def test_posted_rows_are_immutable_for_the_owner_as_well(owner: AsyncEngine, table: str):
     column = "subject" if table == "audit_log" else "amount"
     for statement in (f"UPDATE {table} SET {column} = {column}", f"DELETE FROM {table}", f"TRUNCATE {table} CASCADE"):
-        assert await refusal(owner, statement) == VIOLATION, statement
+        assert await sqlstate_of(owner, statement) == VIOLATION, statement
 
 
-async def test_migrations_give_the_same_rights_and_take_wider_ones(database_url: str):
+async def test_migrations_reset_privileges(database_url: str):
     folder = Path(__file__).parent.parent
 
     async def rights() -> set[tuple[str, str]]:
@@ -102,4 +102,4 @@ async def test_migrations_give_the_same_rights_and_take_wider_ones(database_url:
     await asyncio.to_thread(upgrade, folder, database_url, role="served", grants=GRANTS)
     assert await rights() == first
     async for engine in opened(served_url(database_url)):
-        assert await refusal(engine, "SELECT version_num FROM alembic_version") == _INSUFFICIENT_PRIVILEGE
+        assert await sqlstate_of(engine, "SELECT version_num FROM alembic_version") == _INSUFFICIENT_PRIVILEGE

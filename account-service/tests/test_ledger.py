@@ -1,4 +1,4 @@
-"""Decisions of the ledger on plain data."""
+"""Decisions of the ledger, on plain data."""
 
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -38,7 +38,7 @@ def account(id_: str, owner: str, balance: int = 0, **changes: object) -> Accoun
 
 @pytest.fixture
 def unit() -> UnitOfWork:
-    """Alice has 100, Bob nothing; Eve's euros are somewhere else."""
+    """Alice has 100 USD and 10 EUR, Bob has nothing."""
     accounts = [
         account("cash", "bank", -100),
         account("alice", "alice", 100, seq=4),
@@ -48,8 +48,8 @@ def unit() -> UnitOfWork:
     return UnitOfWork({found.id: found for found in accounts}, {"USD": "cash", "EUR": "euro-cash"})
 
 
-def code(outcome: object) -> str:
-    return outcome.code if isinstance(outcome, Refusal) else "done"
+def code(result: object) -> str:
+    return result.code if isinstance(result, Refusal) else "done"
 
 
 def pay(amount: int, source: str = "alice", target: str = "bob", currency: str = "USD") -> Transfer:
@@ -94,11 +94,11 @@ def test_amounts_in_problems_have_the_decimals_of_their_currency(amount: int, cu
     assert format_amount(amount, currency) == expected
 
 
-def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(unit: UnitOfWork):
-    outcome = decide(unit, pay(30), ALICE, NOW)
+def test_a_transfer_posts_two_entries_that_sum_to_zero(unit: UnitOfWork):
+    result = decide(unit, pay(30), ALICE, NOW)
 
-    assert isinstance(outcome, TransactionResult)
-    assert outcome.entries == (Entry("alice", 5, "t", -30, 70), Entry("bob", 1, "t", 30, 30))
+    assert isinstance(result, TransactionResult)
+    assert result.entries == (Entry("alice", 5, "t", -30, 70), Entry("bob", 1, "t", 30, 30))
     assert [event.type for event in unit.events] == ["bank.entry.posted"] * 2
     assert (unit.accounts["alice"].balance, unit.accounts["bob"].balance) == (70, 30)
 
@@ -123,7 +123,7 @@ def test_a_transfer_is_two_entries_that_sum_to_zero_and_continue_the_chain(unit:
         (SetStatus("alice", "closed"), "balance-not-zero"),
     ],
 )
-def test_refusals(unit: UnitOfWork, command: Command, expected: str):
+def test_refusals_change_nothing(unit: UnitOfWork, command: Command, expected: str):
     before = [(a.balance, a.held, a.seq, a.status) for a in unit.accounts.values()]
     assert code(decide(unit, command, ALICE, NOW)) == expected
     if expected != "done":
@@ -153,12 +153,12 @@ SYNTHETIC_CALLER = Caller("alice", frozenset({SYNTHETIC, CASH_DESK, OPERATOR}))
     ],
 )
 def test_synthetic_money_stays_on_the_callers_own_accounts(unit: UnitOfWork, command: Command, expected: str):
-    """Whatever other scopes the token has."""
+    """Other scopes of the token do not lift the restriction."""
     unit.accounts["second"] = account("second", "alice")
     assert code(decide(unit, command, SYNTHETIC_CALLER, NOW)) == expected
 
 
-def test_frozen_accounts_receive_and_closed_ones_do_nothing(unit: UnitOfWork):
+def test_frozen_accounts_only_receive_and_closed_ones_refuse_everything(unit: UnitOfWork):
     unit.accounts["alice"].status = "frozen"
     assert code(decide(unit, pay(1), ALICE, NOW)) == "account-frozen"
     assert code(decide(unit, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "done"
@@ -169,7 +169,7 @@ def test_frozen_accounts_receive_and_closed_ones_do_nothing(unit: UnitOfWork):
     assert code(decide(unit, SetStatus("bob", "active"), OPERATOR_CALLER, NOW)) == "account-closed"
 
 
-def test_balances_stay_within_what_the_database_can_sum(unit: UnitOfWork):
+def test_balances_stay_within_the_limit(unit: UnitOfWork):
     unit.accounts["bob"].balance = MAX_BALANCE - 5
     assert code(decide(unit, pay(6), ALICE, NOW)) == "balance-limit"
     assert code(decide(unit, pay(5), ALICE, NOW)) == "done"
@@ -190,7 +190,7 @@ def test_balances_stay_within_what_the_database_can_sum(unit: UnitOfWork):
         ("reversal", "alice", "bob", BOB, "not-reversible"),
     ],
 )
-def test_who_may_reverse_what(unit: UnitOfWork, type_: str, source: str, target: str, caller, expected: str):
+def test_permission_to_reverse(unit: UnitOfWork, type_: str, source: str, target: str, caller, expected: str):
     unit.accounts["bob"].balance = 50
     unit.originals["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
     assert code(decide(unit, Reverse("r", "o", None), caller, NOW)) == expected
@@ -198,7 +198,7 @@ def test_who_may_reverse_what(unit: UnitOfWork, type_: str, source: str, target:
         assert code(decide(unit, Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
 
 
-def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(unit: UnitOfWork):
+def test_a_hold_expires_before_it_is_swept(unit: UnitOfWork):
     unit.accounts["alice"].held = 60
     unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW, "owner")
     assert code(decide(unit, CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
@@ -211,12 +211,12 @@ def test_a_hold_is_over_at_its_time_even_before_the_sweeper_comes(unit: UnitOfWo
     assert unit.accounts["alice"].held == 0
 
 
-def test_a_part_captured_releases_the_rest(unit: UnitOfWork):
+def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
     unit.accounts["alice"].held = 100
     unit.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner")
-    outcome = decide(unit, CaptureHold("c", "h", 40), ALICE, NOW)
-    assert isinstance(outcome, HoldResult) and outcome.capture is not None
-    assert (outcome.hold.status, outcome.hold.captured_amount, outcome.hold.transaction_id) == ("captured", 40, "c")
+    result = decide(unit, CaptureHold("c", "h", 40), ALICE, NOW)
+    assert isinstance(result, HoldResult) and result.capture is not None
+    assert (result.hold.status, result.hold.captured_amount, result.hold.transaction_id) == ("captured", 40, "c")
     assert (unit.accounts["alice"].balance, unit.accounts["alice"].available) == (60, 60)
 
 
@@ -233,7 +233,7 @@ def test_a_part_captured_releases_the_rest(unit: UnitOfWork):
     ],
 )
 @pytest.mark.parametrize("command", [CaptureHold("c", "h", None), CaptureHold("c", "h", 1), ReleaseHold("h", "voided")])
-def test_who_may_end_a_hold(unit: UnitOfWork, command: Command, placed_by: str | None, caller, expected: str):
+def test_permission_to_end_a_hold(unit: UnitOfWork, command: Command, placed_by: str | None, caller, expected: str):
     unit.accounts["alice"].held = 60
     unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
     assert code(decide(unit, command, caller, NOW)) == expected
@@ -241,6 +241,6 @@ def test_who_may_end_a_hold(unit: UnitOfWork, command: Command, placed_by: str |
 
 
 @pytest.mark.parametrize(("caller", "placed_by"), [(ALICE, "owner"), (OPERATOR_CALLER, "operator")])
-def test_a_hold_says_who_placed_it(unit: UnitOfWork, caller, placed_by: str):
-    outcome = decide(unit, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
-    assert isinstance(outcome, HoldResult) and outcome.hold.placed_by == placed_by
+def test_a_hold_records_who_placed_it(unit: UnitOfWork, caller, placed_by: str):
+    result = decide(unit, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
+    assert isinstance(result, HoldResult) and result.hold.placed_by == placed_by

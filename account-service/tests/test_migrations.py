@@ -1,4 +1,4 @@
-"""The migrations make exactly the schema that the models describe."""
+"""The migrations create the schema of the models."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ from app.models import metadata
 from shared.testing.fixtures import assert_migrations_make
 
 
-def test_migrations_and_models_agree(database_url: str) -> None:
+def test_migrations_match_models(database_url: str) -> None:
     assert_migrations_make(metadata, Path(__file__).parent.parent, database_url)

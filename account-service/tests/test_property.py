@@ -1,4 +1,4 @@
-"""A Hypothesis state machine over every money operation, on a real database, against a plain model."""
+"""Stateful property test: every operation on a real database is compared with a simple model."""
 
 import asyncio
 import json
@@ -43,28 +43,28 @@ _SQLITE = "sqlite+aiosqlite:///"
 
 @dataclass
 class Model:
-    """What a bank is, in a few plain values."""
+    """Expected state of an account."""
 
     balance: int = 0
     status: str = "active"
     holds: dict[str, int] = field(default_factory=dict)
-    operators_holds: set[str] = field(default_factory=set)
+    operator_holds: set[str] = field(default_factory=set)
 
     @property
     def available(self) -> int:
         return self.balance - sum(self.holds.values())
 
-    def why_not_pay(self, amount: int, spendable: int) -> str | None:
+    def debit_refusal(self, amount: int, spendable: int) -> str | None:
         if self.status != "active":
             return f"account-{self.status}"
         return "insufficient-funds" if spendable < amount else None
 
-    def why_not_receive(self) -> str | None:
+    def credit_refusal(self) -> str | None:
         return "account-closed" if self.status == "closed" else None
 
 
 class Bank(RuleBasedStateMachine):
-    """Does to the service and to the model the same, and expects the same of both."""
+    """Executes the same operations on the service and the model, and compares them."""
 
     lab: Lab
     accounts: Bundle[str] = Bundle("accounts")
@@ -82,7 +82,7 @@ class Bank(RuleBasedStateMachine):
         self.reversed: set[str] = set()
 
     def new_database(self, file: Path) -> AsyncEngine:
-        """Return an engine on a new database; the fuzzing drill has a quicker one."""
+        """Return an engine on a new database; the drill fuzz_ledger overrides it with a faster one."""
         url = f"{_SQLITE}{file}"
         self.run(create_tables(url, metadata))
         return create_engine(url)
@@ -91,8 +91,8 @@ class Bank(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def execute(self, command: Any, expected: str | None, caller: Caller = OPERATOR_CALLER) -> dict[str, Any]:
-        answer: LedgerResponse = self.run(self.service.execute(ledger_request(command, caller)))
-        body: dict[str, Any] = json.loads(answer.body)
+        response: LedgerResponse = self.run(self.service.execute(ledger_request(command, caller)))
+        body: dict[str, Any] = json.loads(response.body)
         assert body.get("code") == expected, (command, body)
         return body
 
@@ -108,7 +108,7 @@ class Bank(RuleBasedStateMachine):
 
     @rule(target=posted, account=accounts, amount=AMOUNTS)
     def deposit(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
-        refusal = self.model[account].why_not_receive()
+        refusal = self.model[account].credit_refusal()
         body = self.execute(Deposit(new_id(), account, amount, "USD", None), refusal)
         if refusal is None:
             self.model[account].balance += amount
@@ -117,7 +117,7 @@ class Bank(RuleBasedStateMachine):
     @rule(target=posted, account=accounts, amount=AMOUNTS)
     def withdraw(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
         model = self.model[account]
-        refusal = model.why_not_pay(amount, model.available)
+        refusal = model.debit_refusal(amount, model.available)
         body = self.execute(withdraw(account, amount), refusal)
         if refusal is None:
             model.balance -= amount
@@ -127,7 +127,7 @@ class Bank(RuleBasedStateMachine):
     def transfer(self, source: str, to: str, amount: int) -> tuple[str, str | None, str | None, int]:
         payer, payee = self.model[source], self.model[to]
         refusal = "same-account" if source == to else None
-        refusal = refusal or payer.why_not_pay(amount, payer.available) or payee.why_not_receive()
+        refusal = refusal or payer.debit_refusal(amount, payer.available) or payee.credit_refusal()
         body = self.execute(transfer(source, to, amount), refusal)
         if refusal is None:
             payer.balance -= amount
@@ -142,8 +142,8 @@ class Bank(RuleBasedStateMachine):
         giver = self.model[to] if to else None
         receiver = self.model[source] if source else None
         refusal = "already-reversed" if id_ in self.reversed else None
-        refusal = refusal or (giver.why_not_pay(amount, giver.available) if giver else None)
-        refusal = refusal or (receiver.why_not_receive() if receiver else None)
+        refusal = refusal or (giver.debit_refusal(amount, giver.available) if giver else None)
+        refusal = refusal or (receiver.credit_refusal() if receiver else None)
         self.execute(Reverse(new_id(), id_, None), refusal)
         if refusal is None:
             self.reversed.add(id_)
@@ -155,12 +155,12 @@ class Bank(RuleBasedStateMachine):
     @rule(target=holds, account=accounts, amount=AMOUNTS, caller=CALLERS)
     def place_hold(self, account: str, amount: int, caller: Caller) -> tuple[str, str]:
         model, hold = self.model[account], new_id()
-        refusal = model.why_not_pay(amount, model.available)
+        refusal = model.debit_refusal(amount, model.available)
         self.execute(PlaceHold(hold, account, amount, "USD", utc_now() + timedelta(days=1)), refusal, caller)
         if refusal is None:
             model.holds[hold] = amount
             if caller.is_operator:
-                model.operators_holds.add(hold)
+                model.operator_holds.add(hold)
         return account, "" if refusal else hold
 
     @rule(hold=holds, part=st.none() | AMOUNTS, caller=CALLERS)
@@ -171,14 +171,14 @@ class Bank(RuleBasedStateMachine):
         model = self.model[account]
         held = model.holds.get(id_)
         amount = part or held or 0
-        if id_ in model.operators_holds and not caller.is_operator:
+        if id_ in model.operator_holds and not caller.is_operator:
             refusal: str | None = "forbidden"
         elif held is None:
             refusal = "hold-not-active"
         elif amount > held:
             refusal = "hold-exceeded"
         else:
-            refusal = model.why_not_pay(amount, model.available + held)
+            refusal = model.debit_refusal(amount, model.available + held)
         self.execute(CaptureHold(new_id(), id_, part), refusal, caller)
         if refusal is None:
             del model.holds[id_]
@@ -190,7 +190,7 @@ class Bank(RuleBasedStateMachine):
         if not id_:
             return
         model = self.model[account]
-        if id_ in model.operators_holds and not caller.is_operator:
+        if id_ in model.operator_holds and not caller.is_operator:
             self.execute(ReleaseHold(id_, "voided"), "forbidden", caller)
             return
         known = model.holds.pop(id_, None)
@@ -225,7 +225,7 @@ class Bank(RuleBasedStateMachine):
 
 @pytest.mark.no_cover
 @pytest.mark.timeout(240 * SEARCH_FACTOR)
-def test_every_money_operation_against_a_plain_model(lab: Lab) -> None:
+def test_the_service_agrees_with_the_model(lab: Lab) -> None:
     Bank.lab = lab
     run_state_machine_as_test(
         Bank,

@@ -1,4 +1,4 @@
-"""What one subject may ask for, and that what is refused is kept in few bytes and answered as before."""
+"""Limits per subject, and the compact storage and replay of refusals."""
 
 import json
 
@@ -14,12 +14,12 @@ from app.service import AccountService
 from app.settings import AccountSettings
 from shared.db.database import write_transaction
 from shared.http.problems import Problem
-from tests.support import ALICE, BOB, OPERATOR_CALLER, keyed, ledger_request, open_account, transfer, withdraw
-from tests.test_api import assert_problem, opened
+from tests.support import ALICE, BOB, OPERATOR_CALLER, key_header, ledger_request, open_account, transfer, withdraw
+from tests.test_api import assert_problem, create_account
 
 
 def retry_after(limiter: RateLimiter, subject: str, operations: int) -> int:
-    """Return the seconds to wait; 0 when it was admitted."""
+    """Return the Retry-After of the operations; 0 if they are allowed."""
     try:
         limiter.acquire(subject, operations)
     except Problem as problem:
@@ -28,7 +28,7 @@ def retry_after(limiter: RateLimiter, subject: str, operations: int) -> int:
     return 0
 
 
-def test_one_subject_leaves_room_in_the_queue_for_others() -> None:
+def test_one_subject_cannot_fill_the_queue() -> None:
     queue = FairQueue(2000)
     with queue.slot("alice", 1500):
         with pytest.raises(Problem, match="rate-limited"), queue.slot("alice", 501):
@@ -39,18 +39,21 @@ def test_one_subject_leaves_room_in_the_queue_for_others() -> None:
         pass
 
 
-def test_a_burst_then_a_rate() -> None:
+def test_token_bucket_allows_a_burst_then_the_average_rate() -> None:
     now = [0.0]
     limiter = RateLimiter(10, 1000, lambda: now[0])
     assert [retry_after(limiter, "alice", operations) for operations in (999, 1, 1, 1000)] == [0, 0, 1, 100]
-    assert retry_after(limiter, "bob", 1000) == 0, "each subject has a bucket of its own"
+    assert retry_after(limiter, "bob", 1000) == 0, "each subject has its own bucket"
     now[0] = 0.1
     assert [retry_after(limiter, "alice", 1) for _ in range(2)] == [0, 1]
     now[0] = 10**6
-    assert [retry_after(limiter, "alice", operations) for operations in (1000, 1)] == [0, 1], "no more than a burst"
+    assert [retry_after(limiter, "alice", operations) for operations in (1000, 1)] == [
+        0,
+        1,
+    ], "tokens are capped at the burst"
 
 
-def test_no_limit_and_no_memory_without_end() -> None:
+def test_zero_disables_the_limit_and_buckets_are_evicted() -> None:
     assert all(retry_after(RateLimiter(0, 1000), "alice", 1000) == 0 for _ in range(100))
     limiter = RateLimiter(1, 1000)
     for number in range(10_100):
@@ -58,7 +61,7 @@ def test_no_limit_and_no_memory_without_end() -> None:
     assert len(limiter._buckets) == 10_000
 
 
-async def test_a_batch_counts_as_its_transfers_and_nothing_is_kept_of_a_429(
+async def test_a_batch_counts_as_its_transfers_and_a_429_stores_no_key(
     engine: AsyncEngine, settings: AccountSettings
 ) -> None:
     limits = {"subject_operations_per_second": 0.001, "subject_operations_burst": 5}
@@ -84,35 +87,37 @@ async def test_a_batch_counts_as_its_transfers_and_nothing_is_kept_of_a_429(
     assert (later.status, later.replayed) == (201, False)
 
 
-async def test_429_over_http(client: httpx.AsyncClient, application, monkeypatch: pytest.MonkeyPatch) -> None:
-    account = await opened(client, 10)
+async def test_rate_limited_requests_get_429(
+    client: httpx.AsyncClient, application, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    account = await create_account(client, 10)
     monkeypatch.setattr(application.app.state.service, "_rate_limiter", RateLimiter(0.1, 2))
     money = {"amount": 1, "currency": "USD"}
     path = f"/api/v1/accounts/{account}/withdrawals"
-    answers = [await client.post(path, json=money, headers=keyed()) for _ in range(3)]
-    assert [answer.status_code for answer in answers] == [201, 201, 429]
-    assert_problem(answers[2], 429, "rate-limited")
-    assert answers[2].headers["retry-after"] == "10"
-    # What is invalid asks the database as well.
-    assert_problem(await client.post(path, json={}, headers=keyed()), 429, "rate-limited")
+    responses = [await client.post(path, json=money, headers=key_header()) for _ in range(3)]
+    assert [response.status_code for response in responses] == [201, 201, 429]
+    assert_problem(responses[2], 429, "rate-limited")
+    assert responses[2].headers["retry-after"] == "10"
+    # Invalid requests are limited too: they read the database.
+    assert_problem(await client.post(path, json={}, headers=key_header()), 429, "rate-limited")
 
 
-async def test_refusals_are_answered_to_the_byte_again(client: httpx.AsyncClient) -> None:
-    source, target = await opened(client, 10), await opened(client)
+async def test_refusals_are_replayed_byte_for_byte(client: httpx.AsyncClient) -> None:
+    source, target = await create_account(client, 10), await create_account(client)
     item = {"from_account": source, "to_account": target, "amount": 50, "currency": "USD"}
     batch = {"transfers": [{"key": "a", **item}, {"key": "b", **item, "amount": 1}, {"key": "single", **item}]}
     requests = [("/api/v1/transfers", item, "single"), ("/api/v1/transfers:batch", batch, "batch")]
-    first = [await client.post(path, json=body, headers=keyed(key)) for path, body, key in requests]
+    first = [await client.post(path, json=body, headers=key_header(key)) for path, body, key in requests]
     assert [result["status"] for result in first[1].json()["results"]] == [409, 201, 409]
     assert first[1].json()["results"][0]["problem"]["request_id"] == first[1].headers["x-request-id"]
     for (path, body, key), before in zip(requests, first):
-        again = await client.post(path, json=body, headers=keyed(key))
+        again = await client.post(path, json=body, headers=key_header(key))
         assert (again.status_code, again.content) == (before.status_code, before.content)
-    alone = await client.post("/api/v1/transfers", json=item, headers=keyed("a"))
+    alone = await client.post("/api/v1/transfers", json=item, headers=key_header("a"))
     assert assert_problem(alone, 409, "insufficient-funds")["instance"] == "/api/v1/transfers"
 
 
-async def test_a_refusal_of_the_version_before_is_answered_as_it_was(
+async def test_refusals_stored_by_the_previous_version_are_replayed(
     service: AccountService, owner: AsyncEngine
 ) -> None:
     account = await open_account(service)
@@ -123,15 +128,17 @@ async def test_a_refusal_of_the_version_before_is_answered_as_it_was(
     assert (await service.execute(ledger_request(withdraw(account, 1), key="old"))).body == first.body
 
 
-async def test_refusals_are_kept_in_few_bytes(service: AccountService, engine: AsyncEngine) -> None:
+async def test_refusals_are_stored_compactly(service: AccountService, engine: AsyncEngine) -> None:
     source, target = await open_account(service), await open_account(service)
     items = tuple(ledger_request(transfer(source, target, 10**6), key=f"item-{n}") for n in range(100))
     trace = RequestContext("/api/v1/transfers:batch", "request-1")
-    answer = await service.execute(LedgerRequest(ALICE, TransferBatch(items), 200, trace, ("alice", "batch"), b"batch"))
+    response = await service.execute(
+        LedgerRequest(ALICE, TransferBatch(items), 200, trace, ("alice", "batch"), b"batch")
+    )
     async with engine.connect() as connection:
         size = func.sum(func.length(idempotency_keys.c.body))
         refused = await connection.scalar(select(size).where(idempotency_keys.c.status == 409))
         batch = await connection.scalar(select(size).where(idempotency_keys.c.key == "batch"))
     assert refused is not None and refused <= 100 * 110
     assert batch is not None and batch <= 100 * 170
-    assert json.loads(answer.body)["results"][0]["problem"]["type"] == "/problems/insufficient-funds"
+    assert json.loads(response.body)["results"][0]["problem"]["type"] == "/problems/insufficient-funds"

@@ -1,4 +1,4 @@
-"""The service on real databases: concurrency, idempotency, replicas, and one bad row among good ones."""
+"""The service on real databases: concurrency, idempotency, replicas, and isolation of invalid rows."""
 
 import asyncio
 import collections
@@ -39,13 +39,13 @@ async def balance(queries: Queries, account: str) -> int:
     return int((await queries.account(OPERATOR_CALLER, account))["balance"])
 
 
-def code(answer: LedgerResponse) -> str:
-    return str(json.loads(answer.body)["code"])
+def code(response: LedgerResponse) -> str:
+    return str(json.loads(response.body)["code"])
 
 
 @pytest.fixture(params=[1, 2], ids=["one replica", "two replicas"])
 async def replicas(request: pytest.FixtureRequest, service: AccountService, settings: AccountSettings):
-    """One or two services, each with a database pool of its own, on the same database."""
+    """One or two services on the same database, each with its own connection pool."""
     engines = [create_engine(settings.database_url) for _ in range(request.param - 1)]
     yield [service, *(AccountService(engine, settings) for engine in engines)]
     for engine in engines:
@@ -58,28 +58,28 @@ async def test_concurrent_withdrawals_never_overdraw(
 ):
     account = await open_account(replicas[0], money=1000)
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(replicas[n % len(replicas)].execute(ledger_request(withdraw(account, 10))) for n in range(attempts))
     )
 
-    assert collections.Counter(answer.status for answer in answers) == collections.Counter(
+    assert collections.Counter(response.status for response in responses) == collections.Counter(
         {201: succeed, 409: attempts - succeed}
     )
-    assert {code(answer) for answer in answers if answer.status == 409} <= {"insufficient-funds"}
+    assert {code(response) for response in responses if response.status == 409} <= {"insufficient-funds"}
     assert await balance(queries, account) == 1000 - 10 * succeed
 
 
-async def test_one_key_fifty_times_at_once_has_one_effect(replicas: list[AccountService], queries: Queries):
+async def test_fifty_concurrent_requests_with_one_key_have_one_effect(replicas: list[AccountService], queries: Queries):
     source, target = await open_account(replicas[0], money=1000), await open_account(replicas[0])
 
     async def send(n: int) -> int | str:
         try:
-            answer = await replicas[n % len(replicas)].execute(
+            response = await replicas[n % len(replicas)].execute(
                 ledger_request(transfer(source, target, 100), key="same")
             )
         except Problem as problem:
             return problem.code
-        return "replayed" if answer.replayed else answer.status
+        return "replayed" if response.replayed else response.status
 
     outcomes = collections.Counter(await asyncio.gather(*(send(n) for n in range(50))))
 
@@ -90,19 +90,19 @@ async def test_one_key_fifty_times_at_once_has_one_effect(replicas: list[Account
     assert replay.replayed and replay.status == 201
 
 
-async def test_crossing_transfers_do_not_deadlock(replicas: list[AccountService], queries: Queries):
+async def test_opposite_transfers_do_not_deadlock(replicas: list[AccountService], queries: Queries):
     accounts = [await open_account(replicas[0], money=1000) for _ in range(4)]
     pairs = [(a, b) for a in accounts for b in accounts if a != b] * 10
 
-    answers = await asyncio.gather(
+    responses = await asyncio.gather(
         *(replicas[n % len(replicas)].execute(ledger_request(transfer(a, b, 1))) for n, (a, b) in enumerate(pairs))
     )
 
-    assert {answer.status for answer in answers} == {201}
+    assert {response.status for response in responses} == {201}
     assert [await balance(queries, account) for account in accounts] == [1000] * 4
 
 
-async def test_a_replay_returns_the_first_answer_to_the_byte(service: AccountService, queries: Queries):
+async def test_a_replay_returns_the_first_response_byte_for_byte(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=50), await open_account(service)
     for amount in (20, 500):
         first = await service.execute(ledger_request(transfer(source, target, amount), key=f"k{amount}"))
@@ -111,13 +111,13 @@ async def test_a_replay_returns_the_first_answer_to_the_byte(service: AccountSer
     assert await balance(queries, target) == 20
 
 
-async def test_a_refusal_stays_refused_when_money_arrives_later(service: AccountService):
+async def test_a_refusal_is_replayed_after_money_has_arrived(service: AccountService):
     source, target = await open_account(service), await open_account(service, money=500)
-    refused = await service.execute(ledger_request(transfer(source, target, 10), key="poor"))
+    refused = await service.execute(ledger_request(transfer(source, target, 10), key="refused"))
     await service.execute(ledger_request(transfer(target, source, 100)))
 
     assert refused.status == 409
-    assert (await service.execute(ledger_request(transfer(source, target, 10), key="poor"))).body == refused.body
+    assert (await service.execute(ledger_request(transfer(source, target, 10), key="refused"))).body == refused.body
 
 
 async def test_a_key_belongs_to_one_request_and_one_caller(service: AccountService, queries: Queries):
@@ -132,7 +132,7 @@ async def test_a_key_belongs_to_one_request_and_one_caller(service: AccountServi
     assert await balance(queries, alices) == 95
 
 
-async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: AccountService, queries: Queries):
+async def test_batch_items_have_their_own_keys_and_results(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=100), await open_account(service)
     single = await service.execute(ledger_request(transfer(source, target, 1), key="single"))
 
@@ -141,8 +141,8 @@ async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: Accoun
 
     items = (item("single", 1), item("a", 10), item("a", 10), item("a", 11, b"other"), item("b", 10**6), item("c", 5))
     batch = LedgerRequest(ALICE, TransferBatch(items), 200, RequestContext("/batch"), ("alice", "batch"), b"batch")
-    answer = await service.execute(batch)
-    results = json.loads(answer.body)["results"]
+    response = await service.execute(batch)
+    results = json.loads(response.body)["results"]
 
     assert [(result["key"], result["status"], result["replayed"]) for result in results] == [
         ("single", 201, True),
@@ -159,7 +159,7 @@ async def test_batch_items_are_keyed_decided_and_told_one_by_one(service: Accoun
     assert (await service.execute(ledger_request(transfer(source, target, 5), key="c"))).replayed
 
 
-async def test_reversal_holds_and_expiry(service: AccountService, queries: Queries, engine: AsyncEngine):
+async def test_reversals_holds_and_expiry(service: AccountService, queries: Queries, engine: AsyncEngine):
     alice, bob = await open_account(service, money=1000), await open_account(service, BOB)
     paid = json.loads((await service.execute(ledger_request(transfer(alice, bob, 300)))).body)
 
@@ -193,9 +193,7 @@ async def test_reversal_holds_and_expiry(service: AccountService, queries: Queri
     assert (account["balance"], account["held"]) == (850, 0)
 
 
-async def test_a_replica_that_has_just_started_captures_a_hold(
-    service: AccountService, engine: AsyncEngine, settings: AccountSettings
-):
+async def test_a_new_replica_captures_a_hold(service: AccountService, engine: AsyncEngine, settings: AccountSettings):
     alice, hold = await open_account(service, money=1000), new_id()
     await service.execute(ledger_request(PlaceHold(hold, alice, 400, "USD", utc_now() + timedelta(hours=1))))
 
@@ -212,17 +210,19 @@ async def test_a_batch_cannot_share_its_key_with_one_of_its_transfers(
     items = tuple(ledger_request(transfer(source, target, 10), key=key) for key in ("first", "batch"))
     batch = LedgerRequest(ALICE, TransferBatch(items), 200, RequestContext("/batch"), ("alice", "batch"), b"batch")
 
-    answers = await asyncio.gather(service.execute(batch), service.execute(ledger_request(transfer(source, target, 1))))
+    responses = await asyncio.gather(
+        service.execute(batch), service.execute(ledger_request(transfer(source, target, 1)))
+    )
 
-    assert code(answers[0]) == "idempotency-key-reused" and answers[1].status == 201, "the neighbour is not disturbed"
+    assert code(responses[0]) == "idempotency-key-reused" and responses[1].status == 201, "the other request succeeds"
     assert await balance(queries, target) == 1
     assert not (
         await service.execute(ledger_request(transfer(source, target, 2), key="first"))
-    ).replayed, "nothing was kept"
+    ).replayed, "no key was stored"
     await assert_invariants(engine)
 
 
-async def test_a_refused_reversal_tells_what_it_would_have_been(service: AccountService, engine: AsyncEngine):
+async def test_a_refused_reversal_publishes_an_event(service: AccountService, engine: AsyncEngine):
     alice = await open_account(service, money=100)
     paid = json.loads((await service.execute(ledger_request(withdraw(alice, 100)))).body)
     await service.execute(ledger_request(SetStatus(alice, "closed"), OPERATOR_CALLER))
@@ -232,11 +232,11 @@ async def test_a_refused_reversal_tells_what_it_would_have_been(service: Account
     assert code(refused) == "account-closed"
     async with write_transaction(engine) as connection:
         await outbox.sequence(connection)
-        told = [event for _, event in await outbox.read(connection, 0, 100)][-1]["data"]
-    assert (told["account_id"], told["type"], told["direction"]) == (alice, "reversal", "credit")
+        event = [row for _, row in await outbox.read(connection, 0, 100)][-1]["data"]
+    assert (event["account_id"], event["type"], event["direction"]) == (alice, "reversal", "credit")
 
 
-async def test_what_one_may_not_see_is_not_there(service: AccountService, queries: Queries):
+async def test_accounts_that_are_not_visible_are_not_found(service: AccountService, queries: Queries):
     alices, bobs = await open_account(service, money=100), await open_account(service, BOB, money=100)
     async with service._engine.connect() as connection:
         cash = (await connection.scalars(text("SELECT id FROM accounts WHERE kind = 'cash'"))).one()
@@ -253,7 +253,7 @@ async def test_what_one_may_not_see_is_not_there(service: AccountService, querie
     assert shown == {alices: 99, bobs: None}
 
 
-async def test_events_leave_with_the_effect_and_only_then(service: AccountService, engine: AsyncEngine):
+async def test_events_are_written_with_their_effect(service: AccountService, engine: AsyncEngine):
     source, target = await open_account(service, money=100), await open_account(service)
     await service.execute(ledger_request(transfer(source, target, 30)))
     await service.execute(ledger_request(transfer(source, target, 500)))
@@ -277,13 +277,13 @@ async def test_events_leave_with_the_effect_and_only_then(service: AccountServic
     assert events[6]["data"]["code"] == "insufficient-funds" and events[6]["requestid"] == "request-1"
 
 
-async def test_one_bad_row_does_not_fail_its_batch(service: AccountService, queries: Queries):
+async def test_one_invalid_row_does_not_fail_its_batch(service: AccountService, queries: Queries):
     source, target = await open_account(service, money=100), await open_account(service)
     bad = transfer(source, target, 1)
     used = json.loads((await service.execute(ledger_request(bad))).body)["id"]
     assert used == bad.id
 
-    # The same transaction id again: the database refuses the row, and with it a whole statement.
+    # A duplicate transaction id: the database rejects the row, and the whole statement with it.
     outcomes = await asyncio.gather(
         *(service.execute(ledger_request(transfer(source, target, 2))) for _ in range(5)),
         service.execute(ledger_request(bad)),
@@ -291,11 +291,11 @@ async def test_one_bad_row_does_not_fail_its_batch(service: AccountService, quer
         return_exceptions=True,
     )
 
-    assert [isinstance(outcome, LedgerResponse) for outcome in outcomes] == [True] * 5 + [False] + [True] * 5
+    assert [isinstance(result, LedgerResponse) for result in outcomes] == [True] * 5 + [False] + [True] * 5
     assert await balance(queries, target) == 21
 
 
-async def test_a_dead_database_fails_all_and_nothing_moves(
+async def test_a_lost_connection_fails_the_batch_without_effect(
     service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ):
     source, target = await open_account(service, money=100), await open_account(service)
@@ -311,12 +311,12 @@ async def test_a_dead_database_fails_all_and_nothing_moves(
         outcomes = await asyncio.gather(
             *(service.execute(ledger_request(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
         )
-    assert {type(outcome) for outcome in outcomes} == {OperationalError}
-    assert calls == 1, "an outage is not retried request by request"
+    assert {type(result) for result in outcomes} == {OperationalError}
+    assert calls == 1, "a batch is not split during an outage"
     assert await balance(queries, target) == 0
 
 
-async def test_a_full_queue_and_a_stopping_service_answer_503(engine: AsyncEngine, settings: AccountSettings):
+async def test_a_full_queue_and_a_stopping_service_respond_503(engine: AsyncEngine, settings: AccountSettings):
     service = AccountService(engine, settings.model_copy(update={"group_commit_max_waiting": 3}))
     account = await open_account(service, money=100)
 
@@ -334,7 +334,7 @@ async def test_a_full_queue_and_a_stopping_service_answer_503(engine: AsyncEngin
     await assert_invariants(engine)
 
 
-async def test_old_keys_are_forgotten_but_not_those_of_events(
+async def test_expired_keys_are_purged_except_those_of_events(
     service: AccountService, engine: AsyncEngine, owner: AsyncEngine, settings: AccountSettings
 ):
     source, target = await open_account(service, money=100), await open_account(service)
@@ -355,13 +355,13 @@ async def test_old_keys_are_forgotten_but_not_those_of_events(
     assert (await service.execute(freeze)).replayed
 
 
-async def test_a_corrupted_balance_is_found(
+async def test_a_corrupted_balance_is_detected(
     service: AccountService, engine: AsyncEngine, owner: AsyncEngine, queries: Queries
 ):
     account = await open_account(service, money=100)
     if owner.dialect.name == "postgresql":
         async with write_transaction(owner) as connection:
-            # Somebody who may and wants to.
+            # An owner of the tables can disable the trigger.
             await connection.execute(text("ALTER TABLE entries DISABLE TRIGGER append_only"))
     assert set((await queries.imbalance()).values()) == {0}
     async with write_transaction(owner) as connection:
@@ -384,7 +384,7 @@ async def test_a_corrupted_balance_is_found(
     assert await balance(queries, account) == 100
 
 
-async def test_a_cash_account_that_was_not_committed_is_not_remembered(
+async def test_a_cash_account_that_was_rolled_back_is_not_cached(
     service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ):
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""Requests that could mean something else than their sender thought are refused, and no request costs much."""
+"""Ambiguous requests are rejected, and no request is expensive."""
 
 import json
 import uuid
@@ -8,18 +8,18 @@ import pytest
 
 from shared.testing.fixtures import Lab, assert_nothing_is_ignored
 from shared.http.web import Service
-from tests.support import keyed
-from tests.test_api import assert_problem, opened
+from tests.support import key_header
+from tests.test_api import assert_problem, create_account
 
 TRANSFERS, BATCH = "/api/v1/transfers", "/api/v1/transfers:batch"
 
 
-async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab: Lab) -> None:
+async def test_unknown_input_is_rejected(application: Service, lab: Lab) -> None:
     await assert_nothing_is_ignored(application, lab)
 
 
-async def test_two_keys_in_whatever_order_pay_nothing(client: httpx.AsyncClient) -> None:
-    source, target = await opened(client, 100), await opened(client)
+async def test_repeated_idempotency_keys_are_rejected(client: httpx.AsyncClient) -> None:
+    source, target = await create_account(client, 100), await create_account(client)
     body = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD"}
     for keys in (["a", "b"], ["b", "a"], ["a", "a"], ["a, b"], ['"a", "b"']):
         headers = [("Idempotency-Key", key) for key in keys]
@@ -29,50 +29,50 @@ async def test_two_keys_in_whatever_order_pay_nothing(client: httpx.AsyncClient)
 
 @pytest.mark.parametrize("path", [TRANSFERS, BATCH])
 @pytest.mark.parametrize("second", ['"amount": 90000', r'"amoun\u0074": 90000', '"amount": 100'])
-async def test_an_amount_that_is_given_twice_moves_nothing(client: httpx.AsyncClient, path: str, second: str) -> None:
-    source, target = await opened(client, 100_000), await opened(client)
+async def test_a_repeated_amount_is_rejected(client: httpx.AsyncClient, path: str, second: str) -> None:
+    source, target = await create_account(client, 100_000), await create_account(client)
     item = {"from_account": source, "to_account": target, "currency": "USD", "reference": "a: b", "amount": 100}
     text = json.dumps(item if path == TRANSFERS else {"transfers": [{"key": uuid.uuid4().hex, **item}]})
     text = text.replace('"amount": 100', f'"amount": 100, {second}')
-    assert_problem(await client.post(path, content=text, headers=keyed()), 400, "malformed-request")
+    assert_problem(await client.post(path, content=text, headers=key_header()), 400, "malformed-request")
     assert (await client.get(f"/api/v1/accounts/{source}")).json()["balance"] == 100_000
 
 
-async def test_the_letter_case_of_ids_makes_no_other_request(client: httpx.AsyncClient) -> None:
-    source, target = await opened(client, 100), await opened(client)
-    key = keyed()
+async def test_ids_are_not_case_sensitive(client: httpx.AsyncClient) -> None:
+    source, target = await create_account(client, 100), await create_account(client)
+    key = key_header()
     for change in (str.lower, str.upper):
         body = {"from_account": change(source), "to_account": change(target), "amount": 1, "currency": "USD"}
         paid = await client.post(TRANSFERS, json=body, headers=key)
         assert paid.status_code == 201 and paid.json()["from_account"] == source
     assert paid.headers["idempotent-replayed"] == "true"
-    key, money = keyed(), {"amount": 1, "currency": "USD"}
+    key, money = key_header(), {"amount": 1, "currency": "USD"}
     for change in (str.lower, str.upper):
-        taken = await client.post(f"/api/v1/accounts/{change(source)}/withdrawals", json=money, headers=key)
-        assert taken.status_code == 201
-    assert taken.headers["idempotent-replayed"] == "true"
+        withdrawn = await client.post(f"/api/v1/accounts/{change(source)}/withdrawals", json=money, headers=key)
+        assert withdrawn.status_code == 201
+    assert withdrawn.headers["idempotent-replayed"] == "true"
     for form in (source.replace("-", ""), f"{{{source}}}", f"urn:uuid:{source}", f"{source}%0a"):
         assert_problem(await client.get(f"/api/v1/accounts/{form}"), 404, "not-found")
         body = {"from_account": form, "to_account": target, "amount": 1, "currency": "USD"}
-        assert_problem(await client.post(TRANSFERS, json=body, headers=keyed()), 422, "validation-failed")
+        assert_problem(await client.post(TRANSFERS, json=body, headers=key_header()), 422, "validation-failed")
 
 
 async def test_an_empty_cursor_is_the_first_page(client: httpx.AsyncClient) -> None:
-    await opened(client)
+    await create_account(client)
     listed = await client.get("/api/v1/accounts?cursor=")
     assert listed.status_code == 200 and listed.json() == (await client.get("/api/v1/accounts")).json()
 
 
 @pytest.mark.parametrize("path", [TRANSFERS, BATCH, "/api/v1/accounts", "/api/v1/reversals"])
-async def test_unknown_fields_by_the_thousand_get_a_short_answer(client: httpx.AsyncClient, path: str) -> None:
+async def test_thousands_of_unknown_fields_get_a_short_response(client: httpx.AsyncClient, path: str) -> None:
     fields = ",".join(f'"{n:05}":1' for n in range(90_000))
     for content in ("{%s}" % fields, '{"transfers":[{%s}]}' % fields, '{"transfers":[%s]}' % ",".join(["{}"] * 9000)):
-        answer = await client.post(path, content=content, headers=keyed())
-        assert_problem(answer, 422, "validation-failed")
-        assert len(answer.content) < 8000
+        response = await client.post(path, content=content, headers=key_header())
+        assert_problem(response, 422, "validation-failed")
+        assert len(response.content) < 8000
 
 
-async def test_the_type_of_a_problem_is_the_address_of_its_page(client: httpx.AsyncClient) -> None:
+async def test_problem_types_are_paths_of_their_pages(client: httpx.AsyncClient) -> None:
     problem = assert_problem(await client.get("/nowhere"), 404, "not-found")
     page = await client.get(problem["type"])
     assert (page.status_code, page.headers["content-type"]) == (200, "text/markdown; charset=utf-8")

@@ -1,4 +1,4 @@
-"""The database refuses what no sound ledger can hold, and the service says so in a metric of its own."""
+"""The database rejects inconsistent batches, and the service counts them in a metric."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,37 +16,37 @@ from shared.ids import new_id
 from shared.prometheus.registry import REGISTRY
 from tests.support import ledger_request, open_account
 
-Spoil = Callable[[list[Write]], list[Write]]
+Corruption = Callable[[list[Write]], list[Write]]
 
 
 @pytest.fixture
 def database_url(postgres_url: str) -> str:
-    """PostgreSQL alone has the guard."""
+    """Only PostgreSQL has the triggers."""
     return postgres_url
 
 
-def entries_of(write: Write, spoil: Callable[[list[Any]], list[Any]]) -> Write:
-    """Return the write with other rows, if it is that of the entries."""
+def with_entries(write: Write, corrupt: Callable[[list[Any]], list[Any]]) -> Write:
+    """Return the write with changed rows if it writes entries."""
     if write.table.name != "entries":
         return write
-    return Write(write.table, write.columns, spoil(list(write.rows)), write.key)
+    return Write(write.table, write.columns, corrupt(list(write.rows)), write.key)
 
 
 def posted_twice(writes: list[Write]) -> list[Write]:
-    """Enter each entry twice, numbers and balances as they have to be."""
+    """Post each entry twice, with matching seq and balance."""
 
     def twice(rows: list[Any]) -> list[Any]:
         # account_id, seq, transaction_id, amount, balance_after
         return rows + [(row[0], row[1] + 1, row[2], row[3], row[4] + row[3]) for row in rows]
 
-    return [entries_of(write, twice) for write in writes]
+    return [with_entries(write, twice) for write in writes]
 
 
-def half_forgotten(writes: list[Write]) -> list[Write]:
-    return [entries_of(write, lambda rows: rows[1:]) for write in writes]
+def entry_missing(writes: list[Write]) -> list[Write]:
+    return [with_entries(write, lambda rows: rows[1:]) for write in writes]
 
 
-def balance_left_alone(writes: list[Write]) -> list[Write]:
+def balance_unchanged(writes: list[Write]) -> list[Write]:
     return [write for write in writes if write.table.name != "accounts" or write.key is None]
 
 
@@ -55,26 +55,26 @@ def violations(constraint: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "constraint"),
+    ("corrupt", "constraint"),
     [
         (posted_twice, "double_entry"),
-        (half_forgotten, "double_entry"),
-        (balance_left_alone, "balance_of_last_entry"),
+        (entry_missing, "double_entry"),
+        (balance_unchanged, "balance_of_last_entry"),
     ],
 )
-async def test_an_unsound_batch_is_refused_counted_and_leaves_nothing(
-    service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, spoil: Spoil, constraint: str
+async def test_an_inconsistent_batch_is_rejected_and_counted(
+    service: AccountService, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch, corrupt: Corruption, constraint: str
 ) -> None:
     source, target = await open_account(service, money=100), await open_account(service)
-    sound, before = repository.writes_for, violations(constraint)
-    monkeypatch.setattr(repository, "writes_for", lambda *of: spoil(sound(*of)))
+    original, before = repository.writes_for, violations(constraint)
+    monkeypatch.setattr(repository, "writes_for", lambda *of: corrupt(original(*of)))
     with pytest.raises(DBAPIError) as refused:
         await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
     assert refused.value.orig.__cause__.sqlstate == VIOLATION  # type: ignore[union-attr]
     assert violations(constraint) == before + 1
-    monkeypatch.setattr(repository, "writes_for", sound)
-    answer = await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
-    assert answer.status == 201
+    monkeypatch.setattr(repository, "writes_for", original)
+    response = await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
+    assert response.status == 201
     async with engine.connect() as connection:
         found = [await repository.find_account(connection, account) for account in (source, target)]
     assert [(one.balance, one.seq) for one in found if one] == [(90, 2), (10, 1)]
