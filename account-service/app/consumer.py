@@ -43,7 +43,7 @@ class FlagHandler(Handler):
         await self._service.dry_run(requests)
 
     async def _freeze(self, event: CloudEvent) -> bool:
-        """Execute the event's action; tell whether that had been done before."""
+        """Execute the event's action; return whether it had been executed before."""
         request = _request(event)
         return request is not None and (await self._service.execute(request)).replayed
 

@@ -30,14 +30,16 @@ def create(settings: AccountSettings) -> Service:
 
     CHECKED.labels("ledger").set_to_current_time()
     measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
-    chores: Jobs = {
+    periodic_jobs: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.transaction.flagged", FlagHandler(engine, service), measurements, chores):
+        async with runtime.running(
+            "bank.transaction.flagged", FlagHandler(engine, service), measurements, periodic_jobs
+        ):
             yield
             await service.drain()
         await runtime.close()

@@ -1,4 +1,4 @@
-"""`python -m app.migrate`: bring the database of account-service to the newest version."""
+"""`python -m app.migrate`: migrate the database of account-service to the latest revision."""
 
 import sys
 from pathlib import Path

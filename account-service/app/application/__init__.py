@@ -1,1 +1,1 @@
-"""The application: how a request becomes part of a database transaction, and what it is answered."""
+"""The application: executes requests in database transactions, and reads the ledger."""

@@ -28,7 +28,7 @@ _STATUS_ACTIONS: Mapping[str, Action] = {"frozen": "freeze", "active": "unfreeze
 
 
 def actor_of(request: LedgerRequest) -> Actor:
-    """Return who makes a request."""
+    """Return the actor of a request."""
     request_id = request.context.request_id
     # By identity: a token may have the same subject and scope as the bank itself.
     scope = _SYSTEM_SCOPE if request.caller is SYSTEM else _bank_scopes(request.caller.scopes)

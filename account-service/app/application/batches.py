@@ -70,7 +70,7 @@ class BatchExecutor:
         return responses
 
     async def _load_cash_accounts(self, currencies: set[str], now: datetime) -> Mapping[str, str]:
-        """Return the known cash accounts; those of the given currencies are opened first if need be."""
+        """Return the known cash accounts; those of the given currencies are opened first where they are missing."""
         if not currencies <= self._cash_accounts.keys():
             async with write_transaction(self._engine) as connection:
                 cash_accounts = await repository.open_cash_accounts(connection, currencies, now)

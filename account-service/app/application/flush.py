@@ -23,7 +23,7 @@ from shared.http.idempotency import StoredResponse
 
 @dataclass(slots=True)
 class Flush:
-    """What a batch has loaded, decided and will write."""
+    """The state of one flush: what it has loaded and decided, and what it will write."""
 
     unit: UnitOfWork
     # Responses by key: those found in the database, and those of this batch.
@@ -51,7 +51,7 @@ async def execute(
     ]
     unit = await repository.load_unit_of_work(connection, commands, cash_accounts)
     flush = Flush(unit, known, now)
-    answers = [_respond(flush, request) for request in requests]
+    ledger_responses = [_respond(flush, request) for request in requests]
     await write_all(
         connection,
         [
@@ -61,13 +61,13 @@ async def execute(
             idempotency.write(idempotency_keys, flush.new_responses),
         ],
     )
-    return flush, answers
+    return flush, ledger_responses
 
 
 def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None = None) -> LedgerResponse:
     """Return the stored response of a request, or decide it; called in the order of arrival.
 
-    `batch_request_id` is given for the transfers of a batch.
+    `batch_request_id` is the request id of the batch that the request is an item of.
     """
     if request.key is not None and (stored := flush.responses.get(request.key)) is not None:
         return stored_responses.replay(stored, request.request_hash, request.context)
@@ -103,7 +103,7 @@ def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerRes
 
 
 def _record_actor(flush: Flush, request: LedgerRequest, command: Command, result: Result) -> None:
-    """Record who made the change that the command has just made."""
+    """Record the actor of the command that has just been executed."""
     actor = audit.actor_of(request)
     if len(flush.posted_by) < len(flush.unit.transactions):
         flush.posted_by.append(actor)

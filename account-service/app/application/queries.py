@@ -15,7 +15,7 @@ from shared.http.problems import Problem
 
 
 class Queries:
-    """Reads the ledger; every read has a connection of its own and takes no locks."""
+    """Reads the ledger; every read uses its own connection and takes no locks."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -49,7 +49,7 @@ def item_body(item: LedgerRequest, response: LedgerResponse, body: bytes) -> byt
 
 
 def succeeded(request: LedgerRequest, response: LedgerResponse) -> bool:
-    """Tell whether the command was executed rather than refused."""
+    """Return whether the command was executed rather than refused."""
     return response.status == request.success_status
 
 

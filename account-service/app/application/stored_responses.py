@@ -1,4 +1,4 @@
-"""Responses as they are stored under their idempotency keys; refusals are stored without what can be derived.
+"""Responses as they are stored under their idempotency keys; refusals are stored without derivable fields.
 
 A client can send a batch of a thousand refused transfers at little cost, so storing it has to be cheap too. During a
 rolling deployment the previous version replays a stored refusal as it is: a problem with only `code`, `detail` and

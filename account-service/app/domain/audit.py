@@ -34,7 +34,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """A change and who made it; `event_id` is the event that the bank acted on."""
+    """A change and who made it; `event_id` is the event that caused a change by the bank itself."""
 
     id: str
     created_at: datetime

@@ -1,1 +1,1 @@
-"""HTTP endpoints beside those of `app.api`, and what they have in common."""
+"""HTTP endpoints of the audit log and internal endpoints; the others are in `app.api`."""

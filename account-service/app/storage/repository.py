@@ -96,25 +96,25 @@ async def load_unit_of_work(
 
     Holds and reversals may change while this waits for the locks, so they are read once the locks are held.
     """
-    wanted = References.union(command.references for command in commands)
-    originals = await _originals(connection, wanted.transactions)
-    unlocked_holds = await _holds(connection, wanted.holds)
-    captured = {hold.currency for hold in unlocked_holds if hold.id in wanted.captured_holds}
-    cash_currencies = wanted.cash | captured
-    if not cash_currencies | wanted.named_cash <= cash_accounts.keys():
+    references = References.union(command.references for command in commands)
+    originals = await _originals(connection, references.transactions)
+    unlocked_holds = await _holds(connection, references.holds)
+    captured = {hold.currency for hold in unlocked_holds if hold.id in references.captured_holds}
+    cash_currencies = references.cash | captured
+    if not cash_currencies | references.named_cash <= cash_accounts.keys():
         # Another replica has opened it, or no account has this currency: a command alone opens no cash account.
         cash_accounts = await _cash_accounts(connection)
     account_ids = {
-        *wanted.accounts,
+        *references.accounts,
         *(account for original in originals.values() for account in (original.from_account, original.to_account)),
         *(hold.account_id for hold in unlocked_holds),
         *(cash_accounts[currency] for currency in cash_currencies & cash_accounts.keys()),
     }
     unit = UnitOfWork(await _lock_accounts(connection, account_ids), dict(cash_accounts), originals=originals)
-    if wanted.transactions:
-        reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(wanted.transactions)})
+    if references.transactions:
+        reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(references.transactions)})
         unit.reversed_ids = set(reversals.all())
-    unit.holds = {hold.id: hold for hold in await _holds(connection, wanted.holds)}
+    unit.holds = {hold.id: hold for hold in await _holds(connection, references.holds)}
     return unit
 
 
@@ -203,8 +203,8 @@ async def balances(connection: AsyncConnection, after: str | None, limit: int) -
 async def seqs(connection: AsyncConnection, account_id: str | None, owner: str | None, limit: int) -> list[Any]:
     """Return id, owner, currency and seq of an account, or of an owner's accounts in id order."""
     columns = (accounts.c.id, accounts.c.owner, accounts.c.currency, accounts.c.seq)
-    wanted = accounts.c.id == account_id if account_id is not None else accounts.c.owner == owner
-    statement = select(*columns).where(wanted).order_by(accounts.c.id).limit(limit)
+    condition = accounts.c.id == account_id if account_id is not None else accounts.c.owner == owner
+    statement = select(*columns).where(condition).order_by(accounts.c.id).limit(limit)
     return list((await connection.execute(statement)).all())
 
 
