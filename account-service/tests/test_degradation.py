@@ -19,47 +19,35 @@ from tests.test_api import assert_problem, create_account
 
 @pytest.fixture
 def settings(settings: AccountSettings) -> AccountSettings:
-    """Settings with little capacity."""
-    return settings.model_copy(
-        update={"database_pool_size": 4, "group_commit_max_batch": 4, "group_commit_max_waiting": 8}
-    )
+    """Settings with little capacity; a canary has no relay, which would hold a connection for its leadership."""
+    capacity = {"database_pool_size": 4, "group_commit_max_batch": 4, "group_commit_max_waiting": 8}
+    return settings.model_copy(update={"app_track": "canary", **capacity})
 
 
 @pytest.fixture
 def engine_of(application: Service) -> AsyncEngine:
-    """The engine of the application, with a short pool timeout."""
+    """The engine of the application."""
     engine: AsyncEngine = application.app.state.runtime.engine
     return engine
 
 
 @asynccontextmanager
 async def pool_exhausted(engine: AsyncEngine) -> AsyncIterator[None]:
-    """Hold every connection while the block runs, including those that background tasks return to the pool."""
-    held: list[AsyncConnection] = []
-
-    async def hold() -> None:
-        while True:
-            with suppress(PoolTimeout):
-                held.append(await engine.connect())
-
-    holders = [asyncio.create_task(hold()) for _ in range(2)]
-    # Longer than the pool timeout of background tasks.
-    await asyncio.sleep(0.5)
-    try:
+    """Hold every connection of the pool while the block runs, with a pool timeout of 0.2 s."""
+    pool: Any = engine.pool
+    async with AsyncExitStack() as held:
+        # Measurements that run at startup return their connections.
+        for _ in range(pool.size()):
+            await held.enter_async_context(engine.connect())
+        pool._timeout = 0.2  # pylint: disable=protected-access
         yield
-    finally:
-        for holder in holders:
-            holder.cancel()
-        await asyncio.gather(*holders, return_exceptions=True)
-        for connection in held:
-            await connection.close()
 
 
 async def test_an_exhausted_pool_gets_503_with_retry_after(client: httpx.AsyncClient, engine_of: AsyncEngine):
     account = await create_account(client, 100)
     money = {"amount": 1, "currency": "USD"}
     async with pool_exhausted(engine_of):
-        begun = time.monotonic()
+        # No connection becomes free before the responses have arrived.
         responses = await asyncio.gather(
             *(client.get(f"/api/v1/accounts/{account}") for _ in range(5)),
             *(
@@ -68,7 +56,6 @@ async def test_an_exhausted_pool_gets_503_with_retry_after(client: httpx.AsyncCl
             ),
             client.get("/health/ready"),
         )
-        assert time.monotonic() - begun < 3
     for response in responses:
         assert_problem(response, 503, "unavailable")
         assert response.headers["retry-after"] == "1"
