@@ -99,7 +99,7 @@ def _deposit_or_withdraw(unit: UnitOfWork, command: Deposit | Withdraw, caller: 
     transaction = Transaction(
         command.id, type_, command.amount, command.currency, payer, payee, command.reference, None, now
     )
-    return _post(unit, transaction, subject=account)
+    return _post(unit, transaction, on_behalf_of=account)
 
 
 def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime) -> Result:
@@ -117,7 +117,7 @@ def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime
     transaction = Transaction(
         command.id, "transfer", command.amount, command.currency, payer.id, payee.id, command.reference, None, now
     )
-    return _post(unit, transaction, subject=payer)
+    return _post(unit, transaction, on_behalf_of=payer)
 
 
 def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) -> Result:
@@ -150,7 +150,7 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
         original.id,
         now,
     )
-    result = _post(unit, transaction, subject=payer if payer.kind == "customer" else payee)
+    result = _post(unit, transaction, on_behalf_of=payer if payer.kind == "customer" else payee)
     if isinstance(result, TransactionResult):
         unit.reversed_ids.add(original.id)
     return result
@@ -168,7 +168,7 @@ def _place_hold(unit: UnitOfWork, command: PlaceHold, caller: Caller, now: datet
         transaction = Transaction(
             command.id, "hold", command.amount, command.currency, account.id, cash, None, None, now
         )
-        return _refuse(unit, refusal, transaction, subject=account)
+        return _refuse(unit, refusal, transaction, on_behalf_of=account)
     account.held += command.amount
     unit.changed_accounts.add(account.id)
     hold = Hold(
@@ -201,7 +201,7 @@ def _capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: d
         return Refusal("hold-exceeded", f"The hold covers {covered}, requested {requested}; capture a smaller amount.")
     cash = unit.cash_accounts[hold.currency]
     transaction = Transaction(command.id, "capture", amount, hold.currency, account.id, cash, None, None, now)
-    result = _post(unit, transaction, subject=account, releases=hold.amount)
+    result = _post(unit, transaction, on_behalf_of=account, releases=hold.amount)
     if not isinstance(result, TransactionResult):
         return result
     captured = replace(hold, status="captured", captured_amount=amount, transaction_id=command.id)
@@ -298,15 +298,18 @@ def _check_credit(account: Account, amount: int) -> Refusal | None:
     return None
 
 
-def _post(unit: UnitOfWork, transaction: Transaction, subject: Account, releases: int = 0) -> Result:
-    """Post the transaction, or refuse it; `releases` is the held amount that is released to pay for it."""
+def _post(unit: UnitOfWork, transaction: Transaction, on_behalf_of: Account, releases: int = 0) -> Result:
+    """Post the transaction, or refuse it.
+
+    `on_behalf_of` is the account whose owner requested it; `releases` is the held amount released to pay for it.
+    """
     payer, payee = unit.accounts[transaction.from_account], unit.accounts[transaction.to_account]
     refusal = _check_debit(payer, transaction.amount, payer.available + releases)
     refusal = refusal or _check_credit(payee, transaction.amount)
     if refusal is not None:
-        if refusal.code == "insufficient-funds" and payer is not subject:
+        if refusal.code == "insufficient-funds" and payer is not on_behalf_of:
             refusal = Refusal("insufficient-funds", "Insufficient funds in the account to be debited.")
-        return _refuse(unit, refusal, transaction, subject)
+        return _refuse(unit, refusal, transaction, on_behalf_of)
     payer.held -= releases
     entries = (
         _post_entry(unit, payer, payee.id, -transaction.amount, transaction),
@@ -327,9 +330,9 @@ def _post_entry(unit: UnitOfWork, account: Account, counterparty: str, amount: i
     return entry
 
 
-def _refuse(unit: UnitOfWork, refusal: Refusal, transaction: Transaction, subject: Account) -> Refusal:
+def _refuse(unit: UnitOfWork, refusal: Refusal, transaction: Transaction, on_behalf_of: Account) -> Refusal:
     """Add the event of a refused transaction; return the refusal with the transaction."""
-    unit.events.append(transaction_refused(refusal.code, transaction, subject.id))
+    unit.events.append(transaction_refused(refusal.code, transaction, on_behalf_of.id))
     return replace(refusal, transaction=transaction)
 
 

@@ -95,7 +95,7 @@ class BatchItemBody(TransferBody):
 class BatchBody(StrictBody):
     """Body of `POST /transfers:batch`."""
 
-    # Each transfer has up to 25 JSON nodes.
+    # A transfer has six names and six values.
     max_nodes = 25 * MAX_BATCH + 100
 
     # Stops at the first invalid transfer: reporting all errors would cost more than the transfers.
