@@ -12,6 +12,6 @@ compile() {
 compile requirements-dev.in -o requirements-dev.txt
 compile requirements-deploy.in -c requirements-dev.txt -o requirements-deploy.txt
 compile requirements-ops.in -c requirements-deploy.txt -o requirements-ops.txt
-for set in requirements-run requirements-go requirements-scan {account,transaction,autoscale,rollout}-service/requirements; do
+for set in requirements-run requirements-uv requirements-go requirements-scan {account,transaction,autoscale,rollout}-service/requirements; do
     compile "$set.in" -c requirements-dev.txt -o "$set.txt"
 done

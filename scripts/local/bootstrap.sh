@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Make .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
-# Ansible gets an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` has its collections as well;
-# and so do the Go that builds checkers, .venv-go: bootstrap.sh go, and Trivy, .venv-scan: bootstrap.sh scan.
-# Costs nothing when it is there already. PYTHON=… picks the interpreter.
+# Create .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
+# Ansible has an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` adds its collections; so have
+# the Go that builds checkers, .venv-go: bootstrap.sh go, and Trivy, .venv-scan: bootstrap.sh scan.
+# uv installs them; it is installed with pip into .venv-uv first. An environment that is up to date is left alone.
+# PYTHON=… selects the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -22,18 +23,22 @@ case $set_name in
         larger=dev
         ;;
 esac
-stamp=$venv/.requirements
 
-# The stamp names the installed set and its requirements; `dev` contains `run`, and `deploy` contains `ops`.
+# A stamp names the installed set and its requirements; `dev` contains `run`, and `deploy` contains `ops`.
 stamp_of() {
     [ ! -f "requirements-$1.txt" ] || echo "$1 $(cksum <"requirements-$1.txt")"
 }
 
+# installed VENV SET …: whether the environment works and has one of the sets as it is now.
 installed() {
-    local found
-    found=$(cat "$stamp" 2>/dev/null) || return 1
-    [ "$found" = "$(stamp_of "$set_name")" ] || [ "$found" = "$(stamp_of "$larger")" ] || return 1
-    "$venv/bin/python" -c '' 2>/dev/null
+    local venv=$1 found set_name
+    shift
+    found=$(cat "$venv/.requirements" 2>/dev/null) || return 1
+    "$venv/bin/python" -c '' 2>/dev/null || return 1
+    for set_name in "$@"; do
+        [ "$found" != "$(stamp_of "$set_name")" ] || return 0
+    done
+    return 1
 }
 
 fail() {
@@ -55,28 +60,64 @@ find_python() {
     fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; say run, dev, ops, deploy, go or scan"
-installed && exit 0
+install_uv() {
+    installed .venv-uv uv && return
+    find_python
+    "$python" -c 'import ensurepip' 2>/dev/null || scripts/local/ensure_packages.sh "python$version-venv" ||
+        fail "$python cannot create virtual environments"
+    rm -rf .venv-uv
+    "$python" -m venv .venv-uv || fail "$python -m venv failed; the lines above say why"
+    .venv-uv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --require-hashes -r requirements-uv.txt >&2 ||
+        fail "pip could not install requirements-uv.txt; the lines above say why"
+    stamp_of uv >.venv-uv/.requirements
+}
+
+# pip_setting NAME: a value from pip's configuration files and environment; the last one counts.
+pip_setting() {
+    .venv-uv/bin/python -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
+}
+
+# uv does not read pip's configuration: a company's index and certificates that work for pip have to work here.
+follow_pip_configuration() {
+    local value
+    # As pip does: the system's certificates beside the bundled ones.
+    export UV_SYSTEM_CERTS=${UV_SYSTEM_CERTS-true}
+    value=$(pip_setting index-url)
+    [ -z "$value" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX-$value}
+    value=$(pip_setting extra-index-url)
+    [ -z "$value" ] || export UV_INDEX=${UV_INDEX-$value}
+    value=$(pip_setting trusted-host)
+    [ -z "$value" ] || export UV_INSECURE_HOST=${UV_INSECURE_HOST-$value}
+    value=$(pip_setting cert)
+    [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE-$value}
+    value=$(pip_setting default-timeout)
+    export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT-${value:-180}}
+}
+
+[ -f "$requirements" ] || fail "there is no $requirements; use run, dev, ops, deploy, go or scan"
+installed "$venv" "$set_name" "$larger" && exit 0
 
 # One at a time: `make run` and `make test` may both find nothing here.
 if command -v flock >/dev/null; then
     exec 9<.
     flock 9
-    installed && exit 0
+    installed "$venv" "$set_name" "$larger" && exit 0
 fi
 
-# Without a stamp the environment is half made, and without a working interpreter it is of no use: begin again.
-if [ ! -f "$stamp" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
+install_uv
+follow_pip_configuration
+# Without a stamp the environment is incomplete, and without a working interpreter it is of no use: start over.
+if [ ! -f "$venv/.requirements" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
     find_python
-    "$python" -c 'import ensurepip' 2>/dev/null || scripts/local/ensure_packages.sh "python$version-venv" ||
-        fail "$python cannot make virtual environments"
-    echo "making $venv with Python $version" >&2
+    echo "creating $venv with Python $version" >&2
     rm -rf "$venv"
-    "$python" -m venv "$venv" || fail "$python -m venv failed; the lines above say why"
+    .venv-uv/bin/uv venv --quiet --no-config --no-python-downloads --python "$(command -v "$python")" "$venv" ||
+        fail "uv could not create $venv; the lines above say why"
 fi
 
 echo "installing $requirements" >&2
-rm -f "$stamp"
-"$venv/bin/python" -m pip install --quiet --no-input --disable-pip-version-check --require-hashes -r "$requirements" >&2 ||
-    fail "pip could not install $requirements; the lines above say why"
-stamp_of "$set_name" >"$stamp"
+rm -f "$venv/.requirements"
+# Compiled now, once; otherwise every process would compile what it imports.
+.venv-uv/bin/uv pip install --quiet --no-config --python "$venv/bin/python" --compile-bytecode --require-hashes -r "$requirements" >&2 ||
+    fail "uv could not install $requirements; the lines above say why"
+stamp_of "$set_name" >"$venv/.requirements"

@@ -124,6 +124,7 @@ for last; do :; done
 
 _BUILDING = (
     ".env",
+    *("scripts/__init__.py", "scripts/release/__init__.py", "shared/__init__.py", "shared/testing/__init__.py"),
     "scripts/stack/stack_env.sh",
     "scripts/lib/progress.sh",
     "scripts/release/commit_tree.py",
