@@ -153,7 +153,7 @@ load-check: ## the same on a stack of its own
 	@scripts/stack/with_stack.sh load-tests/run_load_test.sh
 
 autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
-	@scripts/stack/compose.sh exec -T autoscale-service python -m app.operate $(DO)
+	@scripts/stack/compose.sh exec -T autoscale-service python -m app.cli $(DO)
 
 lock: ## pin the requirements again, with hashes
 	@scripts/local/bootstrap.sh dev

@@ -9,7 +9,7 @@ from docker.client import DockerClient
 from docker.errors import APIError
 
 from app.docker_proxy import DockerProxy
-from app.operate import FORBIDDEN
+from app.cli import FORBIDDEN
 from app.replica import copy_of, endpoints_of, name_of
 from tests.support import Engine, replica_document, service_document
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from app import operate
+from app import cli
 from app.docker_proxy import DockerProxy
 from app.loop import Loop
 from app.measurements import Prometheus
@@ -168,14 +168,14 @@ def by_hand(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: Wo
 
 
 def test_an_operator_pauses_resumes_and_scales_by_hand(by_hand: Path, world: World) -> None:
-    assert operate.main(["pause"]) == 0 and (by_hand / "paused").exists()
-    assert operate.main(["resume"]) == 0 and not (by_hand / "paused").exists()
-    assert operate.main(["scale", ACCOUNT, "5"]) == 0 and world.changes[-1][1] == 5
-    assert operate.main(["scale", "postgres", "5"]) == 1
+    assert cli.main(["pause"]) == 0 and (by_hand / "paused").exists()
+    assert cli.main(["resume"]) == 0 and not (by_hand / "paused").exists()
+    assert cli.main(["scale", ACCOUNT, "5"]) == 0 and world.changes[-1][1] == 5
+    assert cli.main(["scale", "postgres", "5"]) == 1
     world.fails = lambda operation: operation == "create"
-    assert operate.main(["scale", ACCOUNT, "6"]) == 1
+    assert cli.main(["scale", ACCOUNT, "6"]) == 1
     for wrong in ([], ["scale", ACCOUNT, "0"], ["scale", ACCOUNT], ["destroy"]):
-        assert operate.main(wrong) == 2
+        assert cli.main(wrong) == 2
 
 
 @pytest.mark.usefixtures("by_hand")
@@ -185,19 +185,19 @@ def test_what_is_refused_can_be_shown(
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
     with served(DockerProxy(upstream, "bank", 4)) as url:
         monkeypatch.setenv("DOCKER_URL", url)
-        assert operate.main(["refused"]) == 0
+        assert cli.main(["refused"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == len(operate.FORBIDDEN) and all(line.startswith(("403", "404")) for line in lines)
+    assert len(lines) == len(cli.FORBIDDEN) and all(line.startswith(("403", "404")) for line in lines)
     with served(engine) as url:
         monkeypatch.setenv("DOCKER_URL", url)
-        monkeypatch.setattr(operate, "FORBIDDEN", [("GET", "/v1.41/version", None)])
-        assert operate.main(["refused"]) == 1
+        monkeypatch.setattr(cli, "FORBIDDEN", [("GET", "/v1.41/version", None)])
+        assert cli.main(["refused"]) == 1
 
 
 @pytest.mark.usefixtures("by_hand")
 def test_the_status_can_be_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(httpx, "get", lambda _url: httpx.Response(200, json={"leading": True}))
-    assert operate.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leading": True}
+    assert cli.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leading": True}
 
 
 def test_every_metric_is_there_before_it_rises(settings: AutoscaleSettings) -> None:

@@ -105,7 +105,7 @@ class ComposedBank(Bank):
 
     def operate(self, *arguments: str) -> str:
         """Use the autoscaler as operators do by hand."""
-        return self.inside("autoscale-service", "python", "-m", "app.operate", *arguments)
+        return self.inside("autoscale-service", "python", "-m", "app.cli", *arguments)
 
     def containers(self, service: str) -> list[str]:
         """Return the ids of the running containers of a service."""

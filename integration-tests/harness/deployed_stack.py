@@ -238,7 +238,7 @@ class DeployedBank(Bank):
 
     def scale(self, replicas: int) -> None:
         """Let the autoscaler bring both services to so many replicas."""
-        operate = ("exec", "-T", "autoscale-service", "python", "-m", "app.operate")
+        operate = ("exec", "-T", "autoscale-service", "python", "-m", "app.cli")
         for service in SERVICES:
             self.compose(*operate, "scale", service, str(replicas))
 

@@ -1,4 +1,4 @@
-"""The HTTP side of rollout-service: its state, for people and pages. What changes it is app/operate.py."""
+"""The HTTP side of rollout-service: its state, for people and pages. What changes it is app/cli.py."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,10 +7,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from app import states
+from app import state_machine
+from app.analysis.model import REASONS
 from app.state_file import StateFile
-from app.states import Rollout
-from app.verdict import REASONS
+from app.state_machine import Rollout
 
 _MOST_SHOWN = 10
 
@@ -18,7 +18,7 @@ _MOST_SHOWN = 10
 async def status(request: Request) -> Response:
     """Return the state; inside the network `monitoring` anybody may see it."""
     file: StateFile = request.app.state.file
-    return JSONResponse(states.to_dict(file.load()))
+    return JSONResponse(state_machine.to_dict(file.load()))
 
 
 def shown(state: Rollout) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from app import states
+from app import state_machine
 from app.containers import Container, Containers, DockerFailed
 from app.edge import Edge, EdgeFailed
 from app.prometheus import DURATION, FAILURES, LAST_VERDICT, STATE, VERDICTS, WEIGHT
 from app.state_file import StateFile
-from app.states import Rollout
+from app.state_machine import Rollout
 
 log = logging.getLogger(__name__)
 
@@ -57,13 +57,13 @@ class Controller:
 
     async def tick(self) -> Rollout:
         """Look once, and do what is due; return the state."""
-        state = self._file.change(lambda state: states.on_time(state, self._clock()))
+        state = self._file.change(lambda state: state_machine.on_time(state, self._clock()))
         state = await self._verdict(state)
         served = await self._serve(state)
         state = self._file.load()
         # Containers go when no configuration that is in force sends anybody to them.
         if served and await self._clear(state):
-            state = self._file.change(lambda state: states.settled(state, self._clock()))
+            state = self._file.change(lambda state: state_machine.settled(state, self._clock()))
         await self._announce(state)
         return state
 
@@ -75,11 +75,11 @@ class Controller:
         verdict = await self._judge(state, now)
         VERDICTS.labels(verdict["verdict"], verdict["reason"]).inc()
         LAST_VERDICT.labels(verdict["verdict"], verdict["reason"]).set_to_current_time()
-        return self._file.change(lambda latest: states.judged(latest, state.step, verdict, self._clock()))
+        return self._file.change(lambda latest: state_machine.judged(latest, state.step, verdict, self._clock()))
 
     async def _serve(self, state: Rollout) -> bool:
         """Have NGINX serve by what the state says; tell whether it does."""
-        wanted = states.configuration(state)
+        wanted = state_machine.configuration(state)
         try:
             if await self._edge.revision() != wanted:
                 if wanted == "previous" and not await self._ready("previous"):
@@ -90,12 +90,12 @@ class Controller:
             FAILURES.labels("nginx").inc()
             log.warning("NGINX: %s", error)
             return False
-        self._file.change(lambda latest: states.shifted(latest, wanted, self._clock()))
+        self._file.change(lambda latest: state_machine.shifted(latest, wanted, self._clock()))
         return True
 
     async def _ready(self, track: str) -> bool:
         found = await asyncio.to_thread(self._containers.observe)
-        return {one.service for one in found if one.track == track and one.healthy} >= set(states.SERVICES)
+        return {one.service for one in found if one.track == track and one.healthy} >= set(state_machine.SERVICES)
 
     async def _clear(self, state: Rollout) -> bool:
         """Remove containers that do not belong to the state; tell whether none is left."""
@@ -104,7 +104,7 @@ class Controller:
         rests = not state.under_way and state.changed_at == cleared_state and now - cleared_at < _LOOK_SECONDS
         if rests or (state.under_way and state.phase != "rolling-back"):
             return False
-        tracks, images = states.wanted_tracks(state), states.unwanted_images(state, now)
+        tracks, images = state_machine.wanted_tracks(state), state_machine.unwanted_images(state, now)
         try:
             found = await asyncio.to_thread(self._containers.observe)
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}
@@ -124,7 +124,7 @@ class Controller:
 
     async def _announce(self, state: Rollout) -> None:
         """Tell people what is new in the state's history, and show the state in metrics."""
-        for phase in states.PHASES:
+        for phase in state_machine.PHASES:
             STATE.labels(phase).set(phase == state.phase)
         WEIGHT.set(state.weight)
         before, self._told = self._told, state

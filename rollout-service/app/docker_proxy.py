@@ -16,7 +16,7 @@ import orjson
 
 from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
 from app.selection import FOLDER, NAME, NotPrepared, Selection
-from app.states import SERVICES
+from app.state_machine import SERVICES
 from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
 
 _TRACKS = ("stable", "canary", "previous")

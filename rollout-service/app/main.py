@@ -9,15 +9,15 @@ import httpx
 from fastapi import FastAPI
 
 from app import api, controller
+from app.analysis.runner import Judging
+from app.analysis.samples import PrometheusSamples
 from app.containers import Containers
 from app.controller import Controller
 from app.edge import Edge
-from app.judging import Judging
 from app.notify import Notifier
-from app.samples import PrometheusSamples
 from app.settings import RolloutSettings
 from app.state_file import StateFile
-from app.states import Rollout
+from app.state_machine import Rollout
 from app.synthetic import Synthetic
 from shared.http.auth import Authenticator
 from shared.http.health import Check, task_check

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 
 from app.prometheus import FAILURES
-from app.states import Rollout
+from app.state_machine import Rollout
 
 log = logging.getLogger(__name__)
 

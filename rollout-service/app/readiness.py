@@ -6,7 +6,7 @@ import httpx
 
 from app.containers import Container, Containers
 from app.settings import RolloutSettings
-from app.states import SERVICES, Rollout
+from app.state_machine import SERVICES, Rollout
 
 _SECONDS = 3.0
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.states import Change, Rollout, from_json, to_dict
+from app.state_machine import Change, Rollout, from_json, to_dict
 
 
 class Unreadable(ValueError):

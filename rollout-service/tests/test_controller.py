@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from app import states
+from app import state_machine
 from app.containers import DockerFailed
 from app.controller import superfluous
 from app.edge import EdgeFailed
 from app.prometheus import FAILURES, STATE, WEIGHT
-from app.states import SERVICES, Rollout
+from app.state_machine import SERVICES, Rollout
 from tests.world import NOW, World, at_step, begun, done, others, promoting, stable, verdict
 
 Make = Callable[[Rollout], World]
@@ -23,14 +23,14 @@ def world(tmp_path: Path) -> Make:
 
 
 async def test_a_good_canary_is_served_step_by_step_and_waits_for_its_driver(world: Make) -> None:
-    here = world(states.provisioned(begun(), "one", NOW))
+    here = world(state_machine.provisioned(begun(), "one", NOW))
     here.containers += others("canary", "b")
     await here.ticks(2)
     assert here.log == ["serve canary-10"] and WEIGHT._value.get() == 10  # pylint: disable=protected-access
     here.verdict = verdict("promote")
     state = await here.ticks(4)
     assert here.log == ["serve canary-10", "serve canary-50"] and state.phase == "promoting"
-    here.file.change(lambda state: states.promoted(state, "one", here.now))
+    here.file.change(lambda state: state_machine.promoted(state, "one", here.now))
     state = await here.ticks(2)
     assert state.phase == "done"
     assert here.log[2:] == ["serve stable", *(f"remove {service}-canary" for service in SERVICES)]
@@ -50,7 +50,7 @@ async def test_a_bad_canary_loses_its_clients_before_it_is_removed(world: Make) 
 @pytest.mark.parametrize("make", [begun, at_step, lambda: at_step(1), promoting])
 async def test_without_a_driver_stable_has_everything_again(world: Make, make: Callable[[], Rollout]) -> None:
     here = world(make())
-    here.served = states.configuration(make())
+    here.served = state_machine.configuration(make())
     here.containers += others("canary", "b") + [stable(service, 3, "b") for service in SERVICES]
     here.now = NOW + 31
     state = await here.ticks(3)
@@ -71,7 +71,7 @@ async def test_a_restart_goes_on_where_the_state_says(world: Make) -> None:
 
 
 async def test_what_fails_is_counted_and_tried_again(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    here = world(states.abort(at_step(), "an operator", NOW))
+    here = world(state_machine.abort(at_step(), "an operator", NOW))
     here.containers += others("canary", "b")
     failures = FAILURES.labels("docker")._value  # pylint: disable=protected-access
     before = failures.get()
@@ -87,7 +87,7 @@ async def test_what_fails_is_counted_and_tried_again(world: Make, monkeypatch: p
 
 
 async def test_after_a_promotion_the_version_before_serves_when_it_is_there(world: Make) -> None:
-    here = world(states.abort(done(), "an operator", NOW))
+    here = world(state_machine.abort(done(), "an operator", NOW))
     await here.ticks(1)
     assert here.served == "stable", "nobody would answer"
     here.containers += others("previous", "a", healthy=False)
@@ -96,7 +96,7 @@ async def test_after_a_promotion_the_version_before_serves_when_it_is_there(worl
     here.containers[-2:] = others("previous", "a")
     state = await here.ticks(2)
     assert (here.served, state.phase) == ("previous", "rolling-back")
-    here.file.change(lambda state: states.restored(state, here.now))
+    here.file.change(lambda state: state_machine.restored(state, here.now))
     state = await here.ticks(2)
     assert (here.served, state.phase, len(here.containers)) == ("stable", "rolling-back", 6), "old workers ask them"
     state = await here.ticks(5)
@@ -133,5 +133,7 @@ async def test_people_are_told_once_and_metrics_show_the_phase(world: Make) -> N
     here.controller = here.process()
     await here.ticks(2)
     assert here.told == ["provisioning: ansible begins"], "a restart repeats nothing"
-    shown = {phase: STATE.labels(phase)._value.get() for phase in states.PHASES}  # pylint: disable=protected-access
-    assert shown == {phase: float(phase == "provisioning") for phase in states.PHASES}
+    shown = {
+        phase: STATE.labels(phase)._value.get() for phase in state_machine.PHASES
+    }  # pylint: disable=protected-access
+    assert shown == {phase: float(phase == "provisioning") for phase in state_machine.PHASES}

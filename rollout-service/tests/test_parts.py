@@ -12,18 +12,19 @@ import pytest
 import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
+from app import api
 from app import edge as edge_module
-from app import api, main, readiness, states
+from app import main, readiness, state_machine
+from app.analysis.records import load_record
+from app.analysis.runner import Judging
+from app.analysis.samples import PrometheusSamples
 from app.containers import Container, Containers, DockerFailed
 from app.edge import Edge, EdgeFailed
-from app.judging import Judging
 from app.notify import Notifier, message
 from app.prometheus import FAILURES
-from app.records import load_record
-from app.samples import PrometheusSamples
 from app.settings import RolloutSettings
 from app.state_file import StateFile
-from app.states import SERVICES, Rollout
+from app.state_machine import SERVICES, Rollout
 from app.synthetic import Synthetic
 from shared.testing.fixtures import Lab, assert_prompt
 from tests.world import NOW, at_step, begun, done, verdict
@@ -187,7 +188,7 @@ def test_a_message_says_what_happened_and_why() -> None:
 def judged_unsound() -> Rollout:
     figures = verdict("rollback", "ledger-imbalance")
     figures["figures"]["invariants"] = {"ledger-imbalance": 4.0}
-    return states.judged(at_step(), 0, figures, NOW)
+    return state_machine.judged(at_step(), 0, figures, NOW)
 
 
 async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
@@ -228,7 +229,7 @@ def test_everybody_may_see_where_a_rollout_is_and_nobody_who_drives_it_or_what_a
     assert told["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
     assert [note["phase"] for note in told["history"][:2]] == ["rolling-back", "canary"]
     assert told["history"][0]["reason"] == "ledger-imbalance"
-    by_hand = json.dumps(api.shown(states.abort(at_step(), "eve asked bob", NOW)))
+    by_hand = json.dumps(api.shown(state_machine.abort(at_step(), "eve asked bob", NOW)))
     assert "eve" not in by_hand and at_step().driver not in by_hand and "sha256" not in by_hand
     assert api.shown(Rollout())["verdict"] is None
 

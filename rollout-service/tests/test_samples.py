@@ -9,8 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.samples import Metrics, Moments, PrometheusSamples
-from app.verdict import INVARIANTS, Policy, Samples, TrackCounts, judge
+from app.analysis.model import INVARIANTS, Policy, Samples, TrackCounts
+from app.analysis.samples import Metrics, Moments, PrometheusSamples
+from app.analysis.verdict import judge
 from tests.support import RealPrometheus, Replica
 
 SERVICES = ("account-service", "transaction-service")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from app.verdict import INVARIANTS, REASONS, Policy, Samples, ServiceCounts, TrackCounts, Verdict, judge
+from app.analysis.model import INVARIANTS, REASONS, Policy, Samples, ServiceCounts, TrackCounts, Verdict
+from app.analysis.verdict import judge
 
 POLICY = Policy()
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "+Inf")

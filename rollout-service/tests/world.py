@@ -4,11 +4,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from app import states
+from app import state_machine
 from app.containers import Container
 from app.controller import Controller
 from app.state_file import StateFile
-from app.states import SERVICES, Request, Rollout
+from app.state_machine import SERVICES, Request, Rollout
 
 NOW = 1_000_000.0
 LEASE = 30.0
@@ -23,25 +23,25 @@ def request(**changes: Any) -> Request:
 
 
 def begun(**changes: Any) -> Rollout:
-    return states.begin(Rollout(), request(**changes), "one", NOW, LEASE)
+    return state_machine.begin(Rollout(), request(**changes), "one", NOW, LEASE)
 
 
 def at_step(step: int = 0, **changes: Any) -> Rollout:
     """Return a rollout whose step is served."""
-    state = states.provisioned(begun(**changes), "one", NOW)
+    state = state_machine.provisioned(begun(**changes), "one", NOW)
     for number in range(step + 1):
-        state = states.shifted(state, states.configuration(state), NOW)
+        state = state_machine.shifted(state, state_machine.configuration(state), NOW)
         if number < step:
-            state = states.judged(state, number, verdict("promote"), NOW)
+            state = state_machine.judged(state, number, verdict("promote"), NOW)
     return state
 
 
 def promoting() -> Rollout:
-    return states.judged(at_step(1), 1, verdict("promote"), NOW)
+    return state_machine.judged(at_step(1), 1, verdict("promote"), NOW)
 
 
 def done() -> Rollout:
-    return states.promoted(promoting(), "one", NOW)
+    return state_machine.promoted(promoting(), "one", NOW)
 
 
 def verdict(answer: str, reason: str = "healthy") -> dict[str, Any]:

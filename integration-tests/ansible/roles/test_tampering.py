@@ -50,7 +50,7 @@ _BEGIN = """
 _DOCKER = """#!/bin/bash
 case "$*" in
     ps*) echo {container} ;;
-    *app.operate*) cat {folder}/said ;;
+    *app.cli*) cat {folder}/said ;;
     *wget*) echo stable ;;
     *) printf '%s\\n' "$*" >>{folder}/asked; printf '%s\\n' "$ACCOUNT_SERVICE_IMAGE" >>{folder}/asked ;;
 esac

@@ -20,7 +20,7 @@ LEASE_SECONDS = 30
 
 def operate(bank: ComposedBank, *arguments: str, given: str = "") -> dict[str, Any]:
     """Say something to the guard, and return the state; what it refuses changes nothing."""
-    script = 'given=$1; shift; printf %s "$given" | python -m app.operate "$@" || [ $? = 3 ]'
+    script = 'given=$1; shift; printf %s "$given" | python -m app.cli "$@" || [ $? = 3 ]'
     printed = bank.compose("exec", "-T", "rollout-service", "sh", "-c", script, "sh", given, *arguments)
     # What it refuses is said beside it, before or after.
     found: dict[str, Any] = json.JSONDecoder().raw_decode(printed, printed.index("{\n"))[0]

@@ -55,7 +55,7 @@ def good(drill: Drill) -> None:
     bake = 45 if drill.short else 110 * len(counts)
     # A word each: make takes them apart at spaces.
     times = [f"--extra-vars=nginx_canary_bake_seconds={bake}", f"--extra-vars=nginx_canary_budget_seconds={bake + 195}"]
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "pause")
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
     with traffic(bank, drill.rate) as result:
         process = bank.start_deploy(release, *times)
         began = time.time()
@@ -81,7 +81,7 @@ def good(drill: Drill) -> None:
         drill.good.pop()
     drill.check_quiet(result, "good")
     drill.check_stable_alone("good", drill.good[-1])
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.operate", "resume")
+    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "resume")
 
 
 def split_at(drill: Drill, replicas: int) -> None:

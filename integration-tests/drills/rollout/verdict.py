@@ -17,15 +17,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
-from app.verdict import (
+from app.analysis.model import (
     INVARIANTS,
     Policy,
     Samples,
     ServiceCounts,
     TrackCounts,
     Verdict,
-    judge,
 )
+from app.analysis.verdict import judge
 from harness.commands import measured
 
 POLICY = Policy()

@@ -43,7 +43,7 @@ operate() {
         return 1
     fi
     # What a container prints, and how long it takes for that, is up to whoever is in it.
-    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.operate "$@" |
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.cli "$@" |
         head --bytes=1000000
 }
 

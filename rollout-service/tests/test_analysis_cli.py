@@ -8,10 +8,12 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.judge import EXIT_CODES, main
-from app.records import Record, judge_now, load_record, write_record
-from app.samples import Moments, PrometheusSamples
-from app.verdict import INVARIANTS, Policy, Samples, ServiceCounts, judge
+from app.analysis.__main__ import EXIT_CODES, main
+from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts
+from app.analysis.records import Record, load_record, write_record
+from app.analysis.runner import judge_now
+from app.analysis.samples import Moments, PrometheusSamples
+from app.analysis.verdict import judge
 from tests.test_verdict import track
 
 

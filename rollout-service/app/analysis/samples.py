@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from app.verdict import Samples, ServiceCounts, TrackCounts
+from app.analysis.model import Samples, ServiceCounts, TrackCounts
 
 log = logging.getLogger(__name__)
 

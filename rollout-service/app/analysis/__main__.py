@@ -1,9 +1,9 @@
 """Judges a canary by hand, and again what was judged before.
 
-    python -m app.judge --since SECONDS [--rollout SECONDS] [--prometheus URL] [--store DIR] [--set NAME=VALUE …]
+    python -m app.analysis --since SECONDS [--rollout SECONDS] [--prometheus URL] [--store DIR] [--set NAME=VALUE …]
         asks Prometheus, prints the verdict as JSON, and stores it with its samples and policy;
         ends with 0 for promote, 1 for rollback, 3 for hold (2: the command is wrong)
-    python -m app.judge replay FILE…
+    python -m app.analysis replay FILE…
         judges stored samples again; ends with 1 unless every answer is the stored one
 
 Times are seconds since 1970; `--since now-90` is 90 seconds ago. `--set` changes the policy, e.g. bake_seconds=120.
@@ -20,9 +20,11 @@ from pathlib import Path
 
 import httpx
 
-from app.records import Record, as_json, judge_now, load_record, same, write_record
-from app.samples import Moments, PrometheusSamples
-from app.verdict import Policy, judge
+from app.analysis.model import Policy
+from app.analysis.records import Record, as_json, load_record, same, write_record
+from app.analysis.runner import judge_now
+from app.analysis.samples import Moments, PrometheusSamples
+from app.analysis.verdict import judge
 
 EXIT_CODES = {"promote": 0, "rollback": 1, "hold": 3}
 
@@ -49,7 +51,7 @@ async def _ask(options: argparse.Namespace, policy: Policy) -> Record:
 
 
 def _judge(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("app.judge", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser("app.analysis", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--since", type=_moment, required=True, help="when the step began")
     parser.add_argument("--rollout", type=_moment, help="when the rollout began (default: with the step)")
     parser.add_argument("--prometheus", default=os.environ.get("PROMETHEUS_URL", _URL), help=f"default {_URL}")

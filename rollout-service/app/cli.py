@@ -1,4 +1,4 @@
-"""What whoever drives a rollout says, inside the container: `python -m app.operate COMMAND`. Prints the state as JSON.
+"""What whoever drives a rollout says, inside the container: `python -m app.cli COMMAND`. Prints the state as JSON.
 
     status             show the state
     begin -            begin the rollout that is described on standard input
@@ -21,10 +21,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app import states
+from app import state_machine
 from app.settings import RolloutSettings
 from app.state_file import StateFile, Unreadable
-from app.states import Change, Refused, Request, Rollout
+from app.state_machine import Change, Refused, Request, Rollout
 from shared.runtime.settings import load_or_exit
 
 REFUSED = 3
@@ -33,7 +33,7 @@ REFUSED = 3
 def _begin(settings: RolloutSettings, now: float) -> Change:
     request = Request.model_validate_json(sys.stdin.buffer.read())
     rollout_id = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-    return lambda state: states.begin(state, request, rollout_id, now, settings.lease_seconds)
+    return lambda state: state_machine.begin(state, request, rollout_id, now, settings.lease_seconds)
 
 
 # The phase that each word ends, once what is there is as the driver says.
@@ -46,7 +46,7 @@ def _look(verb: str, settings: RolloutSettings, file: StateFile, rollout_id: str
     from app.containers import DockerFailed  # pylint: disable=import-outside-toplevel
     from app.readiness import still_missing  # pylint: disable=import-outside-toplevel
 
-    state = file.change(lambda state: states.renew(state, rollout_id, now, settings.lease_seconds))
+    state = file.change(lambda state: state_machine.renew(state, rollout_id, now, settings.lease_seconds))
     try:
         if state.phase == _ENDS[verb] and (lines := still_missing(settings, state)):
             raise Refused("; ".join(lines))
@@ -64,17 +64,17 @@ def _change(arguments: Sequence[str], settings: RolloutSettings, file: StateFile
         _look(verb, settings, file, given, now)
     changes: dict[tuple[str, bool], Change] = {
         ("status", False): lambda state: state,
-        ("restored", False): lambda state: states.restored(state, now),
-        ("renew", True): lambda state: states.renew(state, given, now, lease),
-        ("provisioned", True): lambda state: states.provisioned(state, given, now),
-        ("promoted", True): lambda state: states.promoted(state, given, now),
-        ("abort", True): lambda state: states.abort(state, given, now),
+        ("restored", False): lambda state: state_machine.restored(state, now),
+        ("renew", True): lambda state: state_machine.renew(state, given, now, lease),
+        ("provisioned", True): lambda state: state_machine.provisioned(state, given, now),
+        ("promoted", True): lambda state: state_machine.promoted(state, given, now),
+        ("abort", True): lambda state: state_machine.abort(state, given, now),
     }
     return changes.get((verb, bool(given)))
 
 
 def _print(state: Rollout) -> None:
-    document: dict[str, Any] = states.to_dict(state)
+    document: dict[str, Any] = state_machine.to_dict(state)
     print(json.dumps(document, indent=2))
 
 

@@ -7,15 +7,24 @@ import shutil
 from collections.abc import Mapping
 from typing import Any
 
-from app.records import judge_now, write_record
-from app.samples import Moments, PrometheusSamples
+from app.analysis.model import Policy
+from app.analysis.records import Record, write_record
+from app.analysis.samples import Moments, PrometheusSamples
+from app.analysis.verdict import judge
 from app.settings import RolloutSettings
-from app.states import Rollout
-from app.verdict import Policy
+from app.state_machine import Rollout
 
 log = logging.getLogger(__name__)
 
 _KEPT_ROLLOUTS = 20
+
+
+async def judge_now(
+    source: PrometheusSamples, moments: Moments, policy: Policy, about: Mapping[str, Any] | None = None
+) -> Record:
+    """Return the verdict on a step at `moments.now`, with its samples. Without an answer of Prometheus it is hold."""
+    samples = await source.read(moments)
+    return Record(moments.now, samples, policy, judge(samples, policy), about or {})
 
 
 class Judging:

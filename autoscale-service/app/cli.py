@@ -1,4 +1,4 @@
-"""What an operator does by hand, inside the container: `python -m app.operate COMMAND`.
+"""What an operator does by hand, inside the container: `python -m app.cli COMMAND`.
 
     status               show what the autoscaler knows and wants
     pause | resume       change nothing until resumed; go on

@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from app.samples import Moments, PrometheusSamples
-from app.verdict import Policy, Samples, ServiceCounts, TrackCounts, Verdict, judge
+from app.analysis.model import Policy, Samples, ServiceCounts, TrackCounts, Verdict
 
 # Floats of another machine's mathematics library may differ in the last digits.
 _TOLERANCE = 1e-9
@@ -23,14 +22,6 @@ class Record:
     policy: Policy
     verdict: Verdict
     about: Mapping[str, Any] = field(default_factory=dict)
-
-
-async def judge_now(
-    source: PrometheusSamples, moments: Moments, policy: Policy, about: Mapping[str, Any] | None = None
-) -> Record:
-    """Return the verdict on a step at `moments.now`, with its samples. Without an answer of Prometheus it is hold."""
-    samples = await source.read(moments)
-    return Record(moments.now, samples, policy, judge(samples, policy), about or {})
 
 
 def write_record(folder: Path, record: Record) -> Path:

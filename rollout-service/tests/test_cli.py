@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from app import operate, readiness
+from app import cli, readiness
 from app.containers import Container, Containers, DockerFailed
 from app.state_file import StateFile
-from app.states import SERVICES, Rollout
+from app.state_machine import SERVICES, Rollout
 from shared.testing.fixtures import Lab
 from tests.world import LEASE, NOW, at_step, done, others, promoting, request, stable
 
@@ -31,11 +31,11 @@ def run(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run the command as the container does, at a given time."""
     for name, value in {"PROJECT": "bank", "STATE_DIR": str(tmp_path), "AUTH_JWKS": str(lab.secrets.jwks)}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(operate.time, "time", lambda: NOW)
+    monkeypatch.setattr(cli.time, "time", lambda: NOW)
 
     def command(*arguments: str, given: str = "") -> int:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
-        return operate.main(arguments)
+        return cli.main(arguments)
 
     return command
 
@@ -53,13 +53,13 @@ def test_a_rollout_from_begin_to_done(
     canaries = others("canary", "b")
     monkeypatch.setattr(Containers, "observe", lambda _self: canaries)
     monkeypatch.setattr(readiness, "measured_canaries", lambda _url: {"account-service": 1})
-    assert run("provisioned", rollout) == operate.REFUSED
+    assert run("provisioned", rollout) == cli.REFUSED
     said = capsys.readouterr()
     assert "transaction-service: Prometheus measures 0 of 1 canaries" in said.err
     assert json.loads(said.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
     monkeypatch.setattr(readiness, "measured_canaries", lambda _url: {one.service: 1 for one in canaries})
     canaries[0] = others("canary", "b", healthy=False)[0]
-    assert run("provisioned", rollout) == operate.REFUSED
+    assert run("provisioned", rollout) == cli.REFUSED
     assert "account-service: 0 of 1 canaries are healthy" in capsys.readouterr().err
     canaries[0] = others("canary", "b")[0]
     assert run("provisioned", rollout) == 0 and run("provisioned", rollout) == 0
@@ -74,10 +74,10 @@ def test_the_end_of_a_rollout(
     found = [stable(service, number) for service in SERVICES for number in (1, 2)]
     monkeypatch.setattr(Containers, "observe", lambda _self: found)
     monkeypatch.setattr(Containers, "image_ids", lambda _self, _images: dict.fromkeys(SERVICES, "b"))
-    assert run("promoted", "one") == operate.REFUSED
+    assert run("promoted", "one") == cli.REFUSED
     found += [stable(SERVICES[0], 3, "b"), stable(SERVICES[0], 4, "b"), stable(SERVICES[1], 3, "b")]
     found.append(stable(SERVICES[1], 4, "b", healthy=False))
-    assert run("promoted", "one") == operate.REFUSED
+    assert run("promoted", "one") == cli.REFUSED
     said = capsys.readouterr()
     assert "transaction-service: 1 healthy replicas of the new version stand beside 2 others" in said.err
     assert "account-service" not in said.err.splitlines()[-1] and file.load().phase == "promoting"
@@ -85,7 +85,7 @@ def test_the_end_of_a_rollout(
     assert run("promoted", "one") == 0 and shown(capsys)["phase"] == "done"
     assert run("abort", "because") == 0 and shown(capsys)["serving"] == "previous"
     assert run("restored") == 0 and shown(capsys)["serving"] == "stable"
-    assert run("renew", "one") == operate.REFUSED
+    assert run("renew", "one") == cli.REFUSED
     assert "not under way any more (rolling-back: because)" in capsys.readouterr().err
 
 
@@ -97,13 +97,13 @@ def test_docker_that_does_not_answer_is_no_reason_to_go_on(
 
     file.change(lambda _state: promoting())
     monkeypatch.setattr(Containers, "observe", fail)
-    assert run("promoted", "one") == operate.REFUSED
+    assert run("promoted", "one") == cli.REFUSED
     assert "refused: list containers: timed out" in capsys.readouterr().err and file.load().phase == "promoting"
 
 
 def test_an_abort_does_not_wait_for_what_it_does_not_need() -> None:
     """The clients of Docker and HTTP take as long to load as all the rest."""
-    loaded = "import sys, app.operate; print({'docker', 'httpx', 'requests'} & set(sys.modules))"
+    loaded = "import sys, app.cli; print({'docker', 'httpx', 'requests'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     told = subprocess.run([sys.executable, "-c", loaded], env=environment, capture_output=True, text=True, check=True)
     assert told.stdout == "set()\n"
