@@ -128,10 +128,9 @@ class Bank:
             handler = load(ACCOUNT).consumer.FlagHandler(engine, process.service)
             subject, producer = "bank.transaction.flagged", TRANSACTION
         else:
-            process.service = load(TRANSACTION).service.TransactionService(
-                engine, lab().transaction, None, relay.committed
-            )
-            handler = load(TRANSACTION).consumer.HistoryHandler(process.service)
+            thresholds = lab().transaction.thresholds
+            ingestion = load(TRANSACTION).consumer.EventIngestion(engine, thresholds, relay.committed)
+            handler = load(TRANSACTION).consumer.HistoryHandler(ingestion)
             subject, producer = "bank.>", ACCOUNT
         process.feed = shared.messaging.feed.route(engine, outbox, _TOKEN).endpoint
         source = (

@@ -9,10 +9,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from app import schemas, statements, streaming
-from app.repository import Filter
+from app import schemas, statements
+from app.http import streaming
+from app.http.streaming import Streams
 from app.service import TransactionService
-from app.streaming import Streams
+from app.storage.queries import Filter
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.ids import Identifier

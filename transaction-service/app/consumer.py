@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from app.service import TransactionService
+from app.application.ingestion import EventIngestion
 from shared.messaging.consumer import Handler, Move
 from shared.events import CloudEvent
 
@@ -11,17 +11,17 @@ from shared.events import CloudEvent
 class HistoryHandler(Handler):
     """Adds each event to the history once, whatever the order."""
 
-    def __init__(self, service: TransactionService) -> None:
-        self._service = service
+    def __init__(self, ingestion: EventIngestion) -> None:
+        self._ingestion = ingestion
 
     async def position(self) -> int:
-        return await self._service.position()
+        return await self._ingestion.position()
 
     async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
-        return await self._service.apply(events, move)
+        return await self._ingestion.apply(events, move)
 
     async def rehearse(self, events: Sequence[CloudEvent]) -> None:
-        await self._service.rehearse(events)
+        await self._ingestion.rehearse(events)
 
     async def bury(self, raw: Any, reason: str) -> None:
-        await self._service.bury(raw, reason)
+        await self._ingestion.bury(raw, reason)

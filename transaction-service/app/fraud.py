@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Literal
 
-from app.amounts import Amounts
+from app.domain.amounts import Amounts
 from shared.ids import rfc3339
 
 AMOUNT = "amount"

@@ -6,12 +6,14 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from app import api
-from app.balances import BalanceReader
+from app.application.ingestion import EventIngestion
+from app.application.reconciler import Reconciler
 from app.consumer import HistoryHandler
+from app.http.streaming import Streams
+from app.ledger_client import LedgerClient
 from app.models import outbox
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from app.streaming import Streams
 from shared.messaging import feed
 from shared.prometheus.checks import CHECKED
 from shared.runtime.process import Jobs, Runtime
@@ -22,16 +24,17 @@ def create(settings: TransactionSettings) -> Service:
     """Return the application, ready to be served."""
     runtime = Runtime(settings, outbox)
     secret = settings.service_token.get_secret_value()
-    balances = BalanceReader(settings.account_service_url, secret)
-    service = TransactionService(runtime.engine, settings, balances, runtime.relay.committed)
+    ledger = LedgerClient(settings.account_service_url, secret)
+    ingestion = EventIngestion(runtime.engine, settings.thresholds, runtime.relay.committed)
+    reconciler = Reconciler(runtime.engine, settings, ledger)
     CHECKED.labels("reconciliation").set_to_current_time()
-    measurements: Jobs = {"reconciliation": (settings.reconciliation_seconds, service.reconcile)}
+    measurements: Jobs = {"reconciliation": (settings.reconciliation_seconds, reconciler.reconcile)}
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.>", HistoryHandler(service), measurements, {}):
+        async with runtime.running("bank.>", HistoryHandler(ingestion), measurements, {}):
             yield
-        await balances.close()
+        await ledger.close()
         await runtime.close()
 
     service_app = create_app(
@@ -42,7 +45,7 @@ def create(settings: TransactionSettings) -> Service:
         checks=runtime.checks,
         lifespan=lifespan,
     )
-    service_app.app.state.service = service
+    service_app.app.state.service = TransactionService(runtime.engine, ledger, reconciler)
     service_app.app.state.streams = Streams()
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

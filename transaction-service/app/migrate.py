@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from app.grants import GRANTS
 from app.settings import TransactionSettings
+from app.storage.grants import GRANTS
 from shared.db.migrate import upgrade
 from shared.runtime.settings import load_or_exit
 

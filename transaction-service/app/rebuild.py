@@ -12,9 +12,8 @@ from dataclasses import replace
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.balances import BalanceReader
+from app.application.ingestion import EventIngestion
 from app.consumer import HistoryHandler
-from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.messaging.consumer import Consumer
 from shared.db.database import create_engine
@@ -27,16 +26,16 @@ class RebuildError(Exception):
     """Why the history could not be rebuilt, in words for the person who asked for it."""
 
 
-async def rebuild(service: TransactionService, source: FeedSource, limit: int, report: Callable[[str], object]) -> int:
+async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, report: Callable[[str], object]) -> int:
     """Clear the history and read the feed to its head; return how many events it had.
 
     Raises RebuildError; nothing has been cleared where the feed did not answer in the first place.
     """
-    consumer = Consumer(source, HistoryHandler(service))
+    consumer = Consumer(source, HistoryHandler(ingestion))
     events = 0
     try:
         delivery = await source.receive(0)
-        await service.forget_history()
+        await ingestion.forget_history()
         while delivery.raw:
             # Without a position: that of the running service is not ours to move.
             await consumer.settle(replace(delivery, position=None, after=None))
@@ -62,14 +61,12 @@ def _so_far(events: int) -> str:
 async def _run(settings: TransactionSettings) -> int:
     token = settings.service_token.get_secret_value()
     engine = create_engine(settings.database_url, pool_size=4, name="rebuild")
-    balances = BalanceReader(settings.account_service_url, token)
     source = FeedSource(settings.account_service_url, token, limit=MAX_LIMIT, wait_seconds=0)
     try:
-        service = TransactionService(engine, settings, balances)
-        return await rebuild(service, source, MAX_LIMIT, lambda line: print(f"rebuild: {line}", flush=True))
+        ingestion = EventIngestion(engine, settings.thresholds)
+        return await rebuild(ingestion, source, MAX_LIMIT, lambda line: print(f"rebuild: {line}", flush=True))
     finally:
         await source.close()
-        await balances.close()
         await engine.dispose()
 
 

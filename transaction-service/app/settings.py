@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
-from app import amounts
+from app.domain import amounts
 from app.fraud import Thresholds
 from shared.runtime.settings import ServiceSettings
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from app.completeness import Watermark
+from app.domain.completeness import Watermark
 from shared.ids import rfc3339
 from shared.http.problems import Problem
 

@@ -8,14 +8,16 @@ import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.balances import BalanceReader
-from app.completeness import LedgerAccount, LedgerState
-from app.grants import GRANTS
+from app.application.ingestion import EventIngestion
+from app.application.reconciler import Reconciler
+from app.domain.completeness import LedgerAccount, LedgerState
+from app.domain.reconciliation import Balance
+from app.ledger_client import LedgerClient
 from app.main import create
 from app.models import metadata
-from app.reconciliation import Balance
 from app.service import TransactionService
 from app.settings import TransactionSettings
+from app.storage.grants import GRANTS
 from shared.db.grants import Grants
 from shared.ids import utc_now
 from shared.testing.fixtures import Lab, served_url
@@ -41,7 +43,7 @@ def schema() -> tuple[MetaData, Grants]:
     return metadata, GRANTS
 
 
-class Balances(BalanceReader):
+class Balances(LedgerClient):
     """Account-service's balances, as a test sets them."""
 
     def __init__(self) -> None:
@@ -49,7 +51,7 @@ class Balances(BalanceReader):
         self.found: list[Sequence[Balance]] = []
         self.ledger: dict[str, LedgerAccount] | None = None
 
-    async def pages(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
+    async def balances(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
         """Yield the pages that the test set."""
         for page in self.found:
             yield utc_now(), page
@@ -76,9 +78,21 @@ async def balances() -> AsyncIterator[Balances]:
 
 
 @pytest.fixture
-def service(engine: AsyncEngine, settings: TransactionSettings, balances: Balances) -> TransactionService:
-    """The service."""
-    return TransactionService(engine, settings, balances)
+def service(engine: AsyncEngine, balances: Balances, reconciler: Reconciler) -> TransactionService:
+    """The read side."""
+    return TransactionService(engine, balances, reconciler)
+
+
+@pytest.fixture
+def ingestion(engine: AsyncEngine, settings: TransactionSettings) -> EventIngestion:
+    """What writes events to the history."""
+    return EventIngestion(engine, settings.thresholds)
+
+
+@pytest.fixture
+def reconciler(engine: AsyncEngine, settings: TransactionSettings, balances: Balances) -> Reconciler:
+    """What compares the history with the ledger."""
+    return Reconciler(engine, settings, balances)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.models import entries, flags, outbox, transactions
-from app.repository import Filter
 from app.service import TransactionService
 from app.settings import TransactionSettings
+from app.storage.queries import Filter
 from shared.http.auth import OPERATOR, Caller
 from shared.events import CloudEvent, Event, new_event
 from shared.ids import new_id, rfc3339

@@ -3,10 +3,10 @@
 import httpx
 import pytest
 
-from app.service import TransactionService
+from app.application.ingestion import EventIngestion
 from shared.testing.fixtures import Lab
 from tests.support import Ledger
-from tests.test_api import assert_problem, running  # noqa: F401  # a fixture
+from tests.test_api import assert_problem
 
 # How a stranger's request about bob's things is answered; a path that is not here fails the test.
 STRANGERS = {
@@ -31,10 +31,10 @@ class Bobs:
 
 
 @pytest.fixture
-async def bobs(running: TransactionService, ledger: Ledger) -> Bobs:  # noqa: F811
+async def bobs(ingestion: EventIngestion, ledger: Ledger) -> Bobs:
     """What bob has."""
     bobs = Bobs(ledger)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     return bobs
 
 

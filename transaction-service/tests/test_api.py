@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from app.api import _prefers_csv
-from app.service import TransactionService
+from app.application.ingestion import EventIngestion
 from shared.events import BATCH_MEDIA_TYPE
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
@@ -16,13 +16,6 @@ from shared.http.web import Service
 from tests.support import Ledger
 
 AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
-
-
-@pytest.fixture
-def running(application: Service) -> TransactionService:
-    """The service inside the application."""
-    service: TransactionService = application.app.state.service
-    return service
 
 
 def assert_problem(answer: httpx.Response, status: int, code: str, pointer: str | None = None) -> None:
@@ -35,11 +28,11 @@ def assert_problem(answer: httpx.Response, status: int, code: str, pointer: str 
         assert [error["pointer"] for error in body["errors"]] == [pointer]
 
 
-async def test_history_in_pages(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+async def test_history_in_pages(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices, bobs = ledger.open(), ledger.open("bob")
     made = [ledger.deposit(alices, 100)] + [ledger.move(alices, bobs, 1) for _ in range(4)]
     ledger.deposit(bobs, 5)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
 
     found, cursor, pages = [], None, 0
     while cursor is not None or pages == 0:
@@ -63,11 +56,11 @@ async def test_history_in_pages(client: httpx.AsyncClient, running: TransactionS
 
 
 async def test_somebody_elses_is_not_found(
-    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab
+    client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab
 ):
     bobs = ledger.open("bob")
     made = ledger.deposit(bobs, 5)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     paths = (f"transactions?account_id={bobs}", f"transactions/{made}", f"statements/{bobs}")
     for path in paths:
         assert_problem(await client.get(f"/api/v1/{path}"), 404, "not-found")
@@ -79,12 +72,12 @@ async def test_somebody_elses_is_not_found(
     assert_problem(await client.post("/api/v1/transactions"), 405, "method-not-allowed")
 
 
-async def test_operators_only(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab):
+async def test_operators_only(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
     alices = ledger.open()
     ledger.withdraw(alices, 1_000_000)
     ledger.later(60)
     ledger.withdraw(alices, 10_000_001)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     for path in ("flags", "reconciliation"):
         assert_problem(await client.get(f"/api/v1/{path}"), 403, "forbidden")
     first = (await client.get("/api/v1/flags?limit=1", headers=lab.operator())).json()
@@ -137,12 +130,12 @@ async def test_a_plus_that_was_not_encoded_is_still_one(client: httpx.AsyncClien
         assert answer.status_code == 200, answer.text
 
 
-async def test_statement(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+async def test_statement(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices = ledger.open()
     ledger.deposit(alices, 100)
     ledger.later(86400)
     ledger.withdraw(alices, 30, "=cmd|' /C calc'!A0")
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     day = {"from": "2026-11-21T00:00:00Z", "to": "2026-11-22T01:00:00+01:00"}
     path = f"/api/v1/statements/{alices}"
 
@@ -168,25 +161,25 @@ async def test_statement(client: httpx.AsyncClient, running: TransactionService,
 
 
 async def test_the_default_statement_is_of_this_month(
-    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger
+    client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
 ):
     now = utc_now()
     alices = ledger.open()
     for month in (now.replace(day=1) - timedelta(days=1), now):
         ledger.now = month
         ledger.deposit(alices, 100)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     shown = (await client.get(f"/api/v1/statements/{alices}")).json()
     assert (shown["opening_balance"], shown["closing_balance"], len(shown["entries"])) == (100, 200, 1)
     assert shown["from"] == f"{now:%Y-%m}-01T00:00:00.000000Z"
 
 
 async def test_the_end_of_a_month_is_given_as_the_start_of_the_next(
-    client: httpx.AsyncClient, running: TransactionService, ledger: Ledger
+    client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
 ):
     alices = ledger.open()
     ledger.deposit(alices, 100)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     for end, start in (
         ("2026-12-01T00:00:00Z", "2026-11-01T00:00:00.000000Z"),
         ("2026-12-01T00:00:00+02:00", "2026-10-31T22:00:00.000000Z"),
@@ -209,9 +202,9 @@ WRONG_PERIODS = [
 ]
 
 
-async def test_wrong_periods(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger):
+async def test_wrong_periods(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices = ledger.open()
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     for query, pointer in WRONG_PERIODS:
         answer = await client.get(f"/api/v1/statements/{alices}", params=query)
         assert_problem(answer, 422, "validation-failed", pointer)
@@ -256,9 +249,9 @@ async def test_documentation(client: httpx.AsyncClient):
     assert (await client.get("/docs/transaction-service/")).status_code == 200
 
 
-async def test_inside(client: httpx.AsyncClient, running: TransactionService, ledger: Ledger, lab: Lab):
+async def test_inside(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
     ledger.withdraw(ledger.open(), 10_000_001)
-    await running.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     ready = (await client.get("/health/ready")).json()
     assert ready["checks"] == {"database": "ok", "relay": "ok", "reconciliation": "ok"}
     metrics = (await client.get("/metrics")).text

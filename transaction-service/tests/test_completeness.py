@@ -9,16 +9,18 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import balances as balances_module
-from app import reconciliation
-from app.balances import BalanceReader
-from app.completeness import CLOCK_MARGIN, Extent, LedgerAccount, LedgerState, complete_through, watermark
-from app.extents import extents
+from app import ledger_client as ledger_client_module
+from app.application.ingestion import EventIngestion
+from app.application.reconciler import Reconciler
+from app.domain import reconciliation
+from app.domain.completeness import CLOCK_MARGIN, Extent, LedgerAccount, LedgerState, complete_through, watermark
+from app.domain.reconciliation import Balance
+from app.ledger_client import LedgerClient
 from app.models import checkpoints
-from app.reconciliation import Balance
-from app.repository import Filter
 from app.service import TransactionService
 from app.settings import TransactionSettings
+from app.storage.extents import extents
+from app.storage.queries import Filter
 from shared.events import CloudEvent
 from shared.ids import new_id, utc_now
 from shared.http.problems import Problem
@@ -92,9 +94,15 @@ ARRIVALS = [
 
 @pytest.mark.parametrize(("seqs", "complete"), ARRIVALS)
 async def test_a_statement_is_complete_when_all_has_arrived_that_account_service_has(
-    service: TransactionService, ledger: Ledger, balances: Balances, alices: str, seqs: Sequence[int], complete: bool
+    ingestion: EventIngestion,
+    service: TransactionService,
+    ledger: Ledger,
+    balances: Balances,
+    alices: str,
+    seqs: Sequence[int],
+    complete: bool,
 ):
-    await service.apply([ledger.events[0], *of(ledger, alices, *seqs)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, *seqs)], None)
     assert (await service.statement(ALICE, alices, *AROUND)).complete is complete
     for wanted in (Filter("alice"), Filter("alice", alices)):
         assert (await service.transactions(ALICE, wanted, None, 50)).complete is complete
@@ -105,12 +113,12 @@ async def test_a_statement_is_complete_when_all_has_arrived_that_account_service
 
 
 async def test_the_history_alone_knows_a_period_that_it_goes_well_beyond(
-    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
     ledger.now = NOON + DAY
     ledger.deposit(alices, 400)
     balances.ledger = {alices: LedgerAccount(alices, "alice", "USD", 9)}
-    await service.apply([ledger.events[0], *of(ledger, alices, 1, 2, 3, 4)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 3, 4)], None)
     month = NOON.replace(day=1, hour=0)
 
     async def complete(end: datetime) -> bool:
@@ -123,15 +131,15 @@ async def test_the_history_alone_knows_a_period_that_it_goes_well_beyond(
         found = await service.transactions(ALICE, Filter("alice", alices, end=NOON + MINUTE), None, 50)
         assert found.complete and found.complete_through == NOON + DAY - CLOCK_MARGIN
     # A gap before that makes what follows it worthless.
-    await service.forget_history()
-    await service.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], None)
+    await ingestion.forget_history()
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], None)
     assert not await complete(NOON + DAY - CLOCK_MARGIN)
 
 
 async def test_a_period_that_is_not_over_is_not_complete(
-    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     assert (await service.statement(ALICE, alices, NOON - DAY, None)).complete
     found = await service.statement(ALICE, alices, NOON - DAY, utc_now() + MINUTE)
     assert not found.complete and found.watermark.seq == found.watermark.account_seq == 3
@@ -163,9 +171,9 @@ async def test_an_account_whose_event_has_not_arrived_is_there_and_not_complete(
 
 
 async def test_all_accounts_of_the_bank_together_are_not_known_to_be_complete(
-    service: TransactionService, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     page = await service.transactions(OPERATOR_CALLER, Filter(), None, 50)
     assert len(page.items) == 3 and (page.complete, page.complete_through) == (False, None)
     assert (await service.transactions(OPERATOR_CALLER, Filter(None, alices), None, 50)).complete
@@ -196,64 +204,79 @@ async def reached(engine: AsyncEngine, account: str) -> Extent:
 
 @pytest.mark.usefixtures("stride")
 async def test_what_has_been_counted_is_not_counted_again(
-    service: TransactionService, engine: AsyncEngine, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion,
+    reconciler: Reconciler,
+    engine: AsyncEngine,
+    ledger: Ledger,
+    balances: Balances,
+    alices: str,
 ):
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await service.apply([ledger.events[0], *of(ledger, alices, 1, 3)], None)
-    await service.reconcile()
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 3)], None)
+    await reconciler.reconcile()
     assert await remembered(engine) == []  # not with a gap
     assert await reached(engine, alices) == Extent(1, NOON)
-    await service.apply(of(ledger, alices, 2), None)
-    await service.reconcile()
+    await ingestion.apply(of(ledger, alices, 2), None)
+    await reconciler.reconcile()
     assert await remembered(engine) == [3]
     assert await reached(engine, alices) == Extent(3, NOON + 2 * MINUTE)
 
     for _ in range(4):
         ledger.withdraw(alices, 1)
-    await service.apply(of(ledger, alices, 4, 6), None)
+    await ingestion.apply(of(ledger, alices, 4, 6), None)
     assert await reached(engine, alices) == Extent(4, NOON + 3 * MINUTE)
-    await service.apply(of(ledger, alices, 7), None)
+    await ingestion.apply(of(ledger, alices, 7), None)
     balances.found = [[Balance(alices, "USD", 596, 7, NOON)]]
-    assert [item["kind"] for item in (await service.reconcile())["items"]] == ["gap"]
-    await service.apply(of(ledger, alices, 5), None)
-    assert ((await service.reconcile())["mismatches"], await remembered(engine)) == (0, [3, 7])
+    assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["gap"]
+    await ingestion.apply(of(ledger, alices, 5), None)
+    assert ((await reconciler.reconcile())["mismatches"], await remembered(engine)) == (0, [3, 7])
     balances.found = [[Balance(alices, "USD", 597, 7, NOON)]]
-    assert [item["kind"] for item in (await service.reconcile())["items"]] == ["balance"]
+    assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["balance"]
 
 
 @pytest.mark.usefixtures("stride")
 async def test_a_rebuild_forgets_what_was_counted(
-    service: TransactionService, engine: AsyncEngine, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion,
+    reconciler: Reconciler,
+    engine: AsyncEngine,
+    ledger: Ledger,
+    balances: Balances,
+    alices: str,
 ):
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await service.apply(ledger.events, None)
-    await service.reconcile()
-    await service.forget_history()
+    await ingestion.apply(ledger.events, None)
+    await reconciler.reconcile()
+    await ingestion.forget_history()
     assert await remembered(engine) == []
-    await service.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
     assert (await reached(engine, alices)).seq == 1
 
 
 @pytest.mark.usefixtures("stride")
 async def test_a_checkpoint_without_its_entry_counts_for_nothing(
-    service: TransactionService, owner: AsyncEngine, ledger: Ledger, alices: str
+    ingestion: EventIngestion, owner: AsyncEngine, ledger: Ledger, alices: str
 ):
     # As an older version leaves it behind when it rebuilds.
     async with owner.begin() as connection:
         await connection.execute(checkpoints.insert().values(account_id=alices, seq=3, balance=600))
-    await service.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
     assert (await reached(owner, alices)).seq == 1
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     assert (await reached(owner, alices)).seq == 3
 
 
 @pytest.mark.usefixtures("stride")
 async def test_a_canary_writes_no_checkpoint(
-    engine: AsyncEngine, settings: TransactionSettings, ledger: Ledger, balances: Balances, alices: str
+    ingestion: EventIngestion,
+    engine: AsyncEngine,
+    settings: TransactionSettings,
+    ledger: Ledger,
+    balances: Balances,
+    alices: str,
 ):
-    canary = TransactionService(engine, settings.model_copy(update={"app_track": "canary"}), balances)
+    canary = Reconciler(engine, settings.model_copy(update={"app_track": "canary"}), balances)
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await canary.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     assert (await canary.reconcile())["mismatches"] == 0
     assert await remembered(engine) == []
 
@@ -261,7 +284,7 @@ async def test_a_canary_writes_no_checkpoint(
 # Account-service ------------------------------------------------------------------------------------------------------
 
 
-def reader(answers: list[httpx.Response | Exception], asked: list[httpx.Request]) -> BalanceReader:
+def reader(answers: list[httpx.Response | Exception], asked: list[httpx.Request]) -> LedgerClient:
     def handle(request: httpx.Request) -> httpx.Response:
         asked.append(request)
         answer = answers.pop(0)
@@ -269,7 +292,7 @@ def reader(answers: list[httpx.Response | Exception], asked: list[httpx.Request]
             raise answer
         return answer
 
-    made = BalanceReader("http://account-service", "secret")
+    made = LedgerClient("http://account-service", "secret")
     made._client = httpx.AsyncClient(  # pylint: disable=protected-access
         base_url="http://account-service", transport=httpx.MockTransport(handle)
     )
@@ -308,13 +331,13 @@ async def test_without_an_answer_nobody_asks_again_for_a_while(
 
 
 async def test_an_account_service_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(balances_module, "_SEQ_SECONDS", 0.01)
+    monkeypatch.setattr(ledger_client_module, "_SEQ_SECONDS", 0.01)
 
     async def hang(_request: httpx.Request) -> httpx.Response:
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    asking = BalanceReader("http://account-service", "secret")
+    asking = LedgerClient("http://account-service", "secret")
     asking._client = httpx.AsyncClient(  # pylint: disable=protected-access
         base_url="http://account-service", transport=httpx.MockTransport(hang)
     )

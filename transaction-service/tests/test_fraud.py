@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.amounts import Amounts, parse
+from app.domain.amounts import Amounts, parse
 from app.fraud import Entry, Finding, Thresholds, assess, look_back, velocity_occurrence
 from shared.ids import new_id
 from tests.support import NOON

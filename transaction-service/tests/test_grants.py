@@ -5,8 +5,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.grants import GRANTS
 from app.models import metadata
+from app.storage.grants import GRANTS
 
 _INSUFFICIENT_PRIVILEGE = "42501"
 _FORBIDDEN = [

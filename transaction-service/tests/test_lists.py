@@ -4,14 +4,17 @@ from datetime import timedelta
 
 import pytest
 
-from app.repository import Filter
+from app.application.ingestion import EventIngestion
 from app.service import TransactionService
+from app.storage.queries import Filter
 from shared.ids import new_id
 from shared.http.problems import Problem
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, listed
 
 
-async def test_lists_are_narrowed_by_account_type_and_time(service: TransactionService, ledger: Ledger):
+async def test_lists_are_narrowed_by_account_type_and_time(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
     alices, savings, bobs = ledger.open(), ledger.open(), ledger.open("bob")
     first = ledger.deposit(alices, 100)
     ledger.later(60)
@@ -20,7 +23,7 @@ async def test_lists_are_narrowed_by_account_type_and_time(service: TransactionS
     third = ledger.deposit(bobs, 5)
     ledger.later(60)
     fourth = ledger.move(alices, bobs, 20)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
 
     # A transfer between two of her accounts is one transaction.
     assert await listed(service) == [fourth, second, first]
@@ -40,10 +43,10 @@ async def test_lists_are_narrowed_by_account_type_and_time(service: TransactionS
     assert [[item["id"] for item in page.items] for page in pages] == [[fourth], [second], [first], []]
 
 
-async def test_what_is_nobodys_is_not_found(service: TransactionService, ledger: Ledger):
+async def test_what_is_nobodys_is_not_found(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
     bobs = ledger.open("bob")
     paid = ledger.deposit(bobs, 10)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     for transaction in (paid, new_id()):
         with pytest.raises(Problem, match="not-found"):
             await service.transaction(ALICE, transaction)
@@ -54,7 +57,7 @@ async def test_what_is_nobodys_is_not_found(service: TransactionService, ledger:
 
 
 async def test_statements_of_adjoining_periods_share_nothing_and_lose_nothing(
-    service: TransactionService, ledger: Ledger
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
 ):
     alices = ledger.open()
     for amount in (100, 200, 300):
@@ -62,7 +65,7 @@ async def test_statements_of_adjoining_periods_share_nothing_and_lose_nothing(
         ledger.later(60)
     ledger.later(-61)  # the clock of another replica
     ledger.withdraw(alices, 50)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     times = [NOON - timedelta(days=1), NOON + timedelta(seconds=60), NOON + timedelta(seconds=120), ledger.now]
     times[-1] += timedelta(days=1)
 

@@ -9,8 +9,8 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app import rebuild as rebuild_module
+from app.application.ingestion import EventIngestion
 from app.rebuild import RebuildError, rebuild
-from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.messaging.consumer import Move
 from shared.db.database import create_engine
@@ -38,31 +38,31 @@ def source_of(handle) -> FeedSource:
     return source
 
 
-async def test_a_rebuilt_history_is_the_same(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+async def test_a_rebuilt_history_is_the_same(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     alices, bobs = ledger.open(), ledger.open("bob")
     for amount in (20_000_000, 5, 7):
         ledger.deposit(alices, amount)
         ledger.move(alices, bobs, amount)
     ledger.refuse(alices, bobs, 1)
-    await service.apply(ledger.events, Move(0, len(ledger.events)))
+    await ingestion.apply(ledger.events, Move(0, len(ledger.events)))
     before = await history(engine), await flagged(engine), await told(engine)
     lines: list[str] = []
 
     # While the service goes on.
     count, _ = await asyncio.gather(
-        rebuild(service, feed(ledger.events, 4), 4, lines.append), service.apply(ledger.events[5:9], None)
+        rebuild(ingestion, feed(ledger.events, 4), 4, lines.append), ingestion.apply(ledger.events[5:9], None)
     )
 
     assert count == len(ledger.events) == 15
     assert (await history(engine), await flagged(engine), await told(engine)) == before
-    assert await service.position() == 15
+    assert await ingestion.position() == 15
     assert lines == [f"{events} events so far" for events in (4, 8, 12, 15)]
 
 
-async def test_a_feed_of_nothing_leaves_nothing(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+async def test_a_feed_of_nothing_leaves_nothing(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     ledger.deposit(ledger.open(), 5)
-    await service.apply(ledger.events, None)
-    assert await rebuild(service, feed([], 4), 4, print) == 0
+    await ingestion.apply(ledger.events, None)
+    assert await rebuild(ingestion, feed([], 4), 4, print) == 0
     assert await history(engine) == ([], [])
 
 
@@ -71,16 +71,16 @@ async def test_a_feed_of_nothing_leaves_nothing(service: TransactionService, led
     [(httpx.Response(401), "answered 401"), (httpx.Response(200, text="<html>"), "does not answer")],
 )
 async def test_a_feed_that_does_not_answer_costs_nothing(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine, answer: httpx.Response, why: str
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, answer: httpx.Response, why: str
 ):
     ledger.deposit(ledger.open(), 5)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     with pytest.raises(RebuildError, match=why):
-        await rebuild(service, source_of(lambda request: answer), 4, print)
+        await rebuild(ingestion, source_of(lambda request: answer), 4, print)
     assert len((await history(engine))[1]) == 2
 
 
-async def test_a_feed_that_breaks_off_says_how_far_it_came(service: TransactionService, ledger: Ledger):
+async def test_a_feed_that_breaks_off_says_how_far_it_came(ingestion: EventIngestion, ledger: Ledger):
     ledger.deposit(ledger.open(), 5)
     whole = feed(ledger.events, 2)
     answers = whole.receive
@@ -92,7 +92,7 @@ async def test_a_feed_that_breaks_off_says_how_far_it_came(service: TransactionS
 
     whole.receive = break_off  # type: ignore[method-assign]
     with pytest.raises(RebuildError, match="after 2 events; run it again"):
-        await rebuild(service, whole, 2, print)
+        await rebuild(ingestion, whole, 2, print)
 
 
 def test_the_command_ends_with_one_line(
@@ -108,7 +108,7 @@ def test_the_command_ends_with_one_line(
 
 async def test_a_database_without_tables_is_said_in_one_line(settings: TransactionSettings, lab: Lab):
     engine = create_engine(settings.database_url)
-    service = TransactionService(engine, settings, None)  # type: ignore[arg-type]
+    ingestion = EventIngestion(engine, settings.thresholds)
     with pytest.raises(RebuildError, match="^the database does not do its part: [^\n]+$"):
-        await rebuild(service, feed([], 4), 4, print)
+        await rebuild(ingestion, feed([], 4), 4, print)
     await engine.dispose()

@@ -6,13 +6,15 @@ from datetime import timedelta
 import httpx
 import pytest
 
-from app.balances import BalanceReader
+from app.application.ingestion import EventIngestion
+from app.application.reconciler import Reconciler
+from app.domain.reconciliation import Balance, History, Surplus, compare
+from app.ledger_client import LedgerClient
 from app.prometheus import MISMATCHES
-from app.reconciliation import Balance, History, Surplus, compare
 from app.service import TransactionService
+from shared.ids import new_id, utc_now
 from shared.http.problems import Problem
 from shared.prometheus.registry import REGISTRY
-from shared.ids import new_id, utc_now
 from tests.conftest import Balances
 from tests.support import ALICE, NOON, OPERATOR_CALLER, Ledger
 
@@ -51,27 +53,31 @@ def balances_of(ledger: Ledger, updated_at=NOON) -> list[Balance]:
     return [Balance(id_, "USD", chain[-1], len(chain) - 1, updated_at) for id_, chain in ledger.balances.items()]
 
 
-async def test_a_history_that_is_whole(service: TransactionService, balances: Balances, ledger: Ledger):
+async def test_a_history_that_is_whole(
+    ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
+):
     alices, bobs = ledger.open(), ledger.open("bob")
     ledger.deposit(alices, 100)
     ledger.move(alices, bobs, 40)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     balances.found = [balances_of(ledger)[:2], [*balances_of(ledger)[2:], Balance(new_id(), "USD", 0, 0, NOON)]]
 
-    result = await service.reconcile()
+    result = await reconciler.reconcile()
 
     assert (result["checked"], result["mismatches"], result["pending"], result["items"]) == (4, 0, 0, [])
     assert MISMATCHES._value.get() == 0  # pylint: disable=protected-access
 
 
-async def test_what_is_missing_is_told(service: TransactionService, balances: Balances, ledger: Ledger):
+async def test_what_is_missing_is_told(
+    ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
+):
     alices = ledger.open()
     for amount in (100, 200, 300):
         ledger.deposit(alices, amount)
     opened, _, first, _, second, _, third = ledger.events
-    await service.apply([opened, first, third], None)
+    await ingestion.apply([opened, first, third], None)
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    found = await service.reconcile()
+    found = await reconciler.reconcile()
     assert found["items"] == [
         {
             **{"account_id": alices, "kind": "gap", "seq": 3, "account_service_seq": 3},
@@ -82,16 +88,16 @@ async def test_what_is_missing_is_told(service: TransactionService, balances: Ba
     checked = REGISTRY.get_sample_value("bank_check_completed_timestamp_seconds", {"check": "reconciliation"})
     assert checked is not None and 0 <= time.time() - checked < 10
 
-    await service.apply([second], None)
-    assert (await service.reconcile())["mismatches"] == 0
+    await ingestion.apply([second], None)
+    assert (await reconciler.reconcile())["mismatches"] == 0
     balances.found = [[Balance(alices, "USD", 700, 4, NOON)]]
-    assert (await service.reconcile())["items"][0]["kind"] == "missing-entries"
+    assert (await reconciler.reconcile())["items"][0]["kind"] == "missing-entries"
     balances.found = [[Balance(alices, "USD", 700, 4, utc_now())]]
-    assert ((found := await service.reconcile())["mismatches"], found["pending"]) == (0, 1)
+    assert ((found := await reconciler.reconcile())["mismatches"], found["pending"]) == (0, 1)
 
 
 async def test_entries_newer_than_the_answer_are_no_mismatch(
-    service: TransactionService, balances: Balances, ledger: Ledger
+    ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
 ):
     ledger.now = utc_now()
     alices = ledger.open()
@@ -99,16 +105,16 @@ async def test_entries_newer_than_the_answer_are_no_mismatch(
     answered = balances_of(ledger)
     ledger.withdraw(alices, 30)
     ledger.withdraw(alices, 30)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     balances.found = [answered]
-    assert (await service.reconcile())["mismatches"] == 0
+    assert (await reconciler.reconcile())["mismatches"] == 0
     balances.found = [[Balance(alices, "USD", 99, 1, utc_now())]]
-    assert (await service.reconcile())["items"][0]["kind"] == "balance"
+    assert (await reconciler.reconcile())["items"][0]["kind"] == "balance"
 
 
-async def test_at_most_a_hundred_mismatches_are_listed(service: TransactionService, balances: Balances):
+async def test_at_most_a_hundred_mismatches_are_listed(reconciler: Reconciler, balances: Balances):
     balances.found = [[Balance(new_id(), "USD", 1, 1, NOON) for _ in range(60)] for _ in range(2)]
-    result = await service.reconcile()
+    result = await reconciler.reconcile()
     assert (result["checked"], result["mismatches"], len(result["items"])) == (120, 120, 100)
 
 
@@ -119,8 +125,8 @@ async def test_only_operators_ask_for_it(service: TransactionService, balances: 
     assert (await service.reconciliation(OPERATOR_CALLER))["checked"] == 0
 
 
-def reader(handle) -> BalanceReader:
-    made = BalanceReader("http://account-service", "secret")
+def reader(handle) -> LedgerClient:
+    made = LedgerClient("http://account-service", "secret")
     made._client = httpx.AsyncClient(  # pylint: disable=protected-access
         base_url="http://account-service", transport=httpx.MockTransport(handle)
     )
@@ -135,14 +141,16 @@ async def test_the_pages_of_account_service_are_read_to_the_end():
         page = {"items": [{**item, "id": "b" if last else "a"}], "next_cursor": None if last else "next"}
         return httpx.Response(200, json=page)
 
-    found = [balance async for _, page in reader(handle).pages() for balance in page]
+    found = [balance async for _, page in reader(handle).balances() for balance in page]
     assert [balance.id for balance in found] == ["a", "b"]
     assert found[0].updated_at == NOON
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(401), httpx.Response(200, text="<html>")])
-async def test_an_answer_of_another_kind_is_unavailable(service: TransactionService, answer: httpx.Response):
-    service._balances = reader(lambda request: answer)  # pylint: disable=protected-access
+async def test_an_answer_of_another_kind_is_unavailable(
+    reconciler: Reconciler, service: TransactionService, answer: httpx.Response
+):
+    reconciler._ledger = reader(lambda request: answer)  # pylint: disable=protected-access
     with pytest.raises(Problem) as refused:
-        await service.reconcile()
+        await reconciler.reconcile()
     assert (refused.value.code, refused.value.headers["Retry-After"]) == ("unavailable", "1")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 import pytest
 
-from app.completeness import Watermark
+from app.domain.completeness import Watermark
 from app.statements import (
     MAX_PERIOD,
     CsvFormat,

@@ -11,11 +11,13 @@ import orjson
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import repository, streaming
-from app.completeness import LedgerAccount
+from app.application.ingestion import EventIngestion
+from app.domain.completeness import LedgerAccount
+from app.http import streaming
+from app.http.streaming import Streams, respond
 from app.service import TransactionService
 from app.statements import CsvFormat, JsonFormat, Line
-from app.streaming import Streams, respond
+from app.storage import queries
 from shared.http.problems import Problem
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
@@ -29,17 +31,17 @@ AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 @pytest.fixture(autouse=True)
 def page(monkeypatch: pytest.MonkeyPatch) -> int:
     """Five entries are a page."""
-    monkeypatch.setattr(repository, "PAGE", 5)
+    monkeypatch.setattr(queries, "PAGE", 5)
     return 5
 
 
 @pytest.fixture
-async def alices(service: TransactionService, ledger: Ledger, balances: Balances) -> str:
+async def alices(ingestion: EventIngestion, ledger: Ledger, balances: Balances) -> str:
     """An account with a few pages of entries."""
     account = ledger.open()
     for number in range(ENTRIES):
         ledger.deposit(account, 10 + number, f"salary {number}")
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     balances.ledger = {account: LedgerAccount(account, "alice", "USD", ENTRIES)}
     return account
 
@@ -47,7 +49,7 @@ async def alices(service: TransactionService, ledger: Ledger, balances: Balances
 @pytest.fixture
 async def client(application: Service, balances: Balances, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the application, which knows the ledger that the test set."""
-    application.app.state.service._balances = balances  # pylint: disable=protected-access
+    application.app.state.service._ledger = balances  # pylint: disable=protected-access
     transport = httpx.ASGITransport(app=application)
     async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
         yield client
@@ -141,7 +143,7 @@ def sender(service: TransactionService, alices: str) -> Sender:
     return Sender(service, alices)
 
 
-async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, service: TransactionService, ledger: Ledger):
+async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, ingestion: EventIngestion, ledger: Ledger):
     def post() -> None:
         ledger.deposit(sender.account, 1)
 
@@ -149,16 +151,16 @@ async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, service
     await sender.send(connection)
     assert len(orjson.loads(connection.body)["entries"]) == ENTRIES and connection.ended
 
-    posted = Connection(lambda: service.apply(ledger.events, None))
+    posted = Connection(lambda: ingestion.apply(ledger.events, None))
     await sender.send(posted)
     assert len(orjson.loads(posted.body)["entries"]) == ENTRIES
 
 
 @pytest.mark.parametrize("form", [JsonFormat, CsvFormat])
 async def test_one_that_is_cut_off_does_not_look_whole(
-    sender: Sender, service: TransactionService, form: type[JsonFormat | CsvFormat]
+    sender: Sender, ingestion: EventIngestion, form: type[JsonFormat | CsvFormat]
 ):
-    rebuilt = Connection(service.forget_history)
+    rebuilt = Connection(ingestion.forget_history)
     await sender.send(rebuilt, form)
     assert rebuilt.sent[0]["status"] == 200 and not rebuilt.ended
     with pytest.raises(orjson.JSONDecodeError):

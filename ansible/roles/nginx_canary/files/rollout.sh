@@ -43,7 +43,10 @@ operate() {
         return 1
     fi
     # What a container prints, and how long it takes for that, is up to whoever is in it.
-    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.cli "$@" |
+    # Releases up to 2026-11 call the module app.operate; one of them may be what runs.
+    # shellcheck disable=SC2016  # the container's shell expands it
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" \
+        sh -c 'if [ -e app/cli.py ]; then exec python -m app.cli "$@"; fi; exec python -m app.operate "$@"' cli "$@" |
         head --bytes=1000000
 }
 

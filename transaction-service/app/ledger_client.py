@@ -9,8 +9,8 @@ from datetime import datetime
 import httpx
 from pydantic import AwareDatetime, BaseModel, ValidationError
 
-from app.completeness import LedgerAccount, LedgerState
-from app.reconciliation import Balance
+from app.domain.completeness import LedgerAccount, LedgerState
+from app.domain.reconciliation import Balance
 from shared.ids import utc_now
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ class _Seqs(BaseModel):
     more: bool
 
 
-class BalanceReader:
+class LedgerClient:
     """A client of account-service's `/internal/balances` and `/internal/seqs`."""
 
     def __init__(self, url: str, token: str) -> None:
         self._client = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS)
         self._silent_until = 0.0
 
-    async def pages(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
+    async def balances(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
         """Yield pages of balances, each with the time just before it was asked for.
 
         Raises httpx.HTTPError or pydantic.ValidationError when account-service does not answer as it should.

@@ -10,9 +10,9 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.completeness import Extent
+from app.domain.completeness import Extent
+from app.domain.reconciliation import Checkpoint, History, Surplus
 from app.models import checkpoints, entries
-from app.reconciliation import Checkpoint, History, Surplus
 from shared.db.database import any_of, bulk_insert_new
 
 _IS_POSTED = entries.c.seq.is_not(None)

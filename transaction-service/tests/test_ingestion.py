@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import service as service_module
-from app.balances import BalanceReader
+from app.application import ingestion as ingestion_module
+from app.application.ingestion import EventIngestion
 from app.consumer import HistoryHandler
 from app.models import inbox, metadata
 from app.prometheus import FLAGS
@@ -33,11 +33,11 @@ def changed(event: CloudEvent, **data: Any) -> CloudEvent:
     return event.model_copy(update={"id": new_id(), "data": {**event.data, **data}})
 
 
-async def test_two_entries_are_one_transaction(service: TransactionService, ledger: Ledger):
+async def test_two_entries_are_one_transaction(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
     alices, bobs = ledger.open(), ledger.open("bob")
     ledger.deposit(alices, 100)
     paid = ledger.move(alices, bobs, 30, reference="rent")
-    new = await service.apply(ledger.events, None)
+    new = await ingestion.apply(ledger.events, None)
 
     assert new == {event.id for event in ledger.events}
     shown = await service.transaction(ALICE, paid)
@@ -54,24 +54,26 @@ async def test_two_entries_are_one_transaction(service: TransactionService, ledg
     assert [entry["seq"] for entry in (await service.transaction(OPERATOR_CALLER, paid))["entries"]] == [2, 1]
 
 
-async def test_one_entry_alone_is_enough(service: TransactionService, ledger: Ledger):
+async def test_one_entry_alone_is_enough(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
     alices, bobs = ledger.open(), ledger.open("bob")
     paid = ledger.move(alices, bobs, 30)
     opened, _, debit, credit = ledger.events
     for alone in (credit, debit):
-        await service.apply([opened, alone], None)
+        await ingestion.apply([opened, alone], None)
         shown = await service.transaction(OPERATOR_CALLER, paid)
         assert (shown["from_account"], shown["to_account"], shown["amount"]) == (alices, bobs, 30)
     assert len(shown["entries"]) == 2
 
 
-async def test_a_refusal_is_listed_for_its_account_only(service: TransactionService, ledger: Ledger):
+async def test_a_refusal_is_listed_for_its_account_only(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
     alices, bobs = ledger.open(), ledger.open("bob")
     refused = ledger.refuse(alices, bobs, 500)
     held = ledger.refuse(alices, ledger.cash, 70, "hold")
     credited = ledger.refuse(alices, ledger.cash, 5, "deposit")
     returned = ledger.refuse(alices, ledger.cash, 6, "reversal", "credit")
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
 
     shown = await service.transaction(ALICE, refused)
     assert (shown["status"], shown["code"], shown["entries"]) == ("refused", "insufficient-funds", [])
@@ -87,22 +89,24 @@ async def test_a_refusal_is_listed_for_its_account_only(service: TransactionServ
 
 
 async def test_other_events_leave_no_trace_and_are_claimed(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     ledger.open()
     others = [
         ledger.events[0].model_copy(update={"id": new_id(), "type": type_, "data": {"transaction_id": ["x"]}})
         for type_ in ("bank.hold.placed", "bank.transaction.flagged", "bank.something.new")
     ]
-    assert len(await service.apply(others, None)) == 3
-    assert await service.apply(others, None) == set()
+    assert len(await ingestion.apply(others, None)) == 3
+    assert await ingestion.apply(others, None) == set()
     assert await history(engine) == ([], [])
 
 
-async def test_an_account_is_known_from_any_of_its_events(service: TransactionService, ledger: Ledger):
+async def test_an_account_is_known_from_any_of_its_events(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
     alices = ledger.open()
     frozen = ledger.events[0].model_copy(update={"id": new_id(), "type": "bank.account.frozen"})
-    await service.apply([frozen], None)
+    await ingestion.apply([frozen], None)
     assert (await service.statement(ALICE, alices, None, None)).currency == "USD"
 
 
@@ -118,7 +122,7 @@ async def test_an_account_is_known_from_any_of_its_events(service: TransactionSe
     ],
 )
 async def test_poison_is_set_aside_and_stops_nobody(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine, wrong: dict[str, Any]
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, wrong: dict[str, Any]
 ):
     alices = ledger.open()
     ledger.deposit(alices, 100)
@@ -132,56 +136,56 @@ async def test_poison_is_set_aside_and_stops_nobody(
             assert raw["id"] == poison.id and reason
 
     raw = [event.model_dump(mode="json", exclude_none=True) for event in (*ledger.events, poison)]
-    consumer = Consumer(Source(), HistoryHandler(service), pause=nothing)  # type: ignore[arg-type]
+    consumer = Consumer(Source(), HistoryHandler(ingestion), pause=nothing)  # type: ignore[arg-type]
     await consumer.settle(Delivery(raw, 4, 0, nothing, nothing))
 
-    assert await service.position() == 4
+    assert await ingestion.position() == 4
     assert len((await history(engine))[1]) == 2
     async with engine.connect() as connection:
         assert (await connection.scalars(select(inbox.dead_letters.c.event_id))).all() == [poison.id]
 
 
 async def test_the_position_moves_with_the_effect_or_not_at_all(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     ledger.deposit(ledger.open(), 100)
-    await service.apply(ledger.events[:1], Move(0, 1))
-    assert await service.position() == 1
+    await ingestion.apply(ledger.events[:1], Move(0, 1))
+    assert await ingestion.position() == 1
     with pytest.raises(Overtaken):
-        await service.apply(ledger.events, Move(0, 3))
+        await ingestion.apply(ledger.events, Move(0, 3))
     assert await history(engine) == ([], [])
-    await service.apply(ledger.events, Move(1, 3))
-    assert await service.position() == 3 and len((await history(engine))[1]) == 2
+    await ingestion.apply(ledger.events, Move(1, 3))
+    assert await ingestion.position() == 3 and len((await history(engine))[1]) == 2
 
 
 async def test_replicas_that_get_the_same_events_add_them_once(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     one, other = ledger.open(), ledger.open()
     for _ in range(30):
         ledger.move(one, other, 1_000_000)
         one, other = other, one
     shuffled = [random.Random(seed).sample(ledger.events, len(ledger.events)) for seed in range(6)]
-    new = await asyncio.gather(*(service.apply(events, None) for events in shuffled))
+    new = await asyncio.gather(*(ingestion.apply(events, None) for events in shuffled))
     assert sorted(event for ids in new for event in ids) == sorted(event.id for event in ledger.events)
     assert len((await history(engine))[1]) == 60
     assert len(events := await told(engine)) == len({event["id"] for event in events}) > 30
 
 
 async def test_entries_that_only_together_mean_something_are_seen_by_one_of_the_replicas(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     for _ in range(20):
         ledger.withdraw(alices, 1)
     payments = [event for event in ledger.events if event.subject == alices][1:]
-    await asyncio.gather(*(service.apply([event], None) for event in payments))
+    await asyncio.gather(*(ingestion.apply([event], None) for event in payments))
     assert [rule for rule, _, _ in await flagged(engine)] == ["velocity"]
 
 
 async def test_a_conflict_between_replicas_is_tried_again(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     ledger.open()
     claim, calls = inbox.claim, []
@@ -193,27 +197,27 @@ async def test_a_conflict_between_replicas_is_tried_again(
         return await claim(connection, event_ids, now)
 
     monkeypatch.setattr(inbox, "claim", conflicting)
-    monkeypatch.setattr(service_module, "is_retryable", lambda error: True)
-    assert len(await service.apply(ledger.events, None)) == 1
+    monkeypatch.setattr(ingestion_module, "is_retryable", lambda error: True)
+    assert len(await ingestion.apply(ledger.events, None)) == 1
     calls.clear()
-    monkeypatch.setattr(service_module, "is_retryable", lambda error: False)
+    monkeypatch.setattr(ingestion_module, "is_retryable", lambda error: False)
     with pytest.raises(Exception, match="this is no SQL"):
-        await service.apply(ledger.events, None)
+        await ingestion.apply(ledger.events, None)
     assert await history(engine) == ([], [])
 
 
 async def test_a_rehearsal_does_all_the_work_and_leaves_nothing(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     alices = ledger.open()
     ledger.withdraw(alices, 10_000_001)
-    handler = HistoryHandler(service)
+    handler = HistoryHandler(ingestion)
     await handler.rehearse(ledger.events)
     assert await history(engine) == ([], []) and await flagged(engine) == set() and await told(engine) == []
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     before = await history(engine), await flagged(engine), await told(engine)
     # Stable has processed them before: it is all done again, or a bug in it would not show.
-    monkeypatch.setattr(service_module.fraud, "assess", lambda *_: 1 // 0)
+    monkeypatch.setattr(ingestion_module.fraud, "assess", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         await handler.rehearse(ledger.events)
     assert (await history(engine), await flagged(engine), await told(engine)) == before
@@ -222,13 +226,15 @@ async def test_a_rehearsal_does_all_the_work_and_leaves_nothing(
 # Flags ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_finding_is_told_once(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+async def test_a_finding_is_told_once(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger, engine: AsyncEngine
+):
     alices = ledger.open()
     paid = ledger.withdraw(alices, 10_000_001)
     before = FLAGS.labels("large-amount")._value.get()  # pylint: disable=protected-access
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     again = [event.model_copy(update={"id": new_id()}) for event in ledger.events]
-    await service.apply(again, None)
+    await ingestion.apply(again, None)
 
     (event,) = await told(engine)
     assert event["type"] == "bank.transaction.flagged" and event["subject"] == alices
@@ -241,30 +247,32 @@ async def test_a_finding_is_told_once(service: TransactionService, ledger: Ledge
     assert FLAGS.labels("large-amount")._value.get() == before + 1  # pylint: disable=protected-access
 
 
-async def test_the_banks_own_account_is_never_flagged(service: TransactionService, ledger: Ledger, engine: AsyncEngine):
+async def test_the_banks_own_account_is_never_flagged(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     alices = ledger.open()
     ledger.deposit(alices, 50_000_000)
-    await service.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, None)
     assert await flagged(engine) == set()
 
 
 async def test_an_account_that_is_heard_of_late_is_assessed_then(
-    service: TransactionService, ledger: Ledger, engine: AsyncEngine
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
     paid = ledger.withdraw(alices, 10_000_001)
-    await service.apply(ledger.events[1:], None)
+    await ingestion.apply(ledger.events[1:], None)
     assert await flagged(engine) == set()
-    await service.apply(ledger.events[:1], None)
+    await ingestion.apply(ledger.events[:1], None)
     assert await flagged(engine) == {("large-amount", alices, paid)}
 
 
-async def test_flags_are_listed_newest_first_in_pages_for_operators(service: TransactionService, ledger: Ledger):
+async def test_flags_are_listed_newest_first_in_pages_for_operators(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
     alices, bobs = ledger.open(), ledger.open("bob")
     for account in (alices, bobs, alices):
         ledger.withdraw(account, 1_000_000)
         ledger.later(3600)
-        await service.apply(ledger.events, None)
+        await ingestion.apply(ledger.events, None)
     with pytest.raises(Problem, match="forbidden"):
         await service.flags(ALICE, None, None, 50)
     found = await service.flags(OPERATOR_CALLER, None, None, 50)
@@ -306,9 +314,9 @@ async def history_after(
     async with write_transaction(engine) as connection:
         for table in metadata.tables.values():
             await connection.execute(delete(table))
-    service = TransactionService(engine, settings, BalanceReader("http://127.0.0.1:9", ""))
+    ingestion = EventIngestion(engine, settings.thresholds)
     for batch in batches:
-        await service.apply(batch, None)
+        await ingestion.apply(batch, None)
     announced = [(one["data"]["rule"], one["subject"], one["id"]) for one in await told(engine)]
     found = await flagged(engine)
     assert len(announced) == len(found)

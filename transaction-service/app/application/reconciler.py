@@ -1,0 +1,99 @@
+"""Compares the history of every account with account-service's balances, and keeps what has been counted."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import httpx
+from pydantic import ValidationError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.domain.reconciliation import PENDING, Balance, History, compare
+from app.ledger_client import LedgerClient
+from app.prometheus import MISMATCHES
+from app.settings import TransactionSettings
+from app.storage import extents
+from shared.http import problems
+from shared.db.database import write_transaction
+from shared.ids import rfc3339, utc_now
+from shared.prometheus.checks import CHECKED
+
+log = logging.getLogger(__name__)
+
+_LISTED_MISMATCHES = 100
+
+
+class Reconciler:
+    """Reconciles the history with the ledger, page by page."""
+
+    def __init__(self, engine: AsyncEngine, settings: TransactionSettings, ledger: LedgerClient) -> None:
+        self._engine = engine
+        self._settings = settings
+        self._ledger = ledger
+
+    async def reconcile(self) -> dict[str, Any]:
+        """Compare the history of every account with account-service's balance, and measure the mismatches.
+
+        Raises Problem (unavailable) when account-service does not answer.
+        """
+        checked = pending = mismatches = 0
+        listed: list[dict[str, Any]] = []
+        try:
+            async for asked_at, balances in self._ledger.balances():
+                for item in await self._compare(asked_at, balances):
+                    checked += 1
+                    pending += item["kind"] == PENDING
+                    if item["kind"] not in (None, PENDING):
+                        mismatches += 1
+                        listed.append(item)
+                del listed[_LISTED_MISMATCHES:]
+        except (httpx.HTTPError, ValidationError) as error:
+            log.warning("cannot read account-service's balances: %r", error)
+            raise problems.unavailable("account-service does not tell its balances; try again.") from error
+        MISMATCHES.set(mismatches)
+        CHECKED.labels("reconciliation").set_to_current_time()
+        return {
+            "checked": checked,
+            "mismatches": mismatches,
+            "pending": pending,
+            "items": listed,
+            "checked_at": rfc3339(utc_now()),
+        }
+
+    async def _compare(self, asked_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
+        grace = timedelta(seconds=self._settings.reconciliation_grace_seconds)
+        async with self._engine.connect() as connection:
+            ours = await extents.histories(connection, [balance.id for balance in balances])
+            ahead = {
+                balance.id: balance.seq
+                for balance in balances
+                if balance.id in ours and ours[balance.id].seq > balance.seq
+            }
+            surpluses = await extents.surpluses(connection, ahead)
+        await self._add_checkpoints(ours)
+        compared = []
+        for balance in balances:
+            history = ours.get(balance.id, History())
+            compared.append(
+                {
+                    "account_id": balance.id,
+                    "kind": compare(balance, history, surpluses.get(balance.id), asked_at, grace),
+                    "seq": history.seq,
+                    "account_service_seq": balance.seq,
+                    "balance": history.balance,
+                    "account_service_balance": balance.balance,
+                }
+            )
+        return compared
+
+    async def _add_checkpoints(self, histories: Mapping[str, History]) -> None:
+        """Remember what has been counted; a canary changes nothing."""
+        wanted = {id_: found for id_, each in histories.items() if (found := each.next_checkpoint) is not None}
+        if not wanted or self._settings.app_track == "canary":
+            return
+        async with write_transaction(self._engine) as connection:
+            # Once more: a rebuild may have begun since.
+            here = await extents.extents(connection, list(wanted))
+            sound = {id_: each for id_, each in wanted.items() if here[id_].seq >= each.seq}
+            await extents.add_checkpoints(connection, sound)

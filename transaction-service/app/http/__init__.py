@@ -1,0 +1,1 @@
+"""HTTP responses that need more than an endpoint of app.api."""

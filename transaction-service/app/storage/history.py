@@ -1,0 +1,56 @@
+"""SQL that writes the history and the flags, and clears the history before a rebuild."""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import delete, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.domain.projection import Projection
+from app.fraud import Finding
+from app.models import accounts, checkpoints, entries, flags, inbox, transactions
+from shared.db.database import bulk_insert_new, is_postgres
+
+# In the order in which consumers write to them, so that nobody waits in a circle.
+_PROJECTION = (inbox.seen, transactions, accounts, entries, checkpoints)
+
+
+async def add(connection: AsyncConnection, projection: Projection) -> set[str]:
+    """Write the rows that are not there yet, in key order so that replicas do not deadlock; return new accounts."""
+    await bulk_insert_new(connection, transactions, _in_order(projection.transactions))
+    new_accounts = await bulk_insert_new(connection, accounts, _in_order(projection.accounts))
+    await bulk_insert_new(connection, entries, _in_order(projection.entries))
+    return {row.id for row in new_accounts}
+
+
+def _in_order(rows: Mapping[Any, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [rows[key] for key in sorted(rows)]
+
+
+async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], now: datetime) -> set[str]:
+    """Write the findings that are not there yet; return their ids."""
+    rows = [
+        {
+            "id": finding.event_id,
+            "transaction_id": finding.transaction_id,
+            "account_id": finding.account_id,
+            "rule": finding.rule,
+            "occurrence": finding.occurrence,
+            "score": finding.score,
+            "action": finding.action,
+            "created_at": now,
+        }
+        for finding in findings
+    ]
+    return {row.id for row in await bulk_insert_new(connection, flags, rows)}
+
+
+async def clear(connection: AsyncConnection) -> None:
+    """Forget the history and which events made it; flags and positions stay."""
+    if is_postgres(connection):
+        names = ", ".join(table.name for table in _PROJECTION)
+        await connection.execute(text(f"TRUNCATE {names}"))  # names of models, never input
+        return
+    for table in _PROJECTION:
+        await connection.execute(delete(table))
