@@ -1,1 +1,1 @@
-"""rollout-service: judges a canary on the host that carries it, and takes it back by itself."""
+"""rollout-service: analyzes a canary on its host, and rolls it back when it is worse than stable."""

@@ -1,4 +1,4 @@
-"""The HTTP side of rollout-service: its state, for people and pages. What changes it is app/cli.py."""
+"""The HTTP API of rollout-service: reads the state only; app/cli.py changes it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,19 +12,19 @@ from app.analysis.model import REASONS
 from app.state_file import StateFile
 from app.state_machine import Rollout
 
-_MOST_SHOWN = 10
+_MAX_EVENTS = 10
 
 
 async def status(request: Request) -> Response:
-    """Return the state; inside the network `monitoring` anybody may see it."""
+    """Return the state, without authentication: only the network `monitoring` reaches this route."""
     file: StateFile = request.app.state.file
     return JSONResponse(state_machine.to_dict(file.load()))
 
 
-def shown(state: Rollout) -> dict[str, Any]:
-    """Return what anybody may see: where the rollout is and how it got there, the newest first.
+def public_view(state: Rollout) -> dict[str, Any]:
+    """Return what unauthenticated clients may see: phase, weight, verdict, and the latest events, newest first.
 
-    Of the reasons only those of verdicts: the others name people, or are what a person wrote.
+    Reasons are limited to those of verdicts: others contain names or an operator's text.
     """
     verdict = {"verdict": state.verdict["verdict"], "reason": state.verdict["reason"]} if state.verdict else None
     return {
@@ -36,13 +36,13 @@ def shown(state: Rollout) -> dict[str, Any]:
         "serving": state.serving,
         "outcome": state.outcome,
         "verdict": verdict,
-        "history": [_note(note) for note in reversed(state.history[-_MOST_SHOWN:])],
+        "history": [_public_event(event) for event in reversed(state.history[-_MAX_EVENTS:])],
     }
 
 
-def _note(note: Mapping[str, Any]) -> dict[str, Any]:
-    reason = note["reason"] if note["reason"] in REASONS else ""
-    return {"at": note["at"], "phase": note["phase"], "weight": note["weight"], "reason": reason}
+def _public_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    reason = event["reason"] if event["reason"] in REASONS else ""
+    return {"at": event["at"], "phase": event["phase"], "weight": event["weight"], "reason": reason}
 
 
 ROUTES = [Route("/status", status)]

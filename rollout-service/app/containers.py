@@ -1,6 +1,6 @@
-"""What a rollout has to do with Docker: see what runs, and remove what must not.
+"""The replicas of the compose project: list them, and stop and remove some.
 
-It all goes through a socket proxy (app/docker_proxy.py). Calls block.
+Calls go through the socket proxy (app/docker_proxy.py), and block.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,13 +19,13 @@ TRACK = "banking.track"
 _TIMEOUT = 40
 
 
-class DockerFailed(Exception):
-    """Docker did not do what it was asked for; the message says what, and why."""
+class DockerError(Exception):
+    """A Docker operation failed; the message names the operation and the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A replica of any track; `service` is the one that it is a replica of, `image` the image's id."""
+    """A replica of a service on any track; `image` is the image's id."""
 
     id: str
     service: str
@@ -36,22 +36,22 @@ class Container:
 
 
 @contextmanager
-def _reported(operation: str) -> Iterator[None]:
+def _docker_errors(operation: str) -> Iterator[None]:
     try:
         yield
     except (DockerException, requests.RequestException) as error:
-        raise DockerFailed(f"{operation}: {str(error)[:300]}") from error
+        raise DockerError(f"{operation}: {str(error)[:300]}") from error
 
 
-def connected(url: str) -> DockerClient:
-    """Return a client that speaks the Engine's own version of the API. Raises DockerException."""
+def connect_docker(url: str) -> DockerClient:
+    """Return a client that uses the Engine's API version. Raises DockerException."""
     return DockerClient(base_url=url, version="auto", timeout=_TIMEOUT)
 
 
 class Containers:
-    """The containers of one compose project. Methods raise DockerFailed."""
+    """The containers of one compose project. Methods raise DockerError."""
 
-    def __init__(self, url: str, project: str, connect: Callable[[str], DockerClient] = connected) -> None:
+    def __init__(self, url: str, project: str, connect: Callable[[str], DockerClient] = connect_docker) -> None:
         self._url = url
         self._project = project
         self._connect = connect
@@ -63,15 +63,15 @@ class Containers:
     def observe(self) -> list[Container]:
         """Return the replicas of all tracks."""
         found = []
-        with _reported("list the containers"):
+        with _docker_errors("list the containers"):
             filters = {"label": [f"{PROJECT}={self._project}", TRACK]}
-            for one in self._docker.api.containers(all=True, filters=filters):
-                # Gone since it was listed.
+            for listed in self._docker.api.containers(all=True, filters=filters):
+                # Removed since it was listed.
                 with suppress(NotFound):
-                    found.append(self._inspected(one["Id"]))
+                    found.append(self._inspect(listed["Id"]))
         return found
 
-    def _inspected(self, container: str) -> Container:
+    def _inspect(self, container: str) -> Container:
         document = self._docker.api.inspect_container(container)
         labels, state = document["Config"]["Labels"], document["State"]
         return Container(
@@ -84,17 +84,17 @@ class Containers:
         )
 
     def image_ids(self, images: Mapping[str, str]) -> dict[str, str]:
-        """Return the ids of images, by service; one that is not here runs nowhere, and is left out."""
+        """Return the ids of images, by service, without those that are not on this host: no replica runs them."""
         found = {}
-        with _reported("look up the images"):
+        with _docker_errors("look up the images"):
             for service, reference in images.items():
                 with suppress(ImageNotFound):
                     found[service] = self._docker.api.inspect_image(reference)["Id"]
         return found
 
     def remove(self, containers: Iterable[Container]) -> None:
-        """Let containers finish what they are doing, for as long as their own grace period, and remove them."""
-        for one in containers:
-            with _reported(f"remove a {one.track} of {one.service}"), suppress(NotFound):
-                self._docker.api.stop(one.id)
-                self._docker.api.remove_container(one.id, v=True)
+        """Stop containers gracefully, each within its own grace period, and remove them."""
+        for container in containers:
+            with _docker_errors(f"remove a {container.track} replica of {container.service}"), suppress(NotFound):
+                self._docker.api.stop(container.id)
+                self._docker.api.remove_container(container.id, v=True)

@@ -1,7 +1,7 @@
-"""Brings the world to what the state says: NGINX's configuration, and which containers are there.
+"""Control loop: brings NGINX's configuration and the containers to what the rollout state says.
 
-It looks every half second. What it finds otherwise it changes, and what fails it tries again; so it does not matter
-where it, or whoever drives, was stopped.
+Every pass compares the actual with the desired state and retries what failed, so it does not matter when this process
+or the driver was interrupted.
 """
 
 import asyncio
@@ -10,158 +10,164 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from app import state_machine
-from app.containers import Container, Containers, DockerFailed
-from app.edge import Edge, EdgeFailed
+from app.containers import Container, Containers, DockerError
+from app.nginx import NginxClient, NginxError
 from app.prometheus import DURATION, FAILURES, LAST_VERDICT, STATE, VERDICTS, WEIGHT
 from app.state_file import StateFile
 from app.state_machine import Rollout
 
 log = logging.getLogger(__name__)
 
-# How often containers are looked at while nothing goes on.
-_LOOK_SECONDS = 15.0
-# Workers from before a reload go on serving kept-alive clients (keepalive_min_timeout), and finish their requests. A
-# canary may go at once, because they ask stable instead; behind the previous pool there is nobody.
-_RELOAD_SECONDS = 10.0
+# Interval at which containers are listed while no rollout is in progress.
+_IDLE_CLEANUP_SECONDS = 15.0
+# Workers from before a reload keep serving kept-alive clients (keepalive_min_timeout) and finish their requests. A
+# canary may be removed at once, because its requests are retried on stable; the previous pool has no such backup.
+_DRAIN_SECONDS = 10.0
 
-# Judges the step that a rollout is at: returns the verdict, and has stored it with its samples.
-Judge = Callable[[Rollout, float], Awaitable[Mapping[str, Any]]]
-Tell = Callable[[Rollout, Mapping[str, Any]], Awaitable[None]]
+# Analyzes the current step: stores the record and returns the verdict.
+Analyze = Callable[[Rollout, float], Awaitable[Mapping[str, Any]]]
+Notify = Callable[[Rollout, Mapping[str, Any]], Awaitable[None]]
 
 
 class Controller:
-    """One process of it runs; `tick` is called again and again, by one task."""
+    """Runs in one process; one task calls `tick` repeatedly."""
 
     def __init__(
         self,
         file: StateFile,
-        edge: Edge,
+        nginx: NginxClient,
         containers: Containers,
-        judge: Judge,
-        tell: Tell,
+        analyze: Analyze,
+        notify: Notify,
         clock: Callable[[], float],
-        judge_seconds: float,
+        analysis_interval_seconds: float,
     ) -> None:
         self._file = file
-        self._edge = edge
+        self._nginx = nginx
         self._containers = containers
-        self._judge = judge
-        self._tell = tell
+        self._analyze = analyze
+        self._notify = notify
         self._clock = clock
-        self._judge_seconds = judge_seconds
-        self._judged_at = 0.0
-        # As if NGINX had just been reloaded: who knows what the process before this one did last.
-        self._free_after = clock() + _RELOAD_SECONDS
-        self._cleared: tuple[float, float] = (0.0, 0.0)
-        self._told: Rollout | None = None
+        self._analysis_interval_seconds = analysis_interval_seconds
+        self._analyzed_at = 0.0
+        # The process before this one may have reloaded NGINX just now.
+        self._drained_at = clock() + _DRAIN_SECONDS
+        # The state (its time of change) that containers were last cleaned up for, and when.
+        self._last_cleanup: tuple[float, float] = (0.0, 0.0)
+        self._published: Rollout | None = None
 
     async def tick(self) -> Rollout:
-        """Look once, and do what is due; return the state."""
-        state = self._file.change(lambda state: state_machine.on_time(state, self._clock()))
-        state = await self._verdict(state)
-        served = await self._serve(state)
+        """Run one pass and return the state."""
+        state = self._file.change(lambda state: state_machine.expire(state, self._clock()))
+        state = await self._run_analysis(state)
+        applied = await self._apply_configuration(state)
         state = self._file.load()
-        # Containers go when no configuration that is in force sends anybody to them.
-        if served and await self._clear(state):
-            state = self._file.change(lambda state: state_machine.settled(state, self._clock()))
-        await self._announce(state)
+        # Containers are removed only once no active configuration routes requests to them.
+        if applied and await self._clean_up(state):
+            state = self._file.change(lambda state: state_machine.complete_cleanup(state, self._clock()))
+        await self._publish(state)
         return state
 
-    async def _verdict(self, state: Rollout) -> Rollout:
+    async def _run_analysis(self, state: Rollout) -> Rollout:
         now = self._clock()
-        if state.phase != "canary" or not state.shifted_at or now - self._judged_at < self._judge_seconds:
+        if state.phase != "canary" or not state.shifted_at or now - self._analyzed_at < self._analysis_interval_seconds:
             return state
-        self._judged_at = now
-        verdict = await self._judge(state, now)
+        self._analyzed_at = now
+        verdict = await self._analyze(state, now)
         VERDICTS.labels(verdict["verdict"], verdict["reason"]).inc()
         LAST_VERDICT.labels(verdict["verdict"], verdict["reason"]).set_to_current_time()
-        return self._file.change(lambda latest: state_machine.judged(latest, state.step, verdict, self._clock()))
+        return self._file.change(lambda latest: state_machine.apply_verdict(latest, state.step, verdict, self._clock()))
 
-    async def _serve(self, state: Rollout) -> bool:
-        """Have NGINX serve by what the state says; tell whether it does."""
-        wanted = state_machine.configuration(state)
+    async def _apply_configuration(self, state: Rollout) -> bool:
+        """Apply the NGINX configuration of the state; return whether NGINX serves it."""
+        wanted = state_machine.nginx_configuration(state)
         try:
-            if await self._edge.revision() != wanted:
-                if wanted == "previous" and not await self._ready("previous"):
+            if await self._nginx.revision() != wanted:
+                if wanted == "previous" and not await self._is_ready("previous"):
                     return False
-                await self._edge.apply(wanted)
-                self._free_after = self._clock() + _RELOAD_SECONDS
-        except (EdgeFailed, DockerFailed) as error:
+                await self._nginx.apply(wanted)
+                self._drained_at = self._clock() + _DRAIN_SECONDS
+        except (NginxError, DockerError) as error:
             FAILURES.labels("nginx").inc()
             log.warning("NGINX: %s", error)
             return False
-        self._file.change(lambda latest: state_machine.shifted(latest, wanted, self._clock()))
+        self._file.change(lambda latest: state_machine.record_traffic(latest, wanted, self._clock()))
         return True
 
-    async def _ready(self, track: str) -> bool:
-        found = await asyncio.to_thread(self._containers.observe)
-        return {one.service for one in found if one.track == track and one.healthy} >= set(state_machine.SERVICES)
+    async def _is_ready(self, track: str) -> bool:
+        replicas = await asyncio.to_thread(self._containers.observe)
+        healthy = {replica.service for replica in replicas if replica.track == track and replica.healthy}
+        return healthy >= set(state_machine.SERVICES)
 
-    async def _clear(self, state: Rollout) -> bool:
-        """Remove containers that do not belong to the state; tell whether none is left."""
+    async def _clean_up(self, state: Rollout) -> bool:
+        """Remove the containers that the state does not expect; return whether none of them remains."""
         now = self._clock()
-        cleared_state, cleared_at = self._cleared
-        rests = not state.under_way and state.changed_at == cleared_state and now - cleared_at < _LOOK_SECONDS
-        if rests or (state.under_way and state.phase != "rolling-back"):
+        cleaned_state, cleaned_at = self._last_cleanup
+        recent = state.changed_at == cleaned_state and now - cleaned_at < _IDLE_CLEANUP_SECONDS
+        if (not state.in_progress and recent) or (state.in_progress and state.phase != "rolling-back"):
             return False
-        tracks, images = state_machine.wanted_tracks(state), state_machine.unwanted_images(state, now)
+        tracks, images = state_machine.tracks_to_keep(state), state_machine.images_to_remove(state, now)
         try:
-            found = await asyncio.to_thread(self._containers.observe)
+            replicas = await asyncio.to_thread(self._containers.observe)
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}
-            surplus = superfluous(found, tracks, ids)
-            waiting = [one for one in surplus if one.track == "previous"] if now < self._free_after else []
-            surplus = [one for one in surplus if one not in waiting]
+            surplus = containers_to_remove(replicas, tracks, ids)
+            draining = [one for one in surplus if one.track == "previous"] if now < self._drained_at else []
+            surplus = [one for one in surplus if one not in draining]
             if surplus:
                 await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [one]) for one in surplus))
-                log.info("removed", extra={"containers": [f"{one.service}/{one.track}" for one in surplus]})
-        except DockerFailed as error:
+                log.info("removed containers", extra={"containers": [f"{one.service}/{one.track}" for one in surplus]})
+        except DockerError as error:
             FAILURES.labels("docker").inc()
             log.warning("Docker: %s", error)
             return False
-        if not waiting:
-            self._cleared = state.changed_at, now
-        return not waiting
+        if not draining:
+            self._last_cleanup = state.changed_at, now
+        return not draining
 
-    async def _announce(self, state: Rollout) -> None:
-        """Tell people what is new in the state's history, and show the state in metrics."""
+    async def _publish(self, state: Rollout) -> None:
+        """Update the metrics, and notify operators of new events in the state's history."""
         for phase in state_machine.PHASES:
             STATE.labels(phase).set(phase == state.phase)
         WEIGHT.set(state.weight)
-        before, self._told = self._told, state
+        before, self._published = self._published, state
         if before is None or before.history == state.history:
             return
         known = before.history if before.id == state.id else ()
-        for note in state.history:
-            if note in known:
+        for event in state.history:
+            if event in known:
                 continue
-            await self._tell(state, note)
-            if note["phase"] == "done" or (note["phase"] == "idle" and state.outcome == "rolled-back"):
-                DURATION.labels(state.outcome).observe(note["at"] - state.started_at)
+            await self._notify(state, event)
+            if event["phase"] == "done" or (event["phase"] == "idle" and state.outcome == "rolled-back"):
+                DURATION.labels(state.outcome).observe(event["at"] - state.started_at)
 
 
-def superfluous(found: Iterable[Container], tracks: frozenset[str], unwanted: Mapping[str, str]) -> list[Container]:
-    """Return the containers to be removed: those of other tracks, and stable ones with an unwanted image id.
+def containers_to_remove(
+    replicas: Iterable[Container], tracks: frozenset[str], images: Mapping[str, str]
+) -> list[Container]:
+    """Return the containers of other tracks, and the stable ones whose image id is among those to be removed.
 
-    As long as a service has no healthy stable replica with another image, its unwanted ones stay.
+    A service keeps the latter until it has a healthy stable replica with another image.
     """
-    found = list(found)
-    carried = {
-        one.service for one in found if one.track == "stable" and one.healthy and one.image != unwanted.get(one.service)
+    replicas = list(replicas)
+    replaceable = {
+        one.service
+        for one in replicas
+        if one.track == "stable" and one.healthy and one.image != images.get(one.service)
     }
     return [
         one
-        for one in found
+        for one in replicas
         if one.track not in tracks
-        or (one.track == "stable" and one.image == unwanted.get(one.service) and one.service in carried)
+        or (one.track == "stable" and one.image == images.get(one.service) and one.service in replaceable)
     ]
 
 
-async def run(controller: Controller, seconds: float, beat: Callable[[Rollout], None]) -> None:
-    """Tick until cancelled; `beat` gets the state each time."""
+async def run(controller: Controller, interval_seconds: float, heartbeat: Callable[[Rollout], None]) -> None:
+    """Run the control loop until cancelled; `heartbeat` receives the state after each pass."""
     while True:
         try:
-            beat(await controller.tick())
-        except Exception:  # pylint: disable=broad-exception-caught  # the guard must outlive every surprise
+            heartbeat(await controller.tick())
+        except Exception:  # pylint: disable=broad-exception-caught  # the loop must survive every error
             FAILURES.labels("state").inc()
-            log.exception("the guard goes on after this")
-        await asyncio.sleep(seconds)
+            log.exception("unexpected error in the control loop")
+        await asyncio.sleep(interval_seconds)

@@ -8,24 +8,36 @@ from shared.runtime.settings import ProcessSettings
 
 
 class RolloutSettings(ProcessSettings):
-    """Settings of rollout-service, read from the environment; times are in seconds."""
+    """Settings of rollout-service, read from the environment."""
 
     service: str = "rollout-service"
-    project: str = Field(min_length=1, description="The compose project; nothing else is touched.")
-    docker_url: str = Field("tcp://rollout-proxy:2375", description="Address of the socket proxy of Docker and NGINX.")
-    prometheus_url: str = Field("http://prometheus:9090", description="Where canary and stable are measured.")
-    edge_url: str = Field("http://nginx:8081", description="Where NGINX says by which configuration it serves.")
-    bank_url: str = Field("http://nginx:8080", description="Where the requests of a rollout's own go.")
-    state_dir: Path = Field(Path("/var/lib/banking"), description="Folder with rollout.json and the verdicts.")
-    slack_webhook_url: SecretStr | None = Field(None, description="Where people are told; nobody is, without it.")
+    project: str = Field(min_length=1, description="Compose project; containers of other projects are never touched.")
+    docker_url: str = Field("tcp://rollout-proxy:2375", description="URL of the socket proxy for Docker and NGINX.")
+    prometheus_url: str = Field(
+        "http://prometheus:9090", description="URL of Prometheus, which measures canary and stable."
+    )
+    edge_url: str = Field(
+        "http://nginx:8081", description="URL at which NGINX reports its configuration (`/revision`)."
+    )
+    bank_url: str = Field("http://nginx:8080", description="URL that synthetic requests are sent to.")
+    state_dir: Path = Field(Path("/var/lib/banking"), description="Directory of rollout.json and the analysis records.")
+    slack_webhook_url: SecretStr | None = Field(
+        None, description="Slack webhook for notifications; without it none are sent."
+    )
     synthetic_token_file: Path | None = Field(
-        None, description="File with the token of the rollout's own requests, read for each of them: it is short-lived."
+        None, description="File with the token of synthetic requests; read for each request, because it is short-lived."
     )
 
-    lease_seconds: float = Field(30, gt=0, description="Whoever drives a rollout has to be heard of so often.")
-    poll_seconds: float = Field(0.5, gt=0, description="How often the state is looked at.")
-    judge_seconds: float = Field(2, gt=0, description="How often a canary is judged.")
-    synthetic_rate: float = Field(4, gt=0, le=50, description="Requests of a rollout's own per second.")
-    min_requests: int = Field(100, ge=1, description="Requests that each canary service has to have answered.")
-    warm_up_seconds: float = Field(10, ge=0, description="A canary's latencies count from so long after a step begins.")
-    latency_ceiling: float = Field(1.0, gt=0, description="The slowest 5 % of a canary's answers may take so long.")
+    lease_seconds: float = Field(
+        30, gt=0, description="Lease duration: the rollout is rolled back when the driver stops renewing it."
+    )
+    poll_interval_seconds: float = Field(0.5, gt=0, description="Interval of the control loop, in seconds.")
+    analysis_interval_seconds: float = Field(
+        2, gt=0, description="Interval between two analyses of the canary, in seconds."
+    )
+    synthetic_rate: float = Field(4, gt=0, le=50, description="Synthetic requests per second.")
+    min_requests: int = Field(
+        100, ge=1, description="Minimum number of requests per service and track before a promotion."
+    )
+    warm_up_seconds: float = Field(10, ge=0, description="Seconds at the start of a step whose latencies are ignored.")
+    max_p95_latency_seconds: float = Field(1.0, gt=0, description="Maximum p95 latency of the canary.")

@@ -1,4 +1,4 @@
-"""The state file on the host: read by anybody, changed by one process at a time, whole or not at all."""
+"""The state file on the host: written atomically, by one process at a time."""
 
 import fcntl
 import json
@@ -7,41 +7,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.state_machine import Change, Rollout, from_json, to_dict
+from app.state_machine import Transition, Rollout, from_json, to_dict
 
 
-class Unreadable(ValueError):
-    """The file is no state; nothing is changed until somebody has looked at it."""
+class InvalidStateFile(ValueError):
+    """The file does not hold a valid state; it is left unchanged for an operator to inspect."""
 
 
 class StateFile:
-    """`rollout.json` in a folder. Methods raise OSError, and Unreadable for a file that is no state."""
+    """`rollout.json` in a folder. Methods raise OSError and InvalidStateFile."""
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "rollout.json"
         self._lock = folder / "rollout.lock"
 
     def load(self) -> Rollout:
-        """Return the state; idle where none was ever written."""
+        """Return the state; idle when the file does not exist."""
         try:
             return from_json(self._file.read_bytes())
         except FileNotFoundError:
             return Rollout()
         except ValueError as error:
-            raise Unreadable(f"{self._file} is no state of a rollout: {' '.join(str(error).split())}") from error
+            raise InvalidStateFile(
+                f"{self._file} is not a valid rollout state: {' '.join(str(error).split())}"
+            ) from error
 
-    def change(self, change: Change) -> Rollout:
-        """Apply a change to the state as it is now, and return the state after it. Raises what the change raises."""
+    def change(self, transition: Transition) -> Rollout:
+        """Apply a transition to the current state, and return the new state. Raises what the transition raises."""
         with self._locked():
             before = self.load()
-            after = change(before)
+            after = transition(before)
             if after != before:
                 self._write(after)
         return after
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        # The kernel lets go of it when its holder is gone, whatever ended it.
+        # The kernel releases the lock when its holder exits, however it ends.
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -50,14 +52,14 @@ class StateFile:
             os.close(descriptor)
 
     def _write(self, state: Rollout) -> None:
-        half = self._file.with_suffix(".half")
-        with half.open("w", encoding="utf-8") as file:
+        temporary = self._file.with_suffix(".half")
+        with temporary.open("w", encoding="utf-8") as file:
             json.dump(to_dict(state), file, indent=2)
             file.flush()
             os.fsync(file.fileno())
-        half.chmod(0o644)
-        half.replace(self._file)
-        # Without this a power failure may bring the state before back.
+        temporary.chmod(0o644)
+        temporary.replace(self._file)
+        # Otherwise the previous state may reappear after a power failure.
         folder = os.open(self._file.parent, os.O_RDONLY)
         try:
             os.fsync(folder)

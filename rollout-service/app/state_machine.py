@@ -1,10 +1,10 @@
-"""A rollout as a state machine: plain functions on plain data, the clock given.
+"""The state machine of a rollout: plain functions on plain data; the caller passes the time.
 
     idle → provisioning → canary (step by step) → promoting → done → idle
     and from every one of them → rolling-back → idle
 
-Each function returns the next state, or the same one where there is nothing to change, or raises Refused. So whatever
-is asked twice happens once, and whoever takes over goes on where the state says.
+Each function returns the next state, or the same state when there is nothing to change, or raises InvalidTransition.
+All are idempotent, so a driver that was interrupted repeats its last command.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,19 +16,21 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 Phase = Literal["idle", "provisioning", "canary", "promoting", "done", "rolling-back"]
 PHASES: tuple[Phase, ...] = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
 SERVICES = ("account-service", "transaction-service")
-# In these somebody has to be in charge.
+# Phases in which the driver has to renew its lease.
 _DRIVEN = ("provisioning", "canary", "promoting")
-_MOST_HISTORY = 100
+_MAX_HISTORY = 100
 
 
-class Refused(Exception):
-    """What was asked for is not possible now; the message says why."""
+class InvalidTransition(Exception):
+    """The current state does not allow the transition; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """The state. Times are seconds since 1970, 0 for never; `weight` is the percentage of clients that NGINX is known
-    to send to the canary; images are references by digest, by service."""
+    """The state. Times are Unix timestamps, 0 for never; images are references by digest, by service.
+
+    `weight` is the percentage of clients that NGINX is confirmed to send to the canary.
+    """
 
     id: str = ""
     phase: Phase = "idle"
@@ -55,58 +57,60 @@ class Rollout:
     history: tuple[Mapping[str, Any], ...] = ()
 
     @property
-    def under_way(self) -> bool:
-        """Tell whether another rollout has to wait for this one."""
+    def in_progress(self) -> bool:
+        """Whether the rollout has not finished: another one cannot start yet."""
         return self.phase not in ("idle", "done")
 
 
-Change = Callable[[Rollout], Rollout]
+Transition = Callable[[Rollout], Rollout]
 _ADAPTER = TypeAdapter(Rollout)
 
 
 def from_json(text: str | bytes) -> Rollout:
-    """Return the state that was written. Raises ValueError for anything else."""
+    """Parse a stored state. Raises ValueError if it is invalid."""
     return _ADAPTER.validate_json(text)
 
 
 def to_dict(state: Rollout) -> dict[str, Any]:
-    """Return the state as it is written."""
+    """Return the state in its stored form."""
     return asdict(state)
 
 
-class Request(BaseModel):
-    """What whoever drives asks for: the next version of both services, and how it is to be tried."""
+class RolloutRequest(BaseModel):
+    """A request for a rollout: the new version of both services, and the canary steps."""
 
     model_config = ConfigDict(extra="forbid")
 
-    driver: str = Field(min_length=1, description="Who drives, for people.")
+    driver: str = Field(min_length=1, description="Name of the driver, shown to operators.")
     version: str = Field(min_length=1)
-    images: dict[str, str] = Field(description="By service, of both.")
-    previous: dict[str, str] = Field(description="What runs now; by service, of both.")
-    canaries: dict[str, int] = Field(dict.fromkeys(SERVICES, 1), description="Replicas, by service, of both.")
-    steps: list[int] = Field([10, 50], min_length=1, description="Percentages of clients, growing.")
-    bake_seconds: float = Field(60, ge=0, description="A step takes at least so long.")
-    budget_seconds: float = Field(600, gt=0, description="Longest time of provisioning, and of a step.")
-    warm_seconds: float = Field(1800, ge=0, description="The version before is kept for so long.")
-    synthetic: bool = Field(False, description="Make requests of one's own where customers make too few.")
+    images: dict[str, str] = Field(description="New image of each service.")
+    previous: dict[str, str] = Field(description="Current image of each service.")
+    canaries: dict[str, int] = Field(dict.fromkeys(SERVICES, 1), description="Canary replicas of each service.")
+    steps: list[int] = Field([10, 50], min_length=1, description="Canary weights in percent, in increasing order.")
+    bake_seconds: float = Field(60, ge=0, description="Minimum duration of a step.")
+    budget_seconds: float = Field(600, gt=0, description="Maximum duration of provisioning, and of each step.")
+    warm_seconds: float = Field(1800, ge=0, description="How long the previous version keeps running after promotion.")
+    synthetic: bool = Field(False, description="Send synthetic requests to both tracks.")
 
     @field_validator("images", "previous", "canaries")
     @classmethod
-    def _of_both(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _require_both_services(cls, value: dict[str, Any]) -> dict[str, Any]:
         if value.keys() != set(SERVICES):
-            raise ValueError(f"name both services: {', '.join(SERVICES)}")
+            raise ValueError(f"must have a value for each service: {', '.join(SERVICES)}")
         return value
 
 
-def begin(state: Rollout, request: Request, rollout_id: str, now: float, lease: float) -> Rollout:
-    """idle or done → provisioning. Raises Refused."""
-    if state.under_way:
-        raise Refused(f"rollout {state.id} of {state.version} is under way ({state.phase}); wait, or roll it back")
+def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, lease: float) -> Rollout:
+    """idle or done → provisioning. Raises InvalidTransition."""
+    if state.in_progress:
+        raise InvalidTransition(
+            f"rollout {state.id} of {state.version} is in progress ({state.phase}); wait for it, or roll it back"
+        )
     if any(not 0 < step < 100 for step in request.steps) or sorted(set(request.steps)) != request.steps:
-        # Without clients on stable there is nothing to compare a canary with.
-        raise Refused(f"steps {request.steps}: percentages have to grow, from 1 to at most 99")
+        # Stable needs clients, too: the canary is compared with it.
+        raise InvalidTransition(f"steps {request.steps}: weights must increase, from at least 1 to at most 99")
     if request.budget_seconds <= request.bake_seconds:
-        raise Refused("the budget of a step has to be longer than its bake time")
+        raise InvalidTransition("budget_seconds must be greater than bake_seconds")
     fresh = Rollout(
         id=rollout_id,
         version=request.version,
@@ -122,36 +126,36 @@ def begin(state: Rollout, request: Request, rollout_id: str, now: float, lease: 
         started_at=now,
         lease_until=now + lease,
     )
-    return _to(fresh, "provisioning", now, f"{request.driver} begins")
+    return _enter(fresh, "provisioning", now, f"started by {request.driver}")
 
 
 def renew(state: Rollout, rollout_id: str, now: float, lease: float) -> Rollout:
-    """Whoever drives is there. Raises Refused when the rollout is not theirs to drive any more."""
-    _must_drive(state, rollout_id)
+    """Renew the driver's lease. Raises InvalidTransition unless the rollout is the current one and still driven."""
+    _require_current(state, rollout_id)
     return replace(state, lease_until=now + lease)
 
 
-def provisioned(state: Rollout, rollout_id: str, now: float) -> Rollout:
-    """provisioning → canary, at its first step. Raises Refused."""
-    _must_drive(state, rollout_id)
+def complete_provisioning(state: Rollout, rollout_id: str, now: float) -> Rollout:
+    """provisioning → canary, at the first step. Raises InvalidTransition."""
+    _require_current(state, rollout_id)
     if state.phase != "provisioning":
         return state
-    return _to(replace(state, step=0, shifted_at=0), "canary", now, "the canaries are ready")
+    return _enter(replace(state, step=0, shifted_at=0), "canary", now, "canaries ready")
 
 
-def shifted(state: Rollout, configuration_: str, now: float) -> Rollout:
-    """NGINX serves a configuration (see `configuration`)."""
-    if configuration_ != configuration(state):
+def record_traffic(state: Rollout, configuration: str, now: float) -> Rollout:
+    """Record that NGINX serves a configuration; the first time in a step starts the step's clock."""
+    if configuration != nginx_configuration(state):
         return state
     weight = state.steps[state.step] if state.phase in ("canary", "promoting") else 0
     state = replace(state, weight=weight)
     if state.phase == "canary" and not state.shifted_at:
-        return _noted(replace(state, shifted_at=now), now, f"{weight} % of clients")
+        return _with_event(replace(state, shifted_at=now), now, f"{weight} % of clients")
     return state
 
 
-def judged(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) -> Rollout:
-    """A verdict about a step: on to the next one, on to promoting, back, or wait; waiting has an end."""
+def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) -> Rollout:
+    """Act on a verdict on a step: next step, promote, roll back, or hold until the step times out."""
     if state.phase != "canary" or state.step != step or not state.shifted_at:
         return state
     state = replace(state, verdict=dict(verdict))
@@ -160,73 +164,79 @@ def judged(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) ->
         case "rollback":
             return roll_back(state, reason, now)
         case "promote" if step + 1 < len(state.steps):
-            return _to(replace(state, step=step + 1, shifted_at=0), "canary", now, reason)
+            return _enter(replace(state, step=step + 1, shifted_at=0), "canary", now, reason)
         case "promote":
-            return _to(state, "promoting", now, reason)
+            return _enter(state, "promoting", now, reason)
         case _ if now - state.shifted_at > state.budget_seconds:
             return roll_back(state, f"no verdict within {state.budget_seconds:.0f} s ({reason})", now)
     return state
 
 
-def promoted(state: Rollout, rollout_id: str, now: float) -> Rollout:
-    """promoting → done: from here on the new version is the stable one. Raises Refused."""
-    _must_drive(state, rollout_id)
+def complete_promotion(state: Rollout, rollout_id: str, now: float) -> Rollout:
+    """promoting → done: the new version is stable. Raises InvalidTransition."""
+    _require_current(state, rollout_id)
     if state.phase == "done":
         return state
     if state.phase != "promoting":
-        raise Refused(f"the rollout is {state.phase}, not promoting")
-    return _to(replace(state, outcome="promoted"), "done", now, "stable runs the new version")
+        raise InvalidTransition(f"the rollout is {state.phase}, not promoting")
+    return _enter(replace(state, outcome="promoted"), "done", now, "promotion complete: stable runs the new version")
 
 
 def abort(state: Rollout, reason: str, now: float) -> Rollout:
-    """From every state back. Raises Refused where there is nothing to go back from."""
+    """Roll back from any phase but idle. Raises InvalidTransition."""
     if state.phase == "idle":
-        raise Refused("no rollout is under way, and no earlier version is kept warm; deploy the version you want")
+        raise InvalidTransition(
+            "no rollout is in progress, and no previous version is running; deploy the version you want"
+        )
     return state if state.phase == "rolling-back" else roll_back(state, reason, now)
 
 
 def roll_back(state: Rollout, reason: str, now: float) -> Rollout:
-    """→ rolling-back. What is done already goes back to the version before, which is still there."""
+    """→ rolling-back. After promotion NGINX switches to the previous version, which is still running."""
     serving: Literal["stable", "previous"] = "previous" if state.phase == "done" else "stable"
-    return _to(replace(state, serving=serving, outcome="rolled-back"), "rolling-back", now, reason)
+    return _enter(replace(state, serving=serving, outcome="rolled-back"), "rolling-back", now, reason)
 
 
-def restored(state: Rollout, now: float) -> Rollout:
-    """Stable runs the version before again, so NGINX may go back to it. Raises Refused."""
+def complete_restore(state: Rollout, now: float) -> Rollout:
+    """Record that stable runs the previous version again, so NGINX may use it. Raises InvalidTransition."""
     if state.phase != "rolling-back":
-        raise Refused(f"the rollout is {state.phase}, not rolling back")
+        raise InvalidTransition(f"the rollout is {state.phase}, not rolling back")
     if state.serving == "stable":
         return state
-    return _noted(replace(state, serving="stable", images=state.previous), now, "stable runs the version before")
+    return _with_event(
+        replace(state, serving="stable", images=state.previous),
+        now,
+        "rollback complete: stable runs the previous version",
+    )
 
 
-def on_time(state: Rollout, now: float) -> Rollout:
-    """What time alone brings: nobody is in charge any more, provisioning takes too long, or what was warm may go."""
+def expire(state: Rollout, now: float) -> Rollout:
+    """Apply timeouts: an expired lease, provisioning that takes too long, the end of the scale-down delay."""
     if state.phase in _DRIVEN and now > state.lease_until:
-        return roll_back(state, f"{state.driver} has not been heard of for too long", now)
+        return roll_back(state, f"lease expired: no renewal from {state.driver}", now)
     if state.phase == "provisioning" and now - state.changed_at > state.budget_seconds:
         return roll_back(state, f"the canaries were not ready within {state.budget_seconds:.0f} s", now)
     if state.phase == "done" and now - state.changed_at > state.warm_seconds:
-        return _to(state, "idle", now, "the version before is not kept any longer")
+        return _enter(state, "idle", now, "previous version removed: scale-down delay elapsed")
     return state
 
 
-def settled(state: Rollout, now: float) -> Rollout:
-    """rolling-back → idle, when nothing of the rollout is left."""
+def complete_cleanup(state: Rollout, now: float) -> Rollout:
+    """rolling-back → idle, once no container of the rollout remains."""
     if state.phase != "rolling-back" or state.serving != "stable":
         return state
-    return _to(state, "idle", now, state.reason)
+    return _enter(state, "idle", now, state.reason)
 
 
-def configuration(state: Rollout) -> str:
-    """Return the name of the configuration that NGINX should have."""
+def nginx_configuration(state: Rollout) -> str:
+    """Return the name of the configuration that NGINX must serve."""
     if state.phase in ("canary", "promoting"):
         return f"canary-{state.steps[state.step]}"
     return state.serving
 
 
-def wanted_tracks(state: Rollout) -> frozenset[str]:
-    """Return the tracks whose containers belong to this state."""
+def tracks_to_keep(state: Rollout) -> frozenset[str]:
+    """Return the tracks whose containers are expected in this state."""
     if state.phase in _DRIVEN:
         return frozenset({"stable", "canary"})
     if state.phase == "done" or state.serving == "previous":
@@ -234,10 +244,10 @@ def wanted_tracks(state: Rollout) -> frozenset[str]:
     return frozenset({"stable"})
 
 
-def unwanted_images(state: Rollout, now: float) -> Mapping[str, str]:
-    """Return the images, by service, of which no stable replica shall be left.
+def images_to_remove(state: Rollout, now: float) -> Mapping[str, str]:
+    """Return the images, by service, that stable replicas must no longer run.
 
-    Of a rollout that is taken back that is the new one; of one that is done, and nobody drives any more, the old one.
+    During a rollback these are the new ones; after promotion, once the lease has expired, the previous ones.
     """
     if state.phase == "rolling-back" and state.serving == "stable" and state.images != state.previous:
         return state.images
@@ -246,18 +256,16 @@ def unwanted_images(state: Rollout, now: float) -> Mapping[str, str]:
     return {}
 
 
-def _must_drive(state: Rollout, rollout_id: str) -> None:
+def _require_current(state: Rollout, rollout_id: str) -> None:
     if state.id != rollout_id or state.phase not in (*_DRIVEN, "done"):
-        ended = (
-            f"{state.phase}: {state.reason}" if state.id == rollout_id else f"{state.id or 'none'} is the current one"
-        )
-        raise Refused(f"rollout {rollout_id} is not under way any more ({ended})")
+        ended = f"{state.phase}: {state.reason}" if state.id == rollout_id else f"{state.id or 'none'} is current"
+        raise InvalidTransition(f"rollout {rollout_id} is no longer in progress ({ended})")
 
 
-def _to(state: Rollout, phase: Phase, now: float, reason: str) -> Rollout:
-    return _noted(replace(state, phase=phase, changed_at=now, reason=reason), now, reason)
+def _enter(state: Rollout, phase: Phase, now: float, reason: str) -> Rollout:
+    return _with_event(replace(state, phase=phase, changed_at=now, reason=reason), now, reason)
 
 
-def _noted(state: Rollout, now: float, reason: str) -> Rollout:
-    note = {"at": now, "phase": state.phase, "step": state.step, "weight": state.weight, "reason": reason}
-    return replace(state, history=(*state.history, note)[-_MOST_HISTORY:])
+def _with_event(state: Rollout, now: float, reason: str) -> Rollout:
+    event = {"at": now, "phase": state.phase, "step": state.step, "weight": state.weight, "reason": reason}
+    return replace(state, history=(*state.history, event)[-_MAX_HISTORY:])

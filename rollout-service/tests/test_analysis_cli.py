@@ -10,21 +10,23 @@ import pytest
 
 from app.analysis.__main__ import EXIT_CODES, main
 from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts
-from app.analysis.records import Record, load_record, write_record
-from app.analysis.runner import judge_now
-from app.analysis.samples import Moments, PrometheusSamples
-from app.analysis.verdict import judge
+from app.analysis.records import AnalysisRecord, load_record, write_record
+from app.analysis.runner import analyze
+from app.analysis.samples import AnalysisWindow, PrometheusSamples
+from app.analysis.verdict import evaluate
 from tests.test_verdict import track
 
 
-def record(errors: float = 1, **changes: float) -> Record:
+def record(errors: float = 1, **changes: float) -> AnalysisRecord:
     """Return a verdict on a canary with so many errors."""
     services = tuple(
         ServiceCounts(name, track(9000, 9), track(1000, errors), track(500)) for name in ("account-service", "other")
     )
     samples = Samples(120.0, services, dict.fromkeys(INVARIANTS, 0.0))
     policy = Policy(**changes)
-    return Record(1_700_000_000.5, samples, policy, judge(samples, policy), {"id": "r-1", "step": 0, "weight": 10})
+    return AnalysisRecord(
+        1_700_000_000.5, samples, policy, evaluate(samples, policy), {"id": "r-1", "step": 0, "weight": 10}
+    )
 
 
 @pytest.fixture
@@ -32,19 +34,19 @@ def found(monkeypatch: pytest.MonkeyPatch) -> list[Samples]:
     """Samples that Prometheus is read to have; the last one."""
     samples = [record().samples]
 
-    async def read(_self: PrometheusSamples, moments: Moments) -> Samples:
-        return replace(samples[-1], seconds=moments.now - moments.step)
+    async def read(_self: PrometheusSamples, window: AnalysisWindow) -> Samples:
+        return replace(samples[-1], seconds=window.now - window.step)
 
     monkeypatch.setattr(PrometheusSamples, "read", read)
     return samples
 
 
-def test_a_record_is_stored_whole_and_in_order(tmp_path: Path) -> None:
+def test_records_are_numbered_and_load_unchanged(tmp_path: Path) -> None:
     odd = record()
     invariants = {**odd.samples.invariants, "consumer": math.inf, "reconciliation": None}
     services = (ServiceCounts("gone", None, None),)
     odd = replace(odd, samples=replace(odd.samples, invariants=invariants, services=services))
-    odd = replace(odd, verdict=judge(odd.samples, odd.policy))
+    odd = replace(odd, verdict=evaluate(odd.samples, odd.policy))
     folder = tmp_path / "verdicts" / "r-1"
     assert write_record(folder, record()).name == "001.json"
     assert write_record(folder, odd).name == "002.json"
@@ -53,9 +55,9 @@ def test_a_record_is_stored_whole_and_in_order(tmp_path: Path) -> None:
     assert [path.name for path in sorted(folder.iterdir())] == ["001.json", "002.json"]
 
 
-def test_a_record_is_json_for_every_reader(tmp_path: Path) -> None:
+def test_a_record_is_standard_json(tmp_path: Path) -> None:
     samples = replace(record().samples, seconds=math.nan)
-    path = write_record(tmp_path, replace(record(), samples=samples, verdict=judge(samples, Policy())))
+    path = write_record(tmp_path, replace(record(), samples=samples, verdict=evaluate(samples, Policy())))
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
@@ -65,7 +67,7 @@ def test_a_record_is_json_for_every_reader(tmp_path: Path) -> None:
     assert main(["replay", str(path)]) == 0
 
 
-def test_a_replay_gives_the_same_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_confirms_the_stored_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(write_record(tmp_path, one)) for one in (record(), record(90), record(bake_seconds=1000))]
     assert main(["replay", *paths]) == 0
     out = capsys.readouterr().out
@@ -85,13 +87,13 @@ def test_a_replay_gives_the_same_answer(tmp_path: Path, capsys: pytest.CaptureFi
         {"figures": {"account-service": {"canary_errors": 1.0}}},
     ],
 )
-def test_a_replay_with_another_answer_fails(tmp_path: Path, changed: dict[str, object]) -> None:
+def test_a_replay_with_a_different_verdict_fails(tmp_path: Path, changed: dict[str, object]) -> None:
     true = record(90)
     path = write_record(tmp_path, replace(true, verdict=replace(true.verdict, **changed)))
     assert main(["replay", str(path)]) == 1
 
 
-def test_a_replay_with_another_figure_fails(tmp_path: Path) -> None:
+def test_a_replay_with_a_different_figure_fails(tmp_path: Path) -> None:
     path = write_record(tmp_path, record())
     stored = json.loads(path.read_text())
     for value in (17.0, None, {"float": "nan"}):
@@ -101,7 +103,7 @@ def test_a_replay_with_another_figure_fails(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"at": 1}', "null"])
-def test_what_is_no_record_is_told(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_record_is_reported(tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "x.json").write_text(text)
     assert main(["replay", str(tmp_path / "x.json"), str(tmp_path / "none.json")]) == 1
     assert capsys.readouterr().err.count("x.json") >= 1
@@ -135,22 +137,22 @@ def test_a_verdict_is_printed_and_stored(
         ["--since", "1", "--set", "patience=2"],
     ],
 )
-def test_a_wrong_command_ends_with_2(arguments: list[str]) -> None:
+def test_a_usage_error_exits_with_2(arguments: list[str]) -> None:
     try:
         assert main(arguments) == 2
     except SystemExit as end:
         assert end.code == 2
 
 
-def test_an_unreachable_prometheus_is_hold(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unreachable_prometheus_holds(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--since", "now-90", "--prometheus", "http://127.0.0.1:1"]) == EXIT_CODES["hold"] == 3
     assert json.loads(capsys.readouterr().out)["reason"] == "no-data"
 
 
-async def test_the_controller_judges_by_the_same_way() -> None:
+async def test_the_controller_uses_the_same_analysis() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(503))
     async with httpx.AsyncClient(transport=transport) as client:
         source = PrometheusSamples("http://prometheus:9090", client)
-        judged = await judge_now(source, Moments(100, 190, 50), Policy(), {"id": "r-2"})
+        judged = await analyze(source, AnalysisWindow(100, 190, 50), Policy(), {"id": "r-2"})
     assert (judged.at, judged.samples.seconds, judged.about) == (190, 90, {"id": "r-2"})
     assert (judged.verdict.verdict, judged.verdict.reason) == ("hold", "no-data")

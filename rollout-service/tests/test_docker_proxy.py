@@ -98,7 +98,7 @@ async def docker(engine: Engine, edge: Path) -> AsyncIterator[httpx.AsyncClient]
 
 
 @pytest.mark.parametrize("container", [CANARY, PREVIOUS, STABLE])
-async def test_replicas_may_be_looked_at_stopped_and_removed(
+async def test_replicas_can_be_inspected_stopped_and_removed(
     docker: httpx.AsyncClient, engine: Engine, container: str
 ) -> None:
     calls = [("GET", "/json"), ("POST", "/stop"), ("DELETE", "?v=True")]
@@ -107,12 +107,12 @@ async def test_replicas_may_be_looked_at_stopped_and_removed(
     assert len(engine.changes) == 2
 
 
-async def test_the_last_stable_replica_stays(docker: httpx.AsyncClient, engine: Engine) -> None:
+async def test_the_last_stable_replica_cannot_be_stopped(docker: httpx.AsyncClient, engine: Engine) -> None:
     answer = await docker.post(f"/containers/{LAST}/stop")
     assert (answer.status_code, engine.changes) == (403, []) and "last" in answer.json()["message"]
 
 
-async def test_of_two_stops_at_once_one_is_refused(docker: httpx.AsyncClient, engine: Engine) -> None:
+async def test_one_of_two_concurrent_stops_is_rejected(docker: httpx.AsyncClient, engine: Engine) -> None:
     """Docker lists a container as running for as long as it finishes its requests."""
     engine.stopped.clear()
     stops = [asyncio.create_task(docker.post(f"/containers/{one}/stop")) for one in (STABLE, SECOND)]
@@ -124,7 +124,7 @@ async def test_of_two_stops_at_once_one_is_refused(docker: httpx.AsyncClient, en
 
 
 @pytest.mark.parametrize("health", ["starting", "unhealthy"])
-async def test_a_healthy_replica_makes_way_for_a_healthy_one_only(
+async def test_a_healthy_replica_can_only_be_replaced_by_a_healthy_one(
     docker: httpx.AsyncClient, engine: Engine, health: str
 ) -> None:
     engine.states[SECOND] = {"Health": {"Status": health}}
@@ -132,7 +132,7 @@ async def test_a_healthy_replica_makes_way_for_a_healthy_one_only(
     assert (await docker.post(f"/containers/{SECOND}/stop")).status_code == 200
 
 
-async def test_a_container_that_runs_once_is_no_replica_that_stays(
+async def test_a_one_off_container_does_not_count_as_a_replica(
     docker: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KNOWN[SECOND], "com.docker.compose.oneoff", "True")
@@ -140,13 +140,13 @@ async def test_a_container_that_runs_once_is_no_replica_that_stays(
 
 
 @pytest.mark.parametrize("container", [NGINX, POSTGRES, FOREIGN, FOREIGN_NGINX, ODD, "f" * 64])
-async def test_others_are_not_there(docker: httpx.AsyncClient, engine: Engine, container: str) -> None:
+async def test_other_containers_are_not_found(docker: httpx.AsyncClient, engine: Engine, container: str) -> None:
     for method, rest in [("GET", "/json"), ("POST", "/stop"), ("DELETE", "")]:
         assert (await docker.request(method, f"/containers/{container}{rest}")).status_code == 404
     assert engine.changes == []
 
 
-async def test_a_prepared_configuration_is_selected_by_its_name_and_nginx_reads_it(
+async def test_a_prepared_configuration_is_selected_by_name_and_nginx_reloads(
     docker: httpx.AsyncClient, engine: Engine, edge: Path
 ) -> None:
     for name in ("canary-10", "stable", "stable"):
@@ -180,7 +180,7 @@ async def test_a_prepared_configuration_is_selected_by_its_name_and_nginx_reads_
         ("POST", f"/containers/{STABLE}/kill?signal=SIGHUP"),
     ],
 )
-async def test_nothing_else_is_selected_and_nginx_is_not_signalled(
+async def test_other_configurations_are_rejected_without_a_reload(
     docker: httpx.AsyncClient, engine: Engine, edge: Path, call: tuple[str, str]
 ) -> None:
     assert (await docker.request(*call)).status_code in (403, 404)
@@ -188,7 +188,7 @@ async def test_nothing_else_is_selected_and_nginx_is_not_signalled(
     assert (await docker.post("/edge/stable", content=b'{"include": "/etc/passwd"}')).status_code == 403
 
 
-async def test_the_version_before_is_selected_while_its_replicas_run(
+async def test_the_previous_version_is_selected_only_while_its_replicas_run(
     docker: httpx.AsyncClient, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KNOWN, "b" * 64, labels("transaction-service-previous", "previous"))
@@ -200,27 +200,25 @@ async def test_the_version_before_is_selected_while_its_replicas_run(
     assert (await docker.post(f"/containers/{PREVIOUS}/stop")).status_code == 200
 
 
-async def test_a_selection_outlives_an_nginx_that_does_not_run_and_a_link_in_its_way(
+async def test_a_selection_is_kept_when_nginx_is_stopped_and_follows_no_symlink(
     docker: httpx.AsyncClient, engine: Engine, edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(KNOWN, NGINX)
     for name in ("nginx.conf", "nginx.conf.half"):
         (edge / "selected" / name).symlink_to(tmp_path / "victim")
     answer = await docker.post("/edge/canary-10")
-    assert answer.status_code == 404 and "does not run" in answer.json()["message"] and engine.changes == []
+    assert answer.status_code == 404 and "is not running" in answer.json()["message"] and engine.changes == []
     assert "canary-10" in (edge / "selected/nginx.conf").read_text(encoding="utf-8")
     assert not (tmp_path / "victim").exists()
 
 
-async def test_a_selection_that_cannot_be_written_is_an_error(
-    docker: httpx.AsyncClient, engine: Engine, edge: Path
-) -> None:
+async def test_a_selection_that_cannot_be_written_fails(docker: httpx.AsyncClient, engine: Engine, edge: Path) -> None:
     (edge / "selected/nginx.conf").mkdir()
     assert (await docker.post("/edge/stable")).status_code == 500
     assert engine.changes == []
 
 
-async def test_only_the_project_is_listed_whatever_is_asked_for(docker: httpx.AsyncClient, engine: Engine) -> None:
+async def test_only_containers_of_the_project_are_listed(docker: httpx.AsyncClient, engine: Engine) -> None:
     for filters in ({}, {"label": ["banking.track"]}, {"label": [f"{PROJECT}=other"]}):
         answer = await docker.get("/containers/json", params={"all": "1", "filters": json.dumps(filters)})
         assert answer.status_code == 200
@@ -250,12 +248,12 @@ async def test_only_the_project_is_listed_whatever_is_asked_for(docker: httpx.As
         ("POST", "/containers/prune"),
     ],
 )
-async def test_all_else_is_refused(docker: httpx.AsyncClient, engine: Engine, method: str, path: str) -> None:
+async def test_all_other_calls_are_rejected(docker: httpx.AsyncClient, engine: Engine, method: str, path: str) -> None:
     answer = await docker.request(method, path)
     assert answer.status_code in (403, 404) and engine.changes == []
 
 
-async def test_an_image_is_looked_up_and_the_proxy_is_well_when_docker_is(docker: httpx.AsyncClient) -> None:
+async def test_images_can_be_inspected_and_the_health_check_reflects_docker(docker: httpx.AsyncClient) -> None:
     for path in (f"/v1.41/images/localhost:5000/bank/account-service@sha256:{'a' * 64}/json", "/version"):
         assert (await docker.get(path)).status_code == 200
     assert (await docker.get("/health/ready")).status_code == 200

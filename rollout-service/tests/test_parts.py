@@ -13,21 +13,21 @@ import requests
 from docker.errors import APIError, ImageNotFound, NotFound
 
 from app import api
-from app import edge as edge_module
+from app import nginx as nginx_module
 from app import main, readiness, state_machine
 from app.analysis.records import load_record
-from app.analysis.runner import Judging
+from app.analysis.runner import Analyzer
 from app.analysis.samples import PrometheusSamples
-from app.containers import Container, Containers, DockerFailed
-from app.edge import Edge, EdgeFailed
+from app.containers import Container, Containers, DockerError
+from app.nginx import NginxClient, NginxError
 from app.notify import Notifier, message
 from app.prometheus import FAILURES
 from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.state_machine import SERVICES, Rollout
-from app.synthetic import Synthetic
+from app.synthetic import SyntheticTraffic
 from shared.testing.fixtures import Lab, assert_prompt
-from tests.world import NOW, at_step, begun, done, verdict
+from tests.fake_stack import NOW, at_step, started, done, verdict
 
 Answer = Callable[[httpx.Request], httpx.Response]
 
@@ -36,14 +36,14 @@ def client(answer: Answer) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.MockTransport(answer))
 
 
-def away(_request: httpx.Request) -> httpx.Response:
+def unreachable(_request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("nobody")
 
 
 # NGINX ----------------------------------------------------------------------------------------------------------------
 
 
-def selecting(served: list[str], answer: int = 204) -> Answer:
+def fake_nginx(served: list[str], answer: int = 204) -> Answer:
     """Return what stands for NGINX and for the proxy that selects."""
 
     def reply(request: httpx.Request) -> httpx.Response:
@@ -56,27 +56,27 @@ def selecting(served: list[str], answer: int = 204) -> Answer:
     return reply
 
 
-async def test_a_configuration_is_in_force_when_nginx_says_so() -> None:
+async def test_apply_returns_once_nginx_serves_the_configuration() -> None:
     served = ["stable"]
-    edge = Edge("http://nginx", "http://proxy", client(selecting(served)))
+    edge = NginxClient("http://nginx", "http://proxy", client(fake_nginx(served)))
     await edge.apply("canary-10")
     assert await edge.revision() == "canary-10" and served == ["stable", "canary-10"]
 
 
-async def test_a_configuration_that_nginx_does_not_take_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(edge_module, "_PATIENCE_SECONDS", 0.3)
-    with pytest.raises(EdgeFailed, match="canary-99: not prepared"):
-        await Edge("http://nginx", "http://proxy", client(selecting(["stable"], 404))).apply("canary-99")
+async def test_a_rejected_configuration_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx_module, "_APPLY_TIMEOUT_SECONDS", 0.3)
+    with pytest.raises(NginxError, match="canary-99: not prepared"):
+        await NginxClient("http://nginx", "http://proxy", client(fake_nginx(["stable"], 404))).apply("canary-99")
 
     def stubborn(request: httpx.Request) -> httpx.Response:
         return httpx.Response(204) if request.method == "POST" else httpx.Response(200, text="stable")
 
-    with pytest.raises(EdgeFailed, match="does not serve by canary-10"):
-        await Edge("http://nginx", "http://proxy", client(stubborn)).apply("canary-10")
-    with pytest.raises(EdgeFailed, match="proxy does not answer"):
-        await Edge("http://nginx", "http://proxy", client(away)).apply("canary-10")
-    for nobody in (away, lambda _request: httpx.Response(500)):
-        assert await Edge("http://nginx", "http://proxy", client(nobody)).revision() is None
+    with pytest.raises(NginxError, match="canary-10: NGINX does not serve it"):
+        await NginxClient("http://nginx", "http://proxy", client(stubborn)).apply("canary-10")
+    with pytest.raises(NginxError, match="proxy does not respond"):
+        await NginxClient("http://nginx", "http://proxy", client(unreachable)).apply("canary-10")
+    for nobody in (unreachable, lambda _request: httpx.Response(500)):
+        assert await NginxClient("http://nginx", "http://proxy", client(nobody)).revision() is None
 
 
 # Docker ---------------------------------------------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class Api:
         self.done.append(f"remove {number} {v}")
 
 
-def test_containers_are_seen_by_service_and_track_and_removed_gently() -> None:
+def test_containers_are_listed_by_service_and_track_and_stopped_gracefully() -> None:
     api = Api()
     containers = Containers("tcp://proxy", "bank", lambda _url: api)  # type: ignore[arg-type,return-value]
     found = containers.observe()
@@ -145,11 +145,11 @@ def test_containers_are_seen_by_service_and_track_and_removed_gently() -> None:
     }
     for error in (APIError("no"), requests.ConnectionError("no")):
         api.fails = error
-        with pytest.raises(DockerFailed, match="list the containers"):
+        with pytest.raises(DockerError, match="list the containers"):
             containers.observe()
 
 
-def test_what_prometheus_does_not_say_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_canaries_without_a_prometheus_result_count_as_not_scraped(monkeypatch: pytest.MonkeyPatch) -> None:
     result = [{"metric": {"service": "account-service"}, "value": [0, "2"]}]
     answers: list[Any] = [
         httpx.Response(200, json={"data": {"result": result}}),
@@ -164,20 +164,20 @@ def test_what_prometheus_does_not_say_is_not_measured(monkeypatch: pytest.Monkey
         return answer
 
     monkeypatch.setattr(readiness.httpx, "get", get)
-    assert readiness.measured_canaries("http://prometheus") == {"account-service": 2}
-    assert [readiness.measured_canaries("http://prometheus") for _ in range(3)] == [{}, {}, {}]
+    assert readiness.scraped_canaries("http://prometheus") == {"account-service": 2}
+    assert [readiness.scraped_canaries("http://prometheus") for _ in range(3)] == [{}, {}, {}]
 
 
 # Slack ----------------------------------------------------------------------------------------------------------------
 
 
-def test_a_message_says_what_happened_and_why() -> None:
+def test_a_notification_has_the_event_and_its_reason() -> None:
     state = at_step()
     note = state.history[-1]
     sent = message(state, note)["attachments"][0]
     assert sent["title"] == "[ROLLOUT] v2 · canary · step 1"
     assert "10 % of clients" in sent["text"] and "by ansible" in sent["text"]
-    judged = judged_unsound()
+    judged = rolled_back_by_imbalance()
     told = message(judged, judged.history[-1])["attachments"][0]
     assert told["color"] == "danger"
     assert "account-service: 1 of 120 failed (stable 0 of 900), +10 ms" in told["text"]
@@ -185,13 +185,13 @@ def test_a_message_says_what_happened_and_why() -> None:
     assert message(done(), done().history[-1])["attachments"][0]["color"] == "good"
 
 
-def judged_unsound() -> Rollout:
+def rolled_back_by_imbalance() -> Rollout:
     figures = verdict("rollback", "ledger-imbalance")
     figures["figures"]["invariants"] = {"ledger-imbalance": 4.0}
-    return state_machine.judged(at_step(), 0, figures, NOW)
+    return state_machine.apply_verdict(at_step(), 0, figures, NOW)
 
 
-async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_slack_outage_blocks_nothing_and_leaks_no_webhook_url(caplog: pytest.LogCaptureFixture) -> None:
     seen: list[Any] = []
     hangs = asyncio.Event()
 
@@ -200,13 +200,13 @@ async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pyt
         await hangs.wait()
         return httpx.Response(200 if len(seen) == 1 else 500)
 
-    state = begun()
+    state = started()
     before = FAILURES.labels("notify")._value.get()  # pylint: disable=protected-access
     notifier = Notifier(httpx.AsyncClient(transport=httpx.MockTransport(slack)), "http://hooks.example/secret")
     sending = asyncio.create_task(notifier.run())
     with assert_prompt():
         for _ in range(103):
-            await notifier.tell(state, state.history[0])
+            await notifier.notify(state, state.history[0])
             await asyncio.sleep(0)
     hangs.set()
     while len(seen) < 101:
@@ -215,23 +215,23 @@ async def test_that_slack_is_away_stops_nothing_and_shows_no_address(caplog: pyt
     await asyncio.wait([sending])
     # Two were too many to wait, and all but the first were refused.
     assert FAILURES.labels("notify")._value.get() >= before + 100  # pylint: disable=protected-access
-    await Notifier(client(away), "http://hooks.example/secret").send({})
-    await Notifier(client(away), None).tell(state, state.history[0])
+    await Notifier(client(unreachable), "http://hooks.example/secret").send({})
+    await Notifier(client(unreachable), None).notify(state, state.history[0])
     assert "secret" not in caplog.text
 
 
 # What anybody may see -------------------------------------------------------------------------------------------------
 
 
-def test_everybody_may_see_where_a_rollout_is_and_nobody_who_drives_it_or_what_a_person_wrote() -> None:
-    told = api.shown(judged_unsound())
+def test_the_public_view_has_no_driver_images_or_free_text() -> None:
+    told = api.public_view(rolled_back_by_imbalance())
     assert (told["phase"], told["release"], told["steps"], told["weight"]) == ("rolling-back", "v2", (10, 50), 10)
     assert told["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
     assert [note["phase"] for note in told["history"][:2]] == ["rolling-back", "canary"]
     assert told["history"][0]["reason"] == "ledger-imbalance"
-    by_hand = json.dumps(api.shown(state_machine.abort(at_step(), "eve asked bob", NOW)))
+    by_hand = json.dumps(api.public_view(state_machine.abort(at_step(), "eve asked bob", NOW)))
     assert "eve" not in by_hand and at_step().driver not in by_hand and "sha256" not in by_hand
-    assert api.shown(Rollout())["verdict"] is None
+    assert api.public_view(Rollout())["verdict"] is None
 
 
 # Verdicts -------------------------------------------------------------------------------------------------------------
@@ -242,13 +242,13 @@ def make_settings(lab: Lab, folder: Path, **changes: Any) -> RolloutSettings:
     return RolloutSettings(**{**values, **changes})
 
 
-async def test_every_verdict_is_kept_and_of_old_rollouts_only_the_last(lab: Lab, tmp_path: Path) -> None:
+async def test_every_analysis_is_recorded_and_old_rollouts_are_pruned(lab: Lab, tmp_path: Path) -> None:
     for number in range(25):
         tmp_path.joinpath("verdicts", f"0{number:02}").mkdir(parents=True)
-    judging = Judging(PrometheusSamples("http://prometheus", client(away)), make_settings(lab, tmp_path))
+    analyzer = Analyzer(PrometheusSamples("http://prometheus", client(unreachable)), make_settings(lab, tmp_path))
     state = at_step()
     for _ in range(2):
-        found = await judging.verdict(state, NOW + 5)
+        found = await analyzer.run(state, NOW + 5)
         assert (found["verdict"], found["reason"]) == ("hold", "no-data")
     kept = sorted(tmp_path.joinpath("verdicts", "one").iterdir())
     assert [path.name for path in kept] == ["001.json", "002.json"]
@@ -259,7 +259,7 @@ async def test_every_verdict_is_kept_and_of_old_rollouts_only_the_last(lab: Lab,
 # The rollout's own requests -------------------------------------------------------------------------------------------
 
 
-async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures(tmp_path: Path) -> None:
+async def test_synthetic_requests_alternate_between_canary_and_stable_and_survive_failures(tmp_path: Path) -> None:
     token = tmp_path / "token"
     tokens: list[str] = []
     asked: list[tuple[str, str, str]] = []
@@ -274,11 +274,11 @@ async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures(t
             assert request.headers["Idempotency-Key"]
         return httpx.Response(201, json={"id": f"account-{len(asked)}"})
 
-    synthetic = Synthetic(client(bank), "http://nginx", token, 1000)
+    synthetic = SyntheticTraffic(client(bank), "http://nginx", token, 1000)
     task = asyncio.create_task(synthetic.run())
     await asyncio.sleep(0.05)
     assert asked == [], "it is off"
-    synthetic.on = True
+    synthetic.enabled = True
     token.write_text("first\n", encoding="utf-8")
     while len(asked) < 10:
         await asyncio.sleep(0.02)
@@ -297,12 +297,12 @@ async def test_own_requests_ask_canary_and_stable_in_turn_and_survive_failures(t
 # All of it ------------------------------------------------------------------------------------------------------------
 
 
-async def test_the_service_watches_and_shows_the_state(lab: Lab, tmp_path: Path) -> None:
+async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, tmp_path: Path) -> None:
     StateFile(tmp_path).change(lambda _state: done())
     settings = make_settings(
         lab,
         tmp_path,
-        poll_seconds=0.01,
+        poll_interval_seconds=0.01,
         edge_url="http://127.0.0.1:9",
         docker_url="tcp://127.0.0.1:9",
         slack_webhook_url="http://127.0.0.1:9/",

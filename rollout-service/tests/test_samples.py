@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from app.analysis.model import INVARIANTS, Policy, Samples, TrackCounts
-from app.analysis.samples import Metrics, Moments, PrometheusSamples
-from app.analysis.verdict import judge
-from tests.support import RealPrometheus, Replica
+from app.analysis.samples import MetricNames, AnalysisWindow, PrometheusSamples
+from app.analysis.verdict import evaluate
+from tests.prometheus_server import PrometheusServer, Replica
 
 SERVICES = ("account-service", "transaction-service")
 
@@ -25,12 +25,12 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[RealPrometheus]:
+def prometheus(tmp_path: Path) -> Iterator[PrometheusServer]:
     """A real Prometheus; skips, visibly, where it cannot be had."""
     binary = shutil.which("prometheus")
     if not binary:
         pytest.skip("prometheus is not installed; on Debian: apt-get install prometheus")
-    running = RealPrometheus(binary, tmp_path)
+    running = PrometheusServer(binary, tmp_path)
     yield running
     running.close()
 
@@ -40,10 +40,10 @@ def replicas() -> Iterator[list[Replica]]:
     """A stable replica and a canary of each service, the stable ones with a past."""
     found = [Replica(service, track) for service in SERVICES for track in ("stable", "canary")]
     for one in found:
-        one.answer(5000, 40, "/health/ready")
+        one.add_requests(5000, 40, "/health/ready")
         if one.track == "stable":
-            one.answer(1000, 7)
-            one.answer(1000, 3, "/api/v1/other")
+            one.add_requests(1000, 7)
+            one.add_requests(1000, 3, "/api/v1/other")
     yield found
     for one in found:
         one.close()
@@ -58,40 +58,42 @@ def of(samples: Samples, service: str, track: str) -> TrackCounts | None:
 # A real Prometheus ----------------------------------------------------------------------------------------------------
 
 
-async def test_counts_are_exact(prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient) -> None:
+async def test_counts_are_exact(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
     stable, canary, *others = replicas
     second = Replica("account-service", "stable")
-    second.answer(50, 5)
+    second.add_requests(50, 5)
     everyone = [*replicas, second]
     prometheus.scrape(everyone)
-    began = prometheus.settle(everyone)
-    stable.answer(900, 2)
-    canary.answer(400, 1)
+    began = prometheus.wait_for_scrape(everyone)
+    stable.add_requests(900, 2)
+    canary.add_requests(400, 1)
     for one in others:
-        one.answer(300 if one.track == "stable" else 150)
+        one.add_requests(300 if one.track == "stable" else 150)
     # One replica begins again at 0, one leaves and one comes: what they answered in the step counts.
     second.requests.clear()
-    second.answer(30, 2)
+    second.add_requests(30, 2)
     late = Replica("account-service", "stable")
-    late.answer(40, 4)
+    late.add_requests(40, 4)
     everyone.append(late)
     prometheus.scrape(everyone)
-    prometheus.settle(everyone)
+    prometheus.wait_for_scrape(everyone)
     prometheus.scrape(everyone[:-1])
-    prometheus.forget(late)
-    moments = Moments(began, prometheus.settle(everyone[:-1]), began, warm_up=0, scrape=0)
-    samples = await PrometheusSamples(prometheus.url, client).read(moments)
+    prometheus.wait_until_forgotten(late)
+    window = AnalysisWindow(began, prometheus.wait_for_scrape(everyone[:-1]), began, warm_up=0, scrape=0)
+    samples = await PrometheusSamples(prometheus.url, client).read(window)
     late.close()
     second.close()
 
-    assert samples.seconds == moments.now - began
+    assert samples.seconds == window.now - began
     assert of(samples, "account-service", "stable") == counts(900 + 30 + 40, 2 + 2 + 4)
     assert of(samples, "account-service", "canary") == counts(400, 1)
     assert of(samples, "account-service", "before") == counts(2050, 15)
     assert of(samples, "transaction-service", "stable") == counts(300, 0)
     assert of(samples, "transaction-service", "canary") == counts(150, 0)
     assert samples.invariants == dict.fromkeys(INVARIANTS, 0.0)
-    assert judge(samples, Policy(bake_seconds=0.1)).verdict == "promote"
+    assert evaluate(samples, Policy(bake_seconds=0.1)).verdict == "promote"
 
 
 def counts(requests: float, errors: float) -> TrackCounts:
@@ -101,96 +103,96 @@ def counts(requests: float, errors: float) -> TrackCounts:
     )
 
 
-async def test_latencies_leave_the_warm_up_out_and_stable_is_measured_for_longer(
-    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+async def test_latencies_exclude_the_warm_up(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
 ) -> None:
     stable, canary, *others = replicas
     prometheus.scrape(replicas)
-    began = prometheus.settle(replicas)
-    canary.answer(3, 1)
+    began = prometheus.wait_for_scrape(replicas)
+    canary.add_requests(3, 1)
     for one in others:
-        one.answer(1)
-    warm = prometheus.settle(replicas)
-    canary.answer(20)
-    stable.answer(100)
-    later = prometheus.settle(replicas)
-    canary.answer(500)
-    stable.answer(4000)
-    now = prometheus.settle(replicas)
+        one.add_requests(1)
+    warm = prometheus.wait_for_scrape(replicas)
+    canary.add_requests(20)
+    stable.add_requests(100)
+    later = prometheus.wait_for_scrape(replicas)
+    canary.add_requests(500)
+    stable.add_requests(4000)
+    now = prometheus.wait_for_scrape(replicas)
     source = PrometheusSamples(prometheus.url, client)
-    moments = Moments(began, now, began, warm_up=warm - began, scrape=now - later)
+    window = AnalysisWindow(began, now, began, warm_up=warm - began, scrape=now - later)
 
-    samples = await source.read(moments)
+    samples = await source.read(window)
     assert of(samples, "account-service", "canary") == replace(counts(20, 1), requests=523)
     assert of(samples, "account-service", "stable") == counts(4100, 0)
     # Before anything is left of the step by that, its errors count all the same.
-    samples = await source.read(replace(moments, now=warm))
+    samples = await source.read(replace(window, now=warm))
     assert of(samples, "account-service", "canary") == replace(counts(0, 1), requests=3)
-    assert judge(samples, Policy()).reason == "not-enough-samples"
+    assert evaluate(samples, Policy()).reason == "not-enough-samples"
 
 
-async def test_what_is_not_measured_is_held(
-    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+async def test_missing_measurements_hold(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
 ) -> None:
     stable, canary, *_ = replicas
     prometheus.scrape(replicas)
-    began = prometheus.settle(replicas)
+    began = prometheus.wait_for_scrape(replicas)
     for one in replicas:
-        one.answer(1000)
-    moments = Moments(began, prometheus.settle(replicas), began, warm_up=0, scrape=0)
+        one.add_requests(1000)
+    window = AnalysisWindow(began, prometheus.wait_for_scrape(replicas), began, warm_up=0, scrape=0)
     policy = Policy(bake_seconds=0.1)
 
-    async def verdict(now: float, metrics: Metrics = Metrics()) -> tuple[str, str]:
+    async def verdict(now: float, metrics: MetricNames = MetricNames()) -> tuple[str, str]:
         source = PrometheusSamples(prometheus.url, client, metrics=metrics)
-        found = judge(await source.read(replace(moments, now=now)), policy)
+        found = evaluate(await source.read(replace(window, now=now)), policy)
         return found.verdict, found.reason
 
-    assert await verdict(moments.now) == ("promote", "healthy")
+    assert await verdict(window.now) == ("promote", "healthy")
     for name in ("requests", "durations", "imbalance", "violations", "mismatches", "consumed", "lag"):
-        assert await verdict(moments.now, Metrics(**{name: "bank_misspelt"})) == ("hold", "no-data"), name
+        assert await verdict(window.now, MetricNames(**{name: "bank_misspelt"})) == ("hold", "no-data"), name
 
     # The canary goes on being told of for minutes, but it does not answer.
-    canary.well = False
-    assert await verdict(prometheus.settle([stable])) == ("hold", "no-data")
-    canary.well = True
-    assert await verdict(prometheus.settle(replicas)) == ("promote", "healthy")
+    canary.healthy = False
+    assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
+    canary.healthy = True
+    assert await verdict(prometheus.wait_for_scrape(replicas)) == ("promote", "healthy")
     # And one that DNS does not know any more.
     prometheus.scrape([one for one in replicas if one is not canary])
-    prometheus.forget(canary)
-    assert await verdict(prometheus.settle([stable])) == ("hold", "no-data")
+    prometheus.wait_until_forgotten(canary)
+    assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
 
     prometheus.close()
-    assert await verdict(moments.now) == ("hold", "no-data")
+    assert await verdict(window.now) == ("hold", "no-data")
 
 
-async def test_a_broken_invariant_is_seen_if_it_is_new(
-    prometheus: RealPrometheus, replicas: list[Replica], client: httpx.AsyncClient
+async def test_only_new_invariant_violations_count(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
 ) -> None:
     stable, canary, ledger_reader, canary_reader = replicas
     imbalance, mismatches = 'bank_ledger_imbalance{currency="EUR"}', "bank_reconciliation_mismatches{}"
-    stable.figures[imbalance] = canary.figures[imbalance] = -5
-    ledger_reader.figures[mismatches] = 2
+    stable.values[imbalance] = canary.values[imbalance] = -5
+    ledger_reader.values[mismatches] = 2
     prometheus.scrape(replicas)
-    began = prometheus.settle(replicas)
+    began = prometheus.wait_for_scrape(replicas)
     source = PrometheusSamples(prometheus.url, client)
 
     async def invariants() -> dict[str, float | None]:
-        now = prometheus.settle(replicas)
-        return dict((await source.read(Moments(began, now, began))).invariants)
+        now = prometheus.wait_for_scrape(replicas)
+        return dict((await source.read(AnalysisWindow(began, now, began))).invariants)
 
     assert await invariants() == dict.fromkeys(INVARIANTS, 0.0)
-    stable.figures[imbalance] = 7
-    canary.figures['bank_ledger_violations_total{constraint="a"}'] = 1
-    canary_reader.figures[mismatches] = 3
-    canary_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 4
-    canary_reader.figures['bank_events_consumed_total{outcome="failed"}'] = 5
-    canary_reader.figures["bank_consumer_lag_seconds{}"] = 90.5
+    stable.values[imbalance] = 7
+    canary.values['bank_ledger_violations_total{constraint="a"}'] = 1
+    canary_reader.values[mismatches] = 3
+    canary_reader.values['bank_events_consumed_total{outcome="dead"}'] = 4
+    canary_reader.values['bank_events_consumed_total{outcome="failed"}'] = 5
+    canary_reader.values["bank_consumer_lag_seconds{}"] = 90.5
     broken = {"ledger-imbalance": 12, "ledger-violation": 1, "reconciliation": 1, "dead-letters": 4, "consumer": 5}
     assert await invariants() == {**broken, "consumer-lag": 90}
     # What stable's own consumer gives up on is not the canary's doing.
-    canary_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 0
-    ledger_reader.figures['bank_events_consumed_total{outcome="dead"}'] = 9
-    stable.figures[imbalance] = canary.figures[imbalance] = math.nan
+    canary_reader.values['bank_events_consumed_total{outcome="dead"}'] = 0
+    ledger_reader.values['bank_events_consumed_total{outcome="dead"}'] = 9
+    stable.values[imbalance] = canary.values[imbalance] = math.nan
     seen = await invariants()
     assert seen["dead-letters"] == 0
     assert math.isnan(seen["ledger-imbalance"] or 0)
@@ -211,21 +213,21 @@ async def test_a_broken_invariant_is_seen_if_it_is_new(
         httpx.Response(200, json=[]),
     ],
 )
-async def test_an_answer_that_cannot_be_used_is_held(answer: httpx.Response) -> None:
+async def test_an_unusable_response_holds(answer: httpx.Response) -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(answer.status_code, content=answer.content))
     async with httpx.AsyncClient(transport=transport) as client:
-        samples = await PrometheusSamples("http://prometheus:9090/", client).read(Moments(100, 160, 100))
-    assert judge(samples, Policy()).reason == "no-data"
+        samples = await PrometheusSamples("http://prometheus:9090/", client).read(AnalysisWindow(100, 160, 100))
+    assert evaluate(samples, Policy()).reason == "no-data"
     assert [one.service for one in samples.services] == list(SERVICES)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no url", "http://[", "ftp://x"])
-async def test_a_prometheus_that_cannot_be_reached_is_held(url: str, client: httpx.AsyncClient) -> None:
-    samples = await PrometheusSamples(url, client).read(Moments(100, 160, 100))
-    assert judge(samples, Policy()).reason == "no-data"
+async def test_an_unreachable_prometheus_holds(url: str, client: httpx.AsyncClient) -> None:
+    samples = await PrometheusSamples(url, client).read(AnalysisWindow(100, 160, 100))
+    assert evaluate(samples, Policy()).reason == "no-data"
 
 
-async def test_an_old_up_is_no_sign_of_life() -> None:
+async def test_a_stale_up_does_not_count() -> None:
     def told(age: float) -> httpx.MockTransport:
         def answer(request: httpx.Request) -> httpx.Response:
             query = httpx.QueryParams(request.content.decode())["query"]
@@ -237,12 +239,12 @@ async def test_an_old_up_is_no_sign_of_life() -> None:
 
     for age, measured in ((5, True), (30, False)):
         async with httpx.AsyncClient(transport=told(age)) as client:
-            samples = await PrometheusSamples("http://prometheus", client).read(Moments(900, 1000, 900))
+            samples = await PrometheusSamples("http://prometheus", client).read(AnalysisWindow(900, 1000, 900))
         assert (of(samples, "account-service", "canary") is not None) == measured
 
 
 @pytest.mark.parametrize(("checked", "imbalance"), [(True, 0.0), (False, None)])
-async def test_a_ledger_without_accounts_is_sound_when_it_is_checked(checked: bool, imbalance: float | None) -> None:
+async def test_an_empty_ledger_counts_as_balanced_once_it_is_checked(checked: bool, imbalance: float | None) -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         query = httpx.QueryParams(request.content.decode())["query"]
         there = checked and query.startswith("bank_check_completed_timestamp_seconds")
@@ -250,5 +252,5 @@ async def test_a_ledger_without_accounts_is_sound_when_it_is_checked(checked: bo
         return httpx.Response(200, json={"data": {"result": result}})
 
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
-        samples = await PrometheusSamples("http://prometheus", client).read(Moments(900, 1000, 900))
+        samples = await PrometheusSamples("http://prometheus", client).read(AnalysisWindow(900, 1000, 900))
     assert samples.invariants["ledger-imbalance"] == imbalance

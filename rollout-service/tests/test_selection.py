@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.selection import NotPrepared, Selection
+from app.selection import UnknownConfiguration, Selection
 from shared.testing.ports import free_port
 
 _CONFIGURATION = """
@@ -72,7 +72,7 @@ def nginx(tmp_path: Path) -> Nginx:
     return Nginx(tmp_path)
 
 
-def test_a_selection_is_served_after_a_reload_and_after_a_restart(nginx: Nginx) -> None:
+def test_a_selection_is_served_after_a_reload_and_a_restart(nginx: Nginx) -> None:
     selection = Selection(nginx.folder)
     selection.select("stable")
     with nginx.runs() as process:
@@ -85,11 +85,11 @@ def test_a_selection_is_served_after_a_reload_and_after_a_restart(nginx: Nginx) 
 
 
 @pytest.mark.parametrize("name", ["canary-50", "", "stable\n", "../selected/nginx", "stable;", "/etc/passwd", "STABLE"])
-def test_what_is_not_prepared_is_not_selected(tmp_path: Path, name: str) -> None:
+def test_an_unprepared_configuration_is_not_selected(tmp_path: Path, name: str) -> None:
     for part in ("prepared", "selected"):
         (tmp_path / part).mkdir()
     (tmp_path / "prepared/stable.conf").touch()
     (tmp_path / "selected/nginx.conf").write_text("as before", encoding="utf-8")
-    with pytest.raises(NotPrepared):
+    with pytest.raises(UnknownConfiguration):
         Selection(tmp_path).select(name)
     assert (tmp_path / "selected/nginx.conf").read_text(encoding="utf-8") == "as before"

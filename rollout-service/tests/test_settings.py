@@ -18,11 +18,11 @@ def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_it_starts_with_credentials_of_its_own():
+def test_generated_credentials_are_accepted():
     load_or_exit(RolloutSettings)
 
 
-def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_required_settings_have_no_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in [*COMPLETE, "AUTH_JWKS"]:
         monkeypatch.delenv(name)
     assert refused_settings(RolloutSettings, capsys) == ["AUTH_JWKS", "PROJECT"]
@@ -35,7 +35,7 @@ def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, cap
         ("AUTH_JWKS", ""),
     ],
 )
-def test_a_well_known_credential_is_refused(
+def test_a_well_known_credential_is_rejected(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv(name, value)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.analysis.model import INVARIANTS, REASONS, Policy, Samples, ServiceCounts, TrackCounts, Verdict
-from app.analysis.verdict import judge
+from app.analysis.verdict import evaluate
 
 POLICY = Policy()
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "+Inf")
@@ -43,7 +43,7 @@ HEALTHY = samples(track(1000, 1), track(9000, 9))
 
 def answer(given_samples: Samples, policy: Policy = POLICY) -> tuple[str, str]:
     """Return verdict and reason."""
-    verdict = judge(given_samples, policy)
+    verdict = evaluate(given_samples, policy)
     assert verdict.reason in REASONS
     return verdict.verdict, verdict.reason
 
@@ -57,41 +57,41 @@ def test_equal_tracks_are_promoted_after_the_bake_time() -> None:
 # Errors ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_canary_that_fails_everything_is_rolled_back_within_a_handful_of_requests() -> None:
+def test_a_canary_that_always_fails_is_rolled_back_within_a_few_requests() -> None:
     assert answer(samples(track(4, 4), track(40))) == ("rollback", "errors")
 
 
-def test_errors_that_stable_has_as_well_are_nobodys_fault() -> None:
+def test_errors_shared_with_stable_do_not_count() -> None:
     assert answer(samples(track(1000, 50), track(9000, 450))) == ("promote", "healthy")
     assert answer(samples(track(1000, 50), track(9000, 9))) == ("rollback", "errors")
 
 
-def test_trouble_that_only_this_step_has_seen_is_shared_trouble() -> None:
+def test_errors_shared_only_in_this_step_do_not_count() -> None:
     calm = track(50_000, 50)
     assert answer(samples(track(100, 5), track(900, 50), calm))[0] != "rollback"
-    # That stable was bad before the step takes the proof away, and does not promote either.
+    # That stable was bad before the step takes the proof unreachable, and does not promote either.
     assert answer(samples(track(150, 7), track(1350, 1), track(50_000, 2500))) == ("hold", "errors")
 
 
-def test_stables_time_before_the_step_is_part_of_the_proof() -> None:
+def test_stable_before_the_step_is_part_of_the_evidence() -> None:
     canary, stable = track(150, 3), track(1350, 1)
     assert answer(samples(canary, stable))[0] == "hold"
     assert answer(samples(canary, stable, track(30_000, 30))) == ("rollback", "errors")
     broken = replace(track(30_000, 30), errors=math.nan)
-    assert judge(samples(canary, stable, broken), POLICY) == judge(samples(canary, stable), POLICY)
+    assert evaluate(samples(canary, stable, broken), POLICY) == evaluate(samples(canary, stable), POLICY)
 
 
-def test_a_few_errors_below_the_floor_are_no_reason() -> None:
+def test_errors_below_the_floor_are_accepted() -> None:
     # Ten of 20,000 where stable has none is certainly more, and half of what is tolerated.
     assert answer(samples(track(20_000, 10), track(180_000))) == ("promote", "healthy")
 
 
-def test_what_stable_answers_in_place_of_the_canary_does_not_hide_its_errors() -> None:
+def test_retries_on_stable_do_not_hide_errors() -> None:
     assert answer(samples(track(30, 30), track(270 + 30))) == ("rollback", "errors")
     assert answer(samples(track(30, 30), track(30 + 30))) == ("rollback", "errors")
 
 
-def test_a_suspicion_is_held() -> None:
+def test_a_suspicion_holds() -> None:
     assert answer(samples(track(110, 1), track(990))) == ("hold", "errors")
 
 
@@ -99,51 +99,51 @@ def test_a_suspicion_is_held() -> None:
 
 
 @pytest.mark.parametrize("ratio", [9, 1])
-def test_a_canary_that_is_300_ms_slower_is_caught_by_few_dozen_requests(ratio: int) -> None:
+def test_a_canary_300_ms_slower_is_detected_within_36_requests(ratio: int) -> None:
     assert answer(samples(track(36, 0, SLOWER), track(36 * ratio))) == ("rollback", "latency")
 
 
-def test_fewer_are_no_proof() -> None:
+def test_five_requests_are_not_significant() -> None:
     assert answer(samples(track(5, 0, SLOWER), track(45))) == ("hold", "not-enough-samples")
 
 
-def test_a_difference_that_does_not_matter_is_none_however_certain() -> None:
+def test_an_irrelevant_difference_is_accepted_even_if_significant() -> None:
     slower = track(100_000, 0, (0, 40, 50, 10))
-    figures = judge(samples(slower, track(900_000)), POLICY).figures["service"]
+    figures = evaluate(samples(slower, track(900_000)), POLICY).figures["service"]
     assert figures["latency_z"] > figures["latency_z_limit"]  # type: ignore[operator]
     assert answer(samples(slower, track(900_000))) == ("promote", "healthy")
     picky = replace(POLICY, least_superiority=0.55, least_slower_seconds=0.001)
     assert answer(samples(slower, track(900_000)), picky) == ("rollback", "latency")
 
 
-def test_a_faster_canary_is_welcome() -> None:
+def test_a_faster_canary_is_promoted() -> None:
     assert answer(samples(track(1000), track(9000, 0, SLOWER))) == ("promote", "healthy")
 
 
-def test_a_slowness_that_may_be_chance_is_held() -> None:
+def test_an_insignificant_slowdown_holds() -> None:
     slower = samples(track(120, 0, (0, 40, 20, 10, 0, 0, 30)), track(120))
     assert answer(slower, replace(POLICY, latency_alpha=1e-12)) == ("hold", "latency")
     assert answer(slower, replace(POLICY, latency_alpha=0.01)) == ("rollback", "latency")
 
 
-def test_a_tail_beyond_the_ceiling_is_not_for_ranks_to_see() -> None:
+def test_a_slow_tail_is_detected_by_the_ceiling() -> None:
     tail = (0, 55, 28, 7, 0, 0, 0, 0, 10)
     assert answer(samples(track(300, 0, tail), track(2700))) == ("rollback", "latency-ceiling")
     # Stable waits as long: nobody's fault.
     assert answer(samples(track(300, 0, tail), track(2700, 0, tail)))[0] != "rollback"
 
 
-def test_a_ceiling_above_every_bucket_is_the_last_bucket() -> None:
+def test_a_ceiling_above_all_buckets_uses_the_last_bucket() -> None:
     tail = (0, 55, 28, 7, 0, 0, 0, 0, 0, 10)
     high = replace(POLICY, ceiling_seconds=30)
     assert answer(samples(track(300, 0, tail), track(2700)), high) == ("rollback", "latency-ceiling")
 
 
-def test_the_z_is_that_of_mann_and_whitney_with_ties() -> None:
+def test_z_matches_the_mann_whitney_formula_with_ties() -> None:
     # By hand: ranks 1.5, 1.5 | 4 (three times) in two buckets; U = 2, n = (2, 3).
     canary = TrackCounts(2, 0, {"1": 1, "2": 2, "+Inf": 2})
     stable = TrackCounts(3, 0, {"1": 1, "2": 3, "+Inf": 3})
-    figures = judge(samples(canary, stable), POLICY).figures["service"]
+    figures = evaluate(samples(canary, stable), POLICY).figures["service"]
     u, variance = 2.5, 2 * 3 / 12 * (6 - (8 - 2 + 27 - 3) / (5 * 4))
     assert figures["superiority"] == pytest.approx(u / 6)
     assert figures["latency_z"] == pytest.approx((u - 3) / math.sqrt(variance))
@@ -153,7 +153,7 @@ def test_the_z_is_that_of_mann_and_whitney_with_ties() -> None:
 
 
 @pytest.mark.parametrize("name", INVARIANTS)
-def test_a_broken_invariant_rolls_back_at_once(name: str) -> None:
+def test_a_violated_invariant_rolls_back_immediately(name: str) -> None:
     broken = {**SOUND, name: POLICY.lag_seconds + 1}
     expected = ("rollback", name.removesuffix("-lag"))
     assert answer(replace(HEALTHY, invariants=broken)) == expected
@@ -161,7 +161,7 @@ def test_a_broken_invariant_rolls_back_at_once(name: str) -> None:
     assert answer(Samples(1, (ServiceCounts("service", None, None),), {name: 61.0})) == expected
 
 
-def test_a_consumer_may_be_a_little_behind() -> None:
+def test_consumer_lag_is_tolerated_up_to_the_threshold() -> None:
     assert answer(replace(HEALTHY, invariants={**SOUND, "consumer-lag": 60.0})) == ("promote", "healthy")
 
 
@@ -170,12 +170,12 @@ def test_a_consumer_may_be_a_little_behind() -> None:
 
 @pytest.mark.parametrize("name", INVARIANTS)
 @pytest.mark.parametrize("value", [None, *UNUSABLE])
-def test_an_unknown_invariant_is_held(name: str, value: float | None) -> None:
+def test_an_unknown_invariant_holds(name: str, value: float | None) -> None:
     assert answer(replace(HEALTHY, invariants={**SOUND, name: value})) == ("hold", "no-data")
     assert answer(replace(HEALTHY, invariants={one: 0.0 for one in INVARIANTS if one != name})) == ("hold", "no-data")
 
 
-def test_a_step_without_services_or_time_is_held() -> None:
+def test_a_step_without_services_or_age_holds() -> None:
     assert answer(replace(HEALTHY, services=())) == ("hold", "no-data")
     for seconds in UNUSABLE:
         assert answer(replace(HEALTHY, seconds=seconds)) == ("hold", "no-data")
@@ -183,7 +183,7 @@ def test_a_step_without_services_or_time_is_held() -> None:
 
 @pytest.mark.parametrize("value", UNUSABLE)
 @pytest.mark.parametrize("name", ["requests", "errors"])
-def test_a_count_that_is_none_is_held(name: str, value: float) -> None:
+def test_an_invalid_count_holds(name: str, value: float) -> None:
     good = track(1000, 1)
     for canary, stable in ((replace(good, **{name: value}), good), (good, replace(good, **{name: value}))):
         assert answer(samples(canary, stable)) == ("hold", "no-data")
@@ -206,7 +206,7 @@ def test_a_count_that_is_none_is_held(name: str, value: float) -> None:
     ],
     ids=["none", "only all", "two", "falling", "nan", "infinite", "at nan", "negative", "word", "no all", "others"],
 )
-def test_buckets_that_cannot_be_compared_are_held(buckets: dict[str, float]) -> None:
+def test_incomparable_buckets_hold(buckets: dict[str, float]) -> None:
     assert answer(samples(replace(track(1000), buckets=buckets), track(9000))) == ("hold", "no-data")
 
 
@@ -215,11 +215,11 @@ def test_a_release_may_change_some_buckets() -> None:
     assert answer(samples(replace(track(1000), buckets=kept), track(9000))) == ("promote", "healthy")
 
 
-def test_more_errors_than_requests_are_no_counts() -> None:
+def test_more_errors_than_requests_are_invalid() -> None:
     assert answer(samples(track(1000, 1001), track(9000))) == ("hold", "no-data")
 
 
-def test_a_missing_track_is_held_and_shields_no_other_service() -> None:
+def test_a_missing_track_holds_and_hides_no_other_service() -> None:
     assert answer(samples(None, track(9000))) == ("hold", "no-data")
     assert answer(samples(track(1000), None)) == ("hold", "no-data")
     bad = ServiceCounts("bad", track(900), track(100, 50))
@@ -227,18 +227,18 @@ def test_a_missing_track_is_held_and_shields_no_other_service() -> None:
 
 
 @pytest.mark.parametrize("canary, stable", [(99, 9000), (1000, 99), (0, 9000), (0, 0), (1000, 0)])
-def test_few_samples_are_held(canary: float, stable: float) -> None:
+def test_few_samples_hold(canary: float, stable: float) -> None:
     assert answer(samples(track(canary), track(stable))) == ("hold", "not-enough-samples")
 
 
-def test_requests_without_latencies_are_few_samples() -> None:
+def test_requests_without_latencies_are_not_enough_samples() -> None:
     assert answer(samples(replace(track(1000), buckets=track(10).buckets), track(9000)))[1] == "not-enough-samples"
 
 
 @pytest.mark.parametrize("change", [{"alpha": 0}, {"alpha": 0.7}, {"ratio": 1}, {"bake_seconds": math.nan}])
 @pytest.mark.parametrize("more", [{}, {"error_limit": 0.0001}, {"ceiling_floor": 0.5}, {"beta": math.inf}])
-def test_a_policy_that_no_test_can_work_with_is_refused(change: dict[str, float], more: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match="not a policy"):
+def test_an_invalid_policy_is_rejected(change: dict[str, float], more: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="invalid policy"):
         replace(POLICY, **change, **more)
 
 
@@ -260,32 +260,34 @@ def _tracks(draw: st.DrawFn) -> TrackCounts:
 
 @_patient
 @given(_tracks(), _tracks(), st.one_of(st.none(), _tracks()), st.data())
-def test_more_errors_of_the_canary_never_help_it(
+def test_more_errors_never_improve_the_verdict(
     canary: TrackCounts, stable: TrackCounts, before: TrackCounts | None, data: st.DataObject
 ) -> None:
     worse = replace(canary, errors=data.draw(st.integers(int(canary.errors), int(canary.requests))))
     order = ["promote", "hold", "rollback"]
-    first, second = (judge(samples(one, stable, before), POLICY).verdict for one in (canary, worse))
+    first, second = (evaluate(samples(one, stable, before), POLICY).verdict for one in (canary, worse))
     assert order.index(first) <= order.index(second)
 
 
 @_patient
 @given(_tracks(), _tracks(), st.integers(1, 10))
-def test_the_order_of_services_and_buckets_means_nothing(canary: TrackCounts, stable: TrackCounts, turn: int) -> None:
+def test_the_order_of_services_and_buckets_is_irrelevant(canary: TrackCounts, stable: TrackCounts, turn: int) -> None:
     def turned(counts: TrackCounts) -> TrackCounts:
         items = list(counts.buckets.items())
         return replace(counts, buckets=dict(items[turn:] + items[:turn]))
 
     one = samples(canary, stable)
     other = samples(turned(canary), turned(stable))
-    assert judge(one, POLICY) == judge(other, POLICY)
-    swapped = judge(replace(one, services=one.services[::-1]), POLICY)
-    assert swapped.verdict == judge(one, POLICY).verdict
+    assert evaluate(one, POLICY) == evaluate(other, POLICY)
+    swapped = evaluate(replace(one, services=one.services[::-1]), POLICY)
+    assert swapped.verdict == evaluate(one, POLICY).verdict
 
 
 @_patient
 @given(st.sampled_from(["requests", "errors", "buckets", "invariant", "seconds"]), _odd, st.booleans(), st.data())
-def test_nothing_odd_is_ever_promoted(where: str, value: float | None, of_canary: bool, data: st.DataObject) -> None:
+def test_invalid_samples_are_never_promoted(
+    where: str, value: float | None, of_canary: bool, data: st.DataObject
+) -> None:
     good = track(1000, 1)
     if where == "buckets":
         bad = replace(good, buckets={**good.buckets, data.draw(st.sampled_from(BOUNDS)): value})
@@ -298,15 +300,15 @@ def test_nothing_odd_is_ever_promoted(where: str, value: float | None, of_canary
         odd = replace(odd, invariants={**SOUND, data.draw(st.sampled_from(INVARIANTS)): value})
     elif where == "seconds":
         odd = replace(odd, seconds=value)
-    assert judge(odd, POLICY).verdict != "promote"
+    assert evaluate(odd, POLICY).verdict != "promote"
 
 
 @_patient
 @given(_count, _count, _count, st.dictionaries(st.sampled_from(BOUNDS), _count), st.floats(), _count)
-def test_any_counts_give_a_verdict(
+def test_any_counts_yield_a_verdict(
     requests: float, errors: float, seconds: float, buckets: dict[str, float], invariant: float, other: float
 ) -> None:
     odd = TrackCounts(requests, errors, buckets)
-    verdict = judge(samples(odd, replace(odd, errors=other), odd, seconds=seconds), POLICY)
+    verdict = evaluate(samples(odd, replace(odd, errors=other), odd, seconds=seconds), POLICY)
     assert isinstance(verdict, Verdict)
     assert answer(samples(odd, track(9000), invariants={**SOUND, "reconciliation": invariant}))[1] in REASONS

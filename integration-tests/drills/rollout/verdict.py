@@ -25,7 +25,7 @@ from app.analysis.model import (
     TrackCounts,
     Verdict,
 )
-from app.analysis.verdict import judge
+from app.analysis.verdict import evaluate
 from harness.commands import measured
 
 POLICY = Policy()
@@ -163,7 +163,7 @@ class Step:
             ServiceCounts(name, stable.counts(), canary.counts(), before)
             for name, (stable, canary), before in zip(("first", "second"), self.tracks, self._before)
         )
-        return judge(Samples(self.seconds, services, SOUND), POLICY)
+        return evaluate(Samples(self.seconds, services, SOUND), POLICY)
 
 
 def rollout(case: Case, seed: str) -> tuple[str, float]:

@@ -1,1 +1,1 @@
-"""Canary analysis: samples from Prometheus, a pure verdict on them, and a record of every verdict."""
+"""Canary analysis: samples from Prometheus, a pure verdict on them, and a stored record of each analysis."""

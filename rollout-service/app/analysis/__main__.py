@@ -1,12 +1,12 @@
-"""Judges a canary by hand, and again what was judged before.
+"""Analyzes a canary from the command line, or replays stored analyses.
 
     python -m app.analysis --since SECONDS [--rollout SECONDS] [--prometheus URL] [--store DIR] [--set NAME=VALUE …]
-        asks Prometheus, prints the verdict as JSON, and stores it with its samples and policy;
-        ends with 0 for promote, 1 for rollback, 3 for hold (2: the command is wrong)
+        queries Prometheus, prints the verdict as JSON, and stores it with its samples and policy;
+        exits with 0 for promote, 1 for rollback, 3 for hold (2: usage error)
     python -m app.analysis replay FILE…
-        judges stored samples again; ends with 1 unless every answer is the stored one
+        evaluates stored samples again; exits with 1 unless every verdict equals the stored one
 
-Times are seconds since 1970; `--since now-90` is 90 seconds ago. `--set` changes the policy, e.g. bake_seconds=120.
+Times are Unix timestamps; `--since now-90` is 90 seconds ago. `--set` changes the policy, e.g. bake_seconds=120.
 """
 
 import argparse
@@ -21,22 +21,22 @@ from pathlib import Path
 import httpx
 
 from app.analysis.model import Policy
-from app.analysis.records import Record, as_json, load_record, same, write_record
-from app.analysis.runner import judge_now
-from app.analysis.samples import Moments, PrometheusSamples
-from app.analysis.verdict import judge
+from app.analysis.records import AnalysisRecord, as_json, load_record, equal_verdicts, write_record
+from app.analysis.runner import analyze
+from app.analysis.samples import AnalysisWindow, PrometheusSamples
+from app.analysis.verdict import evaluate
 
 EXIT_CODES = {"promote": 0, "rollback": 1, "hold": 3}
 
 _URL = "http://prometheus:9090"
 
 
-def _moment(text: str) -> float:
+def _timestamp(text: str) -> float:
     ago = text.removeprefix("now-")
-    moment = float(ago) if ago == text else time.time() - float(ago)
-    if not math.isfinite(moment):
+    timestamp = float(ago) if ago == text else time.time() - float(ago)
+    if not math.isfinite(timestamp):
         raise ValueError(text)
-    return moment
+    return timestamp
 
 
 def _changed_policy(changes: Sequence[str]) -> Policy:
@@ -44,25 +44,25 @@ def _changed_policy(changes: Sequence[str]) -> Policy:
     return Policy(**{name: float(value) for name, value in values.items()})
 
 
-async def _ask(options: argparse.Namespace, policy: Policy) -> Record:
-    moments = Moments(options.since, time.time(), options.since if options.rollout is None else options.rollout)
+async def _run(options: argparse.Namespace, policy: Policy) -> AnalysisRecord:
+    window = AnalysisWindow(options.since, time.time(), options.since if options.rollout is None else options.rollout)
     async with httpx.AsyncClient() as client:
-        return await judge_now(PrometheusSamples(options.prometheus, client), moments, policy)
+        return await analyze(PrometheusSamples(options.prometheus, client), window, policy)
 
 
-def _judge(arguments: Sequence[str]) -> int:
+def _analyze(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser("app.analysis", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--since", type=_moment, required=True, help="when the step began")
-    parser.add_argument("--rollout", type=_moment, help="when the rollout began (default: with the step)")
+    parser.add_argument("--since", type=_timestamp, required=True, help="start of the step")
+    parser.add_argument("--rollout", type=_timestamp, help="start of the rollout (default: start of the step)")
     parser.add_argument("--prometheus", default=os.environ.get("PROMETHEUS_URL", _URL), help=f"default {_URL}")
-    parser.add_argument("--store", type=Path, help="the folder for the record")
+    parser.add_argument("--store", type=Path, help="directory for the record")
     parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="change the policy")
     options = parser.parse_args(arguments)
     try:
         policy = _changed_policy(options.set)
     except (ValueError, TypeError) as error:
         parser.error(str(error))
-    record = asyncio.run(_ask(options, policy))
+    record = asyncio.run(_run(options, policy))
     print(as_json(record.verdict))
     if options.store:
         write_record(options.store, record)
@@ -78,15 +78,15 @@ def _replay(paths: Sequence[str]) -> int:
             print(f"{path}: {error}", file=sys.stderr)
             different += 1
             continue
-        again = judge(record.samples, record.policy)
-        agrees = same(record.verdict, again)
+        replayed = evaluate(record.samples, record.policy)
+        agrees = equal_verdicts(record.verdict, replayed)
         different += not agrees
-        print(f"{path}: {record.verdict.verdict} ({record.verdict.reason})" + ("" if agrees else f", now {again}"))
+        print(f"{path}: {record.verdict.verdict} ({record.verdict.reason})" + ("" if agrees else f", now {replayed}"))
     return int(different > 0)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say."""
+    """Run a command and return the exit code."""
     match arguments:
         case ["replay", _, *_]:
             return _replay(arguments[1:])
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
             print(__doc__, file=sys.stderr)
             return 2
         case _:
-            return _judge(arguments)
+            return _analyze(arguments)
 
 
 if __name__ == "__main__":

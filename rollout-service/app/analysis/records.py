@@ -1,4 +1,4 @@
-"""Verdicts with everything that they rest on: made, stored, and read again to see that the answer is still the same."""
+"""Stores each analysis with its samples and policy, so that its verdict can be replayed."""
 
 import json
 import math
@@ -9,13 +9,13 @@ from typing import Any
 
 from app.analysis.model import Policy, Samples, ServiceCounts, TrackCounts, Verdict
 
-# Floats of another machine's mathematics library may differ in the last digits.
+# Another machine's math library may differ in the last digits of a float.
 _TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """A verdict with everything that it rests on; `about` is what the reader should know (rollout, step, weight)."""
+class AnalysisRecord:
+    """A verdict with its samples and policy; `about` is context for the reader (rollout, step, weight)."""
 
     at: float
     samples: Samples
@@ -24,47 +24,47 @@ class Record:
     about: Mapping[str, Any] = field(default_factory=dict)
 
 
-def write_record(folder: Path, record: Record) -> Path:
+def write_record(folder: Path, record: AnalysisRecord) -> Path:
     """Store a record as the folder's next NNN.json and return its path. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     number = max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()), default=0) + 1
     path = folder / f"{number:03}.json"
-    half = path.with_suffix(".half")
-    half.write_text(as_json(record) + "\n", encoding="utf-8")
-    half.replace(path)
+    temporary = path.with_suffix(".half")
+    temporary.write_text(as_json(record) + "\n", encoding="utf-8")
+    temporary.replace(path)
     return path
 
 
-def load_record(path: Path) -> Record:
-    """Return a stored record. Raises OSError, or ValueError when it is none."""
+def load_record(path: Path) -> AnalysisRecord:
+    """Load a record. Raises OSError, or ValueError if it is invalid."""
     try:
-        stored = _restored(json.loads(path.read_text(encoding="utf-8")))
+        stored = _decode(json.loads(path.read_text(encoding="utf-8")))
         samples = stored["samples"]
-        return Record(
+        return AnalysisRecord(
             stored["at"],
-            Samples(samples["seconds"], tuple(map(_service, samples["services"])), samples["invariants"]),
+            Samples(samples["seconds"], tuple(map(_service_counts, samples["services"])), samples["invariants"]),
             Policy(**stored["policy"]),
             Verdict(**stored["verdict"]),
             stored["about"],
         )
     except (LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is no stored verdict: {error!r}") from error
+        raise ValueError(f"{path} is not an analysis record: {error!r}") from error
 
 
-def same(stored: Verdict, again: Verdict) -> bool:
-    """Tell whether two verdicts are the same answer for the same figures."""
-    if (stored.verdict, stored.reason) != (again.verdict, again.reason):
+def equal_verdicts(stored: Verdict, replayed: Verdict) -> bool:
+    """Return whether two verdicts and their figures are equal."""
+    if (stored.verdict, stored.reason) != (replayed.verdict, replayed.reason):
         return False
-    left, right = (_flat(verdict) for verdict in (stored, again))
+    left, right = (_flatten(verdict) for verdict in (stored, replayed))
     return left.keys() == right.keys() and all(_equal(left[name], right[name]) for name in left)
 
 
-def as_json(value: Record | Verdict) -> str:
-    """Return JSON that every reader takes: it has no NaN and no infinity, so they become {"float": "nan"}."""
-    return json.dumps(_storable(asdict(value)), indent=2, allow_nan=False)
+def as_json(value: AnalysisRecord | Verdict) -> str:
+    """Return standard JSON, which has no NaN or infinity: these become {"float": "nan"}."""
+    return json.dumps(_encode(asdict(value)), indent=2, allow_nan=False)
 
 
-def _flat(verdict: Verdict) -> dict[tuple[str, str], float | None]:
+def _flatten(verdict: Verdict) -> dict[tuple[str, str], float | None]:
     return {(of, name): value for of, figures in verdict.figures.items() for name, value in figures.items()}
 
 
@@ -74,20 +74,20 @@ def _equal(left: float | None, right: float | None) -> bool:
     return math.isclose(left, right, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE) or (math.isnan(left) and math.isnan(right))
 
 
-def _service(stored: Mapping[str, Any]) -> ServiceCounts:
+def _service_counts(stored: Mapping[str, Any]) -> ServiceCounts:
     tracks = {name: TrackCounts(**stored[name]) if stored[name] else None for name in ("stable", "canary", "before")}
     return ServiceCounts(stored["service"], **tracks)
 
 
-def _storable(value: Any) -> Any:
+def _encode(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(value)}
     if isinstance(value, dict):
-        return {name: _storable(item) for name, item in value.items()}
-    return [_storable(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {name: _encode(item) for name, item in value.items()}
+    return [_encode(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _restored(value: Any) -> Any:
+def _decode(value: Any) -> Any:
     if isinstance(value, dict):
-        return float(value["float"]) if value.keys() == {"float"} else {name: _restored(v) for name, v in value.items()}
-    return [_restored(item) for item in value] if isinstance(value, list) else value
+        return float(value["float"]) if value.keys() == {"float"} else {name: _decode(v) for name, v in value.items()}
+    return [_decode(item) for item in value] if isinstance(value, list) else value

@@ -1,27 +1,27 @@
-"""Whether a canary may stay: tests of canary against stable on plain counts. No clock, no network.
+"""Decides whether a canary is promoted: tests of canary against stable on plain counts, without clock or network.
 
-A step is judged again every few seconds, on the counts since it began. So each test is one that may be looked at as
-often as one likes: the chance that an equal canary is *ever* rolled back by it stays below its `alpha`.
+A step is analyzed every few seconds, each time on the counts since its start. The tests therefore allow any number of
+looks: the probability that an equal canary is *ever* rolled back by a test is below the test's `alpha`.
 
-Errors, and answers slower than the ceiling, are rates. A canary is rolled back when its rate is found to be above
-stable's *and* above a floor; the tests are content when it is found not to be, for one of the two. (Both have to
-reject, so the smaller level holds: an intersection-union test, Berger 1982, Technometrics 24.)
-- Against the floor: Wald's sequential probability-ratio test of a binomial rate (1945, Ann. Math. Statist. 16).
-- Against stable: a failed request was the canary's with the probability of its share of the requests if both are
-  equal, and with a larger one if it fails `ratio` times as often. That needs no knowledge of the rate that both
+Errors, and requests slower than the ceiling, are rates. A canary is rolled back when its rate is significantly above
+stable's *and* above a floor; the tests accept it once either is refuted. (Both have to reject, so the smaller level
+holds: an intersection-union test, Berger 1982, Technometrics 24.)
+- Against the floor: Wald's sequential probability ratio test of a binomial rate (1945, Ann. Math. Statist. 16).
+- Against stable: if both are equal, a failed request was the canary's with the probability of the canary's share of
+  requests, and with a higher one if the canary fails `ratio` times as often. This does not depend on the rate that both
   share. (Wald on double dichotomies, as above; for rates: Kulldorff et al. 2011, Sequential Analysis 30.)
-  It is asked twice: of stable in the same step alone, at a weak level, so that trouble that both share is nobody's
-  fault; and of stable with its time before the step, at a strict one, because nine times the canary's requests are
-  too few to know a rate of 0.1 % by.
+  There are two such tests: against stable in the same step, at a weak level, so that trouble shared by both tracks
+  does not count against the canary; and against stable including the time before the step, at a strict level, because
+  nine times the canary's requests are too few to estimate a rate of 0.1 %.
 Wald's bounds hold at every look: the likelihood ratio of an equal canary is a martingale (Ville 1939).
 
-Latency: Mann and Whitney's test (1947, Ann. Math. Statist. 18) corrected for ties (Kruskal and Wallis 1952, JASA 47),
-each bucket of the histogram being one large tie. Its z is held against the mixture boundary of Robbins (1970, Ann.
-Math. Statist. 41), which a Brownian motion ever crosses with a chance below `alpha`. Very many samples make the
-smallest difference significant, so the canary must also be slower by an amount that matters.
+Latency: the Mann-Whitney U test (1947, Ann. Math. Statist. 18) corrected for ties (Kruskal and Wallis 1952, JASA 47);
+each bucket of the histogram is one large tie. Its z is compared with the mixture boundary of Robbins (1970, Ann. Math.
+Statist. 41), which a Brownian motion ever crosses with a probability below `alpha`. With very many samples any
+difference is significant, so the canary must also be slower by a relevant amount.
 
-NGINX asks stable again what the canary failed. Stable's requests grow by that only as far as the canary fails, and
-its errors only if stable fails them as well, which speaks for the canary.
+NGINX retries the canary's failed requests on stable. This increases stable's requests only as far as the canary fails,
+and stable's errors only if stable fails them, too, which speaks for the canary.
 """
 
 import math
@@ -31,51 +31,51 @@ from typing import TypeGuard
 
 from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, TrackCounts, Verdict
 
-# What z of equal tracks exceeds in one look of a hundred: no proof, but no time to promote either.
+# Exceeded by equal tracks in 1 % of looks: not significant, but too high for a promotion.
 _SUSPICIOUS_Z = 2.33
-# How many pairs of requests the boundary is narrowest for: a few dozen.
+# Number of pairs of requests for which the boundary is narrowest.
 _PAIRS = 20.0
-# Of buckets, to tell latencies apart: two and the rest.
-_FEWEST_BOUNDS = 3
-# Far above any count, with a cube that a float can hold.
-_MOST = 1e18
+# Minimum number of bucket bounds for comparing latencies: two finite ones and infinity.
+_MIN_BOUNDS = 3
+# Far above any count; its cube still fits into a float.
+_MAX_COUNT = 1e18
 
 
 @dataclass(frozen=True, slots=True)
-class _Finding:
-    """What a test says: that the canary is worse, that it is not (neither: more is needed), and its figures."""
+class _TestResult:
+    """Result of a test: the canary is worse, or acceptable, or neither (more samples are needed); and its figures."""
 
     worse: bool
-    content: bool
+    acceptable: bool
     figures: Mapping[str, float | None]
 
 
-def judge(samples: Samples, policy: Policy) -> Verdict:
-    """Return the verdict on a step so far."""
-    tracks = {one.service: _usable(one) for one in samples.services}
-    measured = {service: _findings(usable, policy) for service, usable in tracks.items() if usable}
+def evaluate(samples: Samples, policy: Policy) -> Verdict:
+    """Return the verdict on the samples of a step."""
+    tracks = {one.service: _validated_tracks(one) for one in samples.services}
+    measured = {service: _run_tests(usable, policy) for service, usable in tracks.items() if usable}
     figures: dict[str, Mapping[str, float | None]] = {
-        service: {name: value for finding in tests.values() for name, value in finding.figures.items()}
+        service: {name: value for result in tests.values() for name, value in result.figures.items()}
         for service, tests in measured.items()
     }
     figures["invariants"] = dict(samples.invariants)
 
-    tests = [(reason, finding) for findings in measured.values() for reason, finding in findings.items()]
-    if harm := _breach(samples, policy) or next((reason for reason, finding in tests if finding.worse), None):
+    tests = [(reason, result) for results in measured.values() for reason, result in results.items()]
+    if harm := _violated_invariant(samples, policy) or next((reason for reason, result in tests if result.worse), None):
         return Verdict("rollback", harm, figures)
-    if not samples.services or None in tracks.values() or not _known(samples):
+    if not samples.services or None in tracks.values() or not _is_measured(samples):
         return Verdict("hold", "no-data", figures)
-    if any(track.fewest < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
+    if any(track.sample_size < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
         return Verdict("hold", "not-enough-samples", figures)
-    if doubt := next((reason for reason, finding in tests if not finding.content), None):
+    if doubt := next((reason for reason, result in tests if not result.acceptable), None):
         return Verdict("hold", doubt, figures)
     if samples.seconds < policy.bake_seconds:
         return Verdict("hold", "baking", figures)
     return Verdict("promote", "healthy", figures)
 
 
-def _breach(samples: Samples, policy: Policy) -> str | None:
-    """Return the reason that the first broken invariant gives; None while none is known to be broken."""
+def _violated_invariant(samples: Samples, policy: Policy) -> str | None:
+    """Return the reason of the first violated invariant; None if no violation is known."""
     for name in INVARIANTS:
         value = samples.invariants.get(name)
         if _is_count(value) and value > (policy.lag_seconds if name == "consumer-lag" else 0):
@@ -83,22 +83,22 @@ def _breach(samples: Samples, policy: Policy) -> str | None:
     return None
 
 
-def _known(samples: Samples) -> bool:
-    """Tell whether every invariant and the age of the step are known."""
+def _is_measured(samples: Samples) -> bool:
+    """Return whether all invariants and the age of the step are measured."""
     return _is_count(samples.seconds) and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
 
 
 @dataclass(frozen=True, slots=True)
 class _Track:
-    """Counts that can be counts, with buckets by the number that `le` is."""
+    """Validated counts, with the buckets by numeric bound."""
 
     requests: float
     errors: float
     buckets: Mapping[float, float]
 
     @property
-    def fewest(self) -> float:
-        """The fewest samples that a test of it rests on."""
+    def sample_size(self) -> float:
+        """The smallest number of samples of any test on this track."""
         return min(self.requests, self.buckets[math.inf])
 
 
@@ -107,34 +107,36 @@ _Tracks = tuple[_Track, _Track, _Track]
 _NOTHING = _Track(0.0, 0.0, {})
 
 
-def _findings(tracks: _Tracks, policy: Policy) -> dict[str, _Finding]:
-    """Return what the tests say of a service, by the reason that they would give."""
+def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, _TestResult]:
+    """Run all tests on a service; return the results by the reason they stand for."""
     canary, stable, _ = tracks
     bounds = _shared_bounds(canary, stable)
     finite = bounds[:-1]
-    # Without a bound above the ceiling the last one is stricter than asked for, not laxer.
+    # If no bound is above the ceiling, the last one is used, which is stricter.
     ceiling = min((bound for bound in finite if bound >= policy.ceiling_seconds), default=finite[-1])
     errors = [(track.errors, track.requests) for track in tracks]
-    slow = [_slow(track.buckets, ceiling) for track in tracks]
+    slow = [_count_slow(track.buckets, ceiling) for track in tracks]
     return {
-        "errors": _rate("errors", errors, policy.error_floor, policy.error_limit, policy),
-        "latency-ceiling": _rate("slow", slow, policy.ceiling_floor, policy.ceiling_limit, policy),
-        "latency": _latency(_widths(canary.buckets, bounds), _widths(stable.buckets, bounds), bounds, policy),
+        "errors": _compare_rates("errors", errors, policy.error_floor, policy.error_limit, policy),
+        "latency-ceiling": _compare_rates("slow", slow, policy.ceiling_floor, policy.ceiling_limit, policy),
+        "latency": _compare_latencies(_widths(canary.buckets, bounds), _widths(stable.buckets, bounds), bounds, policy),
     }
 
 
-def _rate(name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy) -> _Finding:
-    """Compare rates, given as bad ones and all for canary, stable, and stable before the step."""
+def _compare_rates(
+    name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy
+) -> _TestResult:
+    """Compare rates, given as (bad, total) of canary, stable, and stable before the step."""
     (bad, total), (stable_bad, stable_total), (before_bad, before_total) = counts
     above_floor = bad * math.log(limit / floor) + (total - bad) * math.log((1 - limit) / (1 - floor))
-    in_step = _against(bad, total, stable_bad, stable_total, policy.ratio)
-    with_before = _against(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
-    tolerated = _against(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
-    return _Finding(
+    in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
+    with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
+    tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
+    return _TestResult(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
         and with_before >= -math.log(policy.alpha),
-        content=min(above_floor, tolerated) <= math.log(policy.beta),
+        acceptable=min(above_floor, tolerated) <= math.log(policy.beta),
         figures={
             **{f"canary_{name}": bad, f"stable_{name}": stable_bad},
             **({"canary_requests": total, "stable_requests": stable_total} if name == "errors" else {}),
@@ -144,27 +146,27 @@ def _rate(name: str, counts: list[tuple[float, float]], floor: float, limit: flo
     )
 
 
-def _against(bad: float, total: float, stable_bad: float, stable_total: float, ratio: float) -> float:
-    """Return the logarithm of the likelihood ratio of a canary that fails `ratio` times as often to an equal one."""
+def _log_likelihood_ratio(bad: float, total: float, stable_bad: float, stable_total: float, ratio: float) -> float:
+    """Return the log-likelihood ratio of a canary that fails `ratio` times as often against an equal one."""
     both = total + stable_total
     share = total / both if both else 0
     expected = math.log1p(share * (ratio - 1))
     return bad * (math.log(ratio) - expected) - stable_bad * expected
 
 
-def _slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, float]:
-    """Return how many took longer than a bound, and all; none of none where the bound is unknown."""
+def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, float]:
+    """Return the requests above a bound, and the total; (0, 0) if the bound is unknown."""
     if ceiling not in buckets:
         return 0.0, 0.0
     return buckets[math.inf] - buckets[ceiling], buckets[math.inf]
 
 
-def _latency(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> _Finding:
-    """Compare canary's and stable's latencies, given as how many lie in each bucket."""
+def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> _TestResult:
+    """Compare latencies of canary (`own`) and stable (`other`), given as requests per bucket."""
     first, second = sum(own), sum(other)
     everything = first + second
     if not first or not second:
-        return _Finding(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
+        return _TestResult(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
     below = wins = ties = 0.0
     for mine, theirs in zip(own, other):
         wins += mine * (below + theirs / 2)
@@ -177,41 +179,41 @@ def _latency(own: list[float], other: list[float], bounds: list[float], policy: 
     slower = _mean(own, bounds) - _mean(other, bounds)
     superiority = wins / (first * second)
     matters = superiority >= policy.least_superiority and slower >= policy.least_slower_seconds
-    return _Finding(
+    return _TestResult(
         worse=matters and z >= boundary,
-        content=not matters or z < _SUSPICIOUS_Z,
+        acceptable=not matters or z < _SUSPICIOUS_Z,
         figures={"superiority": superiority, "latency_z": z, "latency_z_limit": boundary, "slower_seconds": slower},
     )
 
 
 def _shared_bounds(canary: _Track, stable: _Track) -> list[float]:
-    """Return the bounds of buckets that both tracks have; a release may change them."""
+    """Return the bucket bounds that both tracks have; a release may change them."""
     return sorted(canary.buckets.keys() & stable.buckets.keys())
 
 
 def _widths(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
-    """Return how many lie between two bounds, from cumulative counts."""
+    """Return the requests per bucket from cumulative counts."""
     counts = [buckets[bound] for bound in bounds]
     return [upper - lower for lower, upper in zip([0.0, *counts], counts)]
 
 
 def _mean(widths: list[float], bounds: list[float]) -> float:
-    """Return the mean in seconds as if each lay in the middle of its bucket; beyond the last bound, at it."""
+    """Return the mean in seconds, with each request at the middle of its bucket, or at the last finite bound."""
     edges = [0.0, *bounds]
     middles = [(lower + upper) / 2 if upper < math.inf else lower for lower, upper in zip(edges, bounds)]
     return sum(map(math.prod, zip(widths, middles))) / sum(widths)
 
 
-def _usable(counts: ServiceCounts) -> _Tracks | None:
-    """Return what the tests work on; None unless both tracks are measured, with buckets to compare."""
-    canary, stable = _sound(counts.canary), _sound(counts.stable)
-    if canary is None or stable is None or len(_shared_bounds(canary, stable)) < _FEWEST_BOUNDS:
+def _validated_tracks(counts: ServiceCounts) -> _Tracks | None:
+    """Return the tracks for the tests; None unless both are measured and have enough buckets in common."""
+    canary, stable = _validated(counts.canary), _validated(counts.stable)
+    if canary is None or stable is None or len(_shared_bounds(canary, stable)) < _MIN_BOUNDS:
         return None
-    return canary, stable, _sound(counts.before) or _NOTHING
+    return canary, stable, _validated(counts.before) or _NOTHING
 
 
-def _sound(track: TrackCounts | None) -> _Track | None:
-    """Return the counts of a track; None if they cannot be counts."""
+def _validated(track: TrackCounts | None) -> _Track | None:
+    """Return the validated counts of a track; None if they are invalid."""
     if track is None or not (_is_count(track.requests) and _is_count(track.errors) and track.errors <= track.requests):
         return None
     try:
@@ -219,15 +221,15 @@ def _sound(track: TrackCounts | None) -> _Track | None:
     except ValueError:
         return None
     counts = [buckets[bound] for bound in sorted(buckets)]
-    sound = (
+    valid = (
         all(map(_is_count, counts))
         and counts == sorted(counts)
         and math.inf in buckets
         and all(bound > 0 for bound in buckets)
     )
-    return _Track(float(track.requests), float(track.errors), buckets) if sound else None
+    return _Track(float(track.requests), float(track.errors), buckets) if valid else None
 
 
 def _is_count(value: float | None) -> TypeGuard[float]:
-    """Tell whether this can be a count: NaN, infinity and what is below 0 cannot."""
-    return value is not None and 0 <= value < _MOST
+    """Return whether a value is a valid count: finite and not negative."""
+    return value is not None and 0 <= value < _MAX_COUNT

@@ -1,30 +1,32 @@
-"""Metrics of rollout-service."""
+"""MetricNames of rollout-service."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 from shared.prometheus.registry import REGISTRY
 
 STATE = Gauge(
-    "rollout_state", "1 for the phase that the rollout is in, 0 for the others.", ["state"], registry=REGISTRY
+    "rollout_state", "1 for the current phase of the rollout, 0 for the others.", ["state"], registry=REGISTRY
 )
-WEIGHT = Gauge("rollout_weight", "Percentage of clients that NGINX sends to the canary.", registry=REGISTRY)
-VERDICTS = Counter("rollout_verdicts", "Verdicts about a canary.", ["verdict", "reason"], registry=REGISTRY)
+WEIGHT = Gauge(
+    "rollout_weight", "Canary weight: percentage of clients that NGINX sends to the canary.", registry=REGISTRY
+)
+VERDICTS = Counter("rollout_verdicts", "Verdicts of the canary analysis.", ["verdict", "reason"], registry=REGISTRY)
 LAST_VERDICT = Gauge(
     "rollout_last_verdict_timestamp_seconds",
-    "When this verdict was last given, in seconds since 1970.",
+    "Unix time of the last verdict with these labels.",
     ["verdict", "reason"],
     registry=REGISTRY,
 )
 DURATION = Histogram(
     "rollout_duration_seconds",
-    "From the beginning of a rollout until it was promoted or rolled back.",
+    "Duration of a rollout until its promotion or rollback.",
     ["outcome"],
     buckets=(30, 60, 120, 300, 600, 1200, 1800, 3600, 7200),
     registry=REGISTRY,
 )
 FAILURES = Counter(
     "rollout_failures",
-    "What rollout-service could not do, and tries again: state, nginx, docker, notify.",
+    "Failed operations of rollout-service, which are retried: state, nginx, docker, notify.",
     ["operation"],
     registry=REGISTRY,
 )

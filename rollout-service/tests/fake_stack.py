@@ -1,4 +1,4 @@
-"""What rollout-service's tests are written with: a rollout, and a world of NGINX, containers and verdicts."""
+"""Rollouts in every phase, and an in-memory stack of NGINX, Docker and analysis, for tests."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -8,7 +8,7 @@ from app import state_machine
 from app.containers import Container
 from app.controller import Controller
 from app.state_file import StateFile
-from app.state_machine import SERVICES, Request, Rollout
+from app.state_machine import SERVICES, RolloutRequest, Rollout
 
 NOW = 1_000_000.0
 LEASE = 30.0
@@ -16,69 +16,70 @@ OLD = {service: f"registry/{service}@sha256:{'a' * 64}" for service in SERVICES}
 NEW = {service: f"registry/{service}@sha256:{'b' * 64}" for service in SERVICES}
 
 
-def request(**changes: Any) -> Request:
-    """Return what a driver asks for, with some of it changed."""
-    asked = {"driver": "ansible", "version": "v2", "images": NEW, "previous": OLD, "bake_seconds": 10}
-    return Request.model_validate({**asked, "budget_seconds": 100, "warm_seconds": 1800, **changes})
+def request(**changes: Any) -> RolloutRequest:
+    """Return a driver's request, with some fields changed."""
+    fields = {"driver": "ansible", "version": "v2", "images": NEW, "previous": OLD, "bake_seconds": 10}
+    return RolloutRequest.model_validate({**fields, "budget_seconds": 100, "warm_seconds": 1800, **changes})
 
 
-def begun(**changes: Any) -> Rollout:
-    return state_machine.begin(Rollout(), request(**changes), "one", NOW, LEASE)
+def started(**changes: Any) -> Rollout:
+    return state_machine.start(Rollout(), request(**changes), "one", NOW, LEASE)
 
 
 def at_step(step: int = 0, **changes: Any) -> Rollout:
-    """Return a rollout whose step is served."""
-    state = state_machine.provisioned(begun(**changes), "one", NOW)
+    """Return a rollout at a step that receives traffic."""
+    state = state_machine.complete_provisioning(started(**changes), "one", NOW)
     for number in range(step + 1):
-        state = state_machine.shifted(state, state_machine.configuration(state), NOW)
+        state = state_machine.record_traffic(state, state_machine.nginx_configuration(state), NOW)
         if number < step:
-            state = state_machine.judged(state, number, verdict("promote"), NOW)
+            state = state_machine.apply_verdict(state, number, verdict("promote"), NOW)
     return state
 
 
 def promoting() -> Rollout:
-    return state_machine.judged(at_step(1), 1, verdict("promote"), NOW)
+    return state_machine.apply_verdict(at_step(1), 1, verdict("promote"), NOW)
 
 
 def done() -> Rollout:
-    return state_machine.promoted(promoting(), "one", NOW)
+    return state_machine.complete_promotion(promoting(), "one", NOW)
 
 
-def verdict(answer: str, reason: str = "healthy") -> dict[str, Any]:
+def verdict(decision: str, reason: str = "healthy") -> dict[str, Any]:
     figures = {"canary_errors": 1.0, "canary_requests": 120.0, "stable_errors": 0.0, "stable_requests": 900.0}
     service = {**figures, "slower_seconds": 0.01}
     return {
-        "verdict": answer,
+        "verdict": decision,
         "reason": reason,
         "figures": {"account-service": service, "invariants": {"ledger-imbalance": 0.0}},
     }
 
 
-class World:
-    """NGINX, Docker and a judge, in memory. It keeps what was done, in order."""
+class FakeStack:
+    """NGINX, Docker and the analysis, in memory; `log` has the operations in order."""
 
     def __init__(self, folder: Path, state: Rollout) -> None:
         self.file = StateFile(folder)
         self.file.change(lambda _state: state)
         self.now = NOW
         self.served: str | None = "stable"
-        self.refuses: Exception | None = None
+        self.nginx_error: Exception | None = None
         self.containers = [stable(service, number) for service in SERVICES for number in (1, 2)]
         self.verdict: Mapping[str, Any] = verdict("hold", "not-enough-samples")
         self.log: list[str] = []
-        self.told: list[str] = []
+        self.notifications: list[str] = []
         self.controller = self.process()
 
     def process(self) -> Controller:
-        """Return a controller as it is after a start."""
-        return Controller(self.file, self, self, self.judge, self.tell, lambda: self.now, 2)  # type: ignore[arg-type]
+        """Return a newly started controller."""
+        doubles: Any = (self, self, self.analyze, self.notify)
+        return Controller(self.file, *doubles, lambda: self.now, 2)
 
     async def revision(self) -> str | None:
         return self.served
 
     async def apply(self, name: str) -> None:
-        if self.refuses is not None:
-            raise self.refuses
+        if self.nginx_error is not None:
+            raise self.nginx_error
         self.served = name
         self.log.append(f"serve {name}")
 
@@ -93,14 +94,14 @@ class World:
             self.containers.remove(one)
             self.log.append(f"remove {one.id}")
 
-    async def judge(self, _state: Rollout, _now: float) -> Mapping[str, Any]:
+    async def analyze(self, _state: Rollout, _now: float) -> Mapping[str, Any]:
         return self.verdict
 
-    async def tell(self, _state: Rollout, note: Mapping[str, Any]) -> None:
-        self.told.append(f"{note['phase']}: {note['reason']}")
+    async def notify(self, _state: Rollout, event: Mapping[str, Any]) -> None:
+        self.notifications.append(f"{event['phase']}: {event['reason']}")
 
     async def ticks(self, count: int = 4, seconds: float = 2) -> Rollout:
-        """Let time pass, and return the state after it."""
+        """Run some passes with time between them, and return the state."""
         for _ in range(count):
             state = await self.controller.tick()
             self.now += seconds
