@@ -1,41 +1,41 @@
-// Asks what NGINX and the services tell anybody, and shows it. Each panel stands by itself: one that gets no answer
-// says so, and the others go on. Whatever comes from outside becomes text, never markup.
+// Polls the public status of NGINX and the services, and displays it. Panels are independent: one without a response
+// says so, and the others still update. All fetched values are inserted as text, never as markup.
 "use strict";
 
-const EVERY_SECONDS = 5;
-const PATIENCE_SECONDS = 4;
+const INTERVAL_SECONDS = 5;
+const TIMEOUT_SECONDS = 4;
 
 const PHASES = {
-  idle: "No rollout is under way.",
-  provisioning: "Canaries start.",
-  canary: "The canary serves.",
-  promoting: "The new version becomes the stable one.",
-  done: "Done; the version before is kept ready.",
-  "rolling-back": "It is taken back.",
+  idle: "No rollout in progress",
+  provisioning: "Starting canaries",
+  canary: "Canary receiving traffic",
+  promoting: "Promoting: replacing stable replicas",
+  done: "Promoted; the previous version keeps running",
+  "rolling-back": "Rolling back",
 };
 const REASONS = {
-  "above-target": "more load than a replica should carry",
-  "below-target": "less load than the replicas could carry",
-  "on-target": "the load fits",
-  "at-minimum": "no fewer are allowed",
-  "at-maximum": "no more are allowed",
-  "below-minimum": "fewer than are allowed",
-  "above-maximum": "more than are allowed",
-  "rate-limited": "not all at once",
-  stabilized: "waits until the load has stayed so",
-  rolling: "waits while a version is replaced",
-  stopped: "somebody has stopped it",
-  "metric-missing": "a metric is missing, so none goes",
-  errors: "more errors than stable",
-  latency: "slower than stable",
-  "latency-ceiling": "too slow",
-  "no-data": "no metrics yet",
-  "not-enough-samples": "too few requests yet",
-  baking: "not long enough yet",
-  healthy: "as good as stable",
+  "above-target": "load per replica above the target",
+  "below-target": "load per replica below the target",
+  "on-target": "within tolerance",
+  "at-minimum": "at the minimum",
+  "at-maximum": "at the maximum",
+  "below-minimum": "below the minimum",
+  "above-maximum": "above the maximum",
+  "rate-limited": "limited by the scaling policy",
+  stabilized: "waiting for the stabilization window",
+  rolling: "waiting for an update to finish",
+  stopped: "scaled to zero manually",
+  "metric-missing": "metric missing, not scaling down",
+  errors: "error rate higher than stable",
+  latency: "latency higher than stable",
+  "latency-ceiling": "latency above the maximum",
+  "no-data": "no metrics available",
+  "not-enough-samples": "not enough requests yet",
+  baking: "minimum duration not reached",
+  healthy: "no regression found",
 };
 
-function words(reason) {
+function reasonText(reason) {
   return REASONS[reason] || reason.replaceAll("-", " ");
 }
 
@@ -48,7 +48,7 @@ function make(kind, ...children) {
   return element;
 }
 
-function facts(...pairs) {
+function definitionList(...pairs) {
   const list = make("dl");
   for (const [name, value] of pairs) {
     if (value !== null) list.append(make("dt", name), make("dd", value));
@@ -56,7 +56,7 @@ function facts(...pairs) {
   return list;
 }
 
-function moment(seconds) {
+function timestamp(seconds) {
   const date = new Date(seconds * 1000);
   const today = date.toDateString() === new Date().toDateString();
   const day = today ? "" : `${date.toLocaleDateString(undefined, { day: "numeric", month: "short" })} `;
@@ -66,29 +66,29 @@ function moment(seconds) {
 }
 
 function events(title, lines) {
-  if (!lines.length) return make("p.quiet", `${title}: none yet.`);
-  const list = make("ol.events", ...lines.map(([at, text]) => make("li", moment(at), make("span", text))));
+  if (!lines.length) return make("p.quiet", `${title}: none yet`);
+  const list = make("ol.events", ...lines.map(([at, text]) => make("li", timestamp(at), make("span", text))));
   list.setAttribute("aria-label", title);
   return list;
 }
 
-// What a part says, or why it says nothing: {data} or {silent}.
-async function ask(name) {
+// Fetches the status of a component: {data}, or {error} with the reason.
+async function fetchStatus(name) {
   try {
     const answer = await fetch(`/ops/${name}.json`, {
       cache: "no-store",
-      signal: AbortSignal.timeout(PATIENCE_SECONDS * 1000),
+      signal: AbortSignal.timeout(TIMEOUT_SECONDS * 1000),
     });
     if (answer.ok) return { data: await answer.json() };
-    return { silent: answer.status === 429 ? "is asked too often" : "does not answer" };
-  } catch (error) {
-    return { silent: "does not answer" };
+    return { error: answer.status === 429 ? "rate limited" : "not responding" };
+  } catch {
+    return { error: "not responding" };
   }
 }
 
 const shown = {};
 
-// Replaces a panel's content only when it is new: whoever reads or has selected it is not disturbed.
+// Replaces a panel's content only when it has changed, so that a text selection survives.
 function show(panel, ...content) {
   const box = make("div", ...content);
   if (shown[panel] === box.innerHTML) return;
@@ -97,8 +97,8 @@ function show(panel, ...content) {
 }
 
 function health(answer, track) {
-  if (answer.silent) return make("span.bad", `✕ ${answer.silent}`);
-  if (answer.data.track !== track) return make("span.bad", `✕ does not answer; ${answer.data.track} stands in`);
+  if (answer.error) return make("span.bad", `✕ ${answer.error}`);
+  if (answer.data.track !== track) return make("span.bad", `✕ not responding; ${answer.data.track} serves its requests`);
   if (!answer.data.ready) return make("span.wary", `▲ not ready: ${answer.data.failing.join(", ")}`);
   return make("span.good", "● ready");
 }
@@ -107,8 +107,8 @@ function replicas(edge, service, autoscaler) {
   const fixed = edge.replicas[edge.services.indexOf(service)];
   if (fixed !== undefined) return `${fixed}, fixed`;
   const known = autoscaler && autoscaler.data && autoscaler.data.services[service];
-  if (!known) return "unknown without the autoscaler";
-  return `${known.ready} of ${known.current} ready, ${known.desired} wanted (${known.minimum} to ${known.maximum})`;
+  if (!known) return "unknown (autoscaler unavailable)";
+  return `${known.ready} of ${known.current} ready, ${known.desired} desired (${known.minimum} to ${known.maximum})`;
 }
 
 function serviceCard(service, track, answer, count) {
@@ -116,7 +116,7 @@ function serviceCard(service, track, answer, count) {
   return make(
     "div.card",
     make("h3", track === "stable" ? service : `${service}, ${track}`),
-    facts(["health", health(answer, track)], ["version", version], ["track", track], ["replicas", count]),
+    definitionList(["health", health(answer, track)], ["version", version], ["track", track], ["replicas", count]),
   );
 }
 
@@ -138,93 +138,93 @@ function showSplit(edge) {
     part.style.flexGrow = share;
     if (share) bar.append(part);
   }
-  const text = canary ? `${100 - canary} % of clients get stable, ${canary} % the canary.` : "All clients get stable.";
-  const before = edge.revision === "previous" ? "They are served by the version before." : null;
-  show("split", bar, make("p", text), before && make("p.wary", before));
+  const text = canary ? `Stable ${100 - canary} %, canary ${canary} % of clients` : "All clients on stable";
+  const previous = edge.revision === "previous" ? "NGINX serves the previous version." : null;
+  show("split", bar, make("p", text), previous && make("p.wary", before));
 }
 
 function showRollout(edge, answer) {
-  if (!answer) return show("rollout", make("p.quiet", "This stack has no rollouts: what runs is what was started."));
-  if (answer.silent) return show("rollout", make("p.bad", `✕ rollout-service ${answer.silent}; without it a canary is not judged.`));
+  if (!answer) return show("rollout", make("p.quiet", "Rollouts are not available in this stack."));
+  if (answer.error) return show("rollout", make("p.bad", `✕ rollout-service ${answer.error}: canaries are not analyzed`));
   const state = answer.data;
-  const trying = state.phase === "canary" ? ` Step ${state.step + 1} of ${state.steps.length}.` : "";
-  const verdict = state.verdict && `${state.verdict.verdict} (${words(state.verdict.reason)})`;
-  const ended = { promoted: "it became the stable one", "rolled-back": "it was taken back" }[state.outcome];
+  const step = state.phase === "canary" ? `, step ${state.step + 1} of ${state.steps.length} (${state.steps[state.step]} %)` : "";
+  const verdict = state.verdict && `${state.verdict.verdict} (${reasonText(state.verdict.reason)})`;
+  const outcome = { promoted: "promoted", "rolled-back": "rolled back" }[state.outcome];
   show(
     "rollout",
-    make(state.phase === "rolling-back" ? "p.wary" : "p", PHASES[state.phase] + trying),
-    facts(
+    make(state.phase === "rolling-back" ? "p.wary" : "p", PHASES[state.phase] + step),
+    definitionList(
       [state.phase === "idle" ? "last release" : "release", state.release ? make("span.version", state.release) : null],
       ["last verdict", verdict],
-      ["outcome", ended || null],
+      ["outcome", outcome || null],
     ),
-    events("What it has done", state.history.map((note) => [note.at, noteText(note)])),
+    events("History", state.history.map((event) => [event.at, eventText(event)])),
   );
 }
 
-function noteText(note) {
-  const share = note.weight ? ` ${note.weight} % of clients.` : "";
-  return PHASES[note.phase] + share + (note.reason ? ` Verdict: ${words(note.reason)}.` : "");
+function eventText(event) {
+  const weight = event.weight ? ` (${event.weight} %)` : "";
+  return PHASES[event.phase] + weight + (event.reason ? `: ${reasonText(event.reason)}` : "");
 }
 
 function showAutoscaler(edge, answer) {
-  if (!answer) return show("autoscaler", make("p.quiet", "This stack has no autoscaler: it runs the replicas it was started with."));
-  if (answer.silent) return show("autoscaler", make("p.bad", `✕ autoscale-service ${answer.silent}; the replicas stay as they are.`));
+  if (!answer) return show("autoscaler", make("p.quiet", "Autoscaling is not available in this stack."));
+  if (answer.error) return show("autoscaler", make("p.bad", `✕ autoscale-service ${answer.error}: replicas are not scaled`));
   const state = answer.data;
-  let standing = make("p.good", "● It decides.");
-  if (state.paused) standing = make("p.wary", "▲ An operator has paused it.");
-  else if (!state.leading) standing = make("p.wary", "▲ Whoever answers waits to take over.");
-  const services = Object.entries(state.services).map(([name, told]) => [name, `${told.desired} wanted: ${words(told.why)}`]);
+  let status = make("p.good", "● Active");
+  if (state.paused) status = make("p.wary", "▲ Paused by an operator");
+  else if (!state.leading) status = make("p.wary", "▲ Standby (another instance is the leader)");
+  const services = Object.entries(state.services).map(([name, service]) => [name, `${service.desired} desired: ${reasonText(service.why)}`]);
   const decisions = state.decisions.map((one) => [
     one.at,
-    `${one.service} ${one.from} → ${one.to}: ${words(one.reason)}${one.failed ? " (failed)" : ""}`,
+    `${one.service} ${one.from} → ${one.to}: ${reasonText(one.reason)}${one.failed ? " (failed)" : ""}`,
   ]);
-  show("autoscaler", standing, facts(...services), events("Decisions", decisions));
+  show("autoscaler", status, definitionList(...services), events("Decisions", decisions));
 }
 
 function showLinks(edge) {
   for (const name of ["grafana", "prometheus"]) document.getElementById(name).classList.toggle("missing", !edge[name]);
 }
 
-function troubles(edge, answers) {
+function problems(edge, answers) {
   const found = [];
   for (const [name, answer] of Object.entries(answers)) {
-    if (answer.silent) found.push(`${name} ${answer.silent}`);
-    else if (!answer.data.ready) found.push(`${name} is not ready`);
-    else if (name.endsWith("-canary") && answer.data.track !== "canary") found.push(`${name} does not answer`);
+    if (answer.error) found.push(`${name} ${answer.error}`);
+    else if (!answer.data.ready) found.push(`${name} not ready`);
+    else if (name.endsWith("-canary") && answer.data.track !== "canary") found.push(`${name} not responding`);
   }
   return found;
 }
 
 function showOverall(found) {
-  show("overall", found.length ? make("span.bad", `✕ ${found.join("; ")}.`) : make("span.good", "● All is well: everything that is asked here is ready."));
+  show("overall", found.length ? make("span.bad", `✕ ${found.join("; ")}`) : make("span.good", "● All systems operational"));
 }
 
-async function look() {
-  const { data: edge, silent } = await ask("edge");
-  if (silent) return showOverall([`NGINX ${silent}; what is below is from before`]);
+async function refresh() {
+  const { data: edge, error } = await fetchStatus("edge");
+  if (error) return showOverall([`NGINX ${error}; the values below are outdated`]);
   const names = [...edge.services, ...(edge.canary_share ? edge.services.map((name) => `${name}-canary`) : []), ...edge.parts];
-  const said = await Promise.all(names.map(ask));
-  const answers = Object.fromEntries(names.map((name, index) => [name, said[index]]));
+  const statuses = await Promise.all(names.map(fetchStatus));
+  const answers = Object.fromEntries(names.map((name, index) => [name, statuses[index]]));
   showServices(edge, answers);
   showSplit(edge);
   showRollout(edge, answers["rollout-service"]);
   showAutoscaler(edge, answers["autoscale-service"]);
   showLinks(edge);
-  showOverall(troubles(edge, answers));
-  document.getElementById("asked").textContent = `Last asked at ${new Date().toLocaleTimeString()}.`;
+  showOverall(problems(edge, answers));
+  document.getElementById("updated").textContent = `Last updated at ${new Date().toLocaleTimeString()}.`;
 }
 
 let next;
 
-// A page that nobody looks at asks nothing; seen again, it asks at once.
-async function watch() {
+// A hidden page does not poll; once visible again, it updates immediately.
+async function poll() {
   clearTimeout(next);
   next = null;
   if (document.hidden) return;
-  await look();
-  if (next === null) next = setTimeout(watch, EVERY_SECONDS * 1000);
+  await refresh();
+  if (next === null) next = setTimeout(poll, INTERVAL_SECONDS * 1000);
 }
 
-document.addEventListener("visibilitychange", watch);
-watch();
+document.addEventListener("visibilitychange", poll);
+poll();

@@ -17,9 +17,14 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def test_files_may_be_kept_for_a_minute_and_figures_never(bank: EmbeddedBank):
-    kept = {"/": "text/html", "/ops/page.css": "text/css", "/ops/page.js": "text/javascript", "/ops/icon.svg": "image/"}
-    for path, kind in kept.items():
+def test_static_files_are_cached_for_a_minute_and_status_never(bank: EmbeddedBank):
+    cached = {
+        "/": "text/html",
+        "/ops/page.css": "text/css",
+        "/ops/page.js": "text/javascript",
+        "/ops/icon.svg": "image/",
+    }
+    for path, kind in cached.items():
         answer = bank.client.get(path)
         assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
         assert answer.headers["cache-control"] == "public, max-age=60"
@@ -35,10 +40,10 @@ def test_files_may_be_kept_for_a_minute_and_figures_never(bank: EmbeddedBank):
     assert bank.client.post("/", content=b"x").status_code == 405
 
 
-def test_it_tells_nobody_what_needs_a_token(bank: EmbeddedBank):
+def test_the_page_reveals_nothing_that_requires_a_token(bank: EmbeddedBank):
     account = bank.open(123_456)
-    told = [bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES)]
-    everything = "".join(told) + bank.client.get("/ops/page.js").text + bank.client.get("/").text
+    statuses = [bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES)]
+    everything = "".join(statuses) + bank.client.get("/ops/page.js").text + bank.client.get("/").text
     for secret in (
         account,
         "alice",
@@ -51,78 +56,80 @@ def test_it_tells_nobody_what_needs_a_token(bank: EmbeddedBank):
         assert secret not in everything
 
 
-def test_the_page_needs_nothing_but_this_bank_and_its_policy_allows_all_it_does(bank: EmbeddedBank, browser: Browser):
+def test_the_page_loads_only_from_this_bank_and_conforms_to_its_content_security_policy(
+    bank: EmbeddedBank, browser: Browser
+):
     with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
         services = looked.waits_for("services", "transaction-service")
         replicas = len(bank.stack.processes["account-service"])
         version = bank.client.get("/docs/account-service/").headers["x-app-version"]
         assert services.count("ready") == 2 and services.count(version) == 2
         assert services.count(f"{replicas}, fixed") == 2 and services.count("stable") == 2
-        looked.waits_for("split", "All clients get stable.")
-        looked.waits_for("rollout", "This stack has no rollouts")
-        looked.waits_for("autoscaler", "This stack has no autoscaler")
+        looked.waits_for("split", "All clients on stable")
+        looked.waits_for("rollout", "Rollouts are not available")
+        looked.waits_for("autoscaler", "Autoscaling is not available")
         assert looked.complaints == []
         assert len(looked.asked) >= 7 and all(url.startswith(f"{bank.stack.api_url}/") for url in looked.asked)
         looked.page.click("text=Grafana")
         looked.page.wait_for_url("**/#grafana")
-        assert "There is none in this stack" in looked.page.locator("#grafana").inner_text()
+        assert "Not available in this stack" in looked.page.locator("#grafana").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1100])
-def test_it_can_be_read_on_any_screen(bank: EmbeddedBank, browser: Browser, scheme: str, width: int):
+def test_the_page_is_readable_on_any_screen(bank: EmbeddedBank, browser: Browser, scheme: str, width: int):
     viewport = {**PHONE, "width": width}
     with Looked(browser, bank.stack.api_url, color_scheme=scheme, viewport=viewport) as looked:
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
         assert looked.faint() == [] and not looked.overflows()
         ground = looked.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == (scheme == "dark")
 
 
-def test_it_has_what_a_screen_reader_goes_by(bank: EmbeddedBank, browser: Browser):
+def test_the_page_is_accessible_to_screen_readers(bank: EmbeddedBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
         assert looked.page.locator("html").get_attribute("lang") == "en" and looked.page.title() == "Bank operations"
-        for name in ("Services", "Split", "Rollout", "Autoscaler", "Look closer"):
+        for name in ("Services", "Traffic", "Rollout", "Autoscaler", "Links"):
             assert looked.page.get_by_role("region", name=name).count() == 1
         assert looked.page.get_by_role("heading", level=1).count() == 1
-        assert "All is well" in looked.page.get_by_role("status").inner_text()
+        assert "All systems operational" in looked.page.get_by_role("status").inner_text()
 
 
-def test_without_scripts_the_page_explains_and_leads_on(bank: EmbeddedBank, browser: Browser):
+def test_without_javascript_the_page_explains_and_links(bank: EmbeddedBank, browser: Browser):
     with Looked(browser, bank.stack.api_url, java_script_enabled=False) as looked:
         text = looked.page.inner_text("body")
-        assert "What serves this bank now" in text and "is taken back by itself" in text
+        assert "Current status of this bank" in text and "rolled back automatically" in text
         links = [link.get_attribute("href") for link in looked.page.get_by_role("link").all()]
         assert len(links) == 9
-        # The two parts that this stack does not have lead to a problem that says so.
+        # The two services that this stack lacks return a problem document.
         found = {link: bank.client.get(str(link)).status_code for link in links}
         absent = {"/ops/rollout-service.json", "/ops/autoscale-service.json"}
         assert {link for link, status in found.items() if status not in (200, 302)} == absent
 
 
-def test_who_does_not_answer_is_named_and_the_rest_goes_on(bank: EmbeddedBank, browser: Browser):
+def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: EmbeddedBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
         for index in range(len(bank.stack.processes["transaction-service"])):
             bank.stack.kill("transaction-service", index)
         try:
-            services = looked.waits_for("services", "does not answer")
-            assert services.count("ready") == 1 and services.count("does not answer") == 1
-            assert looked.waits_for("overall", "does not answer") == "✕ transaction-service does not answer."
-            looked.waits_for("split", "All clients get stable.")
+            services = looked.waits_for("services", "not responding")
+            assert services.count("ready") == 1 and services.count("not responding") == 1
+            assert looked.waits_for("overall", "not responding") == "✕ transaction-service not responding"
+            looked.waits_for("split", "All clients on stable")
         finally:
             for index in range(len(bank.stack.processes["transaction-service"])):
                 bank.stack.restart("transaction-service", index)
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
 
 
-def test_who_loses_the_bank_altogether_keeps_what_was_seen_and_is_told(bank: EmbeddedBank, browser: Browser):
+def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: EmbeddedBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
         looked.page.context.set_offline(True)
-        looked.waits_for("overall", "NGINX does not answer; what is below is from before")
+        looked.waits_for("overall", "NGINX not responding; the values below are outdated")
         assert looked.page.inner_text("#services").count("● ready") == 2
         looked.page.context.set_offline(False)
-        looked.waits_for("overall", "All is well")
+        looked.waits_for("overall", "All systems operational")
