@@ -1,1 +1,1 @@
-"""autoscale-service: brings capacity when an alert asks for it, and takes it away again, carefully."""
+"""autoscale-service: scales the services horizontally, like Kubernetes' HorizontalPodAutoscaler."""

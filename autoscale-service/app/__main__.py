@@ -1,4 +1,4 @@
-"""`python -m app`: serve autoscale-service."""
+"""`python -m app`: run autoscale-service."""
 
 from shared.runtime import sigterm  # noqa: F401  # pylint: disable=unused-import,wrong-import-order  # first of all
 from app.main import create

@@ -1,4 +1,4 @@
-"""The HTTP API: webhooks wake the loop, operators look and pause. Not routed by NGINX."""
+"""The HTTP API: webhooks wake the control loop; operators read the status and pause scaling. Not routed by NGINX."""
 
 import logging
 import time
@@ -22,24 +22,24 @@ log = logging.getLogger(__name__)
 
 _routes = APIRouter(route_class=LeanRoute)
 
-# What a refusal counts as in autoscale_webhooks_total.
+# Outcomes in autoscale_webhooks_total by problem code.
 _OUTCOMES = {
     "unauthorized": "unauthorized",
     "payload-too-large": "too_large",
     "unavailable": "not_ready",
 }
 
-_MOST_SHOWN = 10
+_MAX_SHOWN = 10
 
 
 class Accepted(BaseModel):
-    """The answer to a webhook."""
+    """Response to a webhook."""
 
     alerts: int
 
 
 class Status(BaseModel):
-    """What the autoscaler knows and does."""
+    """Status of the autoscaler."""
 
     leading: bool
     paused: str | None
@@ -54,7 +54,7 @@ class Status(BaseModel):
     openapi_extra=lean_documentation(webhook.AlertmanagerPayload),
 )
 async def receive(request: Request) -> Response:
-    """Take note of alerts, of Alertmanager or Grafana, and look at once. The sender does not wait for what follows."""
+    """Accept alerts from Alertmanager or Grafana and wake the control loop; scaling happens after the response."""
     try:
         alerts = await _alerts(request)
     except (Problem, ValidationError) as error:
@@ -65,8 +65,10 @@ async def receive(request: Request) -> Response:
         raise
     controller = request.app.state.controller
     for alert in alerts:
-        log.info("alerted", extra={"target": alert.labels.service, "action": alert.labels.action, "now": alert.status})
-        controller.notice(alert.labels.service, alert.labels.action, firing=alert.status == "firing")
+        log.info(
+            "alert received", extra={"target": alert.labels.service, "action": alert.labels.action, "now": alert.status}
+        )
+        controller.record_alert(alert.labels.service, alert.labels.action, firing=alert.status == "firing")
     prometheus.WEBHOOKS.labels("accepted").inc()
     request.app.state.loop.wake()
     return _json({"alerts": len(alerts)}, 202)
@@ -78,19 +80,19 @@ async def _alerts(request: Request) -> list[webhook.Alert]:
         async for chunk in request.stream():
             body += chunk
             if len(body) > webhook.MAX_BYTES:
-                raise Problem("payload-too-large", f"A webhook may have {webhook.MAX_BYTES} bytes.")
+                raise Problem("payload-too-large", f"The body exceeds {webhook.MAX_BYTES} bytes.")
     except ClientDisconnect as error:
-        raise Problem("malformed-request", "The body ended early.") from error
-    request.app.state.door.check(request.headers, body, time.time())
+        raise Problem("malformed-request", "The body is incomplete.") from error
+    request.app.state.webhook_verifier.check(request.headers, body, time.time())
     controller = request.app.state.controller
     if not controller.observed:
-        raise problems.unavailable("The services are not known yet.", 5)
+        raise problems.unavailable("The services have not been discovered yet; try again.", 5)
     return webhook.read(body, controller.known)
 
 
 @_routes.get("/status", response_model=Status, responses=documented_problems(400, 422, 500))
 async def status(request: Request) -> Response:
-    """Show current and desired replicas, why, the windows and the last actions. Open, as the metrics are."""
+    """Show current and desired replicas, reasons, windows and recent actions. Requires no token, like the metrics."""
     state = request.app.state
     document = {"leading": state.loop.leading, "paused": state.folder.paused, "services": state.controller.status()}
     return _json(document)
@@ -103,7 +105,7 @@ async def status(request: Request) -> Response:
     openapi_extra=lean_documentation(bodies.EmptyBody, required=False),
 )
 async def pause(request: Request) -> Response:
-    """Change nothing until somebody resumes; also after a restart. For operators."""
+    """Pause scaling until it is resumed; a restart keeps the pause. For operators."""
     caller = await _operator(request)
     request.app.state.folder.pause(caller.subject)
     return await status(request)
@@ -116,25 +118,25 @@ async def pause(request: Request) -> Response:
     openapi_extra=lean_documentation(bodies.EmptyBody, required=False),
 )
 async def resume(request: Request) -> Response:
-    """Go on. For operators."""
+    """Resume scaling. For operators."""
     await _operator(request)
     request.app.state.folder.resume()
     request.app.state.loop.wake()
     return await status(request)
 
 
-def shown(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return what anybody may see: replicas, bounds and the last decisions, the newest first; not who has paused."""
+def public_view(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return what unauthenticated clients may see: replicas, bounds and recent decisions, newest first."""
     names = ("current", "ready", "desired", "minimum", "maximum", "why")
     actions = [{"service": name, **action} for name, service in services.items() for action in service["last_actions"]]
     return {
         "leading": leading,
         "paused": paused,
         "services": {name: {key: service[key] for key in names} for name, service in services.items()},
-        # What failed says itself what Docker has answered.
+        # Without the error text, which may contain Docker's response.
         "decisions": [
             {**action, "failed": "failed" in action}
-            for action in sorted(actions, key=lambda action: action["at"], reverse=True)[:_MOST_SHOWN]
+            for action in sorted(actions, key=lambda action: action["at"], reverse=True)[:_MAX_SHOWN]
         ],
     }
 

@@ -1,11 +1,11 @@
-"""What an operator does by hand, inside the container: `python -m app.cli COMMAND`.
+"""Command line for operators, inside the container: `python -m app.cli COMMAND`.
 
-    status               show what the autoscaler knows and wants
-    pause | resume       change nothing until resumed; go on
-    scale SERVICE COUNT  bring a service to so many replicas now; pause first, or it is decided again
-    refused              show what the socket proxy refuses
+    status               print the status of the autoscaler
+    pause | resume       pause scaling until resumed; resume it
+    scale SERVICE COUNT  set the number of replicas; pause first, or the autoscaler may change it again
+    refused              print which Docker API calls the socket proxy rejects
 
-Who may run this may run anything in the container, so no token is asked for.
+No token is required: whoever can run this can run any command in the container.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from app.scalers import Rolling, ScalingError
+from app.scalers import UpdateInProgress, ScalingError
 from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
@@ -56,33 +56,33 @@ def _status(settings: AutoscaleSettings) -> int:
     return 0
 
 
-def _refused(settings: AutoscaleSettings) -> int:
-    """Print call, answer and reason; end with 1 if one of the calls gets through."""
-    wrong = 0
+def _rejected(settings: AutoscaleSettings) -> int:
+    """Print each call, the response and the reason; return 1 if a call is not rejected."""
+    allowed = 0
     with httpx.Client(base_url=settings.docker_url.replace("tcp://", "http://")) as client:
         for method, path, body in FORBIDDEN:
-            answer = client.request(method, path, json=body)
-            wrong += answer.status_code not in (403, 404)
-            why = answer.json().get("message", "").rpartition(": ")[2]
-            print(f"{answer.status_code}  {method:6} {path[:44]:44} {why}")
-    return int(wrong > 0)
+            response = client.request(method, path, json=body)
+            allowed += response.status_code not in (403, 404)
+            reason = response.json().get("message", "").rpartition(": ")[2]
+            print(f"{response.status_code}  {method:6} {path[:44]:44} {reason}")
+    return int(allowed > 0)
 
 
 def _scale(settings: AutoscaleSettings, service: str, count: int) -> int:
     scaler = SCALERS[settings.scaler](settings)
     try:
         if service not in scaler.observe():
-            print(f"{service} is no service that may be scaled", file=sys.stderr)
+            print(f"{service} is not a scalable service", file=sys.stderr)
             return 1
         scaler.scale(service, count)
-    except (Rolling, ScalingError) as error:
+    except (UpdateInProgress, ScalingError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Do what the arguments say."""
+    """Run a command and return the exit code."""
     settings = load_or_exit(AutoscaleSettings)
     match arguments:
         case ["status"]:
@@ -94,7 +94,7 @@ def main(arguments: Sequence[str]) -> int:
         case ["scale", service, count] if count.isdecimal() and int(count):
             return _scale(settings, service, int(count))
         case ["refused"]:
-            return _refused(settings)
+            return _rejected(settings)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -1,8 +1,8 @@
-"""The one process that holds Docker's socket for scaling: `python -m app.docker_proxy`.
+"""Socket proxy between autoscale-service and Docker: `python -m app.docker_proxy`.
 
-It passes on the calls that scaling needs, about the replicas of one project that are labelled for it, and refuses all
-others. Who may create any container is root on the host; so a new one has to be a copy of a replica that is there, and
-a service update may change the number of replicas alone (docs/adr/0007).
+It forwards only the calls that scaling needs, for replicas of one project that are labelled for scaling, and rejects
+all others. Whoever can create arbitrary containers is root on the host, so a new container must be a copy of an
+existing replica, and a service update may only change the number of replicas (docs/adr/0007).
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Sp
 
 
 class DockerProxy(SocketProxy):
-    """What the autoscaler may do."""
+    """The calls that the autoscaler may make."""
 
     def __init__(self, docker: httpx.AsyncClient, project: str, most: int) -> None:
         super().__init__(docker)
@@ -31,7 +31,7 @@ class DockerProxy(SocketProxy):
             Rule("GET", "/version", self.version),
             Rule("GET", "/containers/json", self.list_containers),
             Rule("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
-            # Two creates at once would both find room for one.
+            # Concurrent creates could exceed the maximum together.
             Rule("POST", "/containers/create", self.create, asyncio.Lock()),
             Rule("POST", "/networks/(?P<network>[A-Za-z0-9_.-]{1,200})/connect", self.connect),
             Rule("POST", f"/containers/(?P<id>{ID})/start", self.start),
@@ -42,23 +42,23 @@ class DockerProxy(SocketProxy):
         ]
 
     async def _own(self, container: str) -> Any:
-        """Return a container of ours. Raises Missing for any other."""
+        """Return a scalable container of the project. Raises Missing for any other."""
         document = await self.ask(f"/containers/{container}/json")
         if not replica.is_ours(document["Config"]["Labels"], self._project):
-            raise Missing("is about nothing of ours")
+            raise Missing("concerns a container outside the project")
         return document
 
     async def _listed(self, service: str, **query: str) -> list[Any]:
-        """Return the list of a service's replicas: those that run, with all="true" the others as well."""
+        """List a service's running replicas; with all="true", also the stopped ones."""
         label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
         found: list[Any] = await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode(), **query)
         return found
 
     async def _siblings(self, service: str) -> list[Any]:
-        """Return the replicas of a service that run."""
+        """Inspect the running replicas of a service."""
         documents = []
         for one in await self._listed(service):
-            # Gone since it was listed.
+            # Removed since it was listed.
             with suppress(Missing):
                 documents.append(await self._own(one["Id"]))
         return documents
@@ -67,7 +67,7 @@ class DockerProxy(SocketProxy):
         return [f"{owner}={self._project}", *STABLE_LABELS]
 
     async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """Only ours are listed, whatever else is filtered by."""
+        """List containers: project and labels are added to the filters."""
         require(body is None, "has a body")
         return self._filtered(only(query, "all", "filters", "limit", "size", "trunc_cmd"), replica.PROJECT)
 
@@ -75,7 +75,7 @@ class DockerProxy(SocketProxy):
         return with_labels(query, self._labels(owner))
 
     async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Ours may be looked at."""
+        """Inspect a replica."""
         require(body is None, "has a body")
         await self._own(match["id"])
         return only(query)
@@ -83,46 +83,49 @@ class DockerProxy(SocketProxy):
     async def create(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """A container may be made that is a copy of one that runs, with another number, and not too many."""
         labels: Any = body.get("Labels") if isinstance(body, dict) else None
-        require(isinstance(labels, dict) and replica.is_ours(labels, self._project), "is no replica of ours")
+        require(isinstance(labels, dict) and replica.is_ours(labels, self._project), "is not a replica of the project")
         number, service = str(labels.get(replica.NUMBER)), str(labels.get(replica.SERVICE))
         require(re.fullmatch("[1-9][0-9]{0,4}", number), "has no number")
         siblings = await self._siblings(service)
-        require(any(replica.copy_of(one, int(number)) == body for one in siblings), "is no copy of a replica that runs")
+        require(
+            any(replica.copy_of(one, int(number)) == body for one in siblings), "is not a copy of a running replica"
+        )
         existing = await self._listed(service, all="true")
         require(len(existing) < (bounds(labels)[1] or self._most), "would be more than the maximum")
-        require(query == {"name": replica.name_of(labels)}, "has another name than its number says")
+        require(query == {"name": replica.name_of(labels)}, "has a name that does not match its number")
         return query
 
     async def connect(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """What was made here may join the networks of its siblings, under the names that it has to have."""
+        """Connect a new replica to the networks of its siblings, with the aliases of a replica."""
         given = body if isinstance(body, dict) else {}
-        require(given.keys() == {"Container", "EndpointConfig"}, "is of another form")
+        require(given.keys() == {"Container", "EndpointConfig"}, "has an unexpected form")
         require(re.fullmatch(ID, str(given["Container"])), "names no container")
         labels = (await self._own(given["Container"]))["Config"]["Labels"]
-        require(labels.get(replica.MADE) == "true", "is about a container that was not made here")
+        require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
         number = int(labels[replica.NUMBER])
         known = [replica.endpoints_of(one, number) for one in await self._siblings(labels[replica.SERVICE])]
         require(
-            any(one.get(match["network"]) == given["EndpointConfig"] for one in known), "is no network of its siblings"
+            any(one.get(match["network"]) == given["EndpointConfig"] for one in known),
+            "is not a network of its siblings",
         )
         return only(query)
 
     async def start(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """What was made here may be started."""
+        """Start a replica that the autoscaler created."""
         require(body is None, "has a body")
         labels = (await self._own(match["id"]))["Config"]["Labels"]
-        require(labels.get(replica.MADE) == "true", "is about a container that was not made here")
+        require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
         return only(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Ours may be stopped, but for the last one that stays."""
+        """Stop a replica, except the last one of its service."""
         require(body is None, "has a body")
         only(query)
         await self._release(match["id"])
         return query
 
     async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Ours may be removed, but for the last one; without force, so that only what has stopped goes."""
+        """Remove a stopped replica, except the last one of its service."""
         require(body is None, "has a body")
         require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
         only(query, "v", "link", "force")
@@ -130,33 +133,33 @@ class DockerProxy(SocketProxy):
         return query
 
     async def _release(self, container: str) -> None:
-        """Let a container of ours go. Raises Refused if no other replica of its service stays."""
+        """Allow the removal of a replica. Raises Refused if no other replica of its service remains."""
         async with self._spared.lock:
             service = (await self._own(container))["Config"]["Labels"][replica.SERVICE]
             self._spared.release(service, container, await self._siblings(service))
 
     async def list_services(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """Only ours are listed."""
+        """List the scalable services of the stack."""
         require(body is None, "has a body")
         return self._filtered(only(query, "filters", "status"), swarm.STACK)
 
     async def update(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """The number of replicas of ours may be set, in bounds; all else has to stay."""
+        """Set the number of replicas of a service, within bounds; nothing else may change."""
         service = await self.ask(f"/services/{match['id']}")
         spec = service["Spec"]
-        require(swarm.is_ours(spec, self._project), "is about a service of others")
+        require(swarm.is_ours(spec, self._project), "concerns a service outside the stack")
         given = body.get("Mode") if isinstance(body, dict) else None
         replicas: Any = given.get("Replicated", {}).get("Replicas") if isinstance(given, dict) else None
         most = bounds(spec["Labels"])[1] or self._most
         require(isinstance(replicas, int) and replicas is not True and 1 <= replicas <= most, "is out of bounds")
         require(body == swarm.with_replicas(spec, replicas), "changes more than the number of replicas")
-        # Of the very version that was compared: else an update of somebody else's in between would be undone.
-        require(query == {"version": str(service["Version"]["Index"])}, "is about another version of the service")
+        # The compared version only: otherwise a concurrent update would be undone.
+        require(query == {"version": str(service["Version"]["Index"])}, "concerns another version of the service")
         return query
 
 
 def main() -> None:
-    """Serve until SIGTERM. Reads PROJECT and MAX_REPLICAS."""
+    """Run until SIGTERM. Reads PROJECT and MAX_REPLICAS."""
     project, most = os.environ["PROJECT"], int(os.environ.get("MAX_REPLICAS", "8"))
     serve("docker-proxy", lambda docker: DockerProxy(docker, project, most))
 

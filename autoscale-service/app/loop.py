@@ -1,4 +1,4 @@
-"""Runs the controller: at once when woken, every few seconds while something is due, now and then otherwise."""
+"""The control loop: runs a pass when woken, every few seconds while a change is due, and rarely otherwise."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 
 class Loop:
-    """The controller's heartbeat."""
+    """Runs the controller until cancelled."""
 
     def __init__(self, controller: Controller, state: StateFolder, settings: AutoscaleSettings) -> None:
         self._controller = controller
@@ -23,29 +23,29 @@ class Loop:
         self.leading = False
 
     def wake(self) -> None:
-        """Let it look now."""
+        """Start a pass now."""
         self._woken.set()
 
     async def run(self) -> None:
-        """Go on until cancelled."""
+        """Run until cancelled."""
         while True:
             busy = True
             try:
-                busy = await self.beat()
-            except Exception:  # pylint: disable=broad-exception-caught  # the loop must outlive every surprise
-                log.exception("the loop goes on after this")
-            seconds = self._settings.active_interval if busy else self._settings.idle_interval
-            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes with the wake-up.
+                busy = await self.tick()
+            except Exception:  # pylint: disable=broad-exception-caught  # the loop must survive every error
+                log.exception("unexpected error in the control loop")
+            seconds = self._settings.active_interval_seconds if busy else self._settings.idle_interval_seconds
+            # Not wait_for: up to Python 3.11 it loses a cancellation that coincides with the wake-up.
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await self._woken.wait()
             self._woken.clear()
 
-    async def beat(self) -> bool:
-        """Look once, and act if this process leads and nobody has paused it; tell whether to look again soon."""
-        leading = self._state.lead()
+    async def tick(self) -> bool:
+        """Run one pass, which scales only on the leader and unless paused; return whether the next one is due soon."""
+        leading = self._state.try_acquire_leadership()
         if leading != self.leading:
-            log.info("leading" if leading else "another instance leads")
+            log.info("acquired leadership" if leading else "lost leadership: another instance is the leader")
         self.leading = leading
         paused = self._state.paused
         prometheus.LEADER.set(leading)

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from app import api
 from app.controller import Controller
 from app.loop import Loop
-from app.measurements import Prometheus
+from app.metrics_client import PrometheusClient
 from app.scalers.kinds import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
-from app.webhook import Door
+from app.webhook import WebhookVerifier
 from shared.http.auth import Authenticator
 from shared.http.health import Check, task_check
 from shared.http.web import Service, create_app
@@ -24,14 +24,14 @@ from shared.http.web import Service, create_app
 def create(settings: AutoscaleSettings) -> Service:
     """Return the application, ready to be served."""
     client = httpx.AsyncClient()
-    measurements = Prometheus(settings.prometheus_url, client)
-    controller = Controller(SCALERS[settings.scaler](settings), measurements, settings, time.time)
+    metrics_client = PrometheusClient(settings.prometheus_url, client)
+    controller = Controller(SCALERS[settings.scaler](settings), metrics_client, settings, time.time)
     folder = StateFolder(settings.state_dir)
     loop = Loop(controller, folder, settings)
     tasks: list[asyncio.Task[None]] = []
 
     def checks() -> dict[str, Check]:
-        # Not Docker and not Prometheus: without them it still answers, and says what it lacks.
+        # Docker and Prometheus are left out: without them the service still responds, and reports failures.
         return {task.get_name(): task_check(task) for task in tasks}
 
     @asynccontextmanager
@@ -42,22 +42,24 @@ def create(settings: AutoscaleSettings) -> Service:
         finally:
             tasks[0].cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            # What is half done would have to be found and mended by the next process.
-            await controller.settle()
+            # An interrupted operation would have to be detected and repaired by the next process.
+            await controller.wait_idle()
             await client.aclose()
             folder.close()
 
     service = create_app(
         settings,
-        "Brings replicas when an alert asks for them, and takes them away again.",
+        "Scales the services horizontally.",
         routes=api.ROUTES,
         internal_routes=[],
         checks=checks,
         lifespan=lifespan,
-        shown=lambda: api.shown(loop.leading, folder.paused is not None, controller.status()),
+        shown=lambda: api.public_view(loop.leading, folder.paused is not None, controller.status()),
     )
     state = service.app.state
     state.controller, state.loop, state.folder = controller, loop, folder
-    state.door = Door(settings.autoscale_token.get_secret_value(), settings.replay_window)
+    state.webhook_verifier = WebhookVerifier(
+        settings.autoscale_token.get_secret_value(), settings.replay_window_seconds
+    )
     state.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
     return service

@@ -1,8 +1,8 @@
-"""How many replicas there should be: the algorithm of Kubernetes' HorizontalPodAutoscaler on plain data.
+"""The desired number of replicas: the algorithm of Kubernetes' HorizontalPodAutoscaler on plain data.
 
-No clock, network or Docker here. Sources: kubernetes/kubernetes, pkg/controller/podautoscaler, replica_calculator.go
+Without clock, network or Docker. Sources: kubernetes/kubernetes, pkg/controller/podautoscaler, replica_calculator.go
 (calcPlainMetricReplicas) for the proposal and horizontal.go (stabilizeRecommendationWithBehaviors,
-convertDesiredReplicasWithBehaviorRate) for windows and rates. Times are seconds on any one clock.
+convertDesiredReplicasWithBehaviorRate) for windows and policies. Times are seconds of any one clock.
 """
 
 import math
@@ -10,33 +10,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# What is beyond is no load, and no number of replicas that a float could not count.
-_MOST = 1e12
-# Far below what a load can be told apart by, far above the error of a few float operations.
+# Values beyond this are invalid; replica counts stay exact in a float.
+_MAX_VALUE = 1e12
+# Far below a relevant difference, far above the rounding error of a few float operations.
 _EPSILON = 1e-9
 
 
-class Load(NamedTuple):
-    """What one ready replica carries on average, and what it should carry, in one unit."""
+class MetricValue(NamedTuple):
+    """Average value of a metric per ready replica, and its target, in the same unit."""
 
     value: float
     target: float
 
     @property
     def usable(self) -> bool:
-        """Tell whether a decision can rest on it; a division by no replicas gives NaN or infinity."""
-        return 0 <= self.value < _MOST and 1 / _MOST < self.target < _MOST
+        """Whether the value is valid; a division by zero replicas yields NaN or infinity."""
+        return 0 <= self.value < _MAX_VALUE and 1 / _MAX_VALUE < self.target < _MAX_VALUE
 
 
-class Entry(NamedTuple):
-    """A number of replicas at a time: one that was recommended, or by how many it changed (negative: fewer)."""
+class TimestampedReplicas(NamedTuple):
+    """A recommended number of replicas, or a change of it (negative: fewer), with its time."""
 
     when: float
     replicas: int
 
 
-class Rate(NamedTuple):
-    """Most replicas that may come or go in a period: the larger of a number and a share of those at its start."""
+class ScalingPolicy(NamedTuple):
+    """Maximum change per period: the larger of a number of replicas and a percentage of those at its start."""
 
     number: int
     percent: int
@@ -44,53 +44,52 @@ class Rate(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What an operator has set for a service."""
+class ScalingSpec:
+    """Scaling configuration of a service."""
 
     minimum: int
     maximum: int
     tolerance: float = 0.1
-    up_window: float = 0
-    down_window: float = 300
-    up: Rate = Rate(4, 100, 15)
-    down: Rate = Rate(1, 50, 60)
-    # Without metrics an alert brings at most one replica in so many seconds.
-    fallback_period: float = 60
+    scale_up_stabilization_seconds: float = 0
+    scale_down_stabilization_seconds: float = 300
+    up: ScalingPolicy = ScalingPolicy(4, 100, 15)
+    down: ScalingPolicy = ScalingPolicy(1, 50, 60)
+    # Without metrics, a firing alert adds at most one replica per this many seconds.
+    fallback_period_seconds: float = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """What is known at one moment: replicas that exist, of those ready, of those measured, and the loads.
+class Observation:
+    """A service at one time: existing, ready and measured replicas, and the metrics by name (None: missing).
 
-    A load of None is one whose metric is missing. `alert` says that an alert asks for more replicas, `rolling` that a
-    new version is replacing an old one.
+    `alert`: a scale-out alert is firing. `rolling`: a new version is replacing an old one.
     """
 
     current: int
     ready: int
     measured: int
-    loads: Mapping[str, Load | None]
+    metrics: Mapping[str, MetricValue | None]
     alert: bool = False
     rolling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Earlier recommendations and changes, as far back as any window or period reaches."""
+    """Recommendations and changes, as far back as the longest window or period."""
 
-    recommendations: tuple[Entry, ...] = ()
-    changes: tuple[Entry, ...] = ()
+    recommendations: tuple[TimestampedReplicas, ...] = ()
+    changes: tuple[TimestampedReplicas, ...] = ()
 
-    def recommended(self, now: float, replicas: int) -> "History":
-        """Return the history with one recommendation more."""
-        return History((*self.recommendations, Entry(now, replicas)), self.changes)
+    def with_recommendation(self, now: float, replicas: int) -> "History":
+        """Return the history with a recommendation added."""
+        return History((*self.recommendations, TimestampedReplicas(now, replicas)), self.changes)
 
-    def changed(self, now: float, by: int) -> "History":
-        """Return the history with one change more."""
-        return History(self.recommendations, (*self.changes, Entry(now, by)))
+    def with_change(self, now: float, by: int) -> "History":
+        """Return the history with a change added."""
+        return History(self.recommendations, (*self.changes, TimestampedReplicas(now, by)))
 
     def since(self, moment: float) -> "History":
-        """Return the part of it that is younger."""
+        """Return the part after a time."""
         return History(
             tuple(entry for entry in self.recommendations if entry.when > moment),
             tuple(entry for entry in self.changes if entry.when > moment),
@@ -99,7 +98,7 @@ class History:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas there shall be and why; `proposal` is what the metrics alone ask for, None without any."""
+    """The desired number of replicas and the reason; `proposal` is that of the metrics alone, None without metrics."""
 
     current: int
     desired: int
@@ -113,15 +112,15 @@ class Decision:
 
     @property
     def pending(self) -> bool:
-        """Tell whether time alone will change it: it is to be carried out, or a window or period has to end."""
+        """Whether it will change with time: an operation is due, or a window or period is running."""
         return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "rolling")
 
 
-def propose(load: Load, current: int, ready: int, measured: int, tolerance: float) -> int:
-    """Return the replicas that one metric asks for.
+def propose(load: MetricValue, current: int, ready: int, measured: int, tolerance: float) -> int:
+    """Return the number of replicas that one metric asks for.
 
-    Going up, replicas that are not ready or not measured count as idle: they will take their share. Going down, those
-    not measured count as loaded to the target. What would turn the direction round by this changes nothing.
+    When scaling up, replicas that are not ready or not measured count as idle; when scaling down, those not measured
+    count as loaded to the target. If this would reverse the direction, the number does not change.
     """
     measured = min(measured, current)
     missing = max(0, ready - measured)
@@ -141,83 +140,93 @@ def propose(load: Load, current: int, ready: int, measured: int, tolerance: floa
     return math.ceil(total - _EPSILON)
 
 
-def stabilize(proposal: int, current: int, history: Iterable[Entry], rules: Rules, now: float) -> int:
-    """Return the proposal held back by younger ones: the lowest of the up window, the highest of the down window."""
+def stabilize(
+    proposal: int, current: int, history: Iterable[TimestampedReplicas], spec: ScalingSpec, now: float
+) -> int:
+    """Return the stabilized proposal: at most the lowest of the up window, at least the highest of the down window."""
     recent = list(history)
-    up = min([proposal, *(entry.replicas for entry in recent if entry.when > now - rules.up_window)])
-    down = max([proposal, *(entry.replicas for entry in recent if entry.when > now - rules.down_window)])
+    up = min(
+        [proposal, *(entry.replicas for entry in recent if entry.when > now - spec.scale_up_stabilization_seconds)]
+    )
+    down = max(
+        [proposal, *(entry.replicas for entry in recent if entry.when > now - spec.scale_down_stabilization_seconds)]
+    )
     return min(max(current, up), down)
 
 
-def up_limit(current: int, changes: Iterable[Entry], rate: Rate, now: float) -> int:
-    """Return the most replicas that the rate allows now."""
-    begun_with = _begun_with(current, changes, rate, now)
-    by_percent = math.ceil(begun_with * (1 + rate.percent / 100) - _EPSILON) if rate.percent else 0
-    return max(current, begun_with + rate.number if rate.number else 0, by_percent)
+def up_limit(current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float) -> int:
+    """Return the maximum number of replicas that the policy allows now."""
+    at_start = _replicas_at_period_start(current, changes, policy, now)
+    by_percent = math.ceil(at_start * (1 + policy.percent / 100) - _EPSILON) if policy.percent else 0
+    return max(current, at_start + policy.number if policy.number else 0, by_percent)
 
 
-def down_limit(current: int, changes: Iterable[Entry], rate: Rate, now: float) -> int:
-    """Return the fewest replicas that the rate allows now."""
-    begun_with = _begun_with(current, changes, rate, now)
-    by_percent = int(begun_with * (1 - rate.percent / 100) + _EPSILON) if rate.percent else begun_with
-    return min(current, begun_with - rate.number if rate.number else begun_with, by_percent)
+def down_limit(current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float) -> int:
+    """Return the minimum number of replicas that the policy allows now."""
+    at_start = _replicas_at_period_start(current, changes, policy, now)
+    by_percent = int(at_start * (1 - policy.percent / 100) + _EPSILON) if policy.percent else at_start
+    return min(current, at_start - policy.number if policy.number else at_start, by_percent)
 
 
-def _begun_with(current: int, changes: Iterable[Entry], rate: Rate, now: float) -> int:
-    return current - sum(entry.replicas for entry in changes if entry.when > now - rate.period)
+def _replicas_at_period_start(
+    current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float
+) -> int:
+    return current - sum(entry.replicas for entry in changes if entry.when > now - policy.period)
 
 
-def decide(sight: Sight, rules: Rules, history: History, now: float) -> Decision:
-    """Return how many replicas there shall be.
+def decide(observation: Observation, spec: ScalingSpec, history: History, now: float) -> Decision:
+    """Decide the desired number of replicas.
 
-    The largest proposal of several metrics wins. A missing metric never lets the number fall, and without any metric
-    only an alert raises it, one by one. A service without replicas was stopped by somebody and stays so. While a new
-    version replaces an old one nothing changes; what the load asks for is still proposed, so that the windows know it.
+    The largest proposal of several metrics wins. A missing metric prevents scaling down; without any metric only an
+    alert scales up, one replica at a time. A service without replicas was stopped manually and stays stopped. During an
+    update the number does not change; proposals are still recorded for the stabilization windows.
     """
-    current = sight.current
+    current = observation.current
     if current == 0:
         return Decision(0, 0, "stopped")
-    usable = [load for load in sight.loads.values() if load is not None and load.usable]
-    wanted = [propose(load, current, sight.ready, sight.measured, rules.tolerance) for load in usable]
+    usable = [load for load in observation.metrics.values() if load is not None and load.usable]
+    wanted = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in usable]
     proposal = max(wanted, default=None)
-    missing = proposal is not None and proposal < current and len(usable) < len(sight.loads)
-    if sight.rolling:
+    missing = proposal is not None and proposal < current and len(usable) < len(observation.metrics)
+    if observation.rolling:
         return Decision(current, current, "rolling", current if missing else proposal)
-    if current < rules.minimum:
-        return Decision(current, rules.minimum, "below-minimum")
+    if current < spec.minimum:
+        return Decision(current, spec.minimum, "below-minimum")
     if proposal is None:
-        return _without_metrics(sight, rules, history, now)
+        return _without_metrics(observation, spec, history, now)
     if missing:
         return Decision(current, current, "metric-missing", current)
-    return _limited(proposal, current, rules, history, now)
+    return _limited(proposal, current, spec, history, now)
 
 
-def _limited(proposal: int, current: int, rules: Rules, history: History, now: float) -> Decision:
-    """Return the decision that windows, rates and bounds make of a proposal."""
-    wanted = stabilize(proposal, current, history.recommendations, rules, now)
-    most = up_limit(current, history.changes, rules.up, now)
-    fewest = down_limit(current, history.changes, rules.down, now)
-    if current > rules.maximum:
-        return Decision(current, rules.maximum, "above-maximum", proposal)
-    desired = min(max(wanted, fewest, rules.minimum), most, rules.maximum)
+def _limited(proposal: int, current: int, spec: ScalingSpec, history: History, now: float) -> Decision:
+    """Apply windows, policies and bounds to a proposal."""
+    wanted = stabilize(proposal, current, history.recommendations, spec, now)
+    most = up_limit(current, history.changes, spec.up, now)
+    fewest = down_limit(current, history.changes, spec.down, now)
+    if current > spec.maximum:
+        return Decision(current, spec.maximum, "above-maximum", proposal)
+    desired = min(max(wanted, fewest, spec.minimum), most, spec.maximum)
     if desired == wanted:
         if wanted != proposal:
             reason = "stabilized"
         else:
             reason = "on-target" if desired == current else "above-target" if desired > current else "below-target"
-    elif desired in (rules.maximum, rules.minimum):
+    elif desired in (spec.maximum, spec.minimum):
         reason = "at-maximum" if desired < wanted else "at-minimum"
     else:
         reason = "rate-limited"
     return Decision(current, desired, reason, proposal)
 
 
-def _without_metrics(sight: Sight, rules: Rules, history: History, now: float) -> Decision:
-    current = sight.current
-    # The last replica has to show first whether it helps.
-    waiting = sight.ready < current or any(entry.when > now - rules.fallback_period for entry in history.changes)
-    if not sight.alert or waiting:
+def _without_metrics(observation: Observation, spec: ScalingSpec, history: History, now: float) -> Decision:
+    current = observation.current
+    # Wait until the last added replica is ready and had time to take effect.
+    waiting = observation.ready < current or any(
+        entry.when > now - spec.fallback_period_seconds for entry in history.changes
+    )
+    if not observation.alert or waiting:
         return Decision(current, current, "no-metrics")
-    if current >= rules.maximum:
+    if current >= spec.maximum:
         return Decision(current, current, "at-maximum")
     return Decision(current, current + 1, "alert-without-metrics")

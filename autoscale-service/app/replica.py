@@ -1,7 +1,7 @@
-"""What makes a container a replica of a compose service, and the request that makes one more like it.
+"""Labels of replicas of a compose service, and the request that creates another replica.
 
-Both the scaler, which sends the request, and the socket proxy, which lets only this request pass, compute it here from
-what `GET /containers/{id}/json` says of a replica that is there (Docker Engine API 1.41).
+The scaler, which sends the request, and the socket proxy, which allows only this request, both derive it from
+`GET /containers/{id}/json` of an existing replica (Docker Engine API 1.41).
 """
 
 from collections.abc import Mapping
@@ -13,43 +13,43 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
 ONE_OFF = "com.docker.compose.oneoff"
-# On the replicas that were started here: only these are taken back when they do not become ready.
+# Label of replicas that the autoscaler created: only these are removed when they do not become ready.
 MADE = "banking.autoscale.made"
 
 _NOT_COPIED = {"com.docker.compose.replace"}
 
 
 def is_ours(labels: Mapping[str, str], project: str) -> bool:
-    """Tell whether labels are those of a stable replica that may be scaled."""
+    """Return whether the labels belong to a scalable stable replica of the project."""
     return labels.get(PROJECT) == project and is_stable(labels) and labels.get(ONE_OFF, "False") == "False"
 
 
 def name_of(labels: Mapping[str, str]) -> str:
-    """Return the name that compose gives the container with these labels."""
+    """Return the name that compose gives a container with these labels."""
     return f"{labels[PROJECT]}-{labels[SERVICE]}-{labels[NUMBER]}"
 
 
 def copy_of(replica: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """Return the body of `POST /containers/create` for one more replica, the same but for its number.
+    """Return the body of `POST /containers/create` for another replica, equal except for its number.
 
-    The image is named by its id: a tag may have moved on. Of the networks it has the first; an Engine before 25 takes
-    one only, the others are connected before the start.
+    The image is given by its id, because a tag may have moved. Only the first network is included: an Engine before 25
+    accepts one only, and the others are connected before the start.
     """
     config = dict(replica["Config"])
     labels = {name: value for name, value in config["Labels"].items() if name not in _NOT_COPIED}
     config["Labels"] = labels | {NUMBER: str(number), MADE: "true"}
     config["Image"] = replica["Image"]
-    # Docker's own choice, unless the service has set it.
+    # Docker's default, not set by the service.
     if config.get("Hostname") == replica["Id"][:12]:
         del config["Hostname"]
     first, *_ = endpoints_of(replica, number).items()
     body = {**config, "HostConfig": replica["HostConfig"], "NetworkingConfig": {"EndpointsConfig": dict([first])}}
-    # The SDK sends no top-level null.
+    # The SDK omits top-level nulls.
     return {name: value for name, value in body.items() if value is not None}
 
 
 def endpoints_of(replica: Mapping[str, Any], number: int) -> dict[str, dict[str, Any]]:
-    """Return network and endpoint of the replica with this number; the network that it is created with comes first."""
+    """Return the endpoints by network of the replica with this number; the network it is created with is first."""
     labels = replica["Config"]["Labels"]
     endpoint = {"Aliases": [name_of({**labels, NUMBER: str(number)}), labels[SERVICE]]}
     created_with = replica["HostConfig"]["NetworkMode"]

@@ -1,6 +1,6 @@
-"""What has to outlive the process or be one for two processes: who leads, and whether an operator has paused.
+"""State that outlives the process or is shared by several: the leader lock and the pause marker.
 
-A folder on a volume. The lock is the kernel's (flock): it is free as soon as its holder is gone, whatever ended it.
+A directory on a volume. The lock is an flock: the kernel releases it when its holder exits, however it ends.
 """
 
 import fcntl
@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 class StateFolder:
-    """The folder with both files. Methods raise OSError."""
+    """The directory with both files. Methods raise OSError."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._paused = folder / "paused"
         self._lock = os.open(folder / "leader.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
-    def lead(self) -> bool:
-        """Tell whether this process leads; it becomes the leader when nobody else is."""
+    def try_acquire_leadership(self) -> bool:
+        """Return whether this process is the leader; acquire the lock if it is free."""
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -25,23 +25,23 @@ class StateFolder:
         return True
 
     def close(self) -> None:
-        """Let another process lead."""
+        """Release the leadership."""
         os.close(self._lock)
 
     @property
     def paused(self) -> str | None:
-        """Who has paused scaling; None while nobody has."""
+        """Who has paused scaling; None if it is not paused."""
         try:
             return self._paused.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
 
-    def pause(self, who: str) -> None:
-        """Pause until somebody resumes."""
-        half = self._paused.with_name("paused.half")
-        half.write_text(who, encoding="utf-8")
-        half.replace(self._paused)
+    def pause(self, operator: str) -> None:
+        """Pause scaling until it is resumed."""
+        temporary = self._paused.with_name("paused.half")
+        temporary.write_text(operator, encoding="utf-8")
+        temporary.replace(self._paused)
 
     def resume(self) -> None:
-        """End the pause."""
+        """Resume scaling."""
         self._paused.unlink(missing_ok=True)

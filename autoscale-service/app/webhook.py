@@ -1,8 +1,8 @@
-"""Webhooks of Alertmanager and Grafana: who may send them, and what they say.
+"""Webhooks of Alertmanager and Grafana: authentication and payloads.
 
 Payloads: Alertmanager's `webhook_config` (version 4), and Grafana's webhook contact point, which has the same fields
 and more. Signature: Grafana's HMAC (grafana/alerting, http/hmac.go): lower-case hex of HMAC-SHA256 with the secret
-over `<timestamp>:<body>`, the timestamp in seconds since 1970. It has to have a timestamp here.
+over `<timestamp>:<body>`, the timestamp in seconds since 1970. The timestamp is required here.
 """
 
 import base64
@@ -18,7 +18,7 @@ from shared.http import bodies
 from shared.http.problems import Problem
 
 MAX_BYTES = 256 * 1024
-# Grafana sends about 150 for an alert, and up to 100 alerts are taken.
+# JSON nodes: Grafana sends about 150 per alert, and at most 100 alerts are accepted.
 _MAX_NODES = 20_000
 SIGNATURE = "x-grafana-alerting-signature"
 TIMESTAMP = "x-grafana-alerting-timestamp"
@@ -27,7 +27,7 @@ _CHALLENGE = {"WWW-Authenticate": 'Bearer realm="autoscale"'}
 
 
 class Labels(BaseModel):
-    """The labels of an alert that matter here; others are ignored."""
+    """The labels of an alert that are used; others are ignored."""
 
     service: str = Field(min_length=1, max_length=100)
     action: Literal["scale_out", "scale_in"]
@@ -45,7 +45,7 @@ class Alert(BaseModel):
 
 
 class Payload(BaseModel):
-    """What both send."""
+    """Fields that both send."""
 
     status: Literal["firing", "resolved"]
     receiver: str
@@ -54,13 +54,13 @@ class Payload(BaseModel):
 
 
 class AlertmanagerPayload(Payload):
-    """What Alertmanager sends."""
+    """Payload of Alertmanager."""
 
     version: Literal["4"]
 
 
 class GrafanaPayload(Payload):
-    """What Grafana sends."""
+    """Payload of Grafana."""
 
     version: Literal["1"]
     orgId: int
@@ -69,11 +69,11 @@ class GrafanaPayload(Payload):
 
 
 class UnknownService(Problem):
-    """A webhook about something that may not be scaled."""
+    """An alert names a service that is not scalable."""
 
 
-class Door:
-    """Lets in who knows the secret. Every refusal is a Problem (unauthorized)."""
+class WebhookVerifier:
+    """Verifies the secret or the signature of a webhook; raises Problem (unauthorized)."""
 
     def __init__(self, secret: str, window: float) -> None:
         self._secret = secret.encode()
@@ -81,16 +81,16 @@ class Door:
         self._used: dict[str, float] = {}
 
     def check(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
-        """Raise Problem unless the request shows the secret, or is signed with it, recently and for the first time.
+        """Raise Problem unless the request has the secret, or a valid, recent signature that was not used before.
 
-        A signature that is there has to be right, also beside the secret.
+        A signature is verified even if the secret is present.
         """
         if SIGNATURE in headers:
             self._check_signature(headers[SIGNATURE], headers.get(TIMESTAMP, ""), body, now)
-        elif not self._shown(headers.get("authorization", "")):
-            raise _refused("Send the secret as a bearer token or basic password, or sign with it.")
+        elif not self._has_secret(headers.get("authorization", "")):
+            raise _unauthorized("Send the secret as a bearer token or basic password, or sign the request with it.")
 
-    def _shown(self, authorization: str) -> bool:
+    def _has_secret(self, authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
         given = value.strip().encode()
         if scheme.lower() == "basic":
@@ -103,32 +103,32 @@ class Door:
         return hmac.compare_digest(given, self._secret)
 
     def _check_signature(self, signature: str, timestamp: str, body: bytes, now: float) -> None:
-        right = hmac.new(self._secret, timestamp.encode() + b":" + body, hashlib.sha256).hexdigest()
-        if not hmac.compare_digest(signature.encode(), right.encode()):
-            raise _refused(f"The signature is wrong; it is over {TIMESTAMP}, a colon and the body.")
+        expected = hmac.new(self._secret, timestamp.encode() + b":" + body, hashlib.sha256).hexdigest()
+        if not hmac.compare_digest(signature.encode(), expected.encode()):
+            raise _unauthorized(f"Invalid signature; sign the value of {TIMESTAMP}, a colon and the body.")
         if not timestamp.isascii() or not timestamp.isdecimal() or abs(now - int(timestamp)) > self._window:
-            raise _refused(f"The signature is older than {self._window:g} s; send a new one.")
+            raise _unauthorized(f"The signature is older than {self._window:g} s; sign the request again.")
         self._used = {one: until for one, until in self._used.items() if until >= now}
         if signature in self._used:
-            raise _refused("This request has been received already.")
+            raise _unauthorized("This request was received before.")
         self._used[signature] = int(timestamp) + self._window
 
 
-def _refused(detail: str) -> Problem:
+def _unauthorized(detail: str) -> Problem:
     return Problem("unauthorized", detail, headers=_CHALLENGE)
 
 
 def read(body: bytes, known: Collection[str]) -> list[Alert]:
-    """Return the alerts of a payload.
+    """Parse a payload and return its alerts.
 
-    Raises Problem (malformed-request) or pydantic.ValidationError for what is none, and UnknownService if it names
-    another service than the known ones; then none of its alerts counts.
+    Raises Problem (malformed-request) or pydantic.ValidationError for an invalid payload, and UnknownService if an
+    alert names an unknown service; then none of the alerts is processed.
     """
     document = bodies.loads(body, _MAX_NODES)
     model = GrafanaPayload if isinstance(document, dict) and "orgId" in document else AlertmanagerPayload
     alerts = model.model_validate(document).alerts
     unknown = [
-        {"pointer": f"/alerts/{index}/labels/service", "detail": "is no service that may be scaled"}
+        {"pointer": f"/alerts/{index}/labels/service", "detail": "is not a scalable service"}
         for index, alert in enumerate(alerts)
         if alert.labels.service not in known
     ]

@@ -14,42 +14,42 @@ from docker.client import DockerClient
 from app import main
 from app.docker_proxy import DockerProxy
 from app.scalers import kinds
-from app.scalers.compose import connected
+from app.scalers.compose import connect_docker
 from app.settings import AutoscaleSettings
 from shared.testing.ports import free_port
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import TOKEN, Engine, World, make_settings, replica_document
+from tests.support import TOKEN, Engine, FakeCluster, make_settings, replica_document
 
 
 @pytest.fixture
-def world() -> World:
+def cluster() -> FakeCluster:
     """A service of two replicas under a load of one."""
-    return World(lambda _now: 100)
+    return FakeCluster(lambda _now: 100)
 
 
 @pytest.fixture
 def settings(lab: Lab, tmp_path: Path) -> AutoscaleSettings:
-    """Settings with a folder of their own."""
-    return make_settings(lab, state_dir=tmp_path / "state", metrics=["requests_per_second"], idle_interval=60)
+    """Settings with a separate state directory."""
+    return make_settings(lab, state_dir=tmp_path / "state", metrics=["requests_per_second"], idle_interval_seconds=60)
 
 
 @pytest.fixture
 async def application(
-    settings: AutoscaleSettings, world: World, monkeypatch: pytest.MonkeyPatch
+    settings: AutoscaleSettings, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
-    """The whole application, started, in a simulated world."""
-    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: world)
-    monkeypatch.setattr(main, "Prometheus", lambda _url, _client: world)
+    """The whole application, started, on a fake cluster."""
+    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: cluster)
+    monkeypatch.setattr(main, "PrometheusClient", lambda _url, _client: cluster)
     application = main.create(settings)
     async with application.app.router.lifespan_context(application.app):
-        await application.app.state.loop.beat()
+        await application.app.state.loop.tick()
         yield application
 
 
 @pytest.fixture
 async def client(application: Service) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application that shows the secret."""
+    """A client of the application that sends the secret."""
     transport = httpx.ASGITransport(app=application)
     headers = {"Authorization": f"Bearer {TOKEN}"}
     async with httpx.AsyncClient(transport=transport, base_url="http://autoscaler", headers=headers) as client:
@@ -83,9 +83,9 @@ def served(application: object) -> Iterator[str]:
 
 @pytest.fixture
 def docker(engine: Engine) -> Iterator[DockerClient]:
-    """Docker's own client, connected to the Engine by way of the socket proxy."""
+    """Docker's own client, connect_docker to the Engine by way of the socket proxy."""
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
     with served(DockerProxy(upstream, "bank", 4)) as url:
-        client = connected(url)
+        client = connect_docker(url)
         yield client
         client.close()

@@ -1,4 +1,4 @@
-"""What the tests are written with: a simulated world for the controller, and an Engine for Docker's SDK to talk to."""
+"""A fake cluster for the controller, and a fake Docker Engine for the SDK."""
 
 import asyncio
 import hashlib
@@ -11,9 +11,9 @@ from urllib.parse import parse_qs
 import orjson
 
 from app.controller import Controller
-from app.measurements import Measured
+from app.metrics_client import ServiceMetrics
 from app.replica import NUMBER, PROJECT, SERVICE
-from app.scalers import AUTOSCALE, TRACK, Replicas, Rolling, ScalingError
+from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, UpdateInProgress
 from app.settings import AutoscaleSettings
 from shared.testing.fixtures import Lab, assert_prompt
 
@@ -28,8 +28,8 @@ def make_settings(lab: Lab, **changes: Any) -> AutoscaleSettings:
 
 
 @dataclass
-class World:
-    """A service under load, with a clock of its own: scaler, measurements and time for a controller."""
+class FakeCluster:
+    """A service under load: fake scaler, metrics client and clock for a controller."""
 
     load: Callable[[float], float]
     target: float = 100
@@ -62,7 +62,7 @@ class World:
     def scale(self, service: str, replicas: int) -> None:
         assert service == ACCOUNT
         if self.rolling:
-            raise Rolling("simulated")
+            raise UpdateInProgress("simulated")
         fewer = replicas < len(self._ready_at)
         self._may("create")
         self._ready_at = self._ready_at[:replicas]
@@ -71,53 +71,53 @@ class World:
         if fewer:
             self._may("remove")
 
-    def clear_failed(self, service: str) -> int:
+    def remove_failed(self, service: str) -> int:
         assert service == ACCOUNT
         self._may("remove")
         failed, self.cleared = self.cleared, 0
         return failed
 
-    async def now(self) -> Mapping[str, Measured]:
+    async def now(self) -> Mapping[str, ServiceMetrics]:
         return {} if self.blind(self.time) else {ACCOUNT: self._measured(self.time)}
 
-    async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, Measured]]:
+    async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         if self.blind(self.time):
             return {}
         moments = [start + index * step for index in range(math.floor((end - start) / step) + 1)]
         return {ACCOUNT: {moment: self._measured(moment) for moment in moments}}
 
-    def _measured(self, when: float) -> Measured:
+    def _measured(self, when: float) -> ServiceMetrics:
         ready = self.ready
         value = self.load(when) / ready if ready else math.nan
-        return Measured(ready, dict.fromkeys(self.metrics, value), dict.fromkeys(self.metrics, self.target))
+        return ServiceMetrics(ready, dict.fromkeys(self.metrics, value), dict.fromkeys(self.metrics, self.target))
 
     def _may(self, operation: str) -> None:
         if self.fails(operation):
             raise ScalingError(operation, "simulated")
 
     def controller(self, lab: Lab, **changes: Any) -> Controller:
-        """Return a controller of this world."""
+        """Return a controller of this cluster."""
         settings = make_settings(lab, **{"metrics": list(self.metrics), "max_replicas": 12, **changes})
         return Controller(self, self, settings, self.clock)
 
     async def run(self, controller: Controller, seconds: float, step: float = 3) -> None:
-        """Let the controller work for some simulated seconds."""
+        """Run the controller for some simulated seconds."""
         until = self.time + seconds
         while self.time < until:
             await controller.tick(act=True)
-            await controller.settle()
+            await controller.wait_idle()
             self.time += step
 
     @property
     def reversals(self) -> int:
-        """How often the direction of change turned round."""
+        """Number of changes of direction."""
         counts = [count for _, count in self.changes]
         steps = [b - a for a, b in zip([self.replicas, *counts], counts) if a != b]
         return sum(a * b < 0 for a, b in zip(steps, steps[1:]))
 
 
 def replica_document(number: int, service: str = ACCOUNT, **changes: Any) -> dict[str, Any]:
-    """Return what the Engine says of a replica that compose has started (shortened), with other labels as given."""
+    """Return the Engine's (shortened) document of a replica that compose has started, with changed labels."""
     identifier = hashlib.sha256(f"{service}{number}".encode()).hexdigest()
     labels = {
         PROJECT: "bank",
@@ -157,7 +157,7 @@ def replica_document(number: int, service: str = ACCOUNT, **changes: Any) -> dic
 
 
 def service_document(replicas: int = 2, running: int = 2, **labels: str) -> dict[str, Any]:
-    """Return what the Engine says of a Swarm service (shortened)."""
+    """Return the Engine's (shortened) document of a Swarm service."""
     own = {"com.docker.stack.namespace": "bank", AUTOSCALE: "true", TRACK: "stable"}
     return {
         "ID": "s" * 25,
@@ -173,16 +173,16 @@ def service_document(replicas: int = 2, running: int = 2, **labels: str) -> dict
 
 
 class Engine:
-    """An ASGI application that answers as the Docker Engine does, as far as scaling sees it."""
+    """A fake Docker Engine: an ASGI application with the calls that scaling uses."""
 
     def __init__(self, *containers: dict[str, Any]) -> None:
         self.containers = {one["Id"]: one for one in containers}
         self.services: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
-        # Answers by the beginning of a call, in place of what would be done.
+        # Canned responses by prefix of the call.
         self.refusals: dict[str, tuple[int, str]] = {}
         self.health = "starting"
-        # What answers to a stop wait for, as Docker's do for the end of the process.
+        # Stops respond once this is set, as Docker's do once the process has exited.
         self.stopped = asyncio.Event()
         self.stopped.set()
 

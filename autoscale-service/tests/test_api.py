@@ -1,4 +1,4 @@
-"""Webhooks, status and pause over HTTP: everything forged, replayed, oversized or unknown is refused."""
+"""Webhooks, status and pause over HTTP: forged, replayed, oversized or unknown input is rejected."""
 
 import asyncio
 import base64
@@ -14,7 +14,7 @@ import pytest
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import ACCOUNT, TOKEN, World, until
+from tests.support import ACCOUNT, TOKEN, FakeCluster, until
 
 ALERT = {
     "status": "firing",
@@ -25,7 +25,7 @@ ALERT = {
     "generatorURL": "http://prometheus:9090/graph",
     "fingerprint": "c8d7b2a1",
 }
-# As Alertmanager 0.28 and Grafana 12 send them (shortened).
+# Payloads of Alertmanager 0.28 and Grafana 12 (shortened).
 ALERTMANAGER: dict[str, Any] = {
     "receiver": "autoscaler",
     "status": "firing",
@@ -66,18 +66,18 @@ def counted(outcome: str) -> float:
 
 @pytest.mark.parametrize("payload", [ALERTMANAGER, GRAFANA], ids=["Alertmanager", "Grafana"])
 async def test_an_alert_is_accepted_and_wakes_the_loop(
-    client: httpx.AsyncClient, world: World, payload: dict[str, Any]
+    client: httpx.AsyncClient, cluster: FakeCluster, payload: dict[str, Any]
 ) -> None:
-    world.load = lambda _now: 400
+    cluster.load = lambda _now: 400
     before = counted("accepted")
     answer = await client.post(HOOK, json=payload)
     assert (answer.status_code, answer.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
-    await until(lambda: world.changes)
-    assert world.changes[0][1] == 4
+    await until(lambda: cluster.changes)
+    assert cluster.changes[0][1] == 4
     assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
 
 
-async def test_several_alerts_come_at_once_and_are_resolved_one_by_one(client: httpx.AsyncClient) -> None:
+async def test_alerts_of_one_webhook_are_resolved_separately(client: httpx.AsyncClient) -> None:
     both = [ALERT, {**ALERT, "status": "resolved", "endsAt": "2026-01-01T12:05:00Z"}]
     answer = await client.post(HOOK, json={**ALERTMANAGER, "alerts": both})
     assert answer.json() == {"alerts": 2}
@@ -96,7 +96,7 @@ async def test_several_alerts_come_at_once_and_are_resolved_one_by_one(client: h
         f"Basic {TOKEN}",
     ],
 )
-async def test_who_does_not_know_the_secret_is_refused(client: httpx.AsyncClient, authorization: str) -> None:
+async def test_a_wrong_secret_is_rejected(client: httpx.AsyncClient, authorization: str) -> None:
     before = counted("unauthorized")
     answer = await client.post(HOOK, json=ALERTMANAGER, headers={"Authorization": authorization})
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
@@ -104,25 +104,25 @@ async def test_who_does_not_know_the_secret_is_refused(client: httpx.AsyncClient
     assert counted("unauthorized") == before + 1
 
 
-async def test_the_secret_may_come_as_a_basic_password(client: httpx.AsyncClient) -> None:
+async def test_the_secret_is_accepted_as_a_basic_password(client: httpx.AsyncClient) -> None:
     credentials = base64.b64encode(f"grafana:{TOKEN}".encode()).decode()
     answer = await client.post(HOOK, json=GRAFANA, headers={"Authorization": f"Basic {credentials}"})
     assert answer.status_code == 202
 
 
-async def test_a_signature_is_good_once_and_for_a_while(client: httpx.AsyncClient) -> None:
+async def test_a_signature_is_accepted_once_within_the_replay_window(client: httpx.AsyncClient) -> None:
     content, now = orjson.dumps(GRAFANA), time.time()
     headers = signed(content, now)
     assert (await client.post(HOOK, content=content, headers=headers)).status_code == 202
     refused = [
-        (content, headers, "received already"),
+        (content, headers, "received before"),
         (content, signed(content, now - 301), "older than"),
         (content, signed(content, now + 301), "older than"),
         (content + b" ", headers, "wrong"),
         (content, signed(content, now + 1, "another secret of somebody"), "wrong"),
         (content, {**headers, "X-Grafana-Alerting-Timestamp": str(int(now) + 1)}, "wrong"),
         (content, {**signed(content, now + 2), "X-Grafana-Alerting-Timestamp": ""}, "wrong"),
-        # A signature that is wrong is not made good by a secret.
+        # The secret does not make up for an invalid signature.
         (content + b" ", {**headers, "Authorization": f"Bearer {TOKEN}"}, "wrong"),
     ]
     for body, given, why in refused:
@@ -130,15 +130,15 @@ async def test_a_signature_is_good_once_and_for_a_while(client: httpx.AsyncClien
         assert answer.status_code == 401 and why in answer.json()["detail"], why
 
 
-async def test_a_signed_time_that_is_none_is_refused(client: httpx.AsyncClient) -> None:
+async def test_an_invalid_timestamp_is_rejected(client: httpx.AsyncClient) -> None:
     signature = hmac.new(TOKEN.encode(), b"soon:{}", hashlib.sha256).hexdigest()
     headers = {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": "soon"}
     assert (await client.post(HOOK, content=b"{}", headers=headers)).status_code == 401
 
 
 @pytest.mark.parametrize("service", ["postgres", "nats", "autoscale-service", "account-service-canary", "x" * 101])
-async def test_other_services_are_refused_and_nothing_happens(
-    client: httpx.AsyncClient, world: World, service: str
+async def test_an_unknown_service_rejects_the_whole_webhook(
+    client: httpx.AsyncClient, cluster: FakeCluster, service: str
 ) -> None:
     answer = await client.post(HOOK, json=about(service=service))
     assert answer.status_code == 422
@@ -149,7 +149,7 @@ async def test_other_services_are_refused_and_nothing_happens(
     assert counted("unknown_service") + counted("malformed") == before + 1
     await asyncio.sleep(0.05)
     assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
-    assert world.changes == []
+    assert cluster.changes == []
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ async def test_other_services_are_refused_and_nothing_happens(
         (b" " * (1024 * 1024 + 1), 413),
     ],
 )
-async def test_what_is_no_payload_is_refused(client: httpx.AsyncClient, content: bytes, status: int) -> None:
+async def test_an_invalid_payload_is_rejected(client: httpx.AsyncClient, content: bytes, status: int) -> None:
     outcome = "too_large" if status == 413 else "malformed"
     before = counted(outcome)
     answer = await client.post(HOOK, content=content)
@@ -179,38 +179,36 @@ async def test_what_is_no_payload_is_refused(client: httpx.AsyncClient, content:
     assert counted(outcome) == before + 1
 
 
-async def test_before_the_services_are_known_a_sender_has_to_come_again(
-    client: httpx.AsyncClient, application: Service
-) -> None:
+async def test_webhooks_are_unavailable_before_the_first_pass(client: httpx.AsyncClient, application: Service) -> None:
     application.app.state.controller.observed = False
     answer = await client.post(HOOK, json=ALERTMANAGER)
     assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
 
 
-async def test_an_operator_pauses_and_resumes(client: httpx.AsyncClient, world: World, lab: Lab) -> None:
+async def test_an_operator_pauses_and_resumes(client: httpx.AsyncClient, cluster: FakeCluster, lab: Lab) -> None:
     paused = await client.post("/pause", headers=lab.operator())
     assert (paused.status_code, paused.json()["paused"]) == (200, "operator")
-    world.load = lambda _now: 400
+    cluster.load = lambda _now: 400
     await client.post(HOOK, json=ALERTMANAGER)
     await asyncio.sleep(0.1)
-    assert world.changes == []
+    assert cluster.changes == []
     assert (await client.post("/resume", headers=lab.operator())).json()["paused"] is None
-    await until(lambda: world.changes)
+    await until(lambda: cluster.changes)
 
 
 @pytest.mark.parametrize("path", ["/pause", "/resume"])
-async def test_nobody_else_does(client: httpx.AsyncClient, lab: Lab, path: str) -> None:
-    # The secret of the senders is none of an operator.
+async def test_only_operators_pause_and_resume(client: httpx.AsyncClient, lab: Lab, path: str) -> None:
+    # The webhook secret is not valid for operators.
     assert (await client.post(path)).status_code == 401
     assert (await client.post(path, headers=lab.headers("alice"))).status_code == 403
 
 
-async def test_status_metrics_health_and_document_are_there(client: httpx.AsyncClient) -> None:
+async def test_status_metrics_health_and_openapi_document_are_served(client: httpx.AsyncClient) -> None:
     status = (await client.get("/status")).json()
     assert status["leading"] and status["paused"] is None
     assert status["services"][ACCOUNT]["why"] == "at-minimum"
     metrics = (await client.get("/metrics")).text
-    # The service is the one that is scaled, not the one that tells.
+    # The label is the scaled service, not the exporting one.
     assert 'autoscale_replicas{kind="current",service="account-service"' in metrics
     assert 'autoscale_failures_total{operation="create",service="account-service"' in metrics
     assert (await client.get("/health/ready")).json() == {"status": "ok", "checks": {"loop": "ok"}}
@@ -218,14 +216,14 @@ async def test_status_metrics_health_and_document_are_there(client: httpx.AsyncC
     assert sorted(document["paths"]) == ["/pause", "/resume", "/status", HOOK]
 
 
-async def test_everybody_may_see_replicas_and_decisions_and_not_who_paused_or_what_docker_said(
-    client: httpx.AsyncClient, world: World, lab: Lab, application: Service
+async def test_the_public_view_has_no_names_and_no_error_texts(
+    client: httpx.AsyncClient, cluster: FakeCluster, lab: Lab, application: Service
 ) -> None:
-    world.load = lambda _now: 400
+    cluster.load = lambda _now: 400
     await client.post(HOOK, json=ALERTMANAGER)
     await until(lambda: application.app.state.controller.status()[ACCOUNT]["last_actions"])
-    world.fails = lambda operation: operation == "create"
-    world.load = lambda _now: 4000
+    cluster.fails = lambda operation: operation == "create"
+    cluster.load = lambda _now: 4000
     await client.post(HOOK, json=ALERTMANAGER)
     await until(lambda: len(application.app.state.controller.status()[ACCOUNT]["last_actions"]) == 2)
     await client.post("/pause", headers=lab.operator())

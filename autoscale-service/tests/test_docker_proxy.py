@@ -1,4 +1,4 @@
-"""The socket proxy, asked by Docker's own client and by one that wants more."""
+"""The socket proxy, called by Docker's client and by a client that attempts other calls."""
 
 import asyncio
 from typing import Any
@@ -8,8 +8,8 @@ import pytest
 from docker.client import DockerClient
 from docker.errors import APIError
 
-from app.docker_proxy import DockerProxy
 from app.cli import FORBIDDEN
+from app.docker_proxy import DockerProxy
 from app.replica import copy_of, endpoints_of, name_of
 from tests.support import Engine, replica_document, service_document
 
@@ -20,7 +20,7 @@ CANARY = replica_document(9)["Id"]
 
 @pytest.fixture
 async def raw(engine: Engine):  # type: ignore[no-untyped-def]
-    """A client that says what it wants to the proxy."""
+    """A raw HTTP client of the proxy."""
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
     transport = httpx.ASGITransport(app=DockerProxy(upstream, "bank", 4))
     async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
@@ -36,7 +36,7 @@ def changed(body: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("method", "path", "body"), FORBIDDEN, ids=[f"{method} {path}" for method, path, _ in FORBIDDEN]
 )
-async def test_what_scaling_does_not_need_is_refused(
+async def test_calls_that_scaling_does_not_need_are_rejected(
     raw: httpx.AsyncClient, engine: Engine, method: str, path: str, body: Any
 ) -> None:
     answer = await raw.request(method, path, json=body)
@@ -46,7 +46,7 @@ async def test_what_scaling_does_not_need_is_refused(
 
 @pytest.mark.parametrize("prefix", ["", "/v1.41"])
 @pytest.mark.parametrize("container", [POSTGRES, CANARY])
-async def test_containers_of_others_cannot_be_touched(
+async def test_containers_outside_the_project_are_inaccessible(
     raw: httpx.AsyncClient, engine: Engine, prefix: str, container: str
 ) -> None:
     calls = [("GET", "json"), ("POST", "start"), ("POST", "stop"), ("DELETE", "")]
@@ -58,13 +58,13 @@ async def test_containers_of_others_cannot_be_touched(
     assert all(call.startswith("GET") for call in engine.calls)
 
 
-async def test_only_ours_are_listed_whatever_is_asked_for(docker: DockerClient) -> None:
+async def test_only_replicas_of_the_project_are_listed(docker: DockerClient) -> None:
     mine = {ONE["Id"], TWO["Id"]}
     assert {one["Id"] for one in docker.api.containers(all=True)} == mine
     assert docker.api.containers(all=True, filters={"label": ["com.docker.compose.project=other"]}) == []
 
 
-async def test_filters_of_another_form_are_refused(raw: httpx.AsyncClient) -> None:
+async def test_invalid_filters_are_rejected(raw: httpx.AsyncClient) -> None:
     for filters in ('{"label": {"a=b": true}}', "[]", '{"label": "a"}'):
         assert (await raw.get("/containers/json", params={"filters": filters})).status_code == 403
 
@@ -95,12 +95,12 @@ GOOD = copy_of(TWO, 3)
         None,
     ],
 )
-async def test_only_copies_can_be_made(raw: httpx.AsyncClient, engine: Engine, body: Any) -> None:
+async def test_only_copies_of_replicas_can_be_created(raw: httpx.AsyncClient, engine: Engine, body: Any) -> None:
     answer = await raw.post("/containers/create", params={"name": "bank-account-service-3"}, json=body)
     assert answer.status_code == 403 and len(engine.containers) == 4
 
 
-async def test_a_copy_has_the_name_of_its_number_and_there_are_not_too_many(
+async def test_a_copy_needs_the_name_of_its_number_and_the_maximum_holds(
     raw: httpx.AsyncClient, engine: Engine
 ) -> None:
     for query in ({"name": "nginx"}, {}, {"name": name_of(GOOD["Labels"]), "platform": "x"}):
@@ -112,7 +112,7 @@ async def test_a_copy_has_the_name_of_its_number_and_there_are_not_too_many(
     assert answer.status_code == 403 and "maximum" in answer.json()["message"]
 
 
-async def test_a_copy_joins_the_networks_of_its_siblings_under_its_own_names(docker: DockerClient) -> None:
+async def test_a_copy_joins_the_networks_of_its_siblings_with_its_own_aliases(docker: DockerClient) -> None:
     made = docker.api.create_container_from_config(GOOD, "bank-account-service-3")["Id"]
     names = ["bank-account-service-3", "account-service"]
     docker.api.connect_container_to_network(made, "bank_monitoring", aliases=names)
@@ -130,7 +130,7 @@ async def test_a_copy_joins_the_networks_of_its_siblings_under_its_own_names(doc
         docker.api.start(ONE["Id"])
 
 
-async def test_the_last_replica_stays_and_nothing_goes_by_force(docker: DockerClient) -> None:
+async def test_the_last_replica_is_kept_and_force_is_rejected(docker: DockerClient) -> None:
     with pytest.raises(APIError, match="force"):
         docker.api.remove_container(TWO["Id"], force=True)
     docker.api.stop(TWO["Id"])
@@ -143,8 +143,8 @@ async def stop(raw: httpx.AsyncClient, one: dict[str, Any]) -> int:
     return (await raw.post(f"/containers/{one['Id']}/stop")).status_code
 
 
-async def test_of_two_stops_at_once_one_is_refused(raw: httpx.AsyncClient, engine: Engine) -> None:
-    """Docker lists a container as running for as long as it finishes its requests."""
+async def test_one_of_two_concurrent_stops_is_rejected(raw: httpx.AsyncClient, engine: Engine) -> None:
+    """Docker lists a container as running while it drains."""
     engine.stopped.clear()
     first = asyncio.create_task(stop(raw, ONE))
     second = asyncio.create_task(stop(raw, TWO))
@@ -154,7 +154,7 @@ async def test_of_two_stops_at_once_one_is_refused(raw: httpx.AsyncClient, engin
     assert sorted([await first, await second]) == [204, 403]
 
 
-async def test_a_stop_that_docker_has_not_finished_still_counts(raw: httpx.AsyncClient, engine: Engine) -> None:
+async def test_an_unfinished_stop_still_counts(raw: httpx.AsyncClient, engine: Engine) -> None:
     engine.refusals[f"POST /containers/{ONE['Id']}/stop"] = (500, "took too long")
     assert await stop(raw, ONE) == 500
     assert await stop(raw, TWO) == 403
@@ -169,7 +169,7 @@ async def test_a_stop_that_docker_has_not_finished_still_counts(raw: httpx.Async
     [{"Paused": True}, {"Restarting": True}, {"Health": {"Status": "starting"}}, {"Health": {"Status": "unhealthy"}}],
     ids=str,
 )
-async def test_what_does_not_serve_is_no_replica_that_stays(
+async def test_an_unhealthy_replica_does_not_count_as_remaining(
     raw: httpx.AsyncClient, engine: Engine, state: dict[str, Any]
 ) -> None:
     engine.containers[ONE["Id"]]["State"] |= state
@@ -177,7 +177,7 @@ async def test_what_does_not_serve_is_no_replica_that_stays(
     assert await stop(raw, ONE) == 204
 
 
-async def test_the_last_replica_cannot_be_removed_while_it_does_not_run(raw: httpx.AsyncClient, engine: Engine) -> None:
+async def test_the_last_replica_cannot_be_removed_even_if_stopped(raw: httpx.AsyncClient, engine: Engine) -> None:
     for one in (ONE, TWO):
         engine.containers[one["Id"]]["State"] = {"Status": "exited"}
     assert (await raw.delete(f"/containers/{ONE['Id']}")).status_code == 403
@@ -197,7 +197,7 @@ async def test_the_last_replica_cannot_be_removed_while_it_does_not_run(raw: htt
         (None, 403),
     ],
 )
-async def test_of_a_swarm_service_only_the_number_can_be_changed(
+async def test_only_the_number_of_replicas_of_a_swarm_service_can_change(
     raw: httpx.AsyncClient, engine: Engine, spec: Any, status: int
 ) -> None:
     engine.services["s" * 25] = service_document()
@@ -207,32 +207,32 @@ async def test_of_a_swarm_service_only_the_number_can_be_changed(
     assert (engine.services["s" * 25]["Spec"] == before) == (status == 403)
 
 
-async def test_an_update_is_of_the_version_that_was_compared(raw: httpx.AsyncClient, engine: Engine) -> None:
+async def test_an_update_requires_the_compared_version(raw: httpx.AsyncClient, engine: Engine) -> None:
     engine.services["s" * 25] = service_document()
     spec = changed(engine.services["s" * 25]["Spec"], "Mode", "Replicated", "Replicas", to=3)
     for query in ({"version": "8"}, {}, {"version": "7", "rollback": "previous"}):
         assert (await raw.post(f"/services/{'s' * 25}/update", params=query, json=spec)).status_code == 403
 
 
-async def test_services_of_others_cannot_be_touched(raw: httpx.AsyncClient, engine: Engine) -> None:
+async def test_services_outside_the_stack_are_inaccessible(raw: httpx.AsyncClient, engine: Engine) -> None:
     engine.services["s" * 25] = service_document(**{"banking.autoscale": "false"})
     spec = changed(engine.services["s" * 25]["Spec"], "Mode", "Replicated", "Replicas", to=3)
     assert (await raw.post(f"/services/{'s' * 25}/update", params={"version": "7"}, json=spec)).status_code == 403
     assert (await raw.get("/services")).json() == []
 
 
-async def test_its_health_is_that_of_docker(raw: httpx.AsyncClient, engine: Engine) -> None:
+async def test_the_health_check_reflects_docker(raw: httpx.AsyncClient, engine: Engine) -> None:
     assert (await raw.get("/health/ready")).status_code == 200
     engine.refusals["GET /_ping"] = (500, "broken")
     assert (await raw.get("/health/ready")).status_code == 500
 
 
-async def test_what_is_no_json_or_too_much_of_it_is_refused(raw: httpx.AsyncClient) -> None:
+async def test_invalid_or_oversized_json_is_rejected(raw: httpx.AsyncClient) -> None:
     assert (await raw.post("/containers/create", content=b"{")).status_code == 403
     assert (await raw.post("/containers/create", content=b" " * (1024 * 1024 + 1))).status_code == 403
 
 
-async def test_without_docker_the_answer_is_502() -> None:
+async def test_a_docker_outage_is_a_502() -> None:
     def away(_request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no socket")
 

@@ -1,14 +1,24 @@
 """The policy gives what Kubernetes' own tests expect of the HorizontalPodAutoscaler.
 
 Each trace names the test it restates: of replica_calculator_test.go (R) or horizontal_test.go (H) in
-kubernetes/kubernetes, pkg/controller/podautoscaler. Left out are traces of what is not here: scaling from zero, and
+kubernetes/kubernetes, pkg/controller/podautoscaler. Left out are traces of what is not cluster: scaling from zero, and
 the CPU metric's rule that an unmeasured pod going down counts as using its whole request (ours is that of the other
 metrics: it counts as loaded to the target).
 """
 
 import pytest
 
-from app.policy import Entry, History, Load, Rate, Rules, Sight, decide, propose, stabilize
+from app.policy import (
+    History,
+    MetricValue,
+    Observation,
+    ScalingPolicy,
+    ScalingSpec,
+    TimestampedReplicas,
+    decide,
+    propose,
+    stabilize,
+)
 
 NOW = 10_000.0
 TOLERANCE = 0.1
@@ -47,7 +57,7 @@ TOLERANCE = 0.1
     ],
 )
 def test_proposals(trace: str, current: int, ready: int, levels: list[float], target: float, expected: int) -> None:
-    load = Load(sum(levels) / len(levels), target)
+    load = MetricValue(sum(levels) / len(levels), target)
     assert propose(load, current, ready, len(levels), TOLERANCE) == expected, trace
 
 
@@ -75,62 +85,91 @@ def test_stabilization(
     windows: tuple[int, int],
     expected: int,
 ) -> None:
-    rules = Rules(1, 1000, up_window=windows[0], down_window=windows[1])
-    history = [Entry(NOW - age, replicas) for replicas, age in earlier]
-    assert stabilize(proposal, current, history, rules, NOW) == expected, trace
+    spec = ScalingSpec(1, 1000, scale_up_stabilization_seconds=windows[0], scale_down_stabilization_seconds=windows[1])
+    history = [TimestampedReplicas(NOW - age, replicas) for replicas, age in earlier]
+    assert stabilize(proposal, current, history, spec, NOW) == expected, trace
 
 
-def spread(changes: list[int], period: int) -> tuple[Entry, ...]:
+def spread(changes: list[int], period: int) -> tuple[TimestampedReplicas, ...]:
     """Return changes at the centres of equal parts of the period, as generateEventsUniformDistribution does."""
     part = period / len(changes)
-    return tuple(Entry(NOW - (period - part * (index + 0.5)), change) for index, change in enumerate(changes))
+    return tuple(
+        TimestampedReplicas(NOW - (period - part * (index + 0.5)), change) for index, change in enumerate(changes)
+    )
 
 
 @pytest.mark.parametrize(
     ("trace", "bounds", "rate", "changes", "current", "wanted", "expected", "reason"),
     [
-        ("H within range", (3, 8), Rate(4, 100, 60), [], 5, 7, 7, "above-target"),
-        ("H < minReplicas", (2, 8), Rate(0, 100, 60), [], 3, 1, 2, "at-minimum"),
-        ("H more than maxReplicas", (1, 10), Rate(4, 100, 60), [], 20, 1000, 10, "above-maximum"),
-        ("H desired over the maximum", (100, 150), Rate(4, 100, 60), [], 100, 1000, 150, "at-maximum"),
-        ("H scaleUpLimit < maxReplicas", (1, 2000), Rate(0, 1, 60), [], 3, 1000, 4, "rate-limited"),
-        ("H scaleDownLimit > minReplicas", (3, 2000), Rate(20, 0, 60), [], 1000, 3, 980, "rate-limited"),
-        ("H default behavior", (1, 1000), Rate(4, 100, 60), [], 10, 50, 20, "rate-limited"),
-        ("H pods larger than percent", (1, 1000), Rate(100, 100, 60), [], 10, 500, 110, "rate-limited"),
-        ("H percent larger than pods", (1, 1000), Rate(2, 100, 60), [], 10, 500, 20, "rate-limited"),
-        ("H large pod policy", (1, 1000), Rate(100, 0, 60), [], 10, 50, 50, "above-target"),
-        ("H pod policy limitation", (1, 1000), Rate(30, 0, 60), [], 10, 50, 40, "rate-limited"),
-        ("H percent policy limitation", (1, 1000), Rate(0, 200, 60), [], 10, 50, 30, "rate-limited"),
-        ("H down: pods larger than percent", (1, 1000), Rate(20, 1, 60), [], 100, 2, 80, "rate-limited"),
-        ("H down: percent policy of 1", (1, 1000), Rate(2, 1, 60), [], 100, 2, 98, "rate-limited"),
-        ("H down: to the minimum of 1", (1, 1000), Rate(100, 0, 60), [], 10, 0, 1, "at-minimum"),
-        ("H down: minimum with large percent", (5, 1000), Rate(0, 100, 60), [], 10, 2, 5, "at-minimum"),
-        ("H down: pod policy limitation", (1, 1000), Rate(5, 0, 60), [], 10, 2, 5, "rate-limited"),
-        ("H down: percent policy fits", (1, 1000), Rate(0, 50, 60), [], 10, 5, 5, "below-target"),
-        ("H events, maximum with pods", (1, 200), Rate(300, 0, 60), [1, 5, 9], 100, 500, 200, "at-maximum"),
-        ("H events, too many already", (1, 1000), Rate(5, 0, 120), [1, 5, 9], 100, 500, 100, "rate-limited"),
-        ("H events, pod policy", (1, 1000), Rate(150, 0, 120), [1, 5, 9], 100, 500, 235, "rate-limited"),
-        ("H events, percent policy", (1, 1000), Rate(0, 200, 120), [1, 5, 9], 100, 500, 255, "rate-limited"),
-        ("H down events, minimum", (5, 1000), Rate(130, 0, 120), [-1, -5, -9], 100, 0, 5, "at-minimum"),
-        ("H down events, pod policy", (1, 1000), Rate(5, 0, 120), [-1, -5, -9], 100, 2, 100, "rate-limited"),
-        ("H down events, percent policy", (1, 1000), Rate(0, 50, 120), [-2, -4, -6], 100, 0, 56, "rate-limited"),
-        ("H down events prevent more", (1, 1000), Rate(0, 10, 120), [-10, -10, -10], 100, 0, 100, "rate-limited"),
-        ("H down events below zero", (1, 1000), Rate(0, 1000, 120), [-10, -10, -10], 10, 5, 5, "below-target"),
-        ("H events partly outdated", (1, 1000), Rate(1000, 0, 60), [8, 12, 9, 11], 100, 200, 200, "above-target"),
+        ("H within range", (3, 8), ScalingPolicy(4, 100, 60), [], 5, 7, 7, "above-target"),
+        ("H < minReplicas", (2, 8), ScalingPolicy(0, 100, 60), [], 3, 1, 2, "at-minimum"),
+        ("H more than maxReplicas", (1, 10), ScalingPolicy(4, 100, 60), [], 20, 1000, 10, "above-maximum"),
+        ("H desired over the maximum", (100, 150), ScalingPolicy(4, 100, 60), [], 100, 1000, 150, "at-maximum"),
+        ("H scaleUpLimit < maxReplicas", (1, 2000), ScalingPolicy(0, 1, 60), [], 3, 1000, 4, "rate-limited"),
+        ("H scaleDownLimit > minReplicas", (3, 2000), ScalingPolicy(20, 0, 60), [], 1000, 3, 980, "rate-limited"),
+        ("H default behavior", (1, 1000), ScalingPolicy(4, 100, 60), [], 10, 50, 20, "rate-limited"),
+        ("H pods larger than percent", (1, 1000), ScalingPolicy(100, 100, 60), [], 10, 500, 110, "rate-limited"),
+        ("H percent larger than pods", (1, 1000), ScalingPolicy(2, 100, 60), [], 10, 500, 20, "rate-limited"),
+        ("H large pod policy", (1, 1000), ScalingPolicy(100, 0, 60), [], 10, 50, 50, "above-target"),
+        ("H pod policy limitation", (1, 1000), ScalingPolicy(30, 0, 60), [], 10, 50, 40, "rate-limited"),
+        ("H percent policy limitation", (1, 1000), ScalingPolicy(0, 200, 60), [], 10, 50, 30, "rate-limited"),
+        ("H down: pods larger than percent", (1, 1000), ScalingPolicy(20, 1, 60), [], 100, 2, 80, "rate-limited"),
+        ("H down: percent policy of 1", (1, 1000), ScalingPolicy(2, 1, 60), [], 100, 2, 98, "rate-limited"),
+        ("H down: to the minimum of 1", (1, 1000), ScalingPolicy(100, 0, 60), [], 10, 0, 1, "at-minimum"),
+        ("H down: minimum with large percent", (5, 1000), ScalingPolicy(0, 100, 60), [], 10, 2, 5, "at-minimum"),
+        ("H down: pod policy limitation", (1, 1000), ScalingPolicy(5, 0, 60), [], 10, 2, 5, "rate-limited"),
+        ("H down: percent policy fits", (1, 1000), ScalingPolicy(0, 50, 60), [], 10, 5, 5, "below-target"),
+        ("H events, maximum with pods", (1, 200), ScalingPolicy(300, 0, 60), [1, 5, 9], 100, 500, 200, "at-maximum"),
+        ("H events, too many already", (1, 1000), ScalingPolicy(5, 0, 120), [1, 5, 9], 100, 500, 100, "rate-limited"),
+        ("H events, pod policy", (1, 1000), ScalingPolicy(150, 0, 120), [1, 5, 9], 100, 500, 235, "rate-limited"),
+        ("H events, percent policy", (1, 1000), ScalingPolicy(0, 200, 120), [1, 5, 9], 100, 500, 255, "rate-limited"),
+        ("H down events, minimum", (5, 1000), ScalingPolicy(130, 0, 120), [-1, -5, -9], 100, 0, 5, "at-minimum"),
+        ("H down events, pod policy", (1, 1000), ScalingPolicy(5, 0, 120), [-1, -5, -9], 100, 2, 100, "rate-limited"),
+        (
+            "H down events, percent policy",
+            (1, 1000),
+            ScalingPolicy(0, 50, 120),
+            [-2, -4, -6],
+            100,
+            0,
+            56,
+            "rate-limited",
+        ),
+        (
+            "H down events prevent more",
+            (1, 1000),
+            ScalingPolicy(0, 10, 120),
+            [-10, -10, -10],
+            100,
+            0,
+            100,
+            "rate-limited",
+        ),
+        ("H down events below zero", (1, 1000), ScalingPolicy(0, 1000, 120), [-10, -10, -10], 10, 5, 5, "below-target"),
+        (
+            "H events partly outdated",
+            (1, 1000),
+            ScalingPolicy(1000, 0, 60),
+            [8, 12, 9, 11],
+            100,
+            200,
+            200,
+            "above-target",
+        ),
     ],
 )
 def test_bounds_and_rates(
     trace: str,
     bounds: tuple[int, int],
-    rate: Rate,
+    rate: ScalingPolicy,
     changes: list[int],
     current: int,
     wanted: int,
     expected: int,
     reason: str,
 ) -> None:
-    rules = Rules(*bounds, down_window=0, up=rate, down=rate)
+    spec = ScalingSpec(*bounds, scale_down_stabilization_seconds=0, up=rate, down=rate)
     history = History((), spread(changes, 120) if changes else ())
-    sight = Sight(current, current, current, {"requests_per_second": Load(wanted / current, 1)})
-    decision = decide(sight, rules, history, NOW)
+    observation = Observation(current, current, current, {"requests_per_second": MetricValue(wanted / current, 1)})
+    decision = decide(observation, spec, history, NOW)
     assert (decision.proposal, decision.desired, decision.reason) == (wanted, expected, reason), trace

@@ -1,4 +1,4 @@
-"""The small parts: measurements, state folder, loop, settings, and what operators do by hand."""
+"""Metrics client, state directory, control loop, settings, and the command line."""
 
 import asyncio
 import json
@@ -15,21 +15,21 @@ from pydantic import ValidationError
 from app import cli
 from app.docker_proxy import DockerProxy
 from app.loop import Loop
-from app.measurements import Prometheus
-from app.policy import Load, Rate
+from app.metrics_client import PrometheusClient
+from app.policy import MetricValue, ScalingPolicy
 from app.scalers import kinds
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from tests.conftest import served
-from tests.support import ACCOUNT, TOKEN, Engine, World, make_settings, until
+from tests.support import ACCOUNT, TOKEN, Engine, FakeCluster, make_settings, until
 
 URL = "http://prometheus:9090"
 
 
-def prometheus(answer: Callable[[httpx.Request], httpx.Response]) -> Prometheus:
-    return Prometheus(URL, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
+def prometheus(answer: Callable[[httpx.Request], httpx.Response]) -> PrometheusClient:
+    return PrometheusClient(URL, httpx.AsyncClient(transport=httpx.MockTransport(answer)))
 
 
 def series(name: str, value: Any, **labels: str) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def result(*found: dict[str, Any]) -> httpx.Response:
     return httpx.Response(200, json={"status": "success", "data": {"result": list(found)}})
 
 
-async def test_measurements_are_read_by_service_and_metric() -> None:
+async def test_metrics_are_read_by_service_and_name() -> None:
     asked: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -56,14 +56,14 @@ async def test_measurements_are_read_by_service_and_metric() -> None:
         )
 
     found = await prometheus(answer).now()
-    assert found[ACCOUNT].ready == 2 and found[ACCOUNT].load("requests_per_second") == Load(30.5, 40)
+    assert found[ACCOUNT].ready == 2 and found[ACCOUNT].load("requests_per_second") == MetricValue(30.5, 40)
     assert found[ACCOUNT].load("cpu_cores") is None
     other = found["transaction-service"]
     assert other.ready is None and math.isnan(other.values["requests_per_second"])
     assert asked[0].startswith(f"{URL}/api/v1/query ") and 'track=~"stable|"' in unquote(asked[0])
 
 
-async def test_the_past_is_read_by_time() -> None:
+async def test_past_metrics_are_read_by_time() -> None:
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/api/v1/query_range" and b"start=0&end=30&step=15" in request.content
         return result(
@@ -81,60 +81,62 @@ async def test_the_past_is_read_by_time() -> None:
 @pytest.mark.parametrize(
     "answer", [httpx.Response(503), httpx.Response(200, text="<html>"), httpx.Response(200, json={"data": None})]
 )
-async def test_no_answer_is_no_measurement(answer: httpx.Response) -> None:
+async def test_a_failed_query_yields_no_metrics(answer: httpx.Response) -> None:
     source = prometheus(lambda _request: answer)
     assert await source.now() == {} and await source.past(0, 1, 1) == {}
 
 
-async def test_an_unreachable_server_is_no_measurement() -> None:
+async def test_an_unreachable_server_yields_no_metrics() -> None:
     def away(_request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("away")
 
     assert await prometheus(away).now() == {}
 
 
-def test_one_leads_until_it_is_gone_and_a_pause_outlives_it(tmp_path: Path) -> None:
+def test_leadership_ends_with_the_process_and_a_pause_outlives_it(tmp_path: Path) -> None:
     first, second = StateFolder(tmp_path / "state"), StateFolder(tmp_path / "state")
-    assert first.lead() and first.lead() and not second.lead()
+    assert first.try_acquire_leadership() and first.try_acquire_leadership() and not second.try_acquire_leadership()
     first.pause("alice")
     first.close()
-    assert second.lead() and second.paused == "alice"
+    assert second.try_acquire_leadership() and second.paused == "alice"
     second.resume()
     second.resume()
     assert second.paused is None
     second.close()
 
 
-async def test_only_the_leader_acts_and_the_other_takes_over(lab: Lab, tmp_path: Path) -> None:
-    world = World(lambda _now: 400)
+async def test_only_the_leader_scales_and_a_standby_takes_over(lab: Lab, tmp_path: Path) -> None:
+    cluster = FakeCluster(lambda _now: 400)
     settings = make_settings(lab, metrics=["requests_per_second"])
     folders = [StateFolder(tmp_path), StateFolder(tmp_path)]
-    controllers = [world.controller(lab) for _ in folders]
+    controllers = [cluster.controller(lab) for _ in folders]
     loops = [Loop(controller, folder, settings) for controller, folder in zip(controllers, folders)]
     for loop, controller in zip(loops, controllers):
-        await loop.beat()
-        await controller.settle()
-    assert [loop.leading for loop in loops] == [True, False] and len(world.changes) == 1
+        await loop.tick()
+        await controller.wait_idle()
+    assert [loop.leading for loop in loops] == [True, False] and len(cluster.changes) == 1
     folders[0].close()
-    await loops[1].beat()
+    await loops[1].tick()
     assert loops[1].leading
     folders[1].close()
 
 
-async def test_the_loop_outlives_surprises_and_wakes_at_once(
-    lab: Lab, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_the_loop_survives_errors_and_wakes_immediately(
+    lab: Lab, cluster: FakeCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = StateFolder(tmp_path)
-    loop = Loop(world.controller(lab), folder, make_settings(lab, active_interval=0.01, idle_interval=60))
+    loop = Loop(
+        cluster.controller(lab), folder, make_settings(lab, active_interval_seconds=0.01, idle_interval_seconds=60)
+    )
     beats: list[int] = []
 
-    async def beat() -> bool:
+    async def tick() -> bool:
         beats.append(1)
         if len(beats) == 1:
             raise RuntimeError("surprise")
         return len(beats) < 3
 
-    monkeypatch.setattr(loop, "beat", beat)
+    monkeypatch.setattr(loop, "tick", tick)
     running = asyncio.create_task(loop.run())
     await until(lambda: len(beats) == 3)
     loop.wake()
@@ -143,43 +145,43 @@ async def test_the_loop_outlives_surprises_and_wakes_at_once(
     folder.close()
 
 
-def test_labels_go_before_settings_and_rates_are_read_from_text(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("UP_RATE", "[2,50,30]")
+def test_labels_take_precedence_and_policies_are_parsed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALE_UP_POLICY", "[2,50,30]")
     settings = make_settings(lab, min_replicas=2, max_replicas=6)
-    assert settings.up_rate == Rate(2, 50, 30)
-    assert [(rules.minimum, rules.maximum) for rules in (settings.rules(None, None), settings.rules(1, 3))] == [
+    assert settings.scale_up_policy == ScalingPolicy(2, 50, 30)
+    assert [(spec.minimum, spec.maximum) for spec in (settings.spec(None, None), settings.spec(1, 3))] == [
         (2, 6),
         (1, 3),
     ]
-    assert settings.rules(9, None).maximum == 9
+    assert settings.spec(9, None).maximum == 9
     with pytest.raises(ValidationError, match="min_replicas is above"):
         make_settings(lab, min_replicas=9)
     assert TOKEN not in repr(settings)
 
 
 @pytest.fixture
-def by_hand(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: World) -> Path:
-    """The environment of a container, in which the scaler is a simulated one."""
+def operator_environment(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cluster: FakeCluster) -> Path:
+    """The environment of a container with a fake scaler."""
     environment = {"AUTH_JWKS": lab.secrets.jwks, "AUTOSCALE_TOKEN": TOKEN, "PROJECT": "bank", "STATE_DIR": tmp_path}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: world)
+    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: cluster)
     return tmp_path
 
 
-def test_an_operator_pauses_resumes_and_scales_by_hand(by_hand: Path, world: World) -> None:
-    assert cli.main(["pause"]) == 0 and (by_hand / "paused").exists()
-    assert cli.main(["resume"]) == 0 and not (by_hand / "paused").exists()
-    assert cli.main(["scale", ACCOUNT, "5"]) == 0 and world.changes[-1][1] == 5
+def test_an_operator_pauses_resumes_and_scales_manually(operator_environment: Path, cluster: FakeCluster) -> None:
+    assert cli.main(["pause"]) == 0 and (operator_environment / "paused").exists()
+    assert cli.main(["resume"]) == 0 and not (operator_environment / "paused").exists()
+    assert cli.main(["scale", ACCOUNT, "5"]) == 0 and cluster.changes[-1][1] == 5
     assert cli.main(["scale", "postgres", "5"]) == 1
-    world.fails = lambda operation: operation == "create"
+    cluster.fails = lambda operation: operation == "create"
     assert cli.main(["scale", ACCOUNT, "6"]) == 1
     for wrong in ([], ["scale", ACCOUNT, "0"], ["scale", ACCOUNT], ["destroy"]):
         assert cli.main(wrong) == 2
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_what_is_refused_can_be_shown(
+@pytest.mark.usefixtures("operator_environment")
+def test_rejected_calls_can_be_listed(
     engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
@@ -194,12 +196,12 @@ def test_what_is_refused_can_be_shown(
         assert cli.main(["refused"]) == 1
 
 
-@pytest.mark.usefixtures("by_hand")
-def test_the_status_can_be_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("operator_environment")
+def test_the_status_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(httpx, "get", lambda _url: httpx.Response(200, json={"leading": True}))
     assert cli.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leading": True}
 
 
-def test_every_metric_is_there_before_it_rises(settings: AutoscaleSettings) -> None:
+def test_counters_exist_before_their_first_increase(settings: AutoscaleSettings) -> None:
     assert settings.service == "autoscale-service"
     assert REGISTRY.get_sample_value("autoscale_failures_total", {"service": "all", "operation": "observe"}) is not None

@@ -1,4 +1,4 @@
-"""The scalers on an Engine behind the socket proxy: what they start and stop, and what is left when Docker refuses."""
+"""The scalers on a fake Engine behind the socket proxy, including failures."""
 
 import hashlib
 from datetime import UTC, datetime, timedelta
@@ -9,8 +9,8 @@ import pytest
 from docker.client import DockerClient
 
 from app.replica import MADE
-from app.scalers import Replicas, Rolling, ScalingError
-from app.scalers.compose import ComposeScaler, connected
+from app.scalers import Replicas, ScalingError, UpdateInProgress
+from app.scalers.compose import ComposeScaler, connect_docker
 from app.scalers.swarm import SwarmScaler
 from app.settings import AutoscaleSettings
 from tests.support import ACCOUNT, Engine, replica_document, service_document
@@ -30,15 +30,13 @@ def ours(engine: Engine) -> dict[str, dict[str, Any]]:
 
 
 def aged(document: dict[str, Any], seconds: float) -> datetime:
-    """Make a container so old, and return the moment at which it is."""
+    """Set the age of a container and return the time."""
     now = datetime.now(UTC).replace(microsecond=0)
     document["Created"] = (now - timedelta(seconds=seconds)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return now
 
 
-def test_it_sees_stable_labelled_replicas_of_its_project_and_counts_the_healthy(
-    compose: ComposeScaler, engine: Engine
-) -> None:
+def test_only_labelled_stable_replicas_of_the_project_are_observed(compose: ComposeScaler, engine: Engine) -> None:
     engine.containers["e" * 64] = {**replica_document(7, **{"com.docker.compose.oneoff": "True"}), "Id": "e" * 64}
     starting, stopped = replica_document(3, **{"banking.autoscale.max": "5"}), replica_document(4)
     starting["State"], stopped["State"] = {"Status": "running", "Health": {"Status": "starting"}}, {"Status": "exited"}
@@ -48,9 +46,7 @@ def test_it_sees_stable_labelled_replicas_of_its_project_and_counts_the_healthy(
     assert compose.observe() == {ACCOUNT: Replicas(3, 2, None, 5)}
 
 
-def test_new_replicas_are_the_same_as_the_newest_and_reach_all_its_networks(
-    compose: ComposeScaler, engine: Engine
-) -> None:
+def test_new_replicas_copy_the_newest_one_with_all_networks(compose: ComposeScaler, engine: Engine) -> None:
     compose.scale(ACCOUNT, 4)
     found = ours(engine)
     assert sorted(found) == ["1", "2", "3", "4"]
@@ -66,12 +62,12 @@ def test_new_replicas_are_the_same_as_the_newest_and_reach_all_its_networks(
     networks = new["NetworkSettings"]["Networks"]
     assert set(networks) == set(model["NetworkSettings"]["Networks"])
     assert all(one == {"Aliases": ["bank-account-service-3", ACCOUNT]} for one in networks.values())
-    # Everything is in place before it starts.
+    # All networks are connected before the start.
     first_start = next(index for index, call in enumerate(engine.calls) if call.endswith("/start"))
     assert sum(call.endswith("/connect") for call in engine.calls[:first_start]) >= 2
 
 
-def test_a_copy_of_a_copy_is_the_same(compose: ComposeScaler, engine: Engine) -> None:
+def test_a_copy_of_a_copy_is_equal(compose: ComposeScaler, engine: Engine) -> None:
     compose.scale(ACCOUNT, 3)
     aged(ours(engine)["3"], 0)
     ours(engine)["3"]["State"]["Health"] = {"Status": "healthy"}
@@ -81,7 +77,7 @@ def test_a_copy_of_a_copy_is_the_same(compose: ComposeScaler, engine: Engine) ->
     assert fourth["HostConfig"] == third["HostConfig"]
 
 
-def test_the_newest_goes_first_after_those_that_are_not_ready(compose: ComposeScaler, engine: Engine) -> None:
+def test_unready_replicas_are_removed_first_then_the_newest(compose: ComposeScaler, engine: Engine) -> None:
     third = replica_document(3)
     engine.containers[third["Id"]] = third
     compose.scale(ACCOUNT, 2)
@@ -103,7 +99,7 @@ def test_the_newest_goes_first_after_those_that_are_not_ready(compose: ComposeSc
         ("POST /containers/", 500, "no space left on device", "create"),
     ],
 )
-def test_what_docker_refuses_leaves_nothing_behind(
+def test_a_failed_operation_leaves_no_container_behind(
     compose: ComposeScaler, engine: Engine, call: str, status: int, message: str, operation: str
 ) -> None:
     engine.refusals[call] = (status, message)
@@ -118,27 +114,27 @@ def test_a_replica_that_does_not_start_is_removed(compose: ComposeScaler, engine
     engine.refusals[f"POST /containers/{made}/start"] = (500, "no space left on device")
     with pytest.raises(ScalingError, match="start: .*no space left"):
         compose.scale(ACCOUNT, 4)
-    # The one that did start stays.
+    # The one that started is kept.
     assert sorted(ours(engine)) == ["1", "2", "4"]
 
 
-def test_what_could_not_be_removed_is_removed_later(compose: ComposeScaler, engine: Engine) -> None:
+def test_a_failed_removal_is_retried(compose: ComposeScaler, engine: Engine) -> None:
     engine.refusals |= {"POST /networks/": (500, "busy"), "DELETE /": (500, "busy")}
     with pytest.raises(ScalingError):
         compose.scale(ACCOUNT, 3)
     assert ours(engine)["3"]["State"]["Status"] == "exited"
     engine.refusals.clear()
     aged(ours(engine)["3"], 61)
-    assert compose.clear_failed(ACCOUNT) == 1 and sorted(ours(engine)) == ["1", "2"]
+    assert compose.remove_failed(ACCOUNT) == 1 and sorted(ours(engine)) == ["1", "2"]
 
 
 @pytest.mark.parametrize(
     ("age", "health", "made", "removed"),
     [(61, "starting", True, 1), (61, "unhealthy", True, 1), (59, "starting", True, 0), (61, "healthy", True, 0)]
-    # Not one of compose's own, and not one that an earlier process has left: it may have been healthy.
+    # Neither replicas of compose nor those of an earlier process, which may have been healthy.
     + [(61, "unhealthy", False, 0), (181, "unhealthy", True, 0)],
 )
-def test_a_replica_that_never_gets_healthy_is_taken_back(
+def test_a_replica_that_never_becomes_healthy_is_removed(
     compose: ComposeScaler,
     engine: Engine,
     monkeypatch: pytest.MonkeyPatch,
@@ -150,32 +146,32 @@ def test_a_replica_that_never_gets_healthy_is_taken_back(
     third = replica_document(3, **({MADE: "true"} if made else {}))
     third["State"]["Health"] = {"Status": health}
     now = aged(third, age).timestamp()
-    # On a busy machine the second up to the limit is soon over.
+    # On a busy machine a second passes quickly.
     monkeypatch.setattr("app.scalers.compose.time.time", lambda: now)
     engine.containers[third["Id"]] = third
-    assert compose.clear_failed(ACCOUNT) == removed
+    assert compose.remove_failed(ACCOUNT) == removed
 
 
-def test_a_replica_that_has_been_healthy_stays_when_it_is_not(compose: ComposeScaler, engine: Engine) -> None:
+def test_a_replica_that_becomes_unhealthy_is_kept(compose: ComposeScaler, engine: Engine) -> None:
     third = replica_document(3, **{MADE: "true"})
     aged(third, 61)
     engine.containers[third["Id"]] = third
     compose.observe()
     third["State"]["Health"] = {"Status": "unhealthy"}
     compose.observe()
-    assert compose.clear_failed(ACCOUNT) == 0
+    assert compose.remove_failed(ACCOUNT) == 0
 
 
-def test_of_two_images_nothing_is_started_or_stopped(compose: ComposeScaler, engine: Engine) -> None:
+def test_nothing_is_scaled_while_two_images_run(compose: ComposeScaler, engine: Engine) -> None:
     new = replica_document(3)
     new["Image"] = "sha256:" + "2" * 64
     engine.containers[new["Id"]] = new
     assert compose.observe() == {ACCOUNT: Replicas(3, 3, rolling=True)}
     for count in (2, 4):
-        with pytest.raises(Rolling, match="two images"):
+        with pytest.raises(UpdateInProgress, match="two images"):
             compose.scale(ACCOUNT, count)
     assert all(call.startswith("GET") for call in engine.calls)
-    # What never started is no version on its way in, and neither is what has stopped, nor a canary.
+    # Containers that never started, stopped ones and canaries do not count as an update.
     new["State"] = {"Status": "created"}
     assert not compose.observe()[ACCOUNT].rolling
     new["State"] = {"Status": "exited"}
@@ -184,7 +180,7 @@ def test_of_two_images_nothing_is_started_or_stopped(compose: ComposeScaler, eng
     assert not compose.observe()[ACCOUNT].rolling
 
 
-def test_a_canary_is_neither_counted_nor_touched(compose: ComposeScaler, engine: Engine) -> None:
+def test_canaries_are_ignored(compose: ComposeScaler, engine: Engine) -> None:
     canaries = {
         one["Id"]: one
         for number in (1, 2)
@@ -195,16 +191,14 @@ def test_a_canary_is_neither_counted_nor_touched(compose: ComposeScaler, engine:
     assert compose.observe() == {ACCOUNT: Replicas(2, 2)}
     compose.scale(ACCOUNT, 4)
     compose.scale(ACCOUNT, 1)
-    compose.clear_failed(f"{ACCOUNT}-canary")
+    compose.remove_failed(f"{ACCOUNT}-canary")
     with pytest.raises(ScalingError, match="no replica to copy"):
         compose.scale(f"{ACCOUNT}-canary", 3)
     assert orjson.dumps({one: engine.containers[one] for one in canaries}) == before
     assert not any(identifier in call for call in engine.calls for identifier in canaries)
 
 
-def test_all_that_have_to_go_are_drained_also_where_one_cannot_be_removed(
-    compose: ComposeScaler, engine: Engine
-) -> None:
+def test_a_failed_removal_does_not_stop_draining_the_others(compose: ComposeScaler, engine: Engine) -> None:
     compose.scale(ACCOUNT, 4)
     third = ours(engine)["3"]["Id"]
     engine.refusals[f"DELETE /containers/{third}"] = (500, "device or resource busy")
@@ -216,20 +210,20 @@ def test_all_that_have_to_go_are_drained_also_where_one_cannot_be_removed(
     }
 
 
-def test_a_service_without_replicas_has_nothing_to_copy(compose: ComposeScaler) -> None:
+def test_a_service_without_replicas_cannot_be_scaled(compose: ComposeScaler) -> None:
     with pytest.raises(ScalingError, match="no replica to copy"):
         compose.scale("postgres", 2)
 
 
 @pytest.mark.parametrize("scaler", [ComposeScaler, SwarmScaler])
-def test_without_docker_every_look_is_a_failed_operation(settings: AutoscaleSettings, scaler: Any) -> None:
-    away = scaler(settings, lambda _url: connected("tcp://127.0.0.1:9"))
+def test_a_docker_outage_fails_every_observation(settings: AutoscaleSettings, scaler: Any) -> None:
+    away = scaler(settings, lambda _url: connect_docker("tcp://127.0.0.1:9"))
     with pytest.raises(ScalingError, match="observe"):
         away.observe()
 
 
 class Now:
-    """A clock that a test moves."""
+    """A clock that a test sets."""
 
     seconds = 0.0
 
@@ -239,7 +233,7 @@ class Now:
 
 @pytest.fixture
 def now() -> Now:
-    """Time at a standstill."""
+    """A stopped clock."""
     return Now()
 
 
@@ -250,54 +244,54 @@ def swarm(settings: AutoscaleSettings, docker: DockerClient, engine: Engine, now
     return SwarmScaler(settings, lambda _url: docker, now)
 
 
-def test_of_a_stack_it_changes_the_number_alone(swarm: SwarmScaler, engine: Engine) -> None:
+def test_only_the_number_of_replicas_of_a_stack_changes(swarm: SwarmScaler, engine: Engine) -> None:
     assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, None)}
     before = service_document(4, **{"banking.autoscale.min": "1", "banking.autoscale.max": "x"})["Spec"]
     swarm.scale(ACCOUNT, 4)
     assert engine.services["s" * 25]["Spec"] == before
     assert swarm.observe() == {ACCOUNT: Replicas(4, 2, 1, None)}
-    with pytest.raises(ScalingError, match="no service that may be scaled"):
+    with pytest.raises(ScalingError, match="not a scalable service"):
         swarm.scale("postgres", 2)
 
 
-def test_tasks_that_do_not_get_ready_in_time_are_taken_back(swarm: SwarmScaler, engine: Engine, now: Now) -> None:
-    assert swarm.clear_failed(ACCOUNT) == 0
+def test_tasks_that_do_not_become_ready_are_removed(swarm: SwarmScaler, engine: Engine, now: Now) -> None:
+    assert swarm.remove_failed(ACCOUNT) == 0
     swarm.scale(ACCOUNT, 4)
     now.seconds = 59
     swarm.observe()
-    assert swarm.clear_failed(ACCOUNT) == 0
+    assert swarm.remove_failed(ACCOUNT) == 0
     now.seconds = 61
     engine.refusals["POST /services"] = (500, "update out of sequence")
     with pytest.raises(ScalingError, match="update"):
-        swarm.clear_failed(ACCOUNT)
+        swarm.remove_failed(ACCOUNT)
     del engine.refusals["POST /services"]
-    assert swarm.clear_failed(ACCOUNT) == 2, "what was refused is tried again"
+    assert swarm.remove_failed(ACCOUNT) == 2, "what was refused is tried again"
     assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, None)}
     swarm.scale(ACCOUNT, 3)
     engine.services["s" * 25]["ServiceStatus"]["RunningTasks"] = 3
     swarm.observe()
     now.seconds = 200
-    assert swarm.clear_failed(ACCOUNT) == 0
+    assert swarm.remove_failed(ACCOUNT) == 0
 
 
 @pytest.mark.parametrize("state", ["updating", "paused", "rollback_started", "rollback_paused"])
-def test_while_swarm_updates_a_service_its_number_stays(swarm: SwarmScaler, engine: Engine, state: str) -> None:
+def test_during_a_swarm_update_nothing_changes(swarm: SwarmScaler, engine: Engine, state: str) -> None:
     engine.services["s" * 25]["UpdateStatus"] = {"State": state}
     assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, rolling=True)}
-    with pytest.raises(Rolling, match="updated"):
+    with pytest.raises(UpdateInProgress, match="updated"):
         swarm.scale(ACCOUNT, 4)
     engine.services["s" * 25]["UpdateStatus"] = {"State": "completed"}
     swarm.scale(ACCOUNT, 4)
     assert swarm.observe()[ACCOUNT] == Replicas(4, 2, 1)
 
 
-def test_swarm_refuses_and_the_operation_has_failed(swarm: SwarmScaler, engine: Engine) -> None:
+def test_a_rejected_swarm_update_is_a_failure(swarm: SwarmScaler, engine: Engine) -> None:
     engine.refusals["POST /services"] = (500, "update out of sequence")
     with pytest.raises(ScalingError, match="update"):
         swarm.scale(ACCOUNT, 3)
 
 
-def test_what_is_gone_since_it_was_listed_is_no_failure(compose: ComposeScaler, engine: Engine) -> None:
+def test_a_container_removed_since_the_listing_is_no_failure(compose: ComposeScaler, engine: Engine) -> None:
     engine.refusals[f"GET /containers/{replica_document(2)['Id']}"] = (404, "No such container")
     assert compose.observe() == {ACCOUNT: Replicas(1, 1)}
     compose.scale(ACCOUNT, 2)

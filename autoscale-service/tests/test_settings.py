@@ -1,4 +1,4 @@
-"""Nothing starts with a credential that is missing, or that is anybody's default."""
+"""A missing or well-known credential prevents the start."""
 
 import pytest
 
@@ -14,16 +14,16 @@ COMPLETE = {
 
 @pytest.fixture(autouse=True)
 def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set an environment in which the service starts."""
+    """Set a complete environment."""
     for name, value in {**COMPLETE, "AUTH_JWKS": str(lab.secrets.jwks)}.items():
         monkeypatch.setenv(name, value)
 
 
-def test_it_starts_with_credentials_of_its_own():
+def test_generated_credentials_are_accepted():
     load_or_exit(AutoscaleSettings)
 
 
-def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_required_settings_have_no_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in [*COMPLETE, "AUTH_JWKS"]:
         monkeypatch.delenv(name)
     assert refused_settings(AutoscaleSettings, capsys) == ["AUTH_JWKS", "AUTOSCALE_TOKEN", "PROJECT"]
@@ -38,7 +38,7 @@ def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, cap
         ("AUTH_JWKS", "/nowhere/jwks.json"),
     ],
 )
-def test_a_well_known_credential_is_refused(
+def test_a_well_known_credential_is_rejected(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv(name, value)

@@ -1,4 +1,4 @@
-"""Requests that could mean something else than their sender thought are refused."""
+"""Ambiguous requests are rejected."""
 
 import httpx
 import pytest
@@ -8,7 +8,7 @@ from shared.http.web import Service
 from tests.test_api import HOOK
 
 
-async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab: Lab) -> None:
+async def test_unknown_input_is_rejected(application: Service, lab: Lab) -> None:
     await assert_nothing_is_ignored(application, lab)
 
 
@@ -22,12 +22,12 @@ async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab:
         (b"[" * 200_000, 400),
     ],
 )
-async def test_what_a_webhook_may_not_hold(client: httpx.AsyncClient, content: bytes, status: int) -> None:
+async def test_ambiguous_webhooks_are_rejected(client: httpx.AsyncClient, content: bytes, status: int) -> None:
     answer = await client.post(HOOK, content=content)
     assert answer.status_code == status and len(answer.content) < 8000
 
 
-async def test_a_pause_takes_no_body(client: httpx.AsyncClient, lab: Lab) -> None:
+async def test_pause_accepts_no_body(client: httpx.AsyncClient, lab: Lab) -> None:
     refused = await client.post("/pause", json={"service": "account-service"}, headers=lab.operator())
     assert refused.status_code == 422
     assert (await client.get("/status")).json()["paused"] is None

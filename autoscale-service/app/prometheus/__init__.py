@@ -4,20 +4,25 @@ from prometheus_client import Counter, Gauge
 
 from shared.prometheus.registry import REGISTRY
 
-REPLICAS = Gauge("autoscale_replicas", "Stable replicas: current, desired.", ["service", "kind"], registry=REGISTRY)
+REPLICAS = Gauge("autoscale_replicas", "Stable replicas: current and desired.", ["service", "kind"], registry=REGISTRY)
 DECISIONS = Counter(
     "autoscale_decisions",
-    "Decisions, also those to change nothing.",
+    "Scaling decisions, including those without a change.",
     ["service", "direction", "reason"],
     registry=REGISTRY,
 )
 FAILURES = Counter(
     "autoscale_failures",
-    "Operations that failed; service is `all` where none can be named.",
+    "Failed scaling operations; service is `all` if the failure concerns none in particular.",
     ["service", "operation"],
     registry=REGISTRY,
 )
 FAILURES.labels("all", "observe")
-WEBHOOKS = Counter("autoscale_webhooks", "Webhooks: accepted, or why not.", ["outcome"], registry=REGISTRY)
-LEADER = Gauge("autoscale_leader", "1 where this instance acts, 0 where it only watches.", registry=REGISTRY)
+WEBHOOKS = Counter(
+    "autoscale_webhooks",
+    "Webhooks by outcome: accepted, or the reason for the rejection.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+LEADER = Gauge("autoscale_leader", "1 if this instance is the leader, 0 if it is on standby.", registry=REGISTRY)
 PAUSED = Gauge("autoscale_paused", "1 while an operator has paused scaling.", registry=REGISTRY)

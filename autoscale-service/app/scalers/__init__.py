@@ -1,4 +1,4 @@
-"""What the loop needs of whatever runs the replicas. Calls block; the loop makes them in threads."""
+"""The interface of a scaler. Calls block; the control loop runs them in threads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ AUTOSCALE = "banking.autoscale"
 TRACK = "banking.track"
 MINIMUM = "banking.autoscale.min"
 MAXIMUM = "banking.autoscale.max"
-# In the form that Docker filters by.
+# As Docker label filters.
 STABLE_LABELS = (f"{AUTOSCALE}=true", f"{TRACK}=stable")
 
 
-# What may fail; `health` is a replica that did not become ready, `scale` what nobody has thought of.
+# Operations that can fail; `health`: a replica did not become ready, `scale`: an unexpected error.
 OPERATIONS = ("observe", "create", "start", "health", "stop", "remove", "update", "scale")
 
 
 @dataclass(slots=True)
 class ScalingError(Exception):
-    """An operation (one of those above) that failed; everything half-made is gone again."""
+    """A failed operation (one of OPERATIONS); partial changes have been reverted."""
 
     operation: str
     detail: str
@@ -27,8 +27,8 @@ class ScalingError(Exception):
         return f"{self.operation}: {self.detail}"
 
 
-class Rolling(Exception):
-    """Nothing was changed: another version is on its way in, and what comes or goes now is not for scaling to say."""
+class UpdateInProgress(Exception):
+    """Nothing was changed: another version of the service is being rolled out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +48,12 @@ class Replicas:
 
 
 def is_stable(labels: Mapping[str, str]) -> bool:
-    """Tell whether labels are those of something stable that may be scaled."""
+    """Return whether the labels mark a scalable stable service or replica."""
     return labels.get(AUTOSCALE) == "true" and labels.get(TRACK) == "stable"
 
 
 def bounds(labels: Mapping[str, str]) -> tuple[int | None, int | None]:
-    """Return the bounds that labels name; what is no positive number counts as not named."""
+    """Return the bounds set by labels; a value that is not a positive integer is ignored."""
     low, high = (labels.get(name, "") for name in (MINIMUM, MAXIMUM))
     return int(low) if low.isdecimal() and int(low) else None, int(high) if high.isdecimal() and int(high) else None
 
@@ -63,13 +63,13 @@ class Scaler(Protocol):
     replica could not be removed, its operation is `remove`."""
 
     def observe(self) -> Mapping[str, Replicas]:
-        """Return the services that may be scaled, and no others."""
+        """Return the scalable services."""
         ...
 
     def scale(self, service: str, replicas: int) -> None:
-        """Bring a service to so many replicas: start new ones, or drain and remove the newest. Raises Rolling."""
+        """Set the number of replicas: start new ones, or drain and remove the newest. Raises UpdateInProgress."""
         ...
 
-    def clear_failed(self, service: str) -> int:
-        """Take back what was started and did not become ready in time; return how many replicas that were."""
+    def remove_failed(self, service: str) -> int:
+        """Remove replicas that were started and did not become ready in time; return their number."""
         ...

@@ -1,7 +1,7 @@
 """Scales the services of a compose project on one host.
 
-New replicas are the same as the newest healthy one, down to labels and configuration hash, so that `docker compose`
-owns them. NGINX and Prometheus find them by the service's name in Docker's DNS.
+New replicas are copies of the newest healthy one, including labels and configuration hash, so that `docker compose`
+manages them. NGINX and Prometheus discover them by the service's name in Docker's DNS.
 """
 
 import time
@@ -17,17 +17,17 @@ from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
 from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
-from app.scalers import STABLE_LABELS, Replicas, Rolling, ScalingError, bounds
+from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
 _TIMEOUT = 30
 _AT_ONCE = 4
-# Stopped by a person, or on the way out: no capacity, and nobody's to start again.
+# Stopped manually or being removed: no capacity, and not restarted.
 _GONE = {"exited", "dead", "removing"}
 
 
 @contextmanager
-def reported(operation: str) -> Iterator[None]:
+def docker_errors(operation: str) -> Iterator[None]:
     """Turn Docker's errors into ScalingError."""
     try:
         yield
@@ -35,13 +35,13 @@ def reported(operation: str) -> Iterator[None]:
         raise ScalingError(operation, str(error)[:500]) from error
 
 
-def connected(url: str) -> DockerClient:
-    """Return a client that speaks the Engine's own version of the API. Raises DockerException."""
+def connect_docker(url: str) -> DockerClient:
+    """Return a client that uses the Engine's API version. Raises DockerException."""
     return DockerClient(base_url=url, version="auto", timeout=_TIMEOUT)
 
 
 class _Replica:
-    """A container, as `GET /containers/{id}/json` shows it."""
+    """A container, from `GET /containers/{id}/json`."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
@@ -56,15 +56,15 @@ class _Replica:
         self.age = time.time() - datetime.fromisoformat(document["Created"][:19] + "+00:00").timestamp()
 
     @property
-    def there(self) -> bool:
-        """Tell whether it is, or may still become, capacity."""
+    def is_capacity(self) -> bool:
+        """Whether it serves requests, or may still start to."""
         return self.state not in _GONE
 
 
 class DockerScaler:
-    """What scalers by way of Docker share: a client that connects when it is needed, and again after a failure."""
+    """Base of scalers that use Docker: a client that connects lazily, and again after a failure."""
 
-    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connected) -> None:
+    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connect_docker) -> None:
         self._settings = settings
         self._connect = connect
 
@@ -76,14 +76,14 @@ class DockerScaler:
 class ComposeScaler(DockerScaler):
     """The replicas of one compose project."""
 
-    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connected) -> None:
+    def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connect_docker) -> None:
         super().__init__(settings, connect)
-        # Those that have been healthy once. Being unready later is no reason to take a replica away.
+        # Replicas that have been healthy once; they are not removed if they become unhealthy later.
         self._proven: set[str] = set()
 
     def observe(self) -> Mapping[str, Replicas]:
-        """Return the services that may be scaled, and no others."""
-        with reported("observe"):
+        """Return the scalable services."""
+        with docker_errors("observe"):
             found = self._replicas()
         self._proven = {one.id for one in found if one.healthy or one.id in self._proven}
         services: dict[str, list[_Replica]] = {}
@@ -92,14 +92,14 @@ class ComposeScaler(DockerScaler):
         return {name: _counted(replicas) for name, replicas in services.items()}
 
     def scale(self, service: str, replicas: int) -> None:
-        """Bring a service to so many replicas: start new ones, or drain and remove the newest."""
-        with reported("observe"):
+        """Set the number of replicas: start new ones, or drain and remove the newest."""
+        with docker_errors("observe"):
             found = self._replicas(service)
-        there = [replica for replica in found if replica.there]
+        there = [replica for replica in found if replica.is_capacity]
         if not there:
             raise ScalingError("create", f"{service} has no replica to copy")
         if _rolling(there):
-            raise Rolling(f"{service} has replicas of two images")
+            raise UpdateInProgress(f"{service} has replicas of two images")
         if replicas > len(there):
             self._start(there, max(replica.number for replica in found), replicas - len(there))
         newest_first = sorted(there, key=lambda one: (one.healthy, one.age, -one.number))
@@ -114,32 +114,32 @@ class ComposeScaler(DockerScaler):
         if left is not None:
             raise left
 
-    def clear_failed(self, service: str) -> int:
-        """Take back what was started here and did not become ready in time; return how many replicas that were."""
-        with reported("observe"):
+    def remove_failed(self, service: str) -> int:
+        """Remove replicas that the autoscaler started and that did not become ready in time; return their number."""
+        with docker_errors("observe"):
             failed = [replica for replica in self._replicas(service) if self._has_failed(replica)]
         for replica in failed:
             self._drain(replica.id)
         return len(failed)
 
     def _has_failed(self, replica: _Replica) -> bool:
-        if not replica.made_here or replica.age < self._settings.start_timeout:
+        if not replica.made_here or replica.age < self._settings.start_timeout_seconds:
             return False
-        if replica.state == "created" or not replica.there:
+        if replica.state == "created" or not replica.is_capacity:
             return True
-        # Whether one older than this process was healthy once, nobody knows: in doubt it was.
-        young = replica.age < 3 * self._settings.start_timeout
+        # Whether a replica older than this process was ever healthy is unknown; assume it was.
+        young = replica.age < 3 * self._settings.start_timeout_seconds
         return young and not replica.healthy and replica.id not in self._proven
 
     def _replicas(self, service: str | None = None) -> list[_Replica]:
-        """Return the replicas that may be touched, those that do not run as well."""
+        """Return the scalable replicas, including stopped ones."""
         project = self._settings.project
         label = [f"{PROJECT}={project}", *STABLE_LABELS, f"{ONE_OFF}=False"]
         if service is not None:
             label.append(f"{SERVICE}={service}")
         found = []
         for container in self._docker.api.containers(all=True, filters={"label": label}):
-            # Gone since it was listed.
+            # Removed since it was listed.
             with suppress(NotFound):
                 found.append(_Replica(self._docker.api.inspect_container(container["Id"])))
         return [replica for replica in found if is_ours(replica.labels, project)]
@@ -152,36 +152,36 @@ class ComposeScaler(DockerScaler):
             start.result()
 
     def _start_one(self, model: Mapping[str, Any], number: int) -> None:
-        """Start one replica; what cannot be finished is removed again."""
+        """Start one replica; remove it again if that fails."""
         body = copy_of(model, number)
-        with reported("create"):
+        with docker_errors("create"):
             made = self._docker.api.create_container_from_config(body, name_of(body["Labels"]))["Id"]
         try:
-            with reported("start"):
+            with docker_errors("start"):
                 for network, endpoint in list(endpoints_of(model, number).items())[1:]:
                     self._docker.api.connect_container_to_network(made, network, aliases=endpoint["Aliases"])
                 self._docker.api.start(made)
         except ScalingError:
-            # If that fails as well, clear_failed tries again.
+            # If this fails, too, remove_failed tries again.
             with suppress(ScalingError):
                 self._drain(made)
             raise
 
     def _drain(self, container: str) -> None:
-        """Let a replica finish what it is doing, for as long as its own grace period, and remove it."""
-        with reported("stop"), suppress(NotFound):
+        """Stop a replica gracefully, within its own grace period, and remove it."""
+        with docker_errors("stop"), suppress(NotFound):
             self._docker.api.stop(container)
-        with reported("remove"), suppress(NotFound):
+        with docker_errors("remove"), suppress(NotFound):
             self._docker.api.remove_container(container, v=True)
 
 
 def _counted(replicas: list[_Replica]) -> Replicas:
-    there = [replica for replica in replicas if replica.there]
+    there = [replica for replica in replicas if replica.is_capacity]
     newest = min(replicas, key=lambda one: one.age)
     ready, stopped = sum(replica.healthy for replica in there), sum(one.state == "exited" for one in replicas)
     return Replicas(len(there), ready, *bounds(newest.labels), stopped, _rolling(there))
 
 
 def _rolling(there: list[_Replica]) -> bool:
-    # One that never started is nobody's new version; clear_failed takes it away.
+    # A container that never started is not a new version; remove_failed removes it.
     return len({replica.image for replica in there if replica.state != "created"}) > 1

@@ -1,4 +1,4 @@
-"""The kinds of scaler there are, by the name that the setting SCALER has."""
+"""Scalers by the value of the setting SCALER."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,6 @@
-"""Scales the services of a Swarm stack: the number of replicas is all that changes; Swarm starts and drains tasks.
+"""Scales the services of a Swarm stack by changing the number of replicas; Swarm starts and drains tasks.
 
-A service has to have DNS round-robin endpoints where NGINX shall see every task (docs/autoscaling.md).
+A service needs DNS round-robin endpoints, so that NGINX sees every task (docs/autoscaling.md).
 """
 
 import time
@@ -9,22 +9,22 @@ from typing import Any
 
 from docker.client import DockerClient
 
-from app.scalers import STABLE_LABELS, Replicas, Rolling, ScalingError, bounds, is_stable
-from app.scalers.compose import DockerScaler, connected, reported
+from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError, bounds, is_stable
+from app.scalers.compose import DockerScaler, connect_docker, docker_errors
 from app.settings import AutoscaleSettings
 
 STACK = "com.docker.stack.namespace"
 
 
 def is_ours(spec: Mapping[str, Any], stack: str) -> bool:
-    """Tell whether a service's specification is that of a stable service that may be scaled."""
+    """Return whether a specification is that of a scalable stable service of the stack."""
     labels = spec.get("Labels") or {}
-    right = labels.get(STACK) == stack and is_stable(labels)
-    return right and "Replicated" in spec.get("Mode", {})
+    scalable = labels.get(STACK) == stack and is_stable(labels)
+    return scalable and "Replicated" in spec.get("Mode", {})
 
 
 def with_replicas(spec: Mapping[str, Any], replicas: int) -> dict[str, Any]:
-    """Return the specification with another number of replicas and nothing else changed."""
+    """Return the specification with another number of replicas."""
     return {**spec, "Mode": {"Replicated": {"Replicas": replicas}}}
 
 
@@ -34,17 +34,17 @@ class SwarmScaler(DockerScaler):
     def __init__(
         self,
         settings: AutoscaleSettings,
-        connect: Callable[[str], DockerClient] = connected,
+        connect: Callable[[str], DockerClient] = connect_docker,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(settings, connect)
         self._clock = clock
-        # Services that grew and are not complete yet: how many they were, and when they grew.
+        # Services that are scaling up: the number of replicas before, and the time of the change.
         self._growing: dict[str, tuple[int, float]] = {}
 
     def observe(self) -> Mapping[str, Replicas]:
-        """Return the services that may be scaled, and no others. Swarm counts a task as running once it is healthy."""
-        with reported("observe"):
+        """Return the scalable services. Swarm counts a task as running once it is healthy."""
+        with docker_errors("observe"):
             services = self._services()
         found: dict[str, Replicas] = {}
         for name, service in services.items():
@@ -57,31 +57,31 @@ class SwarmScaler(DockerScaler):
         return found
 
     def scale(self, service: str, replicas: int) -> None:
-        """Bring a service to so many replicas."""
+        """Set the number of replicas."""
         before = self._update(service, replicas)
         if replicas > before:
             self._growing[service] = before, self._clock()
 
-    def clear_failed(self, service: str) -> int:
-        """Go back to the former number where new tasks did not become ready in time; return by how many."""
+    def remove_failed(self, service: str) -> int:
+        """Return to the previous number if new tasks did not become ready in time; return the difference."""
         before, since = self._growing.get(service, (0, self._clock()))
-        if self._clock() - since < self._settings.start_timeout:
+        if self._clock() - since < self._settings.start_timeout_seconds:
             return 0
         removed = self._update(service, before) - before
-        # Not before it is done: what was refused is tried again.
+        # Only after the update succeeded: a failed one is retried.
         del self._growing[service]
         return removed
 
     def _update(self, service: str, replicas: int) -> int:
         """Set the number of replicas and return what it was."""
-        with reported("update"):
+        with docker_errors("update"):
             found = self._services().get(service)
             if found is None:
-                raise ScalingError("update", f"{service} is no service that may be scaled")
+                raise ScalingError("update", f"{service} is not a scalable service")
             if _rolling(found):
-                raise Rolling(f"{service} is being updated")
+                raise UpdateInProgress(f"{service} is being updated")
             api = self._docker.api
-            # Swarm refuses the update if anybody changed the service since it was read.
+            # Swarm rejects the update if the service has changed since it was read.
             answer = api.post(
                 f"{api.base_url}/v{api.api_version}/services/{found['ID']}/update",
                 params={"version": found["Version"]["Index"]},
@@ -103,5 +103,5 @@ class SwarmScaler(DockerScaler):
 
 
 def _rolling(service: Mapping[str, Any]) -> bool:
-    """Tell whether an update of the service, or its way back, is under way or has stopped half-way."""
+    """Return whether an update or rollback of the service is in progress or paused."""
     return (service.get("UpdateStatus") or {}).get("State", "completed") not in ("completed", "rollback_completed")

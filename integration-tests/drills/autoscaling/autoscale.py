@@ -38,8 +38,8 @@ SETTINGS = {
     "COMPOSE_FILE": "docker-compose.yml",
     "ACCOUNT_SERVICE_REPLICAS": str(START),
     "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET),
-    "AUTOSCALE_DOWN_WINDOW": "20",
-    "AUTOSCALE_DOWN_RATE": "[2,50,5]",
+    "AUTOSCALE_SCALE_DOWN_STABILIZATION_SECONDS": "20",
+    "AUTOSCALE_SCALE_DOWN_POLICY": "[2,50,5]",
 }
 
 
@@ -151,12 +151,12 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
     alerts = [
         moment
         for moment, line in told
-        if line["message"] == "alerted" and (line["target"], line["action"]) == (SERVICE, "scale_out")
+        if line["message"] == "alert received" and (line["target"], line["action"]) == (SERVICE, "scale_out")
     ]
     ups = [
         (moment, line)
         for moment, line in told
-        if line["message"] == "decided" and line["target"] == SERVICE and line["desired"] > line["current"]
+        if line["message"] == "scaling decision" and line["target"] == SERVICE and line["desired"] > line["current"]
     ]
     stages = {
         "first breach in Prometheus": stack.breach(stepped),

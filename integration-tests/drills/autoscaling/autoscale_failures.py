@@ -28,14 +28,14 @@ from shared.testing.progress import Progress
 
 TARGET, START = 8, 2
 LOW, HIGH = 6, 30
-# The autoscaler's first pause (BACKOFF), and what clocks and logs may differ by.
+# The autoscaler's first pause (BACKOFF_SECONDS), and what clocks and logs may differ by.
 FIRST_PAUSE, SLACK = 10, 0.5
 ALERT_SECONDS = 120
 SETTINGS = {
     "ACCOUNT_SERVICE_REPLICAS": str(START),
     "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET),
-    "AUTOSCALE_DOWN_WINDOW": "10",
-    "AUTOSCALE_DOWN_RATE": "[8,100,5]",
+    "AUTOSCALE_SCALE_DOWN_STABILIZATION_SECONDS": "10",
+    "AUTOSCALE_SCALE_DOWN_POLICY": "[8,100,5]",
 }
 _FULL = "failed to create rwlayer: mkdir /var/lib/docker/overlay2/1f-init: no space left on device"
 
@@ -78,7 +78,10 @@ class Rehearsal:
         """Return when attempts failed; of replicas that never got healthy, when they were given up and tried again."""
         found = []
         for moment, line in self.stack.told(since):
-            if line["message"] == "failed" and (line["target"], line["operation"]) == (service, operation):
+            if line["message"] == "scaling operation failed" and (line["target"], line["operation"]) == (
+                service,
+                operation,
+            ):
                 found.append(moment)
             elif operation == "health" and found and line["message"] == "scaled" and line["target"] == SERVICE:
                 found.append(float(line["at"]))

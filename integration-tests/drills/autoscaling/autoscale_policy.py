@@ -3,7 +3,7 @@
     make drills DRILL=autoscale_policy
 
 No Docker and no waiting: ten minutes of a service under load, decided every three seconds by the real controller and
-policy with their defaults. Prints a line per world with the bar, and fails if one is missed.
+policy with their defaults. Prints a line per cluster with the bar, and fails if one is missed.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from harness.commands import measured
-from tests.support import ACCOUNT, World
+from tests.support import ACCOUNT, FakeCluster
 
 from shared.testing import lab_keys
 from shared.testing.fixtures import Lab
@@ -22,7 +22,7 @@ from shared.testing.fixtures import Lab
 MINUTES = 60
 SEEDS = range(100)
 SILENT = 10 * MINUTES
-# The world's clock begins here.
+# The cluster's clock begins here.
 BEGIN = 1_000_000
 CAPACITY, REPLICAS = 100, 6
 
@@ -32,9 +32,11 @@ async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> i
     worst = 0
     for seed in SEEDS:
         chance = random.Random(seed)
-        world = World(lambda _now, chance=chance: CAPACITY * replicas * chance.uniform(0.85, 1.15), replicas=replicas)
-        await world.run(world.controller(lab, **settings), 10 * MINUTES)
-        worst = max(worst, world.reversals)
+        cluster = FakeCluster(
+            lambda _now, chance=chance: CAPACITY * replicas * chance.uniform(0.85, 1.15), replicas=replicas
+        )
+        await cluster.run(cluster.controller(lab, **settings), 10 * MINUTES)
+        worst = max(worst, cluster.reversals)
     return worst
 
 
@@ -44,19 +46,19 @@ async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert
     A minute before, the load of six replicas changes to another: the window of five minutes would end in the silence.
     """
     change, silence = BEGIN + 4 * MINUTES, BEGIN + 5 * MINUTES
-    world = World(
+    cluster = FakeCluster(
         lambda now: after if now >= change else CAPACITY * REPLICAS,
         replicas=REPLICAS,
         blind=lambda now: silent and silence <= now < silence + SILENT,
     )
-    controller = world.controller(lab)
-    await world.run(controller, 5 * MINUTES)
-    before = world.ready
-    world.changes.clear()
+    controller = cluster.controller(lab)
+    await cluster.run(controller, 5 * MINUTES)
+    before = cluster.ready
+    cluster.changes.clear()
     if alert:
-        controller.notice(ACCOUNT, "scale_out", firing=True)
-    await world.run(controller, SILENT)
-    counts = [before, *(count for _, count in world.changes)]
+        controller.record_alert(ACCOUNT, "scale_out", firing=True)
+    await cluster.run(controller, SILENT)
+    counts = [before, *(count for _, count in cluster.changes)]
     return sum(later < earlier for earlier, later in zip(counts, counts[1:]))
 
 
@@ -68,7 +70,7 @@ def tell(what: str, figure: int, *, most: int | None = None, least: int = 0) -> 
 
 
 async def run() -> int:
-    """Run every world, and those that have to fail: a bar that nothing can miss shows nothing."""
+    """Run every cluster, and those that have to fail: a bar that nothing can miss shows nothing."""
     logging.disable(logging.CRITICAL)
     met = []
     with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +78,7 @@ async def run() -> int:
         for replicas in (2, 4, 8):
             what = f"reversals, ±15 % noise, {replicas} replicas, worst of {len(SEEDS)} runs"
             met.append(tell(what, await reversals_under_noise(lab, replicas), most=1))
-        naive = await reversals_under_noise(lab, 4, tolerance=0, down_window=0)
+        naive = await reversals_under_noise(lab, 4, tolerance=0, scale_down_stabilization_seconds=0)
         met.append(tell("  the same without tolerance and window", naive, least=2))
         for after, name in ((0.2, "low"), (1, "on target"), (3, "high")):
             for alert in (False, True):
@@ -89,7 +91,7 @@ async def run() -> int:
 
 
 def main() -> int:
-    """Run every world."""
+    """Run every cluster."""
     return asyncio.run(run())
 
 
