@@ -1,0 +1,35 @@
+"""Imports inside the service run one way, and decisions are pure."""
+
+from pathlib import Path
+
+from shared.layers import impure_imports, upward_imports
+
+APP = Path(__file__).parent.parent / "app"
+# Highest first: a module imports from its own package and from lower layers only.
+LAYERS = [
+    ["__main__", "docker_proxy"],
+    ["main", "cli", "analysis.__main__"],
+    ["api", "controller", "readiness", "analysis.runner"],
+    [
+        "containers",
+        "nginx",
+        "notify",
+        "selection",
+        "state_file",
+        "synthetic",
+        "settings",
+        "analysis.records",
+        "analysis.samples",
+    ],
+    ["state_machine", "prometheus", "analysis.verdict"],
+    ["analysis"],
+]
+PURE = ["state_machine", "analysis.model", "analysis.verdict"]
+
+
+def test_imports_run_one_way() -> None:
+    assert upward_imports(APP, LAYERS) == []
+
+
+def test_decisions_have_no_clock_network_or_database() -> None:
+    assert impure_imports(APP, PURE) == []

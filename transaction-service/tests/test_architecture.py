@@ -1,0 +1,28 @@
+"""Imports inside the service run one way, and decisions are pure."""
+
+from pathlib import Path
+
+from shared.layers import impure_imports, upward_imports
+
+APP = Path(__file__).parent.parent / "app"
+# Highest first: a module imports from its own package and from lower layers only.
+LAYERS = [
+    ["__main__"],
+    ["main", "migrate", "rebuild"],
+    ["api", "consumer"],
+    ["http", "schemas", "service"],
+    ["application"],
+    ["ledger_client", "storage", "settings"],
+    ["models", "statements"],
+    ["fraud", "prometheus"],
+    ["domain"],
+]
+PURE = ["domain", "fraud", "statements"]
+
+
+def test_imports_run_one_way() -> None:
+    assert upward_imports(APP, LAYERS) == []
+
+
+def test_decisions_have_no_clock_network_or_database() -> None:
+    assert impure_imports(APP, PURE) == []
