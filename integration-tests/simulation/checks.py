@@ -145,7 +145,7 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
     """Findings are those of the pure rules; each is told by one event and freezes at most once."""
     wrong = []
     customers = {id_.replace("-", "") for id_ in _column(ledger, "SELECT id FROM accounts WHERE kind = 'customer'")}
-    entry, assess = load(TRANSACTION).fraud.Entry, load(TRANSACTION).fraud.assess
+    entry, evaluate = load(TRANSACTION).fraud.Entry, load(TRANSACTION).fraud.evaluate
     of_account: dict[str, list[Any]] = defaultdict(list)
     query = """SELECT e.account_id, e.transaction_id, t.type, e.seq, e.amount, t.currency, t.created_at
         FROM entries e JOIN transactions t ON t.id = e.transaction_id"""
@@ -156,7 +156,7 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
     expected = {
         finding.event_id: finding.action
         for entries in of_account.values()
-        for finding in assess(entries, lab().transaction.thresholds)
+        for finding in evaluate(entries, lab().transaction.thresholds)
     }
     flagged = events(history)
     told = Counter(event["id"] for event in flagged)

@@ -1,1 +1,1 @@
-"""transaction-service: history, statements, fraud rules and reconciliation; it owns what happened."""
+"""transaction-service: transaction history, statements, fraud rules and reconciliation."""

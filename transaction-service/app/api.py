@@ -1,4 +1,4 @@
-"""The HTTP API of transaction-service: an endpoint reads the request, calls the service and answers."""
+"""The HTTP API of transaction-service: an endpoint parses the request, calls the service and responds."""
 
 from functools import partial
 from typing import Annotated, Any
@@ -13,7 +13,7 @@ from app import schemas, statements
 from app.http import streaming
 from app.http.streaming import Streams
 from app.service import TransactionService
-from app.storage.queries import Filter
+from app.storage.queries import TransactionFilter
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.ids import Identifier
@@ -23,10 +23,10 @@ from shared.http.web import current_caller, documented_problems, link
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 _Caller = Annotated[Caller, Depends(current_caller)]
-_Account = Annotated[Identifier | None, Query(description="Only those of this account.")]
+_Account = Annotated[Identifier | None, Query(description="Filter by account.")]
 
 _STATEMENT = "/api/v1/statements/{account_id}"
-# What the answers are good for, told in the OpenAPI document.
+# Links from responses to further requests, in the OpenAPI document.
 _LIST_LINKS = {
     "newest": link("get", "/api/v1/transactions/{id}", source="/items/0/id"),
     "older": link("get", "/api/v1/transactions", cursor="/next_cursor"),
@@ -74,18 +74,16 @@ async def list_transactions(
     request: Request,
     caller: _Caller,
     account_id: _Account = None,
-    type_: Annotated[
-        schemas.TransactionType | None, Query(alias="type", description="Only those of this type.")
-    ] = None,
+    type_: Annotated[schemas.TransactionType | None, Query(alias="type", description="Filter by type.")] = None,
     start: From = None,
     end: To = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
-    """List the transactions of the caller's accounts, the newest first; operators see all."""
-    wanted = Filter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
+    """List the transactions of the caller's accounts, newest first; operators see all."""
+    wanted = TransactionFilter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
     found = await _service(request).transactions(caller, wanted, _after(cursor), limit + 1)
-    through = statements.moment_or_none(found.complete_through)
+    through = statements.timestamp_or_none(found.complete_through)
     return paging.page(found.items, limit, complete=found.complete, complete_through=through)
 
 
@@ -96,7 +94,7 @@ async def list_transactions(
     openapi_extra={"parameters": [{"name": "id", **_ID}]},
 )
 async def get_transaction(request: Request, caller: _Caller) -> Response:
-    """Show one transaction."""
+    """Show a transaction."""
     return _json(await _service(request).transaction(caller, _id(request, "id")))
 
 
@@ -112,7 +110,7 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
 async def get_statement(request: Request, caller: _Caller, start: From = None, end: To = None) -> Response:
     """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`.
 
-    A long one is sent in parts: JSON that does not end, or CSV without the row of the closing balance, was cut off.
+    A long statement is streamed: incomplete JSON, or CSV without the closing balance, means that it was aborted.
     """
     service = _service(request)
     statement = await service.statement(caller, _id(request, "account_id"), start, end)
@@ -126,7 +124,7 @@ async def get_statement(request: Request, caller: _Caller, start: From = None, e
 
 
 def _prefers_csv(accept: str) -> bool:
-    """Tell whether an Accept header asks for CSV by name, and rather than for JSON."""
+    """Return whether an Accept header names CSV and prefers it to JSON."""
     quality = {"text/csv": 0.0, "application/json": 0.0}
     for part in accept.lower().split(","):
         media_type, *parameters = (piece.strip() for piece in part.split(";"))
@@ -150,7 +148,7 @@ async def list_flags(
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
-    """List what the fraud rules found, the newest first. For operators."""
+    """List the findings of the fraud rules, newest first. For operators."""
     return paging.page(await _service(request).flags(caller, account_id, _after(cursor), limit + 1), limit)
 
 
@@ -160,7 +158,7 @@ async def list_flags(
     responses=documented_problems(400, 401, 403, 422, 500, 503),
 )
 async def reconciliation(request: Request, caller: _Caller) -> Response:
-    """Compare the history of every account with account-service's balance, now. For operators."""
+    """Compare the history of every account with account-service's balance. For operators."""
     return _json(await _service(request).reconciliation(caller))
 
 

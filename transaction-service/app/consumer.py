@@ -1,4 +1,4 @@
-"""What transaction-service does with events: they become history."""
+"""The event handler: passes consumed events to the ingestion."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from shared.events import CloudEvent
 
 
 class HistoryHandler(Handler):
-    """Adds each event to the history once, whatever the order."""
+    """Adds each event to the history once, in any order."""
 
     def __init__(self, ingestion: EventIngestion) -> None:
         self._ingestion = ingestion
@@ -21,7 +21,7 @@ class HistoryHandler(Handler):
         return await self._ingestion.apply(events, move)
 
     async def rehearse(self, events: Sequence[CloudEvent]) -> None:
-        await self._ingestion.rehearse(events)
+        await self._ingestion.dry_run(events)
 
     async def bury(self, raw: Any, reason: str) -> None:
-        await self._ingestion.bury(raw, reason)
+        await self._ingestion.dead_letter(raw, reason)

@@ -1,8 +1,8 @@
 """Fraud rules: plain functions on plain data, without clock, network or database.
 
-Events arrive in any order and more than once, and a flag is never taken back. So the rules only look at when things
-happened, never at when we heard of them, and more entries never make a finding go away: whatever the order, the
-same entries end in the same findings.
+Events arrive in any order and more than once, and a flag is never withdrawn. So the rules only use the time of an
+entry, never the time of arrival, and more entries never remove a finding: the same entries yield the same findings in
+any order.
 """
 
 import uuid
@@ -29,7 +29,7 @@ _PAYMENTS = frozenset({"transfer", "withdrawal", "capture"})
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From where on a rule finds something; amounts depend on the currency."""
+    """Thresholds of the rules; amounts depend on the currency."""
 
     review_amount: Amounts
     freeze_amount: Amounts
@@ -41,11 +41,11 @@ class Thresholds:
 
     @property
     def window(self) -> timedelta:
-        """How far apart two entries can be and still matter to each other."""
+        """Maximum time between two entries that a rule combines."""
         return timedelta(seconds=max(self.velocity_seconds, self.pass_through_seconds))
 
     def pass_through_debit(self, currency: str) -> Decimal:
-        """Return the least debit that can be the way out of a credit that is watched."""
+        """Return the minimum debit that can pay out a relevant credit."""
         return self.pass_through_share * self.pass_through_amount.of(currency)
 
 
@@ -63,13 +63,13 @@ class Entry:
 
     @property
     def is_payment(self) -> bool:
-        """Tell whether the customer pays."""
+        """Whether the customer pays."""
         return self.amount < 0 and self.type in _PAYMENTS
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What a rule found; the same rule, account and occurrence is the same finding."""
+    """A finding of a rule, identified by rule, account and occurrence."""
 
     rule: str
     account_id: str
@@ -80,24 +80,21 @@ class Finding:
 
     @property
     def event_id(self) -> str:
-        """The id of the event that tells it, the same whoever finds it and how often."""
+        """Id of its event, equal on all replicas and on every evaluation."""
         return str(uuid.uuid5(_NAMESPACE, f"{self.rule}/{self.account_id}/{self.occurrence}"))
 
 
 @dataclass(frozen=True, slots=True)
-class LookBack:
-    """Accounts whose entries before those at hand can still decide something.
-
-    Of `credits`, entries of `least_credit` or more; which of them matter depends on their currencies.
-    """
+class LookbackWindow:
+    """Accounts whose earlier entries are needed: debits of some, and credits of at least `min_credit` of others."""
 
     debits: frozenset[str]
     credits: frozenset[str]
-    least_credit: int
+    min_credit: int
 
 
-def assess(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
-    """Return what the rules find in the entries of one account, in the order of time."""
+def evaluate(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
+    """Evaluate the rules on the entries of one account."""
     ordered = sorted({entry.transaction_id: entry for entry in entries}.values(), key=_time_of)
     payments = [entry for entry in ordered if entry.is_payment]
     return [
@@ -108,27 +105,29 @@ def assess(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
 
 
 def velocity_occurrence(moment: datetime, thresholds: Thresholds) -> str:
-    """Return the start of the fixed stretch of time in which a busy account is flagged once."""
-    stretch = timedelta(seconds=thresholds.velocity_seconds)
-    return rfc3339(_EPOCH + (moment - _EPOCH) // stretch * stretch)
+    """Return the start of the fixed window in which velocity flags an account once."""
+    window = timedelta(seconds=thresholds.velocity_seconds)
+    return rfc3339(_EPOCH + (moment - _EPOCH) // window * window)
 
 
-def look_back(recent: Iterable[Entry], flagged: Collection[tuple[str, str]], thresholds: Thresholds) -> LookBack:
-    """Return for which accounts entries before the recent ones are needed.
+def lookback_window(
+    recent: Iterable[Entry], flagged: Collection[tuple[str, str]], thresholds: Thresholds
+) -> LookbackWindow:
+    """Return the accounts for which entries before the recent ones are needed.
 
-    `flagged` are (account, occurrence) that velocity has found already. A busy account is flagged soon, and then
-    needs no more of its many earlier entries until the next stretch of time.
+    `flagged` are (account, occurrence) pairs that velocity has flagged: such an account needs none of its many earlier
+    entries until the next window.
     """
     payments = [entry for entry in recent if entry.is_payment]
-    ways_out = [entry for entry in payments if -entry.amount >= thresholds.pass_through_debit(entry.currency)]
-    return LookBack(
+    payouts = [entry for entry in payments if -entry.amount >= thresholds.pass_through_debit(entry.currency)]
+    return LookbackWindow(
         debits=frozenset(
             entry.account_id
             for entry in payments
             if (entry.account_id, velocity_occurrence(entry.created_at, thresholds)) not in flagged
         ),
-        credits=frozenset(entry.account_id for entry in ways_out),
-        least_credit=min((thresholds.pass_through_amount.of(entry.currency) for entry in ways_out), default=1),
+        credits=frozenset(entry.account_id for entry in payouts),
+        min_credit=min((thresholds.pass_through_amount.of(entry.currency) for entry in payouts), default=1),
     )
 
 
@@ -158,15 +157,15 @@ def _velocity(payments: Sequence[Entry], thresholds: Thresholds) -> Iterable[Fin
 
 def _pass_through(ordered: Iterable[Entry], thresholds: Thresholds) -> Iterable[Finding]:
     window = timedelta(seconds=thresholds.pass_through_seconds)
-    # Credits in order of time and of amount: one that is earlier and no smaller than another decides nothing more.
-    watched: deque[Entry] = deque()
+    # Credits by increasing time and amount: an earlier credit that is no smaller than a later one has no effect.
+    candidates: deque[Entry] = deque()
     for entry in ordered:
         if entry.amount >= thresholds.pass_through_amount.of(entry.currency):
-            while watched and watched[-1].amount >= entry.amount:
-                watched.pop()
-            watched.append(entry)
+            while candidates and candidates[-1].amount >= entry.amount:
+                candidates.pop()
+            candidates.append(entry)
         elif entry.is_payment:
-            while watched and entry.created_at - watched[0].created_at > window:
-                watched.popleft()
-            if watched and -entry.amount >= thresholds.pass_through_share * watched[0].amount:
+            while candidates and entry.created_at - candidates[0].created_at > window:
+                candidates.popleft()
+            if candidates and -entry.amount >= thresholds.pass_through_share * candidates[0].amount:
                 yield Finding(RAPID_IN_AND_OUT, entry.account_id, entry.transaction_id, entry.transaction_id, score=80)

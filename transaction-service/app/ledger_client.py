@@ -1,4 +1,4 @@
-"""Asks account-service, over its internal endpoints, for balances and for how far accounts go."""
+"""Client of account-service's internal endpoints: balances, and the last sequence number of accounts."""
 
 import asyncio
 import logging
@@ -15,9 +15,9 @@ from shared.ids import utc_now
 
 log = logging.getLogger(__name__)
 
-_SECONDS = 10
-_SEQ_SECONDS = 0.3
-# How long nobody asks for a `seq` again after account-service did not answer: readers shall not queue up for it.
+_TIMEOUT_SECONDS = 10
+_SEQ_TIMEOUT_SECONDS = 0.3
+# How long lookups of `seq` are skipped after a failure, so that readers do not queue up for it.
 _PAUSE_SECONDS = 1.0
 
 
@@ -50,45 +50,47 @@ class LedgerClient:
     """A client of account-service's `/internal/balances` and `/internal/seqs`."""
 
     def __init__(self, url: str, token: str) -> None:
-        self._client = httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_SECONDS)
-        self._silent_until = 0.0
+        self._client = httpx.AsyncClient(
+            base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=_TIMEOUT_SECONDS
+        )
+        self._unavailable_until = 0.0
 
     async def balances(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
-        """Yield pages of balances, each with the time just before it was asked for.
+        """Yield pages of balances, each with the time just before its request.
 
-        Raises httpx.HTTPError or pydantic.ValidationError when account-service does not answer as it should.
+        Raises httpx.HTTPError or pydantic.ValidationError if the request fails.
         """
         cursor: str | None = None
         while True:
             asked_at = utc_now()
             query = {} if cursor is None else {"after": cursor}
-            answer = (await self._client.get("/internal/balances", params=query)).raise_for_status()
-            page = _Page.model_validate_json(answer.content)
+            response = (await self._client.get("/internal/balances", params=query)).raise_for_status()
+            page = _Page.model_validate_json(response.content)
             yield asked_at, [Balance(**item.model_dump()) for item in page.items]
             cursor = page.next_cursor
             if cursor is None:
                 return
 
     async def account(self, account_id: str) -> LedgerState | None:
-        """Return an account as it is now, or no account; None when account-service does not answer in time."""
-        return await self._seqs({"account_id": account_id})
+        """Return the state of an account (empty if it does not exist); None if account-service is unavailable."""
+        return await self._fetch_seqs({"account_id": account_id})
 
     async def accounts_of(self, owner: str) -> LedgerState | None:
-        """Return all accounts of an owner; None when account-service does not answer in time, or there are too many."""
-        return await self._seqs({"owner": owner})
+        """Return all accounts of an owner; None if account-service is unavailable, or there are too many."""
+        return await self._fetch_seqs({"owner": owner})
 
-    async def _seqs(self, query: dict[str, str]) -> LedgerState | None:
-        """Ask once, and not for long: what is read can be answered without it."""
-        if time.monotonic() < self._silent_until:
+    async def _fetch_seqs(self, query: dict[str, str]) -> LedgerState | None:
+        """Query once, with a short timeout: callers can respond without the result."""
+        if time.monotonic() < self._unavailable_until:
             return None
         as_of = utc_now()
         try:
-            async with asyncio.timeout(_SEQ_SECONDS):
-                answer = (await self._client.get("/internal/seqs", params=query)).raise_for_status()
-            found = _Seqs.model_validate_json(answer.content)
+            async with asyncio.timeout(_SEQ_TIMEOUT_SECONDS):
+                response = (await self._client.get("/internal/seqs", params=query)).raise_for_status()
+            found = _Seqs.model_validate_json(response.content)
         except (httpx.HTTPError, TimeoutError, ValidationError) as error:
-            self._silent_until = time.monotonic() + _PAUSE_SECONDS
-            log.warning("account-service does not tell how far accounts go: %r", error)
+            self._unavailable_until = time.monotonic() + _PAUSE_SECONDS
+            log.warning("cannot read account sequence numbers from account-service: %r", error)
             return None
         accounts = {item.id: LedgerAccount(**item.model_dump()) for item in found.items}
         return None if found.more else LedgerState(as_of, accounts)

@@ -1,4 +1,4 @@
-"""`python -m app.migrate`: bring the database of transaction-service to the newest version."""
+"""`python -m app.migrate`: migrate the database of transaction-service to the latest version."""
 
 import sys
 from pathlib import Path

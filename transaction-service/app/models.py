@@ -1,4 +1,4 @@
-"""The tables of transaction-service: a projection of account-service's events, and what the fraud rules found."""
+"""The tables of transaction-service: a projection of account-service's events, and the findings of the fraud rules."""
 
 from sqlalchemy import (
     BigInteger,
@@ -21,7 +21,7 @@ metadata = MetaData()
 
 _ID = Uuid(as_uuid=False)
 
-# No foreign keys: events arrive in any order, an entry before its account above all.
+# No foreign keys: events arrive in any order, for example an entry before its account.
 accounts = Table(
     "accounts",
     metadata,
@@ -67,7 +67,7 @@ entries = Table(
     Index("entries_by_time", "account_id", "created_at"),
 )
 
-# What has been checked need not be read again: an account may have millions of entries, and rows never change.
+# Avoids reading checked entries again: an account may have millions of them, and they never change.
 checkpoints = Table(
     "checkpoints",
     metadata,

@@ -1,7 +1,7 @@
-"""`python -m app.rebuild`: make the history anew from account-service's feed.
+"""`python -m app.rebuild`: rebuild the history from account-service's feed.
 
-Safe while the service runs: both add every event once. Flags and the service's own position in the feed stay; the
-reconciliation finds accounts behind until it is done.
+Safe while the service runs: each event is added once. Flags and the committed offset are kept; reconciliation reports
+accounts as behind until the rebuild has finished.
 """
 
 import asyncio
@@ -23,21 +23,21 @@ from shared.messaging.transport import FeedSource
 
 
 class RebuildError(Exception):
-    """Why the history could not be rebuilt, in words for the person who asked for it."""
+    """The rebuild failed; the message is for the operator."""
 
 
 async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, report: Callable[[str], object]) -> int:
-    """Clear the history and read the feed to its head; return how many events it had.
+    """Clear the history and read the feed to its head; return the number of events.
 
-    Raises RebuildError; nothing has been cleared where the feed did not answer in the first place.
+    Raises RebuildError; the history is not cleared if the first request to the feed fails.
     """
     consumer = Consumer(source, HistoryHandler(ingestion))
     events = 0
     try:
         delivery = await source.receive(0)
-        await ingestion.forget_history()
+        await ingestion.clear_history()
         while delivery.raw:
-            # Without a position: that of the running service is not ours to move.
+            # Without a position: the offset belongs to the running service.
             await consumer.settle(replace(delivery, position=None, after=None))
             events += len(delivery.raw)
             report(f"{events} events so far")
@@ -45,16 +45,18 @@ async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, rep
                 break
             delivery = await source.receive(delivery.position or 0)
     except httpx.HTTPStatusError as error:
-        raise RebuildError(f"account-service's feed answered {error.response.status_code}{_so_far(events)}") from error
+        raise RebuildError(
+            f"account-service's feed returned {error.response.status_code}{_progress(events)}"
+        ) from error
     except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise RebuildError(f"account-service's feed does not answer: {error!r}{_so_far(events)}") from error
+        raise RebuildError(f"account-service's feed is unavailable: {error!r}{_progress(events)}") from error
     except (SQLAlchemyError, OSError) as error:
         cause = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise RebuildError(f"the database does not do its part: {cause}{_so_far(events)}") from error
+        raise RebuildError(f"database error: {cause}{_progress(events)}") from error
     return events
 
 
-def _so_far(events: int) -> str:
+def _progress(events: int) -> str:
     return f", after {events} events; run it again" if events else ""
 
 
@@ -71,14 +73,14 @@ async def _run(settings: TransactionSettings) -> int:
 
 
 def main() -> int:
-    """Rebuild, and say how it went."""
+    """Rebuild the history and return the exit code."""
     settings = load_or_exit(TransactionSettings)
     try:
         events = asyncio.run(_run(settings))
     except RebuildError as error:
         print(f"rebuild: {error}", file=sys.stderr)
         return 1
-    print(f"rebuild: done, the history is made of {events} events")
+    print(f"rebuild: done, {events} events")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What the API takes and gives."""
+"""Response bodies of the API."""
 
 from datetime import datetime
 from typing import Literal
@@ -9,16 +9,16 @@ TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capt
 
 
 class EntryView(BaseModel):
-    """One side of a transaction; `seq` and `balance_after` are null where the account is somebody else's."""
+    """One side of a transaction; `seq` and `balance_after` are null for accounts of other owners."""
 
     account_id: str
-    amount: int = Field(description="Negative where money leaves the account.")
+    amount: int = Field(description="Negative for a debit.")
     seq: int | None
     balance_after: int | None
 
 
 class TransactionView(BaseModel):
-    """A transaction; a refused one says why in `code` and has no entries, because nothing moved."""
+    """A transaction; a refused one has the reason in `code` and no entries."""
 
     id: str
     type: TransactionType
@@ -31,18 +31,18 @@ class TransactionView(BaseModel):
     reverses: str | None
     entries: list[EntryView]
     created_at: datetime
-    code: str = Field(default="", description="Only there where the transaction was refused.")
+    code: str = Field(default="", description="Reason of a refusal; only present if the transaction was refused.")
 
 
 _COMPLETE = Field(
-    description="True only if no entry before `to` (or before the request) is known to be missing: account-service was "
-    "asked how far the accounts go. False while entries are on their way, or where that is not known."
+    description="True only if all entries before `to` (or before the request) are known to be included, compared with "
+    "account-service. False while entries are pending, or if this is unknown."
 )
-_COMPLETE_THROUGH = Field(description="Nothing that was posted before this time is missing; null where not known.")
+_COMPLETE_THROUGH = Field(description="All entries posted before this time are included; null if unknown.")
 
 
 class TransactionPage(BaseModel):
-    """A page of transactions. Completeness is about posted ones; refused ones have no `seq` to count."""
+    """A page of transactions. Completeness covers posted ones; refused ones have no `seq`."""
 
     items: list[TransactionView]
     next_cursor: str | None
@@ -64,11 +64,11 @@ class LineView(BaseModel):
 
 
 class WatermarkView(BaseModel):
-    """How far the history of an account goes."""
+    """The watermark of an account's history."""
 
-    seq: int = Field(description="Entries 1 to this one are here, without a gap.")
-    account_seq: int | None = Field(description="The account's last entry; null where account-service did not answer.")
-    as_of: datetime | None = Field(description="When account-service was asked.")
+    seq: int = Field(description="Entries 1 to this one are present, without a gap.")
+    account_seq: int | None = Field(description="The account's last entry; null if account-service was unavailable.")
+    as_of: datetime | None = Field(description="Time of the query to account-service.")
 
 
 class StatementView(BaseModel):
@@ -119,7 +119,7 @@ class MismatchView(BaseModel):
 
 
 class ReconciliationView(BaseModel):
-    """Result of comparing all accounts; `pending` ones lag behind by recent entries only."""
+    """Result of comparing all accounts; `pending` ones miss recent entries only."""
 
     checked: int
     mismatches: int

@@ -14,8 +14,8 @@ from app.domain import completeness
 from app.domain.completeness import LedgerAccount, LedgerState
 from app.ledger_client import LedgerClient
 from app.statements import Line, Statement
-from app.storage import extents, queries
-from app.storage.queries import Filter
+from app.storage import ranges, queries
+from app.storage.queries import TransactionFilter
 from shared.http.auth import Caller, require_operator
 from shared.ids import rfc3339, utc_now
 from shared.http.problems import Problem
@@ -24,7 +24,7 @@ from shared.http.views import transaction_view
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """Some transactions, and whether any of the period may be missing: before `complete_through` none is."""
+    """A page of transactions, and whether the period is complete; before `complete_through` none is missing."""
 
     items: list[dict[str, Any]]
     complete: bool
@@ -39,27 +39,27 @@ class TransactionService:
         self._ledger = ledger
         self._reconciler = reconciler
 
-    async def transactions(self, caller: Caller, wanted: Filter, before: str | None, limit: int) -> Listing:
-        """Return the transactions of the caller's accounts (operators: all), the newest first.
+    async def transactions(self, caller: Caller, filter_: TransactionFilter, before: str | None, limit: int) -> Listing:
+        """Return the transactions of the caller's accounts (operators: all), newest first.
 
-        Raises Problem: not-found for somebody else's account, or validation-failed for a period that is empty.
+        Raises Problem: not-found for another owner's account, or validation-failed for an empty period.
         """
-        statements.check_period(wanted.start, wanted.end)
-        end = wanted.end or utc_now()
-        ledger = await self._ledger_state(wanted)
+        statements.check_period(filter_.start, filter_.end)
+        end = filter_.end or utc_now()
+        ledger = await self._ledger_state(filter_)
         async with self._engine.connect() as connection:
-            if wanted.account_id is not None and not caller.is_operator:
-                await _visible_account(connection, caller, wanted.account_id, ledger)
-            through = await _complete_through(connection, wanted, ledger)
-            found = await queries.list_transactions(connection, wanted, before, limit)
+            if filter_.account_id is not None and not caller.is_operator:
+                await _visible_account(connection, caller, filter_.account_id, ledger)
+            through = await _complete_through(connection, filter_, ledger)
+            found = await queries.list_transactions(connection, filter_, before, limit)
             items = await _transaction_views(connection, caller, found)
         return Listing(items, through is not None and end <= through, through)
 
-    async def _ledger_state(self, wanted: Filter) -> LedgerState | None:
-        """Ask account-service how far the accounts go that are to be listed."""
-        if wanted.account_id is not None:
-            return await self._ledger.account(wanted.account_id)
-        return await self._ledger.accounts_of(wanted.owner) if wanted.owner is not None else None
+    async def _ledger_state(self, filter_: TransactionFilter) -> LedgerState | None:
+        """Query account-service for the last `seq` of the listed accounts."""
+        if filter_.account_id is not None:
+            return await self._ledger.account(filter_.account_id)
+        return await self._ledger.accounts_of(filter_.owner) if filter_.owner is not None else None
 
     async def transaction(self, caller: Caller, transaction_id: str) -> dict[str, Any]:
         """Return a transaction of one of the caller's accounts (operators: any). Raises Problem (not-found)."""
@@ -67,7 +67,7 @@ class TransactionService:
             found = await queries.transaction(connection, transaction_id)
             entries = (await queries.entries_of(connection, [found]))[found.id] if found else []
         if found is None or not (caller.is_operator or any(_may_see(caller, entry) for entry in entries)):
-            raise Problem("not-found", "There is no such transaction.")
+            raise Problem("not-found", "Transaction not found.")
         return _transaction_view(caller, found, entries)
 
     async def statement(
@@ -75,29 +75,29 @@ class TransactionService:
     ) -> Statement:
         """Return a statement, with its first lines, of one of the caller's accounts (operators: any).
 
-        Raises Problem: not-found, or validation-failed for a period that is empty or too long.
+        Raises Problem: not-found, or validation-failed for an empty or too long period.
         """
         start, end = statements.period(start, end, utc_now())
         ledger = await self._ledger.account(account_id)
         async with self._engine.connect() as connection:
             account = await _visible_account(connection, caller, account_id, ledger)
-            # First: what it counts is then in all that is read after it.
-            extent = (await extents.extents(connection, [account_id]))[account_id]
-            opening = await queries.standing(connection, account_id, start)
-            closing = max(opening, await queries.standing(connection, account_id, end))
+            # Read first: later reads then include everything that it covers.
+            extent = (await ranges.gapless_ranges(connection, [account_id]))[account_id]
+            opening = await queries.balance_at(connection, account_id, start)
+            closing = max(opening, await queries.balance_at(connection, account_id, end))
             lines = await queries.lines(connection, account_id, opening.seq, closing.seq)
         watermark = completeness.watermark(extent, account_id, ledger)
         return Statement(account_id, account.currency, start, end, opening, closing, watermark, lines)
 
     async def more_lines(self, statement: Statement, after: int) -> list[Line]:
-        """Return the next lines of a statement, in a transaction of its own."""
+        """Return the next lines of a statement, in a separate transaction."""
         async with self._engine.connect() as connection:
             return await queries.lines(connection, statement.account_id, after, statement.closing.seq)
 
     async def flags(
         self, caller: Caller, account_id: str | None, after: str | None, limit: int
     ) -> list[dict[str, Any]]:
-        """Return what the fraud rules found, the newest first. Raises Problem (forbidden) unless for an operator."""
+        """Return the findings of the fraud rules, newest first. Raises Problem (forbidden) unless for an operator."""
         require_operator(caller)
         async with self._engine.connect() as connection:
             found = await queries.list_flags(connection, account_id, after, limit)
@@ -120,15 +120,17 @@ class TransactionService:
         return await self._reconciler.reconcile()
 
 
-async def _complete_through(connection: AsyncConnection, wanted: Filter, ledger: LedgerState | None) -> datetime | None:
-    """Return up to when the history of the accounts to be listed is complete; None where that is not known."""
-    if wanted.account_id is not None:
-        account_ids = [wanted.account_id]
+async def _complete_through(
+    connection: AsyncConnection, filter_: TransactionFilter, ledger: LedgerState | None
+) -> datetime | None:
+    """Return up to when the history of the listed accounts is complete; None if unknown."""
+    if filter_.account_id is not None:
+        account_ids = [filter_.account_id]
     elif ledger is not None:
         account_ids = list(ledger.accounts)
     else:
         return None
-    reached = await extents.extents(connection, account_ids)
+    reached = await ranges.gapless_ranges(connection, account_ids)
     watermarks = [completeness.watermark(reached[id_], id_, ledger) for id_ in account_ids]
     if not watermarks and ledger is not None:
         return ledger.as_of
@@ -138,16 +140,16 @@ async def _complete_through(connection: AsyncConnection, wanted: Filter, ledger:
 async def _visible_account(
     connection: AsyncConnection, caller: Caller, account_id: str, ledger: LedgerState | None
 ) -> Row[Any] | LedgerAccount:
-    """Return an account from the history, or from the ledger where its event has not arrived yet."""
+    """Return an account from the history, or from the ledger if its event has not arrived yet."""
     known = await queries.account(connection, account_id)
     account = known if known is not None or ledger is None else ledger.accounts.get(account_id)
     if account is None or not caller.may_see(account.owner):
-        raise Problem("not-found", "There is no such account.")
+        raise Problem("not-found", "Account not found.")
     return account
 
 
 def _may_see(caller: Caller, entry: Row[Any]) -> bool:
-    # The bank's own accounts have no owner here: only operators see those.
+    # The bank's own accounts have no owner here; only operators see them.
     return caller.is_operator or (entry.owner is not None and caller.may_see(entry.owner))
 
 
@@ -159,7 +161,7 @@ async def _transaction_views(
 
 
 def _transaction_view(caller: Caller, transaction: Row[Any], entries: Iterable[Row[Any]]) -> dict[str, Any]:
-    # A refused transaction moved nothing, so it has no entries to show.
+    # A refused transaction has no entries.
     visible = [(entry, _may_see(caller, entry)) for entry in entries if entry.seq is not None]
     view = transaction_view(transaction, transaction.status, visible)
     if transaction.code is not None:

@@ -10,13 +10,13 @@ from app.fraud import Thresholds
 from shared.runtime.settings import ServiceSettings
 
 
-def _listed(text: str) -> str:
+def _validated(text: str) -> str:
     amounts.parse(text)
     return text
 
 
-# Checked at the start; a plain number may come as one.
-_AmountByCurrency = Annotated[str, BeforeValidator(str), AfterValidator(_listed)]
+# Validated at the start; a plain number is accepted, too.
+_AmountByCurrency = Annotated[str, BeforeValidator(str), AfterValidator(_validated)]
 
 
 class TransactionSettings(ServiceSettings):
@@ -26,24 +26,29 @@ class TransactionSettings(ServiceSettings):
     account_service_url: str = Field(description="Base URL of account-service, for reconciliation and rebuild.")
     fraud_review_amount: _AmountByCurrency = Field(
         "1000000",
-        description="Minimum amount of a debit that is flagged for review, in US cents; its approximate worth in other "
-        "currencies, unless CUR=amount pairs in minor units follow: `1000000,EUR=900000,JPY=1500000`.",
+        description="Minimum amount of a debit that is flagged for review, in US cents, converted to other currencies "
+        "unless CUR=amount pairs in minor units follow: `1000000,EUR=900000,JPY=1500000`.",
     )
     fraud_freeze_amount: _AmountByCurrency = Field(
-        "10000000", description="A single debit above this amount freezes the account; written like the one for review."
+        "10000000",
+        description="A single debit above this amount freezes the account; same format as the review amount.",
     )
-    fraud_velocity_count: int = Field(20, ge=2, description="So many debits within the velocity time ask for review.")
-    fraud_velocity_seconds: int = Field(60, ge=1, le=86400, description="The velocity time.")
+    fraud_velocity_count: int = Field(
+        20, ge=2, description="Number of debits within the velocity window that are flagged for review."
+    )
+    fraud_velocity_seconds: int = Field(60, ge=1, le=86400, description="Velocity window, in seconds.")
     fraud_pass_through_share: Decimal = Field(
-        Decimal("0.9"), gt=0, le=1, description="Least share of a credit that, paid out at once, asks for review."
+        Decimal("0.9"), gt=0, le=1, description="Minimum fraction of a credit whose rapid payout is flagged for review."
     )
-    fraud_pass_through_seconds: int = Field(60, ge=1, le=86400, description="How soon after a credit `at once` is.")
+    fraud_pass_through_seconds: int = Field(
+        60, ge=1, le=86400, description="Maximum time between credit and payout, in seconds."
+    )
     fraud_pass_through_amount: _AmountByCurrency = Field(
-        "100000", description="Minimum credit whose way out is watched; written like the amount for review."
+        "100000", description="Minimum credit that is checked for a rapid payout; same format as the review amount."
     )
-    reconciliation_seconds: float = Field(60.0, gt=0, description="How often the mismatch metric is measured.")
+    reconciliation_seconds: float = Field(60.0, gt=0, description="Interval of the reconciliation, in seconds.")
     reconciliation_grace_seconds: float = Field(
-        60.0, ge=0, description="How long an entry may take to arrive before it counts as missing."
+        60.0, ge=0, description="Maximum delay of an entry before it counts as missing, in seconds."
     )
 
     @field_validator("account_service_url")

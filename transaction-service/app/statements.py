@@ -1,11 +1,11 @@
-"""Statements of account: what happened between two times, as JSON or CSV; plain functions on plain data.
+"""Statements of account for a period, as JSON or CSV; plain functions on plain data.
 
-A document is made in parts (head, entries page by page, tail), so that a long one is never in memory as a whole.
-Without its tail it is not JSON, and lacks the closing balance that every CSV ends with.
+A document is written in parts (head, pages of entries, tail), so that a long one is never in memory completely.
+Without its tail it is not valid JSON, and lacks the closing balance that every CSV ends with.
 
-A period is a range of `seq`: from after the last entry before it to the last entry in it. So the statements of
-adjoining periods share no entry and lose none, and `balance_after` runs through them, even where the clocks of two
-replicas of account-service differ by a little.
+A period is a range of `seq`: from the last entry before it (exclusive) to the last entry in it. So the statements of
+adjoining periods neither share nor miss an entry, and `balance_after` is continuous, even if the clocks of replicas of
+account-service differ slightly.
 """
 
 import csv
@@ -23,7 +23,7 @@ from shared.ids import rfc3339
 from shared.http.problems import Problem
 
 MAX_PERIOD = timedelta(days=366)
-# Entries that are read and written at once.
+# Entries per page.
 PAGE = 250
 
 CSV_COLUMNS = (
@@ -37,8 +37,8 @@ CSV_COLUMNS = (
     "amount",
     "balance_after",
 )
-# Spreadsheets take a cell that starts with one of these for a formula, some the wide forms as well. Where numbers have
-# a decimal comma, cells are what is between semicolons.
+# Spreadsheets treat a cell that starts with one of these as a formula, some also the full-width forms. In locales with
+# a decimal comma, semicolons separate cells.
 _FORMULA_START = re.compile(r"(^|;)(?=[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20])")
 
 
@@ -57,8 +57,8 @@ class Line:
 
 
 @dataclass(frozen=True, order=True, slots=True)
-class Standing:
-    """How the account stood at a moment: its last `seq` and the balance after it."""
+class BalanceAt:
+    """The balance of an account at a time, and the `seq` of its last entry."""
 
     seq: int
     balance: int
@@ -66,31 +66,31 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A period of an account, and its first entries, in the order in which they were posted."""
+    """A period of an account, and its first entries in posting order."""
 
     account_id: str
     currency: str
     start: datetime
     end: datetime
-    opening: Standing
-    closing: Standing
+    opening: BalanceAt
+    closing: BalanceAt
     watermark: Watermark
     lines: Sequence[Line]
 
     @property
     def has_more(self) -> bool:
-        """Tell whether more entries follow the first ones."""
+        """Whether more entries follow."""
         return bool(self.lines) and self.lines[-1].seq < self.closing.seq
 
     @property
     def complete(self) -> bool:
-        """Tell whether all entries of the period are known to be here."""
+        """Whether all entries of the period are known to be present."""
         return self.watermark.covers(self.end) and self.watermark.seq >= self.closing.seq
 
 
 @dataclass(slots=True)
 class Totals:
-    """What the entries written so far add up to; `seq` is that of the last of them."""
+    """Totals of the entries written so far; `seq` is that of the last one."""
 
     seq: int
     count: int = 0
@@ -104,17 +104,17 @@ class Totals:
         self.credits += sum(line.amount for line in lines if line.amount > 0)
         self.debits -= sum(line.amount for line in lines if line.amount < 0)
 
-    def are_of(self, statement: Statement) -> bool:
-        """Tell whether these are the entries that the head of the statement promises."""
+    def match(self, statement: Statement) -> bool:
+        """Return whether these are the entries that the statement's head announces."""
         expected = statement.closing.seq - statement.opening.seq
         return self.seq == statement.closing.seq and (self.count == expected or not statement.complete)
 
 
 def period(start: datetime | None, end: datetime | None, now: datetime) -> tuple[datetime, datetime]:
-    """Return the period asked for: by default until now, and from the start of the month that the period ends in.
+    """Return the requested period: by default until now, and from the start of the month in which it ends.
 
-    A period that ends as a month begins is the month before. Months are those of the offset that `to` was given with.
-    Raises Problem (validation-failed) for a period that is empty or too long.
+    A period that ends at the start of a month starts with the previous month. Months follow the UTC offset of `to`.
+    Raises Problem (validation-failed) for an empty or too long period.
     """
     end = end or now
     start = start or _month_until(end)
@@ -125,19 +125,19 @@ def period(start: datetime | None, end: datetime | None, now: datetime) -> tuple
 
 
 def check_period(start: datetime | None, end: datetime | None) -> None:
-    """Raise Problem (validation-failed) for a period that ends before or as it starts; None is open."""
+    """Raise Problem (validation-failed) for an empty period; None means unbounded."""
     if start is not None and end is not None and start >= end:
         raise _invalid("from", f"is not before `to`, which is {rfc3339(end)}")
 
 
 def _month_until(end: datetime) -> datetime:
-    """Return the start of the month that the last moment before `end` is in."""
+    """Return the start of the month that contains the instant before `end`."""
     try:
         last = end - timedelta(microseconds=1)
         start = last.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         start.astimezone(UTC)
     except OverflowError as error:
-        raise _invalid("to", "no month begins before it; give `from` as well") from error
+        raise _invalid("to", "is too early for a default; specify `from` as well") from error
     return start
 
 
@@ -148,7 +148,7 @@ def _invalid(name: str, detail: str) -> Problem:
 
 
 class JsonFormat:
-    """A statement as a JSON object: what is known from the start, then the entries, then what they add up to."""
+    """A statement as a JSON object: balances and watermark, then the entries, then their totals."""
 
     media_type = "application/json"
 
@@ -157,7 +157,7 @@ class JsonFormat:
         self._separator = b""
 
     def head(self) -> bytes:
-        """Return what comes before the entries."""
+        """Return the part before the entries."""
         statement, watermark = self._statement, self._statement.watermark
         fields = {
             "account_id": statement.account_id,
@@ -165,11 +165,11 @@ class JsonFormat:
             "from": rfc3339(statement.start),
             "to": rfc3339(statement.end),
             "complete": statement.complete,
-            "complete_through": moment_or_none(watermark.complete_through),
+            "complete_through": timestamp_or_none(watermark.complete_through),
             "watermark": {
                 "seq": watermark.seq,
                 "account_seq": watermark.account_seq,
-                "as_of": moment_or_none(watermark.as_of),
+                "as_of": timestamp_or_none(watermark.as_of),
             },
             "opening_balance": statement.opening.balance,
             "closing_balance": statement.closing.balance,
@@ -177,7 +177,7 @@ class JsonFormat:
         return orjson.dumps(fields)[:-1] + b',"entries":['
 
     def entries(self, lines: Sequence[Line]) -> bytes:
-        """Return some entries."""
+        """Return a page of entries."""
         if not lines:
             return b""
         content = self._separator + orjson.dumps([_entry(line) for line in lines])[1:-1]
@@ -185,7 +185,7 @@ class JsonFormat:
         return content
 
     def tail(self, totals: Totals) -> bytes:
-        """Return what comes after the entries."""
+        """Return the part after the entries."""
         return b"]," + orjson.dumps({"total_credits": totals.credits, "total_debits": totals.debits})[1:]
 
 
@@ -211,13 +211,13 @@ class CsvFormat:
         self._statement = statement
 
     def head(self) -> bytes:
-        """Return what comes before the entries."""
+        """Return the part before the entries."""
         statement = self._statement
         opening = _balance_row(statement, "opening-balance", statement.start, statement.opening.balance, "")
         return _rows([CSV_COLUMNS, opening])
 
     def entries(self, lines: Sequence[Line]) -> bytes:
-        """Return some entries."""
+        """Return a page of entries."""
         currency = self._statement.currency
         return _rows(
             (
@@ -247,8 +247,8 @@ def csv_filename(statement: Statement) -> str:
     return f"statement-{statement.account_id}-{statement.start:%Y-%m-%d}-{statement.end:%Y-%m-%d}.csv"
 
 
-def moment_or_none(moment: datetime | None) -> str | None:
-    """Return a time as the API shows it."""
+def timestamp_or_none(moment: datetime | None) -> str | None:
+    """Return a time in the format of the API."""
     return rfc3339(moment) if moment is not None else None
 
 
@@ -265,5 +265,5 @@ def _balance_row(
 
 
 def _cell(text: str) -> str:
-    """Return text that a spreadsheet shows and does not calculate."""
+    """Escape text that a spreadsheet would evaluate as a formula."""
     return _FORMULA_START.sub(r"\1'", text)

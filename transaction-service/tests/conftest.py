@@ -27,7 +27,7 @@ from tests.support import Ledger, make_settings
 
 @pytest.fixture
 def ledger() -> Ledger:
-    """A ledger that tells its events."""
+    """A fake ledger that records its events."""
     return Ledger()
 
 
@@ -44,7 +44,7 @@ def schema() -> tuple[MetaData, Grants]:
 
 
 class Balances(LedgerClient):
-    """Account-service's balances, as a test sets them."""
+    """A fake client of account-service."""
 
     def __init__(self) -> None:
         super().__init__("http://127.0.0.1:9", "")
@@ -71,7 +71,7 @@ class Balances(LedgerClient):
 
 @pytest.fixture
 async def balances() -> AsyncIterator[Balances]:
-    """What account-service says its balances are."""
+    """The fake client of account-service."""
     balances = Balances()
     yield balances
     await balances.close()
@@ -85,13 +85,13 @@ def service(engine: AsyncEngine, balances: Balances, reconciler: Reconciler) -> 
 
 @pytest.fixture
 def ingestion(engine: AsyncEngine, settings: TransactionSettings) -> EventIngestion:
-    """What writes events to the history."""
+    """The ingestion of events."""
     return EventIngestion(engine, settings.thresholds)
 
 
 @pytest.fixture
 def reconciler(engine: AsyncEngine, settings: TransactionSettings, balances: Balances) -> Reconciler:
-    """What compares the history with the ledger."""
+    """The reconciler."""
     return Reconciler(engine, settings, balances)
 
 

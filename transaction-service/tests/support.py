@@ -1,4 +1,4 @@
-"""What transaction-service's tests are written with."""
+"""Test data: callers, a fake ledger, and reads of the database."""
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.models import entries, flags, outbox, transactions
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from app.storage.queries import Filter
+from app.storage.queries import TransactionFilter
 from shared.http.auth import OPERATOR, Caller
 from shared.events import CloudEvent, Event, new_event
 from shared.ids import new_id, rfc3339
@@ -36,7 +36,7 @@ def make_settings(lab: Lab, url: str, **changes: Any) -> TransactionSettings:
 
 @dataclass
 class Ledger:
-    """Tells events as account-service does; `events` are all so far, in order."""
+    """Creates the events of account-service; `events` has all of them in order."""
 
     events: list[CloudEvent] = field(default_factory=list)
     balances: dict[str, list[int]] = field(default_factory=dict)
@@ -50,7 +50,7 @@ class Ledger:
             **{"id": account, "account_number": "1234567890123456", "owner": owner, "name": None, "currency": "USD"},
             **{"status": "active", "balance": 0, "held": 0, "available": 0, "seq": 0, "created_at": rfc3339(self.now)},
         }
-        self._tell("bank.account.opened", account, data)
+        self._publish("bank.account.opened", account, data)
         return account
 
     def move(self, payer: str, payee: str, amount: int, type_: str = "transfer", reference: str | None = None) -> str:
@@ -64,35 +64,35 @@ class Ledger:
                 **{"amount": signed, "currency": "USD", "seq": len(balances) - 1, "balance_after": balances[-1]},
                 **{"reference": reference, "reverses": None, "created_at": rfc3339(self.now)},
             }
-            self._tell("bank.entry.posted", account, data)
+            self._publish("bank.entry.posted", account, data)
         return transaction
 
     def deposit(self, account: str, amount: int, reference: str | None = None) -> str:
-        """Bring money in and return the transaction's id."""
+        """Deposit money and return the transaction's id."""
         return self.move(self.cash, account, amount, "deposit", reference)
 
     def withdraw(self, account: str, amount: int, reference: str | None = None) -> str:
-        """Pay money out and return the transaction's id."""
+        """Withdraw money and return the transaction's id."""
         return self.move(account, self.cash, amount, "withdrawal", reference)
 
     def refuse(
         self, account: str, counterparty: str, amount: int, type_: str = "transfer", direction: str | None = None
     ) -> str:
-        """Refuse a movement and return the transaction's id; without a direction as events were before they had one."""
+        """Refuse a movement and return the transaction's id; without a direction, as in old events."""
         transaction = new_id()
         data = {
             **{"transaction_id": transaction, "type": type_, "code": "insufficient-funds", "account_id": account},
             **{"counterparty": counterparty, "amount": amount, "currency": "USD", "reference": None},
             **{"created_at": rfc3339(self.now), "direction": direction},
         }
-        self._tell("bank.transaction.refused", account, data)
+        self._publish("bank.transaction.refused", account, data)
         return transaction
 
     def later(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.now += timedelta(seconds=seconds)
 
-    def _tell(self, type_: str, account: str, data: dict[str, Any]) -> None:
+    def _publish(self, type_: str, account: str, data: dict[str, Any]) -> None:
         event = new_event(
             source="account-service", type_=type_, subject=account, time=self.now, data=data, request_id="request-1"
         )
@@ -114,7 +114,7 @@ async def flagged(engine: AsyncEngine) -> set[tuple[str, str, str]]:
         return {tuple(row) for row in rows}
 
 
-async def told(engine: AsyncEngine) -> list[Event]:
+async def outbox_events(engine: AsyncEngine) -> list[Event]:
     """Return all events in the outbox."""
     async with engine.connect() as connection:
         await connection.execution_options(writes=True)
@@ -124,7 +124,9 @@ async def told(engine: AsyncEngine) -> list[Event]:
         return found
 
 
-async def listed(service: TransactionService, caller: Caller = ALICE, **wanted: Any) -> list[str]:
-    """Return the ids of the transactions that a caller is shown."""
+async def listed_ids(service: TransactionService, caller: Caller = ALICE, **wanted: Any) -> list[str]:
+    """Return the ids of the transactions listed for a caller."""
     owner = None if caller.is_operator else caller.subject
-    return [item["id"] for item in (await service.transactions(caller, Filter(owner, **wanted), None, 50)).items]
+    return [
+        item["id"] for item in (await service.transactions(caller, TransactionFilter(owner, **wanted), None, 50)).items
+    ]

@@ -1,4 +1,4 @@
-"""Who may see what: every route, asked by everybody who may not."""
+"""Authorization of every route."""
 
 import httpx
 import pytest
@@ -19,34 +19,34 @@ STRANGERS = {
 
 
 class Bobs:
-    """What bob has: an account, and a payment that was flagged."""
+    """Bob's data: an account and a flagged payment."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.account = ledger.open("bob")
         self.transaction = ledger.withdraw(self.account, 10_000_001)
 
     def path(self, template: str) -> str:
-        """Return the path of what is his."""
+        """Return the path of bob's resource."""
         return template.replace("{id}", self.transaction).replace("{account_id}", self.account)
 
 
 @pytest.fixture
 async def bobs(ingestion: EventIngestion, ledger: Ledger) -> Bobs:
-    """What bob has."""
+    """Bob's data in the history."""
     bobs = Bobs(ledger)
     await ingestion.apply(ledger.events, None)
     return bobs
 
 
 async def routes(client: httpx.AsyncClient) -> set[str]:
-    """Return the path of every route that is documented; all are for GET."""
+    """Return the paths of all documented routes; all are GET."""
     paths = (await client.get("/docs/transaction-service/openapi.json")).json()["paths"]
     assert all([*methods] == ["get"] for methods in paths.values())
     return set(paths)
 
 
-async def test_strangers_get_nothing_on_any_route(client: httpx.AsyncClient, bobs: Bobs):
-    assert await routes(client) == set(STRANGERS), "say how strangers are answered on a new route"
+async def test_other_callers_cannot_use_any_route(client: httpx.AsyncClient, bobs: Bobs):
+    assert await routes(client) == set(STRANGERS), "add the new route to STRANGERS"
     for template, status in STRANGERS.items():
         for query in ("", f"?account_id={bobs.account}", "?owner=bob&subject=bob&limit=200"):
             path = bobs.path(template)
@@ -61,7 +61,9 @@ async def test_strangers_get_nothing_on_any_route(client: httpx.AsyncClient, bob
 
 
 @pytest.mark.parametrize("scope", ["", "bank:deposit", "bank:operators", "BANK:OPERATOR", "bank:operator,bank:deposit"])
-async def test_no_other_scope_makes_an_operator(client: httpx.AsyncClient, bobs: Bobs, lab: Lab, scope: str):
+async def test_only_the_operator_scope_grants_operator_rights(
+    client: httpx.AsyncClient, bobs: Bobs, lab: Lab, scope: str
+):
     mallory = {**lab.headers("mallory", scope), "X-Scope": "bank:operator", "X-Forwarded-User": "operator"}
     for template, status in STRANGERS.items():
         assert (await client.get(bobs.path(template), headers=mallory)).status_code == status, template
@@ -69,13 +71,13 @@ async def test_no_other_scope_makes_an_operator(client: httpx.AsyncClient, bobs:
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer ", "Basic Ym9iOg==", "Bearer eyJhbGciOiJub25lIn0.e30."])
-async def test_without_a_token_no_route_answers(client: httpx.AsyncClient, bobs: Bobs, authorization: str):
+async def test_every_route_requires_a_token(client: httpx.AsyncClient, bobs: Bobs, authorization: str):
     for template in await routes(client):
         answer = await client.get(bobs.path(template), headers={"Authorization": authorization})
         assert_problem(answer, 401, "unauthorized")
 
 
-async def test_tokens_are_good_for_their_own_side_only(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
+async def test_service_tokens_and_user_tokens_are_not_interchangeable(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
     for template in await routes(client):
         answer = await client.get(bobs.path(template), headers={"Authorization": f"Bearer {lab.service_token}"})
         assert_problem(answer, 401, "unauthorized")
@@ -83,7 +85,7 @@ async def test_tokens_are_good_for_their_own_side_only(client: httpx.AsyncClient
         assert_problem(await client.get("/internal/events", headers=headers), 401, "unauthorized")
 
 
-async def test_a_cursor_of_somebody_elses_shows_nothing(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
+async def test_a_cursor_of_another_caller_reveals_nothing(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):
     operator = await client.get("/api/v1/transactions?limit=1", headers=lab.operator())
     cursor = operator.json()["next_cursor"]
     assert (await client.get("/api/v1/transactions", params={"cursor": cursor} if cursor else {})).json()["items"] == []

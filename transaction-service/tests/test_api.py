@@ -28,7 +28,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str, pointer: str 
         assert [error["pointer"] for error in body["errors"]] == [pointer]
 
 
-async def test_history_in_pages(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
+async def test_transactions_are_paged(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices, bobs = ledger.open(), ledger.open("bob")
     made = [ledger.deposit(alices, 100)] + [ledger.move(alices, bobs, 1) for _ in range(4)]
     ledger.deposit(bobs, 5)
@@ -55,7 +55,7 @@ async def test_history_in_pages(client: httpx.AsyncClient, ingestion: EventInges
     assert alone.json() == item
 
 
-async def test_somebody_elses_is_not_found(
+async def test_other_callers_data_is_not_found(
     client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab
 ):
     bobs = ledger.open("bob")
@@ -72,7 +72,9 @@ async def test_somebody_elses_is_not_found(
     assert_problem(await client.post("/api/v1/transactions"), 405, "method-not-allowed")
 
 
-async def test_operators_only(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
+async def test_flags_and_reconciliation_are_for_operators(
+    client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab
+):
     alices = ledger.open()
     ledger.withdraw(alices, 1_000_000)
     ledger.later(60)
@@ -90,7 +92,7 @@ async def test_operators_only(client: httpx.AsyncClient, ingestion: EventIngesti
     assert answer.headers["retry-after"] == "1"
 
 
-async def test_a_token_is_needed(application: Service, lab: Lab):
+async def test_a_valid_token_is_required(application: Service, lab: Lab):
     transport = httpx.ASGITransport(app=application)
     async with httpx.AsyncClient(transport=transport, base_url="http://bank") as anonymous:
         for path in ("transactions", f"transactions/{new_id()}", f"statements/{new_id()}", "flags", "reconciliation"):
@@ -119,18 +121,18 @@ WRONG_PARAMETERS = [
 ]
 
 
-async def test_wrong_parameters(client: httpx.AsyncClient):
+async def test_invalid_parameters_are_rejected(client: httpx.AsyncClient):
     for query, pointer in WRONG_PARAMETERS:
         assert_problem(await client.get(f"/api/v1/transactions?{query}"), 422, "validation-failed", pointer)
 
 
-async def test_a_plus_that_was_not_encoded_is_still_one(client: httpx.AsyncClient):
+async def test_an_unencoded_plus_in_a_time_is_accepted(client: httpx.AsyncClient):
     for zone in ("+01:00", "%2B01:00", "-01:00", "Z", "z"):
         answer = await client.get(f"/api/v1/transactions?from=2026-11-20T12:00:00.5{zone}")
         assert answer.status_code == 200, answer.text
 
 
-async def test_statement(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
+async def test_statement_as_json_and_csv(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices = ledger.open()
     ledger.deposit(alices, 100)
     ledger.later(86400)
@@ -160,7 +162,7 @@ async def test_statement(client: httpx.AsyncClient, ingestion: EventIngestion, l
     assert rows[1]["reference"] == "'=cmd|' /C calc'!A0" and rows[1]["amount"] == "-30"
 
 
-async def test_the_default_statement_is_of_this_month(
+async def test_the_default_period_is_the_current_month(
     client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
 ):
     now = utc_now()
@@ -174,7 +176,7 @@ async def test_the_default_statement_is_of_this_month(
     assert shown["from"] == f"{now:%Y-%m}-01T00:00:00.000000Z"
 
 
-async def test_the_end_of_a_month_is_given_as_the_start_of_the_next(
+async def test_a_period_ends_at_the_start_of_the_next_month(
     client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
 ):
     alices = ledger.open()
@@ -202,7 +204,7 @@ WRONG_PERIODS = [
 ]
 
 
-async def test_wrong_periods(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
+async def test_invalid_periods_are_rejected(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices = ledger.open()
     await ingestion.apply(ledger.events, None)
     for query, pointer in WRONG_PERIODS:
@@ -225,11 +227,11 @@ async def test_wrong_periods(client: httpx.AsyncClient, ingestion: EventIngestio
         (";,,;=", False),
     ],
 )
-def test_what_accept_means(accept: str, csv_wanted: bool):
+def test_accept_selects_the_format(accept: str, csv_wanted: bool):
     assert _prefers_csv(accept) is csv_wanted
 
 
-async def test_documentation(client: httpx.AsyncClient):
+async def test_the_openapi_document_is_served(client: httpx.AsyncClient):
     document = (await client.get("/docs/transaction-service/openapi.json")).json()
     assert set(document["paths"]) == {
         "/api/v1/transactions",
@@ -249,7 +251,7 @@ async def test_documentation(client: httpx.AsyncClient):
     assert (await client.get("/docs/transaction-service/")).status_code == 200
 
 
-async def test_inside(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
+async def test_internal_routes(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
     ledger.withdraw(ledger.open(), 10_000_001)
     await ingestion.apply(ledger.events, None)
     ready = (await client.get("/health/ready")).json()

@@ -1,4 +1,4 @@
-"""What is said to be complete: on plain data, and on both databases beside a ledger that is ahead."""
+"""Completeness: on plain data, and on both databases with a ledger that is ahead."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from app import ledger_client as ledger_client_module
 from app.application.ingestion import EventIngestion
 from app.application.reconciler import Reconciler
 from app.domain import reconciliation
-from app.domain.completeness import CLOCK_MARGIN, Extent, LedgerAccount, LedgerState, complete_through, watermark
+from app.domain.completeness import CLOCK_MARGIN, GaplessRange, LedgerAccount, LedgerState, complete_through, watermark
 from app.domain.reconciliation import Balance
 from app.ledger_client import LedgerClient
 from app.models import checkpoints
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from app.storage.extents import extents
-from app.storage.queries import Filter
+from app.storage.ranges import gapless_ranges
+from app.storage.queries import TransactionFilter
 from shared.events import CloudEvent
 from shared.ids import new_id, utc_now
 from shared.http.problems import Problem
@@ -38,28 +38,28 @@ def ledger_state(seq: int) -> LedgerState:
 @pytest.mark.parametrize(
     ("extent", "ledger", "through"),
     [
-        (Extent(), ledger_state(0), NOON),
-        (Extent(3, NOON - DAY), ledger_state(3), NOON),
-        (Extent(4, NOON - MINUTE), ledger_state(3), NOON),
-        (Extent(3, NOON - DAY), ledger_state(4), NOON - DAY - CLOCK_MARGIN),  # the tail is missing
-        (Extent(), ledger_state(1), None),
+        (GaplessRange(), ledger_state(0), NOON),
+        (GaplessRange(3, NOON - DAY), ledger_state(3), NOON),
+        (GaplessRange(4, NOON - MINUTE), ledger_state(3), NOON),
+        (GaplessRange(3, NOON - DAY), ledger_state(4), NOON - DAY - CLOCK_MARGIN),  # the tail is missing
+        (GaplessRange(), ledger_state(1), None),
         # Account-service does not answer, or does not know the account.
-        (Extent(3, NOON - DAY), None, NOON - DAY - CLOCK_MARGIN),
-        (Extent(3, NOON - DAY), LedgerState(NOON, {}), NOON - DAY - CLOCK_MARGIN),
-        (Extent(), None, None),
-        (Extent(), LedgerState(NOON, {}), None),
+        (GaplessRange(3, NOON - DAY), None, NOON - DAY - CLOCK_MARGIN),
+        (GaplessRange(3, NOON - DAY), LedgerState(NOON, {}), NOON - DAY - CLOCK_MARGIN),
+        (GaplessRange(), None, None),
+        (GaplessRange(), LedgerState(NOON, {}), None),
     ],
 )
-def test_through_when_an_account_is_complete(extent: Extent, ledger: LedgerState | None, through: datetime | None):
+def test_complete_through_of_an_account(extent: GaplessRange, ledger: LedgerState | None, through: datetime | None):
     found = watermark(extent, "account", ledger)
     assert found.complete_through == through
     assert found.covers(NOON) is (through == NOON) and not found.covers(NOON + MINUTE)
 
 
-def test_of_several_accounts_the_least_counts():
-    whole = watermark(Extent(3, NOON), "account", ledger_state(3))
-    late = watermark(Extent(3, NOON - DAY), "account", ledger_state(4))
-    unknown = watermark(Extent(), "account", None)
+def test_complete_through_of_several_accounts_is_the_earliest():
+    whole = watermark(GaplessRange(3, NOON), "account", ledger_state(3))
+    late = watermark(GaplessRange(3, NOON - DAY), "account", ledger_state(4))
+    unknown = watermark(GaplessRange(), "account", None)
     assert complete_through([whole, late]) == late.complete_through
     assert complete_through([whole, unknown]) is None and complete_through([]) is None
 
@@ -93,7 +93,7 @@ ARRIVALS = [
 
 
 @pytest.mark.parametrize(("seqs", "complete"), ARRIVALS)
-async def test_a_statement_is_complete_when_all_has_arrived_that_account_service_has(
+async def test_a_statement_is_complete_once_all_entries_of_the_ledger_have_arrived(
     ingestion: EventIngestion,
     service: TransactionService,
     ledger: Ledger,
@@ -104,7 +104,7 @@ async def test_a_statement_is_complete_when_all_has_arrived_that_account_service
 ):
     await ingestion.apply([ledger.events[0], *of(ledger, alices, *seqs)], None)
     assert (await service.statement(ALICE, alices, *AROUND)).complete is complete
-    for wanted in (Filter("alice"), Filter("alice", alices)):
+    for wanted in (TransactionFilter("alice"), TransactionFilter("alice", alices)):
         assert (await service.transactions(ALICE, wanted, None, 50)).complete is complete
     balances.ledger = None  # it does not answer: then only what lies well before the last entry is known
     found = await service.statement(ALICE, alices, *AROUND)
@@ -112,7 +112,7 @@ async def test_a_statement_is_complete_when_all_has_arrived_that_account_service
     assert (await service.statement(ALICE, alices, AROUND[0], NOON - 2 * CLOCK_MARGIN)).complete is (1 in seqs)
 
 
-async def test_the_history_alone_knows_a_period_that_it_goes_well_beyond(
+async def test_a_period_well_before_the_last_entry_is_complete_without_the_ledger(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
     ledger.now = NOON + DAY
@@ -128,37 +128,39 @@ async def test_the_history_alone_knows_a_period_that_it_goes_well_beyond(
     assert not await complete(NOON + DAY - CLOCK_MARGIN + MINUTE) and not await complete(NOON + DAY)
     for ledger_state_ in (None, balances.ledger):
         balances.ledger = ledger_state_
-        found = await service.transactions(ALICE, Filter("alice", alices, end=NOON + MINUTE), None, 50)
+        found = await service.transactions(ALICE, TransactionFilter("alice", alices, end=NOON + MINUTE), None, 50)
         assert found.complete and found.complete_through == NOON + DAY - CLOCK_MARGIN
     # A gap before that makes what follows it worthless.
-    await ingestion.forget_history()
+    await ingestion.clear_history()
     await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], None)
     assert not await complete(NOON + DAY - CLOCK_MARGIN)
 
 
-async def test_a_period_that_is_not_over_is_not_complete(
+async def test_a_period_that_ends_in_the_future_is_not_complete(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
     await ingestion.apply(ledger.events, None)
     assert (await service.statement(ALICE, alices, NOON - DAY, None)).complete
     found = await service.statement(ALICE, alices, NOON - DAY, utc_now() + MINUTE)
     assert not found.complete and found.watermark.seq == found.watermark.account_seq == 3
-    assert not (await service.transactions(ALICE, Filter("alice", end=utc_now() + MINUTE), None, 50)).complete
+    assert not (
+        await service.transactions(ALICE, TransactionFilter("alice", end=utc_now() + MINUTE), None, 50)
+    ).complete
     del balances
 
 
-async def test_an_account_whose_event_has_not_arrived_is_there_and_not_complete(
+async def test_an_account_known_only_to_the_ledger_is_incomplete(
     service: TransactionService, balances: Balances, alices: str
 ):
     found = await service.statement(ALICE, alices, *AROUND)
     assert (found.currency, found.complete, found.lines, found.watermark.account_seq) == ("USD", False, [], 3)
-    page = await service.transactions(ALICE, Filter("alice", alices), None, 50)
+    page = await service.transactions(ALICE, TransactionFilter("alice", alices), None, 50)
     assert (page.items, page.complete, page.complete_through) == ([], False, None)
-    assert not (await service.transactions(ALICE, Filter("alice"), None, 50)).complete
+    assert not (await service.transactions(ALICE, TransactionFilter("alice"), None, 50)).complete
     with pytest.raises(Problem, match="not-found"):
         await service.statement(BOB, alices, *AROUND)
     with pytest.raises(Problem, match="not-found"):
-        await service.transactions(BOB, Filter("bob", alices), None, 50)
+        await service.transactions(BOB, TransactionFilter("bob", alices), None, 50)
 
     new = balances.ledger = {alices: LedgerAccount(alices, "alice", "USD", 0)}
     assert (await service.statement(ALICE, alices, *AROUND)).complete  # nothing was posted, and that is known
@@ -170,14 +172,14 @@ async def test_an_account_whose_event_has_not_arrived_is_there_and_not_complete(
         await service.statement(ALICE, new_id(), *AROUND)
 
 
-async def test_all_accounts_of_the_bank_together_are_not_known_to_be_complete(
+async def test_the_list_of_all_accounts_is_never_complete(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
     await ingestion.apply(ledger.events, None)
-    page = await service.transactions(OPERATOR_CALLER, Filter(), None, 50)
+    page = await service.transactions(OPERATOR_CALLER, TransactionFilter(), None, 50)
     assert len(page.items) == 3 and (page.complete, page.complete_through) == (False, None)
-    assert (await service.transactions(OPERATOR_CALLER, Filter(None, alices), None, 50)).complete
-    nobody = await service.transactions(BOB, Filter("bob"), None, 50)
+    assert (await service.transactions(OPERATOR_CALLER, TransactionFilter(None, alices), None, 50)).complete
+    nobody = await service.transactions(BOB, TransactionFilter("bob"), None, 50)
     assert nobody.items == [] and nobody.complete
     del balances
 
@@ -192,18 +194,18 @@ def stride(monkeypatch: pytest.MonkeyPatch) -> int:
     return 2
 
 
-async def remembered(engine: AsyncEngine) -> list[int]:
+async def checkpoint_seqs(engine: AsyncEngine) -> list[int]:
     async with engine.connect() as connection:
         return list((await connection.scalars(select(checkpoints.c.seq).order_by(checkpoints.c.seq))).all())
 
 
-async def reached(engine: AsyncEngine, account: str) -> Extent:
+async def gapless_range_of(engine: AsyncEngine, account: str) -> GaplessRange:
     async with engine.connect() as connection:
-        return (await extents(connection, [account]))[account]
+        return (await gapless_ranges(connection, [account]))[account]
 
 
 @pytest.mark.usefixtures("stride")
-async def test_what_has_been_counted_is_not_counted_again(
+async def test_checkpoints_avoid_counting_again(
     ingestion: EventIngestion,
     reconciler: Reconciler,
     engine: AsyncEngine,
@@ -214,28 +216,28 @@ async def test_what_has_been_counted_is_not_counted_again(
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
     await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 3)], None)
     await reconciler.reconcile()
-    assert await remembered(engine) == []  # not with a gap
-    assert await reached(engine, alices) == Extent(1, NOON)
+    assert await checkpoint_seqs(engine) == []  # not with a gap
+    assert await gapless_range_of(engine, alices) == GaplessRange(1, NOON)
     await ingestion.apply(of(ledger, alices, 2), None)
     await reconciler.reconcile()
-    assert await remembered(engine) == [3]
-    assert await reached(engine, alices) == Extent(3, NOON + 2 * MINUTE)
+    assert await checkpoint_seqs(engine) == [3]
+    assert await gapless_range_of(engine, alices) == GaplessRange(3, NOON + 2 * MINUTE)
 
     for _ in range(4):
         ledger.withdraw(alices, 1)
     await ingestion.apply(of(ledger, alices, 4, 6), None)
-    assert await reached(engine, alices) == Extent(4, NOON + 3 * MINUTE)
+    assert await gapless_range_of(engine, alices) == GaplessRange(4, NOON + 3 * MINUTE)
     await ingestion.apply(of(ledger, alices, 7), None)
     balances.found = [[Balance(alices, "USD", 596, 7, NOON)]]
     assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["gap"]
     await ingestion.apply(of(ledger, alices, 5), None)
-    assert ((await reconciler.reconcile())["mismatches"], await remembered(engine)) == (0, [3, 7])
+    assert ((await reconciler.reconcile())["mismatches"], await checkpoint_seqs(engine)) == (0, [3, 7])
     balances.found = [[Balance(alices, "USD", 597, 7, NOON)]]
     assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["balance"]
 
 
 @pytest.mark.usefixtures("stride")
-async def test_a_rebuild_forgets_what_was_counted(
+async def test_a_rebuild_clears_checkpoints(
     ingestion: EventIngestion,
     reconciler: Reconciler,
     engine: AsyncEngine,
@@ -246,23 +248,23 @@ async def test_a_rebuild_forgets_what_was_counted(
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
     await ingestion.apply(ledger.events, None)
     await reconciler.reconcile()
-    await ingestion.forget_history()
-    assert await remembered(engine) == []
+    await ingestion.clear_history()
+    assert await checkpoint_seqs(engine) == []
     await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
-    assert (await reached(engine, alices)).seq == 1
+    assert (await gapless_range_of(engine, alices)).seq == 1
 
 
 @pytest.mark.usefixtures("stride")
-async def test_a_checkpoint_without_its_entry_counts_for_nothing(
+async def test_a_checkpoint_without_its_entry_is_ignored(
     ingestion: EventIngestion, owner: AsyncEngine, ledger: Ledger, alices: str
 ):
     # As an older version leaves it behind when it rebuilds.
     async with owner.begin() as connection:
         await connection.execute(checkpoints.insert().values(account_id=alices, seq=3, balance=600))
     await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
-    assert (await reached(owner, alices)).seq == 1
+    assert (await gapless_range_of(owner, alices)).seq == 1
     await ingestion.apply(ledger.events, None)
-    assert (await reached(owner, alices)).seq == 3
+    assert (await gapless_range_of(owner, alices)).seq == 3
 
 
 @pytest.mark.usefixtures("stride")
@@ -278,7 +280,7 @@ async def test_a_canary_writes_no_checkpoint(
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
     await ingestion.apply(ledger.events, None)
     assert (await canary.reconcile())["mismatches"] == 0
-    assert await remembered(engine) == []
+    assert await checkpoint_seqs(engine) == []
 
 
 # Account-service ------------------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def reader(answers: list[httpx.Response | Exception], asked: list[httpx.Request]
     return made
 
 
-async def test_account_service_is_asked_once():
+async def test_each_lookup_is_one_request():
     item = {"id": "a", "owner": "alice", "currency": "USD", "seq": 3}
     whole, more = ({"items": [item], "more": more} for more in (False, True))
     asked: list[httpx.Request] = []
@@ -319,19 +321,19 @@ async def test_account_service_is_asked_once():
     "answer",
     [httpx.Response(404), httpx.Response(500), httpx.Response(200, text="<html>"), httpx.ConnectError("refused")],
 )
-async def test_without_an_answer_nobody_asks_again_for_a_while(
+async def test_a_failed_lookup_pauses_further_lookups(
     answer: httpx.Response | Exception, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[httpx.Request] = []
     asking = reader([answer, httpx.Response(200, json={"items": [], "more": False})], asked)
     assert await asking.account("a") is None and await asking.account("a") is None
     assert len(asked) == 1
-    monkeypatch.setattr(asking, "_silent_until", 0.0)
+    monkeypatch.setattr(asking, "_unavailable_until", 0.0)
     assert await asking.account("a") is not None
 
 
-async def test_an_account_service_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(ledger_client_module, "_SEQ_SECONDS", 0.01)
+async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(ledger_client_module, "_SEQ_TIMEOUT_SECONDS", 0.01)
 
     async def hang(_request: httpx.Request) -> httpx.Response:
         await asyncio.Event().wait()

@@ -19,7 +19,7 @@ DOCUMENTED = {
 
 
 class NoBalances(BaseHTTPRequestHandler):
-    """Answers every request with an empty page."""
+    """A fake account-service: every page is empty."""
 
     def do_GET(self) -> None:
         content = b'{"items": [], "next_cursor": null}'
@@ -29,12 +29,12 @@ class NoBalances(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+        """Suppress the request log."""
 
 
 @pytest.fixture(scope="module")
 def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a running transaction-service, beside an account-service without accounts."""
+    """The URL of a running transaction-service, with an account-service without accounts."""
     folder = tmp_path_factory.mktemp("contract")
     with ThreadingHTTPServer(("127.0.0.1", 0), NoBalances) as balances:
         Thread(target=balances.serve_forever, daemon=True).start()
@@ -46,7 +46,7 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 # Hundreds of requests: more than a test has on a busy machine.
 @pytest.mark.timeout(600 * SEARCH_FACTOR)
-def test_the_service_does_what_its_document_says(served: str, lab: Lab) -> None:
+def test_the_api_conforms_to_its_openapi_document(served: str, lab: Lab) -> None:
     hold_to_its_document(f"{served}/docs/transaction-service/openapi.json", lab)
 
 

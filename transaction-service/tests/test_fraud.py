@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.amounts import Amounts, parse
-from app.fraud import Entry, Finding, Thresholds, assess, look_back, velocity_occurrence
+from app.fraud import Entry, Finding, Thresholds, evaluate, lookback_window, velocity_occurrence
 from shared.ids import new_id
 from tests.support import NOON
 
@@ -30,7 +30,7 @@ def entry(amount: int, seconds: float = 0, seq: int = 1, type_: str = "transfer"
 
 
 def rules(entries: Iterable[Entry]) -> list[str]:
-    return [finding.rule for finding in assess(entries, LIMITS)]
+    return [finding.rule for finding in evaluate(entries, LIMITS)]
 
 
 @pytest.mark.parametrize(
@@ -44,28 +44,28 @@ def rules(entries: Iterable[Entry]) -> list[str]:
     ],
 )
 def test_amounts(amount: int, expected: list[tuple[str, str]]):
-    assert [(finding.rule, finding.action) for finding in assess([entry(amount)], LIMITS)] == expected
+    assert [(finding.rule, finding.action) for finding in evaluate([entry(amount)], LIMITS)] == expected
 
 
 @pytest.mark.parametrize("type_", ["transfer", "withdrawal", "capture"])
-def test_payments_are_watched(type_: str):
+def test_payments_are_evaluated(type_: str):
     assert rules([entry(-6000, type_=type_)]) == ["large-amount"]
 
 
 @pytest.mark.parametrize("type_", ["reversal", "deposit"])
-def test_corrections_are_not_watched(type_: str):
+def test_corrections_are_not_evaluated(type_: str):
     assert rules([entry(-6000, type_=type_)]) == []
 
 
-def test_velocity_counts_the_payments_of_the_time_before():
+def test_velocity_counts_the_payments_in_the_window():
     assert rules([entry(-1, 0, 1), entry(-1, 30, 2), entry(-1, 60, 3)]) == ["velocity"]
     assert rules([entry(-1, 0, 1), entry(-1, 30, 2), entry(-1, 60.001, 3)]) == []
     assert rules([entry(-1, 0, 1), entry(1, 1, 2), entry(-1, 2, 3)]) == []
 
 
-def test_a_busy_account_is_flagged_once_per_stretch_and_never_frozen():
+def test_velocity_flags_an_account_once_per_window_and_never_freezes_it():
     busy = [entry(-1, second, second + 1) for second in range(180)]
-    found = assess(busy, LIMITS)
+    found = evaluate(busy, LIMITS)
     assert [finding.rule for finding in found] == ["velocity"] * 3
     assert {finding.action for finding in found} == {"review"}
     assert found[0].occurrence == "2026-11-20T12:00:00.000000Z"
@@ -87,32 +87,32 @@ def test_pass_through(credit: int, debit: int, seconds: float, found: bool):
     assert ("rapid-in-and-out" in flagged) is found
 
 
-def test_money_that_goes_out_before_it_comes_in_does_not_pass_through():
+def test_a_debit_before_the_credit_is_not_flagged():
     assert rules([entry(-100, 0, 1), entry(100, 0, 2)]) == []
     assert rules([entry(100, 0, 1), entry(-100, 0, 2)]) == ["rapid-in-and-out"]
 
 
-def test_the_smallest_credit_that_is_recent_enough_decides():
+def test_the_smallest_recent_credit_decides():
     first, second = entry(100, 0, 1), entry(900, 30, 2)
     assert rules([first, second, entry(-95, 50, 3)]) == ["rapid-in-and-out"]
     assert rules([first, second, entry(-95, 70, 3)]) == []
     assert rules([first, second, entry(-95, 70, 3), entry(-820, 71, 4)]) == ["rapid-in-and-out"]
 
 
-def test_the_id_of_a_finding_follows_from_what_it_is_about():
+def test_the_event_id_is_derived_from_the_finding():
     one = Finding("amount", "account", "transaction", "transaction", 60)
     same = Finding("amount", "account", "transaction", "other", 99)
     other = Finding("amount", "account", "transaction-2", "transaction", 60)
     assert one.event_id == same.event_id != other.event_id
 
 
-def test_look_back_leaves_out_what_is_decided():
+def test_the_lookback_window_excludes_flagged_accounts():
     small, large = entry(-1), Entry("rich", new_id(), "transfer", 1, -95, "USD", NOON)
     recent = [small, large, entry(1)]
-    wanted = look_back(recent, set(), LIMITS)
+    wanted = lookback_window(recent, set(), LIMITS)
     assert (wanted.debits, wanted.credits) == ({"account", "rich"}, {"rich"})
     stretch = velocity_occurrence(NOON, LIMITS)
-    assert look_back(recent, {("account", stretch)}, LIMITS).debits == {"rich"}
+    assert lookback_window(recent, {("account", stretch)}, LIMITS).debits == {"rich"}
 
 
 ENTRIES = st.lists(
@@ -126,7 +126,7 @@ def identities(found: Iterable[Finding]) -> set[tuple[str, str]]:
 
 
 def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
-    """The rules as one would say them, without a thought for speed."""
+    """A naive implementation of the rules."""
     found = set()
     payments = [one for one in entries if one.is_payment]
     for payment in payments:
@@ -145,18 +145,18 @@ def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
 
 
 @given(ENTRIES, st.randoms())
-def test_the_rules_are_what_they_are_defined_to_be(entries: list[Entry], chance: random.Random):
+def test_the_rules_match_a_naive_implementation(entries: list[Entry], chance: random.Random):
     mixed = entries + chance.sample(entries, len(entries) // 2)
     chance.shuffle(mixed)
-    assert identities(assess(mixed, LIMITS)) == by_definition(entries)
+    assert identities(evaluate(mixed, LIMITS)) == by_definition(entries)
 
 
 @given(ENTRIES, st.integers(0, 11))
-def test_more_entries_never_take_a_finding_back(entries: list[Entry], count: int):
-    assert identities(assess(entries[:count], LIMITS)) <= identities(assess(entries, LIMITS))
+def test_more_entries_never_remove_a_finding(entries: list[Entry], count: int):
+    assert identities(evaluate(entries[:count], LIMITS)) <= identities(evaluate(entries, LIMITS))
 
 
-def test_a_stretch_starts_at_a_multiple_of_its_length():
+def test_a_window_starts_at_a_multiple_of_its_length():
     assert velocity_occurrence(datetime.fromisoformat("2026-11-20T12:01:59.999999+00:00"), LIMITS) == (
         "2026-11-20T12:01:00.000000Z"
     )
@@ -180,23 +180,23 @@ DEFAULTS = Thresholds(Amounts(1_000_000), Amounts(10_000_000), 20, 60, Decimal("
         (10_000_001, "ZZZ", "freeze"),
     ],
 )
-def test_amounts_are_of_the_currency(amount: int, currency: str, expected: str | None):
-    found = assess([entry(-amount, currency=currency)], DEFAULTS)
+def test_thresholds_are_converted_to_the_currency(amount: int, currency: str, expected: str | None):
+    found = evaluate([entry(-amount, currency=currency)], DEFAULTS)
     assert [finding.action for finding in found] == ([expected] if expected else [])
 
 
 @pytest.mark.parametrize(
     ("credit", "currency", "found"), [(100_000, "KWD", 1), (100_000, "IDR", 0), (310_000, "KWD", 1)]
 )
-def test_what_passes_through_is_of_the_currency(credit: int, currency: str, found: int):
+def test_the_pass_through_threshold_is_converted_to_the_currency(credit: int, currency: str, found: int):
     limits = Thresholds(Amounts(10**9), Amounts(10**9), 20, 60, Decimal("0.9"), 60, Amounts(30_000))
     both = [entry(credit, 0, 1, currency=currency), entry(-credit, 1, 2, currency=currency)]
-    assert len(assess(both, limits)) == found
-    wanted = look_back(both, set(), limits)
-    assert (wanted.credits, wanted.least_credit) == ({"account"} if found else set(), 93_000 if found else 1)
+    assert len(evaluate(both, limits)) == found
+    wanted = lookback_window(both, set(), limits)
+    assert (wanted.credits, wanted.min_credit) == ({"account"} if found else set(), 93_000 if found else 1)
 
 
-def test_currencies_may_have_amounts_of_their_own():
+def test_thresholds_can_be_set_per_currency():
     amounts = parse("1000, EUR=900,JPY = 7")
     assert [amounts.of(currency) for currency in ("USD", "EUR", "JPY", "CHF")] == [1000, 900, 7, 800]
     assert parse("1").of("CLF") == 2 and parse("1").of("KWD") == 3 and parse("1").of("JPY") == 1
@@ -222,6 +222,6 @@ def test_currencies_may_have_amounts_of_their_own():
         ("\u0661", "neither"),
     ],
 )
-def test_what_no_list_of_amounts_is(text: str, wrong: str):
+def test_invalid_amounts_are_rejected(text: str, wrong: str):
     with pytest.raises(ValueError, match=wrong):
         parse(text)

@@ -1,4 +1,4 @@
-"""The service may do what it needs to make its history, and nothing besides."""
+"""The privileges of the database role."""
 
 import pytest
 from sqlalchemy import text
@@ -30,12 +30,12 @@ def database_url(postgres_url: str) -> str:
     return postgres_url
 
 
-def test_every_table_has_its_grants():
+def test_every_table_has_grants():
     assert set(GRANTS) == set(metadata.tables)
 
 
 @pytest.mark.parametrize("statement", _FORBIDDEN)
-async def test_the_services_role_is_refused_what_it_does_not_need(engine: AsyncEngine, statement: str):
+async def test_the_database_role_lacks_unneeded_privileges(engine: AsyncEngine, statement: str):
     async with engine.connect() as connection:
         with pytest.raises(DBAPIError) as refused:
             await connection.execute(text(statement))

@@ -26,7 +26,7 @@ from shared.ids import new_id
 from shared.http.problems import Problem
 from shared.testing.fixtures import examples
 from shared.messaging.transport import Delivery
-from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, flagged, history, listed, told
+from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, flagged, history, listed_ids, outbox_events
 
 
 def changed(event: CloudEvent, **data: Any) -> CloudEvent:
@@ -65,7 +65,7 @@ async def test_one_entry_alone_is_enough(ingestion: EventIngestion, service: Tra
     assert len(shown["entries"]) == 2
 
 
-async def test_a_refusal_is_listed_for_its_account_only(
+async def test_a_refused_transaction_is_listed_for_its_account_only(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger
 ):
     alices, bobs = ledger.open(), ledger.open("bob")
@@ -80,17 +80,15 @@ async def test_a_refusal_is_listed_for_its_account_only(
     assert (shown["from_account"], shown["to_account"]) == (alices, bobs)
     for taken in (credited, returned):
         assert (await service.transaction(ALICE, taken))["from_account"] == ledger.cash
-    assert await listed(service) == [returned, credited, held, refused]
-    assert await listed(service, BOB) == []
+    assert await listed_ids(service) == [returned, credited, held, refused]
+    assert await listed_ids(service, BOB) == []
     with pytest.raises(Problem, match="not-found"):
         await service.transaction(BOB, refused)
     statement = await service.statement(ALICE, alices, NOON - timedelta(days=1), NOON + timedelta(days=1))
     assert (statement.lines, statement.closing.balance) == ([], 0)
 
 
-async def test_other_events_leave_no_trace_and_are_claimed(
-    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
-):
+async def test_other_events_are_claimed_without_effect(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     ledger.open()
     others = [
         ledger.events[0].model_copy(update={"id": new_id(), "type": type_, "data": {"transaction_id": ["x"]}})
@@ -121,7 +119,7 @@ async def test_an_account_is_known_from_any_of_its_events(
         {"created_at": "2026-11-20T12:00:00"},
     ],
 )
-async def test_poison_is_set_aside_and_stops_nobody(
+async def test_a_poison_event_is_dead_lettered_and_blocks_no_others(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, wrong: dict[str, Any]
 ):
     alices = ledger.open()
@@ -129,7 +127,7 @@ async def test_poison_is_set_aside_and_stops_nobody(
     poison = changed(ledger.events[-1], **wrong)
 
     async def nothing(_seconds: float = 0) -> None:
-        """Neither wait nor acknowledge."""
+        """Do nothing."""
 
     class Source:  # pylint: disable=missing-class-docstring
         async def dead_letter(self, raw: Any, reason: str) -> None:
@@ -145,7 +143,7 @@ async def test_poison_is_set_aside_and_stops_nobody(
         assert (await connection.scalars(select(inbox.dead_letters.c.event_id))).all() == [poison.id]
 
 
-async def test_the_position_moves_with_the_effect_or_not_at_all(
+async def test_the_offset_is_committed_with_the_effect_or_not_at_all(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     ledger.deposit(ledger.open(), 100)
@@ -158,7 +156,7 @@ async def test_the_position_moves_with_the_effect_or_not_at_all(
     assert await ingestion.position() == 3 and len((await history(engine))[1]) == 2
 
 
-async def test_replicas_that_get_the_same_events_add_them_once(
+async def test_events_received_by_several_replicas_are_added_once(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     one, other = ledger.open(), ledger.open()
@@ -169,10 +167,10 @@ async def test_replicas_that_get_the_same_events_add_them_once(
     new = await asyncio.gather(*(ingestion.apply(events, None) for events in shuffled))
     assert sorted(event for ids in new for event in ids) == sorted(event.id for event in ledger.events)
     assert len((await history(engine))[1]) == 60
-    assert len(events := await told(engine)) == len({event["id"] for event in events}) > 30
+    assert len(events := await outbox_events(engine)) == len({event["id"] for event in events}) > 30
 
 
-async def test_entries_that_only_together_mean_something_are_seen_by_one_of_the_replicas(
+async def test_a_finding_across_replicas_is_detected_once(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
@@ -184,7 +182,7 @@ async def test_entries_that_only_together_mean_something_are_seen_by_one_of_the_
     assert [rule for rule, _, _ in await flagged(engine)] == ["velocity"]
 
 
-async def test_a_conflict_between_replicas_is_tried_again(
+async def test_a_conflict_between_replicas_is_retried(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     ledger.open()
@@ -206,27 +204,27 @@ async def test_a_conflict_between_replicas_is_tried_again(
     assert await history(engine) == ([], [])
 
 
-async def test_a_rehearsal_does_all_the_work_and_leaves_nothing(
+async def test_a_dry_run_does_all_the_work_and_rolls_back(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     alices = ledger.open()
     ledger.withdraw(alices, 10_000_001)
     handler = HistoryHandler(ingestion)
     await handler.rehearse(ledger.events)
-    assert await history(engine) == ([], []) and await flagged(engine) == set() and await told(engine) == []
+    assert await history(engine) == ([], []) and await flagged(engine) == set() and await outbox_events(engine) == []
     await ingestion.apply(ledger.events, None)
-    before = await history(engine), await flagged(engine), await told(engine)
+    before = await history(engine), await flagged(engine), await outbox_events(engine)
     # Stable has processed them before: it is all done again, or a bug in it would not show.
-    monkeypatch.setattr(ingestion_module.fraud, "assess", lambda *_: 1 // 0)
+    monkeypatch.setattr(ingestion_module.fraud, "evaluate", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
         await handler.rehearse(ledger.events)
-    assert (await history(engine), await flagged(engine), await told(engine)) == before
+    assert (await history(engine), await flagged(engine), await outbox_events(engine)) == before
 
 
 # Flags ----------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_finding_is_told_once(
+async def test_a_finding_is_published_once(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
@@ -236,7 +234,7 @@ async def test_a_finding_is_told_once(
     again = [event.model_copy(update={"id": new_id()}) for event in ledger.events]
     await ingestion.apply(again, None)
 
-    (event,) = await told(engine)
+    (event,) = await outbox_events(engine)
     assert event["type"] == "bank.transaction.flagged" and event["subject"] == alices
     assert event["source"] == "/transaction-service" and event["requestid"] == "request-1"
     assert event["data"] == {
@@ -247,14 +245,14 @@ async def test_a_finding_is_told_once(
     assert FLAGS.labels("large-amount")._value.get() == before + 1  # pylint: disable=protected-access
 
 
-async def test_the_banks_own_account_is_never_flagged(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
+async def test_the_cash_account_is_never_flagged(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     alices = ledger.open()
     ledger.deposit(alices, 50_000_000)
     await ingestion.apply(ledger.events, None)
     assert await flagged(engine) == set()
 
 
-async def test_an_account_that_is_heard_of_late_is_assessed_then(
+async def test_an_account_is_evaluated_once_its_event_arrives(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
@@ -293,7 +291,7 @@ STEPS = st.lists(
 )
 
 
-def told_by(steps: list[tuple[str, int, int]]) -> Ledger:
+def ledger_after(steps: list[tuple[str, int, int]]) -> Ledger:
     """Return the ledger after the steps, with two accounts."""
     ledger = Ledger()
     alices, bobs = ledger.open(), ledger.open("bob")
@@ -317,7 +315,7 @@ async def history_after(
     ingestion = EventIngestion(engine, settings.thresholds)
     for batch in batches:
         await ingestion.apply(batch, None)
-    announced = [(one["data"]["rule"], one["subject"], one["id"]) for one in await told(engine)]
+    announced = [(one["data"]["rule"], one["subject"], one["id"]) for one in await outbox_events(engine)]
     found = await flagged(engine)
     assert len(announced) == len(found)
     return await history(engine), found
@@ -335,7 +333,7 @@ def test_the_order_of_arrival_does_not_matter(
     database_url: str, settings: TransactionSettings, steps: list[tuple[str, int, int]], chance: random.Random
 ):
     settings = settings.model_copy(update={"fraud_velocity_count": 3})
-    ledger = told_by(steps)
+    ledger = ledger_after(steps)
     # At least once: some come twice, in the same batch or another.
     events = ledger.events + chance.sample(ledger.events, len(ledger.events) // 3)
     chance.shuffle(events)

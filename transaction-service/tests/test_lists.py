@@ -6,13 +6,13 @@ import pytest
 
 from app.application.ingestion import EventIngestion
 from app.service import TransactionService
-from app.storage.queries import Filter
+from app.storage.queries import TransactionFilter
 from shared.ids import new_id
 from shared.http.problems import Problem
-from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, listed
+from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, listed_ids
 
 
-async def test_lists_are_narrowed_by_account_type_and_time(
+async def test_transactions_are_filtered_by_account_type_and_time(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger
 ):
     alices, savings, bobs = ledger.open(), ledger.open(), ledger.open("bob")
@@ -26,24 +26,28 @@ async def test_lists_are_narrowed_by_account_type_and_time(
     await ingestion.apply(ledger.events, None)
 
     # A transfer between two of her accounts is one transaction.
-    assert await listed(service) == [fourth, second, first]
-    assert await listed(service, BOB) == [fourth, third]
-    assert await listed(service, OPERATOR_CALLER) == [fourth, third, second, first]
-    assert await listed(service, account_id=savings) == [second]
-    assert await listed(service, type="transfer") == [fourth, second]
+    assert await listed_ids(service) == [fourth, second, first]
+    assert await listed_ids(service, BOB) == [fourth, third]
+    assert await listed_ids(service, OPERATOR_CALLER) == [fourth, third, second, first]
+    assert await listed_ids(service, account_id=savings) == [second]
+    assert await listed_ids(service, type="transfer") == [fourth, second]
     minute = timedelta(seconds=60)
-    assert await listed(service, start=NOON + minute, end=NOON + 3 * minute) == [second]
-    assert await listed(service, account_id=alices, start=NOON, end=NOON + minute) == [first]
-    assert await listed(service, OPERATOR_CALLER, account_id=ledger.cash) == [third, first]
+    assert await listed_ids(service, start=NOON + minute, end=NOON + 3 * minute) == [second]
+    assert await listed_ids(service, account_id=alices, start=NOON, end=NOON + minute) == [first]
+    assert await listed_ids(service, OPERATOR_CALLER, account_id=ledger.cash) == [third, first]
     with pytest.raises(Problem, match="not-found"):
-        await listed(service, account_id=bobs)
+        await listed_ids(service, account_id=bobs)
     with pytest.raises(Problem, match="not-found"):
-        await listed(service, account_id=ledger.cash)
-    pages = [await service.transactions(ALICE, Filter("alice"), last, 1) for last in (None, fourth, second, first)]
+        await listed_ids(service, account_id=ledger.cash)
+    pages = [
+        await service.transactions(ALICE, TransactionFilter("alice"), last, 1) for last in (None, fourth, second, first)
+    ]
     assert [[item["id"] for item in page.items] for page in pages] == [[fourth], [second], [first], []]
 
 
-async def test_what_is_nobodys_is_not_found(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
+async def test_data_of_other_owners_is_not_found(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
     bobs = ledger.open("bob")
     paid = ledger.deposit(bobs, 10)
     await ingestion.apply(ledger.events, None)
@@ -56,7 +60,7 @@ async def test_what_is_nobodys_is_not_found(ingestion: EventIngestion, service: 
     assert (await service.statement(OPERATOR_CALLER, bobs, NOON, NOON + timedelta(days=1))).closing.balance == 10
 
 
-async def test_statements_of_adjoining_periods_share_nothing_and_lose_nothing(
+async def test_statements_of_adjoining_periods_neither_overlap_nor_miss_entries(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger
 ):
     alices = ledger.open()

@@ -1,4 +1,4 @@
-"""The history can be made anew from the feed."""
+"""Rebuilding the history from the feed."""
 
 import asyncio
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from shared.db.database import create_engine
 from shared.events import CloudEvent
 from shared.testing.fixtures import Lab
 from shared.messaging.transport import FeedSource
-from tests.support import Ledger, flagged, history, make_settings, told
+from tests.support import Ledger, flagged, history, make_settings, outbox_events
 
 
 def feed(events: Sequence[CloudEvent], limit: int) -> FeedSource:
-    """Return the feed of a producer that has told these events."""
+    """Return the feed of a producer that published these events."""
 
     def handle(request: httpx.Request) -> httpx.Response:
         after = int(request.url.params["after"])
@@ -38,14 +38,14 @@ def source_of(handle) -> FeedSource:
     return source
 
 
-async def test_a_rebuilt_history_is_the_same(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
+async def test_a_rebuilt_history_is_identical(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     alices, bobs = ledger.open(), ledger.open("bob")
     for amount in (20_000_000, 5, 7):
         ledger.deposit(alices, amount)
         ledger.move(alices, bobs, amount)
     ledger.refuse(alices, bobs, 1)
     await ingestion.apply(ledger.events, Move(0, len(ledger.events)))
-    before = await history(engine), await flagged(engine), await told(engine)
+    before = await history(engine), await flagged(engine), await outbox_events(engine)
     lines: list[str] = []
 
     # While the service goes on.
@@ -54,12 +54,12 @@ async def test_a_rebuilt_history_is_the_same(ingestion: EventIngestion, ledger: 
     )
 
     assert count == len(ledger.events) == 15
-    assert (await history(engine), await flagged(engine), await told(engine)) == before
+    assert (await history(engine), await flagged(engine), await outbox_events(engine)) == before
     assert await ingestion.position() == 15
     assert lines == [f"{events} events so far" for events in (4, 8, 12, 15)]
 
 
-async def test_a_feed_of_nothing_leaves_nothing(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
+async def test_an_empty_feed_yields_an_empty_history(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     ledger.deposit(ledger.open(), 5)
     await ingestion.apply(ledger.events, None)
     assert await rebuild(ingestion, feed([], 4), 4, print) == 0
@@ -68,9 +68,9 @@ async def test_a_feed_of_nothing_leaves_nothing(ingestion: EventIngestion, ledge
 
 @pytest.mark.parametrize(
     ("answer", "why"),
-    [(httpx.Response(401), "answered 401"), (httpx.Response(200, text="<html>"), "does not answer")],
+    [(httpx.Response(401), "returned 401"), (httpx.Response(200, text="<html>"), "is unavailable")],
 )
-async def test_a_feed_that_does_not_answer_costs_nothing(
+async def test_an_unavailable_feed_clears_nothing(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, answer: httpx.Response, why: str
 ):
     ledger.deposit(ledger.open(), 5)
@@ -80,7 +80,7 @@ async def test_a_feed_that_does_not_answer_costs_nothing(
     assert len((await history(engine))[1]) == 2
 
 
-async def test_a_feed_that_breaks_off_says_how_far_it_came(ingestion: EventIngestion, ledger: Ledger):
+async def test_an_interrupted_rebuild_reports_its_progress(ingestion: EventIngestion, ledger: Ledger):
     ledger.deposit(ledger.open(), 5)
     whole = feed(ledger.events, 2)
     answers = whole.receive
@@ -95,7 +95,7 @@ async def test_a_feed_that_breaks_off_says_how_far_it_came(ingestion: EventInges
         await rebuild(ingestion, whole, 2, print)
 
 
-def test_the_command_ends_with_one_line(
+def test_the_command_reports_an_error_in_one_line(
     lab: Lab, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     settings = make_settings(lab, sqlite_url)
@@ -103,12 +103,12 @@ def test_the_command_ends_with_one_line(
     assert rebuild_module.main() == 1
     captured = capsys.readouterr()
     assert captured.out == "" and captured.err.count("\n") == 1
-    assert captured.err.startswith("rebuild: account-service's feed does not answer: ConnectError")
+    assert captured.err.startswith("rebuild: account-service's feed is unavailable: ConnectError")
 
 
-async def test_a_database_without_tables_is_said_in_one_line(settings: TransactionSettings, lab: Lab):
+async def test_a_database_without_tables_is_reported_in_one_line(settings: TransactionSettings, lab: Lab):
     engine = create_engine(settings.database_url)
     ingestion = EventIngestion(engine, settings.thresholds)
-    with pytest.raises(RebuildError, match="^the database does not do its part: [^\n]+$"):
+    with pytest.raises(RebuildError, match="^database error: [^\n]+$"):
         await rebuild(ingestion, feed([], 4), 4, print)
     await engine.dispose()

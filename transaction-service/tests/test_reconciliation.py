@@ -8,7 +8,7 @@ import pytest
 
 from app.application.ingestion import EventIngestion
 from app.application.reconciler import Reconciler
-from app.domain.reconciliation import Balance, History, Surplus, compare
+from app.domain.reconciliation import Balance, History, AheadOfBalance, compare
 from app.ledger_client import LedgerClient
 from app.prometheus import MISMATCHES
 from app.service import TransactionService
@@ -38,14 +38,14 @@ def balance(amount: int = 30, seq: int = 3, updated_at=OLD) -> Balance:
         (balance(seq=4, updated_at=RECENT), History(3, 3, 30, 30), None, "pending"),
         (balance(), History(2, 3, 30, 30, gap_since=OLD), None, "gap"),
         (balance(), History(2, 3, 30, 30, gap_since=RECENT), None, "pending"),
-        (balance(), History(4, 4, 40, 40), Surplus(30, RECENT), None),
-        (balance(), History(4, 4, 40, 40), Surplus(29, RECENT), "balance"),
-        (balance(), History(4, 4, 40, 40), Surplus(30, OLD), "local-ahead"),
-        (balance(0, 0), History(1, 1, 40, 40), Surplus(None, RECENT), None),
-        (balance(9, 0), History(1, 1, 40, 40), Surplus(None, RECENT), "balance"),
+        (balance(), History(4, 4, 40, 40), AheadOfBalance(30, RECENT), None),
+        (balance(), History(4, 4, 40, 40), AheadOfBalance(29, RECENT), "balance"),
+        (balance(), History(4, 4, 40, 40), AheadOfBalance(30, OLD), "local-ahead"),
+        (balance(0, 0), History(1, 1, 40, 40), AheadOfBalance(None, RECENT), None),
+        (balance(9, 0), History(1, 1, 40, 40), AheadOfBalance(None, RECENT), "balance"),
     ],
 )
-def test_compare(theirs: Balance, ours: History, surplus: Surplus | None, expected: str | None):
+def test_compare(theirs: Balance, ours: History, surplus: AheadOfBalance | None, expected: str | None):
     assert compare(theirs, ours, surplus, NOON, GRACE) == expected
 
 
@@ -53,7 +53,7 @@ def balances_of(ledger: Ledger, updated_at=NOON) -> list[Balance]:
     return [Balance(id_, "USD", chain[-1], len(chain) - 1, updated_at) for id_, chain in ledger.balances.items()]
 
 
-async def test_a_history_that_is_whole(
+async def test_a_complete_history_reconciles(
     ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
 ):
     alices, bobs = ledger.open(), ledger.open("bob")
@@ -68,7 +68,7 @@ async def test_a_history_that_is_whole(
     assert MISMATCHES._value.get() == 0  # pylint: disable=protected-access
 
 
-async def test_what_is_missing_is_told(
+async def test_missing_entries_are_mismatches(
     ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
 ):
     alices = ledger.open()
@@ -96,7 +96,7 @@ async def test_what_is_missing_is_told(
     assert ((found := await reconciler.reconcile())["mismatches"], found["pending"]) == (0, 1)
 
 
-async def test_entries_newer_than_the_answer_are_no_mismatch(
+async def test_entries_newer_than_the_balance_are_no_mismatch(
     ingestion: EventIngestion, reconciler: Reconciler, balances: Balances, ledger: Ledger
 ):
     ledger.now = utc_now()
@@ -118,7 +118,7 @@ async def test_at_most_a_hundred_mismatches_are_listed(reconciler: Reconciler, b
     assert (result["checked"], result["mismatches"], len(result["items"])) == (120, 120, 100)
 
 
-async def test_only_operators_ask_for_it(service: TransactionService, balances: Balances):
+async def test_only_operators_may_reconcile(service: TransactionService, balances: Balances):
     del balances
     with pytest.raises(Problem, match="forbidden"):
         await service.reconciliation(ALICE)
@@ -133,7 +133,7 @@ def reader(handle) -> LedgerClient:
     return made
 
 
-async def test_the_pages_of_account_service_are_read_to_the_end():
+async def test_all_pages_of_balances_are_read():
     item = {"id": "a", "currency": "USD", "balance": 1, "seq": 1, "updated_at": "2026-11-20T12:00:00Z"}
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -147,7 +147,7 @@ async def test_the_pages_of_account_service_are_read_to_the_end():
 
 
 @pytest.mark.parametrize("answer", [httpx.Response(500), httpx.Response(401), httpx.Response(200, text="<html>")])
-async def test_an_answer_of_another_kind_is_unavailable(
+async def test_an_invalid_response_is_unavailable(
     reconciler: Reconciler, service: TransactionService, answer: httpx.Response
 ):
     reconciler._ledger = reader(lambda request: answer)  # pylint: disable=protected-access

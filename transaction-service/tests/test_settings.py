@@ -1,4 +1,4 @@
-"""Nothing starts with a credential that is missing, or that is anybody's default."""
+"""A missing or well-known credential prevents the start."""
 
 import pytest
 
@@ -20,11 +20,11 @@ def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
-def test_it_starts_with_credentials_of_its_own():
+def test_generated_credentials_are_accepted():
     load_or_exit(TransactionSettings)
 
 
-def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+def test_required_settings_have_no_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     for name in [*COMPLETE, "AUTH_JWKS"]:
         monkeypatch.delenv(name)
     assert refused_settings(TransactionSettings, capsys) == [
@@ -44,7 +44,7 @@ def test_nothing_that_matters_has_a_default(monkeypatch: pytest.MonkeyPatch, cap
         ("AUTH_JWKS", "/nowhere/jwks.json"),
     ],
 )
-def test_a_well_known_credential_is_refused(
+def test_a_well_known_credential_is_rejected(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv(name, value)

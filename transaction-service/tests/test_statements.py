@@ -13,7 +13,7 @@ from app.statements import (
     CsvFormat,
     JsonFormat,
     Line,
-    Standing,
+    BalanceAt,
     Statement,
     Totals,
     check_period,
@@ -31,8 +31,8 @@ def line(seq: int, amount: int, balance_after: int, reference: str | None = None
 
 
 def statement(*lines: Line, covered: bool = True, last: int | None = None) -> Statement:
-    opening = Standing(2, 100)
-    closing = Standing(last or lines[-1].seq, lines[-1].balance_after) if lines else opening
+    opening = BalanceAt(2, 100)
+    closing = BalanceAt(last or lines[-1].seq, lines[-1].balance_after) if lines else opening
     through = NOON + DAY if covered else NOON
     watermark = Watermark(closing.seq, closing.seq, through, through)
     return Statement("account", "USD", NOON, NOON + DAY, opening, closing, watermark, lines)
@@ -55,7 +55,7 @@ LINES = [line(3, 50, 150, "salary"), line(4, -30, 120), line(5, -20, 100)]
 
 
 @pytest.mark.parametrize("pages", [[LINES], [LINES[:1], LINES[1:]], [LINES[:2], [], LINES[2:]]])
-def test_json_in_any_number_of_parts(pages: list[list[Line]]):
+def test_json_from_any_number_of_pages(pages: list[list[Line]]):
     shown = orjson.loads(written(JsonFormat(statement(*LINES)), *pages))
     assert shown["entries"][0] == {
         **{"transaction_id": "transaction-3", "type": "transfer", "seq": 3, "amount": 50, "balance_after": 150},
@@ -70,28 +70,28 @@ def test_json_in_any_number_of_parts(pages: list[list[Line]]):
     }
 
 
-def test_json_of_a_period_without_entries_closes_as_it_opened():
+def test_json_of_a_period_without_entries():
     shown = orjson.loads(written(JsonFormat(statement())))
     assert (shown["entries"], shown["closing_balance"], shown["complete"]) == ([], 100, True)
 
 
-def test_what_is_written_has_to_be_what_was_promised():
+def test_totals_must_match_the_statement():
     def sound(lines: list[Line], covered: bool = True) -> bool:
         totals = Totals(2)
         totals.add(lines)
-        return totals.are_of(statement(*LINES, covered=covered))
+        return totals.match(statement(*LINES, covered=covered))
 
     assert sound(LINES) and sound(LINES, covered=False)
     assert not sound(LINES[1:]) and sound(LINES[1:], covered=False)  # one that is known to lack some may have gaps
     assert not sound(LINES[:2]) and not sound(LINES[:2], covered=False)  # the closing balance is not theirs
 
 
-def test_it_is_complete_only_if_it_is_known_to_be():
+def test_a_statement_is_complete_only_if_known_to_be():
     assert statement(*LINES).complete and not statement(*LINES, covered=False).complete
     unknown = Watermark(5, None, None, None)
     whole = statement(*LINES)
-    told = Statement("account", "USD", NOON, NOON + DAY, whole.opening, whole.closing, unknown, LINES)
-    assert not told.complete
+    outbox_events = Statement("account", "USD", NOON, NOON + DAY, whole.opening, whole.closing, unknown, LINES)
+    assert not outbox_events.complete
 
 
 def test_csv():
@@ -116,7 +116,7 @@ def test_a_reference_is_never_a_formula(formula: str):
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
-def test_nor_is_a_part_of_it_where_cells_are_between_semicolons(start: str):
+def test_a_reference_is_no_formula_after_a_semicolon_either(start: str):
     content = as_csv(line(3, -5, 95, f"rent;{start}1+1;;{start}2 a-b=c")).decode()
     assert f"rent;'{start}1+1;;'{start}2 a-b=c" in content
     for row in csv.reader(io.StringIO(content, newline=""), delimiter=";"):
@@ -158,13 +158,13 @@ PERIODS = [
 
 
 @pytest.mark.parametrize(("start", "end", "starts", "ends"), PERIODS)
-def test_the_default_period_is_the_month_until_its_end(start: str | None, end: str | None, starts: str, ends: str):
+def test_the_default_period_is_the_month_of_its_end(start: str | None, end: str | None, starts: str, ends: str):
     given = [datetime.fromisoformat(text) if text else None for text in (start, end)]
     found = period(given[0], given[1], NOON)
     assert [moment.isoformat() for moment in found] == [starts, ends]
 
 
-def test_at_the_first_moment_of_a_month_the_default_is_the_one_before():
+def test_at_the_start_of_a_month_the_default_is_the_previous_one():
     now = datetime(2027, 1, 1, tzinfo=UTC)
     assert period(None, None, now) == (datetime(2026, 12, 1, tzinfo=UTC), now)
 
@@ -188,13 +188,13 @@ NO_PERIODS = [
 
 
 @pytest.mark.parametrize(("start", "end", "pointer"), NO_PERIODS)
-def test_a_period_that_is_none_or_too_long(start: str | None, end: str | None, pointer: str):
+def test_an_empty_or_too_long_period_is_rejected(start: str | None, end: str | None, pointer: str):
     given = [datetime.fromisoformat(text) if text else None for text in (start, end)]
     with pytest.raises(Problem) as refused:
         period(given[0], given[1], NOON)
     assert (refused.value.code, refused.value.errors[0]["pointer"]) == ("validation-failed", pointer)
 
 
-def test_an_open_period_is_one():
+def test_an_open_period_is_valid():
     for start, end in ((None, None), (NOON, None), (None, NOON), (NOON - MAX_PERIOD * 9, NOON)):
         check_period(start, end)

@@ -1,4 +1,4 @@
-"""Long statements: sent in parts, few at once, and never mistaken for whole when they are not. On both databases."""
+"""Streaming of long statements, on both databases."""
 
 import asyncio
 import csv
@@ -48,14 +48,14 @@ async def alices(ingestion: EventIngestion, ledger: Ledger, balances: Balances) 
 
 @pytest.fixture
 async def client(application: Service, balances: Balances, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the application, which knows the ledger that the test set."""
+    """A client of the application, with the fake client of account-service."""
     application.app.state.service._ledger = balances  # pylint: disable=protected-access
     transport = httpx.ASGITransport(app=application)
     async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
         yield client
 
 
-async def test_the_parts_make_one_document(client: httpx.AsyncClient, alices: str):
+async def test_a_long_statement_is_one_document(client: httpx.AsyncClient, alices: str):
     answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND)
     shown = answer.json()
     assert "content-length" not in answer.headers and answer.headers["content-type"] == "application/json"
@@ -72,9 +72,11 @@ async def test_the_parts_make_one_document(client: httpx.AsyncClient, alices: st
     assert answer.headers["content-disposition"].startswith("attachment")
 
 
-async def test_only_so_many_long_ones_at_once(client: httpx.AsyncClient, application: Service, alices: str):
-    application.app.state.streams = Streams(most=1)
-    with application.app.state.streams.place():
+async def test_the_number_of_concurrent_long_statements_is_limited(
+    client: httpx.AsyncClient, application: Service, alices: str
+):
+    application.app.state.streams = Streams(limit=1)
+    with application.app.state.streams.slot():
         answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND)
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (429, "rate-limited", "5")
         short = await client.get(f"/api/v1/statements/{alices}", params={**AROUND, "from": "2026-11-20T13:00:00Z"})
@@ -84,7 +86,7 @@ async def test_only_so_many_long_ones_at_once(client: httpx.AsyncClient, applica
 
 
 class Connection:
-    """A client's connection: what it was sent, and what it does on each part."""
+    """A fake client connection that records messages and reacts to each part."""
 
     def __init__(self, on_part: Callable[[], Any] = lambda: None) -> None:
         self.sent: list[dict[str, Any]] = []
@@ -92,38 +94,38 @@ class Connection:
         self._on_part = on_part
 
     async def send(self, message: Any) -> None:
-        """Take a message."""
+        """Record a message."""
         self.sent.append(message)
         if message["type"] == "http.response.body" and (waiting := self._on_part()) is not None:
             await waiting
 
     async def receive(self) -> dict[str, str]:
-        """Tell when the client goes away."""
+        """Wait for the disconnect."""
         await self.gone.wait()
         return {"type": "http.disconnect"}
 
     @property
     def body(self) -> bytes:
-        """What has come of the document."""
+        """The document received so far."""
         return b"".join(message.get("body", b"") for message in self.sent)
 
     @property
     def ended(self) -> bool:
-        """Whether the document has come to its end."""
+        """Whether the document is complete."""
         return bool(self.sent) and self.sent[-1].get("more_body", False) is False
 
 
 class Sender:
-    """Sends one statement to a connection, and counts the pages that it reads."""
+    """Sends one statement to a connection and counts the pages read."""
 
     def __init__(self, service: TransactionService, account: str) -> None:
         self.service = service
         self.account = account
-        self.streams = Streams(most=1)
+        self.streams = Streams(limit=1)
         self.pages = 0
 
     async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, **scope: Any):
-        """Send it."""
+        """Send the statement."""
         statement = await self.service.statement(ALICE, self.account, None, None)
 
         async def read(after: int) -> list[Line]:
@@ -133,7 +135,7 @@ class Sender:
         response = respond(self.streams, statement, form(statement), read, {})
         scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}} | scope
         await response(scope, connection.receive, connection.send)
-        with self.streams.place():  # whatever came of it, its place is free again
+        with self.streams.slot():  # whatever came of it, its place is free again
             pass
 
 
@@ -143,7 +145,9 @@ def sender(service: TransactionService, alices: str) -> Sender:
     return Sender(service, alices)
 
 
-async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, ingestion: EventIngestion, ledger: Ledger):
+async def test_a_long_statement_ignores_entries_posted_meanwhile(
+    sender: Sender, ingestion: EventIngestion, ledger: Ledger
+):
     def post() -> None:
         ledger.deposit(sender.account, 1)
 
@@ -157,10 +161,10 @@ async def test_it_ends_where_it_was_to_end_when_it_began(sender: Sender, ingesti
 
 
 @pytest.mark.parametrize("form", [JsonFormat, CsvFormat])
-async def test_one_that_is_cut_off_does_not_look_whole(
+async def test_an_aborted_statement_is_not_a_valid_document(
     sender: Sender, ingestion: EventIngestion, form: type[JsonFormat | CsvFormat]
 ):
-    rebuilt = Connection(ingestion.forget_history)
+    rebuilt = Connection(ingestion.clear_history)
     await sender.send(rebuilt, form)
     assert rebuilt.sent[0]["status"] == 200 and not rebuilt.ended
     with pytest.raises(orjson.JSONDecodeError):
@@ -168,17 +172,17 @@ async def test_one_that_is_cut_off_does_not_look_whole(
     assert b"closing-balance" not in rebuilt.body
 
 
-async def test_a_client_that_goes_away_stops_the_work(sender: Sender):
+async def test_a_disconnect_stops_reading(sender: Sender):
     connection = Connection()
     connection._on_part = lambda: connection.gone.set() or asyncio.sleep(0.01)  # pylint: disable=protected-access
     await sender.send(connection)
     assert sender.pages <= 1 and not connection.ended
 
 
-async def test_a_slow_client_holds_no_database_connection_and_not_its_place_for_ever(
+async def test_a_slow_client_holds_no_database_connection_and_times_out(
     sender: Sender, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(streaming, "_SEND_SECONDS", 0.05)
+    monkeypatch.setattr(streaming, "_SEND_TIMEOUT_SECONDS", 0.05)
     held: list[str] = []
 
     async def hang() -> None:
@@ -192,7 +196,7 @@ async def test_a_slow_client_holds_no_database_connection_and_not_its_place_for_
 
 
 @pytest.mark.parametrize("head", [{"method": "HEAD"}, {"head": True}])
-async def test_the_head_of_a_long_one_reads_no_pages(sender: Sender, head: dict[str, Any]):
+async def test_head_of_a_long_statement_reads_no_pages(sender: Sender, head: dict[str, Any]):
     connection = Connection()
     await sender.send(connection, **head)
     assert connection.body == b"" and connection.ended and sender.pages == 0
@@ -217,7 +221,7 @@ async def test_pages_are_read_one_at_a_time(service: TransactionService, alices:
     assert most == 1 and len(set(found)) == 1 and orjson.loads(found[0])["complete"]
 
 
-def test_a_place_is_not_to_be_had_without_end():
-    streams = Streams(most=1)
-    with streams.place(), pytest.raises(Problem, match="rate-limited"), streams.place():
+def test_slots_are_limited():
+    streams = Streams(limit=1)
+    with streams.slot(), pytest.raises(Problem, match="rate-limited"), streams.slot():
         raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""Requests that could mean something else than their sender thought are refused."""
+"""Ambiguous requests are rejected."""
 
 import httpx
 import pytest
@@ -8,11 +8,11 @@ from shared.testing.fixtures import Lab, assert_nothing_is_ignored
 from shared.http.web import Service
 
 
-async def test_nothing_that_a_client_sends_is_ignored(application: Service, lab: Lab) -> None:
+async def test_unknown_input_is_rejected(application: Service, lab: Lab) -> None:
     await assert_nothing_is_ignored(application, lab)
 
 
-async def test_an_empty_cursor_is_the_first_page_and_an_empty_filter_is_refused(client: httpx.AsyncClient) -> None:
+async def test_an_empty_cursor_is_the_first_page_and_an_empty_filter_is_rejected(client: httpx.AsyncClient) -> None:
     first = await client.get("/api/v1/transactions?cursor=")
     assert first.status_code == 200 and first.json() == (await client.get("/api/v1/transactions")).json()
     for name in ("account_id", "type", "from", "to", "limit"):
@@ -21,7 +21,7 @@ async def test_an_empty_cursor_is_the_first_page_and_an_empty_filter_is_refused(
 
 
 @pytest.mark.parametrize("form", [str.upper, lambda one: one.replace("-", ""), "{{{}}}".format, "urn:uuid:{}".format])
-async def test_ids_have_one_form_in_path_and_query(client: httpx.AsyncClient, form) -> None:
+async def test_ids_are_normalized_in_path_and_query(client: httpx.AsyncClient, form) -> None:
     account = form(new_id())
     in_path = await client.get(f"/api/v1/statements/{account}")
     in_query = await client.get("/api/v1/transactions", params={"account_id": account})

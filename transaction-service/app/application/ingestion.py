@@ -41,42 +41,42 @@ class EventIngestion:
         self._committed = committed
 
     async def position(self) -> int:
-        """Return how far account-service's feed has been consumed."""
+        """Return the committed offset in account-service's feed."""
         async with self._engine.connect() as connection:
             return await inbox.position(connection, FEED)
 
-    async def apply(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
-        """Add events to the history and tell what the fraud rules find; return the ids of those that were new.
+    async def apply(self, events: Sequence[CloudEvent], offset_commit: Move | None) -> set[str]:
+        """Add events to the history and publish new findings; return the ids of the new events.
 
-        Raises ValueError (pydantic.ValidationError too) when one of them is not what its type promises.
+        Raises ValueError (or pydantic.ValidationError) if an event is invalid.
         """
         data = {event.id: parse(event) for event in events}
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._apply(events, data, move)
+                return await self._apply(events, data, offset_commit)
             except DBAPIError as error:
                 if attempt == _TRIES or not is_retryable(error):
                     raise
-                log.info("%d events conflict with another replica, trying again", len(events))
+                log.info("%d events conflict with another replica, retrying", len(events))
         raise AssertionError("unreachable")
 
     async def _apply(
-        self, events: Sequence[CloudEvent], data: Mapping[str, EventData | None], move: Move | None
+        self, events: Sequence[CloudEvent], data: Mapping[str, EventData | None], offset_commit: Move | None
     ) -> set[str]:
         now = utc_now()
         async with write_transaction(self._engine) as connection:
             new = await inbox.claim(connection, data, now)
             items = [item for event_id, item in data.items() if event_id in new and item is not None]
             findings, flagged = await self._record(connection, events, items, now)
-            if move is not None:
-                await inbox.move(connection, FEED, move)
+            if offset_commit is not None:
+                await inbox.move(connection, FEED, offset_commit)
         self._committed(flagged)
         for finding in findings:
             FLAGS.labels(finding.rule).inc()
         return new
 
-    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
-        """Do with events all that `apply` does with new ones, and take it back. Raises what `apply` raises."""
+    async def dry_run(self, events: Sequence[CloudEvent]) -> None:
+        """Process events like `apply` does with new ones, and roll back. Raises what `apply` raises."""
         now = utc_now()
         data = {event.id: parse(event) for event in events}
         async with rehearsal(self._engine) as connection:
@@ -86,57 +86,57 @@ class EventIngestion:
     async def _record(
         self, connection: AsyncConnection, events: Sequence[CloudEvent], items: Sequence[EventData], now: datetime
     ) -> tuple[list[Finding], list[Event]]:
-        """Write what events carry, and what the rules find in it for the first time; return that and its events."""
+        """Write the data of events and new findings of the rules; return these and their events."""
         findings = await self._add(connection, project(items))
-        unheard = await history.add_flags(connection, findings, now)
-        findings = [finding for finding in findings if finding.event_id in unheard]
+        new_ids = await history.add_flags(connection, findings, now)
+        findings = [finding for finding in findings if finding.event_id in new_ids]
         flagged = _flag_events(findings, events, now)
         await write_all(connection, [outbox.write(flagged, now)])
         return findings, flagged
 
     async def _add(self, connection: AsyncConnection, projection: Projection) -> list[Finding]:
-        """Write the projection and return what the rules find now, whether or not it was found before."""
+        """Write the projection and return all findings of the rules, including known ones."""
         new_accounts = await history.add(connection, projection)
         posted = projection.posted
         if not posted and not new_accounts:
             return []
-        await assessment.assess_alone(connection)
-        # Entries that came before their account have not been assessed yet.
+        await assessment.lock_assessment(connection)
+        # Entries that arrived before their account have not been evaluated yet.
         found = await assessment.all_entries(connection, new_accounts)
         if posted:
             affected = {entry["account_id"] for entry in posted} - new_accounts
-            found += await self._around(connection, affected, [entry["created_at"] for entry in posted])
+            found += await self._related_entries(connection, affected, [entry["created_at"] for entry in posted])
         of_account: dict[str, list[Entry]] = defaultdict(list)
         for entry in found:
             of_account[entry.account_id].append(entry)
         with tracing.span("fraud rules"):
-            return [finding for group in of_account.values() for finding in fraud.assess(group, self._thresholds)]
+            return [finding for group in of_account.values() for finding in fraud.evaluate(group, self._thresholds)]
 
-    async def _around(
+    async def _related_entries(
         self, connection: AsyncConnection, account_ids: set[str], moments: Sequence[datetime]
     ) -> list[Entry]:
-        """Return the entries that those of the given moments may turn into findings, or be turned into one by."""
+        """Return the entries that the rules may combine with those posted at the given times."""
         thresholds = self._thresholds
         first, last = min(moments), max(moments) + thresholds.window
         recent = await assessment.entries_between(connection, account_ids, first, last)
-        stretches = {fraud.velocity_occurrence(entry.created_at, thresholds) for entry in recent if entry.is_payment}
-        flagged = await assessment.flagged_stretches(connection, {entry.account_id for entry in recent}, stretches)
-        wanted = fraud.look_back(recent, flagged, thresholds)
-        return recent + await assessment.entries_before(connection, wanted, first, thresholds)
+        windows = {fraud.velocity_occurrence(entry.created_at, thresholds) for entry in recent if entry.is_payment}
+        flagged = await assessment.flagged_windows(connection, {entry.account_id for entry in recent}, windows)
+        lookback = fraud.lookback_window(recent, flagged, thresholds)
+        return recent + await assessment.entries_before(connection, lookback, first, thresholds)
 
-    async def bury(self, raw: Any, reason: str) -> None:
-        """Keep a poison event for operators."""
+    async def dead_letter(self, raw: Any, reason: str) -> None:
+        """Store an invalid event for operators."""
         async with write_transaction(self._engine) as connection:
             await inbox.bury(connection, raw, reason, utc_now())
 
-    async def forget_history(self) -> None:
-        """Clear what can be rebuilt from the feed: the history, and which events made it."""
+    async def clear_history(self) -> None:
+        """Delete what can be rebuilt from the feed: the history and the inbox."""
         async with write_transaction(self._engine) as connection:
             await history.clear(connection)
 
 
 def _flag_events(findings: Iterable[Finding], events: Iterable[CloudEvent], now: datetime) -> list[Event]:
-    """Return the events that tell the findings, each in the trace of the transaction it is about."""
+    """Return the events of the findings, each in the trace of its transaction."""
     causes = {event.data["transaction_id"]: event for event in events if event.type == "bank.entry.posted"}
     flagged = []
     for finding in findings:

@@ -1,4 +1,4 @@
-"""Compares the history of every account with account-service's balances, and keeps what has been counted."""
+"""Reconciles the history of every account with account-service's balances, and writes checkpoints."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from app.domain.reconciliation import PENDING, Balance, History, compare
 from app.ledger_client import LedgerClient
 from app.prometheus import MISMATCHES
 from app.settings import TransactionSettings
-from app.storage import extents
+from app.storage import ranges
 from shared.http import problems
 from shared.db.database import write_transaction
 from shared.ids import rfc3339, utc_now
@@ -21,7 +21,7 @@ from shared.prometheus.checks import CHECKED
 
 log = logging.getLogger(__name__)
 
-_LISTED_MISMATCHES = 100
+_MAX_LISTED_MISMATCHES = 100
 
 
 class Reconciler:
@@ -33,9 +33,9 @@ class Reconciler:
         self._ledger = ledger
 
     async def reconcile(self) -> dict[str, Any]:
-        """Compare the history of every account with account-service's balance, and measure the mismatches.
+        """Compare the history of every account with account-service's balance, and export the number of mismatches.
 
-        Raises Problem (unavailable) when account-service does not answer.
+        Raises Problem (unavailable) if account-service is unavailable.
         """
         checked = pending = mismatches = 0
         listed: list[dict[str, Any]] = []
@@ -47,10 +47,10 @@ class Reconciler:
                     if item["kind"] not in (None, PENDING):
                         mismatches += 1
                         listed.append(item)
-                del listed[_LISTED_MISMATCHES:]
+                del listed[_MAX_LISTED_MISMATCHES:]
         except (httpx.HTTPError, ValidationError) as error:
             log.warning("cannot read account-service's balances: %r", error)
-            raise problems.unavailable("account-service does not tell its balances; try again.") from error
+            raise problems.unavailable("Balances of account-service are not available; try again.") from error
         MISMATCHES.set(mismatches)
         CHECKED.labels("reconciliation").set_to_current_time()
         return {
@@ -64,13 +64,13 @@ class Reconciler:
     async def _compare(self, asked_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
         grace = timedelta(seconds=self._settings.reconciliation_grace_seconds)
         async with self._engine.connect() as connection:
-            ours = await extents.histories(connection, [balance.id for balance in balances])
+            ours = await ranges.account_histories(connection, [balance.id for balance in balances])
             ahead = {
                 balance.id: balance.seq
                 for balance in balances
                 if balance.id in ours and ours[balance.id].seq > balance.seq
             }
-            surpluses = await extents.surpluses(connection, ahead)
+            ahead_of_balance = await ranges.ahead_of_balance(connection, ahead)
         await self._add_checkpoints(ours)
         compared = []
         for balance in balances:
@@ -78,7 +78,7 @@ class Reconciler:
             compared.append(
                 {
                     "account_id": balance.id,
-                    "kind": compare(balance, history, surpluses.get(balance.id), asked_at, grace),
+                    "kind": compare(balance, history, ahead_of_balance.get(balance.id), asked_at, grace),
                     "seq": history.seq,
                     "account_service_seq": balance.seq,
                     "balance": history.balance,
@@ -87,13 +87,13 @@ class Reconciler:
             )
         return compared
 
-    async def _add_checkpoints(self, histories: Mapping[str, History]) -> None:
-        """Remember what has been counted; a canary changes nothing."""
-        wanted = {id_: found for id_, each in histories.items() if (found := each.next_checkpoint) is not None}
+    async def _add_checkpoints(self, account_histories: Mapping[str, History]) -> None:
+        """Write checkpoints; a canary writes none."""
+        wanted = {id_: found for id_, each in account_histories.items() if (found := each.next_checkpoint) is not None}
         if not wanted or self._settings.app_track == "canary":
             return
         async with write_transaction(self._engine) as connection:
-            # Once more: a rebuild may have begun since.
-            here = await extents.extents(connection, list(wanted))
-            sound = {id_: each for id_, each in wanted.items() if here[id_].seq >= each.seq}
-            await extents.add_checkpoints(connection, sound)
+            # Read again: a rebuild may have started meanwhile.
+            current = await ranges.gapless_ranges(connection, list(wanted))
+            sound = {id_: each for id_, each in wanted.items() if current[id_].seq >= each.seq}
+            await ranges.add_checkpoints(connection, sound)

@@ -1,4 +1,4 @@
-"""Amounts that mean about the same in every currency: the thresholds of the fraud rules."""
+"""Thresholds of the fraud rules in any currency."""
 
 import re
 from collections.abc import Mapping
@@ -11,8 +11,8 @@ from shared.currencies import decimals
 _MAX_AMOUNT = 10**15
 _PAIR = re.compile(r"(?:([A-Z]{3})\s*=\s*)?([0-9]{1,16})", re.ASCII)
 
-# What one US dollar is, roughly (2025). Good enough to tell a large payment from a small one, and for nothing else. A
-# currency that is not here counts like the dollar.
+# Approximate units per US dollar (2025): only for telling large payments from small ones. A currency that is not listed
+# counts like the dollar.
 _UNITS_PER_DOLLAR = """
 AED 3.67 AFN 70 ALL 85 AMD 385 ANG 1.8 AOA 915 ARS 1400 AUD 1.5 AWG 1.8 AZN 1.7 BAM 1.7 BBD 2 BDT 122 BGN 1.7 BHD 0.38
 BIF 2950 BMD 1 BND 1.3 BOB 6.9 BOV 2.7 BRL 5.4 BSD 1 BTN 88 BWP 13.5 BYN 3.2 BZD 2 CAD 1.4 CDF 2500 CHE 0.8 CHF 0.8
@@ -34,29 +34,29 @@ _RATES: Mapping[str, Decimal] = {
 
 @dataclass(frozen=True, slots=True)
 class Amounts:
-    """An amount in US cents that stands for its worth in any currency, but for those that have one of their own."""
+    """An amount in US cents, converted to other currencies except those with an explicit amount."""
 
     cents: int
-    own: Mapping[str, int] = field(default_factory=dict)
+    explicit: Mapping[str, int] = field(default_factory=dict)
 
     def of(self, currency: str) -> int:
         """Return the amount in minor units of a currency."""
-        return self.own.get(currency) or _worth(self.cents, currency)
+        return self.explicit.get(currency) or _equivalent(self.cents, currency)
 
 
 @cache
-def _worth(cents: int, currency: str) -> int:
+def _equivalent(cents: int, currency: str) -> int:
     units = _RATES.get(currency, Decimal(1)) * cents / 100
     return max(1, int(units * 10 ** decimals(currency)))
 
 
 @cache
 def parse(text: str) -> Amounts:
-    """Return the amounts that a setting lists: `cents`, then `CUR=amount` as often as wanted, between commas.
+    """Parse a setting: an amount in US cents, then any number of `CUR=amount` pairs, separated by commas.
 
-    Raises ValueError, which says what is wrong.
+    Raises ValueError with the reason.
     """
-    cents, own = 0, {}
+    cents, explicit = 0, {}
     for part in text.split(","):
         match = _PAIR.fullmatch(part.strip())
         if match is None:
@@ -64,12 +64,12 @@ def parse(text: str) -> Amounts:
         currency, amount = match[1], int(match[2])
         if not 1 <= amount <= _MAX_AMOUNT:
             raise ValueError(f"{part.strip()!r} is not between 1 and {_MAX_AMOUNT}")
-        if currency in own or (currency is None and cents):
+        if currency in explicit or (currency is None and cents):
             raise ValueError(f"{currency or 'the amount in US cents'} is given twice")
         if currency is None:
             cents = amount
         else:
-            own[currency] = amount
+            explicit[currency] = amount
     if not cents:
-        raise ValueError("the amount in US cents is missing, for example 1000000,EUR=900000")
-    return Amounts(cents, own)
+        raise ValueError("the amount in US cents is missing; example: 1000000,EUR=900000")
+    return Amounts(cents, explicit)

@@ -1,21 +1,21 @@
-"""How far the history of accounts is known to be complete: plain functions on plain data.
+"""Up to when the history of accounts is complete: plain functions on plain data.
 
-An account numbers its entries 1, 2, 3 …, so a history that has 1 to n lacks nothing before n. Only account-service
-knows whether it lacks anything after n: it is asked for the account's `seq`, and then the history is read.
+An account numbers its entries 1, 2, 3 …, so a history with entries 1 to n misses nothing before n. Only account-service
+knows whether entries after n exist: its `seq` is queried first, and the history is read afterwards.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-# Times may run backwards from one entry of an account to the next by as much: replicas have clocks of their own, and a
-# batch gets its time before it waits for the account.
+# Maximum by which the time of an entry may be before that of the previous one: clocks of replicas differ, and a batch
+# gets its time before it waits for the account's lock.
 CLOCK_MARGIN = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
-class Extent:
-    """The entries 1 to `seq` of an account are here; `at` is the time of the last of them."""
+class GaplessRange:
+    """Entries 1 to `seq` of an account are present; `at` is the time of the last one."""
 
     seq: int = 0
     at: datetime | None = None
@@ -23,7 +23,7 @@ class Extent:
 
 @dataclass(frozen=True, slots=True)
 class LedgerAccount:
-    """An account as account-service has it; `seq` is that of its last entry."""
+    """An account in the ledger; `seq` is that of its last entry."""
 
     id: str
     owner: str
@@ -33,7 +33,7 @@ class LedgerAccount:
 
 @dataclass(frozen=True, slots=True)
 class LedgerState:
-    """What account-service answered, and the time just before it was asked."""
+    """Accounts in the ledger, and the time just before the query."""
 
     as_of: datetime
     accounts: Mapping[str, LedgerAccount]
@@ -41,7 +41,7 @@ class LedgerState:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """How far the history of an account goes, and how far it should: None where account-service did not answer."""
+    """`seq` of the history and of the ledger; the latter is None if account-service was unavailable."""
 
     seq: int
     account_seq: int | None
@@ -49,25 +49,26 @@ class Watermark:
     complete_through: datetime | None
 
     def covers(self, end: datetime) -> bool:
-        """Tell whether everything before `end` is known to be here."""
+        """Return whether the history before `end` is known to be complete."""
         return self.complete_through is not None and end <= self.complete_through
 
 
-def watermark(extent: Extent, account_id: str, ledger: LedgerState | None) -> Watermark:
-    """Return how far the history of an account is complete."""
+def watermark(extent: GaplessRange, account_id: str, ledger: LedgerState | None) -> Watermark:
+    """Return the watermark of an account's history."""
     account = ledger.accounts.get(account_id) if ledger else None
     if ledger is None or account is None:
-        return Watermark(extent.seq, None, None, _by_itself(extent))
-    through = ledger.as_of if extent.seq >= account.seq else _by_itself(extent)
+        return Watermark(extent.seq, None, None, _complete_by_itself(extent))
+    through = ledger.as_of if extent.seq >= account.seq else _complete_by_itself(extent)
     return Watermark(extent.seq, account.seq, ledger.as_of, through)
 
 
 def complete_through(watermarks: Iterable[Watermark]) -> datetime | None:
-    """Return up to when the histories of all these accounts are complete; None where that is not known of one."""
+    """Return up to when all the histories are complete; None if that is unknown for one of them."""
     times = [each.complete_through for each in watermarks]
-    return min((time for time in times if time is not None), default=None) if None not in times else None
+    known = [time for time in times if time is not None]
+    return min(known, default=None) if len(known) == len(times) else None
 
 
-def _by_itself(extent: Extent) -> datetime | None:
-    """Return up to when an account's history is complete, whatever comes after its last entry."""
+def _complete_by_itself(extent: GaplessRange) -> datetime | None:
+    """Return up to when a history is complete, whatever follows its last entry."""
     return extent.at - CLOCK_MARGIN if extent.at is not None else None

@@ -1,6 +1,6 @@
-"""What events say, as rows of the history: plain functions on plain data.
+"""Turns events into rows of the history: plain functions on plain data.
 
-Every row follows from one event alone and never changes, so events may come in any order and more than once.
+Each row depends on one event only and never changes, so events may arrive in any order and more than once.
 """
 
 import uuid
@@ -18,7 +18,7 @@ _MAX_BIGINT = 2**63 - 1
 
 @dataclass(slots=True)
 class Projection:
-    """Rows to be added, by their keys."""
+    """Rows to insert, by key."""
 
     accounts: dict[str, Row] = field(default_factory=dict)
     transactions: dict[str, Row] = field(default_factory=dict)
@@ -31,16 +31,16 @@ class Projection:
 
 
 def parse(event: CloudEvent) -> EventData | None:
-    """Return what the event carries; None for types that leave no trace in the history.
+    """Parse the data of an event; None for types without effect on the history.
 
-    Raises pydantic.ValidationError for data that are not what the type promises.
+    Raises pydantic.ValidationError for invalid data.
     """
     model = DATA_MODELS.get(event.type)
     return model.model_validate(event.data) if model in (AccountData, EntryPosted, TransactionRefused) else None
 
 
 def project(data: Iterable[EventData]) -> Projection:
-    """Return the rows that follow from what events carry. Raises ValueError for what no database could keep."""
+    """Return the rows for the data of events. Raises ValueError for values that a database cannot store."""
     projection = Projection()
     for item in data:
         if isinstance(item, AccountData):
@@ -124,14 +124,14 @@ def _add_refusal(projection: Projection, refused: TransactionRefused) -> None:
 
 
 def _add(projection: Projection, transaction: Row, entry: Row) -> None:
-    # As in the database: what was there first stays.
+    # As in the database, the first row wins.
     projection.transactions.setdefault(transaction["id"], transaction)
     row = {**entry, "transaction_id": transaction["id"], "created_at": transaction["created_at"]}
     projection.entries.setdefault((entry["account_id"], transaction["id"]), row)
 
 
 def _identifier(text: str) -> str:
-    # SQLite would keep anything and fail whenever it is read.
+    # SQLite would store any text, and fail when reading it.
     return str(uuid.UUID(text))
 
 

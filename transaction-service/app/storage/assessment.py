@@ -1,4 +1,4 @@
-"""SQL that reads what the fraud rules look at."""
+"""SQL that reads the entries for the fraud rules."""
 
 from collections.abc import Collection
 from datetime import datetime
@@ -8,7 +8,7 @@ from zlib import crc32
 from sqlalchemy import ColumnElement, Select, Table, and_, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.fraud import VELOCITY, Entry, LookBack, Thresholds
+from app.fraud import VELOCITY, Entry, LookbackWindow, Thresholds
 from app.models import accounts, entries, flags, transactions
 from shared.db.database import any_of, is_postgres
 
@@ -19,14 +19,14 @@ def _one_of(connection: AsyncConnection, table: Table, column: str, parameter: s
     return any_of(connection.dialect.name, table.c[column], parameter)
 
 
-async def assess_alone(connection: AsyncConnection) -> None:
-    """Wait until no other replica assesses: two that each miss the other's entries could both miss a finding."""
+async def lock_assessment(connection: AsyncConnection) -> None:
+    """Wait until no other replica evaluates: two that miss each other's entries could both miss a finding."""
     if is_postgres(connection):
         await connection.execute(select(func.pg_advisory_xact_lock(_ASSESSMENT_LOCK)))
 
 
 def _posted() -> Select[Any]:
-    """Select posted entries of customers; accounts that nobody opened are the bank's own."""
+    """Select posted entries of customers; accounts without an `opened` event are the bank's own."""
     columns = (
         entries.c.account_id,
         entries.c.transaction_id,
@@ -55,7 +55,7 @@ async def all_entries(connection: AsyncConnection, account_ids: Collection[str])
 async def entries_between(
     connection: AsyncConnection, account_ids: Collection[str], first: datetime, last: datetime
 ) -> list[Entry]:
-    """Return the posted entries of customers among the accounts from `first` to `last`, both included."""
+    """Return the posted entries of customers among the accounts from `first` to `last`, both inclusive."""
     if not account_ids:
         return []
     statement = _posted().where(
@@ -65,33 +65,33 @@ async def entries_between(
 
 
 async def entries_before(
-    connection: AsyncConnection, wanted: LookBack, first: datetime, thresholds: Thresholds
+    connection: AsyncConnection, window: LookbackWindow, first: datetime, thresholds: Thresholds
 ) -> list[Entry]:
-    """Return what the rules need of the time before `first`."""
-    if not wanted.debits and not wanted.credits:
+    """Return the entries before `first` that the rules need."""
+    if not window.debits and not window.credits:
         return []
-    watched_credits = and_(
-        _one_of(connection, entries, "account_id", "credits"), entries.c.amount >= wanted.least_credit
+    relevant_credits = and_(
+        _one_of(connection, entries, "account_id", "credits"), entries.c.amount >= window.min_credit
     )
     debits = and_(_one_of(connection, entries, "account_id", "debits"), entries.c.amount < 0)
     statement = _posted().where(
         _one_of(connection, entries, "account_id"),
         entries.c.created_at >= first - thresholds.window,
         entries.c.created_at < first,
-        or_(debits, watched_credits),
+        or_(debits, relevant_credits),
     )
     parameters = {
-        "ids": sorted(wanted.debits | wanted.credits),
-        "debits": sorted(wanted.debits),
-        "credits": sorted(wanted.credits),
+        "ids": sorted(window.debits | window.credits),
+        "debits": sorted(window.debits),
+        "credits": sorted(window.credits),
     }
     return [Entry(*row) for row in await connection.execute(statement, parameters)]
 
 
-async def flagged_stretches(
+async def flagged_windows(
     connection: AsyncConnection, account_ids: Collection[str], occurrences: Collection[str]
 ) -> set[tuple[str, str]]:
-    """Return (account, occurrence) of those stretches of time that velocity has flagged already."""
+    """Return the (account, occurrence) pairs that velocity has flagged."""
     if not account_ids:
         return set()
     statement = select(flags.c.account_id, flags.c.occurrence).where(

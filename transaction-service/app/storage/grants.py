@@ -1,8 +1,8 @@
-"""What transaction-service's own role may do in its database (shared/db/grants.py)."""
+"""Privileges of transaction-service's database role (shared/db/grants.py)."""
 
 from shared.db.grants import Grants
 
-# The history is made from events and may be made again; a row of it is never changed.
+# The history can be rebuilt from events; its rows are never updated.
 _PROJECTION = "SELECT, INSERT, TRUNCATE"
 
 GRANTS: Grants = {

@@ -12,12 +12,12 @@ from app.fraud import Finding
 from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from shared.db.database import bulk_insert_new, is_postgres
 
-# In the order in which consumers write to them, so that nobody waits in a circle.
+# In the order in which consumers write to them, to avoid deadlocks.
 _PROJECTION = (inbox.seen, transactions, accounts, entries, checkpoints)
 
 
 async def add(connection: AsyncConnection, projection: Projection) -> set[str]:
-    """Write the rows that are not there yet, in key order so that replicas do not deadlock; return new accounts."""
+    """Insert rows that do not exist yet, in key order to avoid deadlocks; return the ids of new accounts."""
     await bulk_insert_new(connection, transactions, _in_order(projection.transactions))
     new_accounts = await bulk_insert_new(connection, accounts, _in_order(projection.accounts))
     await bulk_insert_new(connection, entries, _in_order(projection.entries))
@@ -29,7 +29,7 @@ def _in_order(rows: Mapping[Any, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], now: datetime) -> set[str]:
-    """Write the findings that are not there yet; return their ids."""
+    """Insert findings that do not exist yet; return their ids."""
     rows = [
         {
             "id": finding.event_id,
@@ -47,7 +47,7 @@ async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], no
 
 
 async def clear(connection: AsyncConnection) -> None:
-    """Forget the history and which events made it; flags and positions stay."""
+    """Delete the history and the inbox; flags and offsets are kept."""
     if is_postgres(connection):
         names = ", ".join(table.name for table in _PROJECTION)
         await connection.execute(text(f"TRUNCATE {names}"))  # names of models, never input

@@ -10,13 +10,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
 from app.models import accounts, entries, flags, transactions
-from app.statements import PAGE, Line, Standing
+from app.statements import PAGE, Line, BalanceAt
 from shared.db.database import any_of, is_postgres
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Which transactions to list: what is not None narrows the list."""
+class TransactionFilter:
+    """Filter of a list of transactions; None means no restriction."""
 
     owner: str | None = None
     account_id: str | None = None
@@ -31,19 +31,25 @@ async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | No
 
 
 async def list_transactions(
-    connection: AsyncConnection, wanted: Filter, before: str | None, limit: int
+    connection: AsyncConnection, wanted: TransactionFilter, before: str | None, limit: int
 ) -> list[Row[Any]]:
-    """Return transactions, the newest first, before an id; of an account the owner does not matter any more."""
+    """Return transactions before an id, newest first; with an account, the owner is not checked here."""
     if wanted.account_id is not None:
-        statement = _of_account(entries.c.account_id == wanted.account_id, wanted, before, limit)
+        statement = _transactions_of_account(entries.c.account_id == wanted.account_id, wanted, before, limit)
     elif wanted.owner is not None and is_postgres(connection):
-        # The newest of each account, by index: of an account with a million entries nothing else is read.
+        # The newest of each account, by index: only these are read even of an account with a million entries.
         theirs = select(accounts.c.id).where(accounts.c.owner == wanted.owner).subquery()
-        newest = _of_account(entries.c.account_id == theirs.c.id, wanted, before, limit).correlate(theirs).lateral()
+        newest = (
+            _transactions_of_account(entries.c.account_id == theirs.c.id, wanted, before, limit)
+            .correlate(theirs)
+            .lateral()
+        )
         statement = select(newest).distinct().select_from(theirs.join(newest, true()))
         statement = statement.order_by(newest.c.id.desc()).limit(limit)
     else:
-        statement = _narrowed(select(transactions), transactions.c.id, transactions.c.created_at, wanted, before, limit)
+        statement = _apply_filter(
+            select(transactions), transactions.c.id, transactions.c.created_at, wanted, before, limit
+        )
         if wanted.owner is not None:
             theirs_too = select(accounts.c.id).where(accounts.c.owner == wanted.owner)
             touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs_too))
@@ -51,16 +57,18 @@ async def list_transactions(
     return list((await connection.execute(statement)).all())
 
 
-def _of_account(is_its: ColumnElement[bool], wanted: Filter, before: str | None, limit: int) -> Select[Any]:
+def _transactions_of_account(
+    is_its: ColumnElement[bool], wanted: TransactionFilter, before: str | None, limit: int
+) -> Select[Any]:
     joined = select(transactions).join(entries, entries.c.transaction_id == transactions.c.id).where(is_its)
-    return _narrowed(joined, entries.c.transaction_id, entries.c.created_at, wanted, before, limit)
+    return _apply_filter(joined, entries.c.transaction_id, entries.c.created_at, wanted, before, limit)
 
 
-def _narrowed(
+def _apply_filter(
     statement: Select[Any],
     listed: ColumnElement[str],
     moment: ColumnElement[datetime],
-    wanted: Filter,
+    wanted: TransactionFilter,
     before: str | None,
     limit: int,
 ) -> Select[Any]:
@@ -72,7 +80,7 @@ def _narrowed(
         statement = statement.where(moment < wanted.end)
     if before is not None:
         statement = statement.where(listed < before)
-    # A number that the planner can see, so that it reads by index whatever it knows of the tables.
+    # A literal limit, so that the planner uses the index whatever its statistics are.
     return statement.order_by(listed.desc()).limit(literal_column(str(limit)))
 
 
@@ -85,7 +93,7 @@ async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> 
     """Return the entries of transactions with the owners of their accounts, the payer's first."""
     of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in found}
     account_ids = {party for row in found for party in (row.from_account, row.to_account) if party is not None}
-    # Looked up by account and transaction, as the primary key has it.
+    # By account and transaction, like the primary key.
     statement = (
         select(entries, accounts.c.owner)
         .outerjoin(accounts, accounts.c.id == entries.c.account_id)
@@ -100,21 +108,21 @@ async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> 
     return of_transaction
 
 
-async def standing(connection: AsyncConnection, account_id: str, moment: datetime) -> Standing:
-    """Return how an account stood just before a time.
+async def balance_at(connection: AsyncConnection, account_id: str, moment: datetime) -> BalanceAt:
+    """Return the balance of an account just before a time.
 
-    Times may run backwards a little from one `seq` to the next, so it may be that of an entry just before the latest.
+    Times are not strictly increasing by `seq`, so the last `seq` may be that of an entry slightly before the latest.
     """
     earlier = and_(entries.c.account_id == account_id, entries.c.seq.is_not(None), entries.c.created_at < moment)
     latest = await connection.scalar(select(func.max(entries.c.created_at)).where(earlier))
     if latest is None:
-        return Standing(0, 0)
+        return BalanceAt(0, 0)
     near = select(entries.c.seq, entries.c.balance_after).where(earlier, entries.c.created_at >= latest - CLOCK_MARGIN)
-    return Standing(*(await connection.execute(near.order_by(entries.c.seq.desc()).limit(1))).one())
+    return BalanceAt(*(await connection.execute(near.order_by(entries.c.seq.desc()).limit(1))).one())
 
 
 async def lines(connection: AsyncConnection, account_id: str, after: int, last: int) -> list[Line]:
-    """Return the posted entries of an account after a `seq` up to another one, in order: a page of them at most."""
+    """Return the posted entries of an account after a `seq` up to another one, in order: at most one page."""
     statement = (
         select(
             entries.c.transaction_id,
@@ -129,7 +137,7 @@ async def lines(connection: AsyncConnection, account_id: str, after: int, last: 
         .join(transactions, transactions.c.id == entries.c.transaction_id)
         .where(entries.c.account_id == account_id, entries.c.seq > after, entries.c.seq <= last)
         .order_by(entries.c.seq)
-        .limit(literal_column(str(PAGE)))  # as in _narrowed
+        .limit(literal_column(str(PAGE)))  # as in _apply_filter
     )
     return [Line(*row) for row in await connection.execute(statement)]
 
@@ -137,7 +145,7 @@ async def lines(connection: AsyncConnection, account_id: str, after: int, last: 
 async def list_flags(
     connection: AsyncConnection, account_id: str | None, after: str | None, limit: int
 ) -> list[Row[Any]]:
-    """Return flags, the newest first, after one that was listed before."""
+    """Return flags after a given one, newest first."""
     newest_first = (flags.c.created_at, flags.c.id)
     statement = select(flags).order_by(*(column.desc() for column in newest_first)).limit(limit)
     if account_id is not None:

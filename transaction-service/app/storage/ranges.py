@@ -1,6 +1,6 @@
-"""SQL about how far the history of accounts goes: what reconciliation compares, and where gaps are.
+"""SQL for gapless ranges of entries, and for the totals that reconciliation compares.
 
-Of an account with many entries only those after its last checkpoint are read.
+For an account with many entries, only those after its last checkpoint are read.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.domain.completeness import Extent
-from app.domain.reconciliation import Checkpoint, History, Surplus
+from app.domain.completeness import GaplessRange
+from app.domain.reconciliation import Checkpoint, History, AheadOfBalance
 from app.models import checkpoints, entries
 from shared.db.database import any_of, bulk_insert_new
 
@@ -24,7 +24,7 @@ def _of(connection: AsyncConnection) -> ColumnElement[bool]:
 
 
 async def _checkpoints(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Checkpoint]:
-    """Return the last checkpoint of each of the accounts that has one whose entry is (still) there."""
+    """Return the last checkpoint of each account, if its entry still exists."""
     last = (
         select(checkpoints.c.account_id, func.max(checkpoints.c.seq).label("seq"))
         .where(any_of(connection.dialect.name, checkpoints.c.account_id, "ids"))
@@ -44,17 +44,17 @@ async def _checkpoints(connection: AsyncConnection, account_ids: Sequence[str]) 
 
 
 async def add_checkpoints(connection: AsyncConnection, found: Mapping[str, Checkpoint]) -> None:
-    """Write checkpoints that are not there yet."""
+    """Insert checkpoints that do not exist yet."""
     rows = [{"account_id": id_, "seq": each.seq, "balance": each.balance} for id_, each in sorted(found.items())]
     await bulk_insert_new(connection, checkpoints, rows)
 
 
-async def _after(
+async def _measure_after_checkpoint(
     connection: AsyncConnection, account_ids: Sequence[str], *measures: ColumnElement[Any]
 ) -> tuple[dict[str, Checkpoint], dict[str, Row[Any]]]:
-    """Measure the entries after the last checkpoints; return the checkpoints, and by account what was measured.
+    """Aggregate the entries after the last checkpoints; return the checkpoints, and the aggregates by account.
 
-    Accounts without a checkpoint have few entries, and are measured together.
+    Accounts without a checkpoint have few entries and are aggregated in one query.
     """
     known = await _checkpoints(connection, account_ids)
     few = [account_id for account_id in account_ids if account_id not in known]
@@ -71,19 +71,19 @@ _COUNT = func.count().label("entries")
 _LAST = func.max(entries.c.seq).label("seq")
 
 
-async def extents(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Extent]:
-    """Return up to which entry the history of each of the accounts has no gap."""
-    known, found = await _after(connection, account_ids, _COUNT, _LAST)
+async def gapless_ranges(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, GaplessRange]:
+    """Return the gapless range of each account's history."""
+    known, found = await _measure_after_checkpoint(connection, account_ids, _COUNT, _LAST)
     ends: dict[str, int] = {}
     for account_id, row in found.items():
         base = known.get(account_id, _NONE).seq
         whole = row.seq - base == row.entries
         ends[account_id] = row.seq if whole else await _before_gap(connection, account_id, base)
-    extent = {account_id: Extent(each.seq, each.at) for account_id, each in known.items()}
+    extent = {account_id: GaplessRange(each.seq, each.at) for account_id, each in known.items()}
     pairs = [(account_id, seq) for account_id, seq in ends.items() if seq > known.get(account_id, _NONE).seq]
     for row in await _at(connection, pairs):
-        extent[row.account_id] = Extent(row.seq, row.created_at)
-    return {account_id: extent.get(account_id, Extent()) for account_id in account_ids}
+        extent[row.account_id] = GaplessRange(row.seq, row.created_at)
+    return {account_id: extent.get(account_id, GaplessRange()) for account_id in account_ids}
 
 
 async def _before_gap(connection: AsyncConnection, account_id: str, base: int) -> int:
@@ -91,7 +91,7 @@ async def _before_gap(connection: AsyncConnection, account_id: str, base: int) -
     following = entries.alias()
     has_next = select(literal(1)).where(following.c.account_id == account_id, following.c.seq == entries.c.seq + 1)
     last = select(entries.c.seq).where(entries.c.account_id == account_id, ~has_next.exists())
-    # It looks no further than to the gap.
+    # The query stops at the first gap.
     starts = select(literal(1)).where(entries.c.account_id == account_id, entries.c.seq == base + 1)
     if await connection.scalar(starts) is None:
         return base
@@ -109,27 +109,29 @@ async def _at(connection: AsyncConnection, pairs: Sequence[tuple[str, int]]) -> 
 # Reconciliation -------------------------------------------------------------------------------------------------------
 
 
-async def histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
-    """Return what the entries of accounts say, by account."""
-    known, found = await _after(connection, account_ids, _COUNT, _LAST, func.sum(entries.c.amount).label("total"))
+async def account_histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
+    """Return the totals of each account's history."""
+    known, found = await _measure_after_checkpoint(
+        connection, account_ids, _COUNT, _LAST, func.sum(entries.c.amount).label("total")
+    )
     balances = {row.account_id: row.balance_after for row in await _at(connection, _ends(found.values()))}
-    said = {}
+    found_histories = {}
     for account_id in known.keys() | found.keys():
         base, row = known.get(account_id, _NONE), found.get(account_id)
         if row is None:
-            said[account_id] = History(base.seq, base.seq, base.balance, base.balance, checkpoint=base.seq)
+            found_histories[account_id] = History(base.seq, base.seq, base.balance, base.balance, checkpoint=base.seq)
             continue
         count, total = base.seq + row.entries, base.balance + int(row.total)
-        gap = await _gap_since(connection, account_id, base.seq) if count != row.seq else None
-        said[account_id] = History(count, row.seq, total, balances[account_id], gap, base.seq)
-    return said
+        gap = await _first_gap_time(connection, account_id, base.seq) if count != row.seq else None
+        found_histories[account_id] = History(count, row.seq, total, balances[account_id], gap, base.seq)
+    return found_histories
 
 
 def _ends(rows: Iterable[Row[Any]]) -> list[tuple[str, int]]:
     return [(row.account_id, row.seq) for row in rows]
 
 
-async def _gap_since(connection: AsyncConnection, account_id: str, base: int) -> datetime | None:
+async def _first_gap_time(connection: AsyncConnection, account_id: str, base: int) -> datetime | None:
     """Return the time of the first entry after `base` whose predecessor is missing."""
     end = await _before_gap(connection, account_id, base)
     beyond = select(entries.c.created_at).where(entries.c.account_id == account_id, entries.c.seq > end)
@@ -137,14 +139,14 @@ async def _gap_since(connection: AsyncConnection, account_id: str, base: int) ->
     return since
 
 
-async def surpluses(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, Surplus]:
-    """Return for accounts and a `seq` each: the balance at that entry, and the time of the next entry."""
+async def ahead_of_balance(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, AheadOfBalance]:
+    """Return for each account the balance at the given `seq`, and the time of the next entry."""
     pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
     found = {(row.account_id, row.seq): row for row in await _at(connection, pairs)}
     surplus = {}
     for account_id, seq in ends.items():
         there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
-        surplus[account_id] = Surplus(
+        surplus[account_id] = AheadOfBalance(
             there.balance_after if there else None, following.created_at if following else None
         )
     return surplus
