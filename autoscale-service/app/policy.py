@@ -88,11 +88,11 @@ class History:
         """Return the history with a change added."""
         return History(self.recommendations, (*self.changes, TimestampedReplicas(now, by)))
 
-    def since(self, moment: float) -> "History":
+    def since(self, timestamp: float) -> "History":
         """Return the part after a time."""
         return History(
-            tuple(entry for entry in self.recommendations if entry.when > moment),
-            tuple(entry for entry in self.changes if entry.when > moment),
+            tuple(entry for entry in self.recommendations if entry.when > timestamp),
+            tuple(entry for entry in self.changes if entry.when > timestamp),
         )
 
 

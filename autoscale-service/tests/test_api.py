@@ -119,7 +119,7 @@ async def test_a_signature_is_accepted_once_within_the_replay_window(client: htt
         (content, signed(content, now - 301), "older than"),
         (content, signed(content, now + 301), "older than"),
         (content + b" ", headers, "Invalid signature"),
-        (content, signed(content, now + 1, "another secret of somebody"), "Invalid signature"),
+        (content, signed(content, now + 1, "another secret"), "Invalid signature"),
         (content, {**headers, "X-Grafana-Alerting-Timestamp": str(int(now) + 1)}, "Invalid signature"),
         (content, {**signed(content, now + 2), "X-Grafana-Alerting-Timestamp": ""}, "Invalid signature"),
         # The secret does not make up for an invalid signature.
@@ -230,8 +230,8 @@ async def test_the_public_view_has_no_names_and_no_error_texts(
     answer = await client.get("/health/summary")
     summary = answer.json()
     assert summary["service"] == "autoscale-service" and summary["ready"] and summary["paused"] is True
-    told = summary["services"][ACCOUNT]
-    assert (told["current"], told["minimum"], told["maximum"]) == (4, 2, 8)
+    shown = summary["services"][ACCOUNT]
+    assert (shown["current"], shown["minimum"], shown["maximum"]) == (4, 2, 8)
     failed, done = summary["decisions"]
     assert (done["service"], done["from"], done["to"], done["failed"]) == (ACCOUNT, 2, 4, False)
     assert failed["failed"] is True and failed["at"] >= done["at"]

@@ -159,7 +159,7 @@ async def test_an_unfinished_stop_still_counts(raw: httpx.AsyncClient, engine: E
     assert await stop(raw, ONE) == 500
     assert await stop(raw, TWO) == 403
     assert (await raw.delete(f"/containers/{TWO['Id']}")).status_code == 403
-    assert await stop(raw, ONE) == 500, "it may be told again"
+    assert await stop(raw, ONE) == 500, "it may be stopped again"
     engine.containers[ONE["Id"]]["State"]["StartedAt"] = "later"
     assert await stop(raw, TWO) == 204, "the other one has started anew"
 

@@ -1,4 +1,4 @@
-"""Control loop: brings NGINX's configuration and the containers to what the rollout state says.
+"""Control loop: reconciles NGINX's configuration and the containers with the rollout state.
 
 Every pass compares the actual with the desired state and retries what failed, so it does not matter when this process
 or the driver was interrupted.

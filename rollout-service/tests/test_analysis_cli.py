@@ -1,4 +1,4 @@
-"""The command line: a verdict, its record, and the same answer again."""
+"""The command line of the analysis: verdicts, records and replays."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from tests.test_verdict import track
 
 
 def record(errors: float = 1, **changes: float) -> AnalysisRecord:
-    """Return a verdict on a canary with so many errors."""
+    """Return a verdict on a canary with some errors."""
     services = tuple(
         ServiceCounts(name, track(9000, 9), track(1000, errors), track(500)) for name in ("account-service", "other")
     )
@@ -31,7 +31,7 @@ def record(errors: float = 1, **changes: float) -> AnalysisRecord:
 
 @pytest.fixture
 def found(monkeypatch: pytest.MonkeyPatch) -> list[Samples]:
-    """Samples that Prometheus is read to have; the last one."""
+    """The samples that Prometheus returns; the last of the list."""
     samples = [record().samples]
 
     async def read(_self: PrometheusSamples, window: AnalysisWindow) -> Samples:
@@ -113,8 +113,8 @@ def test_a_verdict_is_printed_and_stored(
     tmp_path: Path, found: list[Samples], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--since", "now-90", "--store", str(tmp_path)]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["verdict"], told["reason"]) == ("promote", "healthy")
+    printed = json.loads(capsys.readouterr().out)
+    assert (printed["verdict"], printed["reason"]) == ("promote", "healthy")
     stored = load_record(tmp_path / "001.json")
     assert stored.verdict.verdict == "promote"
     assert stored.samples.seconds == pytest.approx(90, abs=20)
@@ -153,6 +153,6 @@ async def test_the_controller_uses_the_same_analysis() -> None:
     transport = httpx.MockTransport(lambda _request: httpx.Response(503))
     async with httpx.AsyncClient(transport=transport) as client:
         source = PrometheusSamples("http://prometheus:9090", client)
-        judged = await analyze(source, AnalysisWindow(100, 190, 50), Policy(), {"id": "r-2"})
-    assert (judged.at, judged.samples.seconds, judged.about) == (190, 90, {"id": "r-2"})
-    assert (judged.verdict.verdict, judged.verdict.reason) == ("hold", "no-data")
+        record_ = await analyze(source, AnalysisWindow(100, 190, 50), Policy(), {"id": "r-2"})
+    assert (record_.at, record_.samples.seconds, record_.about) == (190, 90, {"id": "r-2"})
+    assert (record_.verdict.verdict, record_.verdict.reason) == ("hold", "no-data")

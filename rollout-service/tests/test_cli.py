@@ -54,9 +54,9 @@ def test_a_rollout_is_driven_from_begin_to_done(
     monkeypatch.setattr(Containers, "observe", lambda _self: canaries)
     monkeypatch.setattr(readiness, "scraped_canaries", lambda _url: {"account-service": 1})
     assert run("provisioned", rollout) == cli.REJECTED
-    said = capsys.readouterr()
-    assert "transaction-service: Prometheus scrapes 0 of 1 canaries" in said.err
-    assert json.loads(said.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
+    captured = capsys.readouterr()
+    assert "transaction-service: Prometheus scrapes 0 of 1 canaries" in captured.err
+    assert json.loads(captured.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
     monkeypatch.setattr(readiness, "scraped_canaries", lambda _url: {one.service: 1 for one in canaries})
     canaries[0] = others("canary", "b", healthy=False)[0]
     assert run("provisioned", rollout) == cli.REJECTED
@@ -78,9 +78,9 @@ def test_a_promotion_is_reported_once_stable_runs_the_new_version(
     found += [stable(SERVICES[0], 3, "b"), stable(SERVICES[0], 4, "b"), stable(SERVICES[1], 3, "b")]
     found.append(stable(SERVICES[1], 4, "b", healthy=False))
     assert run("promoted", "one") == cli.REJECTED
-    said = capsys.readouterr()
-    assert "transaction-service: 1 healthy replicas of the new version, 2 of other versions" in said.err
-    assert "account-service" not in said.err.splitlines()[-1] and file.load().phase == "promoting"
+    captured = capsys.readouterr()
+    assert "transaction-service: 1 healthy replicas of the new version, 2 of other versions" in captured.err
+    assert "account-service" not in captured.err.splitlines()[-1] and file.load().phase == "promoting"
     found[-1] = stable(SERVICES[1], 4, "b")
     assert run("promoted", "one") == 0 and printed(capsys)["phase"] == "done"
     assert run("abort", "because") == 0 and printed(capsys)["serving"] == "previous"
@@ -105,8 +105,8 @@ def test_an_abort_imports_no_docker_or_http_client() -> None:
     """The Docker and HTTP clients take as long to import as everything else."""
     loaded = "import sys, app.cli; print({'docker', 'httpx', 'requests'} & set(sys.modules))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    told = subprocess.run([sys.executable, "-c", loaded], env=environment, capture_output=True, text=True, check=True)
-    assert told.stdout == "set()\n"
+    result = subprocess.run([sys.executable, "-c", loaded], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
 
 
 @pytest.mark.parametrize("state", [Rollout(), at_step(), done()])

@@ -95,7 +95,7 @@ async def test_a_rollback_after_promotion_switches_to_the_previous_version_once_
 ) -> None:
     stack = fake_stack(state_machine.abort(done(), "an operator", NOW))
     await stack.ticks(1)
-    assert stack.served == "stable", "nobody would answer"
+    assert stack.served == "stable", "no replica would respond"
     stack.containers += others("previous", "a", healthy=False)
     await stack.ticks(1)
     assert stack.served == "stable"

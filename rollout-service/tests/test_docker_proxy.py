@@ -1,4 +1,4 @@
-"""The socket proxy: Docker's own client gets what a rollout needs, and everybody else nothing."""
+"""The socket proxy: Docker's client can do what a rollout needs, and nothing else."""
 
 import asyncio
 import json
@@ -37,13 +37,13 @@ STABLE, SECOND, LAST, CANARY, PREVIOUS, NGINX, POSTGRES, FOREIGN, FOREIGN_NGINX,
 
 
 class Engine:
-    """As much of Docker as the proxy asks; keeps the calls that change something."""
+    """A fake Docker Engine that records the calls that change something."""
 
     def __init__(self) -> None:
         self.changes: list[str] = []
         self.asked: list[dict[str, str]] = []
         self.states: dict[str, dict[str, Any]] = {}
-        # What answers to a stop wait for, as Docker's do for the end of the process.
+        # Stops respond once this is set, as Docker's do once the process has exited.
         self.stopped = asyncio.Event()
         self.stopped.set()
 
@@ -80,7 +80,7 @@ def engine() -> Engine:
 
 @pytest.fixture
 def edge(tmp_path: Path) -> Path:
-    """NGINX's folder, with two of three configurations that a rollout may ask for."""
+    """NGINX's directory, with two of three configurations of a rollout."""
     for part in ("prepared", "selected"):
         (tmp_path / part).mkdir()
     for name in ("stable", "canary-10", "previous"):
@@ -90,7 +90,7 @@ def edge(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def docker(engine: Engine, edge: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client that says what it wants to the proxy."""
+    """A raw HTTP client of the proxy."""
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
     transport = httpx.ASGITransport(app=RolloutProxy(upstream, "bank", Selection(edge)))
     async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
@@ -113,7 +113,7 @@ async def test_the_last_stable_replica_cannot_be_stopped(docker: httpx.AsyncClie
 
 
 async def test_one_of_two_concurrent_stops_is_rejected(docker: httpx.AsyncClient, engine: Engine) -> None:
-    """Docker lists a container as running for as long as it finishes its requests."""
+    """Docker lists a container as running while it drains."""
     engine.stopped.clear()
     stops = [asyncio.create_task(docker.post(f"/containers/{one}/stop")) for one in (STABLE, SECOND)]
     done, _ = await asyncio.wait(stops, return_when=asyncio.FIRST_COMPLETED)
@@ -173,9 +173,9 @@ async def test_a_prepared_configuration_is_selected_by_name_and_nginx_reloads(
         ("POST", "/v1.41/edge/stable"),
         ("PUT", "/edge/stable"),
         ("GET", "/edge/stable"),
-        # Its replicas have to run, of both services.
+        # The replicas of both services must run.
         ("POST", "/edge/previous"),
-        # Signals are the proxy's own to send.
+        # Only the proxy itself sends signals.
         ("POST", f"/containers/{NGINX}/kill?signal=SIGHUP"),
         ("POST", f"/containers/{STABLE}/kill?signal=SIGHUP"),
     ],
@@ -194,7 +194,7 @@ async def test_the_previous_version_is_selected_only_while_its_replicas_run(
     monkeypatch.setitem(KNOWN, "b" * 64, labels("transaction-service-previous", "previous"))
     assert (await docker.post("/edge/previous")).status_code == 204
     assert len(engine.changes) == 1
-    # Behind this pool there is nobody else.
+    # This pool has no backup.
     assert (await docker.post(f"/containers/{PREVIOUS}/stop")).status_code == 403
     assert (await docker.post("/edge/stable")).status_code == 204
     assert (await docker.post(f"/containers/{PREVIOUS}/stop")).status_code == 200

@@ -1,4 +1,4 @@
-"""NGINX's configuration, Docker's client, Slack, the rollout's own requests, and all of it wired together."""
+"""NGINX, Docker and Slack clients, synthetic requests, and the complete service."""
 
 import asyncio
 import json
@@ -37,14 +37,14 @@ def client(answer: Answer) -> httpx.AsyncClient:
 
 
 def unreachable(_request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("nobody")
+    raise httpx.ConnectError("refused")
 
 
 # NGINX ----------------------------------------------------------------------------------------------------------------
 
 
 def fake_nginx(served: list[str], answer: int = 204) -> Answer:
-    """Return what stands for NGINX and for the proxy that selects."""
+    """Return a fake NGINX and socket proxy."""
 
     def reply(request: httpx.Request) -> httpx.Response:
         if request.method == "POST":
@@ -75,8 +75,8 @@ async def test_a_rejected_configuration_raises_an_error(monkeypatch: pytest.Monk
         await NginxClient("http://nginx", "http://proxy", client(stubborn)).apply("canary-10")
     with pytest.raises(NginxError, match="proxy does not respond"):
         await NginxClient("http://nginx", "http://proxy", client(unreachable)).apply("canary-10")
-    for nobody in (unreachable, lambda _request: httpx.Response(500)):
-        assert await NginxClient("http://nginx", "http://proxy", client(nobody)).revision() is None
+    for failure in (unreachable, lambda _request: httpx.Response(500)):
+        assert await NginxClient("http://nginx", "http://proxy", client(failure)).revision() is None
 
 
 # Docker ---------------------------------------------------------------------------------------------------------------
@@ -173,15 +173,15 @@ def test_canaries_without_a_prometheus_result_count_as_not_scraped(monkeypatch: 
 
 def test_a_notification_has_the_event_and_its_reason() -> None:
     state = at_step()
-    note = state.history[-1]
-    sent = message(state, note)["attachments"][0]
+    event = state.history[-1]
+    sent = message(state, event)["attachments"][0]
     assert sent["title"] == "[ROLLOUT] v2 · canary · step 1"
     assert "10 % of clients" in sent["text"] and "by ansible" in sent["text"]
     judged = rolled_back_by_imbalance()
-    told = message(judged, judged.history[-1])["attachments"][0]
-    assert told["color"] == "danger"
-    assert "account-service: 1 of 120 failed (stable 0 of 900), +10 ms" in told["text"]
-    assert "ledger-imbalance: 4.0" in told["text"]
+    view = message(judged, judged.history[-1])["attachments"][0]
+    assert view["color"] == "danger"
+    assert "account-service: 1 of 120 failed (stable 0 of 900), +10 ms" in view["text"]
+    assert "ledger-imbalance: 4.0" in view["text"]
     assert message(done(), done().history[-1])["attachments"][0]["color"] == "good"
 
 
@@ -213,22 +213,22 @@ async def test_a_slack_outage_blocks_nothing_and_leaks_no_webhook_url(caplog: py
         await asyncio.sleep(0.01)
     sending.cancel()
     await asyncio.wait([sending])
-    # Two were too many to wait, and all but the first were refused.
+    # Two were dropped from the full queue, and all but the first failed.
     assert FAILURES.labels("notify")._value.get() >= before + 100  # pylint: disable=protected-access
     await Notifier(client(unreachable), "http://hooks.example/secret").send({})
     await Notifier(client(unreachable), None).notify(state, state.history[0])
     assert "secret" not in caplog.text
 
 
-# What anybody may see -------------------------------------------------------------------------------------------------
+# Public view ----------------------------------------------------------------------------------------------------------
 
 
 def test_the_public_view_has_no_driver_images_or_free_text() -> None:
-    told = api.public_view(rolled_back_by_imbalance())
-    assert (told["phase"], told["release"], told["steps"], told["weight"]) == ("rolling-back", "v2", (10, 50), 10)
-    assert told["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
-    assert [note["phase"] for note in told["history"][:2]] == ["rolling-back", "canary"]
-    assert told["history"][0]["reason"] == "ledger-imbalance"
+    view = api.public_view(rolled_back_by_imbalance())
+    assert (view["phase"], view["release"], view["steps"], view["weight"]) == ("rolling-back", "v2", (10, 50), 10)
+    assert view["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
+    assert [event["phase"] for event in view["history"][:2]] == ["rolling-back", "canary"]
+    assert view["history"][0]["reason"] == "ledger-imbalance"
     by_hand = json.dumps(api.public_view(state_machine.abort(at_step(), "eve asked bob", NOW)))
     assert "eve" not in by_hand and at_step().driver not in by_hand and "sha256" not in by_hand
     assert api.public_view(Rollout())["verdict"] is None
@@ -256,7 +256,7 @@ async def test_every_analysis_is_recorded_and_old_rollouts_are_pruned(lab: Lab, 
     assert len(list(tmp_path.joinpath("verdicts").iterdir())) == 20
 
 
-# The rollout's own requests -------------------------------------------------------------------------------------------
+# Synthetic requests ---------------------------------------------------------------------------------------------------
 
 
 async def test_synthetic_requests_alternate_between_canary_and_stable_and_survive_failures(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_synthetic_requests_alternate_between_canary_and_stable_and_surviv
     assert ("GET", "/api/v1/transactions", "always") in asked
 
 
-# All of it ------------------------------------------------------------------------------------------------------------
+# The service ----------------------------------------------------------------------------------------------------------
 
 
 async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, 
     async with application.app.router.lifespan_context(application.app):
         transport = httpx.ASGITransport(app=application)
         async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as asking:
-            # What was warm for so long has gone.
+            # The scale-down delay has elapsed.
             async with asyncio.timeout(20):
                 while (status := (await asking.get("/status")).json())["phase"] != "idle":
                     await asyncio.sleep(0.01)

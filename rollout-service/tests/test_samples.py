@@ -1,4 +1,4 @@
-"""What is read from Prometheus: from a real one, and from answers of every other kind."""
+"""Samples read from a real Prometheus, and from failing ones."""
 
 import math
 import shutil
@@ -19,14 +19,14 @@ SERVICES = ("account-service", "transaction-service")
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    """A client for the network."""
+    """An HTTP client."""
     async with httpx.AsyncClient() as client:
         yield client
 
 
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[PrometheusServer]:
-    """A real Prometheus; skips, visibly, where it cannot be had."""
+    """A real Prometheus; skips if it is not installed."""
     binary = shutil.which("prometheus")
     if not binary:
         pytest.skip("prometheus is not installed; on Debian: apt-get install prometheus")
@@ -37,7 +37,7 @@ def prometheus(tmp_path: Path) -> Iterator[PrometheusServer]:
 
 @pytest.fixture
 def replicas() -> Iterator[list[Replica]]:
-    """A stable replica and a canary of each service, the stable ones with a past."""
+    """A stable replica and a canary of each service; the stable ones have served requests before."""
     found = [Replica(service, track) for service in SERVICES for track in ("stable", "canary")]
     for one in found:
         one.add_requests(5000, 40, "/health/ready")
@@ -71,7 +71,7 @@ async def test_counts_are_exact(
     canary.add_requests(400, 1)
     for one in others:
         one.add_requests(300 if one.track == "stable" else 150)
-    # One replica begins again at 0, one leaves and one comes: what they answered in the step counts.
+    # One replica restarts at 0, one is removed and one added: all their requests in the step count.
     second.requests.clear()
     second.add_requests(30, 2)
     late = Replica("account-service", "stable")
@@ -97,7 +97,7 @@ async def test_counts_are_exact(
 
 
 def counts(requests: float, errors: float) -> TrackCounts:
-    """Return what a replica of the tests counts: every request took less than 0.1 s and more than 0.01 s."""
+    """Return the counts of a fake replica: each request took between 0.01 s and 0.1 s."""
     return TrackCounts(
         requests, errors, {"0.01": 0, "0.1": requests, "1.0": requests, "2.5": requests, "+Inf": requests}
     )
@@ -112,7 +112,7 @@ async def test_latencies_exclude_the_warm_up(
     canary.add_requests(3, 1)
     for one in others:
         one.add_requests(1)
-    warm = prometheus.wait_for_scrape(replicas)
+    warm_time = prometheus.wait_for_scrape(replicas)
     canary.add_requests(20)
     stable.add_requests(100)
     later = prometheus.wait_for_scrape(replicas)
@@ -120,13 +120,13 @@ async def test_latencies_exclude_the_warm_up(
     stable.add_requests(4000)
     now = prometheus.wait_for_scrape(replicas)
     source = PrometheusSamples(prometheus.url, client)
-    window = AnalysisWindow(began, now, began, warm_up=warm - began, scrape=now - later)
+    window = AnalysisWindow(began, now, began, warm_up=warm_time - began, scrape=now - later)
 
     samples = await source.read(window)
     assert of(samples, "account-service", "canary") == replace(counts(20, 1), requests=523)
     assert of(samples, "account-service", "stable") == counts(4100, 0)
-    # Before anything is left of the step by that, its errors count all the same.
-    samples = await source.read(replace(window, now=warm))
+    # During the warm_time-up errors count already.
+    samples = await source.read(replace(window, now=warm_time))
     assert of(samples, "account-service", "canary") == replace(counts(0, 1), requests=3)
     assert evaluate(samples, Policy()).reason == "not-enough-samples"
 
@@ -151,12 +151,12 @@ async def test_missing_measurements_hold(
     for name in ("requests", "durations", "imbalance", "violations", "mismatches", "consumed", "lag"):
         assert await verdict(window.now, MetricNames(**{name: "bank_misspelt"})) == ("hold", "no-data"), name
 
-    # The canary goes on being told of for minutes, but it does not answer.
+    # Prometheus returns the last values for minutes, but the canary is down.
     canary.healthy = False
     assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
     canary.healthy = True
     assert await verdict(prometheus.wait_for_scrape(replicas)) == ("promote", "healthy")
-    # And one that DNS does not know any more.
+    # The same for a canary that is no longer in DNS.
     prometheus.scrape([one for one in replicas if one is not canary])
     prometheus.wait_until_forgotten(canary)
     assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
@@ -189,7 +189,7 @@ async def test_only_new_invariant_violations_count(
     canary_reader.values["bank_consumer_lag_seconds{}"] = 90.5
     broken = {"ledger-imbalance": 12, "ledger-violation": 1, "reconciliation": 1, "dead-letters": 4, "consumer": 5}
     assert await invariants() == {**broken, "consumer-lag": 90}
-    # What stable's own consumer gives up on is not the canary's doing.
+    # Dead letters of stable's consumer do not count against the canary.
     canary_reader.values['bank_events_consumed_total{outcome="dead"}'] = 0
     ledger_reader.values['bank_events_consumed_total{outcome="dead"}'] = 9
     stable.values[imbalance] = canary.values[imbalance] = math.nan
@@ -198,7 +198,7 @@ async def test_only_new_invariant_violations_count(
     assert math.isnan(seen["ledger-imbalance"] or 0)
 
 
-# Answers of every other kind ------------------------------------------------------------------------------------------
+# Failing servers ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -228,7 +228,7 @@ async def test_an_unreachable_prometheus_holds(url: str, client: httpx.AsyncClie
 
 
 async def test_a_stale_up_does_not_count() -> None:
-    def told(age: float) -> httpx.MockTransport:
+    def transport_with_age(age: float) -> httpx.MockTransport:
         def answer(request: httpx.Request) -> httpx.Response:
             query = httpx.QueryParams(request.content.decode())["query"]
             metric = {"service": "account-service", "track": "canary", "instance": "a", "version": "1", "le": "+Inf"}
@@ -238,7 +238,7 @@ async def test_a_stale_up_does_not_count() -> None:
         return httpx.MockTransport(answer)
 
     for age, measured in ((5, True), (30, False)):
-        async with httpx.AsyncClient(transport=told(age)) as client:
+        async with httpx.AsyncClient(transport=transport_with_age(age)) as client:
             samples = await PrometheusSamples("http://prometheus", client).read(AnalysisWindow(900, 1000, 900))
         assert (of(samples, "account-service", "canary") is not None) == measured
 

@@ -1,4 +1,4 @@
-"""A selection is what NGINX serves by, at a reload and after a restart, and nothing that was not prepared is."""
+"""A selected configuration is served by a real NGINX after a reload and a restart."""
 
 import shutil
 import subprocess
@@ -33,7 +33,7 @@ http {{
 
 
 class Nginx:
-    """A folder as rollout-proxy and NGINX have it, and an NGINX that reads it."""
+    """The directory of rollout-proxy and NGINX, and an NGINX that reads it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Nothing starts with a credential that is missing, or that is anybody's default."""
+"""A missing or well-known credential prevents the start."""
 
 import pytest
 
@@ -13,7 +13,7 @@ COMPLETE = {
 
 @pytest.fixture(autouse=True)
 def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set an environment in which the service starts."""
+    """Set a complete environment."""
     for name, value in {**COMPLETE, "AUTH_JWKS": str(lab.secrets.jwks)}.items():
         monkeypatch.setenv(name, value)
 

@@ -1,4 +1,4 @@
-"""The state machine: the way through, the ways back, and that whatever is asked twice happens once."""
+"""The state machine: promotion, rollbacks, timeouts and idempotence."""
 
 import json
 from collections.abc import Callable
@@ -82,10 +82,10 @@ def test_a_rollback_keeps_stable_before_promotion_and_restores_the_previous_vers
     assert (
         state_machine.tracks_to_keep(late) == {"stable", "previous"} and state_machine.images_to_remove(late, NOW) == {}
     )
-    assert state_machine.complete_cleanup(late, NOW) is late, "somebody has to bring stable back first"
+    assert state_machine.complete_cleanup(late, NOW) is late, "stable has to be restored first"
     restored = state_machine.complete_restore(late, NOW)
     assert (restored.phase, restored.serving, restored.images) == ("rolling-back", "stable", OLD)
-    assert state_machine.images_to_remove(restored, NOW) == {}, "stable is of the version before again"
+    assert state_machine.images_to_remove(restored, NOW) == {}, "stable runs the previous version again"
     assert state_machine.complete_cleanup(restored, NOW).phase == "idle"
 
 

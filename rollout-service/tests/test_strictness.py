@@ -1,4 +1,4 @@
-"""The HTTP side of rollout-service."""
+"""Ambiguous requests are rejected."""
 
 from pathlib import Path
 

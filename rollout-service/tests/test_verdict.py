@@ -1,4 +1,4 @@
-"""The verdict on plain counts: what rolls back, what is held, what alone is promoted."""
+"""The verdict on plain counts."""
 
 import math
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from app.analysis.verdict import evaluate
 
 POLICY = Policy()
 BOUNDS = ("0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1.0", "2.5", "+Inf")
-SOUND: Mapping[str, float | None] = dict.fromkeys(INVARIANTS, 0.0)
+CONSISTENT: Mapping[str, float | None] = dict.fromkeys(INVARIANTS, 0.0)
 UNUSABLE = (math.nan, math.inf, -math.inf, -1.0)
 
 FAST = (0, 60, 30, 10)
@@ -21,7 +21,7 @@ SLOWER = (0, 0, 0, 0, 0, 100)
 
 
 def track(requests: float, errors: float = 0, shares: tuple[float, ...] = FAST) -> TrackCounts:
-    """Return counts whose requests are spread over the first buckets by shares in percent."""
+    """Return counts whose requests are distributed over the first buckets in percent."""
     reached, buckets = 0.0, {}
     for index, bound in enumerate(BOUNDS):
         reached += requests * (shares[index] if index < len(shares) else 0) / 100
@@ -32,10 +32,10 @@ def track(requests: float, errors: float = 0, shares: tuple[float, ...] = FAST) 
 def samples(
     canary: TrackCounts | None, stable: TrackCounts | None, before: TrackCounts | None = None, **changes: object
 ) -> Samples:
-    """Return samples of one service whose second service is well."""
+    """Return samples of a service, next to a healthy second one."""
     other = ServiceCounts("other", track(9000), track(1000))
     values = {"seconds": 120.0, "services": (ServiceCounts("service", stable, canary, before), other)}
-    return Samples(**{**values, "invariants": SOUND, **changes})  # type: ignore[arg-type]
+    return Samples(**{**values, "invariants": CONSISTENT, **changes})  # type: ignore[arg-type]
 
 
 HEALTHY = samples(track(1000, 1), track(9000, 9))
@@ -82,7 +82,7 @@ def test_stable_before_the_step_is_part_of_the_evidence() -> None:
 
 
 def test_errors_below_the_floor_are_accepted() -> None:
-    # Ten of 20,000 where stable has none is certainly more, and half of what is tolerated.
+    # 10 of 20,000 against none is significant, but half of the floor.
     assert answer(samples(track(20_000, 10), track(180_000))) == ("promote", "healthy")
 
 
@@ -129,7 +129,7 @@ def test_an_insignificant_slowdown_holds() -> None:
 def test_a_slow_tail_is_detected_by_the_ceiling() -> None:
     tail = (0, 55, 28, 7, 0, 0, 0, 0, 10)
     assert answer(samples(track(300, 0, tail), track(2700))) == ("rollback", "latency-ceiling")
-    # Stable waits as long: nobody's fault.
+    # Stable is as slow: not caused by the canary.
     assert answer(samples(track(300, 0, tail), track(2700, 0, tail)))[0] != "rollback"
 
 
@@ -140,7 +140,7 @@ def test_a_ceiling_above_all_buckets_uses_the_last_bucket() -> None:
 
 
 def test_z_matches_the_mann_whitney_formula_with_ties() -> None:
-    # By hand: ranks 1.5, 1.5 | 4 (three times) in two buckets; U = 2, n = (2, 3).
+    # Computed manually: ranks 1.5, 1.5 | 4 (three times) in two buckets; U = 2, n = (2, 3).
     canary = TrackCounts(2, 0, {"1": 1, "2": 2, "+Inf": 2})
     stable = TrackCounts(3, 0, {"1": 1, "2": 3, "+Inf": 3})
     figures = evaluate(samples(canary, stable), POLICY).figures["service"]
@@ -154,7 +154,7 @@ def test_z_matches_the_mann_whitney_formula_with_ties() -> None:
 
 @pytest.mark.parametrize("name", INVARIANTS)
 def test_a_violated_invariant_rolls_back_immediately(name: str) -> None:
-    broken = {**SOUND, name: POLICY.lag_seconds + 1}
+    broken = {**CONSISTENT, name: POLICY.lag_seconds + 1}
     expected = ("rollback", name.removesuffix("-lag"))
     assert answer(replace(HEALTHY, invariants=broken)) == expected
     assert answer(Samples(1, (), broken)) == expected
@@ -162,16 +162,16 @@ def test_a_violated_invariant_rolls_back_immediately(name: str) -> None:
 
 
 def test_consumer_lag_is_tolerated_up_to_the_threshold() -> None:
-    assert answer(replace(HEALTHY, invariants={**SOUND, "consumer-lag": 60.0})) == ("promote", "healthy")
+    assert answer(replace(HEALTHY, invariants={**CONSISTENT, "consumer-lag": 60.0})) == ("promote", "healthy")
 
 
-# What is not known ----------------------------------------------------------------------------------------------------
+# Unknown values ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", INVARIANTS)
 @pytest.mark.parametrize("value", [None, *UNUSABLE])
 def test_an_unknown_invariant_holds(name: str, value: float | None) -> None:
-    assert answer(replace(HEALTHY, invariants={**SOUND, name: value})) == ("hold", "no-data")
+    assert answer(replace(HEALTHY, invariants={**CONSISTENT, name: value})) == ("hold", "no-data")
     assert answer(replace(HEALTHY, invariants={one: 0.0 for one in INVARIANTS if one != name})) == ("hold", "no-data")
 
 
@@ -242,9 +242,9 @@ def test_an_invalid_policy_is_rejected(change: dict[str, float], more: dict[str,
         replace(POLICY, **change, **more)
 
 
-# Whatever is counted --------------------------------------------------------------------------------------------------
+# Properties -----------------------------------------------------------------------------------------------------------
 
-# The machine may be busy; what is tested has no time limit.
+# The machine may be busy, so there is no deadline.
 _patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 _odd = st.one_of(st.none(), st.sampled_from(UNUSABLE), st.just(1e18), st.just(1e308))
 _count = st.one_of(st.integers(0, 2000).map(float), st.floats(0, 1e17))
@@ -295,12 +295,12 @@ def test_invalid_samples_are_never_promoted(
         bad = replace(good, **{where: value})
     else:
         bad = good
-    odd = samples(bad, good) if of_canary else samples(good, bad)
+    invalid = samples(bad, good) if of_canary else samples(good, bad)
     if where == "invariant":
-        odd = replace(odd, invariants={**SOUND, data.draw(st.sampled_from(INVARIANTS)): value})
+        invalid = replace(invalid, invariants={**CONSISTENT, data.draw(st.sampled_from(INVARIANTS)): value})
     elif where == "seconds":
-        odd = replace(odd, seconds=value)
-    assert evaluate(odd, POLICY).verdict != "promote"
+        invalid = replace(invalid, seconds=value)
+    assert evaluate(invalid, POLICY).verdict != "promote"
 
 
 @_patient
@@ -308,7 +308,7 @@ def test_invalid_samples_are_never_promoted(
 def test_any_counts_yield_a_verdict(
     requests: float, errors: float, seconds: float, buckets: dict[str, float], invariant: float, other: float
 ) -> None:
-    odd = TrackCounts(requests, errors, buckets)
-    verdict = evaluate(samples(odd, replace(odd, errors=other), odd, seconds=seconds), POLICY)
+    invalid = TrackCounts(requests, errors, buckets)
+    verdict = evaluate(samples(invalid, replace(invalid, errors=other), invalid, seconds=seconds), POLICY)
     assert isinstance(verdict, Verdict)
-    assert answer(samples(odd, track(9000), invariants={**SOUND, "reconciliation": invariant}))[1] in REASONS
+    assert answer(samples(invalid, track(9000), invariants={**CONSISTENT, "reconciliation": invariant}))[1] in REASONS

@@ -104,10 +104,10 @@ def evaluate(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
     ]
 
 
-def velocity_occurrence(moment: datetime, thresholds: Thresholds) -> str:
+def velocity_occurrence(timestamp: datetime, thresholds: Thresholds) -> str:
     """Return the start of the fixed window in which velocity flags an account once."""
     window = timedelta(seconds=thresholds.velocity_seconds)
-    return rfc3339(_EPOCH + (moment - _EPOCH) // window * window)
+    return rfc3339(_EPOCH + (timestamp - _EPOCH) // window * window)
 
 
 def lookback_window(

@@ -1,4 +1,4 @@
-"""Answers what callers ask of the history; the rules about who may see what are here."""
+"""The read side: answers queries on the history, and decides what each caller may see."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -247,9 +247,9 @@ def csv_filename(statement: Statement) -> str:
     return f"statement-{statement.account_id}-{statement.start:%Y-%m-%d}-{statement.end:%Y-%m-%d}.csv"
 
 
-def timestamp_or_none(moment: datetime | None) -> str | None:
+def timestamp_or_none(timestamp: datetime | None) -> str | None:
     """Return a time in the format of the API."""
-    return rfc3339(moment) if moment is not None else None
+    return rfc3339(timestamp) if timestamp is not None else None
 
 
 def _rows(rows: Iterable[Sequence[str | int | None]]) -> bytes:
@@ -259,9 +259,9 @@ def _rows(rows: Iterable[Sequence[str | int | None]]) -> bytes:
 
 
 def _balance_row(
-    statement: Statement, kind: str, moment: datetime, balance: int, reference: str
+    statement: Statement, kind: str, timestamp: datetime, balance: int, reference: str
 ) -> tuple[str | int, ...]:
-    return rfc3339(moment), kind, "", "", "", reference, statement.currency, "", balance
+    return rfc3339(timestamp), kind, "", "", "", reference, statement.currency, "", balance
 
 
 def _cell(text: str) -> str:

@@ -106,7 +106,7 @@ async def test_a_statement_is_complete_once_all_entries_of_the_ledger_have_arriv
     assert (await service.statement(ALICE, alices, *AROUND)).complete is complete
     for wanted in (TransactionFilter("alice"), TransactionFilter("alice", alices)):
         assert (await service.transactions(ALICE, wanted, None, 50)).complete is complete
-    balances.ledger = None  # it does not answer: then only what lies well before the last entry is known
+    balances.ledger = None  # unavailable: only the time well before the last entry is known to be complete
     found = await service.statement(ALICE, alices, *AROUND)
     assert not found.complete and found.watermark.account_seq is None
     assert (await service.statement(ALICE, alices, AROUND[0], NOON - 2 * CLOCK_MARGIN)).complete is (1 in seqs)
@@ -179,8 +179,8 @@ async def test_the_list_of_all_accounts_is_never_complete(
     page = await service.transactions(OPERATOR_CALLER, TransactionFilter(), None, 50)
     assert len(page.items) == 3 and (page.complete, page.complete_through) == (False, None)
     assert (await service.transactions(OPERATOR_CALLER, TransactionFilter(None, alices), None, 50)).complete
-    nobody = await service.transactions(BOB, TransactionFilter("bob"), None, 50)
-    assert nobody.items == [] and nobody.complete
+    page_of_bob = await service.transactions(BOB, TransactionFilter("bob"), None, 50)
+    assert page_of_bob.items == [] and page_of_bob.complete
     del balances
 
 

@@ -76,14 +76,14 @@ def test_json_of_a_period_without_entries():
 
 
 def test_totals_must_match_the_statement():
-    def sound(lines: list[Line], covered: bool = True) -> bool:
+    def matches(lines: list[Line], covered: bool = True) -> bool:
         totals = Totals(2)
         totals.add(lines)
         return totals.match(statement(*LINES, covered=covered))
 
-    assert sound(LINES) and sound(LINES, covered=False)
-    assert not sound(LINES[1:]) and sound(LINES[1:], covered=False)  # one that is known to lack some may have gaps
-    assert not sound(LINES[:2]) and not sound(LINES[:2], covered=False)  # the closing balance is not theirs
+    assert matches(LINES) and matches(LINES, covered=False)
+    assert not matches(LINES[1:]) and matches(LINES[1:], covered=False)  # an incomplete statement may have gaps
+    assert not matches(LINES[:2]) and not matches(LINES[:2], covered=False)  # the last entry is missing
 
 
 def test_a_statement_is_complete_only_if_known_to_be():

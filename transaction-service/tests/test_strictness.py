@@ -26,5 +26,5 @@ async def test_ids_are_normalized_in_path_and_query(client: httpx.AsyncClient, f
     in_path = await client.get(f"/api/v1/statements/{account}")
     in_query = await client.get("/api/v1/transactions", params={"account_id": account})
     assert in_path.status_code == 404
-    # Its letter case is nobody's concern, so there it is an account that does not exist.
+    # Case-insensitive: here the account does not exist.
     assert in_query.status_code == (404 if form is str.upper else 422)

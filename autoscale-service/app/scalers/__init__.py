@@ -33,10 +33,10 @@ class UpdateInProgress(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """The stable replicas of a service: how many run or start, how many of them are ready; bounds that its labels name.
+    """The stable replicas of a service: how many run or start, how many of them are ready; bounds set by labels.
 
-    `stopped` are those that exist and do not run: killed, or stopped by a person. `rolling` says that not all that
-    run are of one image: a new version replaces an old one.
+    `stopped` are those that exist and do not run: killed, or stopped manually. `rolling`: the running ones have
+    different images, because a new version replaces an old one.
     """
 
     current: int
@@ -59,8 +59,10 @@ def bounds(labels: Mapping[str, str]) -> tuple[int | None, int | None]:
 
 
 class Scaler(Protocol):
-    """Runs replicas. Every method raises ScalingError; where the change itself is done and only what is left of a
-    replica could not be removed, its operation is `remove`."""
+    """Runs replicas. All methods raise ScalingError.
+
+    If the change succeeded and only the removal of a stopped replica failed, the error's operation is `remove`.
+    """
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the scalable services."""

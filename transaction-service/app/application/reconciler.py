@@ -95,5 +95,5 @@ class Reconciler:
         async with write_transaction(self._engine) as connection:
             # Read again: a rebuild may have started meanwhile.
             current = await ranges.gapless_ranges(connection, list(wanted))
-            sound = {id_: each for id_, each in wanted.items() if current[id_].seq >= each.seq}
-            await ranges.add_checkpoints(connection, sound)
+            confirmed = {id_: each for id_, each in wanted.items() if current[id_].seq >= each.seq}
+            await ranges.add_checkpoints(connection, confirmed)

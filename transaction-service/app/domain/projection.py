@@ -80,7 +80,7 @@ def _add_entry(projection: Projection, entry: EntryPosted) -> None:
             "to_account": payee,
             "reference": entry.reference,
             "reverses": _identifier(entry.reverses) if entry.reverses else None,
-            "created_at": _moment(entry.created_at),
+            "created_at": _aware_timestamp(entry.created_at),
         },
         {
             "account_id": account_id,
@@ -111,7 +111,7 @@ def _add_refusal(projection: Projection, refused: TransactionRefused) -> None:
             "to_account": payee,
             "reference": refused.reference,
             "reverses": None,
-            "created_at": _moment(refused.created_at),
+            "created_at": _aware_timestamp(refused.created_at),
         },
         {
             "account_id": account_id,
@@ -141,7 +141,7 @@ def _bigint(number: int) -> int:
     return number
 
 
-def _moment(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
+def _aware_timestamp(timestamp: datetime) -> datetime:
+    if timestamp.tzinfo is None:
         raise ValueError("a time has no zone")
-    return moment
+    return timestamp

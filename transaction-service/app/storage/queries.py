@@ -67,7 +67,7 @@ def _transactions_of_account(
 def _apply_filter(
     statement: Select[Any],
     listed: ColumnElement[str],
-    moment: ColumnElement[datetime],
+    timestamp: ColumnElement[datetime],
     wanted: TransactionFilter,
     before: str | None,
     limit: int,
@@ -75,9 +75,9 @@ def _apply_filter(
     if wanted.type is not None:
         statement = statement.where(transactions.c.type == wanted.type)
     if wanted.start is not None:
-        statement = statement.where(moment >= wanted.start)
+        statement = statement.where(timestamp >= wanted.start)
     if wanted.end is not None:
-        statement = statement.where(moment < wanted.end)
+        statement = statement.where(timestamp < wanted.end)
     if before is not None:
         statement = statement.where(listed < before)
     # A literal limit, so that the planner uses the index whatever its statistics are.
@@ -108,12 +108,12 @@ async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> 
     return of_transaction
 
 
-async def balance_at(connection: AsyncConnection, account_id: str, moment: datetime) -> BalanceAt:
+async def balance_at(connection: AsyncConnection, account_id: str, timestamp: datetime) -> BalanceAt:
     """Return the balance of an account just before a time.
 
     Times are not strictly increasing by `seq`, so the last `seq` may be that of an entry slightly before the latest.
     """
-    earlier = and_(entries.c.account_id == account_id, entries.c.seq.is_not(None), entries.c.created_at < moment)
+    earlier = and_(entries.c.account_id == account_id, entries.c.seq.is_not(None), entries.c.created_at < timestamp)
     latest = await connection.scalar(select(func.max(entries.c.created_at)).where(earlier))
     if latest is None:
         return BalanceAt(0, 0)
