@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.layers import impure_imports, upward_imports
+from shared.testing.layers import impure_imports, upward_imports
 
 LAYERS = [["api", "consumer"], ["storage"], ["models"], ["domain"]]
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from shared.layers import impure_imports, upward_imports
+from shared.testing.layers import impure_imports, upward_imports
 
 APP = Path(__file__).parent.parent / "app"
 # Highest first: a module imports from its own package and from lower layers only.
