@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Build the images of the services from this tree: build-images.sh [--push|--list]
-# BUILD_COMMIT=… builds them from that commit instead: its files and no others, whatever this tree has.
-# REGISTRY=registry.example/bank names them elsewhere (default bank), SERVICES="…" builds some of them,
-# PYTHON_IMAGE=… is what they start from. Tags: the commit (or VERSION=…), and latest.
+# Build the service images from the working tree: build-images.sh [--push|--list]
+# BUILD_COMMIT=… builds from the files of that commit instead and ignores the working tree.
+# REGISTRY=registry.example/bank sets the image name prefix (default bank), SERVICES="…" selects services,
+# PYTHON_IMAGE=… sets the base image. Tags: the commit (or VERSION=…) and latest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=scripts/stack/stack_env.sh
@@ -37,7 +37,7 @@ ca=${PIP_CERT:-${REQUESTS_CA_BUNDLE:-${SSL_CERT_FILE-}}}
 [ -z "$ca" ] || secrets+=(--secret "id=ca,src=$ca")
 [ -z "${PIP_INDEX_URL-}" ] || secrets+=(--secret "id=index,env=PIP_INDEX_URL")
 
-# Kept beside the images: a build asks no registry about an image that is here.
+# With the base image in the local store, the build does not contact a registry.
 docker image inspect "$PYTHON_IMAGE" >/dev/null 2>&1 || docker pull --quiet "$PYTHON_IMAGE" >/dev/null
 
 build() {
@@ -51,18 +51,18 @@ context=.
 if [ -n "${BUILD_COMMIT-}" ]; then
     context=$work/tree
     exported=$(python3 -m scripts.release.commit_tree export "$BUILD_COMMIT" "$context")
-    say "$exported"
+    info "$exported"
 fi
 for service in "${services[@]}"; do
     image=$registry/$service
     started=$SECONDS
     step "$image:$tag"
-    if ! patiently "still building" build; then
+    if ! with_spinner "building" build; then
         tail -n 20 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
-        echo "build-images: could not build $image; the lines above say why" >&2
+        echo "build-images: could not build $image, see the output above" >&2
         exit 1
     fi
-    say "$(docker image inspect --format '{{.Size}}' "$image:$tag" | awk '{ printf "%.0f MB", $1 / 1e6 }')," \
+    info "$(docker image inspect --format '{{.Size}}' "$image:$tag" | awk '{ printf "%.0f MB", $1 / 1e6 }')," \
         "built in $((SECONDS - started)) s"
     if [ -n "$push" ]; then
         docker push --quiet "$image:$tag"

@@ -1,8 +1,8 @@
-"""Judge what Trivy and pip-audit reported: `python scripts/check_vulnerabilities.py --trivy FILE --pip-audit FILE …`
+"""Evaluate reports of Trivy and pip-audit: `python scripts/check_vulnerabilities.py --trivy FILE --pip-audit FILE …`
 
-Lists each vulnerability with package, severity, installed and first patched version, and marks what can be bumped.
-Exits 1 when one is high or critical, and when a report does not show that everything was looked up: a package that was
-skipped, a target without packages, an advisory database that is missing or old. Nothing known is not the same as clean.
+Lists each vulnerability with package, severity, installed and first patched version, and whether a bump fixes it.
+Exits 1 if one is high or critical, or if a report is incomplete: skipped packages, a target without packages, a missing
+or outdated advisory database.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 if __package__ in (None, ""):
-    # Called by its path, Python looks for modules beside this file only.
+    # Run as a script, Python searches modules only in the folder of this file.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from scripts.lib.markdown import cell, table  # noqa: E402  # pylint: disable=wrong-import-position
 
-# From harmless to critical. pip-audit knows no severities: an advisory that Trivy does not rate counts as high.
+# In ascending order. pip-audit reports no severities: an advisory that Trivy does not rate either counts as high.
 SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")
 BLOCKING = ("UNKNOWN", "HIGH", "CRITICAL")
 MARKER = "<!-- distributed-banking-ops:cve-scan -->"
@@ -31,7 +31,7 @@ MARKER = "<!-- distributed-banking-ops:cve-scan -->"
 
 @dataclass(frozen=True)
 class Vulnerability:
-    """One advisory about one installed package; `patched` is the first version without it, if there is one."""
+    """An advisory for an installed package; `patched` is the first fixed version, '' if there is none."""
 
     id: str
     package: str
@@ -40,17 +40,17 @@ class Vulnerability:
     patched: str
     where: str
     kind: str
-    # All names of the advisory, `id` among them.
+    # All ids of the advisory, including `id`.
     aliases: frozenset[str]
 
     @property
     def bump(self) -> str:
-        """How to get rid of it."""
+        """Whether a version bump fixes it, and how."""
         if not self.patched:
             return "no patch yet"
         if self.kind == "python":
             return f"yes: make lock with {self.package}>={self.patched}"
-        return f"yes: build the base image anew, with {self.package} {self.patched}"
+        return f"yes: rebuild the base image with {self.package} {self.patched}"
 
 
 def _version(text: str) -> Version | None:
@@ -63,17 +63,18 @@ def _version(text: str) -> Version | None:
 def first_patched(installed: str, fixes: list[str]) -> str:
     """Return the smallest version that is newer than the installed one, '' if there is none.
 
-    Advisories list one per maintained branch. Versions of distributions are no Python versions, but theirs is one only.
+    Advisories list one version per maintained branch. Debian versions are not comparable as Python versions, but
+    Debian's advisories list only one.
     """
-    have = _version(installed)
+    current = _version(installed)
     known = [(version, fix) for fix in fixes if (version := _version(fix))]
-    if have is None or len(fixes) < 2:
+    if current is None or len(fixes) < 2:
         return fixes[0] if fixes else ""
-    return min(((version, fix) for version, fix in known if version > have), default=(None, ""))[1]
+    return min(((version, fix) for version, fix in known if version > current), default=(None, ""))[1]
 
 
 def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vulnerability], list[str]]:
-    """Return what pip-audit found, and a line for each required package that it did not look up."""
+    """Return the vulnerabilities that pip-audit reports, and a line for each required package that it skipped."""
     found: list[Vulnerability] = []
     problems = []
     seen = set()
@@ -98,18 +99,18 @@ def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vul
                     aliases=frozenset(ids),
                 )
             )
-    problems += [f"{name} is required and not in pip-audit's report" for name in sorted(required - seen)]
+    problems += [f"{name} is required, but missing from pip-audit's report" for name in sorted(required - seen)]
     if not seen:
-        problems.append("pip-audit's report has no packages")
+        problems.append("pip-audit's report contains no packages")
     return found, problems
 
 
 def read_trivy(report: dict[str, Any]) -> tuple[list[Vulnerability], list[str]]:
-    """Return what Trivy found, and a line when it saw no packages to look up."""
+    """Return the vulnerabilities that Trivy reports, and a line if it found no packages."""
     target = report.get("ArtifactName", "an unnamed target")
     results = report.get("Results") or []
     if not any(result.get("Packages") for result in results):
-        return [], [f"Trivy saw no packages in {target} (it has to run with --list-all-pkgs)"]
+        return [], [f"Trivy found no packages in {target} (run it with --list-all-pkgs)"]
     return [
         Vulnerability(
             id=item["VulnerabilityID"],
@@ -127,20 +128,20 @@ def read_trivy(report: dict[str, Any]) -> tuple[list[Vulnerability], list[str]]:
 
 
 def check_database(version: dict[str, Any], now: datetime, limit: timedelta) -> list[str]:
-    """Return a line when Trivy's advisories (`trivy version --format json`) are missing or older than the limit."""
+    """Return a line if Trivy's advisory database (`trivy version --format json`) is missing or older than the limit."""
     database = version.get("VulnerabilityDB")
     if not database:
-        return ["Trivy has no advisory database: its source could not be reached"]
-    # Nanoseconds are more than fromisoformat reads in every version.
+        return ["Trivy has no advisory database: its source is unreachable"]
+    # Not all supported Python versions parse nanoseconds.
     updated = datetime.fromisoformat(re.sub(r"\.\d+", "", database["UpdatedAt"]).replace("Z", "+00:00"))
     if now - updated > limit:
         hours = limit.total_seconds() / 3600
-        return [f"Trivy's advisory database is of {updated:%Y-%m-%d %H:%M} UTC, older than {hours:g} h"]
+        return [f"Trivy's advisory database dates from {updated:%Y-%m-%d %H:%M} UTC, older than {hours:g} h"]
     return []
 
 
 def merge(found: list[Vulnerability]) -> list[Vulnerability]:
-    """Return each advisory once per package, version and place, most severe first, rated by whoever rates it."""
+    """Return each advisory once per package, version and location, most severe first, with any scanner's severity."""
     rated = {(alias, one.package): one.severity for one in found if one.severity != "UNKNOWN" for alias in one.aliases}
     merged: dict[tuple[str, str, str, str], Vulnerability] = {}
     for one in found:
@@ -151,7 +152,7 @@ def merge(found: list[Vulnerability]) -> list[Vulnerability]:
 
 
 def required_names(requirements: list[Path]) -> set[str]:
-    """Return the names of all packages that the pinned requirements install on every platform."""
+    """Return the names of the packages that the pinned requirements install on all platforms."""
     return {
         canonicalize_name(match[1])
         for path in requirements
@@ -162,12 +163,15 @@ def required_names(requirements: list[Path]) -> set[str]:
 
 
 def body(found: list[Vulnerability], problems: list[str]) -> str:
-    """Return the issue's text as Markdown."""
+    """Return the text of the GitHub issue as Markdown."""
     blocking = sum(one.severity in BLOCKING for one in found)
-    lines = [MARKER, f"**{len(found)} known vulnerabilities, {blocking} of them block** (high, critical or not rated)."]
+    lines = [
+        MARKER,
+        f"**{len(found)} known vulnerabilities, {blocking} of them blocking** (high, critical or not rated).",
+    ]
     if problems:
-        lines += ["", "**The scan is incomplete**, so this list may be short:", ""]
-        # All packages are skipped together when a source is away; the first ones say it.
+        lines += ["", "**The scan is incomplete**, so vulnerabilities may be missing:", ""]
+        # If an advisory source is unreachable, all packages are skipped: the first lines are sufficient.
         lines += [f"- {cell(problem)}" for problem in problems[:20]]
         lines += [f"- and {len(problems) - 20} more"] if len(problems) > 20 else []
     if found:
@@ -175,12 +179,15 @@ def body(found: list[Vulnerability], problems: list[str]) -> str:
             [one.severity, one.id, one.package, one.installed, one.patched or "none", one.bump, one.where]
             for one in found[:300]
         ]
-        lines += ["", table(["severity", "advisory", "package", "installed", "first patched", "bump", "where"], rows)]
+        lines += [
+            "",
+            table(["severity", "advisory", "package", "installed", "first patched", "bump", "location"], rows),
+        ]
     return "\n".join(lines) + "\n"
 
 
 def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[str]]:
-    """Read every report; one that is missing or broken is a problem as well."""
+    """Read all reports; a missing or invalid one is a problem as well."""
     found: list[Vulnerability] = []
     problems: list[str] = []
     required = required_names(arguments.requirements)
@@ -190,31 +197,33 @@ def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[s
     ]:
         try:
             report = json.loads(path.read_text(encoding="utf-8"))
-            more, trouble = read_trivy(report) if kind == "trivy" else read_pip_audit(report, required)
+            more, issues = read_trivy(report) if kind == "trivy" else read_pip_audit(report, required)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            more, trouble = [], [f"{path} is no report: {type(error).__name__} {error}"]
+            more, issues = [], [f"{path} is not a valid report: {type(error).__name__} {error}"]
         found += more
-        problems += trouble
+        problems += issues
     if arguments.trivy:
         try:
             version = json.loads(arguments.trivy_version.read_text(encoding="utf-8"))
             problems += check_database(version, datetime.now(UTC), timedelta(hours=arguments.database_hours))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            problems.append(f"the age of Trivy's advisory database is not known: {type(error).__name__} {error}")
+            problems.append(f"the age of Trivy's advisory database is unknown: {type(error).__name__} {error}")
     if not arguments.trivy and not arguments.pip_audit:
-        problems.append("no report was given")
+        problems.append("no reports given")
     return merge(found), problems
 
 
 def main() -> int:
     """Check the reports that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trivy", type=Path, action="append", default=[], help="JSON of trivy (--list-all-pkgs)")
-    parser.add_argument("--trivy-version", type=Path, help="JSON of trivy version, for the age of its database")
-    parser.add_argument("--database-hours", type=float, default=48, help="how old it may be (default 48)")
-    parser.add_argument("--pip-audit", type=Path, action="append", default=[], help="JSON of pip-audit")
-    parser.add_argument("--requirements", type=Path, action="append", default=[], help="what pip-audit has to cover")
-    parser.add_argument("--body", type=Path, help="write the text of the issue there")
+    parser.add_argument(
+        "--trivy", type=Path, action="append", default=[], help="JSON report of trivy (--list-all-pkgs)"
+    )
+    parser.add_argument("--trivy-version", type=Path, help="output of trivy version --format json")
+    parser.add_argument("--database-hours", type=float, default=48, help="maximum age of its database (default 48)")
+    parser.add_argument("--pip-audit", type=Path, action="append", default=[], help="JSON report of pip-audit")
+    parser.add_argument("--requirements", type=Path, action="append", default=[], help="requirements it must cover")
+    parser.add_argument("--body", type=Path, help="file for the text of the GitHub issue")
     arguments = parser.parse_args()
     found, problems = _collect(arguments)
     if arguments.body:
@@ -226,9 +235,9 @@ def main() -> int:
         print(f"vulnerabilities: FAILED: {problem}", file=sys.stderr)
     blocking = sum(one.severity in BLOCKING for one in found)
     if blocking:
-        print(f"vulnerabilities: FAILED: {blocking} are high, critical or not rated", file=sys.stderr)
+        print(f"vulnerabilities: FAILED: {blocking} high, critical or not rated", file=sys.stderr)
     if not blocking and not problems:
-        print(f"vulnerabilities: {len(found)}, none of them high or critical")
+        print(f"vulnerabilities: {len(found)} found, none high or critical")
     return 1 if blocking or problems else 0
 
 

@@ -67,7 +67,7 @@ def test_alerts_go_to_the_sink_without_receivers(tmp_path: Path, monkeypatch: py
 def test_invalid_size_is_reported(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_MEMORY", "much")
     assert stack_files.main() == 1
-    assert "SERVICE_MEMORY: much is no size" in capsys.readouterr().err
+    assert "SERVICE_MEMORY: much is not a size" in capsys.readouterr().err
 
 
 def test_changed_secret_keeps_its_inode_for_mounts(tmp_path: Path) -> None:

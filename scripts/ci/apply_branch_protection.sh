@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Make GitHub's rulesets those of .github/rulesets, and its environments those of .github/environments.json:
+# Compare GitHub's rulesets with .github/rulesets and its environments with .github/environments.json:
 # apply_branch_protection.sh [--apply]
-# Without --apply it shows what would change and exits 1 when something would. GH_REPO=owner/name says where; whoever is
-# logged in to gh has to be an administrator there. Who reviews deployments is set on GitHub and left as it is.
+# Without --apply it prints the differences and exits 1 if there are any; --apply updates GitHub. GH_REPO=owner/name names
+# the repository; the account of gh needs administrator rights. Required reviewers are set on GitHub and stay unchanged.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -16,12 +16,12 @@ case ${1-} in
         ;;
 esac
 [ -n "${GH_REPO-}" ] || {
-    echo "branch protection: say where: GH_REPO=owner/name" >&2
+    echo "branch protection: set GH_REPO=owner/name" >&2
     exit 2
 }
 
-# What a ruleset says, without what GitHub adds, in one order.
-essence() {
+# Keep the fields that this repository defines, in a fixed order.
+normalize() {
     jq --sort-keys '{name, target, enforcement, bypass_actors, conditions, rules: (.rules | sort_by(.type))}'
 }
 
@@ -33,36 +33,36 @@ for file in .github/rulesets/*.json; do
     id=$(jq --raw-output --arg name "$name" '[.[] | select(.name == $name)][0].id // empty' <<<"$existing")
     now='{"rules": []}'
     [ -z "$id" ] || now=$(gh api "repos/$GH_REPO/rulesets/$id")
-    if changes=$(diff --unified=1 --label "$name on GitHub" --label "$file" <(essence <<<"$now") <(essence <"$file")); then
-        echo "$name: as it should be"
+    if changes=$(diff --unified=1 --label "$name on GitHub" --label "$file" <(normalize <<<"$now") <(normalize <"$file")); then
+        echo "$name: up to date"
         continue
     fi
     if [ -z "$apply" ]; then
         differ=yes
-        printf '%s: would be %s\n%s\n' "$name" "${id:+changed}${id:-made}" "$changes" | sed "1s/changed$id/changed/"
+        printf '%s: would be %s\n%s\n' "$name" "${id:+updated}${id:-created}" "$changes" | sed "1s/updated$id/updated/"
     elif [ -n "$id" ]; then
         gh api --method PUT "repos/$GH_REPO/rulesets/$id" --input "$file" --silent
-        echo "$name: changed"
+        echo "$name: updated"
     else
         gh api --method POST "repos/$GH_REPO/rulesets" --input "$file" --silent
-        echo "$name: made"
+        echo "$name: created"
     fi
 done
 
-# differs WHAT NOW WANTED: whether it does; shows how.
+# differs NAME CURRENT WANTED: succeed if they differ, and print the difference.
 differs() {
     local changes
     if changes=$(diff --unified=1 --label "$1 on GitHub" --label .github/environments.json <(echo "$2") <(echo "$3")); then
-        echo "$1: as it should be"
+        echo "$1: up to date"
         return 1
     fi
     [ -n "$apply" ] || {
         differ=yes
-        printf '%s: would be changed\n%s\n' "$1" "$changes"
+        printf '%s: would be updated\n%s\n' "$1" "$changes"
     }
 }
 
-# Only these branches deploy to an environment, and so get its secrets; and no administrator gets past its reviewers.
+# Only the listed branches may deploy to an environment and read its secrets, and administrators cannot bypass its reviewers.
 found=$(gh api --paginate "repos/$GH_REPO/environments" | jq --slurp '[.[].environments[]?]')
 while IFS=$'\t' read -r name branches reviewed; do
     environment=$(jq --arg name "$name" '[.[] | select(.name == $name)][0] // {}' <<<"$found")
@@ -79,12 +79,12 @@ while IFS=$'\t' read -r name branches reviewed; do
         '{bypass: false, branches: [$branches[] | "branch \(.)"] | sort, restricted: true}')
     reviewers=$(jq '[.protection_rules[]? | select(.type == "required_reviewers")]' <<<"$environment")
     if [ "$reviewed" = true ] && [ "$reviewers" = '[]' ]; then
-        echo "environment $name: nobody has to approve a deployment; set required reviewers on GitHub" >&2
+        echo "environment $name has no required reviewers; set them on GitHub" >&2
         missing=yes
     fi
     differs "environment $name" "$now" "$wanted" || continue
     [ -n "$apply" ] || continue
-    # What is not said here would be reset: reviewers and waiting time go back as they are.
+    # The API resets omitted fields, so reviewers and wait timer are sent unchanged.
     jq '{can_admins_bypass: false,
          deployment_branch_policy: {protected_branches: false, custom_branch_policies: true},
          wait_timer: ([.protection_rules[]? | select(.type == "wait_timer").wait_timer][0] // 0),
@@ -99,10 +99,10 @@ while IFS=$'\t' read -r name branches reviewed; do
         gh api --method POST "repos/$GH_REPO/environments/$name/deployment-branch-policies" \
             --raw-field "name=$branch" --raw-field "type=$type" --silent
     done
-    echo "environment $name: changed"
+    echo "environment $name: updated"
 done < <(jq --raw-output 'to_entries[] | "\(.key)\t\(.value.branches | tojson)\t\(.value.reviewed)"' .github/environments.json)
 [ -z "$differ" ] || {
-    echo "nothing was changed; --apply does it" >&2
+    echo "no changes made; run with --apply to apply them" >&2
     exit 1
 }
 [ -z "$missing" ] || exit 1

@@ -1,8 +1,8 @@
-"""Select the test suites that a change can break: `python -m scripts.ci.changed_suites SUITE …` prints those of them.
+"""Select the test suites that a change affects: `python -m scripts.ci.changed_suites SUITE …` prints their names.
 
-The change is everything since the merge base with develop (or main, or CHANGED=some-ref), uncommitted and new files
-included. `DEPENDS_ON` is the one place that says what a suite depends on; scripts/tests/test_changed_suites.py holds it
-against the imports.
+The change is everything since the merge base with develop (or main, or CHANGED=REF), including uncommitted and new
+files. `DEPENDS_ON` defines the dependencies of each suite; scripts/tests/test_changed_suites.py compares it with the
+imports.
 """
 
 import os
@@ -12,11 +12,11 @@ from collections.abc import Iterable, Sequence
 
 from shared.testing.paths import ROOT
 
-# Whatever these say concerns every suite.
+# Paths that affect all suites.
 EVERYWHERE = ("requirements", "pyproject.toml", "Makefile", ".ci/", "shared/", "scripts/")
 _BANK = ("account-service/", "transaction-service/")
 _SERVICES = (*_BANK, "autoscale-service/", "rollout-service/")
-# Paths by their beginning, beside EVERYWHERE.
+# Path prefixes that affect a suite, in addition to EVERYWHERE.
 DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "account-service": ("account-service/",),
     "transaction-service": ("transaction-service/",),
@@ -43,16 +43,16 @@ _OTHER_SUITES_OF_THAT_FOLDER = tuple(f"integration-tests/{name}/" for name in ("
 
 
 def affected(paths: Iterable[str], suites: Sequence[str]) -> list[str]:
-    """Return those of the suites that a change of these paths can break, in their order."""
+    """Return the suites that a change of these paths affects, in the given order."""
     changed = list(paths)
-    return [suite for suite in suites if any(_concerns(path, suite) for path in changed)]
+    return [suite for suite in suites if any(_affects(path, suite) for path in changed)]
 
 
-def _concerns(path: str, suite: str) -> bool:
+def _affects(path: str, suite: str) -> bool:
     name = suite.partition("-")[0] if suite.startswith(("compose-", "ansible-")) else suite
     owner, _, rest = path.partition("/")
     if rest.startswith("tests/") and owner in DEPENDS_ON:
-        # Nothing imports another suite's tests but the one that reads every file.
+        # Tests affect only their own suite, and the tests of scripts, which read all files.
         return name in (owner, "scripts")
     if path.startswith(_OTHER_SUITES_OF_THAT_FOLDER):
         return path.startswith(f"integration-tests/{name}/") or name == "scripts"
@@ -65,7 +65,7 @@ def _git(*words: str) -> list[str]:
 
 
 def changed_paths(base: str) -> list[str] | None:
-    """Return what differs from the merge base with a branch; None when this is no clone that has the branch."""
+    """Return the paths that differ from the merge base with a branch; None if the branch does not exist."""
     branches = (base,) if base not in ("", "1") else ("origin/develop", "develop", "origin/main", "main")
     for branch in branches:
         if found := _git("merge-base", "HEAD", branch):
@@ -74,7 +74,7 @@ def changed_paths(base: str) -> list[str] | None:
 
 
 def main() -> int:
-    """Print the selected suites; all of them where nothing is known of the change."""
+    """Print the affected suites; all of them if the change cannot be determined."""
     paths = changed_paths(os.environ.get("CHANGED", ""))
     if paths is None:
         print("changed-suites: no merge base with develop or main found; running every suite", file=sys.stderr)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Check Prometheus' and Alertmanager's rules and configuration with the tools out of the images that will read them, and
-# run the rules' own tests. Where no registry answers, the images from Debian packages do (make offline-images).
+# Check the rules and configuration of Prometheus and Alertmanager with promtool and amtool from the deployed images, and
+# run the unit tests of the rules. Without a registry, the offline images are used (make offline-images).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/stack/stack_env.sh
@@ -15,20 +15,20 @@ present() {
     docker image inspect "$1" >/dev/null 2>&1
 }
 
-# image VARIABLE: the name of an image that is here.
+# image VARIABLE: print the name of a local image, pulled if necessary.
 image() {
-    local stand_in
-    stand_in=$(sed -n "s/^$1=//p" docker/offline/images.env)
-    if present "${!1}" || { ! present "$stand_in" && timeout 60 docker pull --quiet "${!1}" >/dev/null 2>&1; }; then
+    local offline
+    offline=$(sed -n "s/^$1=//p" docker/offline/images.env)
+    if present "${!1}" || { ! present "$offline" && timeout 60 docker pull --quiet "${!1}" >/dev/null 2>&1; }; then
         echo "${!1}"
-    elif present "$stand_in"; then
-        echo "$stand_in"
+    elif present "$offline"; then
+        echo "$offline"
     else
-        fail "there is neither ${!1} nor $stand_in; make offline-images builds the latter"
+        fail "neither ${!1} nor $offline is available; build the latter with: make offline-images"
     fi
 }
 
-# tool PROGRAM IMAGE ARGUMENT …
+# tool PROGRAM IMAGE ARGUMENT …: run a program of an image on the monitoring folder.
 tool() {
     local program=$1 from=$2
     shift 2
@@ -36,14 +36,14 @@ tool() {
         "$from" "$@"
 }
 
-docker info >/dev/null 2>&1 || fail "no Docker engine answers"
+docker info >/dev/null 2>&1 || fail "Docker Engine is not reachable"
 prometheus=$(image PROMETHEUS_IMAGE)
 alertmanager=$(image ALERTMANAGER_IMAGE)
 cd monitoring
 rules=(rules/*.yml)
 tests=(rules/tests/*.yml)
 cd ..
-[ -e "monitoring/${tests[0]}" ] || fail "there are no tests of rules"
+[ -e "monitoring/${tests[0]}" ] || fail "no rule tests found in monitoring/rules/tests"
 tool promtool "$prometheus" check rules "${rules[@]}"
 tool promtool "$prometheus" test rules "${tests[@]}"
 tool amtool "$alertmanager" check-config alertmanager.yml

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Hold measured coverage against a bar: coverage_gate.sh DATA INCLUDE PERCENT [JSON]
-# Prints each file with its lines and branches that no test took; lines and branches count alike.
+# Fail if the coverage is below a minimum: coverage_gate.sh DATA INCLUDE PERCENT [JSON]
+# Prints the uncovered lines and branches of each file; the percentage covers lines and branches.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 

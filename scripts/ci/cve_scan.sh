@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Look up known vulnerabilities of what the bank is made of: cve_scan.sh [dependencies|images …]; default both.
-# dependencies: pip-audit on every pinned requirement, Trivy on the files. images: Trivy on each image in IMAGES_TO_SCAN
-# (default: the images of the services and what docker-compose.yml starts beside them).
-# Reports go to reports/cve; issue.md there is the text of the issue. An incomplete scan fails.
+# Scan dependencies and images for known vulnerabilities: cve_scan.sh [dependencies|images …] (default: both)
+# dependencies: pip-audit on all pinned requirements, Trivy on the repository. images: Trivy on each image of IMAGES_TO_SCAN
+# (default: all images of docker-compose.yml).
+# Reports are written to reports/cve, the text of the GitHub issue to issue.md there. An incomplete scan fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/stack/stack_env.sh
@@ -16,22 +16,22 @@ fail() {
     exit 1
 }
 
-# Each scanner's own exit code says whether it worked; what it found is judged by check_vulnerabilities.
+# Exit codes of the scanners are ignored: check_vulnerabilities.py evaluates their reports.
 trivy() {
     .venv-scan/bin/trivy --cache-dir "${TRIVY_CACHE:-.tools/trivy-cache}" "$@" ||
-        echo "cve-scan: trivy $1 did not finish; the lines above say why" >&2
+        echo "cve-scan: trivy $1 failed, see the output above" >&2
 }
 
 mkdir -p "$reports"
 rm -f "$reports"/*
-scripts/local/bootstrap.sh scan || fail "Trivy cannot be had, so nothing was looked up"
+scripts/local/bootstrap.sh scan || fail "Trivy is not available, nothing was scanned"
 
 check=(python scripts/check_vulnerabilities.py --body "$reports/issue.md" --trivy-version "$reports/trivy-version.json")
 for what in "$@"; do
     case $what in
         dependencies)
             mapfile -t files < <(git ls-files 'requirements-*.txt' '*/requirements.txt')
-            # It exits 1 for findings and for trouble alike, and 0 when it skipped everything: the report says which.
+            # pip-audit exits 1 for findings and for errors, and 0 when it skipped everything: only the report is conclusive.
             pip-audit "${files[@]/#/--requirement=}" --require-hashes --disable-pip --aliases --progress-spinner off \
                 --format json --output "$reports/pip-audit.json" || true
             trivy filesystem --quiet --scanners vuln --list-all-pkgs --format json --output "$reports/trivy-files.json" \
@@ -40,7 +40,7 @@ for what in "$@"; do
             ;;
         images)
             read -ra images <<<"${IMAGES_TO_SCAN:-$(docker compose config --images | sort -u | paste -sd ' ')}"
-            [ ${#images[@]} -gt 0 ] || fail "there is no image to scan"
+            [ ${#images[@]} -gt 0 ] || fail "no images to scan"
             for image in "${images[@]}"; do
                 report=$reports/trivy-image-${image//[^A-Za-z0-9.-]/_}.json
                 trivy image --quiet --scanners vuln --list-all-pkgs --format json --output "$report" "$image"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run a drill and report its result in one line: drill.sh NAME [ARGUMENT …]; without NAME the drills are listed.
+# Run a drill and print its result as the last line: drill.sh NAME [ARGUMENT …]; without NAME it lists the drills.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
@@ -13,7 +13,7 @@ if [ -z "$drill" ]; then
     exit 2
 fi
 shift
-# Modules that a drill takes from one service: each service's package is called `app`.
+# Service whose package `app` the drill imports; every service has one of that name.
 case $name in
     autoscale_policy) service=autoscale-service ;;
     fuzz_ledger) service=account-service ;;
@@ -21,16 +21,16 @@ case $name in
     *) service='' ;;
 esac
 scripts/local/bootstrap.sh dev
-# Some simulate, or start processes only.
+# Drills that only simulate or start processes need no Docker.
 ! grep -qiE 'docker|composed' "$drill" || scripts/local/ensure_docker.sh
-say "drill $name: $(sed -n '1s/^"""//p' "$drill")"
+info "drill $name: $(sed -n '1s/^"""//p' "$drill")"
 module=${drill#integration-tests/}
 module=${module%.py}
 status=0
 PYTHONPATH=$root:$root/integration-tests:$root/load-tests${service:+:$root/$service} .venv/bin/python -m "${module//\//.}" "$@" || status=$?
 if [ "$status" -eq 0 ]; then
-    finished "drill $name" "all bars met"
+    finished "drill $name" "passed"
 else
-    failed "drill $name" "failed (exit code $status); the lines above say why"
+    failed "drill $name" "failed (exit code $status), see the output above"
 fi
 exit "$status"

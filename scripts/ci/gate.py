@@ -1,6 +1,6 @@
-"""The one result that a pull request is held by: `NEEDS=… python3 -m scripts.ci.gate`.
+"""The required status check of pull requests: `NEEDS=… python3 -m scripts.ci.gate`.
 
-NEEDS is GitHub's `needs` as JSON. Exits 1 unless every job succeeded: one that was cancelled or left out is not green.
+NEEDS is GitHub's `needs` context as JSON. Exits 1 unless all jobs succeeded (cancelled or skipped is a failure).
 """
 
 import json
@@ -8,20 +8,20 @@ import os
 import sys
 
 
-def verdict(needs: dict[str, dict[str, object]]) -> list[str]:
+def unsuccessful(needs: dict[str, dict[str, object]]) -> list[str]:
     """Return a line for each job that did not succeed."""
     return [f"{name}: {need['result']}" for name, need in sorted(needs.items()) if need["result"] != "success"]
 
 
 def main() -> int:
-    """Judge the jobs that NEEDS tells of."""
+    """Check the results of the jobs in NEEDS."""
     needs = json.loads(os.environ["NEEDS"])
-    bad = verdict(needs) if needs else ["no job ran"]
-    for line in bad:
+    problems = unsuccessful(needs) if needs else ["no job ran"]
+    for line in problems:
         print(f"gate: FAILED: {line}", file=sys.stderr)
-    if not bad:
-        print(f"gate: all {len(needs)} jobs are green")
-    return 1 if bad else 0
+    if not problems:
+        print(f"gate: all {len(needs)} jobs succeeded")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

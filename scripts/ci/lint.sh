@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Check everything, and say at the end which checks found something: lint.sh [CHECK …] runs those whose names begin so.
-# A checker that cannot be had fails in CI (CI=true); elsewhere it is left out and named at the end.
-# As many checks as there are cores run at once; what they print comes in the order below.
+# Run all checks and list the failed ones at the end: lint.sh [CHECK …] runs the checks whose names start with CHECK.
+# If a tool is not available, its check fails in CI (CI=true); elsewhere it is skipped and listed at the end.
+# The checks run in parallel, one per core; their output is printed in the order below.
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 root=$PWD
 PATH=$root/.tools:$root/.venv/bin:$PATH
-# One for all runs: most of what each reads is the same libraries.
+# One cache for all runs, because they analyze the same libraries.
 export MYPY_CACHE_DIR=$root/.mypy_cache
 
 only=("$@")
 failed=()
-left_out=()
+skipped=()
 # shellcheck source=scripts/lib/parallel.sh
 . scripts/lib/parallel.sh
 
@@ -29,28 +29,28 @@ check() {
     run_in_background "$@"
 }
 
-# check_with_tool TOOL COMMAND …: a checker that scripts/local/ensure_tools.sh makes.
+# check_with_tool TOOL COMMAND …: run a checker that scripts/local/ensure_tools.sh builds.
 check_with_tool() {
     local tool=$1
     wanted "$tool" || return 0
     if scripts/local/ensure_tools.sh "$tool"; then
         check "$@"
     elif [ "${CI-}" = true ]; then
-        echo "lint: FAILED: $tool cannot be had, so nothing was checked with it" >&2
-        failed+=("$tool (cannot be had)")
+        echo "lint: FAILED: $tool is not available, its check did not run" >&2
+        failed+=("$tool (not available)")
     else
-        left_out+=("$tool")
+        skipped+=("$tool")
     fi
 }
 
-# Each service has a package called `app`, so what follows imports needs a run of its own per service.
+# Every service has a package `app`, so checkers that follow imports run once per service.
 in_service() {
     local service=$1
     shift
     (cd "$service" && PYTHONPATH=$root MYPYPATH=$root "$@")
 }
 
-# Its own ansible is beside it, and nothing is fetched.
+# ansible-lint calls the ansible of the same environment; --offline downloads nothing.
 check_ansible() {
     scripts/local/bootstrap.sh deploy && PATH=$root/.venv-ops/bin:$PATH ansible-lint --offline -q --strict ansible
 }
@@ -63,7 +63,7 @@ check flake8 flake8
 check shellcheck shellcheck .ci/run "${scripts[@]}"
 check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile
 check yamllint yamllint --strict .
-# It hands what the workflows run to shellcheck as well.
+# actionlint also runs shellcheck on the scripts in workflows.
 check_with_tool actionlint actionlint
 check zizmor zizmor --offline --quiet --no-progress .github
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
@@ -81,13 +81,13 @@ heading() {
 
 collect heading
 failed+=("${unsuccessful[@]}")
-[ ${#left_out[@]} -eq 0 ] || printf 'left out, because it cannot be had here: %s\n' "${left_out[@]}" >&2
+[ ${#skipped[@]} -eq 0 ] || printf 'skipped (tool not available): %s\n' "${skipped[@]}" >&2
 if [ ${#background_names[@]} -eq 0 ] && [ ${#failed[@]} -eq 0 ]; then
-    echo "lint: no check of that name ran" >&2
+    echo "lint: no check of that name" >&2
     exit 2
 fi
 if [ ${#failed[@]} -gt 0 ]; then
-    printf 'found something: %s\n' "${failed[@]}" >&2
+    printf 'failed check: %s\n' "${failed[@]}" >&2
     exit 1
 fi
-echo "all clean"
+echo "no problems"

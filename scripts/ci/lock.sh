@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Pin every requirement with hashes; the ten sets agree with each other because the larger one constrains the rest.
+# Pin all requirements with hashes; the larger set constrains the others, so that all ten sets have the same versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Extras stay in the names: pip before 24 takes `coverage[toml]` for unpinned where only `coverage` is, as soon as a newer one is out.
+# Extras stay in the names: pip before 24 treats `coverage[toml]` as unpinned if only `coverage` is pinned and a newer version exists.
 compile() {
     uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links \
         --custom-compile-command "make lock" "$@"

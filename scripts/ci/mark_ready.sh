@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Move a draft to ready, once its gate is green. GH_TOKEN, GH_REPO, PULL_REQUEST and COMMIT say which; the label
-# keep-draft holds it back, and so does a commit that came meanwhile.
+# Mark a draft pull request as ready for review after a successful gate. Needs GH_TOKEN, GH_REPO, PULL_REQUEST and COMMIT.
+# The label keep-draft prevents it, and so does a newer commit.
 set -euo pipefail
 
 state=$(gh pr view "$PULL_REQUEST" --json isDraft,headRefOid,labels)
 if [ "$(jq --raw-output .headRefOid <<<"$state")" != "$COMMIT" ]; then
-    echo "there is a newer commit than $COMMIT; its own run decides"
+    echo "not changed: $COMMIT is not the latest commit"
 elif jq --exit-status '.isDraft | not' <<<"$state" >/dev/null; then
-    echo "it is ready already"
+    echo "not changed: already ready for review"
 elif jq --exit-status 'any(.labels[]; .name == "keep-draft")' <<<"$state" >/dev/null; then
-    echo "it stays a draft: keep-draft"
+    echo "not changed: labelled keep-draft"
 else
     gh pr ready "$PULL_REQUEST"
 fi

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run a part of the nightly search and keep the end of its output for the issue, if it fails: nightly.sh COMMAND …
-# DRILL or SUITES names the part; what it prints has the seed or the example that shows the fault again.
+# Run a part of the nightly tests and, if it fails, save the end of its output for the issue: nightly.sh COMMAND …
+# DRILL or SUITES names the part; the output contains the seed or example that reproduces the failure.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=${REPORTS:-reports/nightly}

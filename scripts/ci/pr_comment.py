@@ -1,8 +1,8 @@
-"""Write what CI found as one comment for a pull request: `NEEDS=… python3 -m scripts.ci.pr_comment REPORTS FILE`.
+"""Render the results of CI as a comment for a pull request: `NEEDS=… python3 -m scripts.ci.pr_comment REPORTS FILE`.
 
-REPORTS holds a folder of reports for each job, as the artifacts of a run are downloaded. They come from the pull
-request's own code, so they are read as data and never trusted: a broken one costs its figures and nothing else.
-Needs nothing but Python. On GitHub the text is also added to the summary of the run (GITHUB_STEP_SUMMARY).
+REPORTS contains one folder per job, the downloaded artifacts of the run. The code of the pull request wrote them, so
+they are untrusted data: an invalid report only loses its own numbers.
+Requires only Python. On GitHub the text is also added to the job summary (GITHUB_STEP_SUMMARY).
 """
 
 import csv
@@ -16,17 +16,17 @@ from scripts.lib.markdown import cell, table
 from scripts.ci.sum_junit import count
 
 MARKER = "<!-- distributed-banking-ops:ci -->"
-# GitHub takes no longer comment.
-_LIMIT = 65_000
-# Reports that take longer to read than they are worth.
-_LARGEST = 5_000_000
+# GitHub's maximum length of a comment.
+_MAX_LENGTH = 65_000
+# Larger reports are ignored.
+_MAX_REPORT_BYTES = 5_000_000
 _SIGNS = {"success": "✅", "failure": "❌", "cancelled": "⏹️", "skipped": "⏭️"}
-_FINDINGS_SHOWN = 30
+_MAX_FINDINGS = 30
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
     found = (path for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink())
-    return sorted(path for path in found if path.stat().st_size <= _LARGEST)
+    return sorted(path for path in found if path.stat().st_size <= _MAX_REPORT_BYTES)
 
 
 def _json(path: Path) -> Any:
@@ -43,7 +43,7 @@ def jobs(needs: dict[str, dict[str, Any]]) -> str:
 
 
 def tests(folder: Path) -> str:
-    """Return the numbers of tests per suite, over all its runs."""
+    """Return the numbers of tests per suite and run."""
     rows = []
     for report in _files(folder, "*.xml"):
         try:
@@ -55,7 +55,7 @@ def tests(folder: Path) -> str:
 
 
 def coverage(folder: Path) -> str:
-    """Return the coverage that the gate holds, per suite."""
+    """Return the coverage per service, of the files that the coverage gate checks."""
     rows = []
     for report in _files(folder, "coverage-*.json"):
         try:
@@ -64,11 +64,11 @@ def coverage(folder: Path) -> str:
         except (KeyError, TypeError, ValueError):
             continue
         rows.append([report.relative_to(folder).parts[0], report.stem.removeprefix("coverage-"), *row])
-    return table(["run", "service", "coverage of what is held", "branches not taken"], rows) if rows else "no figures"
+    return table(["run", "service", "coverage", "uncovered branches"], rows) if rows else "no results"
 
 
 def load(folder: Path) -> str:
-    """Return Locust's figures of the whole run."""
+    """Return Locust's totals of the run."""
     for report in _files(folder, "load_stats.csv"):
         try:
             with report.open(encoding="utf-8", newline="") as file:
@@ -79,11 +79,11 @@ def load(folder: Path) -> str:
             return table(head, [[requests, rate, failed, total["50%"], total["95%"], total["99%"]]])
         except (OSError, StopIteration, KeyError, TypeError, ValueError, csv.Error):
             continue
-    return "no figures"
+    return "no results"
 
 
 def findings(folder: Path) -> str:
-    """Return what the scanners found, out of their SARIF logs."""
+    """Return the findings in the scanners' SARIF logs."""
     rows: set[tuple[str, str, str]] = set()
     logs = _files(folder, "*.sarif")
     for log in logs:
@@ -94,33 +94,33 @@ def findings(folder: Path) -> str:
                     where = f"{place['artifactLocation']['uri']}:{place['region']['startLine']}"
                     rows.add((str(result["ruleId"]), where, str(result["message"]["text"])[:200]))
         except (KeyError, TypeError, IndexError):
-            rows.add(("unreadable", log.name, "this log is no SARIF"))
+            rows.add(("unreadable", log.name, "not a valid SARIF log"))
     if not logs:
         return "no reports"
     if not rows:
         return "none"
-    shown = table(["rule", "where", "what"], [list(row) for row in sorted(rows)[:_FINDINGS_SHOWN]])
-    return shown + (f"\n\nand {len(rows) - _FINDINGS_SHOWN} more" if len(rows) > _FINDINGS_SHOWN else "")
+    shown = table(["rule", "location", "finding"], [list(row) for row in sorted(rows)[:_MAX_FINDINGS]])
+    return shown + (f"\n\nand {len(rows) - _MAX_FINDINGS} more" if len(rows) > _MAX_FINDINGS else "")
 
 
 def render(needs: dict[str, dict[str, Any]], folder: Path, commit: str) -> str:
-    """Return the comment."""
+    """Return the text of the comment."""
     green = bool(needs) and all(need["result"] == "success" for need in needs.values())
     parts = [
         MARKER,
-        f"### {'✅ all green' if green else '❌ not green'} at {cell(commit[:12])}",
+        f"### {'✅ All jobs succeeded' if green else '❌ Some jobs failed'} at {cell(commit[:12])}",
         jobs(needs),
         f"**Tests**\n\n{tests(folder)}",
         f"**Coverage**\n\n{coverage(folder)}",
         f"**Load** (10 customers, one minute)\n\n{load(folder)}",
-        f"**Findings** of the security scan\n\n{findings(folder)}",
+        f"**Security findings**\n\n{findings(folder)}",
     ]
     text = "\n\n".join(parts) + "\n"
-    return text if len(text) <= _LIMIT else text[:_LIMIT] + "\n\n… cut off here; the reports have it all.\n"
+    return text if len(text) <= _MAX_LENGTH else text[:_MAX_LENGTH] + "\n\n… truncated; see the reports.\n"
 
 
 def main() -> int:
-    """Render the comment into the file that the command line names."""
+    """Write the comment to the file named on the command line."""
     reports, target = Path(sys.argv[1]), Path(sys.argv[2])
     text = render(json.loads(os.environ["NEEDS"]), reports, os.environ.get("COMMIT", "this commit"))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Look for passwords, keys and tokens in the files and in every commit: scan_secrets.sh [FOLDER]
-# Prints file, line and rule of each, never the secret itself. The report goes to REPORTS (reports/security): SARIF.
+# Scan the files and all commits for passwords, keys and tokens: scan_secrets.sh [FOLDER]
+# Prints file, line and rule of each finding, with the secret redacted. SARIF reports are written to REPORTS (default
+# reports/security).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 folder=${1:-.}
@@ -13,10 +14,10 @@ fail() {
 
 mkdir -p "$reports"
 rm -f "$reports"/secrets-*.sarif
-scripts/local/ensure_tools.sh gitleaks || fail "gitleaks cannot be had, so nothing was looked at"
+scripts/local/ensure_tools.sh gitleaks || fail "gitleaks is not available, nothing was scanned"
 
 found=
-# scan KIND WHERE: 0 is clean, 2 has secrets, anything else looked at nothing.
+# scan COMMAND FOLDER: exit code 0 means no findings, 2 findings, anything else an error.
 scan() {
     local status=0
     .tools/gitleaks "$1" "$2" --config .gitleaks.toml --no-banner --log-level error --verbose --redact --exit-code 2 \
@@ -30,11 +31,11 @@ scan() {
 
 scan dir "$folder"
 if git -C "$folder" rev-parse --git-dir >/dev/null 2>&1; then
-    # What was committed once is known, whether it is still there or not.
+    # A secret in any commit is compromised, even if a later commit removes it.
     if [ "$(git -C "$folder" rev-parse --is-shallow-repository)" = true ]; then
-        fail "this clone has not the whole history; fetch it all (fetch-depth: 0)"
+        fail "this is a shallow clone; fetch the whole history (fetch-depth: 0)"
     fi
     scan git "$folder"
 fi
-[ -z "$found" ] || fail "take it out, and change it: what was committed is no secret any more"
+[ -z "$found" ] || fail "remove the secret and revoke it: whatever was committed is compromised"
 echo "secrets: none found"

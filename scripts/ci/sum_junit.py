@@ -1,7 +1,7 @@
-"""Summarise JUnit reports: `python -m scripts.ci.sum_junit [--left-out "SUITE …"] PATH …` (paths without .xml).
+"""Summarize JUnit reports: `python -m scripts.ci.sum_junit [--not-run "SUITE …"] PATH …` (paths without .xml).
 
-Prints a row per suite, why tests skipped, which suites did not run and how to run them, and last
-`N passed, N failed, N skipped`. Exits with 1 when a test failed or none passed; a suite without results counts as one
+Prints a row per suite, the reasons of skipped tests, the suites that did not run with the command to run them, and
+finally `N passed, N failed, N skipped`. Exits 1 if a test failed or none passed; a suite without results counts as one
 failure.
 """
 
@@ -12,16 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from xml.etree import ElementTree  # nosec B405
 
-# What a person runs to get a suite that `make test` leaves out, and why it does.
+# Suites that `make test` does not run: the reason and the command to run them.
 ON_DEMAND = {
-    "compose": "needs a Docker engine and minutes: make test-docker",
-    "ansible": "needs a Docker engine and minutes: make test-ansible",
+    "compose": "needs Docker and takes minutes: make test-docker",
+    "ansible": "needs Docker and takes minutes: make test-ansible",
 }
 
 
 def _suites(report: Path) -> list[ElementTree.Element]:
-    """Return the test suites of a report; none where there is no report."""
-    # The files are ours, so the standard parser will do.
+    """Return the test suites of a report; none if it is missing or invalid."""
+    # Our own test runs wrote the files, so the standard parser is safe.
     try:
         return list(ElementTree.parse(report).getroot().iter("testsuite"))  # nosec B314
     except (OSError, ElementTree.ParseError):
@@ -29,40 +29,40 @@ def _suites(report: Path) -> list[ElementTree.Element]:
 
 
 def count(report: Path) -> tuple[int, int, int]:
-    """Return how many passed, failed and were skipped."""
+    """Return the numbers of passed, failed and skipped tests."""
     passed = failed = skipped = 0
     for suite in _suites(report):
-        bad = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
-        left_out = int(suite.get("skipped", 0))
-        passed += int(suite.get("tests", 0)) - bad - left_out
-        failed += bad
-        skipped += left_out
+        suite_failed = int(suite.get("failures", 0)) + int(suite.get("errors", 0))
+        suite_skipped = int(suite.get("skipped", 0))
+        passed += int(suite.get("tests", 0)) - suite_failed - suite_skipped
+        failed += suite_failed
+        skipped += suite_skipped
     return (passed, failed, skipped) if passed + failed + skipped else (0, 1, 0)
 
 
 def skip_reasons(reports: Sequence[Path]) -> Counter[str]:
-    """Return how many tests skipped for each reason."""
+    """Return the number of skipped tests per reason."""
     found = (case for report in reports for suite in _suites(report) for case in suite.iter("skipped"))
     return Counter(case.get("message", "no reason given") for case in found)
 
 
 def seconds(report: Path) -> float:
-    """Return how long the tests of a report took."""
+    """Return the duration of the tests of a report."""
     return sum(float(suite.get("time", 0)) for suite in _suites(report))
 
 
-def summary(reports: Sequence[Path], left_out: Sequence[str]) -> Iterator[str]:
-    """Yield the lines of the summary, the sum of all suites last."""
+def summary(reports: Sequence[Path], not_run: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of the summary, the total of all suites last."""
     counts = [count(report) for report in reports]
     for report, numbers in zip(reports, counts):
         passed, failed, skipped = numbers
         yield f"{report.stem:24} {passed:5} passed {failed:4} failed {skipped:4} skipped {seconds(report):5.0f} s"
     for reason, times in skip_reasons(reports).most_common():
         yield f"skipped {times}: {reason}"
-    for suite in left_out:
+    for suite in not_run:
         if suite in ON_DEMAND:
             yield f"not run: {suite} ({ON_DEMAND[suite]})"
-    if others := [suite for suite in left_out if suite not in ON_DEMAND]:
+    if others := [suite for suite in not_run if suite not in ON_DEMAND]:
         yield f"not run: {', '.join(others)} (not selected)"
     passed, failed, skipped = (sum(column) for column in zip(*counts))
     yield f"{passed} passed, {failed} failed, {skipped} skipped"
@@ -70,12 +70,12 @@ def summary(reports: Sequence[Path], left_out: Sequence[str]) -> Iterator[str]:
 
 def main() -> int:
     """Print the summary of all reports."""
-    parser = argparse.ArgumentParser(description="Summarise JUnit reports.")
-    parser.add_argument("--left-out", default="", help="suites that did not run, separated by spaces")
+    parser = argparse.ArgumentParser(description="Summarize JUnit reports.")
+    parser.add_argument("--not-run", default="", help="suites that did not run, separated by spaces")
     parser.add_argument("paths", nargs="+")
     options = parser.parse_args()
     reports = [Path(f"{path}.xml") for path in options.paths]
-    print("\n".join(summary(reports, options.left_out.split())))
+    print("\n".join(summary(reports, options.not_run.split())))
     counts = [count(report) for report in reports]
     return 1 if any(failed for _, failed, _ in counts) or not any(passed for passed, _, _ in counts) else 0
 

@@ -1,8 +1,8 @@
-"""Print what a service says of itself, as JSON: its own settings and its OpenAPI document.
+"""Print the settings and the OpenAPI document of a service as JSON.
 
     cd account-service && PYTHONPATH=.. python -m scripts.docs.describe_service
 
-Each service has a package called `app`, so each is described by a process of its own (see scripts/docs/environment.py).
+Every service has a package `app`, so each is described by a separate process (see scripts/docs/environment.py).
 """
 
 import dataclasses
@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from shared.testing import lab_keys
-from scripts.docs.environment import of_settings
+from scripts.docs.environment import settings_variables
 from shared.runtime.settings import ProcessSettings, ServiceSettings
 
-# What each service insists on, one way or another; nothing is connected to.
+# Required settings of all services; no connection is made.
 _ENVIRONMENT = {
     "DATABASE_URL": "sqlite+aiosqlite:///nowhere.db",
     "SERVICE_TOKEN": secrets.token_hex(),
@@ -29,7 +29,7 @@ _ENVIRONMENT = {
 
 
 def describe(folder: Path) -> dict[str, Any]:
-    """Return the description of the service whose `app` can be imported; the folder is for what it insists on."""
+    """Return the description of the service whose `app` can be imported; required files are created in the folder."""
     os.environ.update(_ENVIRONMENT, AUTH_JWKS=str(lab_keys.ensure(folder / "secrets").jwks), STATE_DIR=str(folder))
     application = importlib.import_module("app.main")
     module = importlib.import_module("app.settings")
@@ -41,7 +41,7 @@ def describe(folder: Path) -> dict[str, Any]:
     base = ServiceSettings if issubclass(settings_class, ServiceSettings) else ProcessSettings
     service = application.create(settings_class.from_environment())
     return {
-        "settings": [dataclasses.asdict(variable) for variable in of_settings(settings_class, base)],
+        "settings": [dataclasses.asdict(variable) for variable in settings_variables(settings_class, base)],
         "openapi": service.app.openapi(),
     }
 

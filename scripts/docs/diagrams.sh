@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Draw docs/diagrams/*.png from the .dot files beside them, and write down what was drawn from what (drawn.sha256):
-# diagrams.sh [--check]; with --check nothing is drawn, and a picture that is not of its source as it is now is an error.
+# Render docs/diagrams/*.png from the .dot files, and store the checksums of both in drawn.sha256: diagrams.sh [--check]
+# With --check nothing is rendered; a source that changed since it was rendered is an error.
 set -euo pipefail
 cd "$(dirname "$0")/../../docs/diagrams"
 
@@ -8,7 +8,7 @@ case ${1-} in
     '') ;;
     --check)
         if [ "$(printf '%s\n' *.dot *.png | sort)" != "$(cut -c 67- drawn.sha256 | sort)" ] || ! sha256sum --check --quiet drawn.sha256; then
-            echo "diagrams: not drawn since the source changed: make diagrams" >&2
+            echo "diagrams: out of date; run: make diagrams" >&2
             exit 1
         fi
         exit

@@ -1,7 +1,7 @@
-"""Names that documents use, held against what there is: targets, drills, files, modules, variables, metrics and tests.
+"""Find names in documents that do not exist: make targets, drills, files, modules, variables, metrics and tests.
 
-Looked at are code spans and commands (shared.testing.documents.code). What is not recognised as a name
-of one of these kinds is not judged.
+Only code spans and commands are checked (shared.testing.documents.code); words that look like none of these names are
+ignored.
 """
 
 import re
@@ -14,7 +14,7 @@ from shared.testing.documents import code, tracked
 from shared.testing.paths import ROOT
 from shared.runtime.settings import ProcessSettings, ServiceSettings
 
-# A token with one of these endings is a file's name, whatever is before it.
+# A word with one of these extensions is a file name.
 _ENDINGS = r"(?:py|sh|ya?ml|md|json|txt|in|toml|ini|j2|png|svg|sql|mod|sum|conf|env|tmpl)"
 _PATH = re.compile(
     r"(?<![\w@$=:~<*/.-])(?:\./)?"
@@ -22,19 +22,19 @@ _PATH = re.compile(
     r"(?![\w(<>@]|:(?!:))"
 )
 _MODULE = re.compile(r"(?:python3? -m |(?<![\w./-]))((?:scripts|shared|app|monitoring)(?:\.[a-z_]+)+)\b")
-# A command of make: what is set before it, and everything after it.
+# A make command: the variables before it, and its arguments.
 _MAKE = re.compile(r"(?:^|[;&|(`])\s*((?:[A-Z][A-Z0-9_]*=(?:\"[^\"]*\"|\S*) )*)make((?: [^;|)&#`]*)?)")
 _ASSIGNED = re.compile(r"(?<![\w$.-])([A-Z][A-Z0-9_]+)=")
 _VARIABLE = re.compile(r"(?<![\w<.$%-])([A-Z][A-Z0-9]*_[A-Z0-9_]+)(?![\w(])")
 _DRILL = re.compile(r"\bDRILL=([\w-]+)")
 _SUITES = re.compile(r"\bSUITES=(?:\"([^\"]*)\"|(\S+))")
 _METRIC = re.compile(r"(?<![\w:.-])([a-z][a-z0-9_]*(?::[a-z][a-z0-9_]*){2}|bank_[a-z_]+)(?![\w:./(=-])")
-# Of code, of roles, of databases and of other people's metrics: some file has the word.
+# Names in code, roles, databases and foreign metrics: any file may contain the word.
 _WORD = re.compile(r"(?<![\w.:/-])([a-z][a-z0-9]*(?:_[a-z0-9]+)+)(?![\w:/-]|\.py)")
-# A test's name, or the part of it that a document gives: `test_a_path…`, `…leads_nowhere`.
+# The name of a test or an abbreviation of it: `test_a_path…`, `…leads_nowhere`.
 _TEST = re.compile(r"(?<!\w)(?:(?<=…)|(?=test_))([a-z0-9]+(?:_[a-z0-9]+)+)(?![\w/]|\.py)(…?)")
 
-# Made while the project runs, or on other machines.
+# Files that are generated at run time or on hosts.
 _ELSEWHERE = (
     "var/",
     "reports/",
@@ -50,7 +50,7 @@ _ELSEWHERE = (
     "keys/",
     "nginx.conf",
 )
-# Names that no file of the project has: of PostgreSQL, an exporter, uvicorn, OpenSSL, Loki, Grafana.
+# Names of PostgreSQL, exporters, uvicorn, OpenSSL, Loki and Grafana that no file of the project contains.
 _FOREIGN = {
     *("pg_snapshot_xmin", "pg_locks", "xact_start", "wait_event", "probe_http_status_code"),
     *("limit_concurrency", "s_client", "service_name", "preinstall_disabled"),
@@ -65,14 +65,14 @@ def make_targets() -> frozenset[str]:
 
 @cache
 def drills() -> frozenset[str]:
-    """Return what `make drills DRILL=` takes."""
+    """Return the values of DRILL for `make drills`."""
     files = (ROOT / "integration-tests" / "drills").glob("*/*.py")
     return frozenset(file.stem for file in files if "\ndef main" in file.read_text(encoding="utf-8"))
 
 
 @cache
 def suites() -> frozenset[str]:
-    """Return what `make unit SUITES=` and `make integration SUITES=` take: folders with tests, and parts of one."""
+    """Return the values of SUITES for `make unit` and `make integration`: folders with tests, and their subfolders."""
     at_root = {file.parts[0] for file in tracked() if len(file.parts) > 2 and file.parts[1] == "tests"}
     inside = {file.parts[1] for file in tracked() if file.parts[0] == "integration-tests" and len(file.parts) > 2}
     parts = {
@@ -83,19 +83,19 @@ def suites() -> frozenset[str]:
 
 @cache
 def variables() -> frozenset[str]:
-    """Return every variable of the environment that is described."""
-    names = {one.name for group in environment.of_everything_else() for one in group.variables}
-    env_file = environment.of_env_file((ROOT / ".env").read_text(encoding="utf-8"))
+    """Return all documented environment variables."""
+    names = {one.name for group in environment.other_variables() for one in group.variables}
+    env_file = environment.env_file_variables((ROOT / ".env").read_text(encoding="utf-8"))
     names |= {one.name for group in env_file for one in group.variables}
     names |= {name.upper() for kind in (ProcessSettings, ServiceSettings) for name in kind.model_fields}
     for service in environment.SERVICES:
-        names |= {one["name"] for one in environment.of_service(service)["settings"]}
+        names |= {one["name"] for one in environment.service_description(service)["settings"]}
     return frozenset(names | {f"{name}_FILE" for name in names})
 
 
 @cache
 def words() -> frozenset[str]:
-    """Return every word of the project's files that are neither documents nor tests."""
+    """Return all words in files that are neither documents nor tests."""
     found = set(_FOREIGN)
     for file in tracked():
         if (
@@ -117,7 +117,7 @@ def tests() -> frozenset[str]:
 
 
 def unknown(text: str, metrics: Collection[str]) -> list[str]:
-    """Return the names in a document that nothing has, each with its kind."""
+    """Return the names in a document that do not exist, each with its kind."""
     lines = list(code(text))
     own = {name for line in lines for name in _ASSIGNED.findall(_MAKE.sub("", line))}
     found = [name for line in lines for name in _unknown_in(line, own, metrics)]
@@ -125,19 +125,19 @@ def unknown(text: str, metrics: Collection[str]) -> list[str]:
 
 
 def _unknown_in(line: str, own: Collection[str], metrics: Collection[str]) -> Iterator[str]:
-    asked: set[str] = set()
+    arguments: set[str] = set()
     for before, after in _MAKE.findall(line):
-        asked |= {*_ASSIGNED.findall(before), *_ASSIGNED.findall(after)}
+        arguments |= {*_ASSIGNED.findall(before), *_ASSIGNED.findall(after)}
         targets = re.findall(r"(?<=\s)[a-z][a-z-]*(?=\s|$)", re.sub(r"\"[^\"]*\"", "", after))
         yield from (f"make target {target}" for target in targets if target not in make_targets())
     yield from (f"drill {drill}" for drill in _DRILL.findall(line) if drill not in drills())
     for quoted, bare in _SUITES.findall(line):
         yield from (f"suite {suite}" for suite in (quoted or bare).split() if suite not in suites())
-    yield from (f"variable {name}" for name in sorted(asked - variables()))
-    # A constant of the code is a word of it; what a document sets itself is its own.
-    named = set(_VARIABLE.findall(line)) - asked - variables() - set(own)
+    yield from (f"variable {name}" for name in sorted(arguments - variables()))
+    # Constants in code are accepted, and variables that the document itself sets.
+    named = set(_VARIABLE.findall(line)) - arguments - variables() - set(own)
     yield from (f"variable {name}" for name in sorted(named) if f"{name}=" in line or name not in words())
-    yield from (f"file {path}" for path in _PATH.findall(line) if not _is_there(path))
+    yield from (f"file {path}" for path in _PATH.findall(line) if not _exists(path))
     yield from (f"module {module}" for module in _MODULE.findall(line) if not _is_module(module))
     yield from (f"metric {metric}" for metric in _METRIC.findall(line) if not _is_metric(metric, metrics))
     tested = {name: bool(rest) for name, rest in _TEST.findall(line)}
@@ -146,12 +146,12 @@ def _unknown_in(line: str, own: Collection[str], metrics: Collection[str]) -> It
     yield from (f"name {name}" for name in sorted(names) if not _is_metric(name, metrics))
 
 
-def _is_there(path: str) -> bool:
-    """Tell whether files have this name, this end of their path, or are in a folder of this name."""
+def _exists(path: str) -> bool:
+    """Return whether files have this name or path suffix, or are in a folder of this name."""
     if path.startswith(_ELSEWHERE) or not re.search(r"[a-z]", path):
         return True
     if "/" in path and not re.search(rf"\.{_ENDINGS}$", path) and path.split("/")[0] not in _folders():
-        # `read/write` is no path.
+        # Something like `read/write` is not a path.
         return True
     wanted = re.escape(path.rstrip("/")).replace(r"\*", "[^/]*").replace("NAME", "[^/]*")
     pattern = re.compile(rf"(?:.*/)?{wanted}(?:/.*)?")
@@ -164,7 +164,7 @@ def _folders() -> frozenset[str]:
 
 
 def _is_module(name: str) -> bool:
-    """Tell whether a dotted name is a module, or something that is written in one."""
+    """Return whether a dotted name is a module or a name in one."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         path = Path(*parts[:length])
@@ -182,12 +182,12 @@ def _is_module(name: str) -> bool:
 
 
 def _is_test(name: str, shortened: bool) -> bool:
-    """Tell whether a test has this name, begins with it, or (without `test_`) has it inside."""
+    """Return whether a test has this name, starts with it, or (without `test_`) contains it."""
     if not name.startswith("test_"):
         return any(name in test for test in tests())
     return any(test.startswith(name) for test in tests()) if shortened else name in tests()
 
 
 def _is_metric(name: str, metrics: Collection[str]) -> bool:
-    """Tell whether a series has this name, a counter or histogram without its ending as well."""
+    """Return whether a series has this name, with or without the suffix of a counter or histogram."""
     return any(f"{name}{ending}" in metrics for ending in ("", "_total", "_count"))

@@ -1,7 +1,7 @@
-"""Every environment variable that the project reads: found in its code, and described for people.
+"""All environment variables that the project reads, and their descriptions.
 
-Where the descriptions are: of the services in their settings classes, of the stack on Docker in .env, of everything
-else in docs/variables.toml. A variable that is read and not described, or described and not read, fails a test.
+Descriptions of the services' variables are in their settings classes, of the composed stack in .env, of all others in
+docs/variables.toml. A test fails for variables that are read but not described, or described but not read.
 """
 
 import json
@@ -24,7 +24,7 @@ from shared.testing.documents import tracked
 SERVICES = ("account-service", "transaction-service", "autoscale-service", "rollout-service")
 DESCRIBED = ROOT / "docs" / "variables.toml"
 
-# The shell's own, and what every program finds in its environment.
+# Variables of the shell and of every process.
 _OF_THE_SHELL = {"BASH_REMATCH", "EUID", "HOME", "ID", "ID_LIKE", "PATH", "PWD", "SECONDS", "CURDIR", "MAKEFILE_LIST"}
 _OF_MAKE = {"PYTHON_BIN", "MAKEFLAGS"}
 _NAME = r"""["']([A-Z][A-Z0-9_]+)["']"""
@@ -36,7 +36,7 @@ _READ_BY_MAKE = re.compile(r"\$(?:\$\{|\((?:if )?)([A-Z][A-Z0-9_]+)")
 
 @dataclass(frozen=True, slots=True)
 class Variable:
-    """A variable, its default as people write it (None: it has to be set), and what it is for."""
+    """A variable, its default as written in the environment (None: required), and its description."""
 
     name: str
     default: str | None
@@ -45,31 +45,31 @@ class Variable:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Variables that belong together, and what is true of all of them."""
+    """A titled group of variables with a common description."""
 
     title: str
     about: str
     variables: list[Variable]
 
 
-def of_settings(settings: type[BaseSettings], base: type[BaseSettings]) -> list[Variable]:
-    """Return the variables that a class of settings has and its base has not."""
+def settings_variables(settings: type[BaseSettings], base: type[BaseSettings]) -> list[Variable]:
+    """Return the variables of a settings class without those of its base."""
     own = {name: field for name, field in settings.model_fields.items() if name not in base.model_fields}
     return [Variable(name.upper(), _default(field), field.description or "") for name, field in own.items()]
 
 
 @cache
-def of_service(service: str) -> dict[str, Any]:
-    """Return what scripts.docs.describe_service tells of a service: its settings and its OpenAPI document."""
+def service_description(service: str) -> dict[str, Any]:
+    """Return the output of scripts.docs.describe_service: the settings and the OpenAPI document of a service."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "scripts.docs.describe_service"]
     printed = subprocess.run(command, cwd=ROOT / service, env=environment, capture_output=True, text=True, check=True)
-    told: dict[str, Any] = json.loads(printed.stdout)
-    return told
+    description: dict[str, Any] = json.loads(printed.stdout)
+    return description
 
 
-def of_env_file(text: str) -> list[Group]:
-    """Return the groups of .env: comments, and the assignments that follow them."""
+def env_file_variables(text: str) -> list[Group]:
+    """Return the groups of .env: a comment and the assignments after it."""
     groups: list[Group] = []
     comment: list[str] = []
     for line in text.splitlines():
@@ -82,13 +82,13 @@ def of_env_file(text: str) -> list[Group]:
                 comment = []
             groups[-1].variables.append(Variable(name, default, ""))
         else:
-            # A paragraph without assignments is about the whole file.
+            # A comment without assignments describes the whole file.
             comment = []
     return groups
 
 
-def of_everything_else() -> list[Group]:
-    """Return what docs/variables.toml describes."""
+def other_variables() -> list[Group]:
+    """Return the groups of docs/variables.toml."""
     found = tomllib.loads(DESCRIBED.read_text(encoding="utf-8"))
     return [
         Group(group["title"], group.get("about", ""), [Variable(*variable) for variable in group["variables"]])
@@ -96,8 +96,8 @@ def of_everything_else() -> list[Group]:
     ]
 
 
-def read_by_code() -> dict[str, set[str]]:
-    """Return every variable that scripts, Makefile and programs read from their environment, with the files that do."""
+def variables_read_by_code() -> dict[str, set[str]]:
+    """Return the variables that scripts, Makefile and programs read from the environment, with their files."""
     found: dict[str, set[str]] = {}
     for file in tracked():
         text = (ROOT / file).read_text(encoding="utf-8", errors="replace")
@@ -118,13 +118,13 @@ def read_by_code() -> dict[str, set[str]]:
 
 def _read_by_shell(text: str) -> set[str]:
     code = re.sub(r"(?m)^\s*#.*$", "", text)
-    # What a file sets from itself (NAME=${NAME:-…}) it reads all the same.
+    # NAME=${NAME:-…} reads the variable that it sets.
     given = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+):?[-+?]", code))
     return (set(_READ_BY_SHELL.findall(code)) - set(_SET_BY_SHELL.findall(code))) | given
 
 
 def _default(field: FieldInfo) -> str | None:
-    """Return a default as it would be written in the environment; None for a variable that has to be set."""
+    """Return a default as written in the environment; None for a required variable."""
     if field.is_required():
         return None
     value = field.default

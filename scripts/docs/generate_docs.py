@@ -1,7 +1,7 @@
-"""The generated parts of the documentation: python -m scripts.docs.generate_docs [--check]
+"""Generate parts of the documentation: python -m scripts.docs.generate_docs [--check]
 
-What is between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md, docs/api.md and docs/problems.md, and
-docs/asyncapi.json. With --check nothing is written; the exit status is 1 when something is not what the code says.
+These are the parts between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md, docs/api.md and
+docs/problems.md, and all of docs/asyncapi.json. With --check nothing is written; exits 1 if a file is out of date.
 """
 
 import argparse
@@ -28,8 +28,8 @@ Description = dict[str, Any]
 
 
 def generated() -> dict[Path, str]:
-    """Return the text of every file that is generated, wholly or in part, as it should be."""
-    services = {service: environment.of_service(service) for service in environment.SERVICES}
+    """Return the current text of each file that is generated in whole or in part."""
+    services = {service: environment.service_description(service) for service in environment.SERVICES}
     parts = {"settings": _settings(services), "variables": _variables()}
     api_parts = {
         **{service: _operations(services[service]["openapi"]) for service in PUBLIC},
@@ -44,13 +44,13 @@ def generated() -> dict[Path, str]:
 
 
 def with_parts(text: str, parts: dict[str, str]) -> str:
-    """Return a document with its generated parts replaced. Raises ValueError where one has no place in it."""
+    """Return a document with its generated parts replaced. Raises ValueError if it lacks the markers of a part."""
     for name, part in parts.items():
         begin, end = f"<!-- generated: {name} -->\n", f"<!-- end of {name} -->"
         before, found, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
         if not (found and ended):
-            raise ValueError(f"there is no place for the generated part {name}")
+            raise ValueError(f"the markers of the generated part {name} are missing")
         text = f"{before}{begin}\n{part.strip()}\n\n{end}{after}"
     return text
 
@@ -70,32 +70,34 @@ def _code(text: str) -> str:
 
 def _variable_rows(variables: Iterable[Variable]) -> list[list[str]]:
     return [
-        [_code(one.name), "has to be set" if one.default is None else _code(one.default), one.meaning]
-        for one in variables
+        [_code(one.name), "required" if one.default is None else _code(one.default), one.meaning] for one in variables
     ]
 
 
 def _settings(services: dict[str, Description]) -> str:
-    common = [one for one in environment.of_settings(ProcessSettings, BaseSettings) if one.name != "SERVICE"]
-    both = environment.of_settings(ServiceSettings, ProcessSettings)
+    common = [one for one in environment.settings_variables(ProcessSettings, BaseSettings) if one.name != "SERVICE"]
+    both = environment.settings_variables(ServiceSettings, ProcessSettings)
     groups = [
         Group("Every service", "", common),
         Group("account-service and transaction-service", "", both),
-        *(Group(name, "", [Variable(**one) for one in told["settings"]]) for name, told in services.items()),
+        *(
+            Group(name, "", [Variable(**one) for one in description["settings"]])
+            for name, description in services.items()
+        ),
     ]
     return "\n\n".join(
-        f"#### {group.title}\n\n{_table(['variable', 'default', 'what it is'], _variable_rows(group.variables))}"
+        f"#### {group.title}\n\n{_table(['variable', 'default', 'description'], _variable_rows(group.variables))}"
         for group in groups
     )
 
 
 def _variables() -> str:
-    text = ["#### The stack on Docker: `.env`"]
-    for group in environment.of_env_file((ROOT / ".env").read_text(encoding="utf-8")):
+    text = ["#### Composed stack: `.env`"]
+    for group in environment.env_file_variables((ROOT / ".env").read_text(encoding="utf-8")):
         rows = [[_code(one.name), _code(one.default or "")] for one in group.variables]
         text += [group.about, _table(["variable", "default"], rows)]
-    for group in environment.of_everything_else():
-        table = _table(["variable", "default", "what it is"], _variable_rows(group.variables))
+    for group in environment.other_variables():
+        table = _table(["variable", "default", "description"], _variable_rows(group.variables))
         text += [f"#### {group.title}", group.about, table]
     return "\n\n".join(text)
 
@@ -105,7 +107,7 @@ def _problems() -> str:
         [_code(code), str(kind.status), problem_pages.ADVICE[code].meaning, problem_pages.ADVICE[code].remedy]
         for code, kind in problem_pages.kinds().items()
     ]
-    return _table(["code", "status", "what happened", "what to do"], rows)
+    return _table(["code", "status", "meaning", "what to do"], rows)
 
 
 # The HTTP API ---------------------------------------------------------------------------------------------------------
@@ -113,11 +115,11 @@ def _problems() -> str:
 
 def _operations(openapi: Description) -> str:
     rows = [
-        [f"`{method.upper()} {path}`", _prose(operation["description"]), _parameters(operation), _answers(operation)]
+        [f"`{method.upper()} {path}`", _prose(operation["description"]), _parameters(operation), _responses(operation)]
         for path, operations in openapi["paths"].items()
         for method, operation in operations.items()
     ]
-    return _table(["operation", "what it does", "takes", "answers"], rows)
+    return _table(["operation", "description", "parameters", "responses"], rows)
 
 
 def _prose(docstring: str) -> str:
@@ -125,7 +127,7 @@ def _prose(docstring: str) -> str:
 
 
 def _parameters(operation: Description) -> str:
-    """Return the names in the query and, with `?` where it may be left out, in the body; path and key are left out."""
+    """Return the parameters of query and body, optional ones with `?`; without path parameters and headers."""
     query = [f"{one['name']}?" for one in operation.get("parameters", ()) if one["in"] == "query"]
     content = operation.get("requestBody", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
@@ -134,10 +136,10 @@ def _parameters(operation: Description) -> str:
     return ", ".join(_code(name) for name in [*query, *body])
 
 
-def _answers(operation: Description) -> str:
-    good = [status for status in operation["responses"] if status < "3"]
-    bad = [status for status in operation["responses"] if status >= "4"]
-    return ", ".join(good) + (f"; {', '.join(bad)}" if bad else "")
+def _responses(operation: Description) -> str:
+    successes = [status for status in operation["responses"] if status < "3"]
+    errors = [status for status in operation["responses"] if status >= "4"]
+    return ", ".join(successes) + (f"; {', '.join(errors)}" if errors else "")
 
 
 # Events ---------------------------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def _events() -> str:
         ]
         for type_, model in DATA_MODELS.items()
     ]
-    return _table(["type", "from", "what it carries", "fields of `data`"], rows)
+    return _table(["type", "source", "description", "fields of `data`"], rows)
 
 
 def _source(type_: str) -> str:
@@ -198,7 +200,7 @@ def asyncapi() -> Description:
 
 
 def stale() -> list[str]:
-    """Return the files that are not what the code says."""
+    """Return the files that are out of date."""
     return [
         str(path)
         for path, text in generated().items()
@@ -208,13 +210,13 @@ def stale() -> list[str]:
 
 def main() -> int:
     """Write or check the generated parts."""
-    parser = argparse.ArgumentParser(prog="generate_docs", description="The generated parts of the documentation.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if something is wrong")
+    parser = argparse.ArgumentParser(prog="generate_docs", description="Generate parts of the documentation.")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a file is out of date")
     arguments = parser.parse_args()
     if arguments.check:
         found = stale()
         for name in found:
-            print(f"docs: {name} is not what the code says; run: make docs", file=sys.stderr)
+            print(f"docs: {name} is out of date; run: make docs", file=sys.stderr)
         return 1 if found else 0
     for path, text in generated().items():
         (ROOT / path).write_text(text, encoding="utf-8")

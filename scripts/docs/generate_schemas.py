@@ -1,11 +1,11 @@
-"""JSON Schemas of the events, generated from the models: python -m scripts.docs.generate_schemas [--check] [--base REF]
+"""Generate the JSON Schemas of the events: python -m scripts.docs.generate_schemas [--check] [--base REF]
 
-Without arguments the files in shared/schemas are written. With --check nothing is written; the exit status is 1 when a
-file is not what the models say, or when the models are incompatible with the schemas of a git revision (HEAD unless
---base names another, such as the branch that a change is to be merged into).
+Without arguments the files in shared/schemas are written. With --check nothing is written; exits 1 if a file is out of
+date, or if the models are incompatible with the schemas of a git revision (default HEAD; --base names another, such as
+the target branch of a pull request).
 
-Compatible means that the events of yesterday, which stay in feeds, are valid today, and that what consumers read is
-still there: properties may be added, but none may be removed, become required, or take less than before.
+Compatible means that stored events stay valid and that consumers find all properties: properties may be added, but not
+removed, made required, or restricted to fewer values.
 """
 
 import argparse
@@ -23,13 +23,13 @@ FOLDER = ROOT / "shared" / "schemas"
 
 Schema = dict[str, Any]
 
-# A new schema takes less than the old one when the new limit is above (or below) the old one.
+# A new schema accepts fewer values if its lower limit is higher, or its upper limit lower, than the old one.
 _LOWER_LIMITS = ("minLength", "minItems", "minimum", "exclusiveMinimum")
 _UPPER_LIMITS = ("maxLength", "maxItems", "maximum", "exclusiveMaximum")
 
 
 def generate(type_: str) -> Schema:
-    """Return the JSON Schema of an event: the envelope with what this type carries."""
+    """Return the JSON Schema of an event: the envelope with the data of this type."""
     schema = CloudEvent.model_json_schema()
     name = f"urn:bank:schema:{type_}:1"
     schema["properties"] |= {
@@ -44,21 +44,21 @@ def generate(type_: str) -> Schema:
 
 
 def render(schema: Schema) -> str:
-    """Return the schema as the text of its file."""
+    """Return the text of the schema's file."""
     return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
 def incompatibilities(old: Schema, new: Schema, field: str = "event") -> list[str]:
-    """Return in what a new schema breaks with an old one, each with the field that it is about."""
+    """Return the incompatible changes between two schemas, each with its field."""
     found: list[str] = []
     for before in _alternatives(old):
         candidates = [after for after in _alternatives(new) if _same_type(before, after)]
         if not candidates:
-            found.append(f"{field}: no longer takes {before.get('type', 'any type')}")
+            found.append(f"{field}: no longer accepts {before.get('type', 'any type')}")
             continue
-        ways = [list(_differences(before, after, field)) for after in candidates]
-        fewest: list[str] = min(ways, key=len)
-        found += fewest
+        differences = [list(_differences(before, after, field)) for after in candidates]
+        smallest: list[str] = min(differences, key=len)
+        found += smallest
     return found
 
 
@@ -89,7 +89,7 @@ def _differences(old: Schema, new: Schema, field: str) -> Iterator[str]:
     for name in sorted(set(new.get("required", ())) - set(old.get("required", ()))):
         yield f"{field}.{name}: newly required"
     if new.get("additionalProperties") is False and old.get("additionalProperties") is not False:
-        yield f"{field}: no longer takes unknown properties"
+        yield f"{field}: no longer accepts unknown properties"
     for name in sorted(former.keys() & properties.keys()):
         yield from incompatibilities(former[name], properties[name], f"{field}.{name}")
     if "items" in new:
@@ -101,9 +101,9 @@ def _lost_values(old: Schema, new: Schema, field: str) -> Iterator[str]:
     if after is None:
         return
     if before is None:
-        yield f"{field}: only takes {', '.join(map(repr, after))} now"
+        yield f"{field}: now only accepts {', '.join(map(repr, after))}"
     elif lost := [value for value in before if value not in after]:
-        yield f"{field}: no longer takes {', '.join(map(repr, lost))}"
+        yield f"{field}: no longer accepts {', '.join(map(repr, lost))}"
 
 
 def _values(schema: Schema) -> list[Any] | None:
@@ -122,20 +122,20 @@ def _git(*arguments: str) -> str:
 
 
 def committed(revision: str) -> dict[str, Schema]:
-    """Return the schemas of a git revision by event type. Raises CalledProcessError or OSError without one."""
+    """Return the schemas of a git revision by event type. Raises CalledProcessError, OSError."""
     folder = FOLDER.relative_to(ROOT).as_posix()
     files = _git("ls-tree", "--name-only", revision, f"{folder}/").split()
     return {Path(file).stem: json.loads(_git("show", f"{revision}:{file}")) for file in files}
 
 
 def check(base: dict[str, Schema]) -> list[str]:
-    """Return what is wrong with the files, and with the models compared to the schemas of the base."""
+    """Return the files that are out of date, and the incompatible changes of the models since the base."""
     found = []
     for type_ in sorted({*DATA_MODELS, *(file.stem for file in FOLDER.glob("*.json"))}):
         file = FOLDER / f"{type_}.json"
         expected = render(generate(type_)) if type_ in DATA_MODELS else None
         if expected != (file.read_text(encoding="utf-8") if file.exists() else None):
-            found.append(f"{file.relative_to(ROOT)} is not what the models say; run: make schemas")
+            found.append(f"{file.relative_to(ROOT)} is out of date; run: make schemas")
     for type_, old in sorted(base.items()):
         if type_ not in DATA_MODELS:
             found.append(f"{type_}: the event has been removed")
@@ -145,7 +145,7 @@ def check(base: dict[str, Schema]) -> list[str]:
 
 
 def write() -> None:
-    """Write the files of all events, and no others."""
+    """Write the schema files of all events and remove others."""
     for file in FOLDER.glob("*.json"):
         file.unlink()
     for type_ in DATA_MODELS:
@@ -154,9 +154,9 @@ def write() -> None:
 
 def main() -> int:
     """Write or check the schemas."""
-    parser = argparse.ArgumentParser(prog="generate_schemas", description="JSON Schemas of the events in shared/.")
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if something is wrong")
-    parser.add_argument("--base", help="git revision to be compatible with (default HEAD, if there is one)")
+    parser = argparse.ArgumentParser(prog="generate_schemas", description="Generate the JSON Schemas of the events.")
+    parser.add_argument("--check", action="store_true", help="write nothing, fail if a schema is wrong")
+    parser.add_argument("--base", help="git revision to be compatible with (default HEAD)")
     arguments = parser.parse_args()
     if not arguments.check:
         write()
@@ -165,7 +165,7 @@ def main() -> int:
         base = committed(arguments.base or "HEAD")
     except (OSError, subprocess.CalledProcessError):
         if arguments.base:
-            print(f"schemas: git has no revision {arguments.base} to compare with", file=sys.stderr)
+            print(f"schemas: unknown git revision {arguments.base}", file=sys.stderr)
             return 1
         base = {}
     found = check(base)

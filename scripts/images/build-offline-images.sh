@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Build every base image from Debian packages, for machines that reach a Debian mirror but no image registry.
-# docker/offline/images.env has their names. What is there already and was made by the same recipe is kept.
-# FORCE=1 builds anew (with the packages of today), DEBIAN_MIRROR=… replaces the mirror of this machine's apt.
+# Build all base images from Debian packages, for machines that reach a Debian mirror but no image registry.
+# docker/offline/images.env lists their names. Images built with the same recipe are kept.
+# FORCE=1 rebuilds all with current packages, DEBIAN_MIRROR=… overrides the mirror of this machine's apt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -23,7 +23,7 @@ current() {
     [ -z "${FORCE-}" ] && [ "$(docker image inspect --format '{{index .Config.Labels "bank.recipe"}}' "$1" 2>/dev/null)" = "$recipe" ]
 }
 
-# The archives that apt uses on this machine, as `RELEASE ADDRESS` lines.
+# Print apt's Debian archives on this machine as `RELEASE URL` lines.
 archives() {
     # apt expands these, not the shell.
     # shellcheck disable=SC2016
@@ -34,19 +34,19 @@ write_sources() {
     local all mirror security
     all=$(archives 2>/dev/null || true)
     mirror=${DEBIAN_MIRROR-$(awk '$1 !~ /-/ { print $2; exit }' <<<"$all")}
-    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; name one: DEBIAN_MIRROR=http://…"
+    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; set DEBIAN_MIRROR=http://…"
     security=$(awk '$1 ~ /-security$/ { print $2; exit }' <<<"$all")
     {
         echo "deb $mirror $suite main"
         echo "deb $mirror $suite-updates main"
         [ -z "$security" ] || echo "deb $security $suite-security main"
     } >"$work/suite.list"
-    # The signature is checked as ever; only the date of sid may be past, where a mirror lags.
+    # The release file of sid may have expired where a mirror lags; its signature is still verified.
     cp "$work/suite.list" "$work/all.list"
     echo "deb [check-valid-until=no] $mirror sid main" >>"$work/all.list"
 }
 
-# Debian without what nobody reads in a container; the licences stay.
+# Exclude documentation that containers do not need, but keep the licences.
 build_base() {
     local part without=()
     for part in doc man locale info; do
@@ -66,18 +66,18 @@ build_stage() {
         --secret "id=sources,src=$work/all.list" ${FORCE:+--no-cache} --progress plain docker/offline
 }
 
-# run NAME COMMAND …: with its output in a file that is shown when it fails. Several run at once, so what is counted is
-# what is built: one line a piece in a file.
+# run NAME COMMAND …: build an image; its output is shown only if it fails. Builds run in parallel processes, so finished
+# ones are counted in a file.
 run() {
     local name=$1 started=$SECONDS
     shift
     if ! "$@" >"$work/${name//\//_}.log" 2>&1; then
         tail -n 12 "$work/${name//\//_}.log" | cut -c 1-200 | sed 's/^/    /' >&2
-        echo "offline-images: could not build $name; the lines above say why" >&2
+        echo "offline-images: could not build $name, see the output above" >&2
         return 1
     fi
     echo "$name" >>"$work/built"
-    steps_begun=$(($(wc -l <"$work/built") - 1))
+    steps_started=$(($(wc -l <"$work/built") - 1))
     step "$name built in $((SECONDS - started)) s ($(size "$name"))"
 }
 
@@ -85,20 +85,20 @@ size() {
     docker image inspect --format '{{.Size}}' "$1" | awk '{ printf "%.0f MB", $1 / 1e6 }'
 }
 
-# What images are made of and by; what is only said meanwhile makes no other image.
+# Everything that affects the images; the rest of this script may change without a rebuild.
 recipe=$({ cat docker/offline/* && declare -f write_sources build_base build_stage; } | sha256sum | cut -c1-16)
 
 missing=()
 while IFS='=' read -r variable image; do
     stage=${variable%_IMAGE}
     if current "$image"; then
-        say "$image is there"
+        info "$image is up to date"
     else
         missing+=("${stage,,} $image")
     fi
 done < <(grep '^[A-Z]' docker/offline/images.env)
 if [ ${#missing[@]} -eq 0 ]; then
-    finished offline-images "all base images are there"
+    finished offline-images "all base images are up to date"
     exit
 fi
 
@@ -107,10 +107,10 @@ current "$base" || steps=$((steps + 1))
 scripts/local/ensure_packages.sh mmdebstrap
 write_sources
 if current "$base"; then
-    say "$base is there"
+    info "$base is up to date"
 else
-    say "$base: installing Debian $suite from the mirror of this machine"
-    patiently "still installing" run "$base" build_base
+    info "$base: installing Debian $suite"
+    with_spinner "installing" run "$base" build_base
 fi
 
 build_stages() {
@@ -127,6 +127,6 @@ build_stages() {
     done
     return "$status"
 }
-say "${#missing[@]} images to build, $jobs at once"
-build_stages || fail "not all could be built"
-finished offline-images "all base images are there"
+info "building ${#missing[@]} images, $jobs in parallel"
+build_stages || fail "some images could not be built, see the output above"
+finished offline-images "all base images are up to date"

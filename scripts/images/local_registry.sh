@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A registry of images on this machine, for rehearsals: local_registry.sh start|stop
-# REGISTRY_DIR=var/registry keeps its images, REGISTRY_PORT=5000 is its port on loopback. `start` prints its address.
+# Run an image registry on this machine, for rehearsal releases: local_registry.sh start|stop
+# REGISTRY_DIR=var/registry stores the images, REGISTRY_PORT=5000 is the port on loopback. `start` prints the address.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -17,13 +17,13 @@ running() {
     [ -f "$pid_file" ] && grep -qs docker-registry "/proc/$(cat "$pid_file")/comm"
 }
 
-answers() {
+listening() {
     (exec 3<>"/dev/tcp/${address%:*}/${address#*:}") 2>/dev/null
 }
 
 start() {
     if ! running; then
-        ! answers || fail "$address is in use; choose another port: REGISTRY_PORT=$((${address#*:} + 1))"
+        ! listening || fail "$address is in use; choose another port: REGISTRY_PORT=$((${address#*:} + 1))"
         scripts/local/ensure_packages.sh docker-registry
         mkdir -p "$folder/images"
         cat >"$folder/registry.yml" <<END
@@ -36,14 +36,14 @@ END
         echo $! >"$pid_file"
     fi
     for _ in $(seq 50); do
-        kill -0 "$(cat "$pid_file")" 2>/dev/null || fail "it stopped at once: $(tail -n 1 "$folder/registry.log")"
-        if answers; then
+        kill -0 "$(cat "$pid_file")" 2>/dev/null || fail "docker-registry exited on start: $(tail -n 1 "$folder/registry.log")"
+        if listening; then
             echo "$address"
             return
         fi
         sleep 0.1
     done
-    fail "it does not answer at $address after 5 s; see $folder/registry.log"
+    fail "docker-registry does not listen on $address after 5 s; see $folder/registry.log"
 }
 
 stop() {

@@ -11,7 +11,7 @@ background_pids=()
 unsuccessful=()
 background_output=$(mktemp -d)
 trap stop_background EXIT
-# Killed by Ctrl-C while it waits, the shell would know of no jobs any more.
+# Without this trap, a shell killed by Ctrl-C during `wait` has an empty list of jobs in stop_background.
 trap 'exit 130' INT
 
 stop_background() {
@@ -24,7 +24,7 @@ run_in_background() {
     local name=$1 output=$background_output/${#background_names[@]}
     shift
     while [ "$(jobs -pr | wc -l)" -ge "$max_parallel" ]; do wait -n; done
-    # A process group of its own, so that Ctrl-C ends the command and its children.
+    # A separate process group, so that stop_background also ends the children of the command.
     set -m
     { "$@" </dev/null >"$output" 2>&1 || touch "$output.failed"; } &
     set +m

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Create .venv with what `run` (make run, demo, token) or `dev` (everything) needs: bootstrap.sh [run|dev]
-# Ansible has an environment of its own, .venv-ops: bootstrap.sh ops|deploy, where `deploy` adds its collections; so have
-# the Go that builds checkers, .venv-go: bootstrap.sh go, and Trivy, .venv-scan: bootstrap.sh scan.
-# uv installs them; it is installed with pip into .venv-uv first. An environment that is up to date is left alone.
+# Create a virtual environment with pinned requirements unless it is up to date: bootstrap.sh [run|dev|ops|deploy|go|scan]
+#   run, dev      .venv: for make run, demo and token; for everything
+#   ops, deploy   .venv-ops: Ansible; the same with its collections
+#   go            .venv-go: the Go toolchain that builds checkers
+#   scan          .venv-scan: Trivy
+# uv installs them; pip installs uv into .venv-uv.
 # PYTHON=… selects the interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,7 +27,7 @@ case $set_name in
 esac
 
 # A stamp names the installed set and its requirements; `dev` contains `run`, and `deploy` contains `ops`.
-stamp_of() {
+requirements_stamp() {
     [ ! -f "requirements-$1.txt" ] || echo "$1 $(cksum <"requirements-$1.txt")"
 }
 
@@ -36,7 +38,7 @@ installed() {
     found=$(cat "$venv/.requirements" 2>/dev/null) || return 1
     "$venv/bin/python" -c '' 2>/dev/null || return 1
     for set_name in "$@"; do
-        [ "$found" != "$(stamp_of "$set_name")" ] || return 0
+        [ "$found" != "$(requirements_stamp "$set_name")" ] || return 0
     done
     return 1
 }
@@ -57,7 +59,7 @@ find_python() {
         fi
         too_old="$candidate is $found"
     done
-    fail "Python 3.11 or newer is needed${too_old:+, but $too_old}; install one, or name it: PYTHON=/path/to/python3"
+    fail "Python 3.11 or newer is required${too_old:+, but $too_old}; install it, or set PYTHON=/path/to/python3"
 }
 
 install_uv() {
@@ -66,10 +68,10 @@ install_uv() {
     "$python" -c 'import ensurepip' 2>/dev/null || scripts/local/ensure_packages.sh "python$version-venv" ||
         fail "$python cannot create virtual environments"
     rm -rf .venv-uv
-    "$python" -m venv .venv-uv || fail "$python -m venv failed; the lines above say why"
+    "$python" -m venv .venv-uv || fail "$python -m venv failed, see the output above"
     .venv-uv/bin/python -m pip install --quiet --no-input --disable-pip-version-check --require-hashes -r requirements-uv.txt >&2 ||
-        fail "pip could not install requirements-uv.txt; the lines above say why"
-    stamp_of uv >.venv-uv/.requirements
+        fail "pip could not install requirements-uv.txt, see the output above"
+    requirements_stamp uv >.venv-uv/.requirements
 }
 
 # pip_setting NAME: a value from pip's configuration files and environment; the last one counts.
@@ -94,10 +96,10 @@ follow_pip_configuration() {
     export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT-${value:-180}}
 }
 
-[ -f "$requirements" ] || fail "there is no $requirements; use run, dev, ops, deploy, go or scan"
+[ -f "$requirements" ] || fail "no such set: $set_name; use run, dev, ops, deploy, go or scan"
 installed "$venv" "$set_name" "$larger" && exit 0
 
-# One at a time: `make run` and `make test` may both find nothing here.
+# Lock, because `make run` and `make test` may start at the same time.
 if command -v flock >/dev/null; then
     exec 9<.
     flock 9
@@ -112,12 +114,12 @@ if [ ! -f "$venv/.requirements" ] || ! "$venv/bin/python" -c '' 2>/dev/null; the
     echo "creating $venv with Python $version" >&2
     rm -rf "$venv"
     .venv-uv/bin/uv venv --quiet --no-config --no-python-downloads --python "$(command -v "$python")" "$venv" ||
-        fail "uv could not create $venv; the lines above say why"
+        fail "uv could not create $venv, see the output above"
 fi
 
 echo "installing $requirements" >&2
 rm -f "$venv/.requirements"
 # Compiled now, once; otherwise every process would compile what it imports.
 .venv-uv/bin/uv pip install --quiet --no-config --python "$venv/bin/python" --compile-bytecode --require-hashes -r "$requirements" >&2 ||
-    fail "uv could not install $requirements; the lines above say why"
-stamp_of "$set_name" >"$venv/.requirements"
+    fail "uv could not install $requirements, see the output above"
+requirements_stamp "$set_name" >"$venv/.requirements"

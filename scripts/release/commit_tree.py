@@ -1,11 +1,11 @@
-"""The files of a commit, byte by byte.
+"""Export the exact files of a commit, or compare the working tree with them.
 
-    python3 -m scripts.release.commit_tree export COMMIT FOLDER     writes them to a new folder
-    python3 -m scripts.release.commit_tree compare COMMIT PATH …    print how the working tree differs there; exit 1
+    python3 -m scripts.release.commit_tree export COMMIT FOLDER     writes the files to a new folder
+    python3 -m scripts.release.commit_tree compare COMMIT PATH …    prints differences of the working tree; exits 1 then
 
-Contents come from git's objects and are checked against their ids. `git archive` and `git status` would go by
-attributes (export-ignore, export-subst), filters, line endings, ignored and hidden files and replaced objects, some of
-which are settings of this machine and in no commit. Links and submodules are refused. Needs nothing but Python and git.
+Contents are read from git's objects and verified against their ids. `git archive` and `git status` depend on attributes
+(export-ignore, export-subst), filters, line endings, ignored files and replaced objects, some of which are local
+settings. Links and submodules are rejected. Requires only Python and git.
 """
 
 import hashlib
@@ -20,16 +20,16 @@ from pathlib import Path
 from shared.testing.paths import ROOT
 
 _FILES = {"100644": 0o644, "100755": 0o755}
-# Python writes it wherever it runs; nothing takes it along.
+# Created by Python when it runs, and part of no image.
 _CACHE = "__pycache__"
 
 
-class Refused(Exception):
-    """What is wrong, in words for whoever makes or deploys a release."""
+class TreeError(Exception):
+    """The commit cannot be read or contains unsupported files; the message is for operators."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class TreeEntry:
     """A file of a commit: its path, permissions and the id of its content."""
 
     path: str
@@ -44,50 +44,50 @@ def _git(root: Path, *arguments: str, given: bytes = b"") -> bytes:
             ["git", *arguments], cwd=root, env=environment, input=given, capture_output=True, check=True
         )
     except OSError as error:
-        raise Refused(f"git cannot be run: {error}") from error
+        raise TreeError(f"git cannot be run: {error}") from error
     except subprocess.CalledProcessError as error:
-        raise Refused((error.stderr.decode(errors="replace").strip() or "git failed").splitlines()[-1]) from error
+        raise TreeError((error.stderr.decode(errors="replace").strip() or "git failed").splitlines()[-1]) from error
     return done.stdout
 
 
-def entries(root: Path, commit: str, paths: Sequence[str] = ()) -> list[Entry]:
-    """Return the files of a commit at or below some paths, all without any. Raises Refused."""
+def entries(root: Path, commit: str, paths: Sequence[str] = ()) -> list[TreeEntry]:
+    """Return the files of a commit at or below the paths (default: all). Raises TreeError."""
     found = []
     for line in _git(root, "ls-tree", "-r", "-z", "--full-tree", commit, "--", *paths).split(b"\0")[:-1]:
-        facts, _, path = line.decode().partition("\t")
-        mode, _, blob = facts.split(" ")
+        metadata, _, path = line.decode().partition("\t")
+        mode, _, blob = metadata.split(" ")
         if mode not in _FILES:
-            raise Refused(f"{path} is a link or a submodule; what it leads to is not in the commit")
-        found.append(Entry(path, _FILES[mode], blob))
+            raise TreeError(f"{path} is a link or a submodule: its target is not part of the commit")
+        found.append(TreeEntry(path, _FILES[mode], blob))
     return found
 
 
-def contents(root: Path, files: Sequence[Entry]) -> Iterator[tuple[Entry, bytes]]:
-    """Return each file with its content, which has the id that the commit says. Raises Refused."""
-    answer = _git(root, "cat-file", "--batch", given="".join(f"{entry.blob}\n" for entry in files).encode())
+def contents(root: Path, files: Sequence[TreeEntry]) -> Iterator[tuple[TreeEntry, bytes]]:
+    """Yield each file with its content, verified against its id in the commit. Raises TreeError."""
+    output = _git(root, "cat-file", "--batch", given="".join(f"{entry.blob}\n" for entry in files).encode())
     position = 0
     for entry in files:
-        end = answer.index(b"\n", position)
-        words = answer[position:end].split(b" ")
+        end = output.index(b"\n", position)
+        words = output[position:end].split(b" ")
         if len(words) != 3:
-            raise Refused(f"{entry.path}: the object is not here; fetch the commit whole")
+            raise TreeError(f"{entry.path}: object not found; fetch the complete commit")
         position = end + 1 + int(words[2])
-        content = answer[end + 1 : position]
+        content = output[end + 1 : position]
         if object_id(content, entry.blob) != entry.blob:
-            raise Refused(f"{entry.path}: the object is damaged")
+            raise TreeError(f"{entry.path}: object is corrupt")
         yield entry, content
         position += 1
 
 
 def object_id(content: bytes, like: str) -> str:
-    """Return git's id of a content, in the kind of hash that another id has."""
-    kind = hashlib.sha256 if len(like) == 64 else hashlib.sha1
-    return kind(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    """Return git's id of a blob, with the hash function of another id."""
+    function = hashlib.sha256 if len(like) == 64 else hashlib.sha1
+    return function(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def export(root: Path, commit: str, folder: Path) -> int:
-    """Write the files of a commit to a new folder; return how many there are. Raises Refused, OSError."""
-    # Folders are in an image as they are here.
+    """Write the files of a commit to a new folder; return their number. Raises TreeError, OSError."""
+    # Images copy the permissions of the folders.
     os.umask(0o022)
     folder.mkdir(parents=True)
     files = entries(root, commit)
@@ -100,7 +100,7 @@ def export(root: Path, commit: str, folder: Path) -> int:
 
 
 def differences(root: Path, commit: str, paths: Sequence[str]) -> list[str]:
-    """Return how the working tree differs from a commit at or below some paths. Raises Refused."""
+    """Return the differences between the working tree and a commit at or below the paths. Raises TreeError."""
     known = {entry.path: entry for entry in entries(root, commit, paths)}
     present = {file for path in paths for file in _present(root, path)}
     changed = [f"changed: {path}" for path in sorted(known.keys() & present) if not _same(root / path, known[path])]
@@ -109,7 +109,7 @@ def differences(root: Path, commit: str, paths: Sequence[str]) -> list[str]:
 
 
 def _present(root: Path, path: str) -> Iterator[str]:
-    """Return what is at or below a path, links as what they are."""
+    """Yield the files at or below a path without following links."""
     top = root / path
     if top.is_symlink() or not top.is_dir():
         if os.path.lexists(top):
@@ -122,7 +122,7 @@ def _present(root: Path, path: str) -> Iterator[str]:
             yield Path(folder, name).relative_to(root).as_posix()
 
 
-def _same(file: Path, entry: Entry) -> bool:
+def _same(file: Path, entry: TreeEntry) -> bool:
     mode = file.lstat().st_mode
     if not stat.S_ISREG(mode) or bool(mode & 0o100) != bool(entry.mode & 0o100):
         return False
@@ -130,7 +130,7 @@ def _same(file: Path, entry: Entry) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Export or compare as the arguments say."""
+    """Export or compare a commit."""
     try:
         match arguments:
             case ["export", commit, folder]:
@@ -141,7 +141,7 @@ def main(arguments: Sequence[str]) -> int:
             case _:
                 print("usage: commit_tree export COMMIT FOLDER | compare COMMIT PATH …", file=sys.stderr)
                 return 2
-    except (Refused, OSError) as error:
+    except (TreeError, OSError) as error:
         print(f"commit {arguments[1]}: {error}", file=sys.stderr)
         return 1
     for line in found:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cosign: cosign.sh generate-key-pair, sign … Where this machine has none it is taken from a Debian suite that has it, or
-# built as .ci/tools/cosign pins it.
+# Run Cosign: cosign.sh generate-key-pair, sign … If it is not installed, it is installed from another Debian suite or built
+# from the version that .ci/tools/cosign pins.
 set -euo pipefail
 
 root=$(dirname "$(dirname "$(realpath "$0")")")

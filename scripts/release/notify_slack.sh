@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Tell Slack how a rollout ended: TARGET (staging, production), OUTCOME, COMMIT, RUN_URL; SLACK_WEBHOOK_URL is where.
-# Without the address it says so and is content: nobody asked to be told.
+# Post the outcome of a rollout to Slack. Needs TARGET (staging, production), OUTCOME, COMMIT, RUN_URL and SLACK_WEBHOOK_URL.
+# Without SLACK_WEBHOOK_URL nothing is posted.
 set -euo pipefail
 
 if [ -z "${SLACK_WEBHOOK_URL-}" ]; then
-    echo "slack: nobody is told: SLACK_WEBHOOK_URL is not set"
+    echo "slack: notification skipped, SLACK_WEBHOOK_URL is not set"
     exit 0
 fi
 case $OUTCOME in
@@ -13,7 +13,7 @@ case $OUTCOME in
     *) sign=:x: ;;
 esac
 message=$(jq --null-input --arg text "$sign Rollout of ${COMMIT:0:12} to $TARGET: *$OUTCOME* <$RUN_URL|the run>" '{text: $text}')
-# The address is a secret: it goes by a file descriptor, where no list of processes shows it.
+# The URL is a secret, so it is passed by a file descriptor: command lines are visible to all users.
 curl --silent --show-error --fail --max-time 20 --retry 3 --header 'Content-Type: application/json' --data "$message" \
     --config <(printf 'url = "%s"\n' "$SLACK_WEBHOOK_URL") --output /dev/null
-echo "slack: told"
+echo "slack: notified"

@@ -1,7 +1,7 @@
 """Print an image's SLSA v1 provenance predicate: `python3 -m scripts.release.provenance SERVICE VERSION COMMIT`.
 
-REPOSITORY is the address of the repository, GITHUB_RUN_ID the run on GitHub. The commit is the one that
-scripts/release/release.sh has built from, or with REHEARSAL=1 the one that was checked out.
+REPOSITORY is the URL of the source repository, GITHUB_RUN_ID the id of the run on GitHub. COMMIT is the commit that
+scripts/release/release.sh built from, or with REHEARSAL=1 the commit that was checked out.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 def predicate(
     service: str, version: str, repository: str, commit: str, run: str, when: datetime, *, rehearsal: bool = False
 ) -> dict[str, Any]:
-    """Return the predicate; https://slsa.dev/spec/v1.0/provenance explains the fields.
+    """Return the predicate (https://slsa.dev/spec/v1.0/provenance).
 
-    Of a rehearsal it says so: the image was not built from the files of the commit alone.
+    A rehearsal release is marked, because its images may contain more than the files of the commit.
     """
     return {
         "buildDefinition": {
@@ -36,11 +36,11 @@ def predicate(
 
 
 def main() -> int:
-    """Print the provenance of the service, version and commit that the command line names."""
+    """Print the provenance for the service, version and commit on the command line."""
     service, version, commit = sys.argv[1:]
     repository = os.environ.get("REPOSITORY", "")
     if not repository:
-        print("provenance: FAILED: say which repository it is built from: REPOSITORY=https://…", file=sys.stderr)
+        print("provenance: FAILED: set REPOSITORY=https://… to the source repository", file=sys.stderr)
         return 1
     run = os.environ.get("GITHUB_RUN_ID", "")
     rehearsal = os.environ.get("REHEARSAL") == "1"

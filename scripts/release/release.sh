@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# Build the images of this commit, push, sign and attest them, and write what deploy.yml takes: release.sh FILE
-# REGISTRY=registry.example/bank  where to push            COSIGN_KEY=cosign.key  signs; its password is COSIGN_PASSWORD
-# VERSION=…  what it is called (default: git describe)     RELEASE_NUMBER=…       its place in time (default: the commit's)
-# REHEARSAL=1  for drills: build this tree as it is, uncommitted changes included; with BUILD=0 take the images
-#              $REGISTRY/SERVICE:$VERSION as they are. Without it, images are built from the files of the commit alone
-# REPOSITORY=https://…  where the commit is, for the attestations (scripts/release/attest.sh); ATTEST=0 leaves them out
-# COSIGN_PRIVATE_KEY=…  the key itself, as a secret holds it, instead of COSIGN_KEY
-# KEYLESS=true          sign with the identity of the workflow on GitHub instead
+# Build, push, sign and attest the images of this commit, and write the release file for deploy.yml: release.sh FILE
+#   REGISTRY=registry.example/bank   image name prefix to push to
+#   VERSION=…                        version (default: git describe)
+#   RELEASE_NUMBER=…                 increasing number of the release (default: time of the commit)
+#   REPOSITORY=https://…             source repository, for the attestations; ATTEST=0 makes none
+#   COSIGN_KEY=cosign.key            signing key; its password is COSIGN_PASSWORD
+#   COSIGN_PRIVATE_KEY=…             content of the signing key instead of its file
+#   KEYLESS=true                     sign with the identity of the GitHub workflow instead
+#   REHEARSAL=1                      rehearsal release: build from the working tree, uncommitted changes included; with
+#                                    BUILD=0 use the existing images $REGISTRY/SERVICE:$VERSION
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-# The base image of the commit, and not the one that the last `make up` has chosen on this machine.
+# The base image of the commit, not the one selected by the last `make up` on this machine.
 export PYTHON_IMAGE=${PYTHON_IMAGE:-$(git show HEAD:.env | sed -n 's/^PYTHON_IMAGE=//p')}
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
@@ -19,17 +21,17 @@ fail() {
     exit 1
 }
 
-[ $# -eq 1 ] || fail "say where to write the release: release.sh FILE"
-[ -n "${REGISTRY-}" ] || fail "say where to push: REGISTRY=registry.example/bank"
+[ $# -eq 1 ] || fail "usage: release.sh FILE"
+[ -n "${REGISTRY-}" ] || fail "set REGISTRY=registry.example/bank"
 [ "${ATTEST-}" = 0 ] || [ -n "${REPOSITORY-}" ] ||
-    fail "say which repository the images are built from: REPOSITORY=https://… (or ATTEST=0)"
+    fail "set REPOSITORY=https://… to the source repository of the images (or ATTEST=0)"
 if [ "${REHEARSAL-}" = 1 ]; then
-    echo "release: REHEARSAL: nothing vouches for what is in these images; do not deploy them to customers" >&2
+    echo "release: warning: rehearsal release, the content of its images is not verified; do not deploy it to production" >&2
 else
-    [ "${BUILD-}" != 0 ] || fail "BUILD=0: images that were not built here from the commit are for rehearsals (REHEARSAL=1)"
-    # They would not be in the release: better said now than missed later.
+    [ "${BUILD-}" != 0 ] || fail "BUILD=0 is only allowed for rehearsal releases (REHEARSAL=1)"
+    # Images are built from the commit, so uncommitted changes would be missing.
     [ -z "$(git status --porcelain --untracked-files=no)" ] ||
-        fail "there are changes that no commit has; commit them first (or REHEARSAL=1)"
+        fail "the working tree has uncommitted changes; commit them first (or REHEARSAL=1)"
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -39,7 +41,7 @@ if [ -n "${COSIGN_PRIVATE_KEY-}" ]; then
     unset COSIGN_PRIVATE_KEY
 fi
 [ "${KEYLESS-}" = true ] || [ -f "${COSIGN_KEY-}" ] ||
-    fail "say what signs: COSIGN_KEY=cosign.key (scripts/release/cosign.sh generate-key-pair makes one)"
+    fail "set COSIGN_KEY=cosign.key (scripts/release/cosign.sh generate-key-pair creates one)"
 export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
 export REGISTRY VERSION=${VERSION:-$(version)}
 
@@ -47,11 +49,11 @@ file=$1
 commit=$(git rev-parse HEAD)
 number=${RELEASE_NUMBER:-$(git show --no-patch --format=%ct HEAD)}
 
-# quietly COMMAND …: with its output shown only when it fails.
-quietly() {
+# run_quiet COMMAND …: run a command and show its output only if it fails.
+run_quiet() {
     "$@" >"$work/log" 2>&1 && return
     tail -n 8 "$work/log" | cut -c 1-200 | sed 's/^/    /' >&2
-    fail "$1 failed; the lines above say why"
+    fail "$1 failed, see the output above"
 }
 
 read -ra services <<<"$(scripts/build-images.sh --list)"
@@ -60,21 +62,21 @@ if [ "${BUILD-}" != 0 ]; then
     scripts/build-images.sh --push
 else
     for service in "${services[@]}"; do
-        quietly docker push --quiet "$REGISTRY/$service:$VERSION"
+        run_quiet docker push --quiet "$REGISTRY/$service:$VERSION"
     done
 fi
 
 signs=()
 if [ "${KEYLESS-}" != true ]; then
-    # No transparency log and no time-stamping service: the bank's own key says who signed, the annotations say when.
-    quietly scripts/release/cosign.sh signing-config create --out "$work/signing.json"
+    # No transparency log and no time-stamping service: signer and release follow from the key and the annotations.
+    run_quiet scripts/release/cosign.sh signing-config create --out "$work/signing.json"
     signs=(--key "$COSIGN_KEY" --signing-config "$work/signing.json")
 fi
 images=()
 for service in "${services[@]}"; do
     image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
-        grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry gave $REGISTRY/$service:$VERSION no digest"
-    quietly scripts/release/cosign.sh sign --yes "${signs[@]}" \
+        grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry returned no digest for $REGISTRY/$service:$VERSION"
+    run_quiet scripts/release/cosign.sh sign --yes "${signs[@]}" \
         -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
     echo "signed $image"
     images+=("    \"$service\": \"$image\"")
@@ -92,7 +94,7 @@ ${separated%,}
 }}
 END
 mkdir -p "$(dirname "$file")"
-# Nothing is a release before everything is said about it.
+# The release file is written last, after all attestations.
 [ "${ATTEST-}" = 0 ] || scripts/release/attest.sh "$work/release.json" "$(dirname "$file")"
 mv "$work/release.json" "$file"
 echo "release $number ($VERSION): $file"

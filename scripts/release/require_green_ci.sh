@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Wait until CI of exactly this commit has ended, and fail unless it is green: COMMIT=… require_green_ci.sh
-# GH_TOKEN and GH_REPO say where; PATIENCE (2400) and PAUSE (15) are seconds.
+# Wait until the CI run of this commit has completed, and fail unless it succeeded: COMMIT=… require_green_ci.sh
+# Needs GH_TOKEN and GH_REPO. PATIENCE (2400) is the timeout and PAUSE (15) the polling interval, in seconds.
 set -euo pipefail
 
 deadline=$((SECONDS + ${PATIENCE:-2400}))
 while true; do
-    # Of a push to the branch: what a pull request was tested as is another tree.
+    # Only runs of pushes: a pull request is tested as a merge commit with a different tree.
     run=$(gh run list --workflow ci.yml --commit "$COMMIT" --event push --limit 1 --json status,conclusion,url --jq '.[0] // {}')
     status=$(jq --raw-output '.status // "not started"' <<<"$run")
     [ "$status" != completed ] || break

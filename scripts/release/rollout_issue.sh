@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
-# Open an issue about a rollout that failed, or add to the open one. NEEDS (the jobs as JSON), COMMIT and RUN_URL tell of
-# it; GH_TOKEN and GH_REPO say where.
+# Open or update the issue about a failed rollout. Needs NEEDS (the jobs as JSON), COMMIT, RUN_URL, GH_TOKEN and GH_REPO.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 text=$(mktemp)
 trap 'rm -f "$text"' EXIT
 {
-    echo "The rollout of $COMMIT did not end well:"
+    echo "The rollout of $COMMIT failed:"
     echo
     jq --raw-output 'to_entries[] | "- \(.key): \(.value.result)"' <<<"$NEEDS"
     echo
-    echo "Customers are on the release before, unless a step above says otherwise; docs/ci.md says what to look at."
+    echo "Clients are served by the previous release unless a job above reports otherwise; see docs/ci.md for the next steps."
 } >"$text"
-OUTCOME=failure scripts/ci/sync_issue.sh failed-rollout "A rollout failed" "$text"
+OUTCOME=failure scripts/ci/sync_issue.sh failed-rollout "Rollout failed" "$text"

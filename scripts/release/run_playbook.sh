@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Run Ansible against the hosts of TARGET (staging, production) over SSH: run_playbook.sh
-# ROLLBACK=true runs rollback.yml, else it is deploy.yml with RELEASE (default: reports/release/release.json).
-# Contents, not names of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the key in force, then
-# the next one), SETTINGS (YAML of what ansible/roles/*/defaults may be set to). REPOSITORY is where images have to come
-# from. SYNTHETIC_TOKEN is one for this run (docs/deployment.md). WEIGHTS="10,50" are the canary's steps; PROMOTE=false takes the canary back after the last one.
+# ROLLBACK=true runs rollback.yml, otherwise deploy.yml deploys RELEASE (default: reports/release/release.json).
+# Contents of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the current key, then the next one),
+# SETTINGS (YAML with role variables, see ansible/roles/*/defaults).
+# REPOSITORY is the required source repository of the images, SYNTHETIC_TOKEN a token for this run (docs/deployment.md).
+# WEIGHTS="10,50" are the canary weights in percent; PROMOTE=false removes the canary after the last step (dry run).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -18,14 +19,14 @@ release=${RELEASE:-reports/release/release.json}
 if [ "${ROLLBACK-}" != true ]; then
     playbook=deploy
     needed+=(REPOSITORY)
-    [ -f "$release" ] || fail "there is no $release; the job build makes it"
+    [ -f "$release" ] || fail "$release does not exist; the job build creates it"
 fi
 for name in "${needed[@]}"; do
-    [ -n "${!name-}" ] || fail "$name is not set; on GitHub it belongs to the environment"
+    [ -n "${!name-}" ] || fail "$name is not set (on GitHub: a secret or variable of the environment)"
 done
 
 scripts/local/bootstrap.sh deploy
-# Where it has to be built, that takes minutes, and no verification is to run into its limit of time.
+# Build Cosign now if necessary: it takes minutes, longer than the timeout of a verification.
 [ "$playbook" != deploy ] || scripts/release/cosign.sh version >/dev/null
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -42,21 +43,21 @@ if [ "$playbook" = deploy ]; then
     awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file && NF { print >file }' \
         <<<"${COSIGN_PUBLIC_KEYS-}"
     shopt -s nullglob
-    # For jq, which reads it from the environment: what is on a command line is for all to see.
+    # jq reads the token from the environment, because command lines are visible to all users.
     export SYNTHETIC_TOKEN=${SYNTHETIC_TOKEN-}
-    # JSON, so that no value is taken for anything but what it is.
+    # Extra variables in JSON keep their types.
     jq --null-input --arg repository "$REPOSITORY" --arg promote "${PROMOTE-}" --arg weights "${WEIGHTS-}" '
         {banking_app_cosign_keys: $ARGS.positional, banking_app_repository: $repository,
          nginx_canary_promote: ($promote != "false")}
         + if env.SYNTHETIC_TOKEN then {banking_app_synthetic_token: env.SYNTHETIC_TOKEN} else {} end
         + if $weights == "" then {} else {nginx_canary_steps: "[\($weights)]" | fromjson} end' \
-        --args "$work"/cosign-*.pub >"$work/asked.json" || fail "WEIGHTS=$WEIGHTS are no numbers"
-    arguments+=(--extra-vars "@$release" --extra-vars "@$work/asked.json")
+        --args "$work"/cosign-*.pub >"$work/parameters.json" || fail "WEIGHTS=$WEIGHTS is not a comma-separated list of numbers"
+    arguments+=(--extra-vars "@$release" --extra-vars "@$work/parameters.json")
 fi
-# The rest of the process tree has no use for them.
+# Child processes do not need the secrets.
 unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS SYNTHETIC_TOKEN
 
-# Hosts that are not in the list are refused, whoever answers.
+# Reject hosts whose key is not in SSH_KNOWN_HOSTS.
 export ANSIBLE_HOST_KEY_CHECKING=True
 export ANSIBLE_SSH_ARGS="-o UserKnownHostsFile=$work/known_hosts -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
 echo "deploy: $playbook.yml on $TARGET"

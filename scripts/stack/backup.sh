@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Back up the databases of the running stack, between the write-ahead logs that it archives all the time; BACKUPS_KEPT of
-# .env says how many backups stay.
+# Take a base backup of the databases of the running stack, which archives its write-ahead logs continuously. BACKUPS_KEPT
+# in .env is the number of backups that are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/stack/stack_env.sh

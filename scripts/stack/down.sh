@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Stop the platform and remove its containers and networks; the data stays unless VOLUMES=1.
+# Stop the platform and remove its containers and networks. The data is kept unless VOLUMES=1.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
 
-# A Swarm stack of this name goes first, and the containers of jobs, which Swarm leaves; its volumes have compose's names.
+# Remove a Swarm stack of this name and the containers of its jobs, which Swarm keeps; its volumes have Compose's names.
 stack="label=com.docker.stack.namespace=$COMPOSE_PROJECT_NAME"
 if docker stack ls --format '{{.Name}}' 2>/dev/null | grep -x "$COMPOSE_PROJECT_NAME" >/dev/null; then
     docker stack rm --detach=false "$COMPOSE_PROJECT_NAME"
-    # Containers stop for as long as they may after their service has gone.
+    # Containers may still be stopping after their service was removed.
     until [ -z "$(docker ps --quiet --filter "$stack")$(docker network ls --quiet --filter "$stack")" ]; do
         sleep 0.5
     done
@@ -18,12 +18,12 @@ fi
 
 arguments=(--remove-orphans)
 [ "${VOLUMES-}" != 1 ] || arguments+=(--volumes)
-# Also what has been started of profiles that are off now.
+# All profiles, because disabled ones may still have running containers.
 docker compose --profile '*' down "${arguments[@]}"
 if [ "${VOLUMES-}" = 1 ]; then
-    # The passwords of what is gone, and the choice of images.
+    # Passwords of the removed databases, and the selected images.
     rm -rf "$VAR_DIR/docker"
-    echo "everything is removed, the data as well; the images stay for the next time"
+    echo "stack and data removed; images are kept"
 else
-    echo "stopped; the data is in the volumes of $COMPOSE_PROJECT_NAME (make down VOLUMES=1 removes it)"
+    echo "stack stopped; data is kept in the volumes of $COMPOSE_PROJECT_NAME (make down VOLUMES=1 removes it)"
 fi

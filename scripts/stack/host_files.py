@@ -1,8 +1,8 @@
-"""Files of the host that containers mount: what a container may have planted there is neither followed nor believed.
+"""Read and write files of the host that containers mount, without following links that a container may have created.
 
     python3 host_files.py FILE
 
-prints a file that a container writes. Needs nothing but Python: Ansible runs it on hosts.
+prints a file that a container writes. Requires only Python: Ansible runs it on hosts.
 """
 
 import os
@@ -14,95 +14,94 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# Of the image of rollout-service, the one container that writes to a folder of the host.
+# User of rollout-service's image, the only container that writes to a folder of the host.
 CONTAINER_USER = 10001
-_MOST_BYTES = 1024 * 1024
-_HERE = os.O_NOFOLLOW | os.O_CLOEXEC
-# Without O_NONBLOCK, opening a pipe would wait for its other end.
-_READ = os.O_RDONLY | os.O_NONBLOCK | _HERE
+_MAX_BYTES = 1024 * 1024
+_NO_FOLLOW = os.O_NOFOLLOW | os.O_CLOEXEC
+# Without O_NONBLOCK, opening a named pipe would block.
+_READ = os.O_RDONLY | os.O_NONBLOCK | _NO_FOLLOW
 
 
-class Suspicious(ValueError):
-    """Something is not the plain file or folder that it should be."""
+class UnsafeFile(ValueError):
+    """A path is not a regular file of the expected kind."""
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _HERE)
+def _open_folder(path: Path) -> Iterator[int]:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _NO_FOLLOW)
     try:
         yield folder
     finally:
         os.close(folder)
 
 
-def _plain(file: int, name: Path) -> None:
-    """Raise Suspicious unless a descriptor is a regular file that has one name only."""
+def _check_regular(file: int, name: Path) -> None:
+    """Raise UnsafeFile unless a descriptor is a regular file without further hard links."""
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > _MOST_BYTES:
-        raise Suspicious(f"{name} is not a plain file of at most {_MOST_BYTES} bytes")
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > _MAX_BYTES:
+        raise UnsafeFile(f"{name} is not a regular file of at most {_MAX_BYTES} bytes")
 
 
 def read(path: Path) -> str:
-    """Return the text of a file that a container may write. Raises Suspicious, FileNotFoundError."""
+    """Return the text of a file in a folder that a container writes to. Raises UnsafeFile, FileNotFoundError."""
     try:
         descriptor = os.open(path, _READ)
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise Suspicious(f"{path} is not a plain file: {error.strerror}") from error
+        raise UnsafeFile(f"{path} is not a regular file: {error.strerror}") from error
     try:
-        _plain(descriptor, path)
+        _check_regular(descriptor, path)
         content = b""
-        while part := os.read(descriptor, _MOST_BYTES + 1 - len(content)):
+        while part := os.read(descriptor, _MAX_BYTES + 1 - len(content)):
             content += part
         return content.decode()
     except UnicodeDecodeError as error:
-        raise Suspicious(f"{path} is not text") from error
+        raise UnsafeFile(f"{path} is not text") from error
     finally:
         os.close(descriptor)
 
 
 def write(path: Path, text: str, *, keep_inode: bool = False) -> bool:
-    """Write a file that containers can read, whole or not at all; tell whether anything changed.
+    """Write a file that containers can read atomically; return whether it changed.
 
-    With keep_inode a file that exists stays the same one: containers that have it mounted by itself see the new text.
+    With keep_inode an existing file is overwritten in place, so that containers that mount the file see the new text.
     """
     try:
         if read(path) == text:
             return False
         if keep_inode:
-            with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | _HERE), "w", encoding="utf-8") as file:
-                _plain(file.fileno(), path)
+            with os.fdopen(os.open(path, os.O_WRONLY | os.O_NONBLOCK | _NO_FOLLOW), "w", encoding="utf-8") as file:
+                _check_regular(file.fileno(), path)
                 file.truncate()
                 file.write(text)
             return True
-    except (FileNotFoundError, Suspicious):
-        # A new file takes its place.
+    except (FileNotFoundError, UnsafeFile):
+        # A new file replaces it.
         pass
-    half = f".{path.name}.half"
-    with _opened(path.parent) as folder:
+    temporary = f".{path.name}.half"
+    with _open_folder(path.parent) as folder:
         with suppress(FileNotFoundError):
-            os.unlink(half, dir_fd=folder)
-        created = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _HERE, 0o600, dir_fd=folder)
+            os.unlink(temporary, dir_fd=folder)
+        created = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600, dir_fd=folder)
         with os.fdopen(created, "w", encoding="utf-8") as file:
             file.write(text)
-            # Docker mounts it as it is here, and each container has a user of its own. The folder above is closed to
-            # others.
+            # Readable for the users of all containers; the parent folder is not accessible to other users of the host.
             os.fchmod(file.fileno(), 0o644)
-        os.rename(half, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.rename(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     return True
 
 
-def own_folder(path: Path, mode: int) -> None:
-    """Make a folder in one of ours that no container writes to. One that a container could write to is replaced."""
+def make_private_folder(path: Path, mode: int) -> None:
+    """Create a folder that no container writes to; an existing one that a container could write to is replaced."""
     try:
-        with _opened(path) as folder:
+        with _open_folder(path) as folder:
             found = os.fstat(folder)
             if found.st_uid != CONTAINER_USER and not found.st_mode & 0o022 & ~mode:
                 os.fchmod(folder, mode)
                 return
     except (FileNotFoundError, NotADirectoryError):
-        # A link is no folder, either.
+        # Also raised for a link.
         pass
     _remove(path)
     path.mkdir(mode=0o700)
@@ -110,30 +109,30 @@ def own_folder(path: Path, mode: int) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove what is at a path, if anything; renamed first, so that no container that has it mounted can interfere."""
-    gone = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    """Remove a path if it exists; rename it first, so that a container that mounts it cannot interfere."""
+    renamed = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with suppress(FileNotFoundError):
-        path.rename(gone)
-        if gone.is_symlink() or not gone.is_dir():
-            gone.unlink()
+        path.rename(renamed)
+        if renamed.is_symlink() or not renamed.is_dir():
+            renamed.unlink()
         else:
-            shutil.rmtree(gone, ignore_errors=True)
+            shutil.rmtree(renamed, ignore_errors=True)
 
 
-def give_folder(path: Path) -> None:
-    """Make a folder that one container writes to, and that is nobody else's to write to or to believe."""
+def make_container_folder(path: Path) -> None:
+    """Create a folder that rollout-service's container writes to; its content is untrusted."""
     path.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with _opened(path) as folder:
+    with _open_folder(path) as folder:
         if os.geteuid() == 0:
             os.fchown(folder, CONTAINER_USER, CONTAINER_USER)
             os.fchmod(folder, 0o755)  # nosec B103
         else:
-            # Who may not give away opens; the folder above is closed to others.
+            # Only root can change the owner; the parent folder is not accessible to other users of the host.
             os.fchmod(folder, 0o777)  # nosec B103
 
 
 def main() -> int:
-    """Print the file that the arguments name; end with 4 where there is none."""
+    """Print the file named on the command line; exit with 4 if it does not exist."""
     if len(sys.argv) != 2:
         print("usage: python3 host_files.py FILE", file=sys.stderr)
         return 2
@@ -141,7 +140,7 @@ def main() -> int:
         sys.stdout.write(read(Path(sys.argv[1])))
     except FileNotFoundError:
         return 4
-    except Suspicious as error:
+    except UnsafeFile as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -1,6 +1,6 @@
-"""The lab's own certificate authority, for TLS=1: certificates of NGINX, PostgreSQL and NATS, made on first use.
+"""The lab's certificate authority for TLS=1: creates certificates of NGINX, PostgreSQL and NATS on first use.
 
-A real deployment has an authority of its own, and names the folder of its files in TLS_CERTIFICATES.
+Production uses its own authority and sets TLS_CERTIFICATES to the folder of the certificates.
 """
 
 import ipaddress
@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-# By service: the names under which it is asked.
+# DNS names and addresses of each server.
 SERVERS = {"nginx": ("localhost", "127.0.0.1", "nginx"), "postgres": ("postgres",), "nats": ("nats",)}
 _DAYS = 825
 
 
 def ensure(folder: Path) -> None:
-    """Make ca.crt, and SERVICE.crt and SERVICE.key of each server, if they are not there. Raises OSError."""
+    """Create ca.crt and SERVICE.crt and SERVICE.key of each server unless they exist. Raises OSError."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (folder / "ca.crt").exists():
         return
@@ -33,7 +33,7 @@ def ensure(folder: Path) -> None:
     )
     for service, names in SERVERS.items():
         _issue(folder, service, names, certificate, authority)
-    # Last: it says that all the others are there. The authority's own key is kept nowhere.
+    # Written last: it marks the others as complete. The key of the authority is not stored.
     (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
 
@@ -71,7 +71,7 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivate
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        # Clocks differ.
+        # Tolerate clock skew.
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + timedelta(days=_DAYS))
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)

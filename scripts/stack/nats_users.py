@@ -1,9 +1,9 @@
-"""Who may do what on the event bus: NATS' users, as docker/nats/nats.conf includes them.
+"""Users and permissions of NATS, included by docker/nats/nats.conf.
 
-Each service publishes its own events and dead letters, and consumes as itself; it may create the two streams where they
-are missing, and neither change, purge nor delete anything. `setup` (shared/nats_setup.py) may change the streams.
-Nobody subscribes to another user's answers: each has inboxes below a prefix of its own (shared/messaging/transport.py).
-Needs nothing but Python: it runs on hosts.
+Each service may publish its own events and dead letters, use its own consumers and create missing streams, but not
+change, purge or delete streams. `setup` (shared/nats_setup.py) may change the streams.
+No user can subscribe to the replies of another: each has its own inbox prefix (shared/messaging/transport.py).
+Requires only Python: it runs on hosts.
 """
 
 import json
@@ -17,7 +17,7 @@ _API = "$JS.API"
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """What a service publishes and consumes; its durable consumer has its name."""
+    """The subjects that a service publishes and consumes, and the name of its durable consumer."""
 
     consumer: str
     publishes: tuple[str, ...]
@@ -39,7 +39,7 @@ def _stream_calls(*calls: str) -> list[str]:
 
 
 def _consumer_calls(name: str, filtered_by: str) -> list[str]:
-    """Return what creates, reads and acknowledges a consumer of the events; `*` is any consumer."""
+    """Return the API calls that create, read and acknowledge a consumer of the events; `*` is any consumer."""
     return [
         f"{_API}.CONSUMER.CREATE.BANK.{name}.{filtered_by}",
         f"{_API}.CONSUMER.MSG.NEXT.BANK.{name}",
@@ -54,11 +54,11 @@ def _permissions(user: str, shared_inbox: bool) -> dict[str, object]:
     own = _SERVICES[user]
     allowed = [
         *own.publishes,
-        # Whatever an event that cannot be processed claims to be.
+        # The type of a poison event can be anything.
         "dead.bank.>",
         *_stream_calls("INFO", "CREATE"),
         f"{_API}.CONSUMER.INFO.BANK.{own.consumer}",
-        # A canary has a consumer of its own with a name that the client chooses, so only the others' are left out.
+        # A canary's consumer has a name chosen by the client, so any name is allowed except those of other services.
         *_consumer_calls("*", own.consumes),
     ]
     denied = [call for other in _SERVICES.values() if other is not own for call in _consumer_calls(other.consumer, ">")]
@@ -69,13 +69,13 @@ def _permissions(user: str, shared_inbox: bool) -> dict[str, object]:
 
 
 def authorization(passwords: Mapping[str, str], *, shared_inbox: bool = False) -> str:
-    """Return NATS' `authorization` for the passwords of `account`, `transaction` and `setup`.
+    """Return NATS' `authorization` block for the passwords of `account`, `transaction` and `setup`.
 
-    With shared_inbox, replicas of releases before the inboxes had prefixes get their answers as well.
+    shared_inbox also permits the common inbox prefix, for replicas of releases without separate prefixes.
     """
     users = [
         {"user": user, "password": password, "permissions": _permissions(user, shared_inbox)}
         for user, password in passwords.items()
     ]
-    # JSON is a part of NATS' own format.
+    # NATS' configuration format is a superset of JSON.
     return f"authorization {json.dumps({'users': users}, indent=1)}\n"

@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Sourced by what works with docker-compose.yml: exports its variables. The shell's own go first, then what `make up`
-# has chosen (VAR_DIR/docker/stack.env), then the defaults in .env.
+# Sourced by scripts that use docker-compose.yml: exports its variables. Variables of the shell take precedence, then the
+# values selected by `make up` (VAR_DIR/docker/stack.env), then the defaults in .env.
 
-# read_env FILE: export the variables of a file that are not set yet.
+# read_env FILE: export the variables of a file that are not set.
 read_env() {
     local name value
     while IFS='=' read -r name value; do
@@ -10,10 +10,10 @@ read_env() {
     done < <(grep -E '^[A-Z_]+=' "$1")
 }
 
-# env_line NAME: print an exported variable as a line of such a file; refuse a value that would not be one line.
+# env_line NAME: print an exported variable as a line of such a file; reject values with control characters.
 env_line() {
     if [[ ${!1} == *[[:cntrl:]]* ]]; then
-        echo "$1: its value holds a line break or another control character" >&2
+        echo "$1: its value contains a line break or another control character" >&2
         return 1
     fi
     printf '%s=%s\n' "$1" "${!1}"
@@ -21,12 +21,12 @@ env_line() {
 
 VAR_DIR=$(realpath -m "${VAR_DIR:-var}")
 export VAR_DIR
-chosen_env=$VAR_DIR/docker/stack.env
-[ ! -f "$chosen_env" ] || read_env "$chosen_env"
+selected_env=$VAR_DIR/docker/stack.env
+[ ! -f "$selected_env" ] || read_env "$selected_env"
 read_env .env
 ROLLOUT_DIR=${ROLLOUT_DIR:-$VAR_DIR/docker/rollout}
 export ROLLOUT_DIR
-# derive NAME VALUE: export a variable that says nothing yet.
+# derive NAME VALUE: export a variable that is empty or not set.
 derived=()
 derive() {
     [ -z "${!1-}" ] || return 0
@@ -34,7 +34,7 @@ derive() {
     derived+=("$1")
 }
 
-# One switch for all: TLS=1 means certificates for NGINX, PostgreSQL and NATS, the lab's own where there are no others.
+# TLS=1 enables TLS for NGINX, PostgreSQL and NATS, with certificates of the lab unless others are configured.
 if [ "$TLS" = 1 ]; then
     derive TLS_CERTIFICATES "$VAR_DIR/secrets/tls"
     derive NGINX_TLS_CERTIFICATE "$TLS_CERTIFICATES/nginx.crt"
@@ -42,7 +42,7 @@ if [ "$TLS" = 1 ]; then
     export POSTGRES_TLS=on POSTGRES_SSLMODE=verify-full
 fi
 
-# What this tree is called: the tag of its images.
+# Print the version of the working tree, which is the tag of its images.
 version() {
     git describe --always --dirty 2>/dev/null || echo dev
 }

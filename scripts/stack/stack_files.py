@@ -1,8 +1,8 @@
-"""Make what docker-compose.yml mounts: secrets, NGINX's configurations and what Prometheus has to know of this stack.
+"""Generate the files that docker-compose.yml mounts: secrets, NGINX configurations and Prometheus files of this stack.
 
     python -m scripts.stack.stack_files
 
-It all goes to VAR_DIR/docker. Secrets are made on first use and kept. Reads the variables of .env from the environment.
+Writes to VAR_DIR/docker. Secrets are generated on first use and kept. Reads the variables of .env from the environment.
 """
 
 import json
@@ -16,11 +16,11 @@ from scripts.stack.host_files import write
 from shared.testing.nginx_config import render
 
 _POOLS = tuple(f"{name}-service" for name in stack_secrets.SERVICES)
-# The lab's token of the load that rollout-service makes, new with each `make up`: longer than a rollout, and no longer
-# than a day. A production issuer gives one with each deployment.
+# Lifetime of the lab token for rollout-service's synthetic requests; each `make up` renews it. In production the issuer
+# provides one per deployment.
 _SYNTHETIC_SECONDS = 86400
-# States of a rollout, as rollout-service writes them: whether one is under way.
-_PHASES = {
+# Phases in rollout-service's state file, and whether a rollout is in progress.
+_IN_PROGRESS = {
     "idle": False,
     "provisioning": True,
     "canary": True,
@@ -31,7 +31,7 @@ _PHASES = {
 
 
 def certificates(folder: Path) -> dict[str, str]:
-    """Return the secrets of TLS from ca.crt and SERVICE.crt and SERVICE.key in a folder; the lab's own are made."""
+    """Return the TLS secrets: ca.crt, SERVICE.crt and SERVICE.key of a folder; the lab's are created if missing."""
     if folder == lab_keys.var_dir() / "secrets" / "tls":
         lab_ca.ensure(folder)
     files = {"ca_certificate": "ca.crt"}
@@ -41,7 +41,7 @@ def certificates(folder: Path) -> dict[str, str]:
 
 
 def given_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
-    """Return the secrets that the lab's issuer and the environment give."""
+    """Return the secrets provided by the lab issuer and the environment."""
     given = {
         "jwks": lab.jwks.read_text(encoding="utf-8"),
         "service_token": lab.service_token.read_text(encoding="utf-8"),
@@ -55,14 +55,14 @@ def given_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
     return given
 
 
-def _grafana_is_beside() -> bool:
-    """Tell whether whoever reaches the bank reaches Grafana at the same address."""
+def _same_host_as_grafana() -> bool:
+    """Return whether Grafana is reachable at the same address as the bank."""
     same = os.environ.get("GRAFANA_ADDRESS") == os.environ.get("BANK_ADDRESS")
     return bool(os.environ.get("COMPOSE_PROFILES")) and same
 
 
 def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
-    """Return an NGINX configuration of the containers; the share is the percentage of clients that canaries get."""
+    """Return an NGINX configuration for the containers; canary_share is the canary weight in percent."""
     return render(
         nginx_listen="8080",
         nginx_pools={name: [f"{name}{pool_suffix}:8000"] for name in _POOLS},
@@ -82,13 +82,13 @@ def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str
         nginx_page="/usr/share/bank/page",
         nginx_page_parts={name: f"{name}:8000" for name in ("autoscale-service", "rollout-service")},
         nginx_grafana_url=os.environ.get("GRAFANA_URL", ""),
-        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if _grafana_is_beside() else "",
+        nginx_grafana_port=os.environ.get("GRAFANA_PORT", "") if _same_host_as_grafana() else "",
         nginx_prometheus_url=os.environ.get("PROMETHEUS_URL", ""),
     )
 
 
 def write_tls(folder: Path) -> bool:
-    """Write certificate and key, if the stack has them; tell whether NGINX speaks TLS."""
+    """Write certificate and key if they are configured; return whether NGINX uses TLS."""
     files = {"bank.crt": os.environ.get("NGINX_TLS_CERTIFICATE"), "bank.key": os.environ.get("NGINX_TLS_KEY")}
     for name, source in files.items():
         if source:
@@ -99,13 +99,10 @@ def write_tls(folder: Path) -> bool:
 
 
 def write_nginx(folder: Path, *, tls: bool) -> None:
-    """Write the configurations that a rollout selects from, and select stable.
-
-    Raises ValueError for a step that is no percentage.
-    """
+    """Write the configurations of all rollout steps, and select stable. Raises ValueError for an invalid step."""
     steps = [int(step) for step in os.environ.get("ROLLOUT_STEPS", "").split()]
     if not all(0 < step < 100 for step in steps):
-        raise ValueError(f"ROLLOUT_STEPS={steps}: say percentages")
+        raise ValueError(f"ROLLOUT_STEPS={steps}: steps are percentages between 1 and 99")
     prepared = {
         "stable": nginx_configuration(tls=tls),
         "previous": nginx_configuration(tls=tls, revision="previous", pool_suffix="-previous"),
@@ -118,47 +115,46 @@ def write_nginx(folder: Path, *, tls: bool) -> None:
     for file in (folder / "prepared").iterdir():
         if file.stem not in prepared:
             file.unlink()
-    # As rollout-proxy writes it (rollout-service/app/selection.py).
+    # The same text that rollout-proxy writes (rollout-service/app/selection.py).
     write(folder / "selected" / "nginx.conf", "include /etc/nginx/bank/prepared/stable.conf;\n")
 
 
-class RolloutUnderWay(Exception):
-    """A rollout has chosen NGINX's configuration, and it is not to be touched."""
+class RolloutInProgress(Exception):
+    """NGINX's configuration must not be changed, because a rollout uses it."""
 
 
 def check_no_rollout(state: Path) -> None:
-    """Raise RolloutUnderWay if rollout-service's state file says so, or is none."""
+    """Raise RolloutInProgress if rollout-service's state file reports one or is invalid."""
     try:
         phase = json.loads(host_files.read(state))["phase"]
-        under_way = _PHASES[phase]
+        in_progress = _IN_PROGRESS[phase]
     except FileNotFoundError:
         return
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RolloutUnderWay(
-            f"{state} is not the state of a rollout, though only rollout-service writes it: see"
-            " docs/runbooks/RolloutServiceDown.md"
+        raise RolloutInProgress(
+            f"{state} is not a valid state file of rollout-service; see docs/runbooks/RolloutServiceDown.md"
         ) from error
-    if under_way:
-        raise RolloutUnderWay(f"a rollout is under way ({phase}); wait for its end, or end it: make rollback")
+    if in_progress:
+        raise RolloutInProgress(f"a rollout is in progress ({phase}); wait until it ends, or run: make rollback")
 
 
 def _make_folders(folder: Path) -> None:
-    """Make the folders of NGINX and TLS, which no container writes to but rollout-proxy to `selected`."""
+    """Create the folders of NGINX and TLS; containers only write to `selected`, where rollout-proxy does."""
     (folder / "tls").mkdir(exist_ok=True)
     (folder / "tls").chmod(0o755)
-    # rollout-proxy is root without a capability: in a folder of somebody else it writes as anybody may.
+    # rollout-proxy is root without capabilities: in a folder of another user it has only the permissions of others.
     modes = {"": 0o755, "prepared": 0o755, "selected": 0o755 if os.geteuid() == 0 else 0o777}
     for part, mode in modes.items():
-        host_files.own_folder(folder / "nginx" / part, mode)
+        host_files.make_private_folder(folder / "nginx" / part, mode)
 
 
 def main() -> int:
-    """Make everything."""
+    """Generate all files."""
     folder = lab_keys.var_dir() / "docker"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         rollout = Path(os.environ.get("ROLLOUT_DIR") or folder / "rollout")
-        host_files.give_folder(rollout)
+        host_files.make_container_folder(rollout)
         check_no_rollout(rollout / "rollout.json")
         _make_folders(folder)
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
@@ -166,11 +162,11 @@ def main() -> int:
         tls = write_tls(folder / "tls")
         stack_secrets.make(folder, given, tls=tls)
         write_nginx(folder / "nginx", tls=tls)
-    except RolloutUnderWay as error:
+    except RolloutInProgress as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1
     except (KeyError, ValueError) as error:
-        print(f"stack: a variable of .env is missing or wrong: {error}", file=sys.stderr)
+        print(f"stack: a variable of .env is missing or invalid: {error}", file=sys.stderr)
         return 1
     except OSError as error:
         print(f"stack: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -1,10 +1,10 @@
-"""Make what a host of the stack has to itself: its secrets, and what its Prometheus has to know.
+"""Generate the secrets and Prometheus files of a stack.
 
     python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json
 
-GIVEN.json maps names of secrets to their values; those that are not given are made on first use and kept. Prints the
-files that changed, one a line. Reads the variables of .env from the environment. Needs nothing but Python: Ansible runs
-it on hosts, scripts/stack/stack_files.py for `make up`.
+GIVEN.json maps names of secrets to values; other secrets are generated on first use and kept. Prints the changed files,
+one per line. Reads the variables of .env from the environment. Requires only Python: Ansible runs it on hosts,
+scripts/stack/stack_files.py calls it for `make up`.
 """
 
 import json
@@ -20,13 +20,13 @@ from scripts.stack import nats_users
 from scripts.stack.host_files import write
 
 SERVICES = ("account", "transaction")
-# Takes every message (banking.conf.j2): without an address of one's own, alerts are told to nobody.
+# Endpoint that discards messages (banking.conf.j2), for alerts without a configured receiver.
 _SINK = "http://nginx:8081/sink"
-# Of a password or token that somebody chose; those that are made here are longer.
-_LEAST_LENGTH = 12
-# Of a password for NATS: its client reads addresses literally, and its configuration has escapes of its own.
+# Minimum length of provided passwords and tokens; generated ones are longer.
+_MIN_LENGTH = 12
+# Characters of NATS passwords: its client does not decode URLs, and its configuration has its own escapes.
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
-# What the files of TLS hold where it is off: Swarm takes no empty secret.
+# Content of the TLS secrets without TLS: Swarm rejects empty secrets.
 _OFF = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
@@ -34,18 +34,18 @@ _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """Return every secret by the name of its file: given, kept from before, or new.
+    """Return all secrets by file name: given, existing or newly generated.
 
-    Raises KeyError without `jwks`, and ValueError for a name that there is not or a secret that cannot be one.
+    Raises KeyError without `jwks`, ValueError for an unknown name or an invalid value.
     """
     known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
 
     def value(name: str) -> str:
-        # A line's end comes from an editor; whoever reads these files leaves it out.
+        # Editors append a line break, which the readers of these files strip.
         return (given.get(name) or known.get(name) or secrets.token_urlsafe(24)).strip()
 
     values = {"jwks": given.get("jwks") or known["jwks"], "service_token": value("service_token")}
-    # Without one that the issuer has signed, rollout-service can send no requests of its own: it is known to nobody.
+    # A generated value is not a valid token: without one from the issuer, synthetic requests get 401.
     values["synthetic_token"] = value("synthetic_token")
     for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
         values[name] = value(name)
@@ -55,7 +55,7 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     if tls and _OFF in values.values():
         raise ValueError(f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _OFF)}")
     for name in SERVICES:
-        # As the owner, migrations run; the service's own role owns nothing.
+        # Migrations run as the owner; the role of the service owns nothing.
         for role in (name, f"{name}_owner"):
             password = values[f"{role}_password"] = value(f"{role}_password")
             values[f"{role}_database_url"] = (
@@ -65,7 +65,7 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
     for name in (*SERVICES, nats_users.SETUP):
         users[name] = values[f"{name}_events_password"] = value(f"{name}_events_password")
         values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{users[name]}@nats:4222"
-    # During a rollout, replicas of a release without inboxes of its own are served as well (roles/banking_app).
+    # Set during a rollout from a release without separate inbox prefixes (roles/banking_app).
     shared_inbox = os.environ.get("EVENTS_SHARED_INBOX") == "1"
     values["nats_authorization"] = nats_users.authorization(users, shared_inbox=shared_inbox) + (
         _NATS_TLS if tls else ""
@@ -77,23 +77,23 @@ def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check(given: Mapping[str, str], values: Mapping[str, str]) -> None:
-    """Raise ValueError if a secret is given that there is not, or if one cannot be what it is."""
+    """Raise ValueError for unknown names, short passwords and invalid NATS passwords."""
     unknown = sorted(set(given) - set(values))
     if unknown:
-        raise ValueError(f"there are no secrets called {', '.join(unknown)}")
-    weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _LEAST_LENGTH)
+        raise ValueError(f"unknown secrets: {', '.join(unknown)}")
+    weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _MIN_LENGTH)
     if weak:
-        raise ValueError(f"{', '.join(weak)}: a secret has {_LEAST_LENGTH} characters or more")
+        raise ValueError(f"{', '.join(weak)}: a secret needs at least {_MIN_LENGTH} characters")
     odd = sorted(name for name in values if name.endswith("_events_password") and not _PLAIN.fullmatch(values[name]))
     if odd:
         raise ValueError(f"{', '.join(odd)}: a password for NATS has letters, digits and -._~ only")
 
 
 def memory_bytes(text: str) -> int:
-    """Return what Docker understands by a size like 256M. Raises ValueError."""
+    """Return the number of bytes of a size like 256M, as Docker parses it. Raises ValueError."""
     found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
     if found is None:
-        raise ValueError(f"{text} is no size; say one like 256M")
+        raise ValueError(f"{text} is not a size like 256M")
     return int(found[1]) * _UNITS[found[2]]
 
 
@@ -105,17 +105,17 @@ def _service_memory() -> int:
 
 
 def prometheus_rules() -> str:
-    """Return recording rules that tell replicas, limits and target loads of this stack, as .env has them."""
+    """Return recording rules with the configured replicas, resource limits and target loads of this stack."""
     rules = []
     for name in SERVICES:
-        figures = {
+        values = {
             "replicas:configured": int(os.environ[f"{name.upper()}_SERVICE_REPLICAS"]),
             "cpu:limit_cores": float(os.environ["SERVICE_CPUS"]),
             "memory:limit_bytes": _service_memory(),
         }
-        for record, figure in figures.items():
+        for record, value in values.items():
             labels = {"service": f"{name}-service"} | ({"track": "stable"} if "replicas" in record else {})
-            rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({figure})"})
+            rules.append({"record": f"service:{record}", "labels": labels, "expr": f"vector({value})"})
         target = float(os.environ[f"{name.upper()}_SERVICE_TARGET_RPS"])
         labels = {"service": f"{name}-service", "metric": "requests_per_second"}
         rules.append({"record": "autoscale:load:target", "labels": labels, "expr": f"vector({target})"})
@@ -124,7 +124,7 @@ def prometheus_rules() -> str:
 
 
 def probed_addresses(*, tls: bool) -> str:
-    """Return the targets of Prometheus' probe of the way in: a page of each service, through NGINX."""
+    """Return the targets of the blackbox probes: a page of each service, requested through NGINX."""
     base = f"{'https' if tls else 'http'}://nginx:8080/docs"
     services = [f"{name}-service" for name in SERVICES]
     return json.dumps(
@@ -134,21 +134,21 @@ def probed_addresses(*, tls: bool) -> str:
 
 
 def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
-    """Make everything below a folder; return the files that changed. Raises KeyError, ValueError, OSError."""
+    """Generate all files below a folder; return the changed ones. Raises KeyError, ValueError, OSError."""
     for part in ("", "secrets", "prometheus"):
         (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
     (folder / "prometheus").chmod(0o755)
-    kept = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
-    others = {
+    secret_files = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
+    prometheus_files = {
         folder / "prometheus" / "rules.yml": prometheus_rules(),
         folder / "prometheus" / "api.yml": probed_addresses(tls=tls),
     }
-    changed = [path for path, text in kept.items() if write(path, text, keep_inode=True)]
-    return changed + [path for path, text in others.items() if write(path, text)]
+    changed = [path for path, text in secret_files.items() if write(path, text, keep_inode=True)]
+    return changed + [path for path, text in prometheus_files.items() if write(path, text)]
 
 
 def main() -> int:
-    """Make everything below the folder that the arguments name."""
+    """Generate all files below the folder named on the command line."""
     if len(sys.argv) != 2:
         print("usage: python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json", file=sys.stderr)
         return 2

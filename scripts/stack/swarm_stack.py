@@ -1,18 +1,18 @@
-"""Turn the stack as compose resolves it into what Docker Swarm takes: there is one definition, docker-compose.yml.
+"""Convert the resolved configuration of docker-compose.yml into a stack file for Docker Swarm.
 
     docker compose config --format json | python -m scripts.stack.swarm_stack | docker stack deploy --compose-file - …
 
-What differs, and why:
+Differences from the composed stack:
 
-- Endpoints are DNS round-robin: NGINX and Prometheus find every task by the service's name, as with compose.
-- Ports are published by the node that the task is on. Swarm cannot bind them to one address.
-- Labels are the service's as well, because that is where the autoscaler looks.
-- What scales is asked for its health more often: a task gets requests from when it is healthy, not from its start.
-- One-shots are jobs, without the health check of their image: Swarm ends what is not healthy. It knows no order, so
-  what needs another service is started again until that is there.
-- `dns_opt` and `security_opt` are not known to `docker stack deploy` and are left out; each tmpfs is a mount, which
-  everybody in the container may write to: Swarm gives it no owner.
-- Whatever holds Docker's socket runs on a manager.
+- Endpoints use DNS round-robin, so that NGINX and Prometheus resolve the service name to all tasks, as with Compose.
+- Ports are published in host mode; Swarm cannot bind them to one address.
+- Labels are set on the service as well, where the autoscaler reads them.
+- Scaled services have a shorter health check interval: a task gets requests once it is healthy, not when it starts.
+- One-shot services are jobs without the image's health check, because Swarm stops unhealthy tasks. Swarm has no start
+  order: tasks that need another service are restarted until it is available.
+- `docker stack deploy` does not support `dns_opt` and `security_opt`, so they are removed. Each tmpfs becomes a mount
+  that is writable for all users of the container, because Swarm cannot set its owner.
+- Services that mount Docker's socket run on managers.
 """
 
 import json
@@ -22,9 +22,9 @@ from typing import Any
 
 from scripts.stack.stack_secrets import memory_bytes
 
-_LEFT_OUT = {"depends_on", "dns_opt", "profiles", "restart", "security_opt", "shm_size", "tmpfs"}
+_UNSUPPORTED = {"depends_on", "dns_opt", "profiles", "restart", "security_opt", "shm_size", "tmpfs"}
 _SOCKET = "/var/run/docker.sock"
-_SCALES = "banking.autoscale"
+_AUTOSCALE_LABEL = "banking.autoscale"
 
 
 def _tmpfs(entry: str) -> dict[str, Any]:
@@ -47,12 +47,12 @@ def _mounts(service: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _deploy(service: Mapping[str, Any], mounts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how Swarm shall run a service."""
+    """Return the `deploy` section of a service."""
     given: Mapping[str, Any] = service.get("deploy", {})
     once = service.get("restart") == "no"
     limits = dict(given.get("resources", {}).get("limits", {}))
     if "cpus" in limits:
-        # Compose says a number, Swarm wants text.
+        # A number in Compose's output, a string in stack files.
         limits["cpus"] = str(limits["cpus"])
     deploy: dict[str, Any] = {
         "mode": "replicated-job" if once else "replicated",
@@ -74,18 +74,18 @@ def _service(service: Mapping[str, Any]) -> dict[str, Any]:
         {"mode": "host", "target": port["target"], "published": int(port["published"]), "protocol": port["protocol"]}
         for port in service.get("ports", [])
     ]
-    kept = {name: value for name, value in service.items() if name not in _LEFT_OUT and value is not None}
+    kept = {name: value for name, value in service.items() if name not in _UNSUPPORTED and value is not None}
     kept |= {"deploy": _deploy(service, mounts)}
     if service.get("restart") == "no":
         kept["healthcheck"] = {"disable": True}
-    elif _SCALES in service.get("labels", {}):
-        # The check itself is the image's, and so is how long it has to fail.
+    elif _AUTOSCALE_LABEL in service.get("labels", {}):
+        # The check is the image's; interval times retries stays the same.
         kept["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s", "retries": 8}
     return kept | ({"volumes": mounts} if mounts else {}) | ({"ports": ports} if ports else {})
 
 
 def stack(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the stack file for what `docker compose config --format json` says."""
+    """Return the stack file for the output of `docker compose config --format json`."""
     networks = {
         name: {"driver": "overlay", "attachable": True, "internal": network.get("internal", False)}
         for name, network in config["networks"].items()

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
-# Deploy the stack on the Swarm that this engine manages, and wait until it runs: swarm_up.sh [VARIABLE …]
-# Called by scripts/stack/up.sh (SWARM=1 make up), which has made secrets, configuration and images, and names the numbers of
-# replicas that the shell asks for; the others stay as the autoscaler has set them.
+# Deploy the stack to Docker Swarm and wait until it runs: swarm_up.sh [VARIABLE …]
+# Called by scripts/stack/up.sh (SWARM=1 make up) after it has created secrets, configuration and images. VARIABLEs are the
+# replica counts set in the shell; other services keep the replica counts of the autoscaler.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
-patience=240
+timeout_seconds=240
 
 fail() {
     echo "swarm: $*" >&2
     exit 1
 }
 
-# Services as `NAME RUNNING` lines, RUNNING like 2/2 or, of a job, 0/1 (1/1 completed).
+# Print the services as `NAME REPLICAS` lines; REPLICAS is like 2/2, or 0/1 (1/1 completed) of a job.
 services() {
     docker service ls --filter "label=com.docker.stack.namespace=$COMPOSE_PROJECT_NAME" --format '{{.Name}} {{.Replicas}}'
 }
@@ -24,7 +24,7 @@ unfinished() {
 }
 
 [ "$(docker info --format '{{.Swarm.ControlAvailable}}')" = true ] ||
-    fail "this engine manages no Swarm; make it one: docker swarm init --advertise-addr ADDRESS"
+    fail "this engine is not a Swarm manager; run: docker swarm init --advertise-addr ADDRESS"
 for name in ACCOUNT TRANSACTION; do
     service=${COMPOSE_PROJECT_NAME}_${name,,}-service
     running=$(docker service inspect --format '{{.Spec.Mode.Replicated.Replicas}}' "$service" 2>/dev/null || true)
@@ -34,11 +34,11 @@ export AUTOSCALE_SCALER=swarm
 docker compose config --format json | .venv/bin/python -m scripts.stack.swarm_stack |
     docker stack deploy --compose-file - --resolve-image never --prune --detach=true "$COMPOSE_PROJECT_NAME" >/dev/null
 while [ -n "$(unfinished)" ]; do
-    if [ "$SECONDS" -gt "$patience" ]; then
+    if [ "$SECONDS" -gt "$timeout_seconds" ]; then
         for name in $(unfinished); do
             docker service ps --no-trunc --format '{{.Name}} {{.CurrentState}} {{.Error}}' "$name" | sed -n 1,4p >&2
         done
-        fail "not running after $patience s: $(unfinished | paste -sd ' ')"
+        fail "not running after $timeout_seconds s: $(unfinished | paste -sd ' ')"
     fi
     sleep 1
 done

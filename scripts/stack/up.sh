@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Start the whole platform on Docker and wait until it is healthy; once it runs, bring it to what this tree says.
-# IMAGES=registry|offline says where the base images come from (default: tries the registry), BUILD=0 takes the
-# services' images as they are, SWARM=1 deploys to the Swarm that this engine manages. More variables are in .env.
+# Start the whole platform on Docker, or update a running one, and wait until it is healthy.
+# IMAGES=registry|offline selects the base images (default: the registry if it is reachable), BUILD=0 uses the existing
+# service images, SWARM=1 deploys to Docker Swarm. More variables are in .env.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-# Compose's progress goes to a file here.
+# Compose's progress is written to a log file.
 export COMPOSE_ANSI=never
-patience=180
+timeout_seconds=180
 probe_seconds=10
 
 # shellcheck source=scripts/lib/progress.sh
@@ -22,26 +22,26 @@ fail() {
 }
 
 base_variables=({PYTHON,POSTGRES,NATS,NGINX,PROMETHEUS,ALERTMANAGER,NGINX_EXPORTER,POSTGRES_EXPORTER,NODE_EXPORTER,BLACKBOX_EXPORTER}_IMAGE)
-# No stand-ins of these from Debian packages: they are there when the profile `observability` is on.
+# Images of the profile `observability`, which have no offline variant.
 registry_variables=({GRAFANA,LOKI,ALLOY,TEMPO}_IMAGE)
-# Those that the shell has set go before every choice made here.
+# Variables set in the shell take precedence over the selection below.
 read -ra open_variables <<<"$(comm -23 <(printf '%s\n' "${base_variables[@]}" | sort) <(compgen -e | sort) | paste -sd ' ')"
 
-asked_profiles=${COMPOSE_PROFILES-none}
-asked_traces=${OTEL_EXPORTER_OTLP_ENDPOINT-none}
-# Numbers of replicas that the shell asks for.
-read -ra asked_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | paste -sd ' ' || true)"
+shell_profiles=${COMPOSE_PROFILES-none}
+shell_traces=${OTEL_EXPORTER_OTLP_ENDPOINT-none}
+# Replica counts set in the shell.
+read -ra shell_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | paste -sd ' ' || true)"
 
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
 
-# Containers of the stack as `SERVICE STATE STATUS` lines.
+# Print the containers of the stack as `SERVICE STATE STATUS` lines.
 containers() {
     docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
         --format '{{.Label "com.docker.compose.service"}} {{.State}} {{.Status}}'
 }
 
-# What is not as it should be: neither healthy nor a one-shot that did its work.
+# Print the containers that are neither healthy nor successfully completed.
 unfinished() {
     containers | grep -vE ' running .*\(healthy\)$| exited Exited \(0\)' || true
 }
@@ -53,60 +53,60 @@ all_present() {
     done
 }
 
-# take FILE: the names of base images that it has.
-take() {
+# select_images FILE: use the base images that the file names.
+select_images() {
     unset "${open_variables[@]}"
     read_env "$1"
 }
 
-# The lines of a script that is called, below those of this one.
-indented() {
+# Indent the output of a called script below this one's.
+indent() {
     sed -u 's/^/              /'
 }
 
 use_offline_images() {
-    take docker/offline/images.env
-    scripts/images/build-offline-images.sh | indented
+    select_images docker/offline/images.env
+    scripts/images/build-offline-images.sh | indent
 }
 
 choose_images() {
     case ${IMAGES-} in
-        offline) say "base images: from Debian packages (IMAGES=offline)" ;;
+        offline) info "base images: from Debian packages (IMAGES=offline)" ;;
         registry)
-            say "base images: from the registry (IMAGES=registry)"
-            take .env
+            info "base images: from the registry (IMAGES=registry)"
+            select_images .env
             ;;
         '')
             if [[ $PYTHON_IMAGE == bank-offline/* ]]; then
-                say "base images: from Debian packages, as before (IMAGES=registry changes that)"
+                info "base images: from Debian packages, as in the last run (IMAGES=registry to change)"
                 IMAGES=offline
             elif all_present; then
-                say "base images: from the registry, all here"
+                info "base images: from the registry, all present"
             elif timeout "$probe_seconds" docker buildx imagetools inspect "$PYTHON_IMAGE" >/dev/null 2>&1; then
-                say "base images: from the registry, which answers"
+                info "base images: from the registry"
             else
-                say "base images: from Debian packages, because no registry answers for $PYTHON_IMAGE"
+                info "base images: from Debian packages, because the registry of $PYTHON_IMAGE is unreachable"
                 IMAGES=offline
             fi
             ;;
-        *) fail "IMAGES=$IMAGES: say registry or offline" ;;
+        *) fail "IMAGES=$IMAGES is invalid; use registry or offline" ;;
     esac
     [ "${IMAGES-}" != offline ] || use_offline_images
 }
 
-# What only a registry has is left out without one, unless the shell asks for it.
+# Without a registry, the profile `observability` is disabled unless the shell sets COMPOSE_PROFILES.
 choose_profiles() {
-    if [ "$asked_profiles" != none ]; then
-        export COMPOSE_PROFILES=$asked_profiles
+    if [ "$shell_profiles" != none ]; then
+        export COMPOSE_PROFILES=$shell_profiles
     elif [ "${IMAGES-}" = offline ]; then
         export COMPOSE_PROFILES=
-        say "without a registry there is no Grafana, Loki, Alloy or Tempo: Debian has no packages of them"
+        info "Grafana, Loki, Alloy and Tempo are disabled: their images are only available from a registry"
     else
         unset COMPOSE_PROFILES
         read_env .env
     fi
-    if [ "$asked_traces" != none ]; then
-        export OTEL_EXPORTER_OTLP_ENDPOINT=$asked_traces
+    if [ "$shell_traces" != none ]; then
+        export OTEL_EXPORTER_OTLP_ENDPOINT=$shell_traces
     elif [ -z "$COMPOSE_PROFILES" ]; then
         export OTEL_EXPORTER_OTLP_ENDPOINT=
     else
@@ -115,17 +115,18 @@ choose_profiles() {
     fi
 }
 
-# What differs from .env and was not derived from it, and what follows may need again: `make ps`, `docker compose` by way of scripts/stack/compose.sh, the next `make up`.
-remember() {
+# Save the values that differ from .env for later commands (make ps, scripts/stack/compose.sh, the next make up), except
+# derived ones.
+save_choices() {
     local name
     for name in "${base_variables[@]}" "${registry_variables[@]}" {ACCOUNT,TRANSACTION,AUTOSCALE,ROLLOUT}_SERVICE_IMAGE \
         COMPOSE_PROFILES OTEL_EXPORTER_OTLP_ENDPOINT COMPOSE_PROJECT_NAME {BANK,GRAFANA}_{ADDRESS,PORT} AUTH_{ISSUER,AUDIENCE} \
         TLS TLS_CERTIFICATES NGINX_TLS_{CERTIFICATE,KEY} {SLACK_WEBHOOK,DEAD_MANS_SWITCH}_URL_FILE; do
         [[ " ${derived[*]} " == *" $name "* ]] || grep -qxF "$name=${!name}" .env || env_line "$name"
-    done >"$chosen_env"
+    done >"$selected_env"
 }
 
-# check_port SERVICE PREFIX: the port of PREFIX_ADDRESS and PREFIX_PORT is the service's already, or nobody's.
+# check_port SERVICE PREFIX: fail if another process uses PREFIX_PORT on PREFIX_ADDRESS.
 check_port() {
     local address=$2_ADDRESS port=$2_PORT
     containers | grep "^$1 running" >/dev/null && return
@@ -134,12 +135,12 @@ check_port() {
     fi
 }
 
-# Without its passwords nobody gets into a database that is there already.
+# Fail if there is a database whose passwords are lost: new ones would not open it.
 check_secrets() {
     [ ! -f "$VAR_DIR/docker/secrets/postgres_password" ] || return 0
     if docker volume inspect "${COMPOSE_PROJECT_NAME}_postgres" >/dev/null 2>&1; then
-        fail "there is a database of an earlier stack (volume ${COMPOSE_PROJECT_NAME}_postgres), but its passwords are" \
-            "not in $VAR_DIR/docker/secrets; put them back, or give up the data: make down VOLUMES=1"
+        fail "found the database of an earlier stack (volume ${COMPOSE_PROJECT_NAME}_postgres), but not its passwords in" \
+            "$VAR_DIR/docker/secrets; restore them, or delete the data: make down VOLUMES=1"
     fi
 }
 
@@ -149,25 +150,25 @@ start() {
     for name in ACCOUNT TRANSACTION; do
         service=${name,,}-service
         running=$(containers | grep -c "^$service running" || true)
-        # As many as the autoscaler has chosen.
-        [[ $running == 0 || " ${asked_replicas[*]} " == *" ${name}_SERVICE_REPLICAS "* ]] || scales+=(--scale "$service=$running")
+        # Keep the replica count of the autoscaler.
+        [[ $running == 0 || " ${shell_replicas[*]} " == *" ${name}_SERVICE_REPLICAS "* ]] || scales+=(--scale "$service=$running")
     done
-    # It must not copy what is being replaced; it starts again after the services.
+    # The autoscaler must not add replicas of the old version; it starts again after the services.
     docker compose stop autoscale-service >"$log" 2>&1 || true
     up() {
         docker compose up --detach --remove-orphans --quiet-pull "${scales[@]}" >"$log" 2>&1
     }
-    if ! patiently "containers start" up; then
+    if ! with_spinner "starting containers" up; then
         tail -n 8 "$log" | sed 's/^/    /' >&2
         rm -f "$log"
-        explain "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
-        fail "docker compose could not start the stack; the lines above say why"
+        print_diagnostics "$(containers | grep -E ' exited Exited \([1-9]| (unhealthy|restarting)|\(unhealthy\)' || true)"
+        fail "docker compose could not start the stack, see the output above"
     fi
     rm -f "$log"
 }
 
-# The last words of the services in `SERVICE STATE STATUS` lines.
-explain() {
+# Print the last log lines of the services in `SERVICE STATE STATUS` lines.
+print_diagnostics() {
     local service
     cut -d ' ' -f 1 <<<"$1" | sort -u | while read -r service; do
         [ -z "$service" ] || docker compose logs --no-color --tail 8 "$service" 2>&1 | sed 's/\x1b\[[0-9]*K//; s/^/    /' | cut -c 1-240 >&2
@@ -175,41 +176,41 @@ explain() {
 }
 
 wait_healthy() {
-    local waiting before='' deadline=$((SECONDS + patience))
+    local waiting previous='' deadline=$((SECONDS + timeout_seconds))
     while waiting=$(unfinished) && [ -n "$waiting" ]; do
         if [ "$SECONDS" -gt "$deadline" ]; then
-            explain "$waiting"
-            fail "not healthy after $patience s: $(cut -d ' ' -f 1 <<<"$waiting" | sort -u | paste -sd ' ')"
+            print_diagnostics "$waiting"
+            fail "not healthy after $timeout_seconds s: $(cut -d ' ' -f 1 <<<"$waiting" | sort -u | paste -sd ' ')"
         fi
         waiting=$(cut -d ' ' -f 1 <<<"$waiting" | sort -u | paste -sd ' ')
-        [ "$waiting" = "$before" ] || say "waiting for $waiting"
-        before=$waiting
+        [ "$waiting" = "$previous" ] || info "waiting for $waiting"
+        previous=$waiting
         sleep 0.5
     done
 }
 
-# reload SERVICE FOLDERS COMMAND …: let a running service read its files again when they have changed since the last time;
-# FOLDERS is one a line.
+# reload SERVICE FOLDERS COMMAND …: reload a running service if its files changed since the last time; FOLDERS has one
+# folder per line.
 reload() {
-    local service=$1 folders container now before answer known=$VAR_DIR/docker/$1.loaded
+    local service=$1 folders container current loaded output state_file=$VAR_DIR/docker/$1.loaded
     mapfile -t folders <<<"$2"
     shift 2
     container=$(docker compose ps --quiet "$service")
-    now=$container-$(find "${folders[@]}" -type f -print0 | sort -z | xargs -0 cat | sha256sum)
-    before=$(cat "$known" 2>/dev/null || true)
-    # A container that was not there the last time has just read them.
-    if [[ $before == "$container"-* ]] && [ "$now" != "$before" ]; then
-        if ! answer=$(docker compose exec -T "$service" "$@" 2>&1); then
-            explain "$service"
-            fail "$service goes on with its old configuration, because the new one is wrong: $answer"
+    current=$container-$(find "${folders[@]}" -type f -print0 | sort -z | xargs -0 cat | sha256sum)
+    loaded=$(cat "$state_file" 2>/dev/null || true)
+    # A new container has just read the current files.
+    if [[ $loaded == "$container"-* ]] && [ "$current" != "$loaded" ]; then
+        if ! output=$(docker compose exec -T "$service" "$@" 2>&1); then
+            print_diagnostics "$service"
+            fail "$service rejected its new configuration and keeps the old one: $output"
         fi
-        say "$service has read its configuration again"
+        info "$service reloaded its configuration"
     fi
-    echo "$now" >"$known"
+    echo "$current" >"$state_file"
 }
 
 step "Docker and Python"
-scripts/local/ensure_docker.sh | while read -r line; do say "$line"; done
+scripts/local/ensure_docker.sh | while read -r line; do info "$line"; done
 check_port nginx BANK
 check_secrets
 scripts/local/bootstrap.sh run
@@ -220,20 +221,20 @@ choose_profiles
 step "secrets and configuration"
 .venv/bin/python -m scripts.stack.stack_files
 if [ "${BUILD-}" != 0 ]; then
-    step "images of the services"
+    step "service images"
     tag=${VERSION:-$(version)}
-    scripts/build-images.sh | indented
+    scripts/build-images.sh | indent
     for name in account transaction autoscale rollout; do
         export "${name^^}_SERVICE_IMAGE=bank/$name-service:$tag"
     done
 fi
-remember
-step "start of $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
+save_choices
+step "start $COMPOSE_PROJECT_NAME: $(docker compose config --services | sort | paste -sd ' ')"
 if [ "${SWARM-}" = 1 ]; then
-    scripts/stack/swarm_up.sh "${asked_replicas[@]}"
+    scripts/stack/swarm_up.sh "${shell_replicas[@]}"
 else
     start
-    step "wait until all are healthy"
+    step "wait until all services are healthy"
     wait_healthy
     reload nginx "$VAR_DIR/docker/nginx"$'\n'"$VAR_DIR/docker/tls" nginx -p /run/nginx/ -c /etc/nginx/bank/selected/nginx.conf -e stderr -s reload
     for entry in prometheus:9090 alertmanager:9093 blackbox-exporter:9115; do
@@ -243,7 +244,7 @@ fi
 scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT
-[ -n "$SLACK_WEBHOOK_URL_FILE" ] || say "alerts are told to nobody: SLACK_WEBHOOK_URL_FILE is not set"
+[ -n "$SLACK_WEBHOOK_URL_FILE" ] || info "warning: no alert receiver configured (set SLACK_WEBHOOK_URL_FILE)"
 demo="make demo"
 [ "$url" = http://127.0.0.1:8080 ] || demo="BASE_URL=$url $demo"
 [ "$TLS" != 1 ] || demo="SSL_CERT_FILE=$TLS_CERTIFICATES/ca.crt $demo"
@@ -257,8 +258,8 @@ cat <<END
   account-service docs      $url/docs/account-service/
   transaction-service docs  $url/docs/transaction-service/$grafana
 
-$demo shows money moving; make token SUB=alice prints a token; make ps, make logs [SERVICE=nginx] look inside.
-make down stops it all and keeps the data, make down VOLUMES=1 removes the data as well.
+$demo runs a demo; make token SUB=alice prints a token; make ps and make logs [SERVICE=nginx] show state and logs.
+make down stops the stack and keeps the data; make down VOLUMES=1 removes the data as well.
 
 END
-finished up "all is healthy; operations page at $url/"
+finished up "all services are healthy; operations page at $url/"

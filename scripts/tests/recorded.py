@@ -1,10 +1,10 @@
-"""Reports in the shape in which the scanners write them."""
+"""Recorded reports of the scanners."""
 
 from typing import Any
 
 
 def trivy(*vulnerabilities: dict[str, Any]) -> dict[str, Any]:
-    """Return Trivy's report on an image with one package."""
+    """Return a report of Trivy for an image with one package."""
     return {
         "SchemaVersion": 2,
         "ArtifactName": "bank/account-service:1",
@@ -31,7 +31,7 @@ UNFIXED = {"VulnerabilityID": "CVE-2026-0002", "PkgName": "openssl", "InstalledV
 
 
 def pip_audit(*vulnerabilities: dict[str, Any], **others: Any) -> dict[str, Any]:
-    """Return pip-audit's report on jinja2 3.1.4."""
+    """Return a report of pip-audit for jinja2 3.1.4."""
     return {
         "dependencies": [{"name": "jinja2", "version": "3.1.4", "vulns": list(vulnerabilities)} | others],
         "fixes": [],

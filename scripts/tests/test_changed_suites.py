@@ -1,4 +1,4 @@
-"""The suites that `make test CHANGED=1` selects are those that import, or read, what has changed."""
+"""`make test CHANGED=1` selects the suites that import or read the changed files."""
 
 import ast
 from pathlib import Path
@@ -11,7 +11,7 @@ from scripts.ci.changed_suites import DEPENDS_ON, EVERYWHERE, affected
 from shared.testing.paths import ROOT
 
 SUITES = list(DEPENDS_ON)
-# What a suite's Python is made of; `app` and `tests` are the service's own there.
+# The folders with the Python files of each suite.
 FOLDERS = {
     suite: [ROOT / suite] if (ROOT / suite / "tests").is_dir() else [ROOT / "integration-tests" / suite]
     for suite in SUITES

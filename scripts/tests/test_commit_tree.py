@@ -1,4 +1,4 @@
-"""A release is made of the files of a commit, whatever git's settings, attributes and the working tree say."""
+"""A release contains exactly the files of a commit, independent of git's settings, attributes and the working tree."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.release import commit_tree
-from scripts.release.commit_tree import Refused
+from scripts.release.commit_tree import TreeError
 from shared.testing.paths import ROOT
 
 _ENVIRONMENT = {
@@ -78,12 +78,12 @@ def test_what_leads_elsewhere_is_refused(root: Path, kind: str) -> None:
         git(root, "update-index", "--add", "--cacheinfo", f"160000,{git(root, 'rev-parse', 'HEAD')},linked")
     git(root, "commit", "--quiet", "--message", kind)
     for refused in (lambda: exported(root), lambda: commit_tree.differences(root, "HEAD", ["linked"])):
-        with pytest.raises(Refused, match="linked is a link or a submodule"):
+        with pytest.raises(TreeError, match="linked is a link or a submodule"):
             refused()
 
 
 def test_a_commit_that_is_not_here_is_refused(root: Path) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(TreeError):
         commit_tree.differences(root, "a" * 40, ["docker"])
 
 
@@ -114,7 +114,7 @@ def test_a_tree_that_differs_is_told(root: Path, change: str, difference: str) -
     assert difference in commit_tree.differences(root, "HEAD", ["app.py", "docker"])
 
 
-# It says what it gets as the context of a build.
+# Records the files of the build context.
 _DOCKER = """#!/bin/sh
 [ "$1" = buildx ] || exit 0
 for last; do :; done
@@ -159,8 +159,8 @@ def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> N
 @pytest.mark.parametrize(
     ("change", "variables", "said"),
     [
-        ("echo more >>app.py", {}, "there are changes that no commit has"),
-        ("true", {"BUILD": "0"}, "are for rehearsals"),
+        ("echo more >>app.py", {}, "the working tree has uncommitted changes"),
+        ("true", {"BUILD": "0"}, "only allowed for rehearsal releases"),
     ],
 )
 def test_what_no_commit_has_is_no_release(root: Path, change: str, variables: dict[str, str], said: str) -> None:

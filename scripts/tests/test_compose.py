@@ -1,4 +1,4 @@
-"""What a container that is taken over can reach, by docker-compose.yml; docs/threat-model.md has a row for each."""
+"""What a compromised container can reach according to docker-compose.yml; docs/threat-model.md has a row for each."""
 
 import re
 from collections import defaultdict
@@ -67,7 +67,7 @@ _ROOT_USERS = {"nats", "docker-proxy", "rollout-proxy", "alloy"}
 
 
 def _mounts(service: dict[str, Any]) -> list[tuple[str, bool]]:
-    """Return what a service mounts, and whether it may write to it."""
+    """Return the mounts of a service, and whether they are writable."""
     found = []
     for volume in service.get("volumes", []):
         if isinstance(volume, str):
@@ -92,7 +92,7 @@ def test_every_container_is_where_it_has_business_and_nowhere_else() -> None:
 def test_every_container_writes_to_its_own_data_and_nothing_else() -> None:
     found = {name: {source for source, writable in _mounts(service) if writable} for name, service in SERVICES.items()}
     assert {name: sources for name, sources in found.items() if sources} == WRITABLE
-    # NGINX's configurations and key: whoever chooses among the former sees neither of them.
+    # rollout-service selects NGINX's configuration, but cannot read configurations and key.
     seen = {name for name, service in SERVICES.items() for source, _ in _mounts(service) if "/docker/tls" in source}
     assert seen == {"nginx"}
     assert not any("nginx" in source for source, _ in _mounts(SERVICES["rollout-service"]))

@@ -1,4 +1,4 @@
-"""The pictures in docs/diagrams are of their sources as they are."""
+"""The rendered diagrams in docs/diagrams are up to date with their sources."""
 
 import shutil
 import subprocess

@@ -1,6 +1,6 @@
-"""Documentation that cannot rot: its links, names and generated parts, and that every command in it is accounted for.
+"""Documents have valid links, existing names, current generated parts and a marker for each block of commands.
 
-That the commands work, and print what is shown, is tested on running stacks: integration-tests/*/test_documents.py.
+The commands are run on stacks by integration-tests/*/test_documents.py.
 """
 
 import re
@@ -13,7 +13,7 @@ from scripts.docs import document_names, environment, generate_docs
 from shared.testing.documents import SHELL, Block, blocks, broken_links, documents
 from shared.testing.paths import ROOT
 
-# Here every block of commands is run, or says why not.
+# Documents whose command blocks are run by tests, or marked with a reason why not.
 GUIDES = ("README.md", "setup.md", "docs/deployment.md")
 RUNNABLE = {"embedded", "docker"}
 
@@ -55,11 +55,11 @@ def test_the_generated_parts_are_what_the_code_says() -> None:
 
 
 def test_every_variable_that_is_read_is_described_and_the_other_way_round() -> None:
-    read_by_code = environment.read_by_code()
-    described = {one.name for group in environment.of_everything_else() for one in group.variables}
+    variables_read_by_code = environment.variables_read_by_code()
+    described = {one.name for group in environment.other_variables() for one in group.variables}
     known_names = document_names.variables()
-    assert {name: files for name, files in read_by_code.items() if name not in known_names} == {}
-    assert described - read_by_code.keys() == set()
+    assert {name: files for name, files in variables_read_by_code.items() if name not in known_names} == {}
+    assert described - variables_read_by_code.keys() == set()
 
 
 def test_the_readme_leads_to_every_document() -> None:

@@ -1,4 +1,4 @@
-"""The events' JSON Schemas: up to date, obeyed, and guarded against changes that break consumers."""
+"""The events' JSON Schemas are up to date, validate events, and have no incompatible changes."""
 
 import copy
 import subprocess
@@ -61,16 +61,16 @@ BREAKING: dict[str, Callable[[Schema, Schema], object]] = {
         data["required"].append("note"),
     ),
     "event.traceparent: newly required": lambda envelope, data: envelope["required"].append("traceparent"),
-    "event.data.amount: no longer takes integer": lambda envelope, data: data["properties"].update(
+    "event.data.amount: no longer accepts integer": lambda envelope, data: data["properties"].update(
         amount={"type": "string"}
     ),
-    "event.data.reference: no longer takes null": lambda envelope, data: data["properties"].update(
+    "event.data.reference: no longer accepts null": lambda envelope, data: data["properties"].update(
         reference={"type": "string"}
     ),
-    "event.data.type: no longer takes 'capture'": lambda envelope, data: data["properties"]["type"]["enum"].remove(
+    "event.data.type: no longer accepts 'capture'": lambda envelope, data: data["properties"]["type"]["enum"].remove(
         "capture"
     ),
-    "event.data.currency: only takes 'USD' now": lambda envelope, data: data["properties"]["currency"].update(
+    "event.data.currency: now only accepts 'USD'": lambda envelope, data: data["properties"]["currency"].update(
         const="USD"
     ),
     "event.data.currency: maxLength is now 3": lambda envelope, data: data["properties"]["currency"].update(
@@ -81,8 +81,8 @@ BREAKING: dict[str, Callable[[Schema, Schema], object]] = {
     "event.data.account_id: format is now 'uuid'": lambda envelope, data: data["properties"]["account_id"].update(
         format="uuid"
     ),
-    "event.data: no longer takes unknown properties": lambda envelope, data: data.update(additionalProperties=False),
-    "event.dataschema: no longer takes 'urn:bank:schema:bank.entry.posted:1'": lambda envelope, data: envelope[
+    "event.data: no longer accepts unknown properties": lambda envelope, data: data.update(additionalProperties=False),
+    "event.dataschema: no longer accepts 'urn:bank:schema:bank.entry.posted:1'": lambda envelope, data: envelope[
         "properties"
     ]["dataschema"].update(const="urn:bank:schema:bank.entry.posted:2"),
 }
@@ -119,7 +119,7 @@ def test_lists_are_compared_by_what_they_hold() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of schemas of one's own, as committed."""
+    """A temporary folder of schemas as committed."""
     folder = tmp_path / "shared" / "schemas"
     folder.mkdir(parents=True)
     monkeypatch.setattr(generate_schemas, "ROOT", tmp_path)
@@ -146,7 +146,7 @@ def test_the_check_fails_for_files_that_are_stale_missing_or_of_no_event(
 
 
 def test_the_check_names_event_and_field_of_what_breaks(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The models have lost what the last commit had; the files on disk are already written again."""
+    """The models lack properties of the last commit; the files on disk are up to date with the models."""
     old = generate(ENTRY)
     old["properties"]["data"]["properties"]["fee"] = {"type": "integer"}
     removed = generate("bank.hold.voided")
@@ -168,7 +168,7 @@ def test_the_schemas_of_a_revision_come_from_git(folder: Path) -> None:
         subprocess.run(["git", "-C", str(folder.parent.parent), *identity, *arguments], check=True, capture_output=True)
 
     assert main("--check") == 0, "no git, nothing to compare with"
-    assert main("--check", "--base", "main") == 1, "but who names a revision wants to compare with it"
+    assert main("--check", "--base", "main") == 1, "an explicit revision must exist"
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "nothing yet")
     assert generate_schemas.committed("HEAD") == {}

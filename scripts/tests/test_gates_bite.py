@@ -1,6 +1,6 @@
-"""Each gate stops what it is there for, names the place, and lets it pass again when it is mended.
+"""Each gate of CI fails for a seeded fault, reports its location, and passes after the fault is fixed.
 
-What runs is the very script that a workflow runs; only what it looks at is planted.
+The tests run the same scripts as the workflows.
 """
 
 import json
@@ -36,10 +36,10 @@ def run(tmp_path: Path) -> Run:
 
 
 @pytest.mark.parametrize(
-    ("planted", "mended", "told"),
+    ("seeded", "fixed", "reported"),
     [
-        (_INJECTION, _BOUND, "service.py:2: high (Bandit says medium) B608"),
-        ('PASSWORD = "correct horse"\n', "PASSWORD = None\n", "service.py:1: medium (Bandit says low) B105"),
+        (_INJECTION, _BOUND, "service.py:2: high (rated medium by Bandit) B608"),
+        ('PASSWORD = "correct horse"\n', "PASSWORD = None\n", "service.py:1: medium (rated low by Bandit) B105"),
         (
             "import subprocess\n\nsubprocess.run(f'ls {x}', shell=True)\n",
             "import subprocess\n\nsubprocess.run(['ls', x])\n",
@@ -48,17 +48,17 @@ def run(tmp_path: Path) -> Run:
     ],
     ids=["sql-injection", "hard-coded-password", "shell"],
 )
-def test_insecure_code(run: Run, tmp_path: Path, planted: str, mended: str, told: str) -> None:
+def test_insecure_code(run: Run, tmp_path: Path, seeded: str, fixed: str, reported: str) -> None:
     file = tmp_path / "app" / "service.py"
     file.parent.mkdir()
-    file.write_text(planted, encoding="utf-8")
+    file.write_text(seeded, encoding="utf-8")
     done = run("scripts/ci/run_bandit.sh", file.parent)
     assert done.returncode == 1
-    assert told in done.stdout and "mend: " in done.stdout
+    assert reported in done.stdout and "fix: " in done.stdout
     sarif = json.loads((tmp_path / "reports" / "bandit.sarif").read_text(encoding="utf-8"))
     assert sarif["runs"][0]["results"][0]["locations"][0]["physicalLocation"]["artifactLocation"]["uri"] == str(file)
     assert "block" in (tmp_path / "reports" / "bandit.md").read_text(encoding="utf-8")
-    file.write_text(mended, encoding="utf-8")
+    file.write_text(fixed, encoding="utf-8")
     assert run("scripts/ci/run_bandit.sh", file.parent).returncode == 0
 
 
@@ -74,7 +74,7 @@ def test_code_that_was_not_read_is_not_clean(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 1 and "broken.py was not checked" in done.stderr
     (tmp_path / "broken.py").unlink()
     done = run("scripts/ci/run_bandit.sh", tmp_path)
-    assert done.returncode == 1 and "not one file was checked" in done.stderr
+    assert done.returncode == 1 and "no file was checked" in done.stderr
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +93,7 @@ def test_this_project_and_its_history_have_no_secrets(run: Run) -> None:
         ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     if shallow.stdout != "false\n":
-        pytest.skip("this is no clone with the whole history")
+        pytest.skip("this is not a clone with the whole history")
     done = run("scripts/ci/scan_secrets.sh")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -106,7 +106,7 @@ def test_a_secret_in_a_file_and_in_the_history(run: Run, tmp_path: Path) -> None
 
     file = tmp_path / "tree" / "settings.py"
     file.parent.mkdir()
-    # Put together here, so that this file has none itself.
+    # Concatenated, so that the scanner does not find it in this file.
     secret = "ghp_" + "k3J9xQ2mZ7vR4tY8wB1nC6pL5sD0fG2hA9eU"
     file.write_text(f'token = "{secret}"\n', encoding="utf-8")
     done = run("scripts/ci/scan_secrets.sh", file.parent)
@@ -149,7 +149,7 @@ def test_a_branch_that_no_test_takes(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """A copy of the part of this tree that checks things, to plant something in; it shares the environment."""
+    """A copy of the checks and what they need, to seed faults in; it shares the environment."""
     folder = tmp_path / "clone"
     parts = (
         "scripts",
@@ -176,7 +176,7 @@ def test_a_file_that_is_not_formatted(run: Run, clone: Path) -> None:
     assert (
         done.returncode == 1
         and "shared/planted.py" in done.stdout + done.stderr
-        and "found something: black" in done.stderr
+        and "failed check: black" in done.stderr
     )
     file.unlink()
     assert run(clone / "scripts" / "ci" / "lint.sh", "black").returncode == 0
@@ -212,7 +212,7 @@ def test_a_load_with_five_percent_errors(run: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def scan(run: Run, tmp_path: Path) -> Run:
-    """Judge reports of scanners as cve_scan.sh does."""
+    """Evaluate reports of scanners as cve_scan.sh does."""
     (tmp_path / "requirements.txt").write_text("jinja2==3.1.4 \\\n    --hash=sha256:00\n", encoding="utf-8")
 
     def judge(trivy: Any, pip_audit: Any, hours: float = 1) -> subprocess.CompletedProcess[str]:
@@ -229,9 +229,9 @@ def scan(run: Run, tmp_path: Path) -> Run:
 
 def test_a_vulnerable_dependency(scan: Run, tmp_path: Path) -> None:
     done = scan(recorded.trivy(recorded.OPENSSL, recorded.UNFIXED), recorded.pip_audit(recorded.JINJA))
-    assert done.returncode == 1 and "2 are high, critical or not rated" in done.stderr
+    assert done.returncode == 1 and "2 high, critical or not rated" in done.stderr
     assert "CRITICAL CVE-2026-0001 openssl 3.5.1-1 in bank/account-service:1; patched in 3.5.1-1+deb13u2" in done.stdout
-    # Of three maintained branches it is the one that we are on.
+    # The fix of the installed branch, of three maintained ones.
     assert "CVE-2024-56326 jinja2 3.1.4 in requirements; patched in 3.1.5; bump: yes" in done.stdout
     assert "CVE-2026-0002 openssl 3.5.1-1 in bank/account-service:1; patched in nothing yet" in done.stdout
     text = (tmp_path / "issue.md").read_text(encoding="utf-8")
@@ -243,10 +243,10 @@ def test_a_vulnerable_dependency(scan: Run, tmp_path: Path) -> None:
     ("trivy", "pip_audit", "hours", "told"),
     [
         (recorded.trivy(), {"dependencies": [recorded.SKIPPED]}, 1, "jinja2 was skipped"),
-        (recorded.trivy(), {"dependencies": []}, 1, "jinja2 is required and not in pip-audit's report"),
+        (recorded.trivy(), {"dependencies": []}, 1, "jinja2 is required, but missing from pip-audit's report"),
         ({"ArtifactName": "bank/account-service:1"}, recorded.pip_audit(), 1, "no packages in bank/account-service:1"),
         (recorded.trivy(), recorded.pip_audit(), 72, "older than 48 h"),
-        ([], recorded.pip_audit(), 1, "trivy.json is no report"),
+        ([], recorded.pip_audit(), 1, "trivy.json is not a valid report"),
     ],
     ids=["skipped", "left-out", "no-packages", "old-database", "no-report"],
 )
@@ -276,9 +276,9 @@ def test_a_job_that_is_not_green(run: Run, result: str) -> None:
     assert run(PYTHON, "-m", "scripts.ci.gate", NEEDS="{}").returncode == 1
 
 
-def test_a_checker_that_cannot_be_had_fails_in_ci(run: Run, clone: Path) -> None:
+def test_a_missing_tool_fails_in_ci(run: Run, clone: Path) -> None:
     (clone / ".ci" / "tools" / "actionlint" / "go.mod").unlink()
     done = run(clone / "scripts" / "ci" / "lint.sh", "actionlint", CI="true")
-    assert done.returncode == 1 and "actionlint (cannot be had)" in done.stderr
+    assert done.returncode == 1 and "actionlint (not available)" in done.stderr
     done = run(clone / "scripts" / "ci" / "lint.sh", "actionlint", "black", CI="")
-    assert done.returncode == 0 and "left out, because it cannot be had here: actionlint" in done.stderr
+    assert done.returncode == 0 and "skipped (tool not available): actionlint" in done.stderr

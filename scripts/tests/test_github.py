@@ -1,4 +1,4 @@
-"""What talks to GitHub says the right things to it: `gh` is a stand-in that notes its arguments and answers by rule."""
+"""Scripts that call GitHub's API, with a fake `gh` that records its arguments and returns prepared responses."""
 
 import json
 import os
@@ -35,7 +35,7 @@ Talk = Callable[..., tuple[subprocess.CompletedProcess[str], list[str]]]
 
 @pytest.fixture
 def talk(tmp_path: Path) -> Talk:
-    """Run a script with answers for gh; return how it ended and what it asked."""
+    """Run a script with prepared responses of gh; return the finished process and the calls."""
     program = tmp_path / "bin" / "gh"
     program.parent.mkdir()
     program.write_text(_GH, encoding="utf-8")
@@ -105,7 +105,7 @@ def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("results", "open_issues", "last"),
     [
-        (["success", "failure"], [], "issue create --title The nightly search found something"),
+        (["success", "failure"], [], "issue create --title Nightly tests failed"),
         (["success", "failure"], [{"number": 9}], "issue edit 9 --body-file"),
         (["success", "cancelled"], [{"number": 9}], "issue edit 9 --body-file"),
         (["success", "success"], [{"number": 9}], "issue close 9"),
@@ -168,7 +168,7 @@ _NAMES = ("release", "staging", "production")
 
 
 def _as_it_should_be() -> dict[str, Any]:
-    """Return GitHub's answers where nothing has to change."""
+    """Return GitHub's responses if everything is up to date."""
     answers: dict[str, Any] = {"deployment-branch-policies": _POLICIES}
     answers["repos/bank/ops/environments"] = {"environments": [_environment(name) for name in _NAMES]}
     for number, name in enumerate(("main", "develop")):
@@ -181,7 +181,7 @@ def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
     answers = _as_it_should_be()
     done, asked = talk(["scripts/ci/apply_branch_protection.sh"], answers)
     assert done.returncode == 0 and not [call for call in asked if "--method" in call], done.stdout + done.stderr
-    assert all(f"environment {name}: as it should be" in done.stdout for name in _NAMES)
+    assert all(f"environment {name}: up to date" in done.stdout for name in _NAMES)
 
 
 @pytest.mark.parametrize(
@@ -190,13 +190,13 @@ def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
         (
             [_environment("release"), _environment("staging")],
             _POLICIES,
-            "production: would be changed",
+            "production: would be updated",
             ["PUT", "POST"],
         ),
         (
             [_environment(name, deployment_branch_policy=None) for name in _NAMES],
             _POLICIES,
-            "release: would be changed",
+            "release: would be updated",
             ["PUT", "POST"],
         ),
         ([_environment(name, can_admins_bypass=True) for name in _NAMES], _POLICIES, "bypass", ["PUT"]),
@@ -232,7 +232,7 @@ def test_reviewers_stay_and_production_has_to_have_some(talk: Talk, tmp_path: Pa
     bare = [_environment(name, protection_rules=[], can_admins_bypass=True) for name in _NAMES]
     answers["repos/bank/ops/environments"] = {"environments": bare}
     done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
-    assert done.returncode == 1 and "environment production: nobody has to approve" in done.stderr
+    assert done.returncode == 1 and "environment production has no required reviewers" in done.stderr
     answers["repos/bank/ops/environments"] = {
         "environments": [_environment(name, can_admins_bypass=True) for name in _NAMES]
     }
@@ -251,8 +251,8 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
     sound = {name: answer for name, answer in _as_it_should_be().items() if "ruleset" not in name}
     answers = {"rulesets/5": loose, "repos/bank/ops/rulesets": [{"id": 5, "name": "main"}], **sound}
     done, asked = talk([script], answers)
-    assert done.returncode == 1 and "main: would be changed" in done.stdout and "required_signatures" in done.stdout
-    assert "develop: would be made" in done.stdout and not [call for call in asked if "--method" in call]
+    assert done.returncode == 1 and "main: would be updated" in done.stdout and "required_signatures" in done.stdout
+    assert "develop: would be created" in done.stdout and not [call for call in asked if "--method" in call]
     done, asked = talk([script, "--apply"], answers)
     assert done.returncode == 0, done.stderr
     assert [call.split(" --input")[0] for call in asked if "--method" in call] == [
@@ -260,14 +260,14 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
         "api --method PUT repos/bank/ops/rulesets/5",
     ]
     done, asked = talk([script], {**answers, "rulesets/5": main})
-    assert "main: as it should be" in done.stdout
+    assert "main: up to date" in done.stdout
 
 
 def test_slack_is_told_or_it_says_that_nobody_is(talk: Talk) -> None:
     done, _ = talk(
         ["scripts/release/notify_slack.sh"], {}, OUTCOME="success", SLACK_WEBHOOK_URL="", COMMIT="abc", TARGET="staging"
     )
-    assert done.returncode == 0 and "nobody is told" in done.stdout
+    assert done.returncode == 0 and "notification skipped" in done.stdout
     done, _ = talk(
         ["scripts/release/notify_slack.sh"],
         {},
@@ -298,8 +298,8 @@ def test_the_comment_shows_what_was_found_and_believes_nothing(tmp_path: Path) -
     }
     (unit / "bandit.sarif").write_text(json.dumps({"runs": [{"results": [result]}]}), "utf-8")
     text = pr_comment.render({"unit": {"result": "failure"}}, tmp_path, "abcdef")
-    assert text.startswith(pr_comment.MARKER) and "❌ not green" in text
+    assert text.startswith(pr_comment.MARKER) and "❌ Some jobs failed" in text
     assert "| shared | 6 | 2 | 1 |" in text and "93.2 %" in text and "| 1000 | 16.6 | 3 | 12 | 30 | 40 |" in text
-    assert "x.py:3" in text and "this log is no SARIF" in text
+    assert "x.py:3" in text and "not a valid SARIF log" in text
     assert "@everyone" not in text and "<img" not in text and "[click](" not in text and "://evil" not in text
-    assert "✅ all green" in pr_comment.render({"unit": {"result": "success"}}, tmp_path / "none", "abcdef")
+    assert "✅ All jobs succeeded" in pr_comment.render({"unit": {"result": "success"}}, tmp_path / "none", "abcdef")

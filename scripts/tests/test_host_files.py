@@ -1,4 +1,4 @@
-"""What a container plants in a folder that it may write to, root neither follows, changes, shows nor waits for."""
+"""Root never follows, changes, prints or blocks on what a container created in a folder that it may write to."""
 
 import os
 import re
@@ -12,8 +12,8 @@ import yaml
 from scripts.stack import host_files, stack_files
 from shared.testing.paths import ROOT
 
-_VICTIM = "nobody but root may read this\n"
-# Each of these would wait for its other end, or write or read somewhere else.
+_VICTIM = "only root may read this\n"
+# Each of these would block, or read or write outside the folder.
 pytestmark = pytest.mark.timeout(60)
 
 
@@ -42,7 +42,7 @@ def victims(tmp_path: Path) -> Path:
 
 
 def _seen(victims: Path) -> list[tuple[str, int, int, int, str]]:
-    """Return what there is, whose it is, who may read it, and what it holds."""
+    """Return name, mode, owner and content of each file."""
     found = []
     for path in sorted([victims, *victims.rglob("*")]):
         state = path.lstat()
@@ -108,7 +108,7 @@ def test_nothing_in_the_folder_of_the_state_is_followed(
     _unchanged(victims, before, capsys)
 
 
-# Earlier releases gave all of NGINX's folder to rollout-service.
+# In earlier releases rollout-service could write to all of NGINX's folder.
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "places",
@@ -139,7 +139,7 @@ def _root_owns_all_of(folder: Path) -> None:
     for path in (folder, *folder.rglob("*")):
         state = path.lstat()
         assert state.st_uid == os.geteuid() and (stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)), path
-        # Of somebody who is not root, rollout-proxy is nobody special.
+        # In a folder of a non-root user, rollout-proxy has only the permissions of others.
         assert not state.st_mode & 0o022 or (os.geteuid() != 0 and path.name == "selected"), path
 
 
@@ -167,7 +167,7 @@ def test_a_file_is_never_written_through_a_link(
     KINDS[kind](tmp_path / "ours" / name, victims)
     before = _seen(victims)
     assert host_files.write(tmp_path / "ours/file", "new", keep_inode=keep_inode)
-    # The second name is gone, and that is all.
+    # The hard link was removed, nothing else changed.
     assert [one[1:] for one in _seen(victims)] == [one[1:] for one in before]
     written = (tmp_path / "ours/file").lstat()
     assert stat.S_IMODE(written.st_mode) == 0o644 and written.st_nlink == 1
@@ -179,18 +179,18 @@ def test_no_folder_is_written_to_by_way_of_a_link(tmp_path: Path, victims: Path)
     before = _seen(victims)
     for write in (
         lambda: host_files.write(tmp_path / "link/file", "new"),
-        lambda: host_files.give_folder(tmp_path / "link"),
+        lambda: host_files.make_container_folder(tmp_path / "link"),
     ):
         with pytest.raises(OSError):
             write()
-    host_files.own_folder(tmp_path / "link", 0o755)
+    host_files.make_private_folder(tmp_path / "link", 0o755)
     assert _seen(victims) == before and not (tmp_path / "link").is_symlink()
 
 
 def test_a_state_that_is_too_long_or_no_text_is_not_read(tmp_path: Path) -> None:
     for content in (b"x" * (1024 * 1024 + 1), b"\xff\xfe"):
         (tmp_path / "rollout.json").write_bytes(content)
-        with pytest.raises(host_files.Suspicious):
+        with pytest.raises(host_files.UnsafeFile):
             host_files.read(tmp_path / "rollout.json")
 
 
@@ -200,4 +200,4 @@ def test_a_state_that_is_none_stops_a_start(docker: Path, capsys: pytest.Capture
     for text in odd:
         (docker / "rollout/rollout.json").write_text(text, encoding="utf-8")
         assert stack_files.main() == 1
-        assert "is not the state of a rollout" in capsys.readouterr().err
+        assert "is not a valid state file" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Base images get digests, and the services' own names stay."""
+"""pin-images.sh adds digests to base images and leaves service images unchanged."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shared.testing.paths import ROOT
 
-# A registry that has everything but what is made here.
+# A registry with all images except the service images.
 _DOCKER = """#!/bin/sh
 case $4 in bank/*) exit 1 ;; esac
 echo "Name: $4"

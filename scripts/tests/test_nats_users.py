@@ -1,4 +1,4 @@
-"""What each of NATS' users may do and may not, on a real server with the authorization of the stack."""
+"""Permissions of NATS' users, on a real server with the authorization of the stack."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -63,28 +63,28 @@ async def connect(server: NatsServer) -> AsyncIterator[Connect]:
         await bus.close()
 
 
-class Refusals:
-    """A client that notes what the server refuses."""
+class PermissionErrors:
+    """Records the permission errors that a client receives."""
 
     def __init__(self) -> None:
-        self.refused: list[str] = []
+        self.errors: list[str] = []
 
-    async def note(self, error: Exception) -> None:
-        """Take down a refusal."""
-        self.refused.append(str(error).lower())
+    async def record(self, error: Exception) -> None:
+        """Record an error."""
+        self.errors.append(str(error).lower())
 
-    async def have_all(self, expected: set[str]) -> bool:
-        """Tell whether each of these was refused."""
-        return all(any(one in refusal for refusal in self.refused) for one in expected)
+    async def contain_all(self, expected: set[str]) -> bool:
+        """Return whether each of these calls was rejected."""
+        return all(any(one in error for error in self.errors) for one in expected)
 
     async def open(self, server: NatsServer, user: str) -> Client:
         """Connect as a user, with the client's own inboxes."""
         url = server.url_of(user, PASSWORDS[user])
-        return await nats.connect(url, inbox_prefix=f"_INBOX_{user}", error_cb=self.note)
+        return await nats.connect(url, inbox_prefix=f"_INBOX_{user}", error_cb=self.record)
 
 
 def reader(bus: NatsBus, user: str, durable: bool = True) -> NatsSource:
-    """Return what a service consumes from; a canary has no durable name."""
+    """Return the event source of a service; a canary has no durable name."""
     return NatsSource(bus, f"{user}-service" if durable else None, CONSUMED[user], wait_seconds=0.3)
 
 
@@ -94,14 +94,14 @@ def of(user: str) -> list[Event]:
 
 
 async def received(source: NatsSource) -> list[str]:
-    """Receive once and acknowledge; return the names of what came."""
+    """Receive and acknowledge one delivery; return the names of its events."""
     delivery = await source.receive(0)
     await delivery.acknowledge()
     return names(list(delivery.raw))
 
 
 async def test_services_do_all_that_they_have_to(server: NatsServer, connect: Connect) -> None:
-    """On a server without streams, and when it has lost them; a canary consumes beside stable."""
+    """On a server without streams, and after it has lost them; a canary consumes alongside stable."""
     buses = {user: connect(user) for user in OWN}
     sources = {user: reader(bus, user) for user, bus in buses.items()}
     for user, bus in buses.items():
@@ -111,7 +111,7 @@ async def test_services_do_all_that_they_have_to(server: NatsServer, connect: Co
         seen = [one["id"] for one in of(user) if user == "transaction" or "flagged" in one["type"]]
         assert await received(canary) == seen
         await (await sources[user].receive(0)).give_back()
-        # Of any type: an event claims to be whatever it says.
+        # A dead letter can have any type.
         await sources[user].dead_letter(of("account")[0], "a test")
         await sources[user].dead_letter({"type": "nothing"}, "a test")
     flagged = {one["id"] for one in of("transaction")}
@@ -138,7 +138,7 @@ async def _have_come(source: NatsSource, missing: set[str]) -> bool:
 
 
 def _calls(user: str) -> list[str]:
-    """Return subjects that a service taken over might publish to, none of which is its own business."""
+    """Return subjects that a compromised service might publish to, and must not."""
     other = "transaction" if user == "account" else "account"
     api = "$JS.API"
     purge = [f"{api}.STREAM.{verb}.{stream}" for verb in ("PURGE", "DELETE", "UPDATE") for stream in ("BANK", "X")]
@@ -162,7 +162,7 @@ def _calls(user: str) -> list[str]:
 async def test_all_else_is_refused(server: NatsServer, connect: Connect) -> None:
     await connect("setup").jetstream()
     for user in OWN:
-        client = Refusals()
+        client = PermissionErrors()
         connection = await client.open(server, user)
         other = "transaction" if user == "account" else "account"
         expected = {f'publish to "{subject.lower()}"' for subject in _calls(user)}
@@ -171,15 +171,15 @@ async def test_all_else_is_refused(server: NatsServer, connect: Connect) -> None
         for subject in (">", "bank.>", "_INBOX.>", f"_INBOX_{other}.>", "$JS.>", "$JS.ACK.>", "$SYS.>"):
             expected.add(f'subscription to "{subject.lower()}"')
             await connection.subscribe(subject)
-        await eventually(partial(client.have_all, expected))
+        await eventually(partial(client.contain_all, expected))
         await connection.close()
 
 
 async def test_the_server_purges_nothing_on_behalf_of_a_service(server: NatsServer, connect: Connect) -> None:
-    """Where the server answers and where it delivers, the client says: never to the server itself."""
+    """The client chooses reply and delivery subjects; they must not be the server's API."""
     jetstream = await connect("account").jetstream()
     await connect("transaction").publish(of("transaction"))
-    connection = await Refusals().open(server, "account")
+    connection = await PermissionErrors().open(server, "account")
     for number, call in enumerate(("STREAM.PURGE.BANK", "STREAM.DELETE.BANK")):
         await connection.publish("$JS.API.STREAM.INFO.BANK", b"", reply=f"$JS.API.{call}")
         config = {"name": f"c{number}", "deliver_subject": f"$JS.API.{call}", "filter_subject": CONSUMED["account"]}
@@ -190,7 +190,7 @@ async def test_the_server_purges_nothing_on_behalf_of_a_service(server: NatsServ
 
 
 async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect) -> None:
-    """A service that creates a stream that is there with another configuration gets an error, and nothing changes."""
+    """Creating an existing stream with another configuration is an error and changes nothing."""
     jetstream = await connect("account").jetstream()
     with pytest.raises(BadRequestError, match="different configuration"):
         await jetstream.add_stream(StreamConfig(name="BANK", subjects=["bank.>"], max_msgs=1))
@@ -205,9 +205,9 @@ async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect)
 
 @pytest.mark.parametrize("shared_inbox", [True, False])
 async def test_the_release_before_goes_on_during_a_rollout(tmp_path: Path, shared_inbox: bool) -> None:
-    """Its clients have inboxes without a prefix."""
+    """Clients of the previous release have inboxes without a prefix."""
     async with running(tmp_path, shared_inbox=shared_inbox) as server:
-        client = await nats.connect(server.url_of("account", PASSWORDS["account"]), error_cb=Refusals().note)
+        client = await nats.connect(server.url_of("account", PASSWORDS["account"]), error_cb=PermissionErrors().record)
         jetstream = client.jetstream(timeout=0.5)
         try:
             if not shared_inbox:
@@ -221,7 +221,7 @@ async def test_the_release_before_goes_on_during_a_rollout(tmp_path: Path, share
 
 
 def test_each_event_is_published_by_one_service() -> None:
-    """A type that is new has to be somebody's; that a pattern is not wider than it seems, the server says above."""
+    """A new event type needs a publisher; the tests above check that patterns are not too wide."""
     rights = {user: nats_users._SERVICES[user].publishes for user in OWN}  # pylint: disable=protected-access
     for type_ in DATA_MODELS:
         users = [user for user, patterns in rights.items() if any(fnmatchcase(type_, one) for one in patterns)]

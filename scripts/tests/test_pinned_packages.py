@@ -1,4 +1,4 @@
-"""Programs that root runs come from a signed suite, and are the very package that is pinned."""
+"""Programs that run as root are installed from a signed suite, as exactly the pinned package."""
 
 import hashlib
 import os
@@ -12,7 +12,7 @@ from shared.testing.paths import ROOT
 
 _COSIGN = ROOT / "ansible/roles/banking_app/files/cosign-from-suite.sh"
 _PLUGINS = ROOT / "ansible/roles/docker/files/plugins-from-suite.sh"
-# They fetch a package with this content, or none of another version, and unpack it.
+# Fake apt-get: downloads a package with this content, only of the available version.
 _APT = """#!/bin/sh
 case $* in
 *indextargets*) echo "bookworm mirror" ;;
@@ -37,7 +37,7 @@ _SUM = hashlib.sha256(b"good").hexdigest()
 
 
 def run(folder: Path, *command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script with stand-ins for what would fetch and unpack packages."""
+    """Run a script with fake programs for downloading and unpacking packages."""
     for name, text in _PROGRAMS.items():
         (folder / name).write_text(text, encoding="utf-8")
         (folder / name).chmod(0o755)

@@ -1,4 +1,4 @@
-"""What long commands say, in shell and in Python: on a terminal, into a file, and where NO_COLOR is set."""
+"""Progress output of shell and Python commands: on a terminal, in a file, and with NO_COLOR."""
 
 import os
 import pty
@@ -14,9 +14,9 @@ set -euo pipefail
 . scripts/lib/progress.sh
 steps=12
 step "one thing"
-say "more about it"
-patiently "still at it" sleep 1.2 || exit 9
-! patiently "a failure" false || exit 8
+info "more about it"
+with_spinner "still at it" sleep 1.2 || exit 9
+! with_spinner "a failure" false || exit 8
 finished some-command "2 of 2"
 failed some-command "1 of 2"
 """
@@ -51,7 +51,7 @@ def on_a_terminal(command: list[str], **more: str) -> str:
         try:
             text += os.read(outer, 65536)
         except OSError:
-            # Nobody writes any more.
+            # The other end was closed.
             os.close(outer)
             return text.decode()
 

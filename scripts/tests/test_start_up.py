@@ -1,6 +1,6 @@
-"""What a service imports until it is ready: it decides how soon a new replica helps, and how long every stack takes.
+"""Number of modules that a service imports before it is ready, which determines its start-up time.
 
-Imports are nearly all of a start's CPU time. The budget is a number of modules, which no busy machine changes.
+Imports are nearly all of the CPU time of a start. Unlike a duration, their number does not depend on load.
 """
 
 import os
@@ -11,9 +11,9 @@ import pytest
 
 from shared.testing.paths import ROOT
 
-# A tenth above what it is; on two calm cores a thousand modules are 0.8 s of CPU time.
+# Ten percent above the current number; on two idle cores a thousand modules take 0.8 s of CPU time.
 BUDGET = {"account-service": 1030, "transaction-service": 1030, "rollout-service": 1170, "autoscale-service": 1190}
-# Packages for tests, migrations, and traces that are not sent.
+# Packages for tests, migrations, and disabled tracing.
 NEVER = {
     *("alembic", "mako", "pytest", "hypothesis", "schemathesis", "jsonschema", "jinja2", "locust"),
     *("opentelemetry.sdk", "opentelemetry.exporter", "opentelemetry.instrumentation", "google.protobuf"),

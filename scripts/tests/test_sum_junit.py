@@ -1,4 +1,4 @@
-"""The summary of a run: suites, why tests skipped, what did not run, and the sum as the last line."""
+"""The summary of a run: a row per suite, reasons of skipped tests, suites not run, and the total as the last line."""
 
 import os
 import subprocess
@@ -32,8 +32,8 @@ def test_it_says_what_ran_what_skipped_and_what_did_not_run(reports: list[Path])
     ]
     assert lines[2:] == [
         "skipped 4: NGINX is not installed",
-        "not run: compose (needs a Docker engine and minutes: make test-docker)",
-        "not run: ansible (needs a Docker engine and minutes: make test-ansible)",
+        "not run: compose (needs Docker and takes minutes: make test-docker)",
+        "not run: ansible (needs Docker and takes minutes: make test-ansible)",
         "not run: local, simulation (not selected)",
         "3 passed, 1 failed, 4 skipped",
     ]

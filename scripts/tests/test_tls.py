@@ -1,4 +1,4 @@
-"""The lab's own certificates serve, and TLS is not half on."""
+"""Certificates of the lab's CA are valid for their servers, and TLS requires all certificates."""
 
 import socket
 import ssl
@@ -11,7 +11,7 @@ from scripts.stack import lab_ca, stack_secrets
 
 
 def greeted(folder: Path, service: str, name: str, authority: Path) -> bytes:
-    """Shake hands with a server that shows the service's certificate, as a client that knows the authority."""
+    """Connect to a server with the service's certificate as a client that trusts the authority."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / f"{service}.crt", folder / f"{service}.key")
     ours, theirs = socket.socketpair()

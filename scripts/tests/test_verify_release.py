@@ -1,4 +1,4 @@
-"""What a release has to be before anything is asked of Cosign; the rest is in the drill (make release-drill)."""
+"""Checks of a release before Cosign is called; verification with Cosign is tested by the drill (make release-drill)."""
 
 import copy
 import json
@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 
 from scripts.release import provenance, verify_release
-from scripts.release.verify_release import Refused, Trust, comes_from, key_signer, read_release, workflow_signer
+from scripts.release.verify_release import (
+    Trust,
+    VerificationError,
+    key_signer,
+    read_release,
+    was_built_from,
+    workflow_signer,
+)
 
 _COMMIT = "a" * 40
 _DIGEST = "b" * 64
@@ -31,34 +38,34 @@ def test_a_release_is_read() -> None:
     ("change", "told"),
     [
         ({"images": {}}, "no images"),
-        ({"images": {"a": "registry.example/bank/a:v1"}}, "not named by its digest"),
-        ({"images": {"a": f"--key=x@sha256:{_DIGEST[:-1]}"}}, "not named by its digest"),
-        ({"images": {"a": None}}, "not named by its digest"),
-        ({"commit": "main"}, "no commit"),
-        ({"release": "soon"}, "no release"),
+        ({"images": {"a": "registry.example/bank/a:v1"}}, "not named by digest"),
+        ({"images": {"a": f"--key=x@sha256:{_DIGEST[:-1]}"}}, "not named by digest"),
+        ({"images": {"a": None}}, "not named by digest"),
+        ({"commit": "main"}, "not a commit id"),
+        ({"release": "soon"}, "not a valid release file"),
     ],
 )
 def test_what_is_no_release_is_refused(change: dict[str, Any], told: str) -> None:
-    with pytest.raises(Refused, match=told):
+    with pytest.raises(VerificationError, match=told):
         read_release(json.dumps({"banking_app_release": GOOD | change}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"banking_app_release": 1}'])
 def test_a_broken_file_is_refused(text: str) -> None:
-    with pytest.raises(Refused, match="no release"):
+    with pytest.raises(VerificationError, match="not a valid release file"):
         read_release(text)
 
 
 def test_provenance_is_of_one_commit_one_repository_and_one_image() -> None:
     predicate = provenance.predicate("account-service", "v1", _URL, _COMMIT, "", datetime(2026, 1, 1, tzinfo=UTC))
     statement = {"subject": [{"digest": {"sha256": _DIGEST}}], "predicate": predicate}
-    assert comes_from(statement, _URL, _COMMIT, _DIGEST)
-    assert not comes_from(statement, f"{_URL}-of-another", _COMMIT, _DIGEST)
-    assert not comes_from(statement, _URL, "c" * 40, _DIGEST)
-    assert not comes_from(statement, _URL, _COMMIT, "c" * 64)
+    assert was_built_from(statement, _URL, _COMMIT, _DIGEST)
+    assert not was_built_from(statement, f"{_URL}-of-another", _COMMIT, _DIGEST)
+    assert not was_built_from(statement, _URL, "c" * 40, _DIGEST)
+    assert not was_built_from(statement, _URL, _COMMIT, "c" * 64)
     without = copy.deepcopy(statement)
     del without["predicate"]["buildDefinition"]  # type: ignore[attr-defined]
-    assert not comes_from(without, _URL, _COMMIT, _DIGEST)
+    assert not was_built_from(without, _URL, _COMMIT, _DIGEST)
 
 
 def test_a_rehearsal_is_not_taken_for_a_release(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +85,7 @@ def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeyp
 
     def refuse(*arguments: str) -> str:
         asked.append(arguments)
-        raise Refused("not by this one")
+        raise VerificationError("not by this one")
 
     monkeypatch.setattr(verify_release, "_cosign", refuse)
     workflow = f"{_URL}/.github/workflows/deploy.yml@refs/heads/main"
@@ -86,7 +93,7 @@ def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeyp
     problems = verify_release.check(read_release(json.dumps({"banking_app_release": GOOD})), trust)
     by_key, by_workflow = asked
     assert by_key[:4] == ("verify", "--key", "now.pub", "--insecure-ignore-tlog=true")
-    # Without a key nothing but the public log says when the certificate was good: it is never ignored then.
+    # Keyless signatures need the transparency log as evidence of the signing time, so it must not be ignored.
     assert by_workflow[:5] == (
         "verify",
         "--certificate-identity",
@@ -103,4 +110,4 @@ def test_somebody_has_to_be_believed(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr("sys.argv", ["verify_release", "release.json", "--repository", _URL])
     with pytest.raises(SystemExit) as ended:
         verify_release.main()
-    assert ended.value.code == 2 and "nobody is trusted" in capsys.readouterr().err
+    assert ended.value.code == 2 and "no trusted signer" in capsys.readouterr().err

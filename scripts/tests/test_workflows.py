@@ -1,4 +1,4 @@
-"""The workflows do what the project means: thin, pinned, with few rights, and nothing gets past the gate."""
+"""The workflows are thin, pinned and have minimal permissions, and the gate needs all jobs."""
 
 import json
 import re
@@ -24,7 +24,7 @@ MAY_WRITE = {
     ("deploy.yml", "failed"): {"issues"},
     ("nightly.yml", "report"): {"issues"},
 }
-# Those that show who they are, to read: the state of CI, images.
+# Jobs that use a token only to read: the state of CI, images.
 WITH_A_TOKEN = {("deploy.yml", "ci-green"), ("deploy.yml", "staging"), ("deploy.yml", "production")}
 JOBS = [(name, key, job) for name in NAMES for key, job in load(name)["jobs"].items()]
 STEPS = [(name, key, step) for name, key, job in JOBS for step in job.get("steps", [])]
@@ -44,7 +44,7 @@ def test_what_runs_is_a_target_or_a_script(run: str) -> None:
     elif found := re.fullmatch(r"python3 -m (scripts(?:\.\w+)+)( [\w./-]+)*", command):
         assert (ROOT / f"{found[1].replace('.', '/')}.py").is_file()
     else:
-        # What it runs in turn is a target, too.
+        # A script may be called with a make command, whose target must exist.
         assert set(re.findall(r"(?<= make )[a-z-]+", command)) <= TARGETS
         script = ROOT / command.split()[0]
         assert command.startswith("scripts/") and script.is_file() and script.stat().st_mode & 0o111
@@ -60,7 +60,7 @@ def test_a_target_calls_scripts_that_exist(target: str) -> None:
 
 
 def test_nothing_is_repeated_that_git_knows_otherwise() -> None:
-    """What is used of others is one commit, the same everywhere, with the version that a person reads."""
+    """Each action is pinned by commit, the same everywhere, with its version as a comment."""
     versions: dict[str, set[str]] = {}
     for name in NAMES:
         for line in (WORKFLOWS / name).read_text(encoding="utf-8").splitlines():
@@ -105,7 +105,7 @@ def test_a_stranger_gets_neither_secrets_nor_a_token_that_writes(name: str) -> N
         checkouts = [step["with"] for step in job.get("steps", []) if "actions/checkout@" in step.get("uses", "")]
         assert all(checkout["persist-credentials"] is False for checkout in checkouts)
         if _on_pull_requests(name) and "write" in job["permissions"].values():
-            # It runs what is on the base branch, never what the pull request brings.
+            # A job with write permissions runs the code of the base branch, never that of the pull request.
             assert [checkout.get("ref") for checkout in checkouts] == ["${{ github.event.pull_request.base.sha }}"], key
 
 
@@ -133,7 +133,7 @@ def test_the_nightly_search_covers_what_pull_requests_search_less_widely() -> No
     }
     assert searching - {"scripts"} <= set(jobs["search"]["strategy"]["matrix"]["suite"])
     assert set(jobs["drills"]["strategy"]["matrix"]["drill"]) <= document_names.drills()
-    # A night that was cut short is no clean one.
+    # A cancelled run does not count as a success.
     assert jobs["report"]["needs"] == ["search", "drills"] and jobs["report"]["if"] == "always()"
 
 
@@ -172,7 +172,7 @@ def test_the_deployment_goes_one_way() -> None:
     assert jobs["production"]["needs"] == ["build", "staging"]
     assert jobs["production"]["environment"] == {"name": "production"}
     assert jobs["staging"]["if"] == "${{ !failure() && !cancelled() }}"
-    # When staging has nothing to go back to any more, production may.
+    # Production can be rolled back even if staging cannot.
     assert jobs["production"]["if"] == "${{ !cancelled() && (inputs.rollback || !failure()) }}"
     assert jobs["failed"]["if"] == "failure()" and set(jobs["failed"]["needs"]) == set(jobs) - {"failed"}
     assert set(load("deploy.yml")["on"]["workflow_dispatch"]["inputs"]) == {
@@ -226,7 +226,7 @@ def test_dependabot_watches_every_place_with_versions() -> None:
         folder = f"/{file.parent}".rstrip(".") if file.parent != Path(".") else "/"
         if file.name.startswith("requirements") and file.suffix == ".txt":
             assert ("pip", folder) in watched, file
-        # Drills build on a release's own image: there is no version in it.
+        # Dockerfiles of drills extend images of a release and contain no version.
         elif file.name == "Dockerfile" and file.parts[0] != "integration-tests":
             assert ("docker", folder) in watched, file
         elif file.name == "go.mod":
