@@ -1,4 +1,4 @@
-"""What Ansible takes from containers, and what it writes to .env (ansible/plugins/filter/trust.py)."""
+"""Ansible validates output of containers and values for .env (ansible/plugins/filter/trust.py)."""
 
 import importlib.util
 import json
@@ -39,7 +39,7 @@ STATE: dict[str, Any] = {
     "outcome": "promoted",
     "history": [{"at": 1.5, "reason": "healthy"}],
 }
-# Line breaks of every kind, what a shell, a template or a terminal would obey, and other types.
+# Line breaks of all kinds, shell, template and terminal injections, and other types.
 HOSTILE: tuple[Any, ...] = (
     f"v2\n{EVIL}",
     f"v2\r{EVIL}",
@@ -71,7 +71,7 @@ def _read(document: Any) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> list[str]:
-    """Return every text in a document, its names as well."""
+    """Return all strings in a document, including keys."""
     if isinstance(value, dict):
         return [text for pair in value.items() for one in pair for text in _texts(one)]
     if isinstance(value, list):
@@ -101,7 +101,7 @@ def test_a_state_is_read_and_what_nobody_needs_is_left_out() -> None:
 def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> None:
     places = [STATE | {field: value} for value in HOSTILE]
     if isinstance(STATE[field], dict):
-        # Deeper as well: beside what belongs there, and in its place.
+        # Nested values as well: in addition to valid ones, and instead of them.
         name = next(iter(STATE[field]))
         places += [STATE | {field: STATE[field] | {name: value}} for value in HOSTILE]
         places += [STATE | {field: STATE[field] | {value: 1}} for value in HOSTILE if isinstance(value, str)]
@@ -111,7 +111,7 @@ def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> N
         except ValueError as refused:
             assert str(refused).isprintable() and len(str(refused)) < 700
             continue
-        # Free text is for people, in one line; all else is one of few values.
+        # Free text is one line; all other fields have one of few values.
         assert all(text.isprintable() and len(text) <= 500 for text in _texts(read))
         for name in ("id", "phase", "serving", "images", "previous"):
             assert read[name] == STATE[name] or (name, read[name]) in [("images", {}), ("previous", {})]
@@ -134,7 +134,7 @@ def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> N
     + [json.dumps({"phase": "idle", "verdict": {"reason": "", "figures": [[[[[[[[[[]]]]]]]]]]}}), " " * 1_100_000],
 )
 def test_what_is_no_state_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="tells no state of a rollout"):
+    with pytest.raises(ValueError, match="returned an invalid rollout state"):
         trust.rollout_state(text)
 
 
@@ -178,7 +178,7 @@ def test_images_of_registries_and_of_rehearsals_are_images(image: str) -> None:
 
 def test_a_release_is_held_to_the_same_grammar() -> None:
     text = (ROOT / "ansible/roles/banking_app/tasks/preflight.yml").read_text(encoding="utf-8")
-    # Ansible's `match` begins at the start by itself; `$` would let a line break through.
+    # Ansible's `match` is anchored at the start; `$` would accept a trailing line break.
     (pattern,) = re.findall(r"is match\('(.*)'\)", text)
     assert pattern == trust._IMAGE.pattern + r"\Z"  # pylint: disable=protected-access
 
@@ -193,12 +193,12 @@ def test_a_variable_is_one_line_of_env() -> None:
     assert trust.dotenv({"B": 8080, "A": "x=y #z"}) == "A=x=y #z\nB=8080\n"
     for value in (f"x\n{EVIL}", f"x\r{EVIL}", "x\n", "\x00", "\x85", "\u2028", "\t"):
         for write in (trust.dotenv, lambda variables: trust.dotenv_with("A=x\n", variables)):
-            with pytest.raises(ValueError, match="^A: its value holds") as refused:
+            with pytest.raises(ValueError, match="^A: its value contains") as refused:
                 write({"A": value})
-            # It may be a secret.
+            # The value may be a secret.
             assert "evil" not in str(refused.value)
     for name in ("", "a", "A B", f"A\n{EVIL}", "A=B", "1A", "#A"):
-        with pytest.raises(ValueError, match="no name"):
+        with pytest.raises(ValueError, match="not a variable name"):
             trust.dotenv({name: "x"})
 
 
@@ -208,7 +208,7 @@ def test_some_variables_of_env_change_and_the_rest_stays() -> None:
 
 
 def test_roles_take_json_from_root_alone() -> None:
-    """Only what root wrote or counted is parsed as it is; what a container says goes through rollout_state."""
+    """Only files of root and counts are parsed directly; output of containers is validated by rollout_state."""
     ours = {"banking_app_record_file.content", "nginx_canary_record_text.content"}
     counted = {"nginx_canary_counted.results[0].stdout", "nginx_canary_counted.results[1].stdout"}
     found = {
@@ -244,9 +244,9 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
     ]
     assert writers == [
         Path("ansible/roles/banking_app/tasks/environment.yml"),
-        Path("ansible/roles/banking_app/tasks/restored.yml"),
-        # The base images of the project's own, on a developer's machine.
+        Path("ansible/roles/banking_app/tasks/record_rollback.yml"),
+        # Updates the base images in the repository's .env.
         Path("scripts/images/pin-images.sh"),
     ]
-    for file in ("templates/env.j2", "tasks/restored.yml"):
+    for file in ("templates/env.j2", "tasks/record_rollback.yml"):
         assert re.search(r"\| dotenv", (ROOT / "ansible/roles/banking_app" / file).read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
-"""What containers say, and what goes into .env: checked here before root acts on it.
+"""Filters that validate output of containers and values for .env before root uses them.
 
-Ansible shows the message of a ValueError and fails the task.
+Ansible prints the message of a ValueError and fails the task.
 """
 
 import json
@@ -9,30 +9,30 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 _SERVICES = {"account-service", "transaction-service"}
-# As scripts/release/release.sh writes them: a registry's name or none, and always the digest.
+# As written by scripts/release/release.sh: optionally a registry, and always a digest.
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
 _PHASES = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
-_MOST_BYTES = 1024 * 1024
-_MOST_TEXT = 500
-_MOST_DEPTH = 8
+_MAX_BYTES = 1024 * 1024
+_MAX_TEXT = 500
+_MAX_DEPTH = 8
 
 
 def image_reference(value: Any) -> str:
-    """Return a reference by digest. Raises ValueError for anything else."""
+    """Return an image reference with a digest. Raises ValueError for anything else."""
     if not isinstance(value, str) or not _IMAGE.fullmatch(value):
-        raise ValueError(f"{value!r:.300} is no image reference with a digest (registry/name@sha256:…)")
+        raise ValueError(f"{value!r:.300} is not an image reference with a digest (registry/name@sha256:…)")
     return value
 
 
 def dotenv(variables: Mapping[str, Any]) -> str:
-    """Return the lines of an .env file, sorted by name. Raises ValueError for what would not be one line each."""
+    """Return the lines of an .env file, sorted by name. Raises ValueError for values with control characters."""
     return "".join(_line(name, variables[name]) for name in sorted(variables))
 
 
 def dotenv_with(text: str, variables: Mapping[str, Any]) -> str:
-    """Return an .env file with other values of some of its variables. Raises ValueError as dotenv does."""
+    """Return an .env file with some variables set to new values. Raises ValueError as dotenv does."""
     lines = {name: _line(name, value) for name, value in variables.items()}
     kept = [lines.pop(line.partition("=")[0], line) for line in text.splitlines(keepends=True)]
     return "".join([*kept, *lines.values()])
@@ -40,35 +40,35 @@ def dotenv_with(text: str, variables: Mapping[str, Any]) -> str:
 
 def _line(name: str, value: Any) -> str:
     if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r:.100} is no name of a variable")
+        raise ValueError(f"{name!r:.100} is not a variable name")
     if not str(value).isprintable():
-        # It may be a secret.
-        raise ValueError(f"{name}: its value holds a line break or another control character")
+        # The value may be a secret, so it is not printed.
+        raise ValueError(f"{name}: its value contains a line break or another control character")
     return f"{name}={value}\n"
 
 
 def rollout_state(text: str) -> dict[str, Any]:
-    """Return what a role may use of a state that rollout-service wrote or printed; free text is cleaned.
+    """Return the fields of a rollout state of rollout-service that roles use, with sanitized text.
 
-    Raises ValueError for a field that is not as rollout-service writes it.
+    Raises ValueError for an invalid field.
     """
     try:
-        if len(text) > _MOST_BYTES:
-            raise ValueError("it is too long")
+        if len(text) > _MAX_BYTES:
+            raise ValueError("too long")
         document = json.loads(text)
         if not isinstance(document, dict):
-            raise ValueError("it is no object")
+            raise ValueError("not a JSON object")
         return {
             name: check(document[name] if name in document else default) for name, (default, check) in _FIELDS.items()
         }
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"rollout-service tells no state of a rollout: {_shown(error)}") from error
+        raise ValueError(f"rollout-service returned an invalid rollout state: {_sanitize(error)}") from error
 
 
 def _one_of(*allowed: str) -> Callable[[Any], str]:
     def check(value: Any) -> str:
         if value not in allowed:
-            raise ValueError(f"{value!r:.100} is none of {', '.join(map(repr, allowed))}")
+            raise ValueError(f"{value!r:.100} is not one of {', '.join(map(repr, allowed))}")
         return str(value)
 
     return check
@@ -76,13 +76,13 @@ def _one_of(*allowed: str) -> Callable[[Any], str]:
 
 def _id(value: Any) -> str:
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise ValueError(f"{value!r:.100} is no number of a rollout")
+        raise ValueError(f"{value!r:.100} is not a rollout id")
     return value
 
 
 def _number(value: Any) -> int:
     if type(value) is not int or not 0 <= value <= 100:  # pylint: disable=unidiomatic-typecheck  # a bool is an int
-        raise ValueError(f"{value!r:.100} is no whole number up to 100")
+        raise ValueError(f"{value!r:.100} is not an integer from 0 to 100")
     return value
 
 
@@ -92,32 +92,32 @@ def _images(value: Any) -> dict[str, str]:
     return {service: image_reference(image) for service, image in value.items()}
 
 
-def _shown(value: Any) -> str:
-    """Return free text, for people: short, and without what a terminal would obey."""
-    return "".join(one if one.isprintable() else " " for one in str(value)[:_MOST_TEXT])
+def _sanitize(value: Any) -> str:
+    """Return text for display: truncated, without control characters."""
+    return "".join(one if one.isprintable() else " " for one in str(value)[:_MAX_TEXT])
 
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.100} is no text")
-    return _shown(value)
+        raise ValueError(f"{value!r:.100} is not a string")
+    return _sanitize(value)
 
 
-def _figures(value: Any, depth: int = _MOST_DEPTH) -> Any:
-    """Return a verdict, which is only shown, with its texts cleaned."""
+def _sanitize_tree(value: Any, depth: int = _MAX_DEPTH) -> Any:
+    """Return nested values for display with sanitized text."""
     if depth == 0:
-        raise ValueError("a verdict is too deep")
+        raise ValueError("the verdict is nested too deeply")
     if isinstance(value, dict):
-        return {_shown(name): _figures(one, depth - 1) for name, one in value.items()}
+        return {_sanitize(name): _sanitize_tree(one, depth - 1) for name, one in value.items()}
     if isinstance(value, list):
-        return [_figures(one, depth - 1) for one in value]
-    return _shown(value) if isinstance(value, str) else value
+        return [_sanitize_tree(one, depth - 1) for one in value]
+    return _sanitize(value) if isinstance(value, str) else value
 
 
 def _verdict(value: Any) -> Any:
     if not isinstance(value, dict) or not isinstance(value.get("reason", ""), str):
-        raise ValueError(f"{value!r:.100} is no verdict")
-    return _figures(value)
+        raise ValueError(f"{value!r:.100} is not a verdict")
+    return _sanitize_tree(value)
 
 
 _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
@@ -134,8 +134,8 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 
 
-class FilterModule:  # pylint: disable=too-few-public-methods  # as Ansible asks for it
-    """What Ansible looks for in this file."""
+class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's interface
+    """The filters of this file for Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""

@@ -1,15 +1,14 @@
 #!/bin/bash
-# Install Cosign from a Debian suite that has it: cosign-from-suite.sh SUITE TARGET [VERSION SHA256]
-# apt fetches the package from the mirror that this machine uses and checks its signature, and this checks that it is the
-# very package pinned here, or the one that is named; the program is taken out of it, because the package as such would
-# bring that suite's own libraries.
+# Install Cosign from another Debian suite: cosign-from-suite.sh SUITE TARGET [VERSION SHA256]
+# apt downloads the package from this machine's mirror and verifies its signature; this script verifies its checksum, which
+# is pinned here or given. Only the program is extracted, because installing the package would upgrade libraries.
 set -euo pipefail
 
 suite=$1
 target=$2
 version=${3:-3.1.1-2}
 sha256=${4-}
-# Of the signed index of sid, 2026-11-27.
+# From the signed index of sid, 2026-11-27.
 declare -A pinned=(
     [3.1.1-2/amd64]=d8622ebffce1d69197288fc030ff06a4c247af5507107f85c5a878870b686b23
     [3.1.1-2/arm64]=131d3a895f48a1f1f5df708cb3423e96fee4d2135ff4ee3fc71b884290e79549
@@ -17,7 +16,7 @@ declare -A pinned=(
 package=$version/$(dpkg --print-architecture)
 sha256=${sha256:-${pinned[$package]-}}
 if [ -z "$sha256" ]; then
-    echo "cosign: no checksum of $package is known here; put cosign 3 at $target, or name its version and sha256" >&2
+    echo "cosign: no checksum of $package; install cosign 3 as $target, or set its version and sha256" >&2
     exit 1
 fi
 work=$(mktemp -d)
@@ -28,15 +27,15 @@ trap 'rm -rf "$work"' EXIT
 mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' |
     awk '$1 !~ /-/ { print $2; exit }')
 if [ -z "$mirror" ]; then
-    echo "apt has no Debian mirror on this machine; put cosign 3 at $target" >&2
+    echo "cosign: apt has no Debian mirror on this machine; install cosign 3 as $target" >&2
     exit 1
 fi
 
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages"
-# The signature is checked as ever; only the date of sid may be past, where a mirror lags.
+# The release file of sid may have expired where a mirror lags; its signature is still verified.
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg check-valid-until=no] $mirror $suite main" \
     >"$work/sources.list"
-# Everything that tells apt about other suites stays out; the rest of its configuration (proxies) stays in.
+# Ignore other suites, but keep the rest of apt's configuration, such as proxies.
 options=(
     -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
@@ -45,7 +44,7 @@ options=(
 )
 apt-get "${options[@]}" --quiet --quiet update
 if ! (cd "$work/packages" && apt-get "${options[@]}" --quiet --quiet download "cosign=$version"); then
-    echo "cosign: $suite no longer has $version; check the one that it has, and name its version and sha256" >&2
+    echo "cosign: $suite no longer has $version; check its current version, and set version and sha256" >&2
     exit 1
 fi
 echo "$sha256 $(echo "$work"/packages/cosign_*.deb)" | sha256sum --check --status || {

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Remove the images of earlier releases: prune-images.sh REPOSITORY@DIGEST …
-# Those that are named stay, and so does what a container uses and what is no image of these repositories. Prints what went.
+# Remove other images of the given repositories: prune-images.sh REPOSITORY@DIGEST …
+# The given images and images in use are kept. Prints the removed images.
 set -euo pipefail
 
 for repository in $(printf '%s\n' "${@%@*}" | sort -u); do

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Unpack the stack's tree beside it: unpack.sh FOLDER; says `unpacked` where that was not done yet.
-# In place, because containers have mounted the folders. What the tree has no more goes.
+# Unpack FOLDER/stack.tar unless it is unpacked already: unpack.sh FOLDER; prints `unpacked` if it changed anything.
+# Unpacks in place, because containers mount the folders, and removes files that the archive no longer contains.
 set -euo pipefail
 cd "$1"
 

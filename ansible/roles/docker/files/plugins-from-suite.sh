@@ -1,14 +1,14 @@
 #!/bin/bash
 # Install Docker CLI plugins (compose, buildx) from another Debian suite: plugins-from-suite.sh SUITE PLUGIN …
-# Packages are fetched by apt from the mirror that this machine uses, signatures checked, and only the plugins taken
-# out of them: as packages they would ask for that suite's own engine. Each has to be the very package pinned here, or in
-# PLUGIN_PACKAGES="compose=VERSION=SHA256 …".
+# apt downloads the packages from this machine's mirror and verifies their signatures; this script verifies their checksums,
+# which are pinned here or in PLUGIN_PACKAGES="compose=VERSION=SHA256 …". Only the plugins are extracted, because installing
+# the packages would upgrade the engine.
 set -euo pipefail
 
 suite=$1
 shift
 target=/usr/libexec/docker/cli-plugins
-# Of the signed index of trixie, 2026-11-27.
+# From the signed index of trixie, 2026-11-27.
 declare -A versions=([compose]=2.26.1-4 [buildx]=0.13.1+ds1-3) pinned=(
     [compose/2.26.1-4/amd64]=47681197cb2b1ab88206b42a1a92fc75f50d9530a6322d03494a473eed0408ea
     [compose/2.26.1-4/arm64]=bbafaa666f3e7fa00ad36f2a8bab889f1c791ca8743d674e7267a3d07203869c
@@ -22,12 +22,12 @@ for given in ${PLUGIN_PACKAGES-}; do
     pinned[$plugin/$version/$architecture]=$sha256
 done
 fail() {
-    echo "docker: $*; check it, and name version and sha256 in docker_plugin_packages, or install the plugins yourself" >&2
+    echo "docker: $*; set version and sha256 in docker_plugin_packages, or install the plugins manually" >&2
     exit 1
 }
 for plugin in "$@"; do
     package=$plugin/${versions[$plugin]-}/$architecture
-    [ -n "${pinned[$package]-}" ] || fail "no checksum of $package is known here"
+    [ -n "${pinned[$package]-}" ] || fail "no checksum of $package"
 done
 
 work=$(mktemp -d)
@@ -38,13 +38,13 @@ trap 'rm -rf "$work"' EXIT
 mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' |
     awk '$1 !~ /-/ { print $2; exit }')
 if [ -z "$mirror" ]; then
-    echo "apt has no Debian mirror on this machine" >&2
+    echo "docker: apt has no Debian mirror on this machine" >&2
     exit 1
 fi
 
 mkdir -p "$work/lists/partial" "$work/cache/archives/partial" "$work/packages"
 echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
-# Everything that tells apt about other suites stays out; the rest of its configuration (proxies) stays in.
+# Ignore other suites, but keep the rest of apt's configuration, such as proxies.
 options=(
     -o "Dir::Etc::SourceList=$work/sources.list" -o Dir::Etc::SourceParts=/dev/null
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null
@@ -57,7 +57,7 @@ for plugin in "$@"; do
     (cd "$work/packages" && apt-get "${options[@]}" --quiet --quiet download "docker-$plugin=$version") ||
         fail "$suite no longer has docker-$plugin $version"
     echo "${pinned[$plugin/$version/$architecture]} $(echo "$work/packages/docker-${plugin}_"*.deb)" |
-        sha256sum --check --status || fail "docker-$plugin $version is not the package that is pinned; it was not installed"
+        sha256sum --check --status || fail "docker-$plugin $version is not the pinned package; nothing was installed"
     dpkg-deb --extract "$work/packages/docker-${plugin}_"*.deb "$work/$plugin"
     install -D --target-directory "$target" "$work/$plugin/usr/libexec/docker/cli-plugins/docker-$plugin"
 done

@@ -1,31 +1,31 @@
 #!/bin/bash
-# A rollout, step by step, for whoever drives it; beside docker-compose.yml and .env of the stack.
+# Commands of a rollout driver, to be run next to docker-compose.yml and .env of the stack.
 #
 #   rollout.sh status | renew ID | promoted ID | abort REASON | restored | begin - <REQUEST.json
-#       what rollout-service is told; prints its state as JSON, ends with 3 where it refuses
-#   rollout.sh replicas                  how many stable replicas run, by service, as JSON
-#   rollout.sh carriers PERCENT          how many canaries serve so many clients as stable replicas would, as JSON
-#   rollout.sh canaries                  start the canaries that the variables *_CANARY_* describe
-#   rollout.sh provisioned ID            done once the canaries are ready and measured
-#   rollout.sh carry ID PERCENT          renew, and start the canaries that such a share needs since stable has grown
-#   rollout.sh bring ID SERVICE IMAGE    start-first: beside each replica of another image one of this image
-#   rollout.sh previous                  start the pool that the variables *_PREVIOUS_* describe
-#   rollout.sh drain ID SERVICE IMAGE    stop the replicas that are not of this image, one after the other
-#   rollout.sh validate FILE             let NGINX check a configuration
+#       call rollout-service; prints its state as JSON, exits with 3 if it rejects the call
+#   rollout.sh replicas                       print the number of stable replicas by service as JSON
+#   rollout.sh canary_count PERCENT           print the number of canaries that this weight needs by service as JSON
+#   rollout.sh canaries                       start the canaries that the variables *_CANARY_* define
+#   rollout.sh provisioned ID                 check whether the canaries are ready and scraped
+#   rollout.sh ensure_canaries ID PERCENT     renew the lease, and add the canaries that this weight needs by now
+#   rollout.sh scale_up ID SERVICE IMAGE      start-first: add a replica of this image for each one of another image
+#   rollout.sh previous                       start the pool that the variables *_PREVIOUS_* define
+#   rollout.sh drain ID SERVICE IMAGE         stop the replicas of other images, one after the other
+#   rollout.sh validate FILE                  check an NGINX configuration
 #
-# The last word of `provisioned`, `bring` and `drain` is `done` or `waiting`: say it again until it is done. Each call
-# takes a few seconds and renews the lease, so that nothing goes on when the driver is gone. ID `-` is no rollout.
+# `provisioned`, `scale_up` and `drain` print `done` or `waiting`: repeat them until they are done. Each call takes a few
+# seconds and renews the lease, so that the rollout does not continue without its driver. ID `-` means no rollout.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-refused=3
+rejected=3
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
 renew() {
     [ "$1" = - ] || operate renew "$1" >/dev/null
 }
 
-# containers SERVICE [FILTER …]: ids of its running containers.
+# containers SERVICE [FILTER …]: print the ids of the running containers of a service.
 containers() {
     local service=$1 filters=()
     shift
@@ -34,39 +34,36 @@ containers() {
         --filter "label=com.docker.compose.service=$service" "${filters[@]}"
 }
 
-# Not by way of compose, which reads and checks the whole stack first: a rollback waits for this.
+# Without Compose, which first parses the whole stack: this would delay a rollback.
 operate() {
     local container
     container=$(containers rollout-service)
     if [ -z "$container" ]; then
-        echo "rollout-service does not run; start it: docker compose up --detach rollout-service (in $PWD)" >&2
+        echo "rollout-service is not running; start it: docker compose up --detach rollout-service (in $PWD)" >&2
         return 1
     fi
-    # What a container prints, and how long it takes for that, is up to whoever is in it.
-    # Releases up to 2026-11 call the module app.operate; one of them may be what runs.
-    # shellcheck disable=SC2016  # the container's shell expands it
-    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" \
-        sh -c 'if [ -e app/cli.py ]; then exec python -m app.cli "$@"; fi; exec python -m app.operate "$@"' cli "$@" |
+    # A compromised container could print endless output or hang.
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.operate "$@" |
         head --bytes=1000000
 }
 
-# by_digest IMAGE: an image is named by its digest, as root has recorded it, and by nothing else.
-by_digest() {
+# require_digest IMAGE: fail unless the image reference has a digest.
+require_digest() {
     [[ $1 =~ ^[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}$ ]] && return
-    echo "rollout.sh: this is no image reference with a digest" >&2
+    echo "rollout.sh: not an image reference with a digest" >&2
     return 1
 }
 
-# by_image SERVICE yes|no IMAGE [FILTER …]: those that are of an image, or that are not.
+# by_image SERVICE yes|no IMAGE [FILTER …]: print the containers with this image, or with other images.
 by_image() {
-    local service=$1 of=$2 wanted container
+    local service=$1 same=$2 wanted container
     wanted=$(docker image inspect --format '{{.Id}}' "$3")
     shift 3
     for container in $(containers "$service" "$@"); do
         if [ "$(docker inspect --format '{{.Image}}' "$container")" = "$wanted" ]; then
-            [ "$of" = no ] || echo "$container"
+            [ "$same" = no ] || echo "$container"
         else
-            [ "$of" = yes ] || echo "$container"
+            [ "$same" = yes ] || echo "$container"
         fi
     done
 }
@@ -86,14 +83,14 @@ provisioned() {
     operate provisioned "$1" >/dev/null || status=$?
     case $status in
         0) echo 'done' ;;
-        "$refused") echo waiting ;;
+        "$rejected") echo waiting ;;
         *) return "$status" ;;
     esac
 }
 
-bring() {
+scale_up() {
     local service=$2 image=$3 old new healthy
-    by_digest "$image"
+    require_digest "$image"
     renew "$1"
     old=$(by_image "$service" no "$image")
     new=$(by_image "$service" yes "$image")
@@ -111,13 +108,13 @@ bring() {
 
 drain() {
     local old new stopping=.draining-$2
-    by_digest "$3"
+    require_digest "$3"
     renew "$1"
     old=$(by_image "$2" no "$3")
     new=$(by_image "$2" yes "$3" health=healthy)
-    # Whoever else takes replicas away: the service is not to be left without any.
+    # Replicas may be removed by others as well: never leave the service without healthy ones.
     if [ "$(count "$new")" -lt "$(count "$old")" ] || [ -z "$new" ]; then
-        echo "$2: $(count "$new") new replicas are healthy, beside $(count "$old") old ones; none is stopped" >&2
+        echo "$2: not draining, only $(count "$new") healthy new replicas for $(count "$old") old ones" >&2
         return 1
     fi
     old=$(head -n 1 <<<"$old")
@@ -126,7 +123,7 @@ drain() {
         echo 'done'
         return
     fi
-    # A replica that goes may take as long as its requests: stopped beside this, one at a time.
+    # Stopping waits for requests in flight, so it runs in the background, one replica at a time.
     if [ "$(cat "$stopping" 2>/dev/null || true)" != "$old" ]; then
         echo "$old" >"$stopping"
         # shellcheck disable=SC2016
@@ -148,15 +145,15 @@ stable() {
     count "$(containers "$1")"
 }
 
-# No canary gets more clients than a stable replica has beside it, or had before: it would look slower than it is.
-carriers() {
+# A canary never gets more clients than a stable replica has now or had before: its latency would not be comparable.
+canary_count() {
     local replicas needed
     replicas=$(stable "$1")
     needed=$(((replicas * $2 + 99 - $2) / (100 - $2)))
     echo $((needed < replicas ? needed : replicas))
 }
 
-# by_service COMMAND [ARGUMENT …]: what it counts of each, as JSON.
+# by_service COMMAND [ARGUMENT …]: print the count of each service as JSON.
 by_service() {
     local service
     for service in account-service transaction-service; do
@@ -164,14 +161,14 @@ by_service() {
     done | paste -sd , | sed 's/.*/{&}/'
 }
 
-carry() {
-    local service there needed
+ensure_canaries() {
+    local service running needed
     operate renew "$1"
     for service in account-service transaction-service; do
-        there=$(count "$(containers "$service-canary")")
-        needed=$(carriers "$service" "$2")
-        # The guard may have taken them back since: none is nobody's to add to.
-        if [ "$there" -gt 0 ] && [ "$needed" -gt "$there" ]; then
+        running=$(count "$(containers "$service-canary")")
+        needed=$(canary_count "$service" "$2")
+        # Without canaries, rollout-service has rolled back: do not start new ones.
+        if [ "$running" -gt 0 ] && [ "$needed" -gt "$running" ]; then
             docker compose up --detach --no-deps --no-recreate --quiet-pull --scale "$service-canary=$needed" \
                 "$service-canary" >&2
         fi
@@ -185,12 +182,13 @@ up() {
 case "${1-} $#" in
     'status 1' | 'restored 1' | 'renew 2' | 'promoted 2' | 'abort 2' | 'begin 2') operate "$@" ;;
     'replicas 1') by_service stable ;;
-    'carriers 2') by_service carriers "$2" ;;
+    'canary_count 2') by_service canary_count "$2" ;;
     'canaries 1') up canary ;;
     'previous 1') up previous ;;
     'provisioned 2') provisioned "$2" ;;
-    'carry 3') carry "$2" "$3" ;;
-    'bring 4') bring "$2" "$3" "$4" ;;
+    'ensure_canaries 3') ensure_canaries "$2" "$3" ;;
+    # `bring` is the name that rollback.yml of older releases uses.
+    'scale_up 4' | 'bring 4') scale_up "$2" "$3" "$4" ;;
     'drain 4') drain "$2" "$3" "$4" ;;
     'validate 2') validate "$2" ;;
     *)

@@ -1,7 +1,7 @@
-"""`nginx_canary_driver is gone`: whoever drives was killed, and this is a process that it left behind.
+"""`nginx_canary_driver is gone`: ansible-playbook was killed, and this is an orphaned process of it.
 
-Ansible runs a task in a process of its own session, which goes on asking `until` when ansible-playbook is killed; it
-would renew the lease of a rollout that nobody drives, for as long as a step may last.
+Ansible runs a task in a process with its own session, which keeps evaluating `until` after ansible-playbook was killed;
+it would renew the lease of a rollout without a driver until the step timeout.
 """
 
 import multiprocessing
@@ -10,13 +10,13 @@ from collections.abc import Callable
 
 
 def gone(_driver: str) -> bool:
-    """Tell whether the process that started this one for a task has ended."""
+    """Return whether the process that started this one for a task has ended."""
     parent = multiprocessing.parent_process()
     return parent is not None and parent.pid != os.getppid()
 
 
-class TestModule:  # pylint: disable=too-few-public-methods  # as Ansible asks for it
-    """What Ansible looks for in this file."""
+class TestModule:  # pylint: disable=too-few-public-methods  # Ansible's interface
+    """The tests of this file for Ansible."""
 
     def tests(self) -> dict[str, Callable[[str], bool]]:
         """Return the tests by name."""
