@@ -34,7 +34,7 @@ write_sources() {
     local all mirror security
     all=$(archives 2>/dev/null || true)
     mirror=${DEBIAN_MIRROR-$(awk '$1 !~ /-/ { print $2; exit }' <<<"$all")}
-    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; set DEBIAN_MIRROR=http://…"
+    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; name one: DEBIAN_MIRROR=http://…"
     security=$(awk '$1 ~ /-security$/ { print $2; exit }' <<<"$all")
     {
         echo "deb $mirror $suite main"

@@ -148,7 +148,11 @@ def test_a_part_of_a_night_keeps_its_last_words_if_it_fails(tmp_path: Path) -> N
 )
 def test_only_a_commit_with_green_ci_is_deployed(talk: Talk, runs: list[Any], code: int, told: str) -> None:
     done, asked = talk(
-        ["scripts/release/require_green_ci.sh"], {"run list": runs}, COMMIT="abc", PATIENCE="0", PAUSE="0"
+        ["scripts/release/require_green_ci.sh"],
+        {"run list": runs},
+        COMMIT="abc",
+        CI_TIMEOUT_SECONDS="0",
+        CI_POLL_SECONDS="0",
     )
     assert done.returncode == code and told in done.stdout + done.stderr
     assert "--commit abc --event push" in asked[0]
