@@ -1,4 +1,4 @@
-# Everything a person or CI runs. `make` alone lists it.
+# Commands for developers, operators and CI; `make` lists them.
 
 MAKEFLAGS += --no-print-directory
 PYTHON_BIN := .venv/bin/python
@@ -11,12 +11,12 @@ INVENTORY ?= ansible/inventory/hosts.ini
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
 
-run: ## run the whole bank here (PORT=8080 REPLICAS=1 VAR_DIR=var); Ctrl-C stops it, the data stays
+run: ## run the local stack in the foreground (PORT=8080 REPLICAS=1 VAR_DIR=var); Ctrl-C stops it, data is kept
 	@scripts/local/bootstrap.sh run
 	@scripts/local/ensure_packages.sh nginx
 	@$(PYTHON_BIN) -m scripts.local.run
 
-demo: ## watch money move on the running bank (BASE_URL=http://127.0.0.1:8080)
+demo: ## run a tour of the API on the running bank (BASE_URL=http://127.0.0.1:8080)
 	@scripts/local/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.local.demo
 
@@ -31,34 +31,34 @@ rebuild: ## rebuild the history of the running bank from its events
 up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
 	@scripts/stack/up.sh
 
-down: ## stop it; the data stays, unless VOLUMES=1
+down: ## stop the composed stack; data is kept unless VOLUMES=1
 	@scripts/stack/down.sh
 
-ps: ## show its containers
+ps: ## show the containers of the composed stack
 	@scripts/stack/compose.sh ps --all
 
-logs: ## follow its logs (SERVICE=nginx)
+logs: ## follow the logs of the composed stack (SERVICE=nginx)
 	@scripts/stack/compose.sh logs --follow --tail 100 $(SERVICE)
 
 backup: ## back up the databases of the running stack (BACKUPS_KEPT=7)
 	@scripts/stack/backup.sh
 
-restore: ## bring the databases back to a moment or to the last one archived: make restore [TO=2026-01-31T12:00:00Z REPLACE=1]
+restore: ## restore the databases to a point in time or the end of the archive: make restore [TO=2026-01-31T12:00:00Z REPLACE=1]
 	@scripts/stack/restore.sh
 
-images: ## build the images of the services and tell their sizes (REGISTRY=… PUSH=1)
+images: ## build the service images (REGISTRY=… PUSH=1)
 	@scripts/local/ensure_docker.sh
 	@scripts/build-images.sh $(if $(PUSH),--push)
 
-pin: ## pin the base images in .env by digest; needs their registry in reach
+pin: ## pin the base images in .env by digest; requires access to their registries
 	@scripts/local/ensure_docker.sh
 	@scripts/images/pin-images.sh
 
-offline-images: ## build every base image from Debian packages, where no registry answers (FORCE=1 DEBIAN_MIRROR=…)
+offline-images: ## build all base images from Debian packages, for machines without a registry (FORCE=1 DEBIAN_MIRROR=…)
 	@scripts/local/ensure_docker.sh
 	@scripts/images/build-offline-images.sh
 
-test: ## unit, property, contract and end-to-end tests; no Docker (CHANGED=1: only what your changes can break)
+test: ## run unit, property, contract and end-to-end tests without Docker (CHANGED=1: only suites affected by your changes)
 	@scripts/ci/run_tests.sh test
 
 test-docker: ## test the composed stack on Docker
@@ -67,74 +67,74 @@ test-docker: ## test the composed stack on Docker
 test-ansible: ## test the Ansible roles and a deployment on Docker
 	@scripts/ci/run_tests.sh ansible
 
-test-all: ## run every test, as CI does
+test-all: ## run all tests, as CI does
 	@scripts/ci/run_tests.sh all
 
-integration: ## run the tests that need Docker: test-docker and test-ansible (SUITES="compose-bank" chooses)
+integration: ## run the tests that need Docker: test-docker and test-ansible (SUITES="compose-bank" selects)
 	@scripts/ci/run_tests.sh integration
 
-unit: ## run the tests of the services and of what they share (SUITES="shared local" chooses)
+unit: ## run the unit tests of services, shared, scripts and monitoring (SUITES="shared local" selects)
 	@scripts/ci/run_tests.sh unit
 
 lint: ## check style, types, shell scripts, YAML, workflows and security
 	@scripts/local/bootstrap.sh dev
 	@scripts/ci/lint.sh
 
-rules: ## check the rules of Prometheus and Alertmanager with their own tools
+rules: ## check the configuration of Prometheus and Alertmanager with promtool and amtool
 	@scripts/ci/check_rules.sh
 
-bandit: ## look for insecure code; high and medium findings fail (THRESHOLD=low|medium|high)
+bandit: ## scan for insecure code; high and medium findings fail (THRESHOLD=low|medium|high)
 	@scripts/local/bootstrap.sh dev
 	@scripts/ci/run_bandit.sh
 
-secrets: ## look for secrets in the files and in every commit
+secrets: ## scan files and all commits for secrets
 	@scripts/ci/scan_secrets.sh
 
-cve-scan: ## look up known vulnerabilities of requirements and images (WHAT=dependencies|images IMAGES_TO_SCAN=…)
+cve-scan: ## scan requirements and images for known vulnerabilities (WHAT=dependencies|images IMAGES_TO_SCAN=…)
 	@scripts/local/bootstrap.sh dev
 	@scripts/ci/cve_scan.sh $(WHAT)
 
-ci: ## run what CI runs on a pull request, here, and tell the time of each job (JOBS="lint unit")
+ci: ## run the CI jobs of a pull request locally and print the time of each (JOBS="lint unit")
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci.run_jobs $(JOBS)
 
-release-drill: ## sign and attest a release in a registry of its own, tamper with it, and see each case refused
+release-drill: ## tamper with a signed and attested release in a local registry, and check that each case is rejected
 	@scripts/ci/drill.sh tampering $(ARGS)
 
 format: ## format the Python code
 	@scripts/local/bootstrap.sh dev
 	@.venv/bin/black --quiet .
 
-schemas: ## write the JSON Schemas of the events again, after a change of shared/events.py
+schemas: ## regenerate the JSON Schemas of the events, after a change of shared/events.py
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.docs.generate_schemas
 
-docs: ## write the generated parts of the documentation again: settings, API, events
+docs: ## regenerate parts of the documentation: settings, API, events
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.docs.generate_docs
 
-dashboards: ## write Grafana's dashboards again, after a change of monitoring/dashboards
+dashboards: ## regenerate Grafana's dashboards, after a change of monitoring/dashboards
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m monitoring.dashboards
 
-diagrams: ## draw the pictures of docs/diagrams again, after a change of a .dot file there
+diagrams: ## render the diagrams of docs/diagrams, after a change of a .dot file
 	@scripts/docs/diagrams.sh
 
-drills: ## break things on purpose, on a stack of its own, and see what becomes of it (DRILL=… ARGS=…; without DRILL it lists them)
+drills: ## run a drill on a dedicated stack (DRILL=… ARGS=…; without DRILL: list the drills)
 	@scripts/ci/drill.sh "$(DRILL)" $(ARGS)
 
 release: ## build, push, sign and attest a release: make release REGISTRY=… COSIGN_KEY=cosign.key REPOSITORY=… [RELEASE=var/release.json VERSION=…]
 	@scripts/local/ensure_docker.sh
 	@scripts/release/release.sh $(RELEASE)
 
-registry: ## a registry of images on this machine, for rehearsals: make registry DO=start|stop [REGISTRY_PORT=5000]
+registry: ## run a local image registry, for rehearsal releases: make registry DO=start|stop [REGISTRY_PORT=5000]
 	@scripts/images/local_registry.sh $(DO)
 
 deploy: ## deploy a release with a canary: make deploy [RELEASE=var/release.json INVENTORY=… ARGS="--extra-vars @settings.yml"]
 	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/deploy.yml --inventory $(INVENTORY) --extra-vars @$(RELEASE) $(ARGS)
 
-rollback: ## back to the version before, within seconds: make rollback [INVENTORY=… ARGS=…]
+rollback: ## roll back to the previous version within seconds: make rollback [INVENTORY=… ARGS=…]
 	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/rollback.yml --inventory $(INVENTORY) $(ARGS)
 
@@ -143,22 +143,22 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/local/ensure_packages.sh nginx postgresql wrk
 	@PYTHONPATH=.:load-tests $(PYTHON_BIN) -m bench.bench $(ARGS)
 
-load: ## 10 customers for a minute; fails on errors or a slow p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
+load: ## run a load test with 10 users for a minute; fails on errors or a high p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
 	@scripts/local/bootstrap.sh dev
 	@load-tests/run_load_test.sh
 
-load-check: ## the same on a stack of its own
+load-check: ## run the load test on a dedicated stack
 	@scripts/local/bootstrap.sh dev
 	@scripts/local/ensure_docker.sh
 	@scripts/stack/with_stack.sh load-tests/run_load_test.sh
 
-autoscale: ## the autoscaler by hand: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
-	@scripts/stack/compose.sh exec -T autoscale-service python -m app.cli $(DO)
+autoscale: ## control the autoscaler manually: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
+	@scripts/stack/compose.sh exec -T autoscale-service python -m app.operate $(DO)
 
-lock: ## pin the requirements again, with hashes
+lock: ## pin all requirements with hashes
 	@scripts/local/bootstrap.sh dev
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" scripts/ci/lock.sh
 
-clean: ## remove caches and reports (not the data in var/, not .venv)
+clean: ## remove caches and reports (keeps the data in var/ and .venv)
 	@rm -rf reports .mypy_cache .pytest_cache .hypothesis *-service/.mypy_cache *-service/.hypothesis
 	@find . -name __pycache__ -not -path './.venv*/*' -prune -exec rm -rf {} +
