@@ -1,12 +1,12 @@
 #!/bin/sh
-# Keep a finished segment of the write-ahead log beside the backups: archive.sh PATH NAME (PostgreSQL's archive_command).
-# Whole or not at all, and on disk before PostgreSQL may forget its own.
+# Archive a completed segment of the write-ahead log: archive.sh PATH NAME (PostgreSQL's archive_command).
+# Writes atomically and syncs to disk, because PostgreSQL then removes its segment.
 set -eu
 folder=$BACKUPS/wal
 target=$folder/$2.gz
 mkdir -p "$folder"
 if [ -f "$target" ]; then
-    # Again after a crash between the two is the same file; another one of that name is somebody else's.
+    # After a crash PostgreSQL archives the same segment again; another file of that name belongs to another cluster.
     gzip -dc "$target" | cmp -s - "$1"
     exit
 fi

@@ -1,8 +1,8 @@
--- Roles and databases; `make up` runs it every time, so a new password takes effect with it. Each service has a database,
--- a role that owns it and migrates, and a role of its own that owns nothing (what it may do is in its app/grants.py). And
--- there is a role for Prometheus' exporter.
+-- Roles and databases; run by each `make up`, which also applies changed passwords. Each service has a database, an
+-- owner role for migrations, and a role that owns nothing (its permissions are in the service's grants.py). Prometheus'
+-- exporter has its own role.
 \set ON_ERROR_STOP on
--- Statements with passwords are not for the log, however slow they are and even if they fail.
+-- Keep statements with passwords out of the log, also if they are slow or fail.
 SET log_min_error_statement = panic;
 SET log_min_duration_statement = -1;
 SET log_statement = none;
@@ -11,7 +11,7 @@ SET log_statement = none;
 \set transaction_password `cat /run/secrets/transaction_password`
 \set transaction_owner_password `cat /run/secrets/transaction_owner_password`
 \set monitor_password `cat /run/secrets/monitor_password`
--- Nothing to be told about what is there already.
+-- No notices about existing objects.
 SET client_min_messages = warning;
 
 SELECT format('CREATE ROLE %I LOGIN', name)
@@ -30,17 +30,17 @@ FROM unnest(ARRAY['account', 'transaction']) AS name
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = name)
 \gexec
 
--- No role gets into the other service's database, nor into those that PostgreSQL brings.
+-- Roles can only connect to the database of their own service.
 REVOKE CONNECT, TEMPORARY ON DATABASE account, transaction, postgres, template1 FROM PUBLIC;
 GRANT CONNECT ON DATABASE account TO account, account_owner;
 GRANT CONNECT ON DATABASE transaction TO transaction, transaction_owner;
 
--- Statistics only: pg_monitor reads no table of a service.
+-- pg_monitor can read statistics, but no tables of the services.
 GRANT pg_monitor TO monitor;
 GRANT CONNECT ON DATABASE postgres TO monitor;
 
--- Services once owned their databases. What they own goes to the owners; until the migrations that follow narrow it,
--- replicas that run keep the rights they need.
+-- In earlier releases the services owned their databases. Transfer ownership to the owner roles; running replicas keep
+-- their permissions until the following migrations restrict them.
 \connect account
 \set service account
 \ir hand_over.sql

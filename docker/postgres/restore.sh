@@ -1,20 +1,20 @@
 #!/bin/sh
-# Bring the stopped server's data to a moment, or to the last one in the archive: restore.sh check|restore [TIME];
-# scripts/stack/restore.sh calls it in a container of its own. TIME is like 2026-01-31T12:00:00Z; what was committed until then
-# stays. `check` tells whether it could, and changes nothing.
+# Restore the data of the stopped server to a point in time or the end of the archive: restore.sh check|restore [TIME]
+# Called by scripts/stack/restore.sh in a separate container. TIME is like 2026-01-31T12:00:00Z; later transactions are
+# lost. `check` only checks whether a restore is possible.
 set -eu
 what=$1
 to=${2-}
-# As PostgreSQL reads it.
+# In PostgreSQL's format.
 [ -z "$to" ] || target=$(date -u -d "$to" '+%Y-%m-%d %H:%M:%S.%6N+00')
 [ ! -s "$PGDATA/PG_VERSION" ] || [ "${REPLACE-}" = 1 ] || {
-    echo "restore: there is a database; it goes with REPLACE=1 only" >&2
+    echo "restore: there is a database already; REPLACE=1 overwrites it" >&2
     exit 1
 }
 base=
 for found in $(printf '%s\n' "$BACKUPS"/base/*Z | sort); do
     [ -d "$found" ] || continue
-    # A backup is of use from its end on; its name is its beginning.
+    # A backup can only be restored to times after its end; its name is its start.
     done_at=$(date -u -r "$found/backup_manifest" +%s)
     [ -n "$to" ] && [ "$done_at" -gt "$(date -u -d "$to" +%s)" ] || base=$found
 done
@@ -28,7 +28,7 @@ find "$PGDATA" -mindepth 1 -delete
 cp -a "$base/." "$PGDATA/"
 chmod 0700 "$PGDATA"
 touch "$PGDATA/recovery.signal"
-# Settings for this start only: nobody gets in before it is done, and what is done is archived, too.
+# Settings of the recovery only: no client can connect, and the new timeline is archived.
 options="-c listen_addresses= -c hot_standby=off -c max_connections=300 -c archive_mode=on"
 options="$options -c archive_command='/setup/archive.sh %p %f' -c recovery_target_action=promote"
 options="$options -c restore_command='gzip -dc $BACKUPS/wal/%f.gz >%p'"

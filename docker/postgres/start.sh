@@ -1,5 +1,5 @@
 #!/bin/sh
-# Start the server as its image does: start.sh postgres …; its key, which PostgreSQL wants to see closed, comes first.
+# Install the TLS key with the permissions that PostgreSQL requires, then run the image's entrypoint.
 set -eu
 if [ -f /run/secrets/postgres_key ]; then
     install -m 0600 /run/secrets/postgres_key /run/postgresql/server.key
