@@ -1,4 +1,4 @@
-"""One way to PostgreSQL and SQLite: engine, transactions, set-based writes and advisory locks."""
+"""Access to PostgreSQL and SQLite: engine, transactions, set-based writes and advisory locks."""
 
 import asyncio
 import itertools
@@ -35,22 +35,22 @@ from sqlalchemy.types import TypeDecorator
 Rows = Sequence[Mapping[str, Any]]
 
 _SQLITE_BUSY_SECONDS = 15
-# How long a connection that worked is taken to be alive.
-_TRUSTED_SECONDS = 1.0
+# Pooled connections used within this time are not pinged before the next use.
+_PING_AFTER_SECONDS = 1.0
 _POSTGRES_SETTINGS = {
     "lock_timeout": "10s",
     "idle_in_transaction_session_timeout": "30s",
-    # Tables are in memory or on flash: a few look-ups in an index cost less than reading the whole.
+    # Tables are in memory or on flash, where a few index lookups are cheaper than a sequential scan.
     "random_page_cost": "1.1",
 }
-# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The transaction had no effect; run it again.
+# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The transaction can be retried.
 _RETRYABLE_STATES = {"40001", "40P01", "55P03"}
-# PostgreSQL: connection exceptions, resources, operator intervention (a server that starts or stops).
+# PostgreSQL: connection exceptions, insufficient resources, operator intervention (server starting or stopping).
 _OUTAGE_CLASSES = ("08", "53", "57")
 
 
 class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestors
-    """A time in UTC; SQLite keeps no zone, so it is taken off on the way in and put back on the way out."""
+    """A timestamp in UTC; SQLite stores no time zone, so it is removed when writing and restored when reading."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -66,10 +66,10 @@ class UtcDateTime(TypeDecorator[datetime]):  # pylint: disable=too-many-ancestor
 
 
 def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement_seconds: int = 15) -> AsyncEngine:
-    """Return an engine with time limits on PostgreSQL, and with WAL and full synchronisation on SQLite.
+    """Return an engine: with timeouts on PostgreSQL, with WAL and full synchronization on SQLite.
 
-    It opens up to `pool_size` connections and keeps them: one that is opened for a peak and closed after it costs
-    more than what it is opened for.
+    It opens up to `pool_size` connections and keeps them open: connections opened for a peak and closed afterwards
+    cost more than they save.
     """
     if url.startswith("postgresql"):
         engine = create_async_engine(
@@ -77,10 +77,10 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=5,
-            hide_parameters=True,  # they are names and amounts, and errors end in logs
+            hide_parameters=True,  # parameters are names and amounts, and errors are logged
             connect_args={
                 "timeout": 5,
-                # The server gives up first, and says so.
+                # Longer than statement_timeout, so that the server reports the timeout.
                 "command_timeout": statement_seconds + 5,
                 "server_settings": {
                     **_POSTGRES_SETTINGS,
@@ -89,7 +89,7 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
                 },
             },
         )
-        _ping_after_a_pause(engine)
+        _ping_idle_connections(engine)
         return engine
     engine = create_async_engine(
         url,
@@ -104,29 +104,29 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
     return engine
 
 
-def _ping_after_a_pause(engine: AsyncEngine) -> None:
-    """Check a pooled connection before it is used again, as `pool_pre_ping` does, but not while it is busy.
+def _ping_idle_connections(engine: AsyncEngine) -> None:
+    """Ping pooled connections before use, as `pool_pre_ping` does, but only after a second without use.
 
-    A check is three round trips. The first connection found dead makes the pool replace the others as well.
+    A ping costs three round trips. The first dead connection makes the pool replace all others as well.
     """
 
-    def returned(_connection: Any, record: Any) -> None:
+    def on_checkin(_connection: Any, record: Any) -> None:
         record.info["returned"] = time.monotonic()
 
-    def taken(connection: Any, record: Any, _proxy: Any) -> None:
-        pause = time.monotonic() - record.info.get("returned", float("inf"))
-        if pause > _TRUSTED_SECONDS:
+    def on_checkout(connection: Any, record: Any, _proxy: Any) -> None:
+        idle_seconds = time.monotonic() - record.info.get("returned", float("inf"))
+        if idle_seconds > _PING_AFTER_SECONDS:
             try:
                 engine.sync_engine.dialect.do_ping(connection)
-            except Exception as error:  # whatever it is: this connection is of no use
+            except Exception as error:  # any error means a dead connection
                 raise InvalidatePoolError from error
 
-    event.listen(engine.sync_engine, "checkin", returned)
-    event.listen(engine.sync_engine, "checkout", taken)
+    event.listen(engine.sync_engine, "checkin", on_checkin)
+    event.listen(engine.sync_engine, "checkout", on_checkout)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver must not start transactions on its own; _begin_sqlite does
+    connection.isolation_level = None  # _begin_sqlite starts transactions instead of the driver
     cursor = connection.cursor()
     _switch_to_wal(cursor)
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
@@ -135,30 +135,30 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 
 def _switch_to_wal(cursor: Any) -> None:
-    # The one statement that does not wait for others by itself; only the first connections to a new file meet here.
+    # SQLite's busy timeout does not apply to this statement; only the first connections to a new file compete for it.
     for _ in range(100):
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return
         except sqlite3.OperationalError:
             time.sleep(0.02)
-    raise TimeoutError("SQLite's journal could not be switched to WAL")
+    raise TimeoutError("could not switch SQLite to WAL mode")
 
 
 def _begin_sqlite(connection: Any) -> None:
-    # A writer takes the write lock at once: upgrading later fails with "database is locked" without waiting.
+    # Acquire the write lock immediately: upgrading a read lock fails with "database is locked" without waiting.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def is_postgres(connection: AsyncConnection) -> bool:
-    """Tell whether the connection leads to PostgreSQL."""
+    """Return whether the connection is to PostgreSQL."""
     return connection.dialect.name == "postgresql"
 
 
 @asynccontextmanager
 async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Open a transaction that writes; it commits at the end of the block and rolls back on any exception."""
+    """Open a write transaction; it commits at the end of the block and rolls back on any exception."""
     async with engine.connect() as connection:
         await connection.execution_options(writes=True)
         async with connection.begin():
@@ -167,7 +167,7 @@ async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 
 @asynccontextmanager
 async def rehearsal(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Open a transaction that writes and is always taken back."""
+    """Open a write transaction that is always rolled back."""
     async with engine.connect() as connection:
         await connection.execution_options(writes=True)
         transaction = await connection.begin()
@@ -178,18 +178,18 @@ async def rehearsal(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
 
 
 async def ping(engine: AsyncEngine) -> None:
-    """Ask the database for an answer; raises when it gives none."""
+    """Execute `SELECT 1`; raises when the database is not available."""
     async with engine.connect() as connection:
         await connection.execute(text("SELECT 1"))
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Tell whether the transaction certainly had no effect and may simply be run again."""
+    """Return whether the transaction certainly had no effect and can be retried."""
     return isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in _RETRYABLE_STATES
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Tell whether the error says that the database cannot be used now (rather than that the request is wrong)."""
+    """Return whether the error means that the database is not available (and not that the request is invalid)."""
     if isinstance(error, PoolTimeoutError | OSError | asyncio.TimeoutError):
         return True
     if not isinstance(error, DBAPIError):
@@ -204,7 +204,7 @@ def is_unavailable(error: BaseException) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Rows to insert or, with a `key` column, new values for existing rows found by it."""
+    """Rows to insert or, with a `key` column, new values for the existing rows with these keys."""
 
     table: Table
     columns: tuple[str, ...]
@@ -213,14 +213,14 @@ class Write:
 
     @classmethod
     def of(cls, table: Table, columns: tuple[str, ...], records: Iterable[Any], key: str | None = None) -> Self:
-        """Return the write of objects that have an attribute for each of the columns, which are two or more."""
+        """Return the write of objects with an attribute for each column; there must be at least two columns."""
         return cls(table, columns, list(map(attrgetter(*columns), records)), key)
 
 
 async def write_all(connection: AsyncConnection, writes: Iterable[Write]) -> None:
-    """Carry out all writes; on PostgreSQL as one statement, so that a whole batch costs one round trip.
+    """Execute all writes; on PostgreSQL as one statement, so that a batch costs one round trip.
 
-    The parts of one statement do not see each other; only foreign keys, which are checked at its end, may.
+    The parts of that statement do not see each other's rows; foreign keys are checked at its end.
     """
     writes = [write for write in writes if write.rows]
     if not writes:
@@ -235,8 +235,8 @@ async def write_all(connection: AsyncConnection, writes: Iterable[Write]) -> Non
 
 @cache
 def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], ...]) -> str:
-    """Return the statement for writes of this shape; its parameters are one array per column."""
-    # Names are those of the models' columns, never input.
+    """Return the SQL statement for writes of these tables and columns; its parameters are one array per column."""
+    # Names come from the models, never from input.
     statements: list[str] = []
     parameters = (f"${n}" for n in itertools.count(1))
     for table, columns, key in parts:
@@ -255,7 +255,7 @@ def _postgres_statement(parts: tuple[tuple[Table, tuple[str, ...], str | None], 
 
 
 def _insert(table: Table, columns: tuple[str, ...], parameters: Iterator[str]) -> str:
-    # Names are those of the models' columns, never input.
+    # Names come from the models, never from input.
     rows = _unnest(table, columns, parameters)
     return f"INSERT INTO {table.name} ({', '.join(columns)}) SELECT * FROM {rows}"  # nosec B608
 
@@ -263,7 +263,7 @@ def _insert(table: Table, columns: tuple[str, ...], parameters: Iterator[str]) -
 def _unnest(table: Table, columns: tuple[str, ...], parameters: Iterator[str]) -> str:
     """Return `unnest(CAST(parameter AS type[]), …)` with one array per column."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    # Without the length: a cast to varchar(16) would cut off in silence what the column itself refuses.
+    # Without the length: a cast to varchar(16) silently truncates values that the column would reject.
     types = [table.c[name].type.compile(dialect).partition("(")[0] for name in columns]
     return f"unnest({', '.join(f'CAST({parameter} AS {type_}[])' for type_, parameter in zip(types, parameters))})"
 
@@ -280,7 +280,7 @@ async def _write_one_by_one(connection: AsyncConnection, write: Write) -> None:
 
 
 async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows) -> list[Row[Any]]:
-    """Insert the rows whose keys are not there yet; return the primary keys of those that were inserted."""
+    """Insert the rows whose keys do not exist yet; return the primary keys of the inserted rows."""
     if not rows:
         return []
     if is_postgres(connection):
@@ -293,9 +293,9 @@ async def bulk_insert_new(connection: AsyncConnection, table: Table, rows: Rows)
 
 @cache
 def _postgres_insert_new(table: Table, columns: tuple[str, ...]) -> Executable:
-    """Return the insert of rows given as one array per column.
+    """Return an INSERT with one array parameter per column.
 
-    It is the same for any number of rows: connections remember each statement with its plan.
+    It is the same for any number of rows, because connections cache each statement with its plan.
     """
     keys = table.primary_key.columns
     insert = _insert(table, columns, (f":{name}" for name in columns))
@@ -303,9 +303,9 @@ def _postgres_insert_new(table: Table, columns: tuple[str, ...]) -> Executable:
 
 
 def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[bool]:
-    """Return `column` is one of the list passed as `parameter`: one array on PostgreSQL, many values on SQLite.
+    """Return the condition that `column` is in the list `parameter`: one array on PostgreSQL, many values on SQLite.
 
-    Build statements with it once: building costs more than running them.
+    Build statements with it once, because building them costs more than executing them.
     """
     if dialect == "postgresql":
         return column == any_(bindparam(parameter, type_=postgresql.ARRAY(column.type)))
@@ -313,9 +313,9 @@ def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[b
 
 
 async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:
-    """Become or stay the one holder of a lock until the connection closes; SQLite, with one writer, always says yes.
+    """Acquire or keep an advisory lock until the connection closes; always true on SQLite, which has a single writer.
 
-    A connection that goes back to the pool stays open and keeps the lock: invalidate it instead.
+    A connection returned to the pool stays open and keeps the lock; invalidate it instead.
     """
     if not is_postgres(connection):
         return True

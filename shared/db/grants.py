@@ -1,33 +1,33 @@
-"""What a service's own role may do in its database: what GRANTS of the service lists, and nothing besides.
+"""Privileges of a service's database role: exactly those listed in the GRANTS of the service.
 
-The tables belong to another role, as which migrations run. So a service that is taken over cannot drop a table, take a
-trigger off or change what was posted.
+The tables are owned by the role that runs migrations, so a compromised service cannot drop tables, remove triggers or
+change posted entries.
 """
 
 from collections.abc import Mapping
 
 from sqlalchemy import Connection
 
-# By table: the privileges, as GRANT wants them.
+# Privileges by table, in the syntax of GRANT.
 Grants = Mapping[str, str]
 
 
 def statements(role: str, grants: Grants) -> list[str]:
-    """Return what gives a role exactly these privileges, whatever it had before; it has to be run in one transaction.
+    """Return the statements that set a role's privileges to exactly these; execute them in one transaction.
 
-    The version before runs on with them: take away only what it does not need either.
+    The previous version keeps running with them: only revoke what it does not need either.
     """
     return [
         "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
         f'GRANT USAGE ON SCHEMA public TO "{role}"',
         *(f'REVOKE ALL ON ALL {kind} IN SCHEMA public FROM "{role}"' for kind in ("TABLES", "SEQUENCES")),
         *(f'GRANT {privileges} ON {table} TO "{role}"' for table, privileges in grants.items()),
-        # Numbers of rows; who may insert none can do nothing with them.
+        # Sequences of row ids; harmless without the privilege to insert rows.
         f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO "{role}"',
     ]
 
 
 def grant(connection: Connection, role: str, grants: Grants) -> None:
-    """Give a role exactly these privileges; done by the owner of the tables, in its transaction."""
+    """Set a role's privileges to exactly these; called by the owner of the tables in its transaction."""
     for statement in statements(role, grants):
         connection.exec_driver_sql(statement)

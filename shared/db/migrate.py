@@ -10,16 +10,16 @@ from sqlalchemy import Connection, MetaData, text
 from shared.db.database import create_engine, is_postgres, write_transaction
 from shared.db.grants import Grants, grant
 
-# Any number: it only has to be the same for all who migrate.
+# Arbitrary, but the same in all processes that migrate.
 _LOCK = 0x62616E6B
-# An index on a large table takes its time.
-_SECONDS = 3600
+# Creating an index on a large table is slow.
+_STATEMENT_TIMEOUT_SECONDS = 3600
 
 
 def upgrade(service_folder: Path, database_url: str, *, role: str = "", grants: Grants | None = None) -> None:
-    """Bring the database to the newest version; several at once wait for each other.
+    """Upgrade the database to the latest revision; concurrent calls wait for each other.
 
-    `role` is who serves, with these grants and no more; empty where whoever migrates serves as well.
+    `role` is the role of the running service and gets exactly these grants; empty: the migrating role itself.
     """
     config = Config()
     config.set_main_option("script_location", str(service_folder / "migrations").replace("%", "%%"))
@@ -28,16 +28,16 @@ def upgrade(service_folder: Path, database_url: str, *, role: str = "", grants: 
 
 
 def run_environment(metadata: MetaData) -> None:
-    """What a service's migrations/env.py does: run the migrations in one transaction on the configured database."""
+    """Run the migrations in one transaction on the configured database; called by migrations/env.py of a service."""
     asyncio.run(_run(metadata, **context.config.attributes))
 
 
 async def _run(metadata: MetaData, *, database_url: str, role: str, grants: Grants) -> None:
-    engine = create_engine(database_url, pool_size=4, name="migrate", statement_seconds=_SECONDS)
+    engine = create_engine(database_url, pool_size=4, name="migrate", statement_seconds=_STATEMENT_TIMEOUT_SECONDS)
     try:
         async with write_transaction(engine) as connection:
             if is_postgres(connection):
-                # Whoever migrates already may take as long as a migration may; who uses a table may not.
+                # Wait for a running migration without a limit, but not for locks that transactions hold on tables.
                 await connection.execute(text("SET LOCAL lock_timeout = 0"))
                 await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
                 await connection.execute(text("SET LOCAL lock_timeout TO DEFAULT"))

@@ -1,7 +1,7 @@
-"""JSON request bodies: bounded before they are parsed, validated once, and without duplicate names (RFC 7493).
+"""JSON request bodies: limited before parsing, validated once, and without duplicate names (RFC 7493).
 
-What a body costs is bounded by its nodes: strings, and the characters `{`, `[`, `:` and `,` outside of strings. A
-megabyte of unknown fields would otherwise become hundreds of thousands of error objects.
+The limit counts nodes: strings, and the characters `{`, `[`, `:` and `,` outside of strings. Without it, a megabyte of
+unknown fields would become hundreds of thousands of error objects.
 """
 
 import asyncio
@@ -14,10 +14,10 @@ from starlette.requests import Request
 
 from shared.http.problems import Problem
 
-# Any body up to this size is cheap, whatever it holds.
+# Bodies up to this size are cheap to parse, whatever they contain.
 _SMALL_BYTES = 1024
 _LARGE_BYTES = 64 * 1024
-# The closing quote is optional, so that an unterminated string is scanned once and not from each of its quotes.
+# The closing quote is optional, so that an unterminated string is scanned only once.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NOT_QUOTE = bytes(set(range(256)) - set(b'"'))
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b"{[:,"))
@@ -32,7 +32,7 @@ class StrictBody(BaseModel):
 
 
 class EmptyBody(StrictBody):
-    """Body of requests that need none."""
+    """Body of requests without fields."""
 
 
 Body = TypeVar("Body", bound=StrictBody)
@@ -43,7 +43,7 @@ async def read(request: Request, model: type[Body]) -> Body:
     content = await request.body()
     body = parse(content, model)
     if len(content) > _LARGE_BYTES:
-        # Other requests have their turn before the endpoint goes on.
+        # Yield to other requests: parsing a large body blocks the event loop.
         await asyncio.sleep(0)
     return body
 
@@ -55,16 +55,16 @@ def parse(content: bytes, model: type[Body]) -> Body:
     """
     if len(content) > _SMALL_BYTES:
         _check_size(content, model.max_nodes)
-    # Straight to the validator: the wrapper `model_validate_json` costs more than the check for duplicates.
+    # Call the validator directly: the wrapper `model_validate_json` costs more than the check for duplicates.
     body: Body = model.__pydantic_validator__.validate_json(content or b"{}")
-    # Every name has a colon and every name is a field, so with as many colons as fields no name occurs twice.
+    # Every name is a field and has a colon, so equal numbers of colons and fields mean no duplicates.
     if content.count(b":") != len(body.__pydantic_fields_set__):
         _check_names(content, body)
     return body
 
 
 def loads(content: bytes, max_nodes: int) -> Any:
-    """Return the parsed JSON. Raises Problem for what is no JSON, has too many nodes or duplicate names."""
+    """Return the parsed JSON. Raises Problem if it is invalid or has too many nodes or duplicate names."""
     if len(content) > _SMALL_BYTES:
         _check_size(content, max_nodes)
     try:
@@ -76,42 +76,46 @@ def loads(content: bytes, max_nodes: int) -> Any:
     return document
 
 
-def _check_size(content: bytes, most: int) -> None:
-    """Raise Problem when the body has more than `most` nodes; in linear time, stopping early."""
-    # Also counts what is inside of strings, which few bodies have much of.
+def _check_size(content: bytes, max_nodes: int) -> None:
+    """Raise Problem when the body has more than `max_nodes` nodes; in linear time."""
+    # Upper bound that includes structural characters inside strings.
     quotes, structure = len(content.translate(None, _NOT_QUOTE)), len(content.translate(None, _NOT_STRUCTURE))
-    if quotes // 2 + structure <= most:
+    if quotes // 2 + structure <= max_nodes:
         return
-    skeleton, strings = _STRING.subn(b"", content, count=most + 1)
-    if strings <= most and strings + len(skeleton.translate(None, _NOT_STRUCTURE)) <= most:
+    skeleton, strings = _STRING.subn(b"", content, count=max_nodes + 1)
+    if strings <= max_nodes and strings + len(skeleton.translate(None, _NOT_STRUCTURE)) <= max_nodes:
         return
     if skeleton.count(b"{") + skeleton.count(b"[") != skeleton.count(b"}") + skeleton.count(b"]"):
         raise _malformed()
-    error = {"pointer": "", "detail": "has more names and values than any valid request"}
-    raise Problem("validation-failed", "The body has too many names or values.", [error])
+    error = {"pointer": "", "detail": "too many names and values"}
+    raise Problem(
+        "validation-failed",
+        "The body has too many names or values; send less at once.",
+        [error],
+    )
 
 
 def _check_names(content: bytes, body: StrictBody) -> None:
-    """Raise Problem unless the text has as many names as fields were set; slower, as texts may hold colons."""
+    """Raise Problem for duplicate names, also where string values contain colons; slower."""
     fields = _fields_set(body)
     if content.count(b":") != fields and _names(content) != fields:
         raise _duplicate_name()
 
 
 def _names(content: bytes) -> int:
-    """Return how many names the objects of a valid JSON text have, duplicates included."""
+    """Return the number of names in the objects of a valid JSON text, including duplicates."""
     return _STRING.sub(b"", content).count(b":")
 
 
 def _fields_set(body: BaseModel) -> int:
-    """Return how many fields were given in a body and in the bodies inside it."""
+    """Return the number of fields set in a body and its nested bodies."""
     nested = [value for value in body.__dict__.values() if isinstance(value, list | BaseModel)]
     items = [item for value in nested for item in (value if isinstance(value, list) else [value])]
     return len(body.model_fields_set) + sum(_fields_set(item) for item in items if isinstance(item, BaseModel))
 
 
 def _keys(document: Any) -> int:
-    """Return how many keys all objects of a parsed document have; not recursive, for documents may be deep."""
+    """Return the number of keys in all objects of a parsed document; iterative, because documents may be deep."""
     count, stack = 0, [document]
     while stack:
         value = stack.pop()
@@ -128,4 +132,4 @@ def _malformed() -> Problem:
 
 
 def _duplicate_name() -> Problem:
-    return Problem("malformed-request", "An object of the body has a name twice; give each once (RFC 7493).")
+    return Problem("malformed-request", "An object has a duplicate name; send each name once (RFC 7493).")

@@ -1,4 +1,4 @@
-"""Liveness and readiness: alive while the process answers, ready while it can do its work."""
+"""Health endpoints: liveness (the process responds) and readiness (it can serve requests)."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
@@ -20,7 +20,7 @@ def task_check(task: "asyncio.Task[None]") -> Check:
 
     async def check() -> None:
         if task.done():
-            raise RuntimeError(f"the task {task.get_name()} has ended")
+            raise RuntimeError(f"task {task.get_name()} has ended")
 
     return check
 
@@ -35,13 +35,13 @@ async def _failure(check: Check) -> str | None:
 
 
 async def failures(checks: Mapping[str, Check]) -> dict[str, str]:
-    """Run the checks at once; return the kind of error of each that fails, by its name."""
+    """Run the checks concurrently; return the exception type of each failed check by name."""
     results = await asyncio.gather(*(_failure(check) for check in checks.values()))
     return {name: why for name, why in zip(checks, results) if why}
 
 
 def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
-    """Return the routes `/health/live` and `/health/ready`; the checks are those of the moment."""
+    """Return the routes `/health/live` and `/health/ready`; `checks` is called for every request."""
 
     async def live(_request: Request) -> Response:
         return Response(b'{"status":"ok"}', media_type="application/json")
@@ -51,7 +51,7 @@ def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
         failed = [{"pointer": f"/checks/{name}", "detail": why} for name, why in (await failures(current)).items()]
         if failed:
             problem = problems.Problem(
-                "unavailable", "Not ready; see `errors` for what fails.", failed, {"Retry-After": "1"}
+                "unavailable", "Not ready; see `errors` for the failed checks.", failed, {"Retry-After": "1"}
             )
             return problems.response(problem, request.url.path, request.scope.get("request_id", ""))
         body = {"status": "ok", "checks": {name: "ok" for name in current}}

@@ -1,6 +1,6 @@
-"""Idempotency keys: one effect per key, and the same answer again for a repeated request.
+"""Idempotency keys: one effect per key, and the same response for a repeated request.
 
-The key is written in the transaction that writes its effect. See draft-ietf-httpapi-idempotency-key-header.
+The key is stored in the database transaction that writes the effect. See draft-ietf-httpapi-idempotency-key-header.
 """
 
 import hashlib
@@ -18,16 +18,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.database import UtcDateTime, Write, is_postgres
 from shared.http.problems import Problem
 
-# Two parameters each; a SQLite statement takes 32,766.
+# Two parameters each; a SQLite statement may have 32,766.
 _SQLITE_PAIRS = 10_000
-# Printable ASCII, quoted (a structured-field string) or bare. No comma in a bare one: by RFC 9110 a proxy may have made
-# one line `a, b` of two headers, and one of the keys is the wrong one.
+# Printable ASCII, quoted (a structured-field string) or bare. A bare key must not contain a comma: a proxy may combine
+# two headers into `a, b` (RFC 9110), and it would be unclear which key is meant.
 _KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([!-+\--~](?:[ -+\--~]{0,253}[!-+\--~])?)')
 
 
 @dataclass(frozen=True, slots=True)
 class StoredResponse:
-    """The answer to the first request with a key."""
+    """The response to the first request with a key."""
 
     subject: str
     key: str
@@ -41,7 +41,7 @@ _COLUMNS = tuple(field.name for field in fields(StoredResponse))
 
 
 def table(metadata: MetaData) -> Table:
-    """Define the table of used keys in a service's schema."""
+    """Define the table of idempotency keys in a service's schema."""
     return Table(
         "idempotency_keys",
         metadata,
@@ -57,31 +57,31 @@ def table(metadata: MetaData) -> Table:
 def parse_key(header: str | None) -> str:
     """Return the key from an Idempotency-Key header, bare or quoted.
 
-    Raises Problem (idempotency-key-missing) when it is absent, empty, too long or not printable.
+    Raises Problem (idempotency-key-missing) if it is missing, empty, too long or not printable.
     """
     if header is None:
-        raise Problem("idempotency-key-missing", "Send an Idempotency-Key header: any text unique to this operation.")
+        raise Problem("idempotency-key-missing", "Send an Idempotency-Key header with a unique value.")
     match = _KEY.fullmatch(header.strip())
     if match is None or match[0] == '""':
         raise Problem(
             "idempotency-key-missing",
-            "The Idempotency-Key must be 1 to 255 printable ASCII characters; put one with a comma in quotes.",
+            "The Idempotency-Key must be 1 to 255 printable ASCII characters; quote it if it contains a comma.",
         )
     return match[1] or match[2]
 
 
 def request_hash(operation: str, content: Any) -> bytes:
-    """Return 16 bytes that differ when the operation or its canonical content (see `canonical`) differ."""
+    """Return a 16-byte hash of the operation and its canonical content (see `canonical`)."""
     return hashlib.blake2b(
         operation.encode() + orjson.dumps(content, option=orjson.OPT_SORT_KEYS), digest_size=16
     ).digest()
 
 
 def canonical(model: type[BaseModel], content: Any) -> Any:
-    """Return JSON content as `model_dump` returns it for a valid request, without asking whether it is valid.
+    """Return JSON content in the form that `model_dump` returns for a valid request, without validating it.
 
-    So a repeated request has the hash of the first one, whatever has become invalid since: absent fields have their
-    defaults, and ids are in lower case. Content that is not of the model's shape stays as it is.
+    A repeated request therefore has the same hash as the first one, even if validation has changed since: missing
+    fields get their defaults, and ids are in lower case. Content that does not match the model is returned unchanged.
     """
     if not isinstance(content, dict):
         return content
@@ -100,19 +100,19 @@ def _canonical_value(model: type[BaseModel], name: str, value: Any) -> Any:
 
 
 def reused(key: str) -> Problem:
-    """Return the problem for a key that belongs to another request."""
-    return Problem("idempotency-key-reused", f"The key {key!r} was used for a different request; choose a new one.")
+    """Return the problem for a key that was used for another request."""
+    return Problem("idempotency-key-reused", f"The key {key!r} was used for a different request; use a new key.")
 
 
 async def find(
     connection: AsyncConnection, keys: Table, wanted: Iterable[tuple[str, str]]
 ) -> dict[tuple[str, str], StoredResponse]:
-    """Return the stored responses for the (subject, key) pairs that have one."""
+    """Return the stored responses by (subject, key)."""
     pairs = list(wanted)
     rows: list[Row[Any]] = []
     if is_postgres(connection):
         rows += await connection.exec_driver_sql(
-            # OFFSET keeps the planner, which cannot know how few keys are wanted, from reading the whole table.
+            # OFFSET prevents a sequential scan: the planner cannot know how few keys are looked up.
             "SELECT k.* FROM unnest($1::varchar[], $2::varchar[]) AS w(subject, key) CROSS JOIN LATERAL"
             " (SELECT * FROM idempotency_keys i WHERE i.subject = w.subject AND i.key = w.key OFFSET 0) k",
             ([subject for subject, _ in pairs], [key for _, key in pairs]),
@@ -125,9 +125,9 @@ async def find(
 
 
 def write(keys: Table, responses: Iterable[StoredResponse]) -> Write:
-    """Return the write that keeps the responses; in key order, so that two replicas cannot wait for each other.
+    """Return the write that stores the responses, in key order so that replicas cannot deadlock.
 
-    It raises IntegrityError when another replica has just used one of the keys: roll back and run the batch again.
+    It raises IntegrityError if another replica has just used one of the keys: roll back and retry the batch.
     """
     ordered = sorted(responses, key=lambda response: (response.subject, response.key))
     return Write.of(keys, _COLUMNS, ordered)
@@ -136,7 +136,7 @@ def write(keys: Table, responses: Iterable[StoredResponse]) -> Write:
 async def forget(
     connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str], limit: int
 ) -> int:
-    """Delete up to `limit` keys older than `before`, but those of `keep_subjects` never; return how many."""
+    """Delete up to `limit` keys older than `before`, except those of `keep_subjects`; return the number deleted."""
     old = select(keys.c.subject, keys.c.key).where(
         and_(keys.c.created_at < before, keys.c.subject.not_in(list(keep_subjects)))
     )

@@ -1,4 +1,4 @@
-"""Opaque cursors for lists sorted by id."""
+"""Pagination with opaque cursors for lists sorted by id."""
 
 import base64
 import binascii
@@ -14,11 +14,11 @@ from shared.http.problems import Problem
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 
-# How endpoints declare their parameters.
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Most items in the answer.")]
+# Parameter types for endpoints.
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="Maximum number of items in the response.")]
 Cursor = Annotated[
     str | None,
-    Query(pattern="^([A-Za-z0-9_-]{22})?$", description="`next_cursor` of the page before; absent or empty at first."),
+    Query(pattern="^([A-Za-z0-9_-]{22})?$", description="`next_cursor` of the previous page; empty for the first."),
 ]
 
 
@@ -30,20 +30,20 @@ def encode_cursor(last_id: str) -> str:
 def decode_cursor(cursor: str) -> str:
     """Return the id a cursor continues after.
 
-    Raises Problem (validation-failed) for a text that no response ever contained.
+    Raises Problem (validation-failed) if it is not a cursor.
     """
     try:
         return str(uuid.UUID(bytes=base64.b64decode(cursor + "==", altchars=b"-_", validate=True)))
     except (ValueError, binascii.Error) as error:
-        errors = [{"pointer": "/query/cursor", "detail": "not a cursor from `next_cursor`"}]
-        raise Problem("validation-failed", "The cursor is not one that we gave out.", errors) from error
+        errors = [{"pointer": "/query/cursor", "detail": "not a value of `next_cursor`"}]
+        raise Problem("validation-failed", "Invalid cursor; use `next_cursor` of the previous page.", errors) from error
 
 
-def page(items: list[dict[str, Any]], limit: int, **about: Any) -> Response:
-    """Answer with a page, and what there is to say about it.
+def page(items: list[dict[str, Any]], limit: int, **fields: Any) -> Response:
+    """Return a response with one page of items and additional fields.
 
-    `items` has one more than `limit` where there are more to come.
+    If `items` contains more than `limit` items, there is a next page.
     """
     following = encode_cursor(items[limit - 1]["id"]) if len(items) > limit else None
-    content = orjson.dumps({"items": items[:limit], "next_cursor": following, **about})
+    content = orjson.dumps({"items": items[:limit], "next_cursor": following, **fields})
     return Response(content, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What both services show alike."""
+"""Representations that both services return."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,9 +7,9 @@ from shared.ids import rfc3339
 
 
 def transaction_view(transaction: Any, status: str, entries: Iterable[tuple[Any, bool]]) -> dict[str, Any]:
-    """Show a transaction with its entries, each with whether its account may be seen.
+    """Return the JSON of a transaction; each entry comes with whether the caller may see its account.
 
-    The balance of somebody else's account is nobody's business. `transaction` and the entries have the fields of
+    `seq` and `balance_after` of other customers' accounts are null. `transaction` and the entries have the fields of
     account-service's rows.
     """
     return {

@@ -1,4 +1,4 @@
-"""A step comes to its end although its task is cancelled, unless it takes too long."""
+"""A step finishes although its task is cancelled, unless it exceeds the timeout."""
 
 import asyncio
 
@@ -22,20 +22,20 @@ async def cancelled_in(seconds: float, done: list[str]) -> None:
         await task
 
 
-async def test_a_step_gives_its_result_or_its_error():
+async def test_step_returns_its_result_or_raises_its_error():
     assert await uninterrupted(step(0, [])) == "result"
     with pytest.raises(TypeError):
         await uninterrupted(step(None, []))  # type: ignore[arg-type]
 
 
-async def test_cancelling_waits_for_the_step():
+async def test_cancellation_waits_for_the_step():
     done: list[str] = []
     await cancelled_in(0.1, done)
     assert done == ["done"]
 
 
-async def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tasks, "_PATIENCE_SECONDS", 0.05)
+async def test_cancellation_gives_up_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", 0.05)
     done: list[str] = []
     await cancelled_in(60, done)
     assert not done
