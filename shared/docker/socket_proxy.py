@@ -1,6 +1,6 @@
-"""A proxy in front of Docker's socket that passes on a few calls and refuses all others.
+"""A proxy in front of Docker's socket that forwards an allow-list of calls and rejects all others.
 
-Who may make any call to Docker is root on the host. What a service may call, and about what, its own rules say.
+Full access to the Docker API is root access to the host. Each service defines the calls that it needs.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from shared import logging_config
 
 log = logging.getLogger(__name__)
 
-_MOST_BYTES = 1024 * 1024
-# More than a container has to stop; Docker answers when it has.
-_SECONDS = 120
-# Of a container, in a rule's path.
+_MAX_BODY_BYTES = 1024 * 1024
+# Longer than the stop timeout of a container, because Docker responds after it has stopped.
+_TIMEOUT_SECONDS = 120
+# Pattern of a container id in the path of a rule.
 ID = "[0-9a-f]{64}"
 
 Message = MutableMapping[str, Any]
 Query = dict[str, str]
-# Gets the path's match, the query and the body (None for an empty one); returns the query to pass on. Raises Refused.
+# Receives the match of the path, the query and the body (None if empty); returns the query to forward. Raises Refused.
 Check = Callable[[re.Match[str], Query, Any], Awaitable[Query]]
 
 
 class Refused(Exception):
-    """A call that is not passed on; the message says why."""
+    """A rejected call; the message is the reason."""
 
     status = 403
 
 
 class Missing(Refused):
-    """A call about nothing of ours. To whoever asks, what is not ours is not there."""
+    """A call about a resource that does not exist or belongs to another project; both get 404."""
 
     status = 404
 
@@ -51,23 +51,23 @@ def require(condition: Any, why: str) -> None:
 
 
 def only(query: Query, *allowed: str) -> Query:
-    """Return the query. Raises Refused if it has other parameters than these."""
-    require(query.keys() <= set(allowed), "has a parameter that is not needed")
+    """Return the query. Raises Refused if it has parameters other than these."""
+    require(query.keys() <= set(allowed), "has a parameter that is not allowed")
     return query
 
 
 def with_labels(query: Query, labels: Sequence[str]) -> Query:
-    """Return the query of a list with these labels added to what it filters by."""
+    """Return the query of a list call with these labels added to its filters."""
     filters = orjson.loads(query.get("filters", "{}"))
     wanted = filters.get("label", []) if isinstance(filters, dict) else None
-    require(isinstance(wanted, list), "has filters of another form")
+    require(isinstance(wanted, list), "has invalid filters")
     return {**query, "filters": orjson.dumps({**filters, "label": [*(wanted or []), *labels]}).decode()}
 
 
 class Rule:
-    """A call that may be made: its method and path (a pattern, after the API's version), and what it is checked by.
+    """An allowed call: method, path (a pattern, without the API version) and check.
 
-    A rule with a lock is checked and forwarded one call at a time.
+    Calls with a lock are checked and forwarded one at a time.
     """
 
     def __init__(self, method: str, path: str, check: Check, lock: Any = None) -> None:
@@ -78,31 +78,31 @@ class Rule:
 
 
 class Spared:
-    """Keeps the last replica of each service: decides which one may be stopped or removed.
+    """Protects the last replica of each service from being stopped or removed.
 
-    Docker lists a container as running until its process has ended, so this remembers what it let be stopped. Callers
-    hold the lock while they inspect the replicas and call `release`, so that no two decide by the same list.
+    Docker lists a container as running until its process has exited, so this class tracks the containers that are being
+    stopped. Callers must hold the lock while they inspect the replicas and call `release`.
     """
 
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
-        # By service: the containers that were told to stop, and when each of them had started.
+        # By service: start times of the containers that are being stopped, by id.
         self._stopping: dict[str, dict[str, str]] = {}
 
     def release(self, service: str, container: str, running: Sequence[Any]) -> None:
-        """Let a container of a service go; `running` is what Docker inspects of its running ones. Raises Refused.
+        """Allow the removal of a container; `running` are the inspected containers of its service. Raises Refused.
 
-        Another one has to stay that is not on its way out. A healthy container only makes way for a healthy one.
+        Another container that is not being stopped must remain; if this one is healthy, a healthy one.
         """
         started = {one["Id"]: str(one["State"].get("StartedAt", "")) for one in running}
-        # One that was started anew since is no longer on its way out.
+        # A container that has been restarted since is no longer being stopped.
         stopping = {one: at for one, at in self._stopping.get(service, {}).items() if started.get(one) == at}
-        staying = [one for one in running if one["Id"] not in {container, *stopping} and _is_serving(one)]
+        remaining = [one for one in running if one["Id"] not in {container, *stopping} and _is_serving(one)]
         healthy = {one["Id"] for one in running if _is_healthy(one)}
-        require(staying, "is about the last replica")
+        require(remaining, "would remove the last replica")
         require(
-            container not in healthy - stopping.keys() or any(one["Id"] in healthy for one in staying),
-            "is about the last replica that is healthy",
+            container not in healthy - stopping.keys() or any(one["Id"] in healthy for one in remaining),
+            "would remove the last healthy replica",
         )
         if container in started:
             stopping[container] = started[container]
@@ -115,13 +115,13 @@ def _is_serving(document: Any) -> bool:
 
 
 def _is_healthy(document: Any) -> bool:
-    """Tell whether Docker's health check, if there is one, succeeds."""
+    """Return whether the container is healthy or has no health check."""
     health = document["State"].get("Health") or {}
     return health.get("Status", "healthy") in ("healthy", "none")
 
 
 class SocketProxy:
-    """An ASGI application in front of the Engine's API. Subclasses have the rules."""
+    """An ASGI application in front of the Docker Engine API; subclasses define the rules."""
 
     def __init__(self, docker: httpx.AsyncClient) -> None:
         self._docker = docker
@@ -138,19 +138,19 @@ class SocketProxy:
         method, path = scope["method"], scope["path"]
         try:
             query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
-            status, content = await self._answer(method, path, query, await _body(receive))
+            status, content = await self._forward(method, path, query, await _body(receive))
         except Refused as refusal:
-            log.warning("refused", extra={"call": f"{method} {path}"[:200], "why": str(refusal)})
+            log.warning("rejected Docker API call", extra={"call": f"{method} {path}"[:200], "reason": str(refusal)})
             status, content = refusal.status, orjson.dumps(
                 {"message": f"the socket proxy refuses this call: {refusal}"}
             )
         except httpx.HTTPError as error:
-            status, content = 502, orjson.dumps({"message": f"Docker does not answer: {error!r}"})
+            status, content = 502, orjson.dumps({"message": f"Docker is not available: {error!r}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
+    async def _forward(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
         if path == "/health/ready":
             return (await self._docker.get("/_ping")).status_code, b"{}"
         for rule in self.rules:
@@ -158,19 +158,19 @@ class SocketProxy:
             if match:
                 async with rule.lock or nullcontext():
                     query = await rule.check(match, query, body)
-                    answer = await self._docker.request(method, path, params=query, json=body)
-                return answer.status_code, answer.content
-        raise Refused("no such call is needed")
+                    response = await self._docker.request(method, path, params=query, json=body)
+                return response.status_code, response.content
+        raise Refused("is not on the allow-list")
 
     async def ask(self, path: str, **query: str) -> Any:
-        """Return what Docker says. Raises Missing."""
-        answer = await self._docker.get(path, params=query)
-        if answer.status_code != 200:
-            raise Missing("is about nothing of ours")
-        return answer.json()
+        """Return the JSON response of a GET call to Docker. Raises Missing."""
+        response = await self._docker.get(path, params=query)
+        if response.status_code != 200:
+            raise Missing("concerns a resource outside the project")
+        return response.json()
 
     async def version(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """Anybody may know the version."""
+        """Allow reading the version."""
         require(body is None, "has a body")
         return only(query)
 
@@ -182,11 +182,11 @@ async def _body(receive: Callable[[], Awaitable[Message]]) -> Any:
         message = await receive()
         content += message.get("body", b"")
         more = message.get("more_body", False)
-        require(len(content) <= _MOST_BYTES, "is too large")
+        require(len(content) <= _MAX_BODY_BYTES, "has a body that is too large")
     try:
         return orjson.loads(content) if content else None
     except orjson.JSONDecodeError as error:
-        raise Refused("is no JSON") from error
+        raise Refused("has a body that is not JSON") from error
 
 
 def serve(
@@ -195,7 +195,7 @@ def serve(
     """Serve until SIGTERM. Reads DOCKER_SOCKET, HOST and PORT."""
     logging_config.configure(name, environ.get("APP_VERSION", "dev"), "stable", "INFO")
     transport = httpx.AsyncHTTPTransport(uds=environ.get("DOCKER_SOCKET", "/var/run/docker.sock"))
-    docker = httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=_SECONDS)
+    docker = httpx.AsyncClient(transport=transport, base_url="http://docker", timeout=_TIMEOUT_SECONDS)
     host, port = environ.get("HOST", "127.0.0.1"), int(environ.get("PORT", "2375"))
     application = create(docker)
     uvicorn.run(

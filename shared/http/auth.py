@@ -162,7 +162,7 @@ class Authenticator:
         subject = claims["sub"]
         if not _SUBJECT.fullmatch(subject):
             raise _unauthorized(
-                "The `sub` claim must be 1 to 200 printable ASCII characters without leading or trailing spaces."
+                "The token's subject must be 1 to 200 printable ASCII characters without spaces at either end."
             )
         return Caller(subject, _scopes(claims)), expires_at
 
@@ -183,7 +183,7 @@ def _token_of(authorization: str | None) -> str:
         match = _BEARER.fullmatch(authorization)
         if match:
             return match[1]
-    raise _unauthorized("Send the header `Authorization: Bearer <token>`.")
+    raise _unauthorized("Send a token in the Authorization header: Bearer <token>.")
 
 
 def _parse_jwks(content: bytes) -> dict[str | None, jwt.PyJWK]:

@@ -1,6 +1,6 @@
-"""The page behind a problem's `type`: `GET /problems/{code}` says what happened and what to do.
+"""Documentation of the problem types: `GET /problems/{code}` explains what happened and what to do.
 
-The table in docs/problems.md is generated from the same texts.
+docs/problems.md is generated from the same texts.
 """
 
 import html
@@ -14,18 +14,18 @@ from starlette.routing import Route
 
 from shared.http.problems import KINDS, Kind
 
-# What NGINX alone answers; the titles are those of its template.
+# Problem types that only NGINX returns; its template contains the same titles.
 EDGE_KINDS: Mapping[str, Kind] = {
-    "tls-required": Kind(400, "This port speaks TLS"),
-    "not-implemented": Kind(501, "This transfer coding is not supported"),
-    "bad-gateway": Kind(502, "Two replicas failed on this request"),
-    "http-version": Kind(505, "This version of HTTP is not supported"),
+    "tls-required": Kind(400, "HTTPS required"),
+    "not-implemented": Kind(501, "Transfer coding not supported"),
+    "bad-gateway": Kind(502, "Bad gateway"),
+    "http-version": Kind(505, "HTTP version not supported"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What a problem means, and what its receiver does about it; in Markdown."""
+    """Meaning of a problem type and remedy for the client, in Markdown."""
 
     meaning: str
     remedy: str
@@ -33,74 +33,87 @@ class Advice:
 
 ADVICE: Mapping[str, Advice] = {
     "malformed-request": Advice(
-        "the body is not JSON or repeats a name, a header that has one value is repeated, or the request is not HTTP",
-        "send valid UTF-8 JSON with each name once, and each header once",
+        "the body is not JSON or has duplicate names, a single-valued header is repeated, or it is not valid HTTP",
+        "send valid JSON in UTF-8, and each name and header once",
     ),
-    "tls-required": Advice("plain HTTP on a port that speaks TLS (NGINX)", "use https"),
+    "tls-required": Advice("plain HTTP on the HTTPS port (NGINX)", "use https"),
     "idempotency-key-missing": Advice(
-        "a POST that moves money or opens an account has no usable `Idempotency-Key`",
-        "send 1 to 255 printable ASCII characters, unique to the operation; in quotes if there is a comma",
+        "a POST that moves money or opens an account has no valid `Idempotency-Key`",
+        "send 1 to 255 printable ASCII characters, unique to the operation; quote keys that contain a comma",
     ),
     "unauthorized": Advice(
-        "no token, or one that is expired, foreign or malformed", "get a token: `make token SUB=alice`"
+        "the token is missing, malformed, expired or of another issuer",
+        "request a new token; in development: `make token SUB=alice`",
     ),
     "forbidden": Advice(
-        "the token lacks a scope, or only somebody else may do this", "use a token with the scope that `detail` names"
+        "the token lacks a scope, or the account belongs to another customer", "use a token with the scope in `detail`"
     ),
     "not-found": Advice(
-        "there is nothing, or nothing that you may see",
-        "check the id and whose token you use; a new account takes a moment to appear in the history",
+        "the resource does not exist, or the caller may not see it",
+        "check the id and the token's subject; a new account appears in the history after a short delay",
     ),
-    "method-not-allowed": Advice("the resource exists, the method does not", "see the `Allow` header"),
-    "insufficient-funds": Advice("`available` (balance less holds) is too small", "pay less, or deposit money first"),
-    "account-frozen": Advice("the account may receive but not pay", "ask an operator to unfreeze it"),
-    "account-closed": Advice("the account is closed for good", "use another account"),
-    "already-reversed": Advice("a transaction is reversed at most once", "nothing"),
-    "not-reversible": Advice("a reversal cannot be reversed", "make a new transaction"),
-    "hold-not-active": Advice("the hold was captured or voided, or it has expired", "place a new hold"),
-    "hold-exceeded": Advice("the capture is larger than the hold", "capture less"),
-    "balance-not-zero": Advice("an account with money or holds cannot be closed", "pay out and void first"),
+    "method-not-allowed": Advice("the resource does not support this method", "use a method of the `Allow` header"),
+    "insufficient-funds": Advice(
+        "`available` (balance minus holds) is less than the amount", "reduce the amount or deposit money first"
+    ),
+    "account-frozen": Advice("the account can receive money but not pay", "ask an operator to unfreeze it"),
+    "account-closed": Advice("the account is closed permanently", "use another account"),
+    "already-reversed": Advice("the transaction has already been reversed", "nothing to do"),
+    "not-reversible": Advice("reversals cannot be reversed", "post a new transaction"),
+    "hold-not-active": Advice("the hold has been captured or voided, or has expired", "place a new hold"),
+    "hold-exceeded": Advice("the amount of the capture exceeds the hold", "reduce the amount"),
+    "balance-not-zero": Advice(
+        "an account with a balance or holds cannot be closed", "pay out the balance and void the holds first"
+    ),
     "balance-limit": Advice("the balance would exceed the maximum of an account", "use another account"),
     "request-in-progress": Advice(
-        "the first request with this key is still running", "ask again after `Retry-After` seconds"
+        "the first request with this key is still in progress", "retry after `Retry-After` seconds"
     ),
-    "payload-too-large": Advice("the body is over 1 MiB", "send less at once"),
-    "uri-too-long": Advice("path and query are over 8 KiB", "shorten the query"),
+    "payload-too-large": Advice("the body exceeds 1 MiB", "split it into smaller requests"),
+    "uri-too-long": Advice("path and query exceed 8 KiB", "shorten the query"),
     "unsupported-media-type": Advice(
         "the body is not `application/json` in UTF-8, or it is compressed",
-        "send plain JSON; the headers `Accept` and `Accept-Encoding` of the answer say what is accepted",
+        "send uncompressed JSON; see the headers `Accept` and `Accept-Encoding` of the response",
     ),
-    "validation-failed": Advice("a field or a query parameter is wrong, unknown or missing", "see `errors`"),
-    "currency-mismatch": Advice("account and request differ in currency", "use the account's currency"),
-    "same-account": Advice("payer and payee are one account", "name two accounts"),
-    "idempotency-key-reused": Advice("the key belongs to another request", "use a new key"),
+    "validation-failed": Advice(
+        "a field or query parameter is invalid, unknown or missing", "correct the fields in `errors`"
+    ),
+    "currency-mismatch": Advice("the currencies of account and request differ", "use the account's currency"),
+    "same-account": Advice("payer and payee are the same account", "specify two accounts"),
+    "idempotency-key-reused": Advice("the key was used for a different request", "use a new key"),
     "rate-limited": Advice(
-        "too many requests from one address (NGINX), too many operations of one subject (a batch counts as its"
-        " transfers), or too many long statements at once",
-        "send the same request with the same key after `Retry-After` seconds",
+        "too many requests from one address (NGINX), too many operations of one subject (each transfer of a batch"
+        " counts), or too many concurrent long statements",
+        "retry with the same key after `Retry-After` seconds",
     ),
-    "headers-too-large": Advice("a header is over 8 KiB, or there are more than 100", "send fewer, smaller headers"),
-    "internal-error": Advice("an error of the bank", "retry with the same key: it has one effect at most"),
-    "not-implemented": Advice("an unknown transfer coding (NGINX)", "use Content-Length or chunked"),
+    "headers-too-large": Advice(
+        "a header exceeds 8 KiB, or there are more than 100 headers", "send fewer or smaller headers"
+    ),
+    "internal-error": Advice(
+        "an unexpected error in the service", "retry with the same key; the request has at most one effect"
+    ),
+    "not-implemented": Advice(
+        "the request uses an unknown transfer coding (NGINX)", "use Content-Length or chunked encoding"
+    ),
     "bad-gateway": Advice(
-        "two replicas died or did not respond while they worked on the request (NGINX)",
-        "retry after `Retry-After` seconds with the same key; report it if it happens again",
+        "two replicas failed or did not respond while processing the request (NGINX)",
+        "retry with the same key after `Retry-After` seconds; report the problem if it persists",
     ),
     "unavailable": Advice(
-        "the database, the service or a replica is down, or too many requests are waiting",
-        "retry after `Retry-After` seconds with the same key",
+        "the database, the service or a replica is not available, or the queue is full",
+        "retry with the same key after `Retry-After` seconds",
     ),
-    "http-version": Advice("not HTTP/1.x (NGINX)", "use HTTP/1.1"),
+    "http-version": Advice("the request does not use HTTP/1.x (NGINX)", "use HTTP/1.1"),
 }
 
 
 def kinds() -> dict[str, Kind]:
-    """Return every kind of problem that a client can get, by status and then in the order of the code."""
+    """Return all problem types by code, sorted by status."""
     return dict(sorted({**KINDS, **EDGE_KINDS}.items(), key=lambda item: item[1].status))
 
 
 def as_markdown(code: str) -> str:
-    """Return the page of a problem. Raises KeyError for an unknown code."""
+    """Return the page of a problem type. Raises KeyError for an unknown code."""
     kind, advice = kinds()[code], ADVICE[code]
     return (
         f"# {kind.title}\n\n`{code}`, HTTP status {kind.status}\n\n"
@@ -109,7 +122,7 @@ def as_markdown(code: str) -> str:
 
 
 def as_html(code: str) -> str:
-    """Return the page of a problem. Raises KeyError for an unknown code."""
+    """Return the page of a problem type. Raises KeyError for an unknown code."""
     kind, advice = kinds()[code], ADVICE[code]
     title, meaning, remedy = (html.escape(text) for text in (kind.title, advice.meaning, advice.remedy))
     return (
@@ -124,7 +137,7 @@ async def _page(request: Request) -> Response:
     if code not in ADVICE:
         raise HTTPException(404)
     headers = {"Vary": "Accept"}
-    # Browsers name HTML; what does not reads Markdown as well.
+    # Browsers accept HTML; all other clients get Markdown.
     if "text/html" in request.headers.get("accept", "").lower():
         return Response(as_html(code), headers=headers, media_type="text/html")
     return Response(as_markdown(code), headers=headers, media_type="text/markdown")

@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 problem details; every error of every service is one of these."""
+"""Errors as problem details (RFC 9457): problem types, responses, and the conversion of exceptions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,40 +18,40 @@ _MAX_ECHO = 100
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of problem: its HTTP status and the title that never changes."""
+    """A problem type: its HTTP status and its fixed title."""
 
     status: int
     title: str
 
 
 KINDS: Mapping[str, Kind] = {
-    "malformed-request": Kind(400, "The request cannot be read"),
-    "idempotency-key-missing": Kind(400, "The Idempotency-Key header is missing or malformed"),
-    "unauthorized": Kind(401, "A valid bearer token is needed"),
-    "forbidden": Kind(403, "The token does not allow this"),
-    "not-found": Kind(404, "There is nothing here"),
-    "method-not-allowed": Kind(405, "The resource does not support this method"),
-    "insufficient-funds": Kind(409, "The account does not have the money"),
-    "account-frozen": Kind(409, "The account is frozen"),
-    "account-closed": Kind(409, "The account is closed"),
-    "already-reversed": Kind(409, "The transaction has been reversed already"),
-    "not-reversible": Kind(409, "This kind of transaction cannot be reversed"),
-    "hold-not-active": Kind(409, "The hold has been captured, voided or has expired"),
-    "hold-exceeded": Kind(409, "The capture exceeds the hold"),
-    "balance-not-zero": Kind(409, "The account still holds money"),
-    "balance-limit": Kind(409, "The balance would exceed what an account can hold"),
-    "request-in-progress": Kind(409, "A request with this key is still running"),
-    "payload-too-large": Kind(413, "The request body is too large"),
-    "uri-too-long": Kind(414, "The request URI is too long"),
-    "unsupported-media-type": Kind(415, "The body is not plain JSON"),
-    "validation-failed": Kind(422, "The request is not valid"),
-    "currency-mismatch": Kind(422, "The currencies differ"),
-    "same-account": Kind(422, "Both sides are the same account"),
-    "idempotency-key-reused": Kind(422, "The key was used for another request"),
+    "malformed-request": Kind(400, "Malformed request"),
+    "idempotency-key-missing": Kind(400, "Idempotency-Key missing or malformed"),
+    "unauthorized": Kind(401, "Valid bearer token required"),
+    "forbidden": Kind(403, "Insufficient permissions"),
+    "not-found": Kind(404, "Not found"),
+    "method-not-allowed": Kind(405, "Method not allowed"),
+    "insufficient-funds": Kind(409, "Insufficient funds"),
+    "account-frozen": Kind(409, "Account frozen"),
+    "account-closed": Kind(409, "Account closed"),
+    "already-reversed": Kind(409, "Transaction already reversed"),
+    "not-reversible": Kind(409, "Transaction not reversible"),
+    "hold-not-active": Kind(409, "Hold not active"),
+    "hold-exceeded": Kind(409, "Capture exceeds the hold"),
+    "balance-not-zero": Kind(409, "Account balance is not zero"),
+    "balance-limit": Kind(409, "Balance limit exceeded"),
+    "request-in-progress": Kind(409, "Request with this key in progress"),
+    "payload-too-large": Kind(413, "Request body too large"),
+    "uri-too-long": Kind(414, "Request URI too long"),
+    "unsupported-media-type": Kind(415, "Unsupported media type"),
+    "validation-failed": Kind(422, "Validation failed"),
+    "currency-mismatch": Kind(422, "Currency mismatch"),
+    "same-account": Kind(422, "Payer and payee are the same account"),
+    "idempotency-key-reused": Kind(422, "Idempotency-Key reused for a different request"),
     "rate-limited": Kind(429, "Too many requests"),
-    "headers-too-large": Kind(431, "The request headers are too large"),
-    "internal-error": Kind(500, "Something went wrong on our side"),
-    "unavailable": Kind(503, "The service is briefly unavailable"),
+    "headers-too-large": Kind(431, "Request headers too large"),
+    "internal-error": Kind(500, "Internal error"),
+    "unavailable": Kind(503, "Service temporarily unavailable"),
 }
 
 CODE_OF_STATUS = {
@@ -72,7 +72,7 @@ CODE_OF_STATUS = {
 
 @dataclass(slots=True, eq=False)
 class Problem(Exception):
-    """A problem to answer with; raise it anywhere below an endpoint."""
+    """An exception that becomes a problem response; endpoints and the functions they call may raise it."""
 
     code: str
     detail: str
@@ -84,21 +84,21 @@ class Problem(Exception):
 
     @property
     def status(self) -> int:
-        """The HTTP status that belongs to the code."""
+        """The HTTP status of the problem type."""
         return KINDS[self.code].status
 
 
 class ProblemDocument(BaseModel):
     """The body of every error (RFC 9457)."""
 
-    type: str = Field(description="URI path that names the kind of problem.", examples=["/problems/not-found"])
+    type: str = Field(description="URI reference of the problem type.", examples=["/problems/not-found"])
     title: str
     status: int
     detail: str
     instance: str = Field(description="Path of the request.")
     code: str = Field(description="The last part of `type`.", examples=["not-found"])
     request_id: str
-    errors: list[dict[str, str]] = Field(default=[], description="JSON pointers to wrong fields, with reasons.")
+    errors: list[dict[str, str]] = Field(default=[], description="JSON pointers to invalid fields, with reasons.")
 
 
 def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
@@ -124,12 +124,12 @@ def response(problem: Problem, instance: str, request_id: str) -> Response:
 
 
 def unavailable(detail: str, retry_after: int = 1) -> Problem:
-    """Return the 503 problem with the seconds after which a retry makes sense."""
+    """Return the 503 problem with a Retry-After header, in seconds."""
     return Problem("unavailable", detail, headers={"Retry-After": str(retry_after)})
 
 
 def shortened(text: str) -> str:
-    """Return a text of the client as far as an answer repeats it."""
+    """Return client input truncated for use in a response."""
     return text if len(text) <= _MAX_ECHO else text[:_MAX_ECHO] + "…"
 
 
@@ -139,19 +139,19 @@ def _pointer(location: Sequence[int | str]) -> str:
 
 
 def from_validation(errors: Sequence[ErrorDetails]) -> Problem:
-    """Turn pydantic's findings into a problem: unreadable JSON is malformed, everything else invalid.
+    """Convert pydantic errors into a problem: malformed-request for invalid JSON, else validation-failed.
 
-    The rejected values are not repeated: they may be what somebody must not read in a log.
+    Rejected values are not repeated, because they may be sensitive and problems are logged.
     """
     if any(error["type"] == "json_invalid" for error in errors):
         return Problem("malformed-request", "The body is not valid JSON.")
     found = [{"pointer": _pointer(error["loc"]), "detail": error["msg"]} for error in errors[:MAX_ERRORS]]
     more = len(errors) - len(found)
-    return Problem("validation-failed", "See `errors` for what to change" + (f"; {more} more." if more else "."), found)
+    return Problem("validation-failed", "Invalid request; see `errors`" + (f"; {more} more." if more else "."), found)
 
 
 def from_exception(error: Exception) -> Problem:
-    """Turn any exception an endpoint may raise into the problem that the client gets."""
+    """Convert any exception of an endpoint into a problem."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, ValidationError):
@@ -161,12 +161,12 @@ def from_exception(error: Exception) -> Problem:
     if isinstance(error, HTTPException):
         code = CODE_OF_STATUS.get(error.status_code, "malformed-request" if error.status_code < 500 else "unavailable")
         return Problem(code, _detail_of(error, code), headers=error.headers or {})
-    return Problem("internal-error", "The request failed and nothing is known to have changed; retry with its key.")
+    return Problem("internal-error", "The outcome of the request is unknown; retry with the same Idempotency-Key.")
 
 
 def _detail_of(error: HTTPException, code: str) -> str:
     if code == "not-found":
-        return "No such resource; see /docs/ for what there is."
+        return "No such resource; see /docs/ for the API."
     if code == "method-not-allowed":
-        return f"Use one of: {(error.headers or {}).get('Allow', 'the documented methods')}."
+        return f"Method not allowed; use one of: {(error.headers or {}).get('Allow', 'the documented methods')}."
     return str(error.detail)

@@ -1,7 +1,7 @@
-"""What every request is checked for before its endpoint runs: target, headers, content type and query.
+"""Checks of every request before its endpoint runs: target, headers, content type and query.
 
-Nothing that a client sends is ignored silently: a misspelt parameter or a second Idempotency-Key is a mistake that may
-cost money, so it is refused.
+Nothing is silently ignored: a misspelt parameter or a second Idempotency-Key may cost money, so the request is
+rejected.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
@@ -18,7 +18,7 @@ MAX_TARGET_BYTES = 8 * 1024
 MAX_HEADERS = 100
 _MAX_PARAMETERS = 50
 
-# Fields with a list as their value, which may come in several lines (RFC 9110, section 5.3) and decide nothing here.
+# List-valued headers, which may be repeated (RFC 9110, section 5.3) and do not affect the result.
 _LISTS = frozenset(
     b"accept-charset accept-encoding accept-language baggage cache-control connection cookie expect forwarded"
     b" if-match if-none-match keep-alive link pragma prefer priority te trailer tracestate transfer-encoding"
@@ -32,7 +32,7 @@ Asgi = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 class QueryRoute(Route):
-    """A plain route for GET that names the query parameters it takes."""
+    """A Starlette route for GET with its list of query parameters."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], *parameters: str) -> None:
         super().__init__(path, endpoint)
@@ -40,17 +40,17 @@ class QueryRoute(Route):
 
 
 def check_size(target_bytes: int, headers: int) -> None:
-    """Raise Problem when the target or the number of headers is larger than NGINX would let through."""
+    """Raise Problem if target or number of headers exceed the limits of NGINX."""
     if target_bytes > MAX_TARGET_BYTES:
-        raise Problem("uri-too-long", f"Path and query may have {MAX_TARGET_BYTES} bytes.")
+        raise Problem("uri-too-long", f"Path and query exceed {MAX_TARGET_BYTES} bytes; shorten the query.")
     if headers > MAX_HEADERS:
-        raise Problem("headers-too-large", f"A request may have {MAX_HEADERS} headers.")
+        raise Problem("headers-too-large", f"The request has more than {MAX_HEADERS} headers; send fewer.")
 
 
 def check_headers(lines: Sequence[tuple[bytes, bytes]], headers: Headers) -> None:
-    """Raise Problem (malformed-request) when a header that has one value is repeated.
+    """Raise Problem (malformed-request) if a single-valued header is repeated.
 
-    `headers` are the lines by name. Only the first or last line would count, and which one is not obvious to anybody.
+    `headers` are the lines by name. It would be unclear whether the first or the last line counts.
     """
     if len(lines) == len(headers):
         return
@@ -62,7 +62,7 @@ def check_headers(lines: Sequence[tuple[bytes, bytes]], headers: Headers) -> Non
 
 
 def query_parameters(route: Route) -> tuple[str, ...]:
-    """Return the names of the query parameters that a route takes."""
+    """Return the names of the query parameters of a route."""
     if isinstance(route, QueryRoute):
         return route.parameters
     return _parameters_of(route.dependant) if isinstance(route, APIRoute) else ()
@@ -74,7 +74,7 @@ def _parameters_of(dependant: Dependant) -> tuple[str, ...]:
 
 
 def checked(app: Asgi, parameters: Sequence[str]) -> Asgi:
-    """Return a route's application behind `check`; unknown paths and methods have been answered before."""
+    """Wrap the application of a route in `check`; unknown paths and methods are rejected before."""
 
     async def checked_app(scope: Scope, receive: Any, send: Any) -> None:
         check(scope, parameters)
@@ -84,7 +84,7 @@ def checked(app: Asgi, parameters: Sequence[str]) -> Asgi:
 
 
 def check(scope: Scope, parameters: Sequence[str]) -> None:
-    """Raise Problem for a body or a query that the endpoint would not read as its sender meant it."""
+    """Raise Problem for a body or query that the endpoint would not interpret as the client intended."""
     if scope["method"] != "GET":
         check_content(scope["headers_by_name"])
     if scope["query_string"]:
@@ -92,9 +92,9 @@ def check(scope: Scope, parameters: Sequence[str]) -> None:
 
 
 def check_content(headers: Headers) -> None:
-    """Raise Problem (unsupported-media-type) when the request has a body that is not plain JSON.
+    """Raise Problem (unsupported-media-type) if the request has a body that is not uncompressed JSON.
 
-    A body without a Content-Type is read as JSON; without a body neither type nor coding matters.
+    A body without Content-Type is parsed as JSON; without a body, type and coding do not matter.
     """
     media_type, coding = headers.get(b"content-type"), headers.get(b"content-encoding")
     if (media_type is None or media_type in _JSON) and coding is None:
@@ -112,22 +112,22 @@ def check_content(headers: Headers) -> None:
 
 
 def _is_json(media_type: bytes) -> bool:
-    """Tell whether a Content-Type is application/json without parameters but charset=utf-8."""
-    kind, *parameters = (part.strip() for part in media_type.lower().split(b";"))
-    return kind == b"application/json" and parameters in ([], [b"charset=utf-8"], [b'charset="utf-8"'])
+    """Return whether a Content-Type is application/json without parameters other than charset=utf-8."""
+    type_, *parameters = (part.strip() for part in media_type.lower().split(b";"))
+    return type_ == b"application/json" and parameters in ([], [b"charset=utf-8"], [b'charset="utf-8"'])
 
 
 def check_query(query: bytes, known: Sequence[str]) -> None:
-    """Raise Problem (validation-failed) for unknown and for repeated parameters."""
+    """Raise Problem (validation-failed) for unknown and repeated parameters."""
     try:
         pairs = parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=_MAX_PARAMETERS)
     except ValueError as error:
-        detail = f"A query may have {_MAX_PARAMETERS} parameters."
+        detail = f"The query has more than {_MAX_PARAMETERS} parameters; send fewer."
         raise Problem("validation-failed", detail, [{"pointer": "/query", "detail": "too many parameters"}]) from error
     names = [name for name, _ in pairs]
-    takes = f"this resource takes {', '.join(known)}" if known else "this resource takes none"
-    wrong = {name: f"unknown parameter; {takes}" for name in names if name not in known}
-    wrong |= {name: "given more than once" for name in known if names.count(name) > 1}
+    supported = f"supported: {', '.join(known)}" if known else "this resource has none"
+    wrong = {name: f"unknown parameter; {supported}" for name in names if name not in known}
+    wrong |= {name: "duplicate parameter" for name in known if names.count(name) > 1}
     if wrong:
         errors = [{"pointer": f"/query/{shortened(name)}", "detail": why} for name, why in wrong.items()]
-        raise Problem("validation-failed", "See `errors` for what to change.", errors)
+        raise Problem("validation-failed", "Invalid query; see `errors`.", errors)

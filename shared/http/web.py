@@ -1,4 +1,4 @@
-"""One way to build a service's web application: context, metrics, problems, documentation and health."""
+"""The web application of a service: request context, metrics, problems, API documentation and health."""
 
 import logging
 import re
@@ -48,9 +48,9 @@ Asgi = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class LeanRoute(APIRoute):
-    """A route that FastAPI documents but does not run: the endpoint gets the request and returns the response.
+    """A route that FastAPI documents but does not handle: the endpoint receives the request and returns the response.
 
-    FastAPI's own handling of a request costs more than posting a transfer does (docs/adr/0002).
+    FastAPI's own request handling costs more than posting a transfer (docs/adr/0002).
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -64,17 +64,17 @@ class LeanRoute(APIRoute):
 
 
 class _Application(FastAPI):
-    """FastAPI without its layers for errors: every exception is answered in one place, by Service."""
+    """FastAPI without its error middleware: Service converts all exceptions into responses."""
 
     def build_middleware_stack(self) -> Asgi:
         return AsyncExitStackMiddleware(self.router)
 
 
 class Service:
-    """The ASGI application of a service: FastAPI inside, and around it what every request gets.
+    """The ASGI application of a service: FastAPI, wrapped in the common handling of requests.
 
-    That is: request id, trace, identity headers, checks of the request, metrics and access log; and no exception gets
-    out without an answer. Lean routes without path parameters are called from here, past FastAPI's layers.
+    It adds request id, trace, identity headers, request checks, metrics and access log, and converts every exception
+    into a response. Lean routes without path parameters are called directly, bypassing FastAPI.
     """
 
     def __init__(self, app: FastAPI, settings: ProcessSettings) -> None:
@@ -101,7 +101,7 @@ class Service:
         start = time.perf_counter()
         method = scope["method"]
         if method == "HEAD":
-            scope, send = {**scope, "method": "GET"}, _without_content(send)
+            scope, send = {**scope, "method": "GET"}, _without_body(send)
         headers = scope["headers_by_name"] = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
@@ -122,13 +122,14 @@ class Service:
         try:
             await self._answer(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
         except ClientDisconnect:
-            # It has gone before its request was read: recorded as 499, as NGINX does.
+            # The client disconnected before its request was read: recorded as 499, as in NGINX.
             pass
-        except Exception as error:  # pylint: disable=broad-exception-caught  # the last place that can answer
+        except Exception as error:  # pylint: disable=broad-exception-caught  # last handler before the server
             if status:
                 raise
-            answer = problems.response(_problem_of(self._explained(error, scope)), scope["path"], scope["request_id"])
-            await answer(scope, receive, send_with_identity)
+            problem = _problem_of(self._with_allowed_methods(error, scope))
+            response = problems.response(problem, scope["path"], scope["request_id"])
+            await response(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
             self._record(scope, method, status or 499, time.perf_counter() - start)
@@ -144,7 +145,7 @@ class Service:
         route = self._direct.get((scope["method"], scope["path"]))
         if route is None:
             if scope["path"].endswith("\n"):
-                # The `$` of a route's pattern would match before it.
+                # The `$` of a route's pattern also matches before a trailing newline.
                 raise HTTPException(404)
             await self.app(scope, receive, send)
             return
@@ -153,8 +154,8 @@ class Service:
         response = await route.endpoint(Request(scope, receive))
         await response(scope, receive, send)
 
-    def _explained(self, error: Exception, scope: Scope) -> Exception:
-        """Name all methods of the path; Starlette names those of the first route that it found."""
+    def _with_allowed_methods(self, error: Exception, scope: Scope) -> Exception:
+        """List all methods of the path in a 405; Starlette lists only those of the first matching route."""
         if not isinstance(error, HTTPException) or error.status_code != 405:
             return error
         routes = [
@@ -171,14 +172,14 @@ class Service:
         tracing.name_request(method, handler)
         if not self._logs or scope["path"].startswith(tracing.QUIET):
             return
-        # A write that succeeded is in the line of its group commit; a line for each would cost a seventh of the CPU.
+        # Successful writes are logged with their group commit; a line for each would cost a seventh of the CPU.
         if status >= 400 or not isinstance(route, LeanRoute):
             fields = {"method": method, "handler": handler, "status": status}
             access_log.info("request", extra={**fields, "duration_ms": round(seconds * 1000, 2)})
 
 
-def _without_content(send: Send) -> Send:
-    """Return a `send` that answers HEAD with the answer to GET."""
+def _without_body(send: Send) -> Send:
+    """Return a `send` that drops the body, for HEAD requests handled as GET."""
 
     async def headers_only(message: Message) -> None:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
@@ -187,7 +188,7 @@ def _without_content(send: Send) -> Send:
 
 
 def _traceparent(header: bytes) -> str:
-    """Return the caller's trace, or a new one that nobody records."""
+    """Return the client's traceparent, or a new one that is not sampled."""
     parent = header.decode("latin-1")
     if tracing.TRACEPARENT.fullmatch(parent):
         return parent
@@ -196,7 +197,7 @@ def _traceparent(header: bytes) -> str:
 
 
 def _limited(receive: Receive, content_length: bytes) -> Receive:
-    """Return a `receive` that refuses bodies over the limit, announced or not."""
+    """Return a `receive` that rejects bodies over the limit, with or without Content-Length."""
     received = 0
 
     async def limited() -> Message:
@@ -213,26 +214,26 @@ def _limited(receive: Receive, content_length: bytes) -> Receive:
 
 
 _TOO_LARGE = Problem(
-    "payload-too-large", f"A body may have {MAX_BODY_BYTES} bytes; send less at once.", headers={"Connection": "close"}
+    "payload-too-large", f"The body exceeds {MAX_BODY_BYTES} bytes; send less at once.", headers={"Connection": "close"}
 )
 
 
 def _problem_of(error: Exception) -> Problem:
-    """Return the problem an exception is, or else 503 when the database is away and a logged 500 for the rest."""
+    """Convert an exception into a problem: 503 if the database is not available, and a logged 500 if unexpected."""
     if is_unavailable(error):
         log.warning("database not available: %r", error)
-        return problems.unavailable("The database does not answer; retry with the same Idempotency-Key.")
+        return problems.unavailable("The database is not available; retry with the same Idempotency-Key.")
     problem = problems.from_exception(error)
     if problem.status == 500:
         log.error("unhandled %s", type(error).__name__, exc_info=error)
     return problem
 
 
-_BEARER = HTTPBearer(auto_error=False, description="A JWT; in the lab: make token SUB=alice")
+_BEARER = HTTPBearer(auto_error=False, description="A JWT; in development: make token SUB=alice")
 
 
 async def current_caller(request: Request, _shown: Annotated[Any, Depends(_BEARER)] = None) -> Caller:
-    """Return who makes the request. Raises Problem (unauthorized)."""
+    """Return the caller of the request. Raises Problem (unauthorized)."""
     authenticator: Authenticator = request.app.state.authenticator
     return await authenticator.authenticate(request.headers.get("authorization"))
 
@@ -240,7 +241,7 @@ async def current_caller(request: Request, _shown: Annotated[Any, Depends(_BEARE
 def lean_documentation(
     body: type[BaseModel] | None, *, parameters: Sequence[Mapping[str, Any]] = (), required: bool = True
 ) -> dict[str, Any]:
-    """Return what FastAPI cannot see of a LeanRoute for its OpenAPI document: body, parameters and security."""
+    """Return the OpenAPI description of a LeanRoute that FastAPI cannot derive: body, parameters and security."""
     documentation: dict[str, Any] = {"security": [{_BEARER.scheme_name: []}], "parameters": list(parameters)}
     if body is not None:
         content = {"application/json": {"schema": _inlined(body.model_json_schema())}}
@@ -249,7 +250,7 @@ def lean_documentation(
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
-    """Replace references inside a JSON Schema by what they refer to, so that it can stand anywhere."""
+    """Return a JSON Schema with its references resolved, so that it can be embedded anywhere."""
     if isinstance(schema, list):
         return [_inlined(item, definitions) for item in schema]
     if not isinstance(schema, dict):
@@ -261,20 +262,20 @@ def _inlined(schema: Any, definitions: Mapping[str, Any] | None = None) -> Any:
 
 
 def link(method: str, path: str, *, body: str | None = None, source: str = "/id", **parameters: str) -> dict[str, Any]:
-    """Return an OpenAPI link: what an answer is good for.
+    """Return an OpenAPI link from a response to another operation.
 
-    The value at `source` (a JSON pointer) in the answer is the id in the other operation's path or, with `body`, that
-    field of its body; `parameters` take values of their own from the answer.
+    The value at `source` (a JSON pointer) in the response becomes the id in the path of the operation or, with `body`,
+    that field of its body; `parameters` map other path parameters to pointers.
     """
-    found: dict[str, Any] = {"operationRef": f"#/paths/{path.replace('~', '~0').replace('/', '~1')}/{method}"}
+    operation: dict[str, Any] = {"operationRef": f"#/paths/{path.replace('~', '~0').replace('/', '~1')}/{method}"}
     if body is not None:
-        return {**found, "requestBody": {body: f"$response.body#{source}"}}
+        return {**operation, "requestBody": {body: f"$response.body#{source}"}}
     pointers = parameters or {"id": source}
-    return {**found, "parameters": {name: f"$response.body#{pointer}" for name, pointer in pointers.items()}}
+    return {**operation, "parameters": {name: f"$response.body#{pointer}" for name, pointer in pointers.items()}}
 
 
 def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the OpenAPI description of the error responses with these statuses."""
+    """Return the OpenAPI description of the problem responses with these statuses."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         kinds = {code: kind for code, kind in problems.KINDS.items() if kind.status == status}
@@ -298,9 +299,9 @@ def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     shown: Callable[[], Mapping[str, Any]] = dict,
 ) -> Service:
-    """Return the application of a service; the first routes are matched first, so put the hot ones there.
+    """Return the application of a service; routes are matched in order, so list frequent ones first.
 
-    What `shown` returns anybody may see on the operations page.
+    `shown` returns additional fields for the public operations page.
     """
     docs = f"/docs/{settings.service}"
     app = _Application(
@@ -313,7 +314,7 @@ def create_app(
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    # Not include_router: it dispatches every request through a second, slower layer.
+    # Not include_router: it adds a second, slower layer of dispatching.
     app.router.routes[:0] = routes
     own_routes = [
         *health.routes(checks),

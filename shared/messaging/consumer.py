@@ -1,7 +1,7 @@
-"""The consumer task: receives events, hands them to a handler in batches, and sets poison events aside.
+"""The consumer task: receives events, passes them to a handler in batches, and dead-letters poison events.
 
-The handler commits the effect of a batch, its inbox rows and the position in one transaction; it is called again
-with the same events after an outage or on another replica, and has to be idempotent.
+The handler commits the effect of a batch, its inbox rows and the offset in one database transaction. After an outage or
+on another replica it is called again with the same events, so it must be idempotent.
 """
 
 import asyncio
@@ -25,51 +25,51 @@ from shared.messaging.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
 
-TRIES = 5
+MAX_ATTEMPTS = 5
 _RETRY_SECONDS = 1.0
-_POISON_PAUSE_SECONDS = 0.05
+_POISON_RETRY_SECONDS = 0.05
 # Longer than a source waits for events.
-_SILENCE_SECONDS = 40.0
+_STALLED_SECONDS = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A step of the consumer's own position in a feed, to be committed with the events' effect."""
+    """An offset in a feed and its previous value, to be committed with the effect of the events."""
 
     after: int
     position: int
 
 
 class Overtaken(Exception):
-    """Another replica has moved the position on already; what was received is to be dropped."""
+    """Another replica has already committed a higher offset; discard the received events."""
 
 
 class Handler:
-    """What a service does with events.
+    """Applies events in a service.
 
-    `process` applies events in one transaction and returns the ids of those that were new; where `move` is given it
-    advances the stored position in the same transaction, and raises Overtaken if that is not at `move.after`.
+    `process` applies events in one database transaction and returns the ids of the new ones; with `move` it commits the
+    offset in the same transaction, and raises Overtaken if the stored offset is not `move.after`.
     """
 
     async def position(self) -> int:
-        """Return the stored position in the feed, 0 at first."""
+        """Return the committed offset, initially 0."""
         raise NotImplementedError
 
     async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
-        """Apply the events, all or none; return the ids of those seen for the first time."""
+        """Apply all events or none; return the ids of those processed for the first time."""
         raise NotImplementedError
 
     async def bury(self, raw: Any, reason: str) -> None:
-        """Store a poison event where operators find it; storing it twice is harmless."""
+        """Store a poison event in the dead-letter table; idempotent."""
         raise NotImplementedError
 
     async def rehearse(self, events: Sequence[CloudEvent]) -> None:
-        """Do with events all that `process` does with new ones, and take it back: nothing is left of it."""
+        """Process the events as `process` does with new ones, and roll back."""
         raise NotImplementedError
 
 
 class Consumer:
-    """A background task that consumes from one source; any number of replicas may do so at once."""
+    """A background task that consumes from one source; replicas may run it concurrently."""
 
     def __init__(
         self, source: Source, handler: Handler, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -78,51 +78,51 @@ class Consumer:
         self._handler = handler
         self._pause = pause
         self._lag = 0.0
-        self._settled_at = time.monotonic()
+        self._last_success = time.monotonic()
         CONSUMER_LAG.set_function(self.lag_seconds)
         expect_failures("dead")
 
     def lag_seconds(self) -> float:
-        """Return the age of the last event when it was processed; it grows while nothing is received or settled."""
-        silence = time.monotonic() - self._settled_at
-        return self._lag + silence if silence > _SILENCE_SECONDS else self._lag
+        """Return the age of the last event when it was processed; it grows while the consumer is stalled."""
+        idle_seconds = time.monotonic() - self._last_success
+        return self._lag + idle_seconds if idle_seconds > _STALLED_SECONDS else self._lag
 
     async def run(self) -> None:
-        """Work until cancelled; an outage of source or database delays events and nothing else."""
+        """Consume until cancelled; an outage of the source or the database only delays events."""
         while True:
             try:
                 await self.step()
             except Overtaken:
                 continue
-            except Exception as error:  # pylint: disable=broad-exception-caught  # must outlive every outage
-                log.warning("consumer waits %s s: %r", _RETRY_SECONDS, error)
+            except Exception as error:  # pylint: disable=broad-exception-caught  # keep running through every outage
+                log.warning("event consumption failed, retrying in %s s: %r", _RETRY_SECONDS, error)
                 await self._pause(_RETRY_SECONDS)
 
     async def step(self) -> int:
-        """Receive once and settle what came; return how many events that were."""
+        """Receive and process one delivery; return its number of events."""
         delivery = await self._source.receive(await uninterrupted(self._handler.position()))
         try:
             await uninterrupted(self.settle(delivery))
         except BaseException:
             await self._give_back(delivery)
             raise
-        self._settled_at = time.monotonic()
+        self._last_success = time.monotonic()
         return len(delivery.raw)
 
     async def _give_back(self, delivery: Delivery) -> None:
         try:
             await delivery.give_back()
-        except Exception as error:  # pylint: disable=broad-exception-caught  # the first error is the one to report
-            log.info("could not give events back, they come again by themselves: %r", error)
+        except Exception as error:  # pylint: disable=broad-exception-caught  # the first error is reported
+            log.info("nack failed, the broker will redeliver after the ack timeout: %r", error)
 
     async def settle(self, delivery: Delivery) -> None:
-        """Process a delivery to its end: together if possible, else one by one, and poison set aside."""
+        """Process a delivery as one batch or, if that fails, event by event; dead-letter poison events and ack."""
         events: list[CloudEvent] = []
         for raw in delivery.raw:
             try:
                 events.append(CloudEvent.model_validate(raw))
             except ValidationError as error:
-                await self._set_aside(
+                await self._dead_letter(
                     raw, f"not a CloudEvent: {error.error_count()} errors, first: {error.errors()[0]['msg']}"
                 )
         move = None if delivery.position is None else Move(delivery.after or 0, delivery.position)
@@ -138,10 +138,10 @@ class Consumer:
             return
         except Overtaken:
             raise
-        except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
+        except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
             if is_unavailable(error) or is_retryable(error):
                 raise
-            log.warning("a batch of %d events failed, taking them one by one: %r", len(events), error)
+            log.warning("batch of %d events failed, processing them one by one: %r", len(events), error)
         for event in events:
             with about(event.requestid, event.traceparent):
                 await self._process_alone(event)
@@ -149,23 +149,23 @@ class Consumer:
             await self._handler.process([], move)
 
     async def _process_alone(self, event: CloudEvent) -> None:
-        for attempt in range(1, TRIES + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
                 await self._handle([event], None)
                 return
-            except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
+            except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
                 if is_unavailable(error) or is_retryable(error):
                     raise
                 reason = f"{type(error).__name__}: {error}"
-                log.warning("event %s failed, try %d of %d: %s", event.id, attempt, TRIES, reason)
-                await self._pause(_POISON_PAUSE_SECONDS * attempt)
-        await self._set_aside(event.model_dump(mode="json", exclude_none=True), reason)
+                log.warning("event %s failed, attempt %d of %d: %s", event.id, attempt, MAX_ATTEMPTS, reason)
+                await self._pause(_POISON_RETRY_SECONDS * attempt)
+        await self._dead_letter(event.model_dump(mode="json", exclude_none=True), reason)
 
-    async def _set_aside(self, raw: Any, reason: str) -> None:
+    async def _dead_letter(self, raw: Any, reason: str) -> None:
         await self._handler.bury(raw, reason)
         await self._source.dead_letter(raw, reason)
         CONSUMED.labels(known_type(raw) or "unknown", "dead").inc()
-        log.error("event set aside as a dead letter: %s", reason)
+        log.error("event moved to the dead-letter queue: %s", reason)
 
     async def _handle(self, events: Sequence[CloudEvent], move: Move | None) -> None:
         with tracing.spans("process", SpanKind.CONSUMER, [(event.type, event.traceparent) for event in events]):

@@ -23,17 +23,19 @@ MAX_WAIT_SECONDS = 30
 _POLL_SECONDS = 0.05
 
 
-def _number(request: Request, name: str, default: int, most: int) -> int:
+def _number(request: Request, name: str, default: int, maximum: int) -> int:
     text = request.query_params.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise Problem(
-            "validation-failed", "See `errors`.", [{"pointer": f"/query/{name}", "detail": "not a number ≥ 0"}]
+            "validation-failed",
+            "Invalid query; see `errors`.",
+            [{"pointer": f"/query/{name}", "detail": "not an integer ≥ 0"}],
         )
-    return min(int(text), most)
+    return min(int(text), maximum)
 
 
 def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
-    """Return the feed's route. The header X-Next-Position of an answer is the `after` of the next request."""
+    """Return the route of the feed. The response header X-Next-Position is `after` of the next request."""
 
     async def events(request: Request) -> Response:
         check_service_token(request.headers.get("authorization"), secret)

@@ -1,4 +1,4 @@
-"""What a consumer remembers: events it has seen, its position in a feed, and dead letters."""
+"""Stored state of a consumer: ids of processed events, offsets in feeds, and dead letters."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ from shared.db.database import UtcDateTime, bulk_insert_new
 
 
 class FeedState:
-    """Positions and dead letters of one service: the tables, and what is done with them inside a transaction."""
+    """Offsets and dead letters of one service: the tables, and the operations inside a database transaction."""
 
     def __init__(self, metadata: MetaData) -> None:
         self.positions = Table(
@@ -33,21 +33,21 @@ class FeedState:
         )
 
     async def position(self, connection: AsyncConnection, name: str) -> int:
-        """Return the position in the feed `name`, 0 at first."""
+        """Return the committed offset in the feed `name`, initially 0."""
         positions = self.positions
         return await connection.scalar(select(positions.c.position).where(positions.c.name == name)) or 0
 
     async def move(self, connection: AsyncConnection, name: str, move: Move) -> None:
-        """Advance the position in the feed `name`; raises Overtaken when it is not where the move starts."""
+        """Commit an offset in the feed `name`; raises Overtaken if the stored one is not `move.after`."""
         positions = self.positions
         await bulk_insert_new(connection, positions, [{"name": name, "position": 0}])
-        here = (positions.c.name == name) & (positions.c.position == move.after)
-        result = await connection.execute(update(positions).where(here).values(position=move.position))
+        current = (positions.c.name == name) & (positions.c.position == move.after)
+        result = await connection.execute(update(positions).where(current).values(position=move.position))
         if result.rowcount != 1:
             raise Overtaken
 
     async def bury(self, connection: AsyncConnection, raw: Any, reason: str, now: datetime) -> None:
-        """Store a poison event, once."""
+        """Store a poison event; idempotent."""
         content = _storable(json.dumps(raw, default=repr, skipkeys=True, ensure_ascii=False))
         event_id = raw.get("id") if isinstance(raw, dict) else None
         if not isinstance(event_id, str) or not 1 <= len(event_id) <= 255:
@@ -62,7 +62,7 @@ class FeedState:
 
 
 class Inbox(FeedState):
-    """Positions and dead letters, and the events already seen, for services whose effects have no key of their own."""
+    """Adds the ids of processed events, for services whose effects have no idempotency key."""
 
     def __init__(self, metadata: MetaData) -> None:
         super().__init__(metadata)
@@ -74,11 +74,11 @@ class Inbox(FeedState):
         )
 
     async def claim(self, connection: AsyncConnection, event_ids: Iterable[str], now: datetime) -> set[str]:
-        """Write the ids down and return those that were not there; in id order, so that replicas do not deadlock."""
+        """Insert the ids and return the new ones; in id order, so that replicas do not deadlock."""
         rows = [{"event_id": event_id, "received_at": now} for event_id in sorted(set(event_ids))]
         return {row.event_id for row in await bulk_insert_new(connection, self.seen, rows)}
 
 
 def _storable(text: str) -> str:
-    """Return text that no insert chokes on: a NUL is text nowhere, and half a surrogate is not UTF-8."""
+    """Return text that every database accepts: NUL is escaped, lone surrogates are replaced."""
     return text.replace("\0", "\\0").encode("utf-8", "replace").decode()

@@ -1,11 +1,10 @@
-"""Transactional outbox: events leave the database in the transaction that caused them, and are never skipped.
+"""Transactional outbox: events are written in the database transaction that causes them, and readers never skip any.
 
-Commit order is not id order: a transaction may take a low id and commit after a higher one has been read, so a
-reader that remembers the last id skips rows. Here a sequencer gives positions to rows that are committed already
-(one sequencer at a time, see `shared.messaging.relay`), and readers remember a position.
+Ids are not in commit order: a transaction may get a low id and commit after a higher one has been read, so a reader
+that stores the last id skips rows. Instead, a sequencer assigns positions to committed rows (one sequencer at a time,
+see `shared.messaging.relay`), and readers store a position.
 
-One row is one append with all its events; the events of a row share it, but each has a position of its own, and
-positions have no gaps.
+A row contains all events of one append. Each event has its own position, and positions have no gaps.
 """
 
 from collections.abc import Sequence
@@ -32,14 +31,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from shared.db.database import UtcDateTime, Write, is_postgres, write_all
 from shared.events import Event
 
-# A row stays well below the size limits of brokers and drivers, whatever the batch.
+# Keeps rows well below the size limits of brokers and drivers.
 MAX_EVENTS_PER_ROW = 500
-# Any number beyond 32 bits: those below are the relays' (shared.messaging.relay).
+# Arbitrary, but above 32 bits: relays use the range below (shared.messaging.relay).
 _SEQUENCER_LOCK = 0x6F7574626F78
 
 
 class Outbox:
-    """The outbox of one service: its tables, and what can be done with them inside a transaction."""
+    """The outbox of one service: its tables, and the operations inside a database transaction."""
 
     def __init__(self, metadata: MetaData) -> None:
         self.rows = Table(
@@ -54,9 +53,9 @@ class Outbox:
             Column("created_at", UtcDateTime, nullable=False),
             sqlite_autoincrement=True,
         )
-        # The few rows that wait for a position, found without a look at the many that have one.
-        waiting = self.rows.c.position.is_(None)
-        Index("outbox_unsequenced", self.rows.c.id, postgresql_where=waiting, sqlite_where=waiting)
+        # Finds the few rows without a position quickly.
+        unsequenced = self.rows.c.position.is_(None)
+        Index("outbox_unsequenced", self.rows.c.id, postgresql_where=unsequenced, sqlite_where=unsequenced)
         self.progress = Table(
             "outbox_progress",
             metadata,
@@ -65,46 +64,46 @@ class Outbox:
         )
 
     def write(self, events: Sequence[Event], now: datetime) -> Write:
-        """Return the write that appends the events, in the transaction that caused them."""
+        """Return the write that appends the events; execute it in the transaction that causes them."""
         parts = [events[n : n + MAX_EVENTS_PER_ROW] for n in range(0, len(events), MAX_EVENTS_PER_ROW)]
         rows = [(len(part), orjson.dumps(part), now) for part in parts]
         return Write(self.rows, ("size", "events", "created_at"), rows)
 
     async def has_unsequenced(self, connection: AsyncConnection) -> bool:
-        """Tell cheaply whether committed rows wait for a position."""
+        """Return whether committed rows have no position yet."""
         return (
             await connection.scalar(select(self.rows.c.id).where(self.rows.c.position.is_(None)).limit(1)) is not None
         )
 
     async def sequence(self, connection: AsyncConnection, limit: int = 1000) -> int:
-        """Give positions to up to `limit` committed rows; return how many."""
+        """Assign positions to up to `limit` committed rows; return the number of rows."""
         if is_postgres(connection):
-            # A leader that has just lost its connection may still be in a pass; two at once would move positions.
+            # A leader that has just lost its lock may still be sequencing; concurrent passes would reassign positions.
             await connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _SEQUENCER_LOCK})
         rows = self.rows
-        waiting = (
+        unsequenced = (
             await connection.execute(
                 select(rows.c.id, rows.c.size).where(rows.c.position.is_(None)).order_by(rows.c.id).limit(limit)
             )
         ).all()
         position = await self.head(connection)
         changes = []
-        for row in waiting:
+        for row in unsequenced:
             position += row.size
             changes.append((row.id, position))
         await write_all(connection, [Write(rows, ("id", "position"), changes, key="id")])
         return len(changes)
 
     async def head(self, connection: AsyncConnection) -> int:
-        """Return the position of the last sequenced event, 0 when there is none."""
+        """Return the position of the last sequenced event, 0 if there is none."""
         return await connection.scalar(select(func.max(self.rows.c.position))) or 0
 
     async def read(self, connection: AsyncConnection, after: int, limit: int) -> list[tuple[int, Event]]:
-        """Return up to `limit` events after a position, each with its own position, in order."""
+        """Return up to `limit` events after a position with their positions, in order."""
         rows = self.rows
-        # Positions have no gaps, so the last row wanted is the one that holds position `after + limit`.
+        # Positions have no gaps, so the last row is the one with position `after + limit`.
         wanted = (rows.c.position > after) & (rows.c.position - rows.c.size < after + limit)
-        # Follows from it, and lets the index end the search; else whoever is far behind reads all that is to come.
+        # Implied by the condition above; limits the index scan for readers that are far behind.
         wanted &= rows.c.position < after + limit + MAX_EVENTS_PER_ROW
         statement = select(rows.c.position, rows.c.size, rows.c.events).where(wanted).order_by(rows.c.position)
         numbered: list[tuple[int, Event]] = []
@@ -113,22 +112,22 @@ class Outbox:
         return [(position, event) for position, event in numbered if after < position <= after + limit]
 
     async def published(self, connection: AsyncConnection) -> dict[str, int]:
-        """Return by name of each publisher the position up to which it has published."""
+        """Return the last published position of each publisher."""
         progress = self.progress
         rows = await connection.execute(select(progress.c.name, progress.c.position))
         return {row.name: row.position for row in rows}
 
     async def set_published(self, connection: AsyncConnection, name: str, position: int) -> None:
-        """Remember the position up to which the publisher `name` has published."""
+        """Store the last published position of the publisher `name`."""
         dialect = postgresql if is_postgres(connection) else sqlite
         statement = dialect.insert(self.progress).values(name=name, position=position)
         await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"position": position}))
 
     async def backlog(self, connection: AsyncConnection, after: int) -> tuple[int, datetime | None]:
-        """Return how many events wait to be published after a position, and since when the oldest does."""
+        """Return the number of events after a position and the time of the oldest one."""
         rows = self.rows
         found = select(rows.c.id, rows.c.size)
-        # Two lists, each by its index; PostgreSQL reads the whole table for "null or greater".
+        # Two index scans: PostgreSQL would scan the whole table for "null or greater".
         waiting = union_all(found.where(rows.c.position.is_(None)), found.where(rows.c.position > after)).subquery()
         statement = select(func.coalesce(func.sum(waiting.c.size), 0), func.min(waiting.c.id))
         count, oldest = (await connection.execute(statement)).one()

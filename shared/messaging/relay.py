@@ -1,8 +1,8 @@
-"""The relay of an outbox: gives positions to committed events and publishes them to the broker, if there is one.
+"""The relay of an outbox: assigns positions to committed events and publishes them to the broker, if there is one.
 
-One replica of a service does this at a time (advisory lock); the others stand by. A crash between publishing and
-remembering publishes again, which consumers and `Nats-Msg-Id` both absorb. A broker that has lost its stream gets every
-event again: what is remembered is remembered of that stream.
+One replica of a service is the leader (advisory lock); the others are on standby. After a crash between publishing and
+storing the position, events are published again; consumers and `Nats-Msg-Id` deduplicate them. The position is stored
+per stream, so a broker that has lost its stream receives all events again.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ from shared.messaging.transport import NatsBus
 
 log = logging.getLogger(__name__)
 
-# Begins the name under which a relay remembers how far it has published; before, this was all of it.
+# Prefix of the publisher name; earlier versions used it as the whole name.
 _PUBLISHER = "nats"
 _BATCH = 500
-# Several commits share one pass: a pass is a transaction of its own.
+# Several commits share one pass, because each pass is a database transaction.
 _PAUSE_SECONDS = 0.02
 _IDLE_SECONDS = 0.2
 _CHECK_SECONDS = 1.0
@@ -38,7 +38,7 @@ _MEASURE_SECONDS = 1.0
 
 
 class Relay:
-    """A background task that moves the events of one outbox on; without a bus, readers poll the feed."""
+    """A background task that relays the events of one outbox; without a broker, readers poll the feed."""
 
     def __init__(self, engine: AsyncEngine, outbox: Outbox, bus: NatsBus | None, service: str) -> None:
         self._engine = engine
@@ -46,55 +46,55 @@ class Relay:
         self._bus = bus
         self._lock = crc32(f"{service}/relay".encode())
         self._committed = asyncio.Event()
-        # Unknown until the broker has answered.
+        # None until connected to the broker.
         self._publisher: str | None = None
 
     def committed(self, events: Sequence[Event]) -> None:
-        """Take note of events that this process has just committed."""
+        """Wake the relay after this process has committed events."""
         if events:
             self._committed.set()
             if self._bus is None:
                 count_published(events)
 
     async def run(self) -> None:
-        """Work until cancelled; an outage of database or broker delays events and nothing else."""
+        """Relay until cancelled; an outage of the database or the broker only delays events."""
         while True:
             try:
-                await self._lead_when_free()
-            except Exception as error:  # pylint: disable=broad-exception-caught  # must outlive every outage
-                log.warning("relay stopped, trying again in %s s: %r", _RETRY_SECONDS, error)
+                await self._run_as_candidate()
+            except Exception as error:  # pylint: disable=broad-exception-caught  # keep running through every outage
+                log.warning("relay failed, retrying in %s s: %r", _RETRY_SECONDS, error)
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def _lead_when_free(self) -> None:
-        # The lock lives as long as this connection; if the connection dies, the next statement on it says so.
+    async def _run_as_candidate(self) -> None:
+        # The lock is bound to this connection; if the connection is lost, the next statement on it fails.
         async with self._engine.connect() as leadership:
             try:
                 await self._lead(leadership)
             finally:
-                # Closed for good: back in the pool it would go on holding the lock.
+                # Close it: a connection returned to the pool would keep the lock.
                 await leadership.invalidate()
 
     async def _lead(self, leadership: AsyncConnection) -> None:
         while not await try_advisory_lock(leadership, self._lock):
             await leadership.rollback()
-            # The leader measures; what this process measured while it led is over.
+            # Only the leader exports a backlog.
             _report(0, None)
             await asyncio.sleep(_RETRY_SECONDS)
         await leadership.rollback()
-        # Beside the work: a relay that waits for a lock or for the broker is what the figures have to show.
-        measuring = asyncio.create_task(self._measure_for_ever())
+        # Concurrently, so that the metrics also show a relay that is blocked by a lock or the broker.
+        metrics = asyncio.create_task(self._measure_periodically())
         try:
-            await self._work(leadership)
+            await self._relay(leadership)
         finally:
-            measuring.cancel()
-            await asyncio.wait([measuring])
+            metrics.cancel()
+            await asyncio.wait([metrics])
 
-    async def _work(self, leadership: AsyncConnection) -> None:
+    async def _relay(self, leadership: AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
         checked = loop.time()
         while True:
             busy = await uninterrupted(self.step())
-            # Also while there is much to do: a relay whose lock is gone has a successor.
+            # Also under load: if the lock is lost, another replica is the leader.
             if not busy or loop.time() > checked + _CHECK_SECONDS:
                 await try_advisory_lock(leadership, self._lock)
                 await leadership.rollback()
@@ -106,13 +106,13 @@ class Relay:
 
     async def _wait_for_commits(self) -> None:
         with suppress(TimeoutError):
-            # Not wait_for: up to Python 3.11 it forgets a cancellation that comes with the commit.
+            # Not wait_for: up to Python 3.11 it loses a cancellation that coincides with the commit.
             async with asyncio.timeout(_IDLE_SECONDS):
                 await self._committed.wait()
         self._committed.clear()
 
     async def step(self) -> bool:
-        """Sequence and publish a batch each; tell whether there was anything to do."""
+        """Sequence and publish one batch; return whether there was anything to do."""
         busy = False
         async with self._engine.connect() as connection:
             unsequenced = await self._outbox.has_unsequenced(connection)
@@ -140,12 +140,12 @@ class Relay:
         count_published(events)
         return True
 
-    async def _measure_for_ever(self) -> None:
+    async def _measure_periodically(self) -> None:
         while True:
             try:
                 await uninterrupted(self._measure())
-            except Exception as error:  # pylint: disable=broad-exception-caught  # the work meets the same outage
-                log.info("cannot measure the outbox: %r", error)
+            except Exception as error:  # pylint: disable=broad-exception-caught  # the relay itself reports the outage
+                log.info("outbox metrics not available: %r", error)
             await asyncio.sleep(_MEASURE_SECONDS)
 
     async def _measure(self) -> None:
@@ -159,11 +159,11 @@ class Relay:
 
 
 def _position_of(publisher: str | None, known: Mapping[str, int]) -> int:
-    """Return how far was published to the stream there is now: 0 where it is a new one."""
+    """Return the last position published to the current stream, 0 for a new stream."""
     if publisher is None:
         return max(known.values(), default=0)
     if set(known) == {_PUBLISHER}:
-        # By a version that knew of one stream only, which this is.
+        # Stored by an earlier version, which supported only this stream.
         return known[_PUBLISHER]
     return known.get(publisher, 0)
 

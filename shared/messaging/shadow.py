@@ -1,6 +1,6 @@
-"""The consumer of a canary: every event is processed by the new version as well, and nothing of it stays.
+"""The shadow consumer of a canary: a dry run of every event, rolled back.
 
-Stable's consumers do the work. A canary that cannot do it shows in its metrics (outcome `failed`) and harms nobody.
+The stable replicas process the events. If the canary cannot, its metrics show it (outcome `failed`).
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _RETRY_SECONDS = 1.0
 
 
 class ShadowConsumer:
-    """A background task that rehearses what comes from a source of its own, which gets everything."""
+    """A background task that performs a dry run of every event of its own source."""
 
     def __init__(
         self, source: Source, handler: Handler, pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -35,32 +35,32 @@ class ShadowConsumer:
         self._pause = pause
         self._position: int | None = None
         CONSUMER_LAG.set(0)
-        # A canary has no dead letters; that this is measured as well shows that the name is right.
+        # A canary has no dead letters; the counter at 0 shows that the metric exists.
         for outcome in ("failed", "dead"):
             expect_failures(outcome)
 
     async def run(self) -> None:
-        """Work until cancelled; an outage of source or database delays it and nothing else."""
+        """Consume until cancelled; an outage of the source or the database only delays events."""
         while True:
             try:
                 await self.step()
-            except Exception as error:  # pylint: disable=broad-exception-caught  # must outlive every outage
-                log.warning("shadow consumer waits %s s: %r", _RETRY_SECONDS, error)
+            except Exception as error:  # pylint: disable=broad-exception-caught  # keep running through every outage
+                log.warning("event consumption failed, retrying in %s s: %r", _RETRY_SECONDS, error)
                 await self._pause(_RETRY_SECONDS)
 
     async def step(self) -> int:
-        """Receive once and rehearse what came; return how many events that were."""
+        """Receive one delivery and perform a dry run; return its number of events."""
         if self._position is None:
             # Of a feed, that is where stable is now; a broker begins with what is new.
             self._position = await uninterrupted(self._handler.position())
         delivery = await self._source.receive(self._position)
-        await uninterrupted(self._rehearse(delivery))
+        await uninterrupted(self._dry_run(delivery))
         self._position = delivery.position or self._position
         return len(delivery.raw)
 
-    async def _rehearse(self, delivery: Delivery) -> None:
-        began = time.monotonic()
-        events = [event for raw in delivery.raw if (event := _read(raw)) is not None]
+    async def _dry_run(self, delivery: Delivery) -> None:
+        started = time.monotonic()
+        events = [event for raw in delivery.raw if (event := _parse(raw)) is not None]
         if events and not await self._succeeds(events):
             for event in events:
                 CONSUMED.labels(event.type, "rehearsed" if await self._succeeds([event]) else "failed").inc()
@@ -70,22 +70,24 @@ class ShadowConsumer:
         if events:
             lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
             CONSUMER_LAG.set(lag)
-            log.info("rehearsed", extra={"events": len(events), "seconds": round(time.monotonic() - began, 3)})
+            log.info(
+                "dry run succeeded", extra={"events": len(events), "seconds": round(time.monotonic() - started, 3)}
+            )
         await delivery.acknowledge()
 
     async def _succeeds(self, events: Sequence[CloudEvent]) -> bool:
         try:
             await self._handler.rehearse(events)
-        except Exception as error:  # pylint: disable=broad-exception-caught  # decided here what it means
+        except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
             if is_unavailable(error) or is_retryable(error):
                 raise
-            log.warning("rehearsing %d events failed: %r", len(events), error)
+            log.warning("dry run of %d events failed: %r", len(events), error)
             return False
         return True
 
 
-def _read(raw: Any) -> CloudEvent | None:
-    """Return the event; one that cannot be read is counted."""
+def _parse(raw: Any) -> CloudEvent | None:
+    """Return the parsed event, or None and count a failure."""
     try:
         return CloudEvent.model_validate(raw)
     except ValidationError:

@@ -1,7 +1,7 @@
-"""The streams of the event bus, and what they are configured to be.
+"""The NATS streams and their configuration.
 
-Services create a stream that is not there, as after the loss of the broker's disk. One that is there is changed in one
-place only: `python -m shared.nats_setup`, which every deployment runs before the services start.
+Services create missing streams, as after the loss of the broker's disk. Only `python -m shared.nats_setup`, which every
+deployment runs before the services start, updates existing ones.
 """
 
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 STREAM = "BANK"
 DEAD_LETTERS = "BANK_DEAD_LETTERS"
-# Longer than a relay needs to publish again what a crash kept it from remembering.
+# Longer than a relay needs to republish events after a crash.
 _DUPLICATE_WINDOW_SECONDS = 600
 
 
@@ -35,19 +35,19 @@ CONFIGURATIONS = {
 
 
 async def ensure(jetstream: JetStreamContext, name: str) -> str:
-    """Create the stream if it is not there; return the time when it was created."""
+    """Create the stream if it does not exist; return its creation time."""
     try:
         found = await jetstream.stream_info(name)
     except NotFoundError:
-        log.warning("there is no stream %s, creating it", name)
+        log.warning("stream %s does not exist, creating it", name)
         found = await jetstream.add_stream(CONFIGURATIONS[name])
     return found.created.isoformat() if found.created else ""
 
 
 async def update(jetstream: JetStreamContext, name: str) -> list[str]:
-    """Bring a stream that is there to its configuration; return the names of what changed.
+    """Update an existing stream to its configuration; return the names of the changed fields.
 
-    Raises what JetStream raises, as for something that cannot be changed once a stream is there.
+    Raises the errors of JetStream, e.g. for fields that cannot be changed.
     """
     found = (await jetstream.stream_info(name)).config
     wanted = {field: value for field, value in vars(CONFIGURATIONS[name]).items() if value is not None}

@@ -1,4 +1,4 @@
-"""Where events come from and go to: an HTTP feed or NATS JetStream, behind one small interface."""
+"""Event transport: an HTTP feed or NATS JetStream, behind one interface."""
 
 import asyncio
 import json
@@ -27,14 +27,14 @@ from shared.messaging.streams import STREAM
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5
-# How long a stream that was there is taken to be there still.
-_STREAM_TRUSTED_SECONDS = 5.0
-_FORGOTTEN_AFTER_SECONDS = 60
+# The existence of the streams is checked at most once per interval.
+_STREAM_CHECK_SECONDS = 5.0
+_INACTIVE_THRESHOLD_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """Some events as received; `position` is set where the reader remembers its own position in a feed."""
+    """A batch of events as received; `position` is set if the consumer stores its own offset in a feed."""
 
     raw: Sequence[Any]
     position: int | None
@@ -44,24 +44,24 @@ class Delivery:
 
 
 class Source(Protocol):
-    """Somewhere to consume events from."""
+    """A source of events."""
 
     async def receive(self, after: int) -> Delivery:
-        """Wait a while for events (a feed: those after a position); the delivery may be empty. Raises on outage."""
+        """Wait for events (of a feed: those after a position); the delivery may be empty. Raises on outage."""
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
-        """Set an event aside where operators find it, besides the consumer's own table."""
+        """Publish a poison event to the dead-letter stream, in addition to the consumer's table."""
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
 
 
 async def _nothing() -> None:
-    """Acknowledge nothing: a feed's reader commits its position with the effect of the events."""
+    """Do nothing: consumers of a feed commit their offset with the effect of the events."""
 
 
 class FeedSource:
-    """Reads a producer's `/internal/events` by long polling; several addresses are replicas of one producer."""
+    """Reads a producer's `/internal/events` by long polling; the addresses are replicas of one producer."""
 
     def __init__(self, url: str, token: str, *, limit: int = 500, wait_seconds: float = 20) -> None:
         self._addresses = [part.strip().removeprefix("feed+").rstrip("/") for part in url.split(",")]
@@ -73,21 +73,21 @@ class FeedSource:
         )
 
     async def receive(self, after: int, *, wait_seconds: float | None = None) -> Delivery:
-        """Return the events after a position, waiting for some; a replica that fails is tried last next time."""
+        """Return the events after a position by long polling; a replica that fails is tried last next time."""
         wait = int(self._wait if wait_seconds is None else wait_seconds)
         query = {"after": after, "limit": self._limit, "wait": wait}
         try:
-            answer = await self._client.get(f"{self._addresses[0]}/internal/events", params=query)
-            answer.raise_for_status()
-            raw = orjson.loads(answer.content)
-            position = int(answer.headers["X-Next-Position"])
+            response = await self._client.get(f"{self._addresses[0]}/internal/events", params=query)
+            response.raise_for_status()
+            raw = orjson.loads(response.content)
+            position = int(response.headers["X-Next-Position"])
         except Exception:
             self._addresses.append(self._addresses.pop(0))
             raise
         return Delivery(raw, position, after, _nothing, _nothing)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
-        """Do nothing: a feed has no place for dead letters, the consumer's table keeps them."""
+        """Do nothing: a feed has no dead-letter stream, only the consumer's table."""
 
     async def close(self) -> None:
         """Close the HTTP connections."""
@@ -95,72 +95,72 @@ class FeedSource:
 
 
 class NatsBus:
-    """A connection to NATS JetStream with the streams that the bank uses.
+    """A connection to NATS JetStream that creates missing streams.
 
-    With a tls://… address, the server's certificate has to be of the authority `ca` (PEM), or of one of the system's.
+    With tls://…, the certificate of the server must be issued by `ca` (PEM) or, if empty, by a CA of the system.
     """
 
     def __init__(self, url: str, ca: str = "") -> None:
         self._url = url
         self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
-        # Each user has inboxes of its own, which nobody else may subscribe to (scripts/stack/nats_users.py).
+        # Each user has its own inbox prefix, which other users may not subscribe to (scripts/stack/nats_users.py).
         user = urlsplit(url).username
         self._inbox_prefix = f"_INBOX_{user}" if user else "_INBOX"
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
         self._stream = ""
-        self._stream_seen_at = float("-inf")
+        self._streams_checked_at = float("-inf")
 
     async def jetstream(self) -> JetStreamContext:
-        """Return the JetStream context, connecting and creating the streams when needed. Raises on outage."""
+        """Return the JetStream context; connect and create the streams if necessary. Raises on outage."""
         async with self._connecting:
             if self._client is None or self._client.is_closed:
-                # Without a limit the first connection is tried for ever, and whoever waits for it stands still.
+                # The client retries the first connection forever, which would block the caller.
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     client = await nats.connect(
                         self._url,
                         connect_timeout=2,
                         inbox_prefix=self._inbox_prefix,
                         tls=self._tls,
-                        # Nothing is said before: else a server that offers no TLS is talked to without.
+                        # TLS first: otherwise a server without TLS gets an unencrypted connection.
                         tls_handshake_first=self._tls is not None,
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=1,
                         error_cb=_log_error,
-                        reconnected_cb=self._look_again,
+                        reconnected_cb=self._recheck_streams,
                     )
-                self._stream_seen_at = float("-inf")
+                self._streams_checked_at = float("-inf")
                 try:
-                    await self._look_for_streams(client)
+                    await self._ensure_streams(client)
                 except BaseException:
                     await client.close()
                     raise
                 self._client = client
-            elif time.monotonic() - self._stream_seen_at > _STREAM_TRUSTED_SECONDS:
-                await self._look_for_streams(self._client)
+            elif time.monotonic() - self._streams_checked_at > _STREAM_CHECK_SECONDS:
+                await self._ensure_streams(self._client)
             return self._client.jetstream(timeout=5)
 
-    async def _look_again(self) -> None:
-        # It may be another server, or the same with an empty disk.
-        self._stream_seen_at = float("-inf")
+    async def _recheck_streams(self) -> None:
+        # It may be another server, or one that has lost its disk.
+        self._streams_checked_at = float("-inf")
 
-    async def _look_for_streams(self, client: Client) -> None:
-        """Create the streams that are not there (any more)."""
+    async def _ensure_streams(self, client: Client) -> None:
+        """Create missing streams."""
         stream = client.jetstream(timeout=5)
         created = await streams.ensure(stream, STREAM)
         await streams.ensure(stream, streams.DEAD_LETTERS)
-        self._stream, self._stream_seen_at = created, time.monotonic()
+        self._stream, self._streams_checked_at = created, time.monotonic()
 
     async def stream(self) -> str:
-        """Return what tells the stream of events from one that took its place, as after the loss of the broker's disk.
+        """Return an id of the event stream; a stream recreated after the loss of the broker's disk has another one.
 
-        Creates the stream where there is none. Raises on outage.
+        Creates missing streams. Raises on outage.
         """
         await self.jetstream()
         return self._stream
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Publish the events and return when all are stored. Raises when one may not be; publishing again is safe."""
+        """Publish the events and return when all are stored. Raises if one may not be; publishing again is safe."""
         stream = await self.jetstream()
         acknowledgements = [
             stream.publish(event["type"], orjson.dumps(event), headers={"Nats-Msg-Id": event["id"]}) for event in events
@@ -168,8 +168,8 @@ class NatsBus:
         try:
             await asyncio.gather(*acknowledgements)
         except Exception:
-            # Perhaps there is no stream any more.
-            await self._look_again()
+            # The stream may have been deleted.
+            await self._recheck_streams()
             raise
 
     async def close(self) -> None:
@@ -180,14 +180,14 @@ class NatsBus:
 
 
 async def _log_error(error: Exception) -> None:
-    """Take one line for what the client would report with a traceback every second of an outage."""
+    """Log one line; the client would log a traceback every second of an outage."""
     log.warning("NATS: %r", error)
 
 
 class NatsSource:
-    """A pull consumer; replicas with the same `durable` name compete for events.
+    """A pull consumer; replicas with the same `durable` name share the events.
 
-    Without a name it gets, from now on, every event, whatever others get; the server forgets it soon after it is gone.
+    Without a name it is ephemeral: it receives all new events, and the server deletes it when it is inactive.
     """
 
     def __init__(
@@ -202,16 +202,16 @@ class NatsSource:
         self._subscribed_to = ""
 
     async def receive(self, after: int) -> Delivery:
-        """Return the next events; those of a consumer that died come again after 30 seconds."""
-        del after  # the server remembers what was acknowledged
-        # A stream that took the place of another knows of no subscription, and would only stay silent.
+        """Return the next events; those of a consumer that died are redelivered after 30 seconds."""
+        del after  # the server stores the position of the consumer
+        # A recreated stream has no consumers, so an old subscription would never receive anything.
         name = await self._bus.stream()
         if self._subscription is None or self._subscribed_to != name:
             await self._unsubscribe()
             stream = await self._bus.jetstream()
             config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
             if self._durable is None:
-                config.deliver_policy, config.inactive_threshold = DeliverPolicy.NEW, _FORGOTTEN_AFTER_SECONDS
+                config.deliver_policy, config.inactive_threshold = DeliverPolicy.NEW, _INACTIVE_THRESHOLD_SECONDS
             self._subscription = await stream.pull_subscribe(self._subject, self._durable, STREAM, config=config)
             self._subscribed_to = name
         try:
@@ -230,16 +230,16 @@ class NatsSource:
         )
 
     async def _unsubscribe(self) -> None:
-        """Give the inbox up, which would else be kept for as long as the connection lasts."""
+        """Unsubscribe; otherwise the inbox would be kept as long as the connection."""
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
-            with suppress(Exception):  # whatever is wrong with it, another one takes its place
+            with suppress(Exception):  # it is replaced anyway
                 await subscription.unsubscribe()
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Publish the event under `dead.<type>`, with the reason in a header."""
         stream = await self._bus.jetstream()
-        # Only of a known type: others may hold what a subject must not.
+        # Only known types: others may contain characters that are invalid in a subject.
         subject = f"dead.{known_type(raw) or 'bank.unreadable'}"
         summary = " ".join(reason.split())[:200].encode("utf-8", "replace").decode()
         await stream.publish(subject, json.dumps(raw, default=repr).encode(), headers={"Reason": summary})

@@ -1,7 +1,7 @@
-"""What no log line shows: found in free text by its form, and in structured values by its name.
+"""Masking of log records: sensitive data is found in free text by pattern and in structured values by name.
 
-Tokens, keys, passwords and credentials in URLs are removed, people are hidden, account and card numbers keep their last
-four digits, amounts are hidden from INFO on. Time grows with the length of a text and no faster.
+Tokens, keys, passwords and credentials in URLs are removed, personal data is hidden, account and card numbers keep
+their last four digits, and amounts are hidden at INFO and above. Masking takes time linear in the length of the text.
 """
 
 import re
@@ -14,10 +14,10 @@ HIDDEN = "[hidden]"
 
 _AMOUNT_NAMES = frozenset({"amount", "balance", "balance_after", "available", "held"})
 _PERSONAL_NAMES = frozenset({"name", "email", "e_mail", "owner", "full_name", "first_name", "last_name", "subject"})
-# From here on a number may be an account's.
+# Numbers from here on may be account numbers.
 _LONG_NUMBER = 10**9
 
-# Parts of names whose values are secret, and words that are so only by themselves or between underscores.
+# Substrings of names of secrets, and words that mean a secret only as a whole or between underscores.
 _NAME_PARTS = (
     r"token|passw|passphrase|passcode|pwd|secret|(?:api|access|private|signing)[_-]?key|authorization|cookie|credential"
     r"|session[_-]?id|(?:webhook|database)[_-]?url|connection[_-]?string|signature|jwks?(?![A-Za-z])"
@@ -25,8 +25,8 @@ _NAME_PARTS = (
 _NAME_WORDS = r"(?<![^\W_])(?:pass|pin|cvv|cvc|otp|auth|sid|dsn|private|jwt)(?![^\W_])"
 _SECRET_NAME = re.compile(f"{_NAME_PARTS}|{_NAME_WORDS}", re.IGNORECASE)
 
-# How long an account number (IBAN) of a country is after its check digits. Where it has digits only, ids in
-# hexadecimal (UUIDs, traces, spans) are not taken for one.
+# Lengths of IBANs after the check digits, by country. Countries with digits only are listed separately, so that
+# hexadecimal ids (UUIDs, traces, spans) do not match.
 _IBAN_DIGITS = {"BA": 16, "BE": 12, "DE": 18, "EE": 16, "AE": 19}
 _IBAN_LENGTHS = {
     **{"AD": 20, "AL": 24, "AT": 16, "AZ": 24, "BG": 18, "BH": 18, "BR": 25, "BY": 24, "CH": 17, "CR": 18, "CY": 24},
@@ -37,7 +37,7 @@ _IBAN_LENGTHS = {
     **{"QA": 25, "RO": 20, "RS": 18, "SA": 20, "SC": 27, "SE": 20, "SI": 15, "SK": 20, "SM": 23, "ST": 21, "SV": 24},
     **{"TL": 19, "TN": 20, "TR": 22, "UA": 25, "VA": 18, "VG": 20, "XK": 16},
 }
-# Between the groups of a number that people are to read, also in a `repr`, in JSON and in a URL.
+# Separators between groups of digits, also in a `repr`, in JSON and in a URL.
 _SPACE = r"(?:[ \u00a0\u2007\u202f-]|\\+(?:xa0|u00a0|u2007|u202f)|%20|%C2%A0|\+)"
 _GAP = f"(?:{_SPACE}|[._])?"
 
@@ -53,32 +53,32 @@ def _ibans() -> str:
     return "|".join(forms)
 
 
-# Text may be the `repr` of text: a word may follow an escape (`\n`), and a value that starts with an escaped quote is
-# taken to last as long as the line. Text may be percent-encoded, once.
+# Text may be a `repr`: a word may follow an escape (`\n`), and a value that starts with an escaped quote extends to the
+# end of the line. Text may be percent-encoded once.
 _START = r"(?:(?<![0-9A-Za-z_])|(?<=\\[nrt]))"
 _QUOTED = r"\\+[\"'][^\n]*|\"(?:[^\"\\]|\\.)*+(?:\"|\Z)|'(?:[^'\\]|\\.)*+(?:'|\Z)"
-# A name and what says that its value follows, which is looked at only where the name is a secret's or a person's.
+# A name and the sign before its value; the value is matched only if the name is that of a secret or a person.
 _NAMED = re.compile(
     r"(?<![\w-])(?P<name>[\w-]++)\\*[\"']?"
     r"(?:\s*(?:=>|:=|==|=|:|\uff1d|\uff1a)\s*|%3[AaDd](?:%20|\+)*|>(?=[^\s<>=]))"
 )
 _BLANK = r"(?:\s|\\+[tnr]|%20|\+)+"
 _SCHEME = rf"(?:(?:bearer|basic|digest|token|apikey|negotiate){_BLANK})"
-# What stands between values ends one only where a quote, a space, the end or another name follows.
+# A separator ends a value only before a quote, a space, the end or another name.
 _BARE = r"(?:[^\s,;&}\])]|[,;&}\])](?!\Z|[\s\"'\\,;&}\])]|[\w.-]++\\*[\"']?\s*[=:]))+"
 _VALUES = {
     "secret": re.compile(rf"{_SCHEME}?(?:{_QUOTED}|{_BARE})", re.IGNORECASE | re.DOTALL),
     "tagged": re.compile(r"[^<]+"),
-    # A whole line belongs to these, whatever stands between its parts.
+    # These headers extend to the end of the line.
     "header": re.compile(rf"{_QUOTED}|[^\n\"'][^\n]*", re.DOTALL),
     "person": re.compile(rf"{_QUOTED}|[^\s\"'\\,;&}}\])]+", re.DOTALL),
-    # What goes by `name` alone is a person's only where it is quoted; else it is mostly a thing's.
+    # `name` means a person only if the value is quoted; otherwise it is mostly the name of an object.
     "name": re.compile(_QUOTED, re.DOTALL),
 }
 _HEADER = re.compile(r"(?:proxy-)?authorization|(?:set-)?cookie2?", re.IGNORECASE)
 _PERSON = re.compile(r"owner|(?:full|first|last)_name", re.IGNORECASE)
 
-# From the first `://` of a word to its last `@` are credentials, also where a password has a slash in it.
+# Credentials extend from the first `://` of a word to its last `@`, because passwords may contain slashes.
 _URL = re.compile(r"(?:[^\s\"<>]|\"(?!\s*[,:}\]]))+")
 _CREDENTIALS = re.compile(r"(://|%3A(?:%2F){2}).*(@|%40)", re.IGNORECASE | re.DOTALL)
 _AMOUNTS = re.compile(
@@ -97,8 +97,8 @@ def _last_four(match: re.Match[str]) -> str:
     return "****" + _GAPS.sub("", match[0])[-4:]
 
 
-# What is found by its form: how it looks, and words of which one is in every text that has it. They are looked for
-# first, in lower case, because that is much faster.
+# Patterns of secrets, by hints: every match contains one of the hints (in lower case). Hints are searched first,
+# because that is much faster.
 _FORMS = {
     "private key": r"-----BEGIN[^-]*PRIVATE KEY[^-]*-----(?s:.*?)(?:-----END[^-]*-----|\Z)",
     "failing row|key (": r"(?i:Failing row contains [^\n]*|Key \([^\n]*)",
@@ -117,7 +117,7 @@ for _hints, _pattern, _shown in [*((*form, REMOVED) for form in _FORMS.items()),
     for _hint in _hints.split("|"):
         _FORMS_BY_HINT.setdefault(_hint, []).append((re.compile(_pattern).sub, _shown))
 _BEFORE_A_NUMBER = r"(?:(?<![0-9A-Za-z])|(?<=\\[nrt]))"
-# What every name of a secret, and what every long number has.
+# Required in texts with named secrets, and with long numbers.
 _SIGN = re.compile("[=:>%\uff1d\uff1a]")
 _LONG = re.compile(rf"\d(?:{_GAP}[^\W_]){{9}}")
 _NUMBERS = re.compile(
@@ -131,7 +131,7 @@ _NUMBERS = re.compile(
 
 @lru_cache(maxsize=1024)
 def _kind(name: str) -> str | None:
-    """Return what kind of value goes by a name in a text: secret, header, person or name; None for any other."""
+    """Return the kind of value that a name has in free text: secret, header, person or name; None for others."""
     if _HEADER.fullmatch(name):
         return "header"
     if _SECRET_NAME.search(name):
@@ -148,7 +148,7 @@ def _shown_for(kind: str, value: str) -> str:
 
 
 def _mask_named(text: str) -> str:
-    """Mask values that stand behind the name of a secret or a person."""
+    """Mask values that follow the name of a secret or a person."""
     parts, shown, position = [], 0, 0
     while match := _NAMED.search(text, position):
         position = match.end()
@@ -169,7 +169,7 @@ def _mask_url(match: re.Match[str]) -> str:
 
 
 def mask_text(text: str, *, hide_amounts: bool = False) -> str:
-    """Mask tokens, keys, passwords, people, account numbers, and amounts if asked to, in free text."""
+    """Mask secrets, personal data, account numbers and, with `hide_amounts`, amounts in free text."""
     lowered = text.lower()
     numbers = _LONG.search(text)
     if _SIGN.search(text):
@@ -187,7 +187,7 @@ def mask_text(text: str, *, hide_amounts: bool = False) -> str:
 
 @lru_cache(maxsize=1024)
 def _replacement(name: str, hide_amounts: bool) -> str | None:
-    """Return what stands in place of any value with this name, None where the value itself decides."""
+    """Return the replacement for all values with this name; None if it depends on the value."""
     lowered = name.lower()
     if _SECRET_NAME.search(name):
         return REMOVED
@@ -196,10 +196,10 @@ def _replacement(name: str, hide_amounts: bool) -> str | None:
     return None
 
 
-def mask_value(  # pylint: disable=too-many-return-statements  # one for each kind of value
+def mask_value(  # pylint: disable=too-many-return-statements  # one per type of value
     name: str, value: Any, *, hide_amounts: bool
 ) -> Any:
-    """Mask a value that goes by a name, through mappings and sequences of any depth."""
+    """Mask a named value, recursively through mappings and sequences."""
     if value is None or isinstance(value, bool):
         return value
     replacement = _replacement(name, hide_amounts)

@@ -1,8 +1,8 @@
-"""Traces: OpenTelemetry spans, sent with OTLP over HTTP when OTEL_EXPORTER_OTLP_ENDPOINT is set.
+"""Tracing: OpenTelemetry spans, exported with OTLP over HTTP if OTEL_EXPORTER_OTLP_ENDPOINT is set.
 
 Without it the SDK (shared/observability/tracing_sdk.py) is not imported and every call here returns immediately; the
-W3C `traceparent` of a request is still passed on to logs and events. Sampling and export are configured by
-OpenTelemetry's own variables
+W3C `traceparent` of a request is still propagated to logs and events. OpenTelemetry's own variables configure
+sampling and export
 (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/).
 """
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 # https://www.w3.org/TR/trace-context/#traceparent-header, version 00.
 TRACEPARENT = re.compile("00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-# What services and monitoring ask each other: neither traced nor in the access log.
+# Requests between services and of the monitoring: neither traced nor in the access log.
 QUIET = ("/health/", "/metrics", "/internal/")
-# Most links of a span, and most traces in which one step is told.
+# Maximum number of links of a span, and of traces in which one operation gets a span.
 _LIMIT = 32
 
 
 class _State:
-    """What `start` has started in this process."""
+    """State of tracing in this process, set by `start`."""
 
     tracer: Tracer | None = None
     recorder: "Recorder | None" = None
 
 
 def start(settings: ProcessSettings) -> None:
-    """Send spans from now on, if the settings say where."""
+    """Start exporting spans if an endpoint is configured."""
     if not settings.otel_exporter_otlp_endpoint:
         return
-    # A seventh of a service's modules, so only where spans are sent.
+    # A seventh of the modules of a service, so imported only if spans are exported.
     from shared.observability import tracing_sdk  # pylint: disable=import-outside-toplevel
 
     _State.recorder = tracing_sdk.Recorder(settings)
@@ -48,24 +48,24 @@ def start(settings: ProcessSettings) -> None:
 
 
 def stop() -> None:
-    """Send what has not been sent yet."""
+    """Export the remaining spans."""
     if _State.recorder is not None:
         _State.recorder.stop()
 
 
 def traced_app(app: Any) -> Any:
-    """Return the application with a span around each request of a client."""
+    """Wrap the application so that each client request gets a span."""
     return app if _State.recorder is None else _State.recorder.traced_app(app, QUIET)
 
 
 def trace_statements(engine: AsyncEngine) -> None:
-    """Make a span of every statement that is part of a trace."""
+    """Create a span for every SQL statement that is part of a trace."""
     if _State.recorder is not None:
         _State.recorder.trace_statements(engine)
 
 
 def name_request(method: str, handler: str) -> None:
-    """Name the request's span once its route is known: by the template, never the path itself."""
+    """Name the span of the request after its route template, never after the path."""
     if _State.tracer is not None:
         request = trace.get_current_span()
         request.update_name(f"{method} {handler}")
@@ -73,7 +73,7 @@ def name_request(method: str, handler: str) -> None:
 
 
 def current_traceparent() -> str | None:
-    """Return the `traceparent` of the current span, None where there is none."""
+    """Return the `traceparent` of the current span, None if there is none."""
     if _State.tracer is None:
         return None
     context = trace.get_current_span().get_span_context()
@@ -83,16 +83,16 @@ def current_traceparent() -> str | None:
 
 
 def sampled_ids(traceparents: Iterable[str | None]) -> list[str]:
-    """Return the trace ids of those traces that are recorded, for a log line about many."""
-    return [parent[3:35] for parent in _recorded(traceparents)]
+    """Return the ids of the sampled traces, for log lines about several requests."""
+    return [parent[3:35] for parent in _valid_and_sampled(traceparents)]
 
 
 @contextmanager
 def span(name: str, parents: Sequence[str | None] | None = None) -> Iterator[None]:
-    """Put a span around the block.
+    """Create a span around the block.
 
-    It is a child of the current span or, with `parents` (traceparents), of the first that is sampled, and linked to
-    the others. Where there is no such span there is none here: every trace begins at the edge.
+    It is a child of the current span or, with `parents` (traceparents), of the first sampled one, with links to the
+    others. Without a sampled parent no span is created: traces start at the entry point.
     """
     if _State.tracer is None:
         yield
@@ -110,9 +110,9 @@ def span(name: str, parents: Sequence[str | None] | None = None) -> Iterator[Non
 
 @contextmanager
 def spans(name: str, kind: SpanKind, events: Iterable[tuple[str, str | None]]) -> Iterator[None]:
-    """Put a span around the block in the trace of each event (type, traceparent) that is sampled.
+    """Create a span around the block in the trace of each sampled event (type, traceparent).
 
-    The first is the current one in the block, so that what happens there is told once.
+    The span of the first event is the current one, so that operations in the block are recorded once.
     """
     if _State.tracer is None:
         yield
@@ -124,8 +124,8 @@ def spans(name: str, kind: SpanKind, events: Iterable[tuple[str, str | None]]) -
         yield
 
 
-def _recorded(parents: Iterable[str | None]) -> list[str]:
-    # An event may carry anything.
+def _valid_and_sampled(parents: Iterable[str | None]) -> list[str]:
+    # The traceparent of an event may be any text.
     return [
         parent
         for parent in dict.fromkeys(parents)
@@ -136,7 +136,7 @@ def _recorded(parents: Iterable[str | None]) -> list[str]:
 def _sampled(parents: Iterable[str | None]) -> list[SpanContext]:
     return [
         SpanContext(int(parent[3:35], 16), int(parent[36:52], 16), is_remote=True, trace_flags=TraceFlags(0x01))
-        for parent in _recorded(parents)
+        for parent in _valid_and_sampled(parents)
     ]
 
 

@@ -1,4 +1,4 @@
-"""The half of tracing that records and sends spans: OpenTelemetry's SDK, imported only where spans are sent."""
+"""Recording and export of spans with the OpenTelemetry SDK; imported only if spans are exported."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,12 +21,12 @@ from shared.runtime.settings import ProcessSettings
 
 
 class _NoOrphans(Sampler):
-    """Drops what a service does on its own account, like polling: a call to others is told as part of something."""
+    """Drops client spans without a parent, such as polling by background tasks."""
 
     def __init__(self, inner: Sampler) -> None:
         self._inner = inner
 
-    def should_sample(  # pylint: disable=too-many-arguments,too-many-positional-arguments  # as the interface has them
+    def should_sample(  # pylint: disable=too-many-arguments,too-many-positional-arguments  # defined by the interface
         self,
         parent_context: Context | None,
         trace_id: int,
@@ -45,7 +45,7 @@ class _NoOrphans(Sampler):
 
 
 class Recorder:
-    """Makes spans of requests, statements and calls to others, and sends them."""
+    """Records and exports spans of requests, SQL statements and outgoing calls."""
 
     def __init__(self, settings: ProcessSettings) -> None:
         resource = Resource.create(
@@ -64,18 +64,18 @@ class Recorder:
         self.tracer = self._provider.get_tracer("bank")
 
     def stop(self) -> None:
-        """Send what has not been sent yet."""
+        """Export the remaining spans."""
         self._provider.shutdown()
 
     def traced_app(self, app: Any, quiet: Sequence[str]) -> Any:
-        """Return the application with a span around each request, those of the quiet paths excepted."""
+        """Wrap the application so that each request gets a span, except those of the quiet paths."""
         return OpenTelemetryMiddleware(
             app, excluded_urls=",".join(quiet), exclude_spans=["receive", "send"], tracer_provider=self._provider
         )
 
     def trace_statements(self, engine: AsyncEngine) -> None:
-        """Make a span of every statement of an engine."""
-        # It names SQLAlchemy 2.0 as the last it knows; the tests show that it works with ours.
+        """Create a span for every SQL statement of an engine."""
+        # It declares support up to SQLAlchemy 2.0; the tests cover the version in use.
         SQLAlchemyInstrumentor().instrument(
             engine=engine.sync_engine, tracer_provider=self._provider, skip_dep_check=True
         )

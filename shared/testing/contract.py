@@ -1,4 +1,4 @@
-"""Schemathesis holds a running service against its own OpenAPI document; for the tests of all services."""
+"""Contract tests with Schemathesis: a running service conforms to its own OpenAPI document."""
 
 import re
 import uuid
@@ -22,17 +22,17 @@ from shared.http.problems import KINDS, MEDIA_TYPE, ProblemDocument
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-_ABOUT_FORM = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
+_MALFORMED_CODES = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
 
-# Given the name and value of an id in a request, returns the same or another one; see `hold_to_its_document`.
+# Maps the name and value of an id in a request to the same or another id; see `hold_to_its_document`.
 Replace = Callable[[str, str], str]
 
 
 def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, value: value) -> None:
-    """Send right and wrong requests to every operation, and check every answer.
+    """Send valid and invalid requests to every operation and check every response.
 
-    That is: no 5xx; status, content type and body as documented; errors are problems; the wrong is refused, and the
-    right is not called malformed. `replace` may put ids that exist in the place of generated ones.
+    Checks: no 5xx; status, content type and body as documented; errors are problems; invalid requests are rejected, and
+    valid ones are not malformed. `replace` may substitute existing ids for generated ones.
     """
     schema = schemathesis.openapi.from_url(url)
     schema.config.generation.update(with_security_parameters=False)
@@ -53,19 +53,19 @@ def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, val
         )
         def check(case: Case) -> None:
             _make_realistic(case, replace)
-            # Not Schemathesis' idea of what is accepted: there are good reasons to refuse what is well-formed.
+            # Without positive_data_acceptance: well-formed requests may be rejected for business reasons.
             case.call_and_validate(
                 headers=lab.operator(),
-                additional_checks=[_answers_as_promised],
+                additional_checks=[_check_response],
                 excluded_checks=[positive_data_acceptance],
             )
 
-        check()  # pylint: disable=no-value-for-parameter  # Hypothesis gives it
+        check()  # pylint: disable=no-value-for-parameter  # Hypothesis passes the argument
 
 
 @dataclass
 class Walked:
-    """How far the walks along the links of a document have come: requests, and those of them that followed a link."""
+    """Result of following links: number of requests, of those that followed a link, and responses by status."""
 
     cases: int = 0
     linked: int = 0
@@ -73,9 +73,9 @@ class Walked:
 
 
 def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -> Walked:
-    """Follow the links of the document from answer to request, and check every answer as above.
+    """Follow the links of the document from response to request and check every response.
 
-    Up to `length` requests for each of the `walks`; the same `number` gives the same walks.
+    Each of the `walks` has up to `length` requests; the same `number` (seed) gives the same walks.
     """
     schema = schemathesis.openapi.from_url(url)
     schema.config.generation.update(with_security_parameters=False)
@@ -83,7 +83,7 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
     walked = Walked()
 
     class Walk(machine):  # type: ignore[misc]  # made by Schemathesis at run time
-        """What every request and every answer of a walk is put through."""
+        """Hooks for every request and response of a walk."""
 
         def before_call(self, case: Case) -> None:
             _make_realistic(case, lambda name, value: value)
@@ -103,13 +103,13 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
         ) -> None:
             case.validate_response(
                 response,
-                additional_checks=[*(additional_checks or ()), _answers_as_promised],
+                additional_checks=[*(additional_checks or ()), _check_response],
                 excluded_checks=[positive_data_acceptance],
                 transport_kwargs=options,
                 recorder=self.recorder,
             )
 
-    # A service that has changed meanwhile may answer otherwise, and then the next step cannot be what it was.
+    # The state of the service changes between replays, so its responses may differ.
     with suppress(FlakyStrategyDefinition):
         run_state_machine_as_test(
             seed(number)(Walk),
@@ -126,17 +126,17 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
 
 
 def assert_methods_are_those_documented(base: str, document: dict[str, Any]) -> None:
-    """Ask every path for what it does not do; the answer has to name all that it does."""
+    """Check that a 405 on every path lists exactly the documented methods."""
     for path, operations in document["paths"].items():
-        refused = httpx.patch(base + re.sub(r"{\w+}", str(uuid.uuid4()), path))
-        assert refused.status_code == 405, path
-        allowed = {method.lower() for method in refused.headers["allow"].split(", ")}
-        # What documents do not name: HEAD answers wherever GET does.
+        response = httpx.patch(base + re.sub(r"{\w+}", str(uuid.uuid4()), path))
+        assert response.status_code == 405, path
+        allowed = {method.lower() for method in response.headers["allow"].split(", ")}
+        # HEAD is not documented, but supported wherever GET is.
         assert allowed == operations.keys() | ({"head"} if "get" in operations else set()), path
 
 
 def _make_realistic(case: Case, replace: Replace) -> None:
-    """Let ids be of things that exist, and keys be new; what is wrong stays wrong."""
+    """Use existing ids and new idempotency keys; invalid values stay invalid."""
 
     def change(name: str, value: Any) -> Any:
         if isinstance(value, dict):
@@ -144,27 +144,27 @@ def _make_realistic(case: Case, replace: Replace) -> None:
         if isinstance(value, list):
             return [change(name, item) for item in value]
         if isinstance(value, float) and value.is_integer():
-            return int(value)  # to JSON Schema 1.0 is an integer; to a bank it is not
+            return int(value)  # JSON Schema accepts 1.0 as an integer, the API does not
         return replace(name, value) if isinstance(value, str) and _UUID.fullmatch(value) else value
 
     case.path_parameters = change("", case.path_parameters)
-    if isinstance(case.body, dict):  # else there is nothing to change, and nothing must be said to have changed
+    if isinstance(case.body, dict):  # assigning the same body would count as a change
         case.body = change("", case.body)
     headers = case.headers
-    # Spaces around a header's value are no part of it, so they make nothing wrong.
+    # Leading and trailing spaces are not part of a header value, so they do not make it invalid.
     assume(not headers or all(str(value) == str(value).strip() for value in headers.values()))
     if headers and re.fullmatch("[!-~]{2,255}", headers.get("Idempotency-Key", "")):
-        # Generated keys repeat themselves soon, and then only replays are tested; the shortest are left as they are.
+        # Generated keys repeat soon and would only test replays; one-character keys are kept.
         headers["Idempotency-Key"] = uuid.uuid4().hex
 
 
-def _answers_as_promised(_context: CheckContext, response: Response, case: Case) -> None:
-    """Check what the contract says of every answer: who gave it, and that an error is a problem (RFC 9457)."""
+def _check_response(_context: CheckContext, response: Response, case: Case) -> None:
+    """Check the common contract of responses: identity headers, and errors as problems (RFC 9457)."""
     headers = {name.lower(): values[0] for name, values in response.headers.items()}
-    # What NGINX refuses by itself has no version behind it; a problem it has to be all the same.
-    told_by = {"x-app-version", "x-app-track"}
-    is_nginx_alone = headers.get("server") == "nginx" and response.status_code >= 400 and not told_by & headers.keys()
-    assert headers.keys() >= ({"x-request-id"} if is_nginx_alone else {"x-request-id", *told_by}), headers
+    # Responses of NGINX itself have no version and track, but errors must be problems as well.
+    identity = {"x-app-version", "x-app-track"}
+    is_nginx_alone = headers.get("server") == "nginx" and response.status_code >= 400 and not identity & headers.keys()
+    assert headers.keys() >= ({"x-request-id"} if is_nginx_alone else {"x-request-id", *identity}), headers
     if response.status_code < 400:
         return
     assert headers["content-type"] == MEDIA_TYPE, headers
@@ -175,5 +175,7 @@ def _answers_as_promised(_context: CheckContext, response: Response, case: Case)
     assert problem["status"] == response.status_code < 500, problem
     assert problem["request_id"] == headers["x-request-id"] or "idempotent-replayed" in headers, problem
     if case.meta is not None and case.meta.generation.mode is GenerationMode.POSITIVE:
-        # No document can tell how parameters of a query have to fit together, so there it may be refused as invalid.
-        assert code not in (_ABOUT_FORM if case.method == "GET" else {*_ABOUT_FORM, "validation-failed"}), problem
+        # OpenAPI cannot express dependencies between query parameters, so GET may return validation-failed.
+        assert code not in (
+            _MALFORMED_CODES if case.method == "GET" else {*_MALFORMED_CODES, "validation-failed"}
+        ), problem

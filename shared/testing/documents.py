@@ -1,11 +1,11 @@
-"""The project's Markdown, read for what can be checked in it: its commands, their output, links, and the names it uses.
+"""Parser for the project's Markdown: commands, their output, links and names, for the tests of the documentation.
 
-A shell block that a test runs has a comment before it, and may be followed by what it prints:
+A shell block that a test runs has a comment before it and may be followed by its output:
 
-    <!-- runnable: embedded -->        run on the embedded stack, which the block marked `starts: embedded` has started
+    <!-- runnable: embedded -->        run on the local stack that the block marked `starts: embedded` starts
     <!-- runnable: docker -->          run on the composed stack of the tests
     <!-- not run: why not -->
-    <!-- output -->                    what the block before prints; `…` stands for anything, ids and times may differ
+    <!-- output -->                    output of the previous block; `…` matches anything, ids and times may differ
 """
 
 import re
@@ -28,7 +28,7 @@ _HTTP = ("http://", "https://")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A block of code: where it begins, its language, and what the comment before it says."""
+    """A code block: first line, language, text, and the marker and value of the comment before it."""
 
     line: int
     language: str
@@ -39,20 +39,20 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A block to be run, and what it prints, if the document says so."""
+    """A runnable block and its output, if documented."""
 
     block: Block
     output: Block | None
 
 
 def documents() -> list[Path]:
-    """Return every Markdown file that git knows, or that is new and not ignored."""
+    """Return all Markdown files that are tracked by git or new and not ignored."""
     return [file for file in tracked() if file.suffix == ".md"]
 
 
 @cache
 def tracked() -> tuple[Path, ...]:
-    """Return every file of the project, relative to its root."""
+    """Return all files of the project, relative to its root."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
     return tuple(Path(line) for line in sorted(set(listed)) if (ROOT / line).is_file())
@@ -64,7 +64,7 @@ def parse(text: str) -> list[Token]:
 
 
 def blocks(text: str) -> list[Block]:
-    """Return the blocks of code of a document, in order; a marker belongs to the block that follows it directly."""
+    """Return the code blocks of a document in order; a marker applies to the block directly after it."""
     found: list[Block] = []
     marker, value = "", ""
     for token in parse(text):
@@ -80,7 +80,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def examples(text: str, value: str) -> list[Example]:
-    """Return the blocks of a document that are `runnable: <value>`, each with the output that follows it."""
+    """Return the blocks of a document marked `runnable: <value>`, each with its output."""
     every = blocks(text)
     followers: list[Block | None] = [*every[1:], None]
     return [
@@ -91,7 +91,7 @@ def examples(text: str, value: str) -> list[Example]:
 
 
 def links(text: str) -> Iterator[str]:
-    """Yield where the links and pictures of a document lead."""
+    """Yield the targets of the links and images of a document."""
     for token in _inline(text):
         target = token.attrGet("href") if token.type == "link_open" else token.attrGet("src")
         if token.type in ("link_open", "image") and target is not None:
@@ -100,44 +100,44 @@ def links(text: str) -> Iterator[str]:
 
 
 def code(text: str) -> Iterator[str]:
-    """Yield every code span and every line of the blocks of code in a document."""
+    """Yield every code span and every line of the code blocks of a document."""
     for token in _inline(text):
         if token.type == "code_inline":
             yield token.content
     for block in blocks(text):
-        # Output and data of others are no promise about names; a comment is prose.
+        # Not of output and data, which may contain any names.
         if block.language in (*SHELL, "indented"):
             yield from block.text.splitlines()
 
 
 def anchors(text: str) -> set[str]:
-    """Return the anchors that GitHub makes of a document's headings."""
+    """Return the anchors that GitHub generates from the headings of a document."""
     tokens = parse(text)
     titles = [after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"]
     found: set[str] = set()
     for title in titles:
         slug = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\([^)]*\)", "", title).lower()).replace(" ", "-")
-        # A second heading of the same name gets a number.
+        # Repeated headings get a number.
         same = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
         found.add(f"{slug}-{same}" if same else slug)
     return found
 
 
 def broken_links(file: Path, text: str) -> list[str]:
-    """Return the links of a document that lead nowhere; of the web's only the form is looked at."""
-    wrong = []
+    """Return the broken links of a document; of web links only the syntax is checked."""
+    broken = []
     for target in links(text):
         if target.startswith(_HTTP):
             if not re.fullmatch(r"https?://(?:[\w-]+\.)+[\w-]+(?::\d+)?(?:[/?#]\S*)?", target):
-                wrong.append(target)
+                broken.append(target)
             continue
         path, _, anchor = target.partition("#")
-        aim = (ROOT / file.parent / path).resolve()
-        if path and (not aim.exists() or ROOT not in (aim, *aim.parents)):
-            wrong.append(target)
-        elif anchor and anchor not in anchors(aim.read_text(encoding="utf-8") if path else text):
-            wrong.append(target)
-    return wrong
+        destination = (ROOT / file.parent / path).resolve()
+        if path and (not destination.exists() or ROOT not in (destination, *destination.parents)):
+            broken.append(target)
+        elif anchor and anchor not in anchors(destination.read_text(encoding="utf-8") if path else text):
+            broken.append(target)
+    return broken
 
 
 def _inline(text: str) -> Iterator[Token]:

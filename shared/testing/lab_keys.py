@@ -1,8 +1,8 @@
-"""The lab's own secrets: a signing key made on first use, its JWKS, the services' shared token; signs tokens.
+"""The lab issuer for development: creates a signing key, its JWKS and the service token on first use; signs tokens.
 
     python -m shared.testing.lab_keys SUBJECT [--scope "bank:operator …"] [--ttl SECONDS]
 
-prints one token. A real deployment has an issuer of its own and never uses these.
+prints one token. Production uses a real issuer and none of these secrets.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from shared.testing.paths import ROOT
 
 ISSUER = "banking-lab"
 AUDIENCE = "banking"
-# Whoever holds a lab token may also stand for the cash desk: without money from outside nothing moves.
+# Every lab token includes the cash desk scope, because accounts must be credited before money can move.
 DEFAULT_SCOPE = "bank:deposit"
 DEFAULT_TTL = 12 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class LabSecrets:
-    """Where the secrets are."""
+    """Paths of the secrets."""
 
     key: Path
     jwks: Path
@@ -41,12 +41,12 @@ class LabSecrets:
 
 
 def var_dir() -> Path:
-    """Return the directory of everything that the embedded stack writes: VAR_DIR, or var/ in the project."""
+    """Return the data directory of the local stack: VAR_DIR, or var/ in the project."""
     return Path(os.environ.get("VAR_DIR") or ROOT / "var").absolute()
 
 
 def ensure(directory: Path) -> LabSecrets:
-    """Make the secrets that are not there yet, and return where they are. Raises OSError."""
+    """Create missing secrets and return their paths. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     files = LabSecrets(directory / "lab-key.pem", directory / "jwks.json", directory / "service-token")
     if not files.key.exists():
@@ -62,7 +62,7 @@ def ensure(directory: Path) -> LabSecrets:
 
 
 def sign(key: Path, subject: str, scope: str = "", ttl: int = DEFAULT_TTL) -> str:
-    """Return a token for the subject; it has the given scopes and those of every lab token."""
+    """Return a token for the subject with the given scopes and the default scope."""
     private = _load(key)
     now = int(time.time())
     claims = {
@@ -78,28 +78,28 @@ def sign(key: Path, subject: str, scope: str = "", ttl: int = DEFAULT_TTL) -> st
 
 
 def _create(path: Path, content: bytes) -> None:
-    # Written beside and linked into place: two first uses at the same time agree on one file, and none sees half of it.
-    half = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+    # Write a temporary file and link it: concurrent first uses agree on one file, and none reads a partial one.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
         file.write(content)
     try:
-        os.link(half, path)
+        os.link(temporary, path)
     except FileExistsError:
         pass
     finally:
-        half.unlink()
+        temporary.unlink()
 
 
 def _load(path: Path) -> Ed25519PrivateKey:
     key = serialization.load_pem_private_key(path.read_bytes(), password=None)
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{path} holds no Ed25519 key")
+        raise ValueError(f"{path} does not contain an Ed25519 key")
     return key
 
 
 def _public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
     jwk: dict[str, str] = OKPAlgorithm.to_jwk(key.public_key(), as_dict=True)
-    # The thumbprint (RFC 7638) is taken over exactly these members in this order.
+    # The thumbprint (RFC 7638) is defined over exactly these members in this order.
     canonical = json.dumps({name: jwk[name] for name in ("crv", "kty", "x")}, separators=(",", ":"))
     kid = base64url_encode(sha256(canonical.encode()).digest()).decode()
     return {"kty": jwk["kty"], "crv": jwk["crv"], "x": jwk["x"], "use": "sig", "alg": "EdDSA", "kid": kid}
@@ -107,20 +107,22 @@ def _public_jwk(key: Ed25519PrivateKey) -> dict[str, str]:
 
 def main() -> int:
     """Print a token."""
-    parser = argparse.ArgumentParser(prog="lab_keys", description="Print a bearer token signed with the lab's own key.")
-    parser.add_argument("subject", help="who the token is for, e.g. alice")
+    parser = argparse.ArgumentParser(prog="lab_keys", description="Print a bearer token of the lab issuer.")
+    parser.add_argument("subject", help="subject of the token, e.g. alice")
     parser.add_argument("--scope", default="", help=f"scopes to add to {DEFAULT_SCOPE}, e.g. bank:operator")
-    parser.add_argument("--ttl", default=str(DEFAULT_TTL), help="seconds until it expires (default 12 hours)")
+    parser.add_argument("--ttl", default=str(DEFAULT_TTL), help="lifetime in seconds (default 12 hours)")
     arguments = parser.parse_args()
     subject = arguments.subject
     if not 1 <= len(subject) <= 200 or not (subject.isascii() and subject.isprintable()) or subject != subject.strip():
-        print("token: say who it is for, in 1 to 200 printable ASCII characters: make token SUB=alice", file=sys.stderr)
+        print(
+            "token: the subject must be 1 to 200 printable ASCII characters; run: make token SUB=alice", file=sys.stderr
+        )
         return 1
     try:
-        # A negative one gives an expired token, which tests of refusals need.
+        # A negative value gives an expired token, which tests need.
         ttl = int(arguments.ttl)
     except ValueError:
-        print(f"token: TTL is a number of seconds, not {arguments.ttl!r}", file=sys.stderr)
+        print(f"token: TTL must be a number of seconds, not {arguments.ttl!r}", file=sys.stderr)
         return 1
     try:
         key = ensure(var_dir() / "secrets").key

@@ -1,6 +1,6 @@
-"""The embedded stack: both services, on SQLite unless told otherwise, behind a real NGINX; no Docker.
+"""The local stack: both services behind NGINX as plain processes, with SQLite by default, without Docker.
 
-`make run`, the end-to-end tests and the benchmark all start it through EmbeddedStack.
+`make run`, the end-to-end tests and the benchmark start it.
 """
 
 import fcntl
@@ -32,21 +32,21 @@ SERVICES = (ACCOUNT, TRANSACTION)
 
 _READY_SECONDS = 60
 _MIGRATION_SECONDS = 120
-_LONGEST_PAUSE = 30
+_MAX_BACKOFF_SECONDS = 30
 
 
 class StackError(Exception):
-    """Why the stack cannot run, in words for the person who started it."""
+    """The stack cannot run; the message is for the user."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What the stack runs of one service."""
+    """Replicas, ports and database of one service."""
 
     first_port: int
     replicas: int = 1
     database_url: str = ""
-    """SQLite in the stack's own directory when empty."""
+    """Empty: SQLite in the directory of the stack."""
 
     @property
     def ports(self) -> list[int]:
@@ -85,13 +85,13 @@ class EmbeddedStack:
         self._version = _version()
         self._lock: IO[str] | None = None
         self._restart_at: dict[str, float] = {}
-        self._pauses: dict[str, int] = {}
+        self._backoffs: dict[str, int] = {}
 
-    # Where things are ---------------------------------------------------------------------------------------------
+    # Paths and URLs ------------------------------------------------------------------------------------------------
 
     @property
     def api_url(self) -> str:
-        """Where clients go: NGINX."""
+        """Base URL of the API, served by NGINX."""
         return f"http://{ADDRESS}:{self.http_port}"
 
     def urls(self, service: str) -> list[str]:
@@ -100,16 +100,16 @@ class EmbeddedStack:
 
     @property
     def secrets(self) -> lab_keys.LabSecrets:
-        """The lab's key, JWKS and service token, made on first use."""
+        """Key and JWKS of the lab issuer and the service token, created on first use."""
         return lab_keys.ensure(self.var_dir / "secrets")
 
     @property
     def state_file(self) -> Path:
-        """JSON with URLs, process ids and environments; there while the stack is up."""
+        """JSON file with URLs, process ids and environments; exists while the stack is running."""
         return self.var_dir / "run" / "stack.json"
 
     def environment(self, service: str, index: int = 0) -> dict[str, str]:
-        """Return what the environment of a replica has beyond that of this process."""
+        """Return the environment variables of a replica, in addition to those of this process."""
         other = TRANSACTION if service == ACCOUNT else ACCOUNT
         setting = self.settings[service]
         sqlite = f"sqlite+aiosqlite:///{self.var_dir}/data/{service.removesuffix('-service')}s.db"
@@ -133,7 +133,7 @@ class EmbeddedStack:
     # Start and stop -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Check, migrate, start everything and wait until it is ready. Raises StackError, with nothing left running."""
+        """Migrate and start everything and wait until it is ready. Raises StackError, with nothing left running."""
         try:
             self._prepare()
             self._migrate()
@@ -148,7 +148,7 @@ class EmbeddedStack:
             raise
 
     def stop(self) -> None:
-        """Stop everything: NGINX finishes its requests first, then the services theirs."""
+        """Stop everything gracefully, NGINX before the services."""
         stop_all([self.nginx] if self.nginx else [])
         stop_all([process for replicas in self.processes.values() for process in replicas])
         if self._lock is not None:
@@ -166,7 +166,7 @@ class EmbeddedStack:
         self.stop()
 
     def kill(self, service: str, index: int = 0, sign: int = signal.SIGKILL) -> None:
-        """Send a replica a signal that ends it, and wait for the end; it stays down until `restart`."""
+        """Send a replica a signal and wait until it has exited; it stays down until `restart`."""
         process = self.processes[service][index]
         process.kill(sign)
         process.wait(15)
@@ -180,33 +180,33 @@ class EmbeddedStack:
         self._write_state()
 
     def supervise_once(self) -> list[str]:
-        """Start children that died again, and return what happened in words.
+        """Restart processes that have exited; return messages about it.
 
-        One that dies again and again is started after 1, 2, 4 … seconds.
+        The back-off doubles with each restart: 1, 2, 4 … up to 30 seconds.
         """
-        happened = []
+        messages = []
         now = time.monotonic()
         for process in self._all():
             due = self._restart_at.get(process.name)
             if not process.died:
-                if process.uptime > _LONGEST_PAUSE:
-                    self._pauses.pop(process.name, None)
+                if process.uptime > _MAX_BACKOFF_SECONDS:
+                    self._backoffs.pop(process.name, None)
             elif due is None:
-                pause = self._pauses.get(process.name, 1)
-                self._pauses[process.name] = min(pause * 2, _LONGEST_PAUSE)
-                self._restart_at[process.name] = now + pause
-                happened.append(
-                    f"{process.name} {process.exit_text}; starting it again in {pause} s. It wrote last:\n"
+                backoff = self._backoffs.get(process.name, 1)
+                self._backoffs[process.name] = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+                self._restart_at[process.name] = now + backoff
+                messages.append(
+                    f"{process.name} {process.exit_text}; restarting it in {backoff} s. Last lines of its log:\n"
                     f"{process.log_tail()}"
                 )
             elif due <= now:
                 del self._restart_at[process.name]
                 process.start()
                 self._write_state()
-                happened.append(f"{process.name} started again")
-        return happened
+                messages.append(f"{process.name} restarted")
+        return messages
 
-    # The steps of start -------------------------------------------------------------------------------------------
+    # Steps of start ----------------------------------------------------------------------------------------------
 
     def _all(self) -> list[Process]:
         services = [process for replicas in self.processes.values() for process in replicas]
@@ -217,31 +217,30 @@ class EmbeddedStack:
         try:
             for folder in folders:
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # SQLite and the logs need to write, not just to be there.
+            # An existing directory may not be writable.
             (self.var_dir / "data" / ".writable").touch()
             (self.var_dir / "data" / ".writable").unlink()
             self._lock = (self.var_dir / "run" / "lock").open("a+", encoding="utf-8")
         except OSError as error:
             raise StackError(
-                f"cannot write to {self.var_dir} ({error.strerror}); choose another directory with VAR_DIR=…"
+                f"cannot write to {self.var_dir} ({error.strerror}); set VAR_DIR to another directory"
             ) from error
-        self._take_lock(self._lock)
+        self._acquire_lock(self._lock)
         self._check_ports()
         _ = self.secrets
-        self._report("ports free, directory writable, keys in place")
+        self._report("ports, directory and keys checked")
 
-    def _take_lock(self, lock: IO[str]) -> None:
+    def _acquire_lock(self, lock: IO[str]) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             lock.seek(0)
             holder = lock.read().strip() or "unknown"
-            # Not ours: stop() must not remove what the other one wrote.
+            # stop() must not remove the files of the other stack.
             self._lock = None
             lock.close()
             raise StackError(
-                f"a stack is running already in {self.var_dir} (process {holder}); "
-                "stop it, or choose VAR_DIR=… and PORT=…"
+                f"a stack is already running in {self.var_dir} (process {holder}); " "stop it, or set VAR_DIR and PORT"
             ) from error
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -254,12 +253,12 @@ class EmbeddedStack:
             wanted.insert(0, (self.http_port, "PORT"))
         for port, name in wanted:
             with socket.socket() as probe:
-                # Connections of an earlier run that linger do not count.
+                # Ignore connections of an earlier run in TIME_WAIT.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
                     probe.bind((ADDRESS, port))
                 except OSError as error:
-                    raise StackError(f"port {port}: {error.strerror}; choose another one with {name}=…") from error
+                    raise StackError(f"port {port}: {error.strerror}; set {name} to another port") from error
 
     def _migrate(self) -> None:
         with ThreadPoolExecutor(len(SERVICES)) as pool:
@@ -268,7 +267,7 @@ class EmbeddedStack:
 
     def _migrate_one(self, service: str) -> None:
         try:
-            done = subprocess.run(
+            result = subprocess.run(
                 [sys.executable, "-m", "app.migrate"],
                 cwd=self._services_root / service,
                 env={**os.environ, **self.environment(service)},
@@ -281,9 +280,9 @@ class EmbeddedStack:
             )
         except subprocess.TimeoutExpired as error:
             raise StackError(f"migrating {service} took more than {_MIGRATION_SECONDS} s") from error
-        if done.returncode != 0:
-            tail = "\n".join(f"    {line}" for line in done.stdout.strip().splitlines()[-5:])
-            raise StackError(f"migrating {service} failed with exit code {done.returncode}:\n{tail}")
+        if result.returncode != 0:
+            tail = "\n".join(f"    {line}" for line in result.stdout.strip().splitlines()[-5:])
+            raise StackError(f"migrating {service} failed with exit code {result.returncode}:\n{tail}")
 
     def _start_services(self) -> None:
         for service in SERVICES:
@@ -308,7 +307,7 @@ class EmbeddedStack:
     def _start_nginx(self) -> None:
         program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         if program is None:
-            raise StackError("NGINX is not installed")
+            raise StackError("NGINX is not installed; on Debian: apt-get install nginx")
         folder = self.var_dir / "nginx"
         pools = {service: [f"{ADDRESS}:{port}" for port in self.settings[service].ports] for service in SERVICES}
         variables = {
@@ -318,18 +317,18 @@ class EmbeddedStack:
             **self._nginx_variables,
         }
         (folder / "nginx.conf").write_text(render(**variables), encoding="utf-8")
-        # The error log on the command line, because the one built in may be a place that only root can write to.
+        # Set the error log on the command line, because only root may write to the default path.
         command = [program, "-p", f"{folder}/", "-c", "nginx.conf", "-e", f"{folder}/error.log"]
         test = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
         if test.returncode != 0:
-            raise StackError(f"NGINX refuses its configuration: {test.stderr.strip().splitlines()[0]}")
+            raise StackError(f"NGINX rejects its configuration: {test.stderr.strip().splitlines()[0]}")
         self.nginx = Process(
             "nginx",
-            # Workers of a master that is root's would be another user, who may not read the page in a tree of root's.
+            # Otherwise the workers of a master that runs as root could not read the operations page.
             [*command, "-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")],
             self.var_dir / "log" / "nginx.log",
             stop_signal=signal.SIGQUIT,
-            # The master ends its workers on SIGTERM; on SIGKILL they would stay.
+            # The master stops its workers on SIGTERM; on SIGKILL they would keep running.
             orphan_signal=signal.SIGTERM,
         )
         self.nginx.start()
@@ -337,18 +336,20 @@ class EmbeddedStack:
         self._report(f"NGINX listens on {self.api_url}")
 
     def _wait_ready(self, process: Process, port: int, path: str | None) -> None:
-        """Wait until GET on the path answers 200, or, without a path, until anything answers."""
+        """Wait until GET on the path returns 200 or, without a path, any response."""
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
             status = _status(port, path or "/")
             if process.died:
                 raise StackError(
-                    f"{process.name} {process.exit_text} while starting. It wrote last:\n{process.log_tail()}"
+                    f"{process.name} {process.exit_text} while starting. Last lines of its log:\n{process.log_tail()}"
                 )
             if status == 200 or (path is None and status is not None):
                 return
             time.sleep(0.05)
-        raise StackError(f"{process.name} was not ready after {_READY_SECONDS} s. It wrote last:\n{process.log_tail()}")
+        raise StackError(
+            f"{process.name} was not ready after {_READY_SECONDS} s. Last lines of its log:\n{process.log_tail()}"
+        )
 
     def _write_state(self) -> None:
         state = {
@@ -371,11 +372,11 @@ class EmbeddedStack:
                 for service in SERVICES
             },
         }
-        # Readers see the old state or the new one; a database URL may hold a password.
-        half = self.state_file.with_suffix(".half")
-        half.touch(mode=0o600)
-        half.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
-        half.replace(self.state_file)
+        # Replace the file atomically; only the owner may read it, because database URLs may contain passwords.
+        temporary = self.state_file.with_suffix(".tmp")
+        temporary.touch(mode=0o600)
+        temporary.write_text(json.dumps(state, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(self.state_file)
 
 
 def _status(port: int, path: str) -> int | None:
@@ -392,7 +393,7 @@ def _status(port: int, path: str) -> int | None:
 def _version() -> str:
     try:
         command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError:
         return "dev"
-    return found.stdout.strip() or "dev"
+    return result.stdout.strip() or "dev"

@@ -1,8 +1,8 @@
-"""Render the NGINX configuration from the one template.
+"""Render the NGINX configuration from its template.
 
     python -m shared.testing.nginx_config VARS.json > nginx.conf
 
-The variables are described at the top of the template.
+The top of the template describes the variables.
 """
 
 import argparse
@@ -20,7 +20,7 @@ TEMPLATE = ROOT / "ansible/roles/nginx_canary/templates/banking.conf.j2"
 
 def render(**variables: Any) -> str:
     """Return the configuration. Raises jinja2.UndefinedError when a variable is missing."""
-    # The output is a configuration file, not HTML; trim_blocks is what Ansible renders with.
+    # The output is a configuration file, not HTML; Ansible uses trim_blocks as well.
     environment = jinja2.Environment(  # nosec B701
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -28,7 +28,7 @@ def render(**variables: Any) -> str:
 
 
 def main() -> int:
-    """Render with the variables of a JSON file to standard output."""
+    """Render with the variables in a JSON file and write to standard output."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("variables", type=Path, help="JSON file with the template's variables")
     arguments = parser.parse_args()

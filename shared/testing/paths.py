@@ -1,4 +1,4 @@
-"""Where the project's files are, for what runs from a checkout: scripts, tests and drills."""
+"""Path of the checkout, for scripts, tests and drills."""
 
 from pathlib import Path
 

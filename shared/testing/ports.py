@@ -1,18 +1,18 @@
-"""Free ports, for stacks that run beside others."""
+"""Free ports, for stacks that run alongside others."""
 
 import secrets
 import socket
 from contextlib import ExitStack
 
-_TRIES = 100
+_MAX_ATTEMPTS = 100
 
 
 def free_port(count: int = 1) -> int:
-    """Return the first of `count` neighbouring ports on the loopback address that are free now.
+    """Return the first of `count` consecutive free ports on the loopback address.
 
-    They lie below those that the system gives to outgoing connections. Raises RuntimeError when there are none.
+    They are below the ephemeral port range. Raises RuntimeError if none are found.
     """
-    for _ in range(_TRIES):
+    for _ in range(_MAX_ATTEMPTS):
         first = secrets.choice(range(20000, 30000))
         with ExitStack() as probes:
             try:
@@ -21,4 +21,4 @@ def free_port(count: int = 1) -> int:
             except OSError:
                 continue
             return first
-    raise RuntimeError(f"found no {count} free neighbouring ports")
+    raise RuntimeError(f"no {count} consecutive free ports found")

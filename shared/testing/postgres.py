@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, for tests and benchmarks: a new data directory, a free port, gone afterwards."""
+"""A temporary PostgreSQL server for tests and benchmarks, with its own data directory and port."""
 
 import os
 import pwd
@@ -17,11 +17,11 @@ _START_SECONDS = 60
 
 
 class PostgresMissing(Exception):
-    """The server's programs are not installed."""
+    """PostgreSQL is not installed."""
 
 
 def find_programs() -> Path:
-    """Return the folder of initdb and pg_ctl, the newest version's. Raises PostgresMissing."""
+    """Return the folder of initdb and pg_ctl of the latest version. Raises PostgresMissing."""
     on_path = shutil.which("initdb")
     candidates = [Path(on_path).parent] if on_path else []
     candidates += sorted(
@@ -30,11 +30,11 @@ def find_programs() -> Path:
     for folder in candidates:
         if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
             return folder
-    raise PostgresMissing("PostgreSQL's server programs are missing; on Debian: apt-get install postgresql")
+    raise PostgresMissing("PostgreSQL is not installed; on Debian: apt-get install postgresql")
 
 
 class PostgresServer:
-    """A running server, used as a context manager. `settings` are postgresql.conf settings."""
+    """A running server, as a context manager. `settings` are those of postgresql.conf."""
 
     def __init__(self, settings: Mapping[str, str] | None = None) -> None:
         self._programs = find_programs()
@@ -46,7 +46,7 @@ class PostgresServer:
         self._folder = Path(tempfile.mkdtemp(prefix="bank-postgres-"))
         data = self._folder / "data"
         if os.getuid() == 0:
-            # The server refuses to run as root.
+            # PostgreSQL does not run as root.
             owner = pwd.getpwnam("postgres")
             os.chown(self._folder, owner.pw_uid, owner.pw_gid)
         self._run("initdb", "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
@@ -61,11 +61,11 @@ class PostgresServer:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def stop(self, mode: str = "fast") -> None:
-        """Stop the server: fast ends sessions first, immediate is a crash."""
+        """Stop the server; `fast` disconnects clients first, `immediate` simulates a crash."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", mode, "-w", "stop", check=False)
 
     def start(self) -> None:
-        """Start the server on its data and port; it runs already inside the context, unless it was stopped."""
+        """Start the server again after `stop`, with the same data and port."""
         options = " ".join(f"-c {name}={value}" for name, value in self._settings.items())
         options += f" -p {self.port} -k {self._folder}"
         log = str(self._folder / "log")
@@ -74,20 +74,20 @@ class PostgresServer:
 
     @property
     def pid(self) -> int:
-        """The process id of the server; its sessions are children."""
+        """Process id of the server; sessions are its children."""
         return int((self._folder / "data" / "postmaster.pid").read_text(encoding="utf-8").splitlines()[0])
 
     def url(self, database: str, driver: str = "postgresql+asyncpg") -> str:
-        """Return the address of a database for SQLAlchemy, or with driver `postgresql` for libpq's programs."""
+        """Return the URL of a database for SQLAlchemy or, with driver `postgresql`, for libpq."""
         return f"{driver}://{_USER}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str) -> str:
-        """Create an empty database and return its address for SQLAlchemy."""
+        """Create an empty database and return its URL for SQLAlchemy."""
         self.sql("postgres", f'CREATE DATABASE "{name}"')
         return self.url(name)
 
     def sql(self, database: str, *statements: str) -> str:
-        """Run statements with psql and return its output: one line per row, columns separated by |."""
+        """Execute statements with psql and return its output: one line per row, columns separated by |."""
         command = [str(self.program("psql")), "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
         for statement in statements:
             command += ["-c", statement]
@@ -95,9 +95,9 @@ class PostgresServer:
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def program(self, name: str) -> Path:
-        """Return the path of one of PostgreSQL's programs."""
-        beside = self._programs / name
-        return beside if beside.exists() else Path(shutil.which(name) or name)
+        """Return the path of a PostgreSQL program."""
+        path = self._programs / name
+        return path if path.exists() else Path(shutil.which(name) or name)
 
     def _run(self, program: str, *arguments: str, check: bool = True) -> None:
         command = [str(self._programs / program), *arguments]

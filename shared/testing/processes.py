@@ -1,4 +1,4 @@
-"""Child processes that log to a file and cannot outlive the process that started them."""
+"""Child processes that log to a file and are killed with their parent."""
 
 import ctypes
 import os
@@ -12,17 +12,17 @@ from pathlib import Path
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent(sign: int) -> Callable[[], None] | None:
-    """Return what a child runs before exec, so that the kernel sends it `sign` when its parent is gone."""
+def _signal_with_parent(sign: int) -> Callable[[], None] | None:
+    """Return a pre-exec function that makes the kernel send `sign` when the parent exits."""
     if sys.platform != "linux":
         return None
     parent = os.getpid()
-    # Looked up before the fork: between fork and exec as little as possible should happen.
+    # Resolve before the fork: few operations are safe between fork and exec.
     prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def before_exec() -> None:
         prctl(_PR_SET_PDEATHSIG, sign)
-        # The parent may have died before the line above.
+        # The parent may have exited before the call above.
         if os.getppid() != parent:
             os._exit(1)
 
@@ -30,9 +30,9 @@ def _end_with_parent(sign: int) -> Callable[[], None] | None:
 
 
 class Process:
-    """A child process that can be started again; its output is appended to one log file.
+    """A child process that can be restarted; its output is appended to one log file.
 
-    Start it from a thread that lives as long as the stack: the kernel ends the child with the *thread* that made it.
+    Start it from a thread that lives as long as the stack: the kernel kills the child with the *thread* that created it.
     """
 
     def __init__(
@@ -60,36 +60,36 @@ class Process:
 
     @property
     def pid(self) -> int | None:
-        """The process id, None unless it runs."""
+        """The process id; None if the process is not running."""
         return self._child.pid if self._child is not None and self._child.poll() is None else None
 
     @property
     def died(self) -> bool:
-        """True when it should run and does not."""
+        """Whether the process should be running but has exited."""
         return self.wanted and self.pid is None
 
     @property
     def uptime(self) -> float:
-        """Seconds since it was started last."""
+        """Seconds since the last start."""
         return time.monotonic() - self._started_at
 
     @property
     def exit_text(self) -> str:
-        """How it ended, for people."""
+        """Exit status as text."""
         if self._child is None:
             return "was never started"
         code = self._child.poll()
         if code is None:
             return "is running"
-        return f"was killed by {signal.Signals(abs(code)).name}" if code < 0 else f"ended with exit code {code}"
+        return f"was killed by {signal.Signals(abs(code)).name}" if code < 0 else f"exited with code {code}"
 
     def start(self) -> None:
-        """Start it. Raises OSError when the program or its folder is not there."""
+        """Start the process. Raises OSError if the program or its folder does not exist."""
         self.wanted = True
         self._started_at = time.monotonic()
         with self.log.open("ab") as output:
             self._log_start = output.tell()
-            # A session of its own: Ctrl-C in the terminal reaches the supervisor only, which then stops in order.
+            # In a new session, so that Ctrl-C only reaches the supervisor, which stops the processes in order.
             self._child = subprocess.Popen(  # pylint: disable=consider-using-with,subprocess-popen-preexec-fn
                 self.command,
                 cwd=self.cwd,
@@ -98,25 +98,25 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent(self._orphan_signal),
+                preexec_fn=_signal_with_parent(self._orphan_signal),
             )
 
     def send(self, sign: int) -> None:
-        """Send a signal, if it runs."""
+        """Send a signal if the process has been started."""
         if self._child is not None:
             self._child.send_signal(sign)
 
     def kill(self, sign: int = signal.SIGKILL) -> None:
-        """Send a signal that ends it, on purpose: it is not missed afterwards."""
+        """Send a signal that terminates the process; it does not count as died afterwards."""
         self.wanted = False
         self.send(sign)
 
     def request_stop(self) -> None:
-        """Ask it to end."""
+        """Send the stop signal."""
         self.kill(self._stop_signal)
 
     def wait(self, timeout: float) -> None:
-        """Wait for its end; after the timeout it and its children are killed."""
+        """Wait until the process exits; after the timeout, kill it and its children."""
         if self._child is None:
             return
         try:
@@ -126,15 +126,15 @@ class Process:
             self._child.wait()
 
     def log_tail(self, lines: int = 5) -> str:
-        """Return the last lines that it wrote since its last start."""
+        """Return the last lines of the log since the last start."""
         with self.log.open("rb") as file:
             file.seek(self._log_start)
             written = file.read().decode(errors="replace").strip()
-        return "\n".join(f"    {line}" for line in written.splitlines()[-lines:]) or "    (it wrote nothing)"
+        return "\n".join(f"    {line}" for line in written.splitlines()[-lines:]) or "    (no output)"
 
 
 def stop_all(processes: Sequence[Process], timeout: float = 15) -> None:
-    """Ask all to end at once, and kill what is left after the timeout."""
+    """Stop all processes concurrently; kill those still running after the timeout."""
     for process in processes:
         process.request_stop()
     deadline = time.monotonic() + timeout

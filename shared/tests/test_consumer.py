@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared.messaging.consumer import TRIES, Consumer, Handler, Move, Overtaken
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, Move, Overtaken
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339, utc_now
 from shared.prometheus.registry import REGISTRY
@@ -107,7 +107,7 @@ async def test_a_poison_event_is_set_aside_and_the_others_are_processed(feed: bo
     dead, processed = (metric("bank_events_consumed_total", type=TYPE, outcome=o) for o in ("dead", "processed"))
     assert await consumer(source, handler).step() == 5
     assert handler.seen == ["e1", "e2", "e3", "e4"]
-    assert handler.tries.count("bad") == 1 + TRIES, "once together with the others, then alone"
+    assert handler.tries.count("bad") == 1 + MAX_ATTEMPTS, "once together with the others, then alone"
     assert handler.buried == [raw for raw, _ in source.dead] and len(handler.buried) == 1
     assert handler.buried[0]["id"] == "bad" and handler.buried[0]["data"] == {"secret": 1}
     assert source.dead[0][1].startswith("ZeroDivisionError: try ")
@@ -126,7 +126,7 @@ async def test_dead_letters_of_types_that_nobody_knows_are_counted_together() ->
 
 async def test_an_event_that_fails_for_a_while_is_not_set_aside() -> None:
     source = FakeSource(events(2))
-    handler = FakeHandler({"e1": [ValueError() for _ in range(TRIES)]})
+    handler = FakeHandler({"e1": [ValueError() for _ in range(MAX_ATTEMPTS)]})
     await consumer(source, handler).step()
     assert sorted(handler.seen) == ["e1", "e2"] and source.dead == []
 

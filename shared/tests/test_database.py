@@ -143,7 +143,7 @@ async def test_a_connection_that_died_in_a_pause_is_replaced(
             async with other.connect() as connection:
                 for victim in victims:
                     await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": victim})
-        monkeypatch.setattr(database, "_TRUSTED_SECONDS", 0.0)
+        monkeypatch.setattr(database, "_PING_AFTER_SECONDS", 0.0)
         async with engine.connect() as third, engine.connect() as fourth:
             for connection in (third, fourth):
                 assert await connection.scalar(text("SELECT pg_backend_pid()")) not in victims

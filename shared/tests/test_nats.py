@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from shared.messaging import transport
-from shared.messaging.consumer import TRIES, Consumer, Handler, Move
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, Move
 from shared.events import CloudEvent, Event
 from shared.messaging.streams import DEAD_LETTERS, STREAM
 from shared.tests.support import NatsServer, event, events, eventually, names
@@ -126,7 +126,7 @@ async def test_poison_goes_to_the_dead_letters_and_blocks_nobody(bus: NatsBus) -
     while await consumer.step():
         pass
     assert handler.seen == ["good-1", "good-2"]
-    assert handler.tries == TRIES + 1, "once in the batch, then alone"
+    assert handler.tries == MAX_ATTEMPTS + 1, "once in the batch, then alone"
     letters = {subject: (content, reason) for subject, content, reason in await dead_letters(bus)}
     assert letters["dead.bank.hold.placed"] == (poison, "ZeroDivisionError: cannot be done")
     assert len(handler.buried) == 3 and await drained(reader(bus)) == []
