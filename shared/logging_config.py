@@ -19,7 +19,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 @contextmanager
-def about(request_id: str | None, traceparent: str | None) -> Iterator[None]:
+def request_context(request_id: str | None, traceparent: str | None) -> Iterator[None]:
     """Add the ids of a request to all lines logged in the block."""
     tokens = REQUEST_ID.set(request_id), TRACE_PARENT.set(traceparent)
     try:

@@ -1,0 +1,1 @@
+"""Database access: engine, transactions, migrations and grants, for PostgreSQL and SQLite."""

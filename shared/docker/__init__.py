@@ -1,0 +1,1 @@
+"""Socket proxy: an allow-list in front of the Docker Engine API."""

@@ -1,0 +1,1 @@
+"""HTTP: web application, authentication, request checks, problems, idempotency, paging and health."""

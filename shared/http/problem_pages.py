@@ -12,14 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared.http.problems import KINDS, Kind
+from shared.http.problems import PROBLEM_TYPES, ProblemType
 
 # Problem types that only NGINX returns; its template contains the same titles.
-EDGE_KINDS: Mapping[str, Kind] = {
-    "tls-required": Kind(400, "HTTPS required"),
-    "not-implemented": Kind(501, "Transfer coding not supported"),
-    "bad-gateway": Kind(502, "Bad gateway"),
-    "http-version": Kind(505, "HTTP version not supported"),
+NGINX_PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "tls-required": ProblemType(400, "HTTPS required"),
+    "not-implemented": ProblemType(501, "Transfer coding not supported"),
+    "bad-gateway": ProblemType(502, "Bad gateway"),
+    "http-version": ProblemType(505, "HTTP version not supported"),
 }
 
 
@@ -107,9 +107,9 @@ ADVICE: Mapping[str, Advice] = {
 }
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, ProblemType]:
     """Return all problem types by code, sorted by status."""
-    return dict(sorted({**KINDS, **EDGE_KINDS}.items(), key=lambda item: item[1].status))
+    return dict(sorted({**PROBLEM_TYPES, **NGINX_PROBLEM_TYPES}.items(), key=lambda item: item[1].status))
 
 
 def as_markdown(code: str) -> str:

@@ -17,41 +17,41 @@ _MAX_ECHO = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class ProblemType:
     """A problem type: its HTTP status and its fixed title."""
 
     status: int
     title: str
 
 
-KINDS: Mapping[str, Kind] = {
-    "malformed-request": Kind(400, "Malformed request"),
-    "idempotency-key-missing": Kind(400, "Idempotency-Key missing or malformed"),
-    "unauthorized": Kind(401, "Valid bearer token required"),
-    "forbidden": Kind(403, "Insufficient permissions"),
-    "not-found": Kind(404, "Not found"),
-    "method-not-allowed": Kind(405, "Method not allowed"),
-    "insufficient-funds": Kind(409, "Insufficient funds"),
-    "account-frozen": Kind(409, "Account frozen"),
-    "account-closed": Kind(409, "Account closed"),
-    "already-reversed": Kind(409, "Transaction already reversed"),
-    "not-reversible": Kind(409, "Transaction not reversible"),
-    "hold-not-active": Kind(409, "Hold not active"),
-    "hold-exceeded": Kind(409, "Capture exceeds the hold"),
-    "balance-not-zero": Kind(409, "Account balance is not zero"),
-    "balance-limit": Kind(409, "Balance limit exceeded"),
-    "request-in-progress": Kind(409, "Request with this key in progress"),
-    "payload-too-large": Kind(413, "Request body too large"),
-    "uri-too-long": Kind(414, "Request URI too long"),
-    "unsupported-media-type": Kind(415, "Unsupported media type"),
-    "validation-failed": Kind(422, "Validation failed"),
-    "currency-mismatch": Kind(422, "Currency mismatch"),
-    "same-account": Kind(422, "Payer and payee are the same account"),
-    "idempotency-key-reused": Kind(422, "Idempotency-Key reused for a different request"),
-    "rate-limited": Kind(429, "Too many requests"),
-    "headers-too-large": Kind(431, "Request headers too large"),
-    "internal-error": Kind(500, "Internal error"),
-    "unavailable": Kind(503, "Service temporarily unavailable"),
+PROBLEM_TYPES: Mapping[str, ProblemType] = {
+    "malformed-request": ProblemType(400, "Malformed request"),
+    "idempotency-key-missing": ProblemType(400, "Idempotency-Key missing or malformed"),
+    "unauthorized": ProblemType(401, "Valid bearer token required"),
+    "forbidden": ProblemType(403, "Insufficient permissions"),
+    "not-found": ProblemType(404, "Not found"),
+    "method-not-allowed": ProblemType(405, "Method not allowed"),
+    "insufficient-funds": ProblemType(409, "Insufficient funds"),
+    "account-frozen": ProblemType(409, "Account frozen"),
+    "account-closed": ProblemType(409, "Account closed"),
+    "already-reversed": ProblemType(409, "Transaction already reversed"),
+    "not-reversible": ProblemType(409, "Transaction not reversible"),
+    "hold-not-active": ProblemType(409, "Hold not active"),
+    "hold-exceeded": ProblemType(409, "Capture exceeds the hold"),
+    "balance-not-zero": ProblemType(409, "Account balance is not zero"),
+    "balance-limit": ProblemType(409, "Balance limit exceeded"),
+    "request-in-progress": ProblemType(409, "Request with this key in progress"),
+    "payload-too-large": ProblemType(413, "Request body too large"),
+    "uri-too-long": ProblemType(414, "Request URI too long"),
+    "unsupported-media-type": ProblemType(415, "Unsupported media type"),
+    "validation-failed": ProblemType(422, "Validation failed"),
+    "currency-mismatch": ProblemType(422, "Currency mismatch"),
+    "same-account": ProblemType(422, "Payer and payee are the same account"),
+    "idempotency-key-reused": ProblemType(422, "Idempotency-Key reused for a different request"),
+    "rate-limited": ProblemType(429, "Too many requests"),
+    "headers-too-large": ProblemType(431, "Request headers too large"),
+    "internal-error": ProblemType(500, "Internal error"),
+    "unavailable": ProblemType(503, "Service temporarily unavailable"),
 }
 
 CODE_OF_STATUS = {
@@ -85,7 +85,7 @@ class Problem(Exception):
     @property
     def status(self) -> int:
         """The HTTP status of the problem type."""
-        return KINDS[self.code].status
+        return PROBLEM_TYPES[self.code].status
 
 
 class ProblemDocument(BaseModel):
@@ -105,7 +105,7 @@ def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]
     """Return the problem's body as plain data."""
     body = {
         "type": f"/problems/{problem.code}",
-        "title": KINDS[problem.code].title,
+        "title": PROBLEM_TYPES[problem.code].title,
         "status": problem.status,
         "detail": problem.detail,
         "instance": instance,

@@ -278,7 +278,7 @@ def documented_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI description of the problem responses with these statuses."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
-        kinds = {code: kind for code, kind in problems.KINDS.items() if kind.status == status}
+        kinds = {code: kind for code, kind in problems.PROBLEM_TYPES.items() if kind.status == status}
         schema = problems.ProblemDocument.model_json_schema()
         schema["properties"]["code"]["enum"] = list(kinds)
         schema["properties"]["status"]["const"] = status

@@ -1,0 +1,1 @@
+"""Events between services: outbox, relay, feed, NATS transport, consumers and inbox."""

@@ -18,7 +18,7 @@ from shared.observability import tracing
 from shared.db.database import is_retryable, is_unavailable
 from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
-from shared.logging_config import about
+from shared.logging_config import request_context
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
 from shared.runtime.tasks import uninterrupted
 from shared.messaging.transport import Delivery, Source
@@ -143,7 +143,7 @@ class Consumer:
                 raise
             log.warning("batch of %d events failed, processing them one by one: %r", len(events), error)
         for event in events:
-            with about(event.requestid, event.traceparent):
+            with request_context(event.requestid, event.traceparent):
                 await self._process_alone(event)
         if move is not None:
             await self._handler.process([], move)

@@ -1,0 +1,1 @@
+"""Process lifecycle: settings, server, background tasks and container health check."""

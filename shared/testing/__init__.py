@@ -1,0 +1,1 @@
+"""Helpers for tests, drills and local stacks; the services do not import it."""

@@ -18,7 +18,7 @@ from schemathesis import Case, CheckContext, GenerationMode, Response
 from schemathesis.core.result import Err
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from shared.http.problems import KINDS, MEDIA_TYPE, ProblemDocument
+from shared.http.problems import PROBLEM_TYPES, MEDIA_TYPE, ProblemDocument
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -170,7 +170,7 @@ def _check_response(_context: CheckContext, response: Response, case: Case) -> N
     assert headers["content-type"] == MEDIA_TYPE, headers
     problem = response.json()
     ProblemDocument.model_validate(problem, strict=True)
-    kind, code = KINDS[problem["code"]], problem["code"]
+    kind, code = PROBLEM_TYPES[problem["code"]], problem["code"]
     assert (kind.status, kind.title, f"/problems/{code}") == (problem["status"], problem["title"], problem["type"])
     assert problem["status"] == response.status_code < 500, problem
     assert problem["request_id"] == headers["x-request-id"] or "idempotent-replayed" in headers, problem

@@ -32,7 +32,7 @@ def _signal_with_parent(sign: int) -> Callable[[], None] | None:
 class Process:
     """A child process that can be restarted; its output is appended to one log file.
 
-    Start it from a thread that lives as long as the stack: the kernel kills the child with the *thread* that created it.
+    Start it from a thread that lives as long as the stack: the kernel kills it with the *thread* that created it.
     """
 
     def __init__(

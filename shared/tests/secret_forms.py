@@ -1,4 +1,4 @@
-"""Secrets in every form in which one may get into a text: each comes with the part of it that nobody may see."""
+"""Strategies for secrets in all forms in which they may occur in text, each with the part that must be masked."""
 
 import json
 import string
@@ -10,9 +10,9 @@ ALPHANUMERIC = string.ascii_letters + string.digits
 Secret = tuple[str, str]
 
 
-def word(alphabet: str = ALPHANUMERIC, least: int = 12, most: int = 30) -> st.SearchStrategy[str]:
-    """Return texts that do not occur by chance."""
-    return st.text(alphabet, min_size=least, max_size=most)
+def word(alphabet: str = ALPHANUMERIC, min_size: int = 12, max_size: int = 30) -> st.SearchStrategy[str]:
+    """Return a strategy for texts that do not occur by chance."""
+    return st.text(alphabet, min_size=min_size, max_size=max_size)
 
 
 def jwts() -> st.SearchStrategy[Secret]:
@@ -63,9 +63,9 @@ NAMES = [
 
 def pairs() -> st.SearchStrategy[Secret]:
     bare = word(ALPHANUMERIC + "!$%*+-./@^_~|<>?#")
-    free = word(string.digits + string.ascii_letters + " ,;&}])('\"\\=:é", least=14)
+    free = word(string.digits + string.ascii_letters + " ,;&}])('\"\\=:é", min_size=14)
     name, sign = st.sampled_from(NAMES), st.sampled_from(["=", ": ", ":", " = ", "=>", " => ", ":=", "==", "\uff1d"])
-    # What else stands between values is part of one where no other name follows.
+    # A separator is part of the value unless another name follows.
     joined = st.tuples(bare, st.sampled_from(",;&)}]"), word()).map("".join)
     return st.one_of(
         st.tuples(name, sign, bare).map(lambda parts: ("".join(parts), parts[2])),
@@ -104,7 +104,7 @@ def pems() -> st.SearchStrategy[Secret]:
 
 
 def ibans() -> st.SearchStrategy[Secret]:
-    """Account numbers of countries with letters in them and without, in groups or not; the last four are shown."""
+    """IBANs with and without letters, grouped or not; the last four characters are not masked."""
     countries = {
         "DE": "d" * 18,
         "GB": "l" * 4 + "d" * 14,
@@ -130,7 +130,7 @@ def ibans() -> st.SearchStrategy[Secret]:
 
 
 def cards() -> st.SearchStrategy[Secret]:
-    """Card numbers in groups, and long numbers in digits of other scripts."""
+    """Card numbers in groups, and long numbers in non-ASCII digits."""
     digits = st.text(string.digits, min_size=16, max_size=16)
     gap = st.sampled_from([" ", "-", "\u00a0"])
     zeros = st.sampled_from("\u0660\u06f0\u0966\uff10\U0001d7ce")
@@ -151,7 +151,7 @@ def cards() -> st.SearchStrategy[Secret]:
 
 
 def webhooks() -> st.SearchStrategy[Secret]:
-    parts = st.tuples(word(string.ascii_uppercase + string.digits, 8, 10), word(least=20, most=24))
+    parts = st.tuples(word(string.ascii_uppercase + string.digits, 8, 10), word(min_size=20, max_size=24))
 
     def address(pair: tuple[str, str], escaped: bool, start: str) -> Secret:
         path = f"services/T{pair[0]}/B{pair[0][::-1]}/{pair[1]}"
@@ -165,7 +165,7 @@ def known_tokens() -> st.SearchStrategy[Secret]:
     prefix = st.sampled_from(["xoxb-", "xoxp-1-", "ghp_", "gho_", "github_pat_", "glpat-", "sk_live_", "AIza"])
     seed = st.text(string.ascii_uppercase + "234567", min_size=56, max_size=56)
     return st.one_of(
-        st.tuples(prefix, word(least=30, most=40)).map(lambda pair: ("".join(pair), pair[1])),
+        st.tuples(prefix, word(min_size=30, max_size=40)).map(lambda pair: ("".join(pair), pair[1])),
         seed.map(lambda text: (f"SU{text}", text)),
     )
 

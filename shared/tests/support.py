@@ -1,4 +1,4 @@
-"""What the tests of shared are written with."""
+"""Helpers for the tests of shared."""
 
 import asyncio
 import shutil
@@ -31,7 +31,7 @@ def event(name: str, type_: str = "bank.entry.posted", **data: Any) -> Event:
 
 
 def events(count: int, start: int = 1) -> list[Event]:
-    """Return events with the ids e1, e2 and so on."""
+    """Return events with the ids e1, e2, …"""
     return [event(f"e{number}") for number in range(start, start + count)]
 
 
@@ -47,7 +47,7 @@ async def append(engine: AsyncEngine, *items: Event) -> None:
 
 
 async def sequence(engine: AsyncEngine, limit: int = 1000) -> int:
-    """Give positions to committed rows."""
+    """Assign positions to committed rows."""
     async with write_transaction(engine) as connection:
         return await outbox.sequence(connection, limit)
 
@@ -59,20 +59,20 @@ async def read(engine: AsyncEngine, after: int = 0, limit: int = 10_000) -> list
 
 
 async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
-    """Wait until something holds, or fail."""
+    """Wait until the condition holds; fail on timeout."""
     async with asyncio.timeout(seconds):
         while not await holds():
             await asyncio.sleep(0.02)
 
 
 def metric(name: str, **labels: str) -> float:
-    """Return the value of a metric, 0 while nobody has set it."""
+    """Return the value of a metric, 0 if it has never been set."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 @asynccontextmanager
 async def served(app: Any, port: int = 0) -> AsyncIterator[str]:
-    """Serve an ASGI application over TCP and yield its address."""
+    """Serve an ASGI application over TCP and yield its URL."""
     port = port or free_port()
     server = uvicorn.Server(
         uvicorn.Config(app, port=port, log_config=None, lifespan="off", timeout_graceful_shutdown=1)
@@ -89,7 +89,7 @@ async def served(app: Any, port: int = 0) -> AsyncIterator[str]:
 
 
 class NatsServer:
-    """A nats-server with JetStream on a store of its own; it can be stopped and started again."""
+    """A nats-server with JetStream and its own store; it can be stopped and restarted."""
 
     program = shutil.which("nats-server")
 
@@ -102,14 +102,14 @@ class NatsServer:
         self.url = f"nats://127.0.0.1:{self._port}"
 
     async def start(self) -> None:
-        """Start the server and wait until it takes connections."""
+        """Start the server and wait until it accepts connections."""
         assert self.program is not None
         command = [self.program, "-c", str(self._configuration), "-js", "-sd", str(self._store)]
         command += ["-a", "127.0.0.1", "-p", str(self._port)]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        await eventually(self._answers)
+        await eventually(self._accepts_connections)
 
-    async def _answers(self) -> bool:
+    async def _accepts_connections(self) -> bool:
         try:
             _, writer = await asyncio.open_connection("127.0.0.1", self._port)
         except OSError:
@@ -119,16 +119,16 @@ class NatsServer:
         return True
 
     async def stop(self) -> None:
-        """Stop the server with SIGTERM; what it stored stays."""
+        """Stop the server with SIGTERM; its data is kept."""
         if self._process is not None:
             self._process.terminate()
             await asyncio.to_thread(self._process.wait, 10)
             self._process = None
 
     def url_of(self, user: str, password: str) -> str:
-        """Return the address with a user of the configuration."""
+        """Return the URL with the credentials of a user."""
         return self.url.replace("://", f"://{user}:{password}@")
 
     def lose_disk(self) -> None:
-        """Remove what the stopped server stored."""
+        """Delete the data of the stopped server."""
         shutil.rmtree(self._store)

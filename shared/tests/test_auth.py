@@ -1,4 +1,4 @@
-"""Tokens: keys of both kinds, from files and URLs, that rotate, break and come back."""
+"""Authentication: keys of both types, from files and URLs, with rotation and outages of the issuer."""
 
 import asyncio
 import base64
@@ -35,7 +35,7 @@ Key = RSAPrivateKey | Ed25519PrivateKey
 
 @cache
 def rsa_key() -> RSAPrivateKey:
-    """Return an RSA key; making one takes a while."""
+    """Return an RSA key; cached because generating one is slow."""
     return generate_private_key(public_exponent=65537, key_size=2048)
 
 
@@ -43,26 +43,26 @@ ED25519 = Ed25519PrivateKey.generate()
 
 
 def jwk(key: Key, kid: str) -> dict[str, Any]:
-    """Return the public half of a key as it stands in a JWKS."""
+    """Return the public part of a key as a JWK."""
     if isinstance(key, RSAPrivateKey):
         return {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
     return {**OKPAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid}
 
 
 def jwks(**keys: Key) -> bytes:
-    """Return a JWKS with the keys under their names."""
+    """Return a JWKS with the keys by key id."""
     return json.dumps({"keys": [jwk(key, kid) for kid, key in keys.items()]}).encode()
 
 
 def bearer(key: Key, kid: str, algorithm: str = "", **claims: Any) -> str:
-    """Return an Authorization header with a token that is good for a minute."""
+    """Return an Authorization header with a token that is valid for a minute."""
     claims = {"iss": "issuer", "aud": "bank", "sub": "alice", "exp": time.time() + 60, **claims}
     algorithm = algorithm or ("RS256" if isinstance(key, RSAPrivateKey) else "EdDSA")
     return "Bearer " + jwt.encode(claims, key, algorithm, {"kid": kid})
 
 
-async def refused(authenticator: Authenticator, header: str | None) -> str:
-    """Return why a token is refused."""
+async def rejected(authenticator: Authenticator, header: str | None) -> str:
+    """Authenticate with an invalid header and return the detail of the problem."""
     with pytest.raises(Problem) as caught:
         await authenticator.authenticate(header)
     assert caught.value.status == 401 and "WWW-Authenticate" in caught.value.headers
@@ -71,22 +71,22 @@ async def refused(authenticator: Authenticator, header: str | None) -> str:
 
 @dataclass
 class Issuer:
-    """Serves a JWKS; counts how often it was asked."""
+    """Serves a JWKS and counts requests."""
 
     content: bytes = b""
     status: int = 200
-    asked: int = 0
+    requests: int = 0
     url: str = field(default="")
 
     async def answer(self, _request: Request) -> Response:
-        """Answer with the keys of the moment."""
-        self.asked += 1
+        """Return the current keys."""
+        self.requests += 1
         return Response(self.content, self.status)
 
 
 @pytest.fixture
 async def issuer() -> AsyncIterator[Issuer]:
-    """An issuer on a local address."""
+    """An issuer on the loopback address."""
     issuer = Issuer()
     async with served(Starlette(routes=[Route("/jwks", issuer.answer)])) as url:
         issuer.url = f"{url}/jwks"
@@ -94,14 +94,14 @@ async def issuer() -> AsyncIterator[Issuer]:
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let keys be fetched as often as anybody likes."""
+def no_fetch_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Remove the minimum interval between fetches."""
     monkeypatch.setattr(auth, "_MIN_FETCH_INTERVAL_SECONDS", 0)
 
 
 @asynccontextmanager
 async def refreshing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    """Let keys count as old for the time of the block."""
+    """Treat the keys as outdated while the block runs."""
     with monkeypatch.context() as patch:
         patch.setattr(auth, "_REFRESH_SECONDS", -1)
         yield
@@ -118,10 +118,10 @@ async def test_a_token_is_good_though_the_issuers_clock_is_ahead(tmp_path: Path)
     header = bearer(ED25519, "one", exp=time.time() - LEEWAY_SECONDS + 5)
     assert (await authenticator.authenticate(header)).subject == "alice"
     for late in ({"nbf": time.time() + LEEWAY_SECONDS + 5}, {"exp": time.time() - LEEWAY_SECONDS - 1}):
-        await refused(authenticator, bearer(ED25519, "one", **late))
+        await rejected(authenticator, bearer(ED25519, "one", **late))
 
 
-async def test_tokens_of_both_algorithms_open_with_their_scopes(tmp_path: Path) -> None:
+async def test_tokens_of_both_algorithms_are_accepted_with_their_scopes(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=rsa_key(), two=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
@@ -137,7 +137,7 @@ async def test_tokens_of_both_algorithms_open_with_their_scopes(tmp_path: Path) 
 
 
 async def test_a_key_of_one_kind_does_not_check_tokens_of_another(tmp_path: Path) -> None:
-    """Above all not HS256 with the public key, which everybody knows, as the secret."""
+    """In particular not HS256 with the public key as the secret."""
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=rsa_key(), two=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
@@ -147,13 +147,13 @@ async def test_a_key_of_one_kind_does_not_check_tokens_of_another(tmp_path: Path
     for kid, secret in (("one", pem), ("two", raw), ("two", pem), ("one", file.read_bytes())):
         signed = jwt.api_jws.encode(json.dumps(claims).encode(), b"x" * 32, "HS256", {"kid": kid})
         head = signed.rpartition(".")[0]
-        # By hand: the library refuses to sign with what looks like a public key.
+        # Signed manually: the library refuses to use a public key as an HMAC secret.
         signature = jwt.algorithms.HMACAlgorithm(jwt.algorithms.HMACAlgorithm.SHA256).sign(head.encode(), secret)
         forged = f"{head}.{base64.urlsafe_b64encode(signature).decode().rstrip('=')}"
-        assert "token is invalid" in await refused(authenticator, f"Bearer {forged}")
-    assert "token is invalid" in await refused(authenticator, bearer(rsa_key(), "one", "RS512"))
-    assert "token is invalid" in await refused(authenticator, bearer(rsa_key(), "two"))
-    assert "token is invalid" in await refused(authenticator, bearer(ED25519, "one"))
+        assert "token is invalid" in await rejected(authenticator, f"Bearer {forged}")
+    assert "token is invalid" in await rejected(authenticator, bearer(rsa_key(), "one", "RS512"))
+    assert "token is invalid" in await rejected(authenticator, bearer(rsa_key(), "two"))
+    assert "token is invalid" in await rejected(authenticator, bearer(ED25519, "one"))
 
 
 async def test_a_cached_token_expires(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ async def test_a_cached_token_expires(tmp_path: Path) -> None:
         await authenticator.authenticate(header)
         patch.setattr(auth.time, "time", lambda: now + 101 + LEEWAY_SECONDS)
         patch.setattr(jwt.api_jwt, "datetime", LaterDatetime)
-        assert "expired" in await refused(authenticator, header)
+        assert "expired" in await rejected(authenticator, header)
 
 
 class LaterDatetime(jwt.api_jwt.datetime):  # type: ignore[name-defined,misc]
@@ -180,7 +180,7 @@ class LaterDatetime(jwt.api_jwt.datetime):  # type: ignore[name-defined,misc]
         return jwt.api_jwt.datetime.fromtimestamp(time.time() + 200, tz)
 
 
-async def test_few_tokens_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_token_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "_CACHED_TOKENS", 3)
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=ED25519))
@@ -191,20 +191,24 @@ async def test_few_tokens_are_remembered(tmp_path: Path, monkeypatch: pytest.Mon
     assert len(authenticator._verified) == 3  # pylint: disable=protected-access
 
 
-async def test_the_keys_of_a_file_rotate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, impatient: None) -> None:
+async def test_the_keys_of_a_file_rotate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_fetch_interval: None
+) -> None:
     file, new = tmp_path / "jwks.json", Ed25519PrivateKey.generate()
     file.write_bytes(jwks(old=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
     await authenticator.load()
     first = bearer(ED25519, "old")
     await authenticator.authenticate(first)
-    assert "token is invalid" in await refused(authenticator, bearer(new, "new"))
+    assert "token is invalid" in await rejected(authenticator, bearer(new, "new"))
     file.write_bytes(jwks(old=ED25519, new=new))
     await authenticator.authenticate(bearer(new, "new"))
     file.write_bytes(jwks(new=new))
     await authenticator.authenticate(first)
     async with refreshing(monkeypatch):
-        assert "token is invalid" in await refused(authenticator, first), "a withdrawn key opens nothing, cached or not"
+        assert "token is invalid" in await rejected(
+            authenticator, first
+        ), "a removed key is rejected, also for cached tokens"
         file.unlink()
         await authenticator.authenticate(bearer(new, "new"))
 
@@ -217,11 +221,11 @@ async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, monkeypatch: pytest.
         await authenticator.authenticate(bearer(rsa_key(), "old"))
     issuer.content = jwks(new=new)
     for _ in range(3):
-        await refused(authenticator, bearer(new, "new"))
-    assert issuer.asked == 1, "strangers do not make the bank flood its issuer"
+        await rejected(authenticator, bearer(new, "new"))
+    assert issuer.requests == 1, "invalid tokens do not flood the issuer with requests"
     monkeypatch.setattr(auth, "_MIN_FETCH_INTERVAL_SECONDS", 0)
     await authenticator.authenticate(bearer(new, "new"))
-    await refused(authenticator, bearer(rsa_key(), "old"))
+    await rejected(authenticator, bearer(rsa_key(), "old"))
 
 
 @pytest.mark.parametrize(
@@ -238,17 +242,17 @@ async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, monkeypatch: pytest.
     ],
 )
 async def test_an_issuer_that_breaks_leaves_the_old_keys_in_force(
-    issuer: Issuer, status: int, content: bytes, impatient: None
+    issuer: Issuer, status: int, content: bytes, no_fetch_interval: None
 ) -> None:
     issuer.content = jwks(old=ED25519)
     authenticator = Authenticator(issuer.url, "issuer", "bank")
     await authenticator.authenticate(bearer(ED25519, "old"))
     issuer.status, issuer.content = status, content
-    await refused(authenticator, bearer(ED25519, "unknown"))
+    await rejected(authenticator, bearer(ED25519, "unknown"))
     assert (await authenticator.authenticate(bearer(ED25519, "old", sub="bob"))).subject == "bob"
 
 
-async def test_an_issuer_that_is_dead_at_the_start_is_asked_again(impatient: None) -> None:
+async def test_keys_are_fetched_again_after_issuer_was_unavailable_at_startup(no_fetch_interval: None) -> None:
     issuer = Issuer(content=jwks(one=ED25519))
     app = Starlette(routes=[Route("/jwks", issuer.answer)])
     async with served(app) as url:
@@ -258,12 +262,12 @@ async def test_an_issuer_that_is_dead_at_the_start_is_asked_again(impatient: Non
         await authenticator.load()
     with pytest.raises(Problem) as caught:
         await authenticator.authenticate(bearer(ED25519, "one"))
-    assert caught.value.status == 503, "the token is good, as far as anybody knows"
+    assert caught.value.status == 503, "the token may be valid"
     async with served(app, int(url.rpartition(":")[2])):
         assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
 
 
-async def test_keys_that_cannot_be_used_leave_the_others_usable(tmp_path: Path) -> None:
+async def test_unusable_keys_are_ignored(tmp_path: Path) -> None:
     exchange = OKPAlgorithm.to_jwk(Ed25519PrivateKey.generate().public_key(), as_dict=True)
     x25519 = X25519PrivateKey.generate().public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
     strange = [
@@ -278,10 +282,10 @@ async def test_keys_that_cannot_be_used_leave_the_others_usable(tmp_path: Path) 
     file.write_text(json.dumps({"keys": [*strange, jwk(ED25519, "one")]}))
     authenticator = Authenticator(str(file), "issuer", "bank")
     assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
-    await refused(authenticator, bearer(rsa_key(), "encryption"))
+    await rejected(authenticator, bearer(rsa_key(), "encryption"))
 
 
-async def test_broken_tokens_are_refused_and_nothing_worse(tmp_path: Path) -> None:
+async def test_malformed_tokens_are_rejected(tmp_path: Path) -> None:
     def part(content: Any) -> str:
         return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
@@ -289,11 +293,11 @@ async def test_broken_tokens_are_refused_and_nothing_worse(tmp_path: Path) -> No
     file.write_bytes(jwks(one=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
     for head in ([], 5, {"alg": "EdDSA", "kid": ["x"]}, {"alg": "EdDSA", "kid": None}, {"alg": {}, "kid": "one"}):
-        await refused(authenticator, f"Bearer {part(head)}.{part({})}.AAAA")
+        await rejected(authenticator, f"Bearer {part(head)}.{part({})}.AAAA")
     for text in (None, "", "Bearer", "Bearer ", "Bearer ...", "Bearer é", "Bearer " + "." * 9000, "Token x"):
-        await refused(authenticator, text)
+        await rejected(authenticator, text)
     for claims in ({"sub": ""}, {"sub": "x" * 201}, {"sub": 5}, {"exp": "soon"}, {"exp": None}, {"aud": 5}):
-        await refused(authenticator, bearer(ED25519, "one", **claims))
+        await rejected(authenticator, bearer(ED25519, "one", **claims))
 
 
 def test_the_services_token() -> None:

@@ -1,4 +1,4 @@
-"""Tokens that somebody made up to be let in; each is refused, and so is what looks like a key."""
+"""Forged tokens and unsuitable keys are rejected."""
 
 import base64
 import json
@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from shared.http.auth import Authenticator, Caller, require_operator
 from shared.http.problems import Problem
 from shared.testing.fixtures import assert_cpu_below
-from shared.tests.test_auth import ED25519, bearer, impatient, issuer, jwk, jwks, rsa_key  # noqa: F401  # fixtures
+from shared.tests.test_auth import ED25519, bearer, jwk, jwks, rsa_key
+from shared.tests.test_auth import issuer, no_fetch_interval  # noqa: F401  # fixtures
 from shared.tests.test_auth import Issuer, refused
 
 MALLORY = Ed25519PrivateKey.generate()
@@ -24,19 +25,19 @@ MALLORY = Ed25519PrivateKey.generate()
 
 @pytest.fixture
 def authenticator(tmp_path: Path) -> Authenticator:
-    """Knows an RSA key `one` and an Ed25519 key `two`."""
+    """An authenticator with an RSA key `one` and an Ed25519 key `two`."""
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=rsa_key(), two=ED25519))
     return Authenticator(str(file), "issuer", "bank")
 
 
 def part(content: Any) -> str:
-    """Return a part of a token."""
+    """Return an encoded part of a token."""
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode().rstrip("=")
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    """Return claims that would be good."""
+    """Return valid claims with changes."""
     return {"iss": "issuer", "aud": "bank", "sub": "alice", "exp": int(time.time()) + 60, **changes}
 
 
@@ -66,7 +67,7 @@ async def test_a_good_signature_under_another_algorithms_name(authenticator: Aut
         {"jwk": jwk(MALLORY, "new"), "kid": None},
     ],
 )
-async def test_a_key_that_comes_with_the_token(authenticator: Authenticator, header: dict[str, Any]) -> None:
+async def test_key_in_token_header_is_ignored(authenticator: Authenticator, header: dict[str, Any]) -> None:
     head = {"kid": "two", **header}
     token = jwt.encode(claims(), MALLORY, "EdDSA", {name: value for name, value in head.items() if value is not None})
     await refused(authenticator, f"Bearer {token}")
@@ -87,13 +88,13 @@ async def test_a_key_that_comes_with_the_token(authenticator: Authenticator, hea
         "x" * 5000,
     ],
 )
-async def test_a_key_id_is_a_name_and_nothing_else(authenticator: Authenticator, kid: str) -> None:
+async def test_key_id_is_only_looked_up_by_name(authenticator: Authenticator, kid: str) -> None:
     await refused(authenticator, bearer(MALLORY, kid))
     await refused(authenticator, bearer(ED25519, kid))
 
 
-async def test_no_token_makes_the_bank_ask_an_address_of_the_tokens_own(
-    issuer: Issuer, impatient: None, authenticator: Authenticator  # noqa: F811
+async def test_url_in_token_header_is_never_fetched(
+    issuer: Issuer, no_fetch_interval: None, authenticator: Authenticator  # noqa: F811
 ) -> None:
     issuer.content = jwks(new=MALLORY)
     for name in ("jku", "x5u"):
@@ -102,7 +103,7 @@ async def test_no_token_makes_the_bank_ask_an_address_of_the_tokens_own(
     assert issuer.asked == 0
 
 
-async def test_critical_extensions_that_nobody_here_understands(authenticator: Authenticator) -> None:
+async def test_unknown_critical_extensions_are_rejected(authenticator: Authenticator) -> None:
     body = json.dumps(claims()).encode()
     token = jwt.api_jws.encode(body, ED25519, "EdDSA", {"kid": "two", "crit": ["x"], "x": True})
     await refused(authenticator, f"Bearer {token}")
@@ -119,7 +120,7 @@ async def test_critical_extensions_that_nobody_here_understands(authenticator: A
         lambda token: ".".join([*token.split(".")[:1], part(claims(scope="bank:operator")), token.split(".")[2]]),
     ],
 )
-async def test_a_good_token_that_was_changed(authenticator: Authenticator, change: Callable[[str], str]) -> None:
+async def test_tampered_token_is_rejected(authenticator: Authenticator, change: Callable[[str], str]) -> None:
     good = bearer(ED25519, "two")
     assert (await authenticator.authenticate(good)).subject == "alice"
     await refused(authenticator, change(good))
@@ -130,7 +131,9 @@ async def test_a_good_token_that_was_changed(authenticator: Authenticator, chang
     "wrong",
     [{"iss": "other"}, {"iss": None}, {"aud": "other"}, {"aud": []}, {"aud": None}, {"nbf": 2**33}, {"exp": 1}],
 )
-async def test_somebody_elses_token(authenticator: Authenticator, wrong: dict[str, Any]) -> None:
+async def test_token_for_another_issuer_or_audience_is_rejected(
+    authenticator: Authenticator, wrong: dict[str, Any]
+) -> None:
     given = {name: value for name, value in claims(**wrong).items() if value is not None}
     await refused(authenticator, "Bearer " + jwt.encode(given, ED25519, "EdDSA", {"kid": "two"}))
 
@@ -151,7 +154,7 @@ async def test_a_scope_is_there_letter_by_letter_or_not_at_all(authenticator: Au
         require_operator(caller)
 
 
-async def test_a_cached_token_gives_nobody_else_its_rights(authenticator: Authenticator) -> None:
+async def test_cached_token_grants_nothing_to_other_tokens(authenticator: Authenticator) -> None:
     operator = bearer(ED25519, "two", scope="bank:operator")
     assert (await authenticator.authenticate(operator)).is_operator
     assert await authenticator.authenticate(bearer(ED25519, "two")) == Caller("alice", frozenset())
@@ -166,7 +169,7 @@ async def test_a_cached_token_gives_nobody_else_its_rights(authenticator: Authen
         *("\x1cbank:operator", "bank:operator\n", "bank\uff1aoperator", "\u0412ank:operator"),
     ],
 )
-async def test_only_a_space_stands_between_two_scopes(authenticator: Authenticator, scope: str) -> None:
+async def test_scopes_are_separated_by_spaces_only(authenticator: Authenticator, scope: str) -> None:
     caller = await authenticator.authenticate(bearer(ED25519, "two", scope=f"{scope} bank:deposit"))
     assert not caller.is_operator and caller.scopes <= {"bank:deposit", "x"} and caller.is_cash_desk
 
@@ -174,7 +177,7 @@ async def test_only_a_space_stands_between_two_scopes(authenticator: Authenticat
 @pytest.mark.parametrize(
     "claim", [{"scp": ["bank:operator"]}, {"scope": ["bank:operator"]}, {"scopes": "bank:operator"}]
 )
-async def test_a_list_of_scopes_gives_none(authenticator: Authenticator, claim: dict[str, Any]) -> None:
+async def test_list_of_scopes_grants_nothing(authenticator: Authenticator, claim: dict[str, Any]) -> None:
     assert (await authenticator.authenticate(bearer(ED25519, "two", **claim))).scopes == frozenset()
 
 
@@ -219,7 +222,7 @@ async def test_a_token_of_100_kilobytes_costs_nothing(authenticator: Authenticat
 
 
 @pytest.mark.parametrize("deep", ['{"alg":"EdDSA","kid":', '{"kid":"two","alg":"EdDSA","x":'])
-async def test_a_head_of_many_levels_is_refused_like_any_other(authenticator: Authenticator, deep: str) -> None:
+async def test_deeply_nested_header_is_rejected(authenticator: Authenticator, deep: str) -> None:
     levels = 2_900
     head = base64.urlsafe_b64encode((deep + "[" * levels + "]" * levels + "}").encode()).decode().rstrip("=")
     await refused(authenticator, f"Bearer {head}.{part(claims())}.AAAA")
@@ -227,14 +230,14 @@ async def test_a_head_of_many_levels_is_refused_like_any_other(authenticator: Au
 
 
 @pytest.mark.parametrize("kid", [0, 1.5, True, [], ["two"], {}, {"two": 1}])
-async def test_a_key_id_that_is_no_text(authenticator: Authenticator, kid: Any) -> None:
+async def test_key_id_must_be_a_string(authenticator: Authenticator, kid: Any) -> None:
     head, body = part({"alg": "EdDSA", "kid": kid}), part(claims())
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
     await refused(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize("crit", [[], "x", ["exp"], ["b64"], {}, None, 5])
-async def test_crit_is_never_taken_for_granted(authenticator: Authenticator, crit: Any) -> None:
+async def test_crit_header_is_rejected(authenticator: Authenticator, crit: Any) -> None:
     head, body = part({"alg": "EdDSA", "kid": "two", "b64": False, "crit": crit}), part(claims())
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
     await refused(authenticator, f"Bearer {head}.{body}.{signature}")
@@ -243,7 +246,7 @@ async def test_crit_is_never_taken_for_granted(authenticator: Authenticator, cri
 @pytest.mark.parametrize(
     "change", [{"exp": 10**400}, {"exp": [1]}, {"exp": {}}, {"nbf": "soon"}, {"nbf": [1]}, {"sub": None}]
 )
-async def test_claims_of_the_wrong_kind(authenticator: Authenticator, change: dict[str, Any]) -> None:
+async def test_claims_of_wrong_types_are_rejected(authenticator: Authenticator, change: dict[str, Any]) -> None:
     given = {**claims(), **change}
     head, body = part({"alg": "EdDSA", "kid": "two"}), part(given)
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
@@ -251,7 +254,7 @@ async def test_claims_of_the_wrong_kind(authenticator: Authenticator, change: di
 
 
 @pytest.mark.parametrize("exp", ["Infinity", "NaN", "1e999", "-Infinity"])
-async def test_a_time_that_is_no_time(authenticator: Authenticator, exp: str) -> None:
+async def test_invalid_expiry_is_rejected(authenticator: Authenticator, exp: str) -> None:
     text = json.dumps(claims(exp=0)).replace('"exp": 0', f'"exp": {exp}')
     head, body = part({"alg": "EdDSA", "kid": "two"}), base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
@@ -283,7 +286,7 @@ async def test_nobody_is_called_nearly_like_somebody_else(authenticator: Authent
 @pytest.mark.parametrize(
     "subject", ["alice", "Alice Smith", "a", "x" * 200, "auth0|5f7c", "https://id.example/alice", "~"]
 )
-async def test_names_that_issuers_give(authenticator: Authenticator, subject: str) -> None:
+async def test_common_subjects_are_accepted(authenticator: Authenticator, subject: str) -> None:
     assert (await authenticator.authenticate(bearer(ED25519, "two", sub=subject))).subject == subject
 
 
@@ -323,6 +326,6 @@ async def test_a_short_rsa_key_opens_nothing(tmp_path: Path) -> None:
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [jwk(short, "short"), jwk(ED25519, "two")]}))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the library's, about signing with it
+        warnings.simplefilter("ignore")  # PyJWT warns when signing with a short key
         token = bearer(short, "short")
     await refused(Authenticator(str(file), "issuer", "bank"), token)

@@ -1,4 +1,4 @@
-"""Bodies: what they may cost, and that no name in them counts twice."""
+"""Request bodies: limits on their cost, and rejection of duplicate names."""
 
 import json
 import tracemalloc
@@ -18,14 +18,14 @@ MIB = 1024 * 1024
 
 
 class Item(StrictBody):
-    """One of several."""
+    """A nested body."""
 
     amount: int = 0
     text: str | None = None
 
 
 class Basket(StrictBody):
-    """Has bodies inside."""
+    """A body with nested bodies."""
 
     max_nodes = 25_100
 
@@ -57,14 +57,14 @@ DUPLICATES = [
 
 
 @pytest.mark.parametrize("text", DUPLICATES)
-def test_a_name_that_occurs_twice_is_refused(text: str) -> None:
+def test_duplicate_names_are_rejected(text: str) -> None:
     assert (refusal(text.encode()).code, refusal(text.encode()).status) == ("malformed-request", 400)
     with pytest.raises(Problem) as caught:
         bodies.loads(text.encode(), 1000)
     assert caught.value.code == "malformed-request" and "duplicate name" in caught.value.detail
 
 
-TEXT = st.text('ab:,{["\\\\\n é😀', max_size=20)  # what JSON is made of, and what it escapes
+TEXT = st.text('ab:,{["\\\\\n é😀', max_size=20)  # structural characters and characters that need escapes
 ITEMS = st.builds(dict, amount=st.integers(0, 2**60), text=TEXT | st.none())
 BASKETS = st.fixed_dictionaries(
     {}, optional={"items": st.lists(ITEMS, max_size=4), "first": ITEMS | st.none(), "amount": st.integers(0, 9)}
@@ -72,14 +72,14 @@ BASKETS = st.fixed_dictionaries(
 
 
 @given(BASKETS, st.booleans(), st.sampled_from([None, 1]))
-def test_the_same_names_in_different_objects_are_fine(basket: dict[str, Any], ascii_only: bool, indent: int | None):
+def test_same_name_in_different_objects_is_accepted(basket: dict[str, Any], ascii_only: bool, indent: int | None):
     content = json.dumps(basket, ensure_ascii=ascii_only, indent=indent).encode()
     body = bodies.parse(content, Basket)
     assert body.model_dump(exclude_unset=True) == basket
     assert bodies.loads(content, 1000) == orjson.loads(content)
 
 
-def test_an_empty_body_is_an_empty_object() -> None:
+def test_empty_body_is_an_empty_object() -> None:
     assert bodies.parse(b"", Basket) == Basket()
 
 
@@ -112,7 +112,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("model", [Item, Basket])
-def test_a_hostile_body_costs_little_and_gets_a_short_answer(name: str, model: type[StrictBody]) -> None:
+def test_adversarial_body_is_cheap_and_gets_a_short_response(name: str, model: type[StrictBody]) -> None:
     content = HOSTILE[name]
     assert len(content) <= MIB + 10
     tracemalloc.start()
@@ -126,18 +126,18 @@ def test_a_hostile_body_costs_little_and_gets_a_short_answer(name: str, model: t
     assert len(answer) < 8 * 1024 and peak < 8 * MIB
 
 
-def test_a_batch_that_is_wrong_throughout_lists_the_first_errors_and_counts_the_rest() -> None:
+def test_only_the_first_errors_of_a_batch_are_listed() -> None:
     problem = refusal(orjson.dumps({"items": [{"amount": "1", "unknown": 2}] * 1000}))
     assert (problem.code, len(problem.errors)) == ("validation-failed", 20)
     assert problem.errors[1]["pointer"] == "/items/0/unknown" and "1980 more" in problem.detail
 
 
-def test_a_body_at_the_limit_is_read_whatever_its_texts_hold() -> None:
+def test_body_at_the_limit_is_accepted_with_any_text() -> None:
     items = [{"amount": n, "text": '{[:,"\\' * 20} for n in range(1000)]
     assert len(bodies.parse(orjson.dumps({"items": items}), Basket).items) == 1000
 
 
-def test_parsed_json_is_bounded_as_well() -> None:
+def test_loads_has_the_same_limits() -> None:
     for name in ("unknown fields", "nested lists", "opening brackets", "numbers"):
         with pytest.raises(Problem) as caught:
             bodies.loads(HOSTILE[name], 20_000)

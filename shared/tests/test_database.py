@@ -1,4 +1,4 @@
-"""One way to both databases: the same writes do the same, and errors mean the same."""
+"""Database access: the same behaviour and error classes on PostgreSQL and SQLite."""
 
 import asyncio
 import socket
@@ -62,26 +62,26 @@ counters = Table("counters", metadata, Column("id", Integer, primary_key=True), 
 
 @pytest.fixture
 async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
-    """An engine with tables of all kinds of columns."""
+    """An engine with tables that have columns of all types."""
     await create_tables(database_url, metadata)
     async for engine in opened(database_url):
         yield engine
 
 
 def thing(number: int, **changes: Any) -> dict[str, Any]:
-    """Return a row with something in every column."""
+    """Return a row with a value in every column."""
     at = datetime(2026, 1, 1, tzinfo=UTC) + timedelta(microseconds=number % 1_000_000)
     return {"id": new_id(), "name": f"ä{number}", "number": number, "content": b"\0\xff", "at": at, **changes}
 
 
 async def stored(engine: AsyncEngine) -> list[dict[str, Any]]:
-    """Return all rows in the order of their numbers."""
+    """Return all rows sorted by number."""
     async with engine.connect() as connection:
         return [dict(row._mapping) for row in await connection.execute(select(things).order_by(things.c.number))]
 
 
 def write(rows: Rows, key: str | None = None) -> Write:
-    """Return the write of these rows, which all have the same columns."""
+    """Return the write of rows with the same columns."""
     return Write(things, tuple(rows[0]) if rows else (), [tuple(row.values()) for row in rows], key)
 
 
@@ -91,7 +91,7 @@ async def insert(engine: AsyncEngine, rows: Rows) -> None:
         await write_all(connection, [write(rows)])
 
 
-async def test_rows_come_back_as_they_were_written(engine: AsyncEngine) -> None:
+async def test_rows_are_read_as_written(engine: AsyncEngine) -> None:
     rows = [thing(n) for n in range(2000)] + [thing(2**63 - 1, name=None, content=None, at=None)]
     await insert(engine, rows)
     await insert(engine, [])
@@ -102,7 +102,7 @@ async def test_rows_come_back_as_they_were_written(engine: AsyncEngine) -> None:
     assert back == zoned and back.utcoffset() == timedelta(0)
 
 
-async def test_an_update_changes_the_named_columns_of_the_named_rows(engine: AsyncEngine) -> None:
+async def test_update_changes_only_the_given_columns_and_rows(engine: AsyncEngine) -> None:
     rows = [thing(n) for n in range(1500)]
     await insert(engine, rows)
     changes = [{"id": row["id"], "number": row["number"] + 10_000, "name": None} for row in rows[::2]]
@@ -114,7 +114,7 @@ async def test_an_update_changes_the_named_columns_of_the_named_rows(engine: Asy
     assert await stored(engine) == expected
 
 
-async def test_writes_of_several_kinds_go_together(engine: AsyncEngine) -> None:
+async def test_inserts_and_updates_are_combined(engine: AsyncEngine) -> None:
     rows = [thing(n) for n in range(3)]
     await insert(engine, rows[:2])
     async with write_transaction(engine) as connection:
@@ -133,9 +133,7 @@ async def test_writes_of_several_kinds_go_together(engine: AsyncEngine) -> None:
     assert await stored(engine) == [{**rows[1], "name": "other"}, rows[2], {**rows[0], "number": 7}]
 
 
-async def test_a_connection_that_died_in_a_pause_is_replaced(
-    postgres_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_idle_connection_that_died_is_replaced(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async for engine in opened(postgres_url):
         async with engine.connect() as first, engine.connect() as second:
             victims = [await each.scalar(text("SELECT pg_backend_pid()")) for each in (first, second)]
@@ -149,7 +147,7 @@ async def test_a_connection_that_died_in_a_pause_is_replaced(
                 assert await connection.scalar(text("SELECT pg_backend_pid()")) not in victims
 
 
-async def test_only_rows_that_were_not_there_are_told_to_be_new(engine: AsyncEngine) -> None:
+async def test_only_inserted_rows_are_returned(engine: AsyncEngine) -> None:
     old = [thing(n) for n in range(3)]
     await insert(engine, old)
     new = [thing(n) for n in range(10, 2510)]
@@ -162,7 +160,7 @@ async def test_only_rows_that_were_not_there_are_told_to_be_new(engine: AsyncEng
     assert await stored(engine) == [*old, *new]
 
 
-async def test_postgres_remembers_one_statement_for_any_number_of_new_rows(postgres_url: str) -> None:
+async def test_postgres_caches_one_statement_for_any_number_of_rows(postgres_url: str) -> None:
     await create_tables(postgres_url, metadata)
     async for engine in opened(postgres_url):
         async with write_transaction(engine) as connection:
@@ -172,17 +170,17 @@ async def test_postgres_remembers_one_statement_for_any_number_of_new_rows(postg
             assert await connection.scalar(text(remembered + " AND statement NOT LIKE '%prepared%'")) == 1
 
 
-async def test_a_row_that_is_refused_takes_the_whole_transaction_with_it(engine: AsyncEngine) -> None:
+async def test_rejected_row_rolls_back_the_transaction(engine: AsyncEngine) -> None:
     good = thing(1)
     for bad in ({**thing(2), "number": -1}, good, {**thing(2), "number": None}):
         with pytest.raises(IntegrityError) as caught:
             await insert(engine, [good, bad])
         assert not is_unavailable(caught.value) and not is_retryable(caught.value)
-        assert "ä1" not in str(caught.value), "what was written has no place in logs"
+        assert "ä1" not in str(caught.value), "parameters must not be logged"
     assert await stored(engine) == []
 
 
-async def test_text_that_is_too_long_is_not_cut_off_in_silence(postgres_url: str) -> None:
+async def test_text_that_is_too_long_is_not_truncated(postgres_url: str) -> None:
     await create_tables(postgres_url, metadata)
     async for engine in opened(postgres_url):
         with pytest.raises(DBAPIError):
@@ -235,7 +233,9 @@ async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) ->
     await ping(postgres_engine)
 
 
-async def test_a_server_that_is_full_or_gone_is_an_outage(postgres: PostgresServer, postgres_url: str) -> None:
+async def test_server_without_free_connections_or_stopped_is_an_outage(
+    postgres: PostgresServer, postgres_url: str
+) -> None:
     postgres.sql("postgres", "DROP ROLE IF EXISTS small", "CREATE ROLE small LOGIN CONNECTION LIMIT 0")
     addresses = [
         postgres_url.replace("//bank@", "//small@"),
@@ -282,7 +282,7 @@ async def test_a_statement_that_takes_too_long_is_an_outage_and_the_connection_i
 
 
 async def test_a_server_that_takes_connections_and_says_nothing_is_an_outage() -> None:
-    # The kernel takes the connections; nobody looks at them.
+    # The kernel accepts the connections, but no process handles them.
     with socket.create_server(("127.0.0.1", 0)) as server:
         engine = create_engine(f"postgresql+asyncpg://bank@127.0.0.1:{server.getsockname()[1]}/bank")
         with assert_prompt(), pytest.raises(Exception) as caught:
@@ -294,7 +294,7 @@ async def test_a_server_that_takes_connections_and_says_nothing_is_an_outage() -
 @pytest.mark.parametrize(
     ("isolation", "orders"), [("READ COMMITTED", [(1, 2), (2, 1)]), ("SERIALIZABLE", [(1,), (2,)])]
 )
-async def test_a_deadlock_and_a_serialization_failure_are_run_again(
+async def test_deadlock_and_serialization_failure_are_retryable(
     postgres_engine: AsyncEngine, isolation: str, orders: list[tuple[int, ...]]
 ) -> None:
     async with write_transaction(postgres_engine) as connection:
@@ -317,12 +317,12 @@ async def test_a_deadlock_and_a_serialization_failure_are_run_again(
     assert is_retryable(error) and not is_unavailable(error)
 
 
-def test_other_errors_are_no_outage() -> None:
+def test_other_errors_are_not_an_outage() -> None:
     assert not is_unavailable(ValueError()) and not is_retryable(ValueError())
     assert is_unavailable(ConnectionResetError()) and is_unavailable(TimeoutError())
 
 
-async def test_the_first_connection_to_a_new_sqlite_file_waits_for_one_that_writes_already(tmp_path: Path) -> None:
+async def test_first_connection_to_a_new_sqlite_file_waits_for_a_writer(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     committing = threading.Timer(0.3, lambda: other.execute("COMMIT"))
@@ -334,7 +334,7 @@ async def test_the_first_connection_to_a_new_sqlite_file_waits_for_one_that_writ
     await engine.dispose()
 
 
-async def test_writers_of_two_engines_wait_for_each_other_on_sqlite(sqlite_url: str) -> None:
+async def test_sqlite_writers_of_two_engines_wait_for_each_other(sqlite_url: str) -> None:
     engines = [create_engine(sqlite_url) for _ in range(2)]
     await create_tables(sqlite_url, metadata)
     async with write_transaction(engines[0]) as connection:
@@ -354,6 +354,6 @@ async def test_writers_of_two_engines_wait_for_each_other_on_sqlite(sqlite_url: 
         assert pragmas == ["wal", 2]
         async with write_transaction(engines[1]) as writer:
             await writer.execute(counters.update().values(value=0))
-        assert await reader.scalar(select(counters.c.value)) == 90, "a reader sees one moment"
+        assert await reader.scalar(select(counters.c.value)) == 90, "a reader sees one snapshot"
     for engine in engines:
         await engine.dispose()

@@ -1,4 +1,4 @@
-"""The HTTP feed: what the route of shared.messaging.feed answers is what FeedSource understands."""
+"""The HTTP feed: the route of shared.messaging.feed and its client FeedSource."""
 
 import asyncio
 import time
@@ -22,7 +22,7 @@ from shared.http.web import Service, create_app
 
 @pytest.fixture
 def application(engine: AsyncEngine, lab: Lab) -> Service:
-    """A service with nothing but a feed."""
+    """A service with only a feed."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -40,7 +40,7 @@ def application(engine: AsyncEngine, lab: Lab) -> Service:
 
 @pytest.fixture
 async def url(application: Service) -> AsyncIterator[str]:
-    """The address of the feed's producer."""
+    """URL of the producer of the feed."""
     async with served(application) as address:
         yield address
 
@@ -71,7 +71,7 @@ async def test_a_reader_gets_all_events_by_following_positions(engine: AsyncEngi
     assert positions == [2, 4, 5, 5]
 
 
-async def test_a_long_poll_ends_as_soon_as_there_are_events(engine: AsyncEngine, url: str, lab: Lab) -> None:
+async def test_long_poll_returns_as_soon_as_there_are_events(engine: AsyncEngine, url: str, lab: Lab) -> None:
     async with reading(url, lab, wait_seconds=20) as source:
         waiting = asyncio.create_task(source.receive(0))
         await asyncio.sleep(0.3)
@@ -83,7 +83,7 @@ async def test_a_long_poll_ends_as_soon_as_there_are_events(engine: AsyncEngine,
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_long_poll_ends_by_itself_without_events(url: str, lab: Lab) -> None:
+async def test_long_poll_without_events_times_out(url: str, lab: Lab) -> None:
     async with reading(url, lab) as source:
         started = time.monotonic()
         with assert_prompt():
@@ -93,9 +93,7 @@ async def test_a_long_poll_ends_by_itself_without_events(url: str, lab: Lab) -> 
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_producer_that_stops_answers_long_polls_at_once(
-    url: str, lab: Lab, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_long_polls_return_immediately_on_shutdown(url: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     async with reading(url, lab, wait_seconds=20) as source:
         waiting = asyncio.create_task(source.receive(3))
         await asyncio.sleep(0.3)
@@ -106,7 +104,7 @@ async def test_a_producer_that_stops_answers_long_polls_at_once(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_a_dead_replica_is_left_for_the_next_one(
+async def test_reader_fails_over_to_the_next_replica(
     engine: AsyncEngine, url: str, application: Service, lab: Lab
 ) -> None:
     await append(engine, *events(1))
@@ -122,7 +120,7 @@ async def test_a_dead_replica_is_left_for_the_next_one(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_the_feed_refuses_strangers_and_nonsense(url: str, lab: Lab) -> None:
+async def test_feed_rejects_unauthenticated_and_invalid_requests(url: str, lab: Lab) -> None:
     stranger = FeedSource(url, "x" * 20, wait_seconds=0)
     with pytest.raises(httpx.HTTPStatusError, match="401"):
         await stranger.receive(0)

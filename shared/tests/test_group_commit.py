@@ -1,4 +1,4 @@
-"""Group commit: every piece of work gets exactly one result, its own, whatever else happens."""
+"""Group commit: every item gets exactly one result, its own."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,19 +10,19 @@ from hypothesis import strategies as st
 from shared.group_commit import Closed, GroupCommit, QueueFull
 
 
-class Refused(Exception):
-    """The database refuses the batch."""
+class Rejected(Exception):
+    """The database rejects the batch."""
 
 
 class Outage(Exception):
-    """The database is away."""
+    """The database is not available."""
 
 
 class Database:
-    """What a batch is flushed to: refuses some work, takes a while, and remembers every batch."""
+    """A fake database that rejects some items, can be slow and records every batch."""
 
-    def __init__(self, refused: frozenset[int] = frozenset(), away: frozenset[int] = frozenset()) -> None:
-        self.refused = refused
+    def __init__(self, rejected: frozenset[int] = frozenset(), away: frozenset[int] = frozenset()) -> None:
+        self.rejected = rejected
         self.away = away
         self.batches: list[list[int]] = []
         self.written: list[int] = []
@@ -31,17 +31,17 @@ class Database:
         self.open.set()
 
     async def flush(self, batch: Sequence[int]) -> list[str]:
-        """Write all of the batch, or nothing."""
+        """Write the whole batch or nothing."""
         self.flushing += 1
-        assert self.flushing == 1, "two flushes at once"
+        assert self.flushing == 1, "concurrent flushes"
         self.batches.append(list(batch))
         await asyncio.sleep(0)
         await self.open.wait()
         self.flushing -= 1
         if self.away.intersection(batch):
             raise Outage
-        if self.refused.intersection(batch):
-            raise Refused
+        if self.rejected.intersection(batch):
+            raise Rejected
         self.written += batch
         return [f"result of {work}" for work in batch]
 
@@ -50,22 +50,22 @@ def group(database: Database, max_batch: int = 256, max_waiting: int = 4096) -> 
     """Return a group commit on the database."""
     return GroupCommit(
         database.flush,
-        divisible=lambda error: isinstance(error, Refused),
+        divisible=lambda error: isinstance(error, Rejected),
         max_batch=max_batch,
         max_waiting=max_waiting,
     )
 
 
-async def test_concurrent_work_is_one_batch_in_order_of_arrival() -> None:
+async def test_concurrent_items_are_one_batch_in_order_of_arrival() -> None:
     database = Database()
     commit = group(database)
     results = await asyncio.gather(*(commit.submit(work) for work in range(100)))
     assert results == [f"result of {work}" for work in range(100)]
     assert database.batches == [list(range(100))]
-    assert await commit.submit(100) == "result of 100", "a single request does not linger"
+    assert await commit.submit(100) == "result of 100", "a single request is flushed immediately"
 
 
-async def test_what_comes_during_a_flush_is_the_next_batch() -> None:
+async def test_items_that_arrive_during_a_flush_are_the_next_batch() -> None:
     database, sizes = Database(), list[int]()
     commit = GroupCommit(database.flush, divisible=lambda error: False, max_batch=4, on_batch=sizes.append)
     database.open.clear()
@@ -80,19 +80,19 @@ async def test_what_comes_during_a_flush_is_the_next_batch() -> None:
     assert sizes == [1, 4, 2]
 
 
-async def test_one_refused_item_does_not_fail_its_neighbours() -> None:
-    database = Database(refused=frozenset({5, 6, 20}))
+async def test_one_rejected_item_does_not_fail_the_others() -> None:
+    database = Database(rejected=frozenset({5, 6, 20}))
     commit = group(database)
     results = await asyncio.gather(*(commit.submit(work) for work in range(32)), return_exceptions=True)
     for work, result in enumerate(results):
-        if work in database.refused:
-            assert isinstance(result, Refused)
+        if work in database.rejected:
+            assert isinstance(result, Rejected)
         else:
             assert result == f"result of {work}"
-    assert database.written == [work for work in range(32) if work not in database.refused]
+    assert database.written == [work for work in range(32) if work not in database.rejected]
 
 
-async def test_an_outage_fails_the_whole_batch_at_once() -> None:
+async def test_outage_fails_the_whole_batch() -> None:
     database = Database(away=frozenset({3}))
     commit = group(database)
     results = await asyncio.gather(*(commit.submit(work) for work in range(8)), return_exceptions=True)
@@ -101,7 +101,7 @@ async def test_an_outage_fails_the_whole_batch_at_once() -> None:
     assert await commit.submit(9) == "result of 9"
 
 
-async def test_too_much_waiting_is_refused_and_harms_nothing_else() -> None:
+async def test_full_queue_rejects_new_items_only() -> None:
     database = Database()
     commit = group(database, max_batch=2, max_waiting=3)
     database.open.clear()
@@ -117,7 +117,7 @@ async def test_too_much_waiting_is_refused_and_harms_nothing_else() -> None:
 
 
 async def test_what_waits_is_bounded_by_how_much_work_it_is() -> None:
-    """One request may bring a thousand transfers; sixteen of those are as much as sixteen thousand requests."""
+    """One request may contain a thousand transfers; sixteen of those count like sixteen thousand requests."""
     database = Database()
     commit = GroupCommit(
         database.flush, divisible=lambda error: False, size=lambda work: work, max_batch=10, max_waiting=20
@@ -133,11 +133,11 @@ async def test_what_waits_is_bounded_by_how_much_work_it_is() -> None:
             await commit.submit(size)
     database.open.set()
     assert await asyncio.gather(*taken) == [f"result of {size}" for size in (5, *sizes)]
-    assert database.batches == [[5], [6, 4], [1], [30]], "what is larger than a batch is one alone"
-    assert await commit.submit(20) == "result of 20", "the queue is as empty as it was"
+    assert database.batches == [[5], [6, 4], [1], [30]], "an item larger than a batch is flushed alone"
+    assert await commit.submit(20) == "result of 20", "the queue is empty again"
 
 
-async def test_draining_settles_what_was_taken_and_takes_no_more() -> None:
+async def test_drain_completes_accepted_items_and_rejects_new_ones() -> None:
     database = Database()
     commit = group(database, max_batch=2)
     await group(database).drain()
@@ -145,14 +145,14 @@ async def test_draining_settles_what_was_taken_and_takes_no_more() -> None:
     await asyncio.sleep(0)
     await commit.drain()
     assert database.written == [0, 1, 2, 3, 4]
-    # Their answers are there; who waits for them has only to wake up.
+    # The results are set; the waiting tasks only have to be scheduled.
     await asyncio.sleep(0)
     assert all(task.done() for task in taken)
     with pytest.raises(Closed):
         await commit.submit(6)
 
 
-async def test_a_drain_that_is_given_up_does_not_give_up_the_work() -> None:
+async def test_cancelled_drain_does_not_cancel_items() -> None:
     database = Database()
     commit = group(database)
     database.open.clear()
@@ -165,7 +165,7 @@ async def test_a_drain_that_is_given_up_does_not_give_up_the_work() -> None:
 
 
 @pytest.mark.parametrize("flushing", [False, True])
-async def test_a_cancelled_caller_harms_nobody_and_its_work_is_done(flushing: bool) -> None:
+async def test_cancelled_caller_does_not_cancel_its_item(flushing: bool) -> None:
     database = Database()
     commit = group(database)
     database.open.clear()
@@ -177,7 +177,7 @@ async def test_a_cancelled_caller_harms_nobody_and_its_work_is_done(flushing: bo
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert results[0] == "result of 0" and results[2] == "result of 2"
     assert isinstance(results[1], asyncio.CancelledError)
-    assert database.written == [0, 1, 2], "it may have been written already, so it is written"
+    assert database.written == [0, 1, 2], "items may have been written already, so they are not cancelled"
 
 
 @settings(max_examples=200, deadline=None)
@@ -185,15 +185,15 @@ async def test_a_cancelled_caller_harms_nobody_and_its_work_is_done(flushing: bo
     steps=st.lists(
         st.tuples(st.sampled_from(["submit", "cancel", "turn", "stop", "go"]), st.integers(0, 3)), max_size=40
     ),
-    refused=st.frozensets(st.integers(0, 40), max_size=6),
+    rejected=st.frozensets(st.integers(0, 40), max_size=6),
     away=st.frozensets(st.integers(0, 40), max_size=2),
     max_batch=st.integers(1, 8),
     max_waiting=st.integers(1, 8),
 )
-async def test_any_interleaving_gives_each_work_one_result_of_its_own(
-    steps: list[tuple[str, int]], refused: frozenset[int], away: frozenset[int], max_batch: int, max_waiting: int
+async def test_every_item_gets_exactly_its_own_result(
+    steps: list[tuple[str, int]], rejected: frozenset[int], away: frozenset[int], max_batch: int, max_waiting: int
 ) -> None:
-    database = Database(refused, away)
+    database = Database(rejected, away)
     commit = group(database, max_batch, max_waiting)
     tasks: list[asyncio.Task[str]] = []
     cancelled: set[int] = set()
@@ -218,4 +218,4 @@ async def test_any_interleaving_gives_each_work_one_result_of_its_own(
             assert result == f"result of {work}" and work in database.written
         elif work not in cancelled:
             assert work not in database.written
-            assert isinstance(result, QueueFull | Outage) or (isinstance(result, Refused) and work in refused)
+            assert isinstance(result, QueueFull | Outage) or (isinstance(result, Rejected) and work in rejected)

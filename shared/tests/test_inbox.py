@@ -1,4 +1,4 @@
-"""What a consumer remembers, on both databases."""
+"""Offsets, dead letters and inbox of a consumer, on both databases."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -15,13 +15,13 @@ from shared.tests.support import inbox
 
 
 async def move(engine: AsyncEngine, after: int, position: int) -> None:
-    """Move the position of the feed."""
+    """Commit an offset of the feed."""
     async with write_transaction(engine) as connection:
         await inbox.move(connection, "feed", Move(after, position))
 
 
 async def position(engine: AsyncEngine, name: str = "feed") -> int:
-    """Return the position of a feed."""
+    """Return the committed offset of a feed."""
     async with engine.connect() as connection:
         return await inbox.position(connection, name)
 
@@ -32,7 +32,7 @@ async def bury(engine: AsyncEngine, raw: Any, reason: str = "why") -> None:
         await inbox.bury(connection, raw, reason, datetime(2026, 1, 2, tzinfo=UTC))
 
 
-async def test_a_position_moves_only_from_where_it_is(engine: AsyncEngine) -> None:
+async def test_offset_is_committed_only_from_the_current_value(engine: AsyncEngine) -> None:
     assert await position(engine) == 0
     await move(engine, 0, 5)
     await move(engine, 5, 9)
@@ -42,14 +42,14 @@ async def test_a_position_moves_only_from_where_it_is(engine: AsyncEngine) -> No
     assert await position(engine) == 9 and await position(engine, "another") == 0
 
 
-async def test_of_two_replicas_with_the_same_events_one_is_overtaken(engine: AsyncEngine) -> None:
+async def test_only_one_replica_commits_the_same_offset(engine: AsyncEngine) -> None:
     for after in (0, 5):
         results = await asyncio.gather(*(move(engine, after, after + 5) for _ in range(4)), return_exceptions=True)
         assert [type(result) for result in results if result is not None] == [Overtaken] * 3
         assert await position(engine) == after + 5
 
 
-async def test_an_event_is_claimed_once(engine: AsyncEngine) -> None:
+async def test_event_id_is_inserted_once(engine: AsyncEngine) -> None:
     async def claim(*event_ids: str) -> set[str]:
         async with write_transaction(engine) as connection:
             return await inbox.claim(connection, event_ids, utc_now())
@@ -74,7 +74,7 @@ async def test_an_event_is_claimed_once(engine: AsyncEngine) -> None:
         (["no", {"id": True}], "why"),
     ],
 )
-async def test_whatever_is_buried_is_stored_once(engine: AsyncEngine, raw: Any, reason: str) -> None:
+async def test_any_dead_letter_is_stored_once(engine: AsyncEngine, raw: Any, reason: str) -> None:
     await bury(engine, raw, reason)
     await bury(engine, raw, "another reason")
     async with engine.connect() as connection:
@@ -83,7 +83,7 @@ async def test_whatever_is_buried_is_stored_once(engine: AsyncEngine, raw: Any, 
     assert row.event_id and row.created_at == datetime(2026, 1, 2, tzinfo=UTC)
 
 
-async def test_different_dead_letters_without_an_id_are_all_kept(engine: AsyncEngine) -> None:
+async def test_dead_letters_without_an_id_are_distinguished(engine: AsyncEngine) -> None:
     for raw in ("x" * 300 + "1", "x" * 300 + "2", {"data": "x" * 300}, {"data": "x" * 300, "type": "y"}, {"id": ""}):
         await bury(engine, raw)
     async with engine.connect() as connection:

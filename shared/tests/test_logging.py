@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line, and no secret in any of them, however it gets there."""
+"""Logging: one JSON object per line, without secrets from any source."""
 
 import io
 import json
@@ -29,7 +29,7 @@ STATIC = {"service": "s", "version": "v", "track": "stable"}
 
 
 class Log:
-    """A logger of its own whose lines are kept."""
+    """A dedicated logger that collects its lines."""
 
     def __init__(self) -> None:
         self.stream = io.StringIO()
@@ -40,26 +40,26 @@ class Log:
         self.logger.addHandler(handler)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return and forget what was logged."""
+        """Return the logged lines and clear them."""
         found = [json.loads(line) for line in self.stream.getvalue().splitlines()]
         self.stream.seek(0)
         self.stream.truncate()
         return found
 
     def line(self) -> dict[str, Any]:
-        """Return the one line that was logged."""
+        """Return the only logged line."""
         (line,) = self.lines()
         return line
 
 
 @pytest.fixture
 def log() -> Log:
-    """A log of one's own."""
+    """A dedicated log."""
     return Log()
 
 
 def texts(value: Any) -> Iterator[str]:
-    """Yield all text in a JSON document, names included."""
+    """Yield all strings in a JSON document, including names."""
     if isinstance(value, dict):
         for name, item in value.items():
             yield name
@@ -72,7 +72,7 @@ def texts(value: Any) -> Iterator[str]:
 
 
 class Holder:
-    """Something whose text holds a secret."""
+    """An object whose `repr` contains a secret."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -152,7 +152,7 @@ PLACES = [
     by_arguments_that_do_not_fit,
     by_a_library,
 ]
-# `make drills DRILL=masking` asks for more.
+# `make drills DRILL=masking` sets a higher number.
 RECORDS = int(os.environ.get("MASKING_RECORDS", examples(1500)))
 
 
@@ -160,7 +160,7 @@ RECORDS = int(os.environ.get("MASKING_RECORDS", examples(1500)))
 @given(secret=SECRETS, before=BEFORE, after=AFTER)
 def test_no_secret_gets_into_a_line(secret: Secret, before: str, after: str) -> None:
     text, core = secret
-    assume((before + text + after).count(core) == 1)  # a password like "postgresql+a" is also what stays
+    assume((before + text + after).count(core) == 1)  # a password like "postgresql+a" also occurs outside
     for place in PLACES:
         log = Log()
         place(log.logger, before + text + after)
@@ -173,7 +173,7 @@ def test_no_secret_gets_into_a_line(secret: Secret, before: str, after: str) -> 
 @pytest.mark.parametrize(
     "name", ["password", "new_password", "Authorization", "apiKey", "api-key", "token", "private_key", "Set-Cookie"]
 )
-def test_what_is_called_a_secret_is_removed_whatever_it_is(log: Log, name: str) -> None:
+def test_values_with_secret_names_are_removed(log: Log, name: str) -> None:
     for value in ("hunter2", 12345, ["hunter2"], {"a": "hunter2"}, b"hunter2"):
         log.logger.info("x", extra={"data": {name: value}, "list": [{name: value}]})
         assert log.line()["data"] == {name: "[removed]"}
@@ -181,7 +181,7 @@ def test_what_is_called_a_secret_is_removed_whatever_it_is(log: Log, name: str) 
     assert "hunter2" not in str(log.line())
 
 
-def test_names_owners_and_mail_are_hidden(log: Log) -> None:
+def test_names_owners_and_emails_are_hidden(log: Log) -> None:
     person = {"name": "Ada Lovelace", "owner": "ada", "email": "ada@example.org", "currency": "USD"}
     hidden = {"name": "[hidden]", "owner": "[hidden]", "email": "[hidden]", "currency": "USD"}
     log.logger.info("account %s", person, extra={"account": person})
@@ -196,7 +196,7 @@ def test_names_owners_and_mail_are_hidden(log: Log) -> None:
         assert "Lovelace" not in log.line()["message"]
 
 
-def test_amounts_show_at_debug_only(log: Log) -> None:
+def test_amounts_are_logged_at_debug_only(log: Log) -> None:
     data = {"amount": 1050, "balance_after": 77777, "seq": 3}
     for level in (logging.DEBUG, logging.INFO, logging.WARNING):
         shown = level == logging.DEBUG
@@ -215,7 +215,7 @@ def test_account_numbers_keep_their_last_four_digits(log: Log) -> None:
     assert line["account_number"] == "****1234" and line["other"] == "****7766"
 
 
-def test_what_is_no_secret_stays_readable(log: Log) -> None:
+def test_other_values_stay_readable(log: Log) -> None:
     harmless = (
         "GET /api/v1/accounts/0198c5f0-7d3a-7c1e-9d4b-2f6a1b3c4d5e 200 in 1.25 ms at 10:00:00",
         "trace 4bf92f3577b34da6a3ce929d0e0e4736, batch of 256 took 0.0123 s; 99 % of 123456789",
@@ -230,7 +230,7 @@ def test_what_is_no_secret_stays_readable(log: Log) -> None:
     ]
 
 
-def test_a_line_has_the_fields_of_every_line(log: Log) -> None:
+def test_line_has_the_common_fields(log: Log) -> None:
     log.logger.info("hello %s", "world")
     line = log.line()
     assert set(line) >= {"timestamp", "level", "service", "version", "track", "request_id", "trace_id", "message"}
@@ -248,7 +248,7 @@ def test_a_line_has_the_fields_of_every_line(log: Log) -> None:
 
 
 class Unprintable:
-    """Fails whoever wants to see it."""
+    """An object that cannot be converted to text."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError
@@ -256,7 +256,7 @@ class Unprintable:
     __repr__ = __str__
 
 
-def test_what_cannot_be_masked_neither_fails_the_caller_nor_gets_through(log: Log) -> None:
+def test_record_that_cannot_be_masked_is_replaced(log: Log) -> None:
     endless: list[Any] = ["password=hunter2"]
     endless.append(endless)
     log.logger.info("x", extra={"endless": endless})
@@ -268,14 +268,14 @@ def test_what_cannot_be_masked_neither_fails_the_caller_nor_gets_through(log: Lo
 
 
 @pytest.mark.parametrize("text", ["a", "a.b-", "1", "://", "password", "x@", "eyJ.", "'\\\"password=", "Bearer "])
-def test_masking_is_fast_whatever_the_text(log: Log, text: str) -> None:
+def test_masking_is_fast_for_any_text(log: Log, text: str) -> None:
     with assert_cpu_below(1):
         log.logger.info(text * (100_000 // len(text)) + ":")
 
 
 @contextmanager
 def configured() -> Iterator[io.StringIO]:
-    """Logs as a service has them, afterwards as before; yields where a library used to write its own."""
+    """Configure logging as in a service and restore it afterwards; yields the previous stream of a library."""
     root = logging.root
     before = (
         root.handlers[:],
@@ -297,7 +297,7 @@ def configured() -> Iterator[io.StringIO]:
         setattr(logging, name, value)
 
 
-def test_everybodys_lines_go_through_the_masked_handler(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logs_of_libraries_are_masked(capsys: pytest.CaptureFixture[str]) -> None:
     with configured() as own:
         for name in ("third.party", "third.party.deeper", "sqlalchemy.engine", "uvicorn.error", "made.later"):
             logging.getLogger(name).warning("password=%s", "hunter2hunter2")

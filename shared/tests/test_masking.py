@@ -1,4 +1,4 @@
-"""Free text: what is masked by its form or its name, what stays, and how long it takes."""
+"""Masking of free text: masked patterns and names, unchanged text, and running time."""
 
 import time
 
@@ -6,7 +6,7 @@ import pytest
 
 from shared.observability.masking import mask_text
 
-# Written apart: a scan for secrets finds whole headers, in tests as well.
+# Split, because secret scanners find whole headers in tests as well.
 _KEY = "PRIVATE KEY"
 SECRETS = {
     "GB29 NWBK 6016 1331 9268 19": "NWBK",
@@ -49,7 +49,7 @@ SECRETS = {
 
 
 @pytest.mark.parametrize("text", SECRETS)
-def test_what_is_masked_in_every_form(text: str) -> None:
+def test_secrets_are_masked_in_every_form(text: str) -> None:
     for written in (text, repr(text), f"[{text}]", f"first line\n{text}\nlast line"):
         assert SECRETS[text] not in mask_text(written, hide_amounts=True)
 
@@ -68,7 +68,7 @@ HARMLESS = [
 
 
 @pytest.mark.parametrize("text", HARMLESS)
-def test_what_is_needed_stays(text: str) -> None:
+def test_harmless_text_is_unchanged(text: str) -> None:
     assert mask_text(text, hide_amounts=True) == text
 
 
@@ -120,8 +120,8 @@ LONG = [
 ]
 
 
-def test_time_grows_with_the_length_of_a_text_and_no_faster() -> None:
-    """Ten times the text takes about ten times as long; quadratic would be a hundred times."""
+def test_masking_takes_linear_time() -> None:
+    """Ten times the text takes about ten times as long; quadratic time would be a hundred times."""
 
     def seconds(size: int, part: str) -> float:
         text = part * (size // len(part)) + ":"

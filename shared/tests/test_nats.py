@@ -1,4 +1,4 @@
-"""NATS JetStream as transport, against a real server."""
+"""Event transport over NATS JetStream, with a real server."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -27,39 +27,39 @@ async def bus(nats_server: NatsServer) -> AsyncIterator[NatsBus]:
 
 
 def reader(bus: NatsBus, limit: int = 500, durable: str = "reader") -> NatsSource:
-    """Return a reader that does not wait long."""
+    """Return a consumer with a short wait."""
     return NatsSource(bus, durable, EVENTS, limit=limit, wait_seconds=0.5)
 
 
-class Remembering(Handler):
-    """A handler that remembers the events in order of arrival, and fails for those called `poison`."""
+class RecordingHandler(Handler):
+    """A handler that records events in order of arrival and fails for those with the id `poison`."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.tries = 0
-        self.buried: list[Any] = []
+        self.attempts = 0
+        self.dead_letters: list[Any] = []
 
     async def position(self) -> int:
-        """Return 0: the server remembers."""
+        """Return 0: the server tracks the position."""
         return 0
 
     async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
-        """Remember the events, or none of them."""
+        """Record all events or none."""
         assert move is None
         if any(item.id == "poison" for item in events):
-            self.tries += 1
+            self.attempts += 1
             raise ZeroDivisionError("cannot be\r\ndone")
         new = {item.id for item in events} - set(self.seen)
         self.seen += [item.id for item in events if item.id in new]
         return new
 
     async def bury(self, raw: Any, reason: str) -> None:
-        """Remember the dead."""
-        self.buried.append(raw)
+        """Store the dead letter."""
+        self.dead_letters.append(raw)
 
 
 async def drained(source: NatsSource) -> list[Event]:
-    """Receive and acknowledge until nothing comes."""
+    """Receive and ack until there are no more events."""
     found: list[Event] = []
     while (delivery := await source.receive(0)).raw:
         found += delivery.raw
@@ -67,7 +67,7 @@ async def drained(source: NatsSource) -> list[Event]:
     return found
 
 
-async def test_what_is_published_twice_is_delivered_once(bus: NatsBus) -> None:
+async def test_event_published_twice_is_delivered_once(bus: NatsBus) -> None:
     written = events(300)
     await bus.publish(written)
     await bus.publish(written[100:])
@@ -76,7 +76,7 @@ async def test_what_is_published_twice_is_delivered_once(bus: NatsBus) -> None:
     assert len(await drained(reader(bus, durable="another"))) == 300
 
 
-async def test_what_is_given_back_comes_again(bus: NatsBus) -> None:
+async def test_nacked_events_are_redelivered(bus: NatsBus) -> None:
     await bus.publish(events(3))
     source = reader(bus)
     delivery = await source.receive(0)
@@ -94,7 +94,7 @@ async def test_replicas_compete_for_events(bus: NatsBus, nats_server: NatsServer
     await other.close()
 
 
-async def test_a_watcher_gets_all_that_is_new_and_takes_it_from_nobody(bus: NatsBus) -> None:
+async def test_ephemeral_consumer_receives_all_new_events(bus: NatsBus) -> None:
     await bus.publish(events(2))
     watchers = [NatsSource(bus, None, EVENTS, wait_seconds=0.5) for _ in range(2)]
     assert [await drained(watcher) for watcher in watchers] == [[], []]
@@ -115,28 +115,28 @@ async def dead_letters(bus: NatsBus) -> list[tuple[str, Any, str]]:
     return found
 
 
-async def test_poison_goes_to_the_dead_letters_and_blocks_nobody(bus: NatsBus) -> None:
+async def test_poison_events_are_dead_lettered_and_block_nothing(bus: NatsBus) -> None:
     poison = event("poison", "bank.hold.placed")
     await bus.publish([event("good-1"), poison, event("good-2")])
     stream = await bus.jetstream()
     await stream.publish("bank.entry.posted", b"\xff not JSON")
     await stream.publish("bank.entry.posted", orjson.dumps({"type": "bank.no such *.subject", "id": "\0"}))
-    handler = Remembering()
+    handler = RecordingHandler()
     consumer = Consumer(reader(bus), handler)
     while await consumer.step():
         pass
     assert handler.seen == ["good-1", "good-2"]
-    assert handler.tries == MAX_ATTEMPTS + 1, "once in the batch, then alone"
+    assert handler.attempts == MAX_ATTEMPTS + 1, "once in the batch, then alone"
     letters = {subject: (content, reason) for subject, content, reason in await dead_letters(bus)}
     assert letters["dead.bank.hold.placed"] == (poison, "ZeroDivisionError: cannot be done")
-    assert len(handler.buried) == 3 and await drained(reader(bus)) == []
+    assert len(handler.dead_letters) == 3 and await drained(reader(bus)) == []
     assert [subject for subject, _, _ in await dead_letters(bus)].count("dead.bank.unreadable") == 2
     assert all("not a CloudEvent" in reason for subject, _, reason in await dead_letters(bus) if "unread" in subject)
 
 
-async def test_a_restart_of_the_server_loses_nothing(bus: NatsBus, nats_server: NatsServer) -> None:
-    """Publisher and consumer come back by themselves; what was not acknowledged comes again."""
-    handler = Remembering()
+async def test_server_restart_loses_no_events(bus: NatsBus, nats_server: NatsServer) -> None:
+    """Publisher and consumer reconnect; unacknowledged events are redelivered."""
+    handler = RecordingHandler()
     consumer_bus = NatsBus(nats_server.url)
     consumer = asyncio.create_task(Consumer(reader(consumer_bus), handler).run())
     published, stopped, failed = 0, asyncio.Event(), asyncio.Event()
@@ -169,14 +169,14 @@ async def test_a_restart_of_the_server_loses_nothing(bus: NatsBus, nats_server: 
     await nats_server.start()
     await eventually(all_arrived, seconds=30)
     await publisher
-    assert len(handler.seen) == 200 and handler.buried == []
+    assert len(handler.seen) == 200 and handler.dead_letters == []
     consumer.cancel()
     await asyncio.wait([consumer])
     await consumer_bus.close()
     assert (await (await bus.jetstream()).stream_info(STREAM)).state.messages == 200
 
 
-async def test_a_server_that_is_away_at_the_start_is_an_error_and_no_standstill(
+async def test_unavailable_server_at_startup_is_an_error(
     nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "_CONNECT_SECONDS", 0.5)
@@ -191,10 +191,8 @@ async def test_a_server_that_is_away_at_the_start_is_an_error_and_no_standstill(
     await bus.close()
 
 
-async def test_a_server_that_lost_its_disk_gets_a_stream_with_another_name(
-    bus: NatsBus, nats_server: NatsServer
-) -> None:
-    """Publishers and consumers go on by themselves, and whoever publishes can tell that what was there is gone."""
+async def test_server_that_lost_its_disk_gets_a_new_stream_id(bus: NatsBus, nats_server: NatsServer) -> None:
+    """Publishers and consumers continue, and the new stream id tells publishers that the events are lost."""
     await bus.publish(events(3))
     first = await bus.stream()
     source = reader(bus)
@@ -221,7 +219,7 @@ async def test_a_server_that_lost_its_disk_gets_a_stream_with_another_name(
     await eventually(received, seconds=20)
 
 
-async def test_a_stream_that_somebody_removed_is_made_again(bus: NatsBus) -> None:
+async def test_deleted_stream_is_recreated(bus: NatsBus) -> None:
     await bus.publish(events(1))
     first = await bus.stream()
     await (await bus.jetstream()).delete_stream(STREAM)

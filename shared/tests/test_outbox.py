@@ -1,4 +1,4 @@
-"""The outbox: no event is skipped, whatever the order of commits, and positions have no gaps."""
+"""The outbox: no event is skipped in any order of commits, and positions have no gaps."""
 
 import asyncio
 import random
@@ -18,14 +18,14 @@ from shared.tests.support import append, event, events, metadata, names, outbox,
 
 
 class NaiveReader:
-    """The reader that everybody writes first: it remembers the last id it saw."""
+    """A naive reader that stores the last id."""
 
     def __init__(self) -> None:
         self.last = 0
         self.seen = 0
 
     async def poll(self, engine: AsyncEngine) -> None:
-        """Read the rows after the last one."""
+        """Read the rows after the stored id."""
         rows = outbox.rows
         async with engine.connect() as connection:
             found = (await connection.execute(select(rows.c.id).where(rows.c.id > self.last))).scalars().all()
@@ -34,7 +34,7 @@ class NaiveReader:
 
 
 class PositionReader:
-    """The reader of this project: it remembers the last position it saw."""
+    """A reader that stores the last position."""
 
     def __init__(self, limit: int = 10_000) -> None:
         self.after = 0
@@ -42,14 +42,14 @@ class PositionReader:
         self.seen: list[str] = []
 
     async def poll(self, engine: AsyncEngine) -> None:
-        """Read the events after the last one."""
+        """Read the events after the stored position."""
         found = await read(engine, self.after, self.limit)
         assert [position for position, _ in found] == list(range(self.after + 1, self.after + 1 + len(found)))
         self.after += len(found)
         self.seen += names([item for _, item in found])
 
 
-async def test_a_reader_of_ids_skips_what_commits_late_and_a_reader_of_positions_does_not(
+async def test_reader_by_id_skips_late_commits_and_reader_by_position_does_not(
     postgres_engine: AsyncEngine,
 ) -> None:
     naive, reader = NaiveReader(), PositionReader()
@@ -90,8 +90,8 @@ async def test_many_writers_commit_in_any_order_and_each_event_is_read_once(post
     assert sorted(reader.seen) == sorted(f"{writer}-{number}" for writer in range(6) for number in range(10))
 
 
-async def test_two_sequencers_at_once_skip_nothing(postgres_engine: AsyncEngine) -> None:
-    """A leader whose connection has died may still be in the middle of a pass when the next one begins its own."""
+async def test_concurrent_sequencers_skip_nothing(postgres_engine: AsyncEngine) -> None:
+    """A leader that has lost its connection may still be sequencing when the next leader starts."""
     reader = PositionReader()
     async with write_transaction(postgres_engine) as writer:
         await write_all(writer, [outbox.write([event("first")], utc_now())])
@@ -131,7 +131,7 @@ async def test_any_window_of_positions_can_be_read(
         assert await read(engine, after, limit) == numbered[after : after + limit]
 
 
-async def test_a_large_append_becomes_several_rows(engine: AsyncEngine) -> None:
+async def test_large_append_is_split_into_rows(engine: AsyncEngine) -> None:
     large = events(2 * MAX_EVENTS_PER_ROW + 1)
     await append(engine, *large)
     async with engine.connect() as connection:
@@ -141,7 +141,7 @@ async def test_a_large_append_becomes_several_rows(engine: AsyncEngine) -> None:
     assert await read(engine) == list(enumerate(large, start=1))
 
 
-async def test_a_reader_that_is_far_behind_lets_the_index_end_its_search(sqlite_url: str) -> None:
+async def test_reader_far_behind_uses_a_bounded_index_scan(sqlite_url: str) -> None:
     async for engine in opened(sqlite_url):
         await create_tables(sqlite_url, metadata)
         asked: list[tuple[str, tuple[int, ...]]] = []
@@ -153,7 +153,7 @@ async def test_a_reader_that_is_far_behind_lets_the_index_end_its_search(sqlite_
     assert "position>? AND position<?" in plan
 
 
-async def test_an_append_that_is_rolled_back_leaves_no_gap(engine: AsyncEngine) -> None:
+async def test_rolled_back_append_leaves_no_gap(engine: AsyncEngine) -> None:
     await append(engine, event("before"))
     try:
         async with write_transaction(engine) as connection:
@@ -167,7 +167,7 @@ async def test_an_append_that_is_rolled_back_leaves_no_gap(engine: AsyncEngine) 
     assert [(position, item["id"]) for position, item in await read(engine)] == [(1, "before"), (2, "after")]
 
 
-async def test_the_backlog_counts_what_is_not_published_with_and_without_a_position(engine: AsyncEngine) -> None:
+async def test_backlog_counts_unpublished_events_with_and_without_position(engine: AsyncEngine) -> None:
     async def backlog(after: int) -> tuple[int, bool]:
         async with engine.connect() as connection:
             count, since = await outbox.backlog(connection, after)

@@ -1,23 +1,25 @@
-"""Every problem a client can get is documented, with its status, and nothing else is."""
+"""All problem types are documented with their status, and no others."""
 
 import re
 
 from shared.testing.paths import ROOT
 from shared.http import problem_pages
-from shared.http.problem_pages import ADVICE, EDGE_KINDS
-from shared.http.problems import KINDS
+from shared.http.problem_pages import ADVICE, NGINX_PROBLEM_TYPES
+from shared.http.problems import PROBLEM_TYPES
 
 
-def test_every_problem_has_a_page_and_those_of_nginx_are_the_same() -> None:
+def test_every_problem_type_has_a_page_and_matches_nginx() -> None:
     template = (ROOT / "ansible/roles/nginx_canary/templates/banking.conf.j2").read_text(encoding="utf-8")
     found = re.findall(r"\('[\d ]+', (\d+), '([a-z-]+)', '([^']+)'", template)
     of_nginx = {code: (int(status), title) for status, code, title in found}
-    kinds = {code: (kind.status, kind.title) for code, kind in {**KINDS, **EDGE_KINDS}.items()}
+    kinds = {code: (kind.status, kind.title) for code, kind in {**PROBLEM_TYPES, **NGINX_PROBLEM_TYPES}.items()}
     assert len(of_nginx) > 5 and of_nginx.items() <= kinds.items()
-    assert ADVICE.keys() == kinds.keys() == problem_pages.kinds().keys() and EDGE_KINDS.keys() <= of_nginx.keys()
+    assert (
+        ADVICE.keys() == kinds.keys() == problem_pages.kinds().keys() and NGINX_PROBLEM_TYPES.keys() <= of_nginx.keys()
+    )
 
 
-def test_a_page_says_what_happened_and_what_to_do() -> None:
+def test_page_explains_what_happened_and_what_to_do() -> None:
     for code, advice in ADVICE.items():
         markdown, page = problem_pages.as_markdown(code), problem_pages.as_html(code)
         assert advice.meaning in markdown and advice.remedy in markdown

@@ -1,4 +1,4 @@
-"""The relay: it gives positions and publishes, one at a time, and outages delay events and nothing else."""
+"""The relay: one leader sequences and publishes events, and outages only delay them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -18,37 +18,37 @@ from shared.messaging.transport import NatsBus
 
 
 class FakeBus(NatsBus):
-    """A broker that remembers what was published, and can be away."""
+    """A broker that records published events and can be unavailable."""
 
     def __init__(self) -> None:
         super().__init__("nats://nowhere")
         self.events: list[Event] = []
-        self.away = False
+        self.unavailable = False
         self.name = "first"
 
     async def stream(self) -> str:
-        """Return the name of the stream there is now."""
-        if self.away:
+        """Return the id of the current stream."""
+        if self.unavailable:
             raise ConnectionRefusedError("no broker")
         return self.name
 
     async def publish(self, events: Sequence[Event]) -> None:
-        """Remember the events."""
-        if self.away:
+        """Record the events."""
+        if self.unavailable:
             raise ConnectionRefusedError("no broker")
         self.events += events
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let relays measure often and wait little."""
+def short_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the intervals of the relay."""
     monkeypatch.setattr(relay_module, "_RETRY_SECONDS", 0.2)
     monkeypatch.setattr(relay_module, "_MEASURE_SECONDS", 0.05)
 
 
 @asynccontextmanager
 async def running(relay: Relay) -> AsyncIterator[None]:
-    """Run a relay for the time of the block."""
+    """Run a relay while the block runs."""
     task = asyncio.create_task(relay.run())
     try:
         yield
@@ -73,7 +73,7 @@ async def test_events_are_sequenced_and_published_once_in_order(engine: AsyncEng
     assert names(bus.events)[4:] == ["e5"]
 
 
-async def test_without_a_broker_events_get_positions_and_commits_wake_the_relay(
+async def test_relay_without_broker_sequences_events_and_is_woken_by_commits(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(relay_module, "_IDLE_SECONDS", 60)
@@ -89,9 +89,9 @@ async def test_without_a_broker_events_get_positions_and_commits_wake_the_relay(
     assert metric("bank_events_published_total", type="bank.entry.posted") == before + 2
 
 
-async def test_a_broker_outage_delays_events_and_shows_in_the_metrics(engine: AsyncEngine) -> None:
+async def test_broker_outage_delays_events_and_is_visible_in_metrics(engine: AsyncEngine) -> None:
     bus = FakeBus()
-    bus.away = True
+    bus.unavailable = True
     await append(engine, *events(5))
 
     async def measured() -> bool:
@@ -100,12 +100,12 @@ async def test_a_broker_outage_delays_events_and_shows_in_the_metrics(engine: As
     async with running(Relay(engine, outbox, bus, "test")):
         await eventually(measured)
         await append(engine, *events(1, start=6))
-        bus.away = False
+        bus.unavailable = False
         await eventually(nothing_pending)
     assert names(bus.events) == names(events(6))
 
 
-async def test_a_stream_that_took_the_place_of_another_gets_every_event(engine: AsyncEngine) -> None:
+async def test_recreated_stream_receives_all_events(engine: AsyncEngine) -> None:
     bus = FakeBus()
     relay = Relay(engine, outbox, bus, "test")
 
@@ -116,7 +116,7 @@ async def test_a_stream_that_took_the_place_of_another_gets_every_event(engine: 
         return names(bus.events)
 
     async with write_transaction(engine) as connection:
-        # As the version before has left it.
+        # As stored by an earlier version.
         await outbox.set_published(connection, "nats", 2)
     await append(engine, *events(3))
     assert await work() == ["e3"]
@@ -127,7 +127,7 @@ async def test_a_stream_that_took_the_place_of_another_gets_every_event(engine: 
     assert await work() == []
 
 
-async def test_a_relay_that_hangs_shows_in_the_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_blocked_relay_is_visible_in_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = FakeBus()
 
     async def hang(events: Sequence[Event]) -> None:
@@ -145,7 +145,7 @@ async def test_a_relay_that_hangs_shows_in_the_metrics(engine: AsyncEngine, monk
 
 
 async def nothing_pending() -> bool:
-    """Tell whether the metrics say that everything has been published."""
+    """Return whether the metrics report no backlog."""
     return metric("bank_outbox_pending") == metric("bank_outbox_oldest_seconds") == 0
 
 
@@ -160,7 +160,7 @@ async def _head_is(engine: AsyncEngine, position: int) -> bool:
 
 
 async def _leaders(engine: AsyncEngine) -> list[tuple[str, int]]:
-    """Return name and process id of the connections that hold a relay's lock."""
+    """Return application name and process id of the connections that hold a relay lock."""
     statement = (
         "SELECT application_name, pid FROM pg_locks JOIN pg_stat_activity USING (pid)"
         " WHERE locktype = 'advisory' AND granted AND objsubid = 1 AND classid = 0"
@@ -170,9 +170,7 @@ async def _leaders(engine: AsyncEngine) -> list[tuple[str, int]]:
         return [(row.application_name, row.pid) for row in await connection.execute(text(statement))]
 
 
-async def test_one_of_two_relays_leads_and_the_other_takes_over(
-    postgres_engine: AsyncEngine, postgres_url: str
-) -> None:
+async def test_standby_relay_takes_over_from_the_leader(postgres_engine: AsyncEngine, postgres_url: str) -> None:
     engines = {name: create_engine(postgres_url, name=name) for name in ("a", "b")}
     buses = {name: FakeBus() for name in engines}
     relays = {name: Relay(engine, outbox, buses[name], "test") for name, engine in engines.items()}
@@ -205,7 +203,7 @@ async def test_one_of_two_relays_leads_and_the_other_takes_over(
             async with postgres_engine.connect() as connection:
                 await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": leader[1]})
             await eventually(is_led)
-            await asyncio.sleep(0.3)  # longer than the deposed relay needs to find out
+            await asyncio.sleep(0.3)  # longer than the former leader needs to notice
             await only_the_leader_works()
         if leader[0] == "a":
             await eventually(is_led)
@@ -217,8 +215,8 @@ async def test_one_of_two_relays_leads_and_the_other_takes_over(
         await engine.dispose()
 
 
-async def test_a_relay_that_stops_or_fails_lets_go_of_the_lock(postgres_engine: AsyncEngine) -> None:
-    """Its connection must not keep the lock in the pool, where it would stop all relays, its own included."""
+async def test_stopped_or_failed_relay_releases_the_lock(postgres_engine: AsyncEngine) -> None:
+    """A pooled connection must not keep the lock, which would block all relays."""
     bus = FakeBus()
     pids: set[int] = set()
 
@@ -231,16 +229,16 @@ async def test_a_relay_that_stops_or_fails_lets_go_of_the_lock(postgres_engine: 
 
     async with running(Relay(postgres_engine, outbox, bus, "test")):
         await eventually(lambda: _head_is(postgres_engine, 0))
-        bus.away = True
+        bus.unavailable = True
         await append(postgres_engine, *events(1))
         await eventually(two_led)
-        bus.away = False
+        bus.unavailable = False
         await eventually(lambda: _published(postgres_engine, 1))
     await eventually(nobody_leads)
 
 
-async def test_a_relay_that_stands_by_reports_nothing_pending(postgres_engine: AsyncEngine, postgres_url: str) -> None:
-    """What it measured while it led would otherwise stand for ever."""
+async def test_standby_relay_reports_no_backlog(postgres_engine: AsyncEngine, postgres_url: str) -> None:
+    """Otherwise its last values as the leader would be exported forever."""
     async with postgres_engine.connect() as leadership:
         lock = Relay(postgres_engine, outbox, None, "test")._lock  # pylint: disable=protected-access
         await leadership.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": lock})

@@ -1,4 +1,4 @@
-"""What every request is checked for, whatever the route."""
+"""Checks of every request, on all routes."""
 
 from typing import Annotated, Any
 
@@ -25,27 +25,27 @@ def check_headers(*lines: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize("name", SINGLE)
 @pytest.mark.parametrize("values", [("a", "b"), ("a", "a"), ("", "a")])
-def test_a_header_with_one_value_is_sent_once(name: str, values: tuple[str, str]) -> None:
+def test_repeated_single_valued_header_is_rejected(name: str, values: tuple[str, str]) -> None:
     check_headers(("x-other", "1"), (name, values[0]))
     with pytest.raises(Problem) as caught:
         check_headers((name, values[0]), ("x-other", "1"), (name, values[1]))
     assert (caught.value.status, name in caught.value.detail) == (400, True)
 
 
-def test_lists_may_come_in_several_lines() -> None:
+def test_list_valued_headers_may_be_repeated() -> None:
     check_headers(("accept-encoding", "gzip"), ("accept-encoding", "br"), ("via", "a"), ("via", "b"))
     with pytest.raises(Problem):
         check_headers(("via", "a"), ("via", "b"), ("authorization", "a"), ("authorization", "a"))
 
 
 @pytest.mark.parametrize("header", ["a, b", "a,b", ",a", "a,", '"a", "b"', '"a","b"'])
-def test_two_keys_that_a_proxy_has_joined_are_no_key(header: str) -> None:
+def test_idempotency_keys_joined_by_a_proxy_are_rejected(header: str) -> None:
     with pytest.raises(Problem) as caught:
         idempotency.parse_key(header)
     assert caught.value.code == "idempotency-key-missing"
 
 
-def test_a_key_in_quotes_may_have_a_comma() -> None:
+def test_quoted_idempotency_key_may_contain_a_comma() -> None:
     assert idempotency.parse_key('"a, b"') == "a, b"
 
 
@@ -84,7 +84,7 @@ def test_plain_json_is_accepted(media_type: str | None) -> None:
     ],
 )
 @pytest.mark.parametrize("length", [{"content_length": "2"}, {"transfer_encoding": "chunked"}])
-def test_other_content_types_are_refused(media_type: str, length: dict[str, str]) -> None:
+def test_other_content_types_are_rejected(media_type: str, length: dict[str, str]) -> None:
     with pytest.raises(Problem) as caught:
         request_checks.check_content(content_of(content_type=media_type, **length))
     assert (caught.value.status, caught.value.headers) == (415, {"Accept": "application/json"})
@@ -92,7 +92,7 @@ def test_other_content_types_are_refused(media_type: str, length: dict[str, str]
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "zstd", "identity, gzip", "", "x"])
-def test_content_codings_are_refused(coding: str) -> None:
+def test_content_codings_are_rejected(coding: str) -> None:
     with pytest.raises(Problem) as caught:
         request_checks.check_content(content_of(content_encoding=coding, content_length="2"))
     assert (caught.value.status, caught.value.headers) == (415, {"Accept-Encoding": "identity"})
@@ -114,12 +114,12 @@ KNOWN = ("limit", "cursor", "from")
         ("=1", ["/query/"]),
         ("limit", []),
         ("&&", []),
-        ("limit=1;cursor=a", []),  # a semicolon separates nothing: the limit is refused by its route
+        ("limit=1;cursor=a", []),  # a semicolon is not a separator: the route rejects the limit
         ("%ff=1", ["/query/\ufffd"]),
         ("&".join(["limit=1"] * 51), ["/query"]),
     ],
 )
-def test_parameters_are_known_and_sent_once(query: str, pointers: list[str]) -> None:
+def test_unknown_and_repeated_parameters_are_rejected(query: str, pointers: list[str]) -> None:
     try:
         request_checks.check_query(query.encode(), KNOWN)
         found = []
@@ -129,7 +129,7 @@ def test_parameters_are_known_and_sent_once(query: str, pointers: list[str]) -> 
     assert found == pointers
 
 
-def test_a_refused_query_names_what_there_is() -> None:
+def test_rejected_query_lists_supported_parameters() -> None:
     for known, told in ((KNOWN, "limit, cursor, from"), ((), "none")):
         with pytest.raises(Problem) as caught:
             request_checks.check_query(b"x=1", known)
@@ -140,14 +140,14 @@ def test_a_refused_query_names_what_there_is() -> None:
 
 
 @given(st.binary(max_size=60))
-def test_any_query_is_read_or_refused(query: bytes) -> None:
+def test_any_query_is_accepted_or_rejected(query: bytes) -> None:
     try:
         request_checks.check_query(query, KNOWN)
     except Problem as problem:
         assert problem.code == "validation-failed"
 
 
-def test_targets_and_headers_have_a_limit() -> None:
+def test_target_and_headers_are_limited() -> None:
     request_checks.check_size(8192, 100)
     for arguments, code in (((8193, 1), "uri-too-long"), ((1, 101), "headers-too-large")):
         with pytest.raises(Problem) as caught:
@@ -155,7 +155,7 @@ def test_targets_and_headers_have_a_limit() -> None:
         assert caught.value.code == code
 
 
-def test_parameters_of_dependencies_count_as_those_of_their_route() -> None:
+def test_parameters_of_dependencies_belong_to_the_route() -> None:
     app = FastAPI()
 
     def page(limit: int = 1, cursor: str = "") -> tuple[int, str]:
@@ -163,7 +163,7 @@ def test_parameters_of_dependencies_count_as_those_of_their_route() -> None:
 
     @app.get("/things")
     def things(_page: Annotated[Any, Depends(page)], start: Annotated[str, Query(alias="from")] = "") -> None:
-        """Take parameters of its own and of a dependency."""
+        """Have its own parameters and those of a dependency."""
         del start
 
     (route,) = (route for route in app.routes if isinstance(route, APIRoute))

@@ -1,4 +1,4 @@
-"""What requests and answers are made of: keys, problems, pages, ids, health."""
+"""Idempotency keys, problems, pagination, ids, health and summary."""
 
 import asyncio
 import re
@@ -21,7 +21,7 @@ from starlette.exceptions import HTTPException
 from shared.http import health, idempotency, paging, problems, summary
 from shared.db.database import ping
 from shared.ids import new_id, rfc3339
-from shared.http.problems import KINDS, Problem
+from shared.http.problems import PROBLEM_TYPES, Problem
 from shared.runtime.settings import ProcessSettings
 from shared.testing.fixtures import Lab
 from shared.http.web import documented_problems
@@ -30,20 +30,20 @@ PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_s
 
 
 @given(PRINTABLE.filter(lambda key: not {'"', ","} & set(key)))
-def test_a_key_is_the_same_bare_and_quoted(key: str) -> None:
+def test_bare_and_quoted_idempotency_keys_are_equal(key: str) -> None:
     assert idempotency.parse_key(key) == idempotency.parse_key(f' "{key}" ') == key
 
 
 @pytest.mark.parametrize(
     "header", [None, "", " ", '""', ' "" ', "x" * 256, f'"{"x" * 256}"', "a\tb", "a\0b", "schlüssel", "a\nb", "\x7f"]
 )
-def test_what_is_no_key(header: str | None) -> None:
+def test_invalid_idempotency_keys_are_rejected(header: str | None) -> None:
     with pytest.raises(Problem) as caught:
         idempotency.parse_key(header)
     assert (caught.value.code, caught.value.status) == ("idempotency-key-missing", 400)
 
 
-def test_the_longest_keys() -> None:
+def test_longest_idempotency_keys_are_accepted() -> None:
     assert len(idempotency.parse_key("x" * 255)) == len(idempotency.parse_key(f'"{"x" * 255}"')) == 255
 
 
@@ -55,7 +55,7 @@ CONTENT = st.dictionaries(st.text(max_size=5), JSON, max_size=4)
 
 
 @given(CONTENT, CONTENT, st.sampled_from(["/a", "/b"]), st.sampled_from(["/a", "/b"]))
-def test_the_hash_tells_requests_apart_and_not_the_order_of_fields(
+def test_request_hash_depends_on_content_but_not_on_field_order(
     one: dict[str, object], other: dict[str, object], path: str, other_path: str
 ) -> None:
     shuffled = dict(reversed(one.items()))
@@ -76,14 +76,14 @@ CONTRACT = {
 }
 
 
-def test_the_codes_of_the_contract_have_its_statuses() -> None:
-    assert {code: KINDS[code].status for code in CONTRACT} == CONTRACT
-    assert all(KINDS[code].status == status for status, code in problems.CODE_OF_STATUS.items())
+def test_problem_codes_have_the_documented_statuses() -> None:
+    assert {code: PROBLEM_TYPES[code].status for code in CONTRACT} == CONTRACT
+    assert all(PROBLEM_TYPES[code].status == status for status, code in problems.CODE_OF_STATUS.items())
 
 
-@pytest.mark.parametrize("code", KINDS)
-def test_every_kind_is_documented_and_answers_with_all_members(code: str) -> None:
-    kind = KINDS[code]
+@pytest.mark.parametrize("code", PROBLEM_TYPES)
+def test_every_problem_type_is_documented_and_has_all_members(code: str) -> None:
+    kind = PROBLEM_TYPES[code]
     documentation = documented_problems(kind.status)[kind.status]
     assert kind.title in documentation["description"]
     schema = documentation["content"]["application/problem+json"]["schema"]
@@ -105,7 +105,7 @@ def test_every_kind_is_documented_and_answers_with_all_members(code: str) -> Non
 
 def test_pointers_are_rfc_6901() -> None:
     class Inner(BaseModel):
-        """Takes nothing unknown."""
+        """A body without unknown fields."""
 
         model_config = ConfigDict(extra="forbid")
         amount: int
@@ -144,14 +144,14 @@ def test_exceptions_become_problems(error: Exception, code: str) -> None:
 
 
 @given(st.uuids())
-def test_a_cursor_leads_back_to_its_id(last: uuid.UUID) -> None:
+def test_cursor_encodes_an_id(last: uuid.UUID) -> None:
     cursor = paging.encode_cursor(str(last))
     assert paging.decode_cursor(cursor) == str(last)
     assert re.fullmatch(r"[\w-]+", cursor), "safe in a URL"
 
 
 @given(st.text(max_size=30))
-def test_any_other_cursor_is_a_problem_of_the_client(text: str) -> None:
+def test_invalid_cursors_are_rejected(text: str) -> None:
     try:
         uuid.UUID(paging.decode_cursor(text))
     except Problem as problem:
@@ -159,14 +159,14 @@ def test_any_other_cursor_is_a_problem_of_the_client(text: str) -> None:
 
 
 @pytest.mark.parametrize(("found", "shown", "more"), [(0, 0, False), (2, 2, False), (3, 3, False), (4, 3, True)])
-def test_a_page_names_the_next_one_only_if_there_is_one(found: int, shown: int, more: bool) -> None:
+def test_page_has_a_next_cursor_only_if_there_are_more_items(found: int, shown: int, more: bool) -> None:
     items = [{"id": new_id()} for _ in range(found)]
     page = orjson.loads(bytes(paging.page(items, 3).body))
     assert page["items"] == items[:shown]
     assert page["next_cursor"] == (paging.encode_cursor(items[2]["id"]) if more else None)
 
 
-def test_ids_sort_in_the_order_in_which_they_were_made() -> None:
+def test_ids_sort_in_order_of_creation() -> None:
     made = [new_id() for _ in range(20_000)]
     assert made == sorted(made) and len(set(made)) == len(made)
     assert {uuid.UUID(one).version for one in made} == {7}
@@ -179,12 +179,12 @@ def test_times_are_rfc_3339_and_sort_as_text(moment: datetime) -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", text)
 
 
-def test_a_time_of_another_zone_is_told_in_utc() -> None:
+def test_times_are_formatted_in_utc() -> None:
     moment = datetime(2026, 1, 1, 1, tzinfo=timezone(timedelta(hours=2)))
     assert rfc3339(moment) == "2025-12-31T23:00:00.000000Z"
 
 
-async def test_readiness_names_what_fails_and_does_not_wait_for_what_hangs(
+async def test_readiness_lists_failed_checks_and_times_out_hanging_ones(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fails() -> None:
@@ -219,7 +219,9 @@ async def test_readiness_names_what_fails_and_does_not_wait_for_what_hangs(
     lasting.cancel()
 
 
-async def test_a_summary_says_who_is_ready_and_asks_at_most_once_a_second(monkeypatch: pytest.MonkeyPatch, lab: Lab):
+async def test_summary_reports_readiness_and_runs_checks_at_most_once_a_second(
+    monkeypatch: pytest.MonkeyPatch, lab: Lab
+):
     asked = []
     fails = False
 

@@ -1,4 +1,4 @@
-"""Settings: from the environment or from files, and one clear line for each that is wrong."""
+"""Settings from the environment or from files, and one error line per invalid value."""
 
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,14 +11,14 @@ SECRET = "kept-by-nobody-else-17"
 
 
 class MySettings(ServiceSettings):
-    """Settings of some service."""
+    """Settings of a service."""
 
     service: str = "some-service"
 
 
 @pytest.fixture
-def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """A complete environment."""
+def valid_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """A valid environment."""
     keys = tmp_path / "jwks.json"
     keys.write_text("{}")
     values = {
@@ -31,8 +31,8 @@ def good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return values
 
 
-@pytest.mark.usefixtures("good")
-def test_the_environment_is_read_and_secrets_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("valid_environment")
+def test_settings_are_read_from_the_environment_and_secrets_are_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "8123")
     settings = load_or_exit(MySettings)
     monkeypatch.setenv("DATABASE_URL", "postgresql+asyncpg://bank:9c1dUxr4@db/bank")
@@ -42,8 +42,8 @@ def test_the_environment_is_read_and_secrets_do_not_show(monkeypatch: pytest.Mon
     assert SECRET not in repr(settings) and settings.service_token.get_secret_value() == SECRET
 
 
-def test_a_file_gives_what_a_variable_would(
-    good: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_file_variable_replaces_the_variable(
+    valid_environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     secret = tmp_path / "secret"
     secret.write_text("  of-a-file-0123456789\n")
@@ -51,10 +51,10 @@ def test_a_file_gives_what_a_variable_would(
     assert load_or_exit(MySettings).service_token.get_secret_value() == "of-a-file-0123456789"
     monkeypatch.delenv("SERVICE_TOKEN")
     assert load_or_exit(MySettings).service_token.get_secret_value() == "of-a-file-0123456789"
-    assert good["SERVICE_TOKEN"] != "of-a-file-0123456789"
+    assert valid_environment["SERVICE_TOKEN"] != "of-a-file-0123456789"
 
 
-@pytest.mark.usefixtures("good")
+@pytest.mark.usefixtures("valid_environment")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -86,7 +86,7 @@ def test_a_file_gives_what_a_variable_would(
         ("ACCESS_LOG", "perhaps"),
     ],
 )
-def test_a_wrong_value_ends_the_start_with_one_line(
+def test_invalid_value_exits_with_one_line(
     name: str, value: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if value is None:
@@ -103,7 +103,7 @@ def test_a_wrong_value_ends_the_start_with_one_line(
     assert not password or password not in line
 
 
-@pytest.mark.usefixtures("good")
+@pytest.mark.usefixtures("valid_environment")
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -115,15 +115,13 @@ def test_a_wrong_value_ends_the_start_with_one_line(
         ("EVENTS_URL", "feed+http://account-service:8000"),
     ],
 )
-def test_a_lab_on_this_machine_needs_no_password_and_others_have_one(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_loopback_urls_may_omit_the_password(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(load_or_exit(MySettings), name.lower()) == value
 
 
-@pytest.mark.usefixtures("good")
-def test_each_wrong_value_has_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("valid_environment")
+def test_each_invalid_value_has_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("PORT", "x")
     monkeypatch.setenv("APP_TRACK", "x")
     with pytest.raises(SystemExit):
@@ -134,9 +132,9 @@ def test_each_wrong_value_has_a_line(monkeypatch: pytest.MonkeyPatch, capsys: py
     ]
 
 
-@pytest.mark.usefixtures("good")
+@pytest.mark.usefixtures("valid_environment")
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_a_file_that_cannot_be_read_is_named(
+def test_unreadable_file_is_named(
     content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "secret"
