@@ -28,7 +28,7 @@ ID = "[0-9a-f]{64}"
 
 Message = MutableMapping[str, Any]
 Query = dict[str, str]
-# Receives the match of the path, the query and the body (None if empty); returns the query to forward. Raises Refused.
+# Receives the path match, the query and the body (None if empty); returns the query to forward. Raises Refused.
 Check = Callable[[re.Match[str], Query, Any], Awaitable[Query]]
 
 

@@ -18,7 +18,7 @@ from shared.http.problems import Problem
 from shared.testing.fixtures import assert_cpu_below
 from shared.tests.test_auth import ED25519, bearer, jwk, jwks, rsa_key
 from shared.tests.test_auth import issuer, no_fetch_interval  # noqa: F401  # fixtures
-from shared.tests.test_auth import Issuer, refused
+from shared.tests.test_auth import Issuer, rejected
 
 MALLORY = Ed25519PrivateKey.generate()
 
@@ -46,14 +46,14 @@ def claims(**changes: Any) -> dict[str, Any]:
 async def test_a_token_that_nobody_signed(authenticator: Authenticator, algorithm: Any, signature: str) -> None:
     for kid in ("one", "two", None):
         head = {"alg": algorithm, "typ": "JWT", **({"kid": kid} if kid else {})}
-        await refused(authenticator, f"Bearer {part(head)}.{part(claims())}.{signature}")
+        await rejected(authenticator, f"Bearer {part(head)}.{part(claims())}.{signature}")
 
 
 @pytest.mark.parametrize("claimed", ["none", "HS256", "RS256", "ES256", "PS256", "eddsa", "EdDSA "])
 async def test_a_good_signature_under_another_algorithms_name(authenticator: Authenticator, claimed: str) -> None:
     head, body = part({"alg": claimed, "kid": "two"}), part(claims())
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+    await rejected(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ async def test_a_good_signature_under_another_algorithms_name(authenticator: Aut
 async def test_key_in_token_header_is_ignored(authenticator: Authenticator, header: dict[str, Any]) -> None:
     head = {"kid": "two", **header}
     token = jwt.encode(claims(), MALLORY, "EdDSA", {name: value for name, value in head.items() if value is not None})
-    await refused(authenticator, f"Bearer {token}")
+    await rejected(authenticator, f"Bearer {token}")
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ async def test_key_in_token_header_is_ignored(authenticator: Authenticator, head
     ],
 )
 async def test_key_id_is_only_looked_up_by_name(authenticator: Authenticator, kid: str) -> None:
-    await refused(authenticator, bearer(MALLORY, kid))
-    await refused(authenticator, bearer(ED25519, kid))
+    await rejected(authenticator, bearer(MALLORY, kid))
+    await rejected(authenticator, bearer(ED25519, kid))
 
 
 async def test_url_in_token_header_is_never_fetched(
@@ -99,14 +99,14 @@ async def test_url_in_token_header_is_never_fetched(
     issuer.content = jwks(new=MALLORY)
     for name in ("jku", "x5u"):
         token = jwt.encode(claims(), MALLORY, "EdDSA", {"kid": "new", name: issuer.url})
-        await refused(authenticator, f"Bearer {token}")
-    assert issuer.asked == 0
+        await rejected(authenticator, f"Bearer {token}")
+    assert issuer.requests == 0
 
 
 async def test_unknown_critical_extensions_are_rejected(authenticator: Authenticator) -> None:
     body = json.dumps(claims()).encode()
     token = jwt.api_jws.encode(body, ED25519, "EdDSA", {"kid": "two", "crit": ["x"], "x": True})
-    await refused(authenticator, f"Bearer {token}")
+    await rejected(authenticator, f"Bearer {token}")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ async def test_unknown_critical_extensions_are_rejected(authenticator: Authentic
 async def test_tampered_token_is_rejected(authenticator: Authenticator, change: Callable[[str], str]) -> None:
     good = bearer(ED25519, "two")
     assert (await authenticator.authenticate(good)).subject == "alice"
-    await refused(authenticator, change(good))
+    await rejected(authenticator, change(good))
     assert (await authenticator.authenticate(good)).subject == "alice", "what failed beside it does not harm it"
 
 
@@ -135,7 +135,7 @@ async def test_token_for_another_issuer_or_audience_is_rejected(
     authenticator: Authenticator, wrong: dict[str, Any]
 ) -> None:
     given = {name: value for name, value in claims(**wrong).items() if value is not None}
-    await refused(authenticator, "Bearer " + jwt.encode(given, ED25519, "EdDSA", {"kid": "two"}))
+    await rejected(authenticator, "Bearer " + jwt.encode(given, ED25519, "EdDSA", {"kid": "two"}))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ async def test_list_of_scopes_grants_nothing(authenticator: Authenticator, claim
 async def test_a_credential_has_one_form(authenticator: Authenticator, form: str) -> None:
     good = bearer(ED25519, "two")
     assert (await authenticator.authenticate(good)).subject == "alice"
-    assert "Authorization header" in await refused(authenticator, form.format(good.removeprefix("Bearer ")))
+    assert "Authorization header" in await rejected(authenticator, form.format(good.removeprefix("Bearer ")))
 
 
 @pytest.mark.parametrize(
@@ -218,29 +218,29 @@ async def test_a_credential_has_one_form(authenticator: Authenticator, form: str
 )
 async def test_a_token_of_100_kilobytes_costs_nothing(authenticator: Authenticator, header: str) -> None:
     with assert_cpu_below(0.1):
-        await refused(authenticator, header)
+        await rejected(authenticator, header)
 
 
 @pytest.mark.parametrize("deep", ['{"alg":"EdDSA","kid":', '{"kid":"two","alg":"EdDSA","x":'])
 async def test_deeply_nested_header_is_rejected(authenticator: Authenticator, deep: str) -> None:
     levels = 2_900
     head = base64.urlsafe_b64encode((deep + "[" * levels + "]" * levels + "}").encode()).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{part(claims())}.AAAA")
-    await refused(authenticator, f"Bearer {part({'alg': 'EdDSA', 'kid': 'two'})}.{head}.AAAA")
+    await rejected(authenticator, f"Bearer {head}.{part(claims())}.AAAA")
+    await rejected(authenticator, f"Bearer {part({'alg': 'EdDSA', 'kid': 'two'})}.{head}.AAAA")
 
 
 @pytest.mark.parametrize("kid", [0, 1.5, True, [], ["two"], {}, {"two": 1}])
 async def test_key_id_must_be_a_string(authenticator: Authenticator, kid: Any) -> None:
     head, body = part({"alg": "EdDSA", "kid": kid}), part(claims())
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+    await rejected(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize("crit", [[], "x", ["exp"], ["b64"], {}, None, 5])
 async def test_crit_header_is_rejected(authenticator: Authenticator, crit: Any) -> None:
     head, body = part({"alg": "EdDSA", "kid": "two", "b64": False, "crit": crit}), part(claims())
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+    await rejected(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize(
@@ -250,7 +250,7 @@ async def test_claims_of_wrong_types_are_rejected(authenticator: Authenticator, 
     given = {**claims(), **change}
     head, body = part({"alg": "EdDSA", "kid": "two"}), part(given)
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+    await rejected(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize("exp", ["Infinity", "NaN", "1e999", "-Infinity"])
@@ -258,7 +258,7 @@ async def test_invalid_expiry_is_rejected(authenticator: Authenticator, exp: str
     text = json.dumps(claims(exp=0)).replace('"exp": 0', f'"exp": {exp}')
     head, body = part({"alg": "EdDSA", "kid": "two"}), base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
     signature = base64.urlsafe_b64encode(ED25519.sign(f"{head}.{body}".encode())).decode().rstrip("=")
-    await refused(authenticator, f"Bearer {head}.{body}.{signature}")
+    await rejected(authenticator, f"Bearer {head}.{body}.{signature}")
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ async def test_invalid_expiry_is_rejected(authenticator: Authenticator, exp: str
     ],
 )
 async def test_nobody_is_called_nearly_like_somebody_else(authenticator: Authenticator, subject: str) -> None:
-    assert "subject" in await refused(authenticator, bearer(ED25519, "two", sub=subject))
+    assert "subject" in await rejected(authenticator, bearer(ED25519, "two", sub=subject))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ async def test_two_keys_of_one_name_open_nothing(tmp_path: Path) -> None:
         file.write_text(json.dumps({"keys": order}))
         authenticator = Authenticator(str(file), "issuer", "bank")
         for key in (ED25519, MALLORY):
-            await refused(authenticator, bearer(key, "same"))
+            await rejected(authenticator, bearer(key, "same"))
         assert (await authenticator.authenticate(bearer(rsa_key(), "one"))).subject == "alice", "twice the same is one"
 
 
@@ -317,7 +317,7 @@ async def test_a_key_that_is_for_something_else_opens_nothing(tmp_path: Path, ch
     file = tmp_path / "jwks.json"
     file.write_text(json.dumps({"keys": [{**jwk(MALLORY, "bad"), **change}, jwk(ED25519, "two")]}))
     authenticator = Authenticator(str(file), "issuer", "bank")
-    await refused(authenticator, bearer(MALLORY, "bad"))
+    await rejected(authenticator, bearer(MALLORY, "bad"))
     assert (await authenticator.authenticate(bearer(ED25519, "two"))).subject == "alice"
 
 
@@ -328,4 +328,4 @@ async def test_a_short_rsa_key_opens_nothing(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyJWT warns when signing with a short key
         token = bearer(short, "short")
-    await refused(Authenticator(str(file), "issuer", "bank"), token)
+    await rejected(Authenticator(str(file), "issuer", "bank"), token)
