@@ -145,7 +145,7 @@ class SocketProxy:
                 {"message": f"the socket proxy refuses this call: {refusal}"}
             )
         except httpx.HTTPError as error:
-            status, content = 502, orjson.dumps({"message": f"Docker is not available: {error!r}"})
+            status, content = 502, orjson.dumps({"message": f"Docker does not answer: {error!r}"})
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
