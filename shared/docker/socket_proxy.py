@@ -138,7 +138,7 @@ class SocketProxy:
         method, path = scope["method"], scope["path"]
         try:
             query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
-            status, content = await self._forward(method, path, query, await _body(receive))
+            status, content = await self._answer(method, path, query, await _body(receive))
         except Refused as refusal:
             log.warning("rejected Docker API call", extra={"call": f"{method} {path}"[:200], "reason": str(refusal)})
             status, content = refusal.status, orjson.dumps(
@@ -150,7 +150,7 @@ class SocketProxy:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _forward(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
+    async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
         if path == "/health/ready":
             return (await self._docker.get("/_ping")).status_code, b"{}"
         for rule in self.rules:
