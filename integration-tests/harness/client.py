@@ -1,4 +1,4 @@
-"""What the end-to-end tests are written with: a bank to talk to, and load with clients that retry."""
+"""The client of tests and drills: a bank's API through NGINX, and helpers for commands and waiting."""
 
 import subprocess
 import threading
@@ -7,7 +7,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from shared.testing.fixtures import Lab
 
 
 class Bank:
-    """The API of a running stack, as its users see it through NGINX."""
+    """The API of a running stack, as clients see it through NGINX."""
 
     def __init__(self, api_url: str, secrets: LabSecrets) -> None:
         self.api_url = api_url
@@ -29,26 +28,26 @@ class Bank:
         self._headers: dict[tuple[str, str], dict[str, str]] = {}
 
     def run_module(self, service: str, module: str) -> str:
-        """Run a module of a service on its database and return what it printed; it has to succeed."""
+        """Run a module of a service on its database and return its output; fail unless it exits with 0."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Let go of the connections; subclasses stop the stack, too."""
+        """Close the connections; subclasses stop the stack as well."""
         self.client.close()
 
     def headers(self, subject: str, scope: str = "") -> dict[str, str]:
-        """Return the authorization of a subject, signed once."""
+        """Return the authorization header of a subject; the token is signed once."""
         return self._headers.setdefault((subject, scope), self.lab.headers(subject, scope))
 
     def post(
         self, path: str, body: dict[str, Any] | None = None, *, subject: str = "alice", key: str = "", scope: str = ""
     ) -> httpx.Response:
-        """Send a request with a new key, or with the one given."""
+        """Send a POST with the given idempotency key, or with a new one."""
         headers = {**self.headers(subject, scope), "Idempotency-Key": key or uuid.uuid4().hex}
         return self.client.post(f"/api/v1{path}", json=body or {}, headers=headers)
 
     def get(self, path: str, *, subject: str = "alice", scope: str = "", **query: Any) -> Any:
-        """Return the body of an answer that has to be 200."""
+        """Return the body of a response; fail unless its status is 200."""
         answer = self.client.get(f"/api/v1{path}", params=query, headers=self.headers(subject, scope))
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -78,7 +77,7 @@ class Bank:
         eventually(answers, seconds)
 
     def reconciled(self, seconds: float = 40) -> dict[str, Any]:
-        """Return the reconciliation's report once history has caught up (or when patience ends)."""
+        """Return the reconciliation report once the history has caught up, or the last one when the time is over."""
         deadline = time.monotonic() + seconds
         while True:
             report: dict[str, Any] = self.get("/reconciliation", subject="op", scope="bank:operator")
@@ -87,12 +86,12 @@ class Bank:
             time.sleep(0.2)
 
     def assert_ledger_is_sound(self) -> None:
-        """Fail if an invariant of the ledger does not hold."""
+        """Fail if the ledger violates an invariant."""
         self.run_module(ACCOUNT, "app.verify")
 
 
 def output_of(command: Sequence[str], environment: Mapping[str, str], seconds: int, folder: Path = ROOT) -> str:
-    """Run a command and return all that it printed; fail with its last words."""
+    """Run a command and return its output; fail with the end of the output unless it exits with 0."""
     done = subprocess.run(
         command,
         cwd=folder,
@@ -109,12 +108,12 @@ def output_of(command: Sequence[str], environment: Mapping[str, str], seconds: i
 
 
 def usd(amount: int, **more: Any) -> dict[str, Any]:
-    """Return the body of a request about an amount."""
+    """Return a request body with an amount in USD."""
     return {"amount": amount, "currency": "USD", **more}
 
 
 def eventually(condition: Callable[[], Any], seconds: float = 20, every: float = 0.05) -> Any:
-    """Return what the condition gives as soon as it is true; `every` is the pause between looks."""
+    """Return the condition's result as soon as it is true; `every` is the polling interval in seconds."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline, f"not within {seconds} s"
@@ -122,70 +121,23 @@ def eventually(condition: Callable[[], Any], seconds: float = 20, every: float =
     return found
 
 
-@dataclass
-class History:
-    """What clients know of their transfers: key → answer's id, why they asked again, and what never was answered."""
-
-    acknowledged: dict[str, str] = field(default_factory=dict)
-    retries: list[str] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-
-
 @contextmanager
-def transfers_under_way(
-    bank: Bank, source: str, target: str, *, clients: int = 8, patience: float = 30
-) -> Iterator[History]:
-    """Transfer 1 again and again while the block runs; each client retries with its key until it has an answer."""
-    history = History()
+def repeating(*actions: Callable[[], object], every: float = 0) -> Iterator[None]:
+    """Run each action again and again in a thread of its own while the block runs, with a pause after each call.
+
+    An action that raises is not run again, and its error is raised when the block ends.
+    """
     stop = threading.Event()
-    lock = threading.Lock()
 
-    def one_transfer(client: httpx.Client) -> None:
-        key = uuid.uuid4().hex
-        deadline = time.monotonic() + patience
-        while time.monotonic() < deadline:
-            try:
-                answer = client.post(
-                    "/api/v1/transfers",
-                    json=usd(1, from_account=source, to_account=target),
-                    headers={**bank.headers("alice"), "Idempotency-Key": key},
-                )
-            except httpx.TransportError as error:
-                outcome = repr(error)
-            else:
-                if answer.status_code == 201:
-                    with lock:
-                        history.acknowledged[key] = answer.json()["id"]
-                    return
-                outcome = f"{answer.status_code} {answer.text[:200]}"
-                if answer.status_code not in (409, 502, 503) or "insufficient" in outcome:
-                    break
-            with lock:
-                history.retries.append(outcome)
-            time.sleep(0.05)
-        with lock:
-            history.errors.append(outcome)
+    def work(action: Callable[[], object]) -> None:
+        while not stop.wait(every):
+            action()
 
-    def work() -> None:
-        with httpx.Client(base_url=bank.api_url, timeout=10) as client:
-            while not stop.is_set():
-                one_transfer(client)
-
-    with ThreadPoolExecutor(clients) as pool:
-        workers = [pool.submit(work) for _ in range(clients)]
+    with ThreadPoolExecutor(len(actions)) as pool:
+        workers = [pool.submit(work, action) for action in actions]
         try:
-            yield history
+            yield
         finally:
             stop.set()
             for worker in workers:
                 worker.result()
-
-
-def assert_exactly_once(bank: Bank, history: History, source: str, target: str, start: int) -> None:
-    """Fail unless every acknowledged transfer happened once and nothing else did."""
-    assert history.errors == []
-    moved = bank.balance(target)
-    assert bank.balance(source) == start - moved
-    # Every client went on until it had its answer, so nothing is left open.
-    assert moved == len(history.acknowledged) == len(set(history.acknowledged.values()))
-    bank.assert_ledger_is_sound()

@@ -1,25 +1,51 @@
-"""What drills have in common: programs of the project as they run them, and what they print."""
+"""Helpers of the drills: running the project's commands, and printing progress, bars and the result."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from harness.client import output_of
 
-# What `make drills` was told is not for the targets that are called from here.
+from shared.testing.progress import Progress
+
+# The flags of `make drills` must not reach the make targets that a drill runs.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
 
+class Result(NamedTuple):
+    """A bar, the measured value, and whether the bar is met."""
+
+    bar: str
+    value: str
+    met: bool
+
+
 def run(command: list[str], seconds: int = 600, **environment: str) -> str:
-    """Run a command in the project and return what it printed; fail with its last words."""
+    """Run a command in the project's folder and return its output; fail unless it exits with 0."""
     return output_of(command, {**ENVIRONMENT, **environment}, seconds)
 
 
-def say(text: str) -> None:
-    """Print a line of a drill's course, with the time of day (UTC)."""
+def info(text: str) -> None:
+    """Print a line of a drill's progress with the time (UTC)."""
     print(f"{datetime.now(UTC):%H:%M:%S}  {text}", flush=True)
 
 
-def measured(met: bool | None, text: str) -> bool:
-    """Print a figure with its bar, and tell whether it was not missed; `met` is None where there is no bar."""
-    print(f"{'      ' if met is None else 'ok    ' if met else 'MISSED'} {text}", flush=True)
+def check(met: bool | None, text: str) -> bool:
+    """Print a measured value and whether its bar is met; return False if it is missed. `met` is None without a bar."""
+    print(f"{'       ' if met is None else 'met    ' if met else 'missed '} {text}", flush=True)
     return met is not False
+
+
+def finish(progress: Progress, results: Sequence[Result]) -> int:
+    """Print every bar with its value and the number of bars met; return a drill's exit code."""
+    met = [check(result.met, f"{result.bar}: {result.value}") for result in results]
+    progress.finished(f"{sum(met)} of {len(met)} bars met", good=all(met))
+    return 0 if all(met) else 1
+
+
+def exit_code(missed: Sequence[str]) -> int:
+    """Print the bars that were missed; return a drill's exit code."""
+    for line in missed:
+        info(f"missed: {line}")
+    return 1 if missed else 0

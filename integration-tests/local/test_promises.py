@@ -10,7 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from harness.local_stack import EmbeddedBank
-from harness.client import assert_exactly_once, eventually, transfers_under_way, usd
+from harness.client import eventually, usd
+from harness.load import assert_exactly_once, retrying_transfers
 
 from shared.testing.local_stack import ACCOUNT, TRANSACTION
 from shared.testing.paths import ROOT
@@ -52,7 +53,7 @@ def test_one_key_fifty_times_at_once_has_one_effect(bank: EmbeddedBank):
 
 def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         for index in range(3):
             replica = index % bank.stack.settings[ACCOUNT].replicas
             time.sleep(1)
@@ -69,7 +70,7 @@ def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
 def test_history_may_be_away_for_a_while(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
     replicas = range(bank.stack.settings[TRANSACTION].replicas)
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         for index in replicas:
             bank.stack.kill(TRANSACTION, index, signal.SIGTERM)
         away = len(history.acknowledged)
@@ -106,7 +107,7 @@ def test_a_graceful_stop_finishes_what_is_in_flight(bank: EmbeddedBank):
     if bank.stack.settings[ACCOUNT].replicas < 2:
         pytest.skip("one replica alone cannot be stopped without anyone noticing")
     source, target = bank.open(1_000_000), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         for index in (0, 1):
             time.sleep(0.5)
             bank.stack.kill(ACCOUNT, index, signal.SIGTERM)

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.local_stack import EmbeddedBank
-from harness.client import assert_exactly_once, eventually, transfers_under_way, usd
+from harness.client import eventually, usd
+from harness.load import assert_exactly_once, retrying_transfers
 
-from shared.testing.local_stack import ROOT
+from shared.testing.paths import ROOT
 from shared.testing.postgres import PostgresServer
 from shared.testing.processes import Process, stop_all
 
@@ -27,7 +28,7 @@ def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
     assert done.returncode == 0, done.stdout + done.stderr
 
     source, target = bank.open(100_000), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         time.sleep(0.5)
         stop_all([server])
         during = len(history.acknowledged)
@@ -46,7 +47,7 @@ def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], t
         urls = [server.create_database(name) for name in ("accounts", "transactions")]
         bank = make_bank(2, urls)
         source, target = bank.open(1_000_000), bank.open()
-        with transfers_under_way(bank, source, target) as history:
+        with retrying_transfers(bank, source, target) as history:
             time.sleep(1)
             server.stop("immediate")
             time.sleep(1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from harness.composed_stack import ComposedBank
-from harness.client import assert_exactly_once, transfers_under_way
+from harness.load import assert_exactly_once, retrying_transfers
 
 # Containers that run as root, and why; none of them has a capability. docker-compose.yml says the same beside each.
 _ROOT = {
@@ -220,7 +220,7 @@ def test_a_database_of_before_is_handed_over_under_load(bank: ComposedBank):
     assert as_role(bank, "account", "account", "ALTER TABLE entries DISABLE TRIGGER append_only")[0] == 0
     assert as_role(bank, "account", "account", "ALTER TABLE entries ENABLE TRIGGER append_only")[0] == 0
     source, target = bank.open(_MONEY), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         bank.compose("run", "--rm", "--no-deps", "-T", "postgres-setup")
         for name in ("account", "transaction"):
             bank.compose("run", "--rm", "--no-deps", "-T", f"{name}-migrate")

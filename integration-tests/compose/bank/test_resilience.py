@@ -5,7 +5,8 @@ import time
 
 import pytest
 from harness.composed_stack import ComposedBank, now
-from harness.client import assert_exactly_once, eventually, transfers_under_way
+from harness.client import eventually
+from harness.load import assert_exactly_once, retrying_transfers
 
 MONEY = 1_000_000
 
@@ -28,7 +29,7 @@ def reconciled(bank: ComposedBank) -> None:
 
 def test_scaling_under_load_loses_nothing_and_new_replicas_work_at_once(bank: ComposedBank):
     source, target = bank.open(MONEY), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         before = bank.addresses("account-service")
         scale(bank, 4)
         begun, moment = time.monotonic(), now()
@@ -50,7 +51,7 @@ def test_scaling_under_load_loses_nothing_and_new_replicas_work_at_once(bank: Co
 
 def test_a_killed_replica_loses_no_request_with_a_key(bank: ComposedBank):
     source, target = bank.open(MONEY), bank.open()
-    with transfers_under_way(bank, source, target, clients=16) as history:
+    with retrying_transfers(bank, source, target, clients=16) as history:
         time.sleep(1)
         victim = bank.containers("account-service")[0]
         subprocess.run(["docker", "kill", victim], check=True, capture_output=True)
@@ -65,7 +66,7 @@ def test_a_killed_replica_loses_no_request_with_a_key(bank: ComposedBank):
 @pytest.mark.parametrize("service", ["postgres", "nats", "nginx"])
 def test_a_restart_under_load_heals_by_itself(bank: ComposedBank, service: str):
     source, target = bank.open(MONEY), bank.open()
-    with transfers_under_way(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as history:
         time.sleep(1)
         bank.compose("restart", "--timeout", "20", service)
         begun = time.monotonic()

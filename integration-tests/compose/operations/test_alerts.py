@@ -11,7 +11,8 @@ import yaml
 from harness.composed_stack import ComposedBank
 from drills.monitoring.alerts import REPLICA, run, show
 from harness.promql import Count, table
-from harness.client import eventually, transfers_under_way
+from harness.client import eventually
+from harness.load import retrying_transfers
 
 from shared.testing.paths import ROOT
 
@@ -59,7 +60,7 @@ def test_every_selector_of_every_rule_finds_series_under_load(bank: ComposedBank
         counts[:] = counted(bank)
         return all(set(count.empty) <= ABSENT.keys() for count in counts)
 
-    with transfers_under_way(bank, source, target, clients=2):
+    with retrying_transfers(bank, source, target, clients=2):
         try:
             eventually(complete, 120)
         finally:

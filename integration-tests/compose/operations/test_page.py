@@ -14,7 +14,7 @@ import pytest
 from harness.browser import DESKTOP, PHONE, Browser, Looked, chromium
 from harness.composed_stack import ComposedBank
 from harness.client import eventually
-from test_rollout import begun, operate
+from harness.rollout import rollout_cli as operate, start_rollout as begun
 
 from shared.testing.paths import ROOT
 

@@ -3,7 +3,8 @@
 import httpx
 from harness.composed_stack import ComposedBank
 from harness.promql import Count, table
-from harness.client import eventually, transfers_under_way, usd
+from harness.client import eventually, usd
+from harness.load import retrying_transfers
 
 from monitoring.dashboards.queries import panel_queries
 
@@ -35,7 +36,7 @@ def test_every_panel_shows_something_under_load(bank: ComposedBank):
         counts[:] = [bank.prometheus.count(query.panel, query.expr) for query in queries]
         return {count.where for count in counts if not count.series} <= EMPTY.keys()
 
-    with transfers_under_way(bank, source, target, clients=2):
+    with retrying_transfers(bank, source, target, clients=2):
         try:
             eventually(complete, 120)
         finally:

@@ -1,44 +1,19 @@
-"""A rollout on the composed stack, driven by hand: what the guard does with NGINX and canaries, and that it lets go."""
+"""A rollout on the composed stack, driven manually: routing, analysis, rollback, and the limits of rollout-service."""
 
 import json
 import time
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from harness.composed_stack import ComposedBank
 from harness.client import eventually, usd
+from harness.rollout import SERVICES, rollout_cli, start_rollout
 
 from shared.testing.local_stack import ACCOUNT
 
-SERVICES = ("account-service", "transaction-service")
-CANARIES = tuple(f"{service}-canary" for service in SERVICES)
-# A kept-alive client is served by a worker from before a reload for so long.
+# After a reload, a kept-alive connection may be served by the previous NGINX worker for this time.
 RELOAD_SECONDS = 8
 LEASE_SECONDS = 30
-
-
-def operate(bank: ComposedBank, *arguments: str, given: str = "") -> dict[str, Any]:
-    """Say something to the guard, and return the state; what it refuses changes nothing."""
-    script = 'given=$1; shift; printf %s "$given" | python -m app.cli "$@" || [ $? = 3 ]'
-    printed = bank.compose("exec", "-T", "rollout-service", "sh", "-c", script, "sh", given, *arguments)
-    # What it refuses is said beside it, before or after.
-    found: dict[str, Any] = json.JSONDecoder().raw_decode(printed, printed.index("{\n"))[0]
-    return found
-
-
-def begun(bank: ComposedBank, **changes: Any) -> str:
-    """Begin a rollout of the version that runs, start its canaries and return its id once clients may meet them."""
-    images = {one: bank.inspect("{{.Config.Image}}", bank.containers(one)[0])[0] for one in SERVICES}
-    request = {"driver": "a test", "version": "same", "images": images, "previous": images}
-    asked = json.dumps({**request, "bake_seconds": 5, "budget_seconds": 120, "synthetic": True, **changes})
-    rollout: str = operate(bank, "begin", "-", given=asked)["id"]
-    # Without a build there are no images under the names that .env has for canaries.
-    names = {f"{one.upper().replace('-', '_')}_CANARY_IMAGE": image for one, image in images.items()}
-    bank.compose("--profile", "canary", "up", "--detach", "--no-deps", *CANARIES, **names)
-    eventually(lambda: operate(bank, "provisioned", rollout)["phase"] == "canary", 90)
-    eventually(lambda: operate(bank, "renew", rollout)["weight"] > 0, 30)
-    return rollout
 
 
 def track(bank: ComposedBank, client: str, canary: str = "") -> str:
@@ -49,55 +24,55 @@ def track(bank: ComposedBank, client: str, canary: str = "") -> str:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(bank: ComposedBank) -> Iterator[None]:
-    """Afterwards stable has everything again."""
+def rolled_back(bank: ComposedBank) -> Iterator[None]:
+    """Roll back after each test, until all clients are routed to stable."""
     yield
-    operate(bank, "abort", "the end")
-    eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
+    rollout_cli(bank, "abort", "the end")
+    eventually(lambda: rollout_cli(bank, "status")["phase"] == "idle", 90)
     assert bank.containers("account-service-canary") == []
     assert {track(bank, str(n)) for n in range(20)} == {"stable"}
 
 
-def test_a_canary_gets_its_clients_its_events_and_a_verdict_and_goes_when_it_is_told_to(bank: ComposedBank) -> None:
-    rollout = begun(bank)
+def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(bank: ComposedBank) -> None:
+    rollout = start_rollout(bank)
     time.sleep(RELOAD_SECONDS)
     assert {track(bank, "tester", "always") for _ in range(5)} == {"canary"}
     assert {track(bank, "tester", "never") for _ in range(5)} == {"stable"}
-    operate(bank, "renew", rollout)
-    sides = {client: track(bank, client) for client in map(str, range(300))}
-    assert sides == {client: track(bank, client) for client in sides}, "a client stays on its side"
-    assert 10 <= sum(side == "canary" for side in sides.values()) <= 55, "about a tenth"
+    rollout_cli(bank, "renew", rollout)
+    tracks = {client: track(bank, client) for client in map(str, range(300))}
+    assert tracks == {client: track(bank, client) for client in tracks}, "a client stays on its track"
+    assert 10 <= sum(side == "canary" for side in tracks.values()) <= 55, "about a tenth"
 
     source, target = bank.open(1_000), bank.open()
     bank.post("/transfers", usd(5, from_account=source, to_account=target))
     rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="rehearsed"}) > 0'
 
-    def judged() -> bool:
-        state = operate(bank, "renew", rollout)
+    def analyzed() -> bool:
+        state = rollout_cli(bank, "renew", rollout)
         figures = state["verdict"].get("figures", {})
         return all(figures.get(one, {}).get("canary_requests") for one in SERVICES)
 
-    eventually(judged, 60)
+    eventually(analyzed, 60)
     eventually(lambda: bank.prometheus.query(rehearsed), 30)
     assert bank.reconciled()["mismatches"] == 0
     bank.run_module(ACCOUNT, "app.verify")
 
-    asked = time.monotonic()
-    assert operate(bank, "abort", "a person")["phase"] == "rolling-back"
-    eventually(lambda: operate(bank, "status")["weight"] == 0, 20)
-    print(f"no share any more after {time.monotonic() - asked:.1f} s")
+    aborted = time.monotonic()
+    assert rollout_cli(bank, "abort", "a person")["phase"] == "rolling-back"
+    eventually(lambda: rollout_cli(bank, "status")["weight"] == 0, 20)
+    print(f"weight 0 after {time.monotonic() - aborted:.1f} s")
 
 
-def test_without_a_driver_everything_is_taken_back(bank: ComposedBank) -> None:
-    rollout = begun(bank)
+def test_a_rollout_without_a_driver_is_rolled_back(bank: ComposedBank) -> None:
+    rollout = start_rollout(bank)
     left = time.monotonic()
-    eventually(lambda: operate(bank, "status")["phase"] == "idle", LEASE_SECONDS + 30)
-    print(f"stable alone {time.monotonic() - left:.0f} s after the driver was last heard of")
-    state = operate(bank, "status")
+    eventually(lambda: rollout_cli(bank, "status")["phase"] == "idle", LEASE_SECONDS + 30)
+    print(f"stable alone {time.monotonic() - left:.0f} s after the last renewal of the lease")
+    state = rollout_cli(bank, "status")
     assert (state["id"], state["outcome"]) == (rollout, "rolled-back") and "a test" in state["reason"]
 
 
-def test_the_proxy_lets_the_guard_do_nothing_else(bank: ComposedBank) -> None:
+def test_the_docker_proxy_forbids_rollout_service_everything_else(bank: ComposedBank) -> None:
     postgres, stable = bank.containers("postgres")[0], bank.containers("account-service")[0]
     script = (
         "import httpx, json, sys; client = httpx.Client(base_url='http://rollout-proxy:2375');"
@@ -110,7 +85,7 @@ def test_the_proxy_lets_the_guard_do_nothing_else(bank: ComposedBank) -> None:
         ["POST", f"/containers/{stable}/exec"],
         ["POST", f"/containers/{bank.containers('nginx')[0]}/kill?signal=SIGHUP"],
         ["POST", "/edge/..%2fselected%2fnginx"],
-        # Nobody would serve: its replicas do not run.
+        # Its replicas do not run.
         ["POST", "/edge/previous"],
         ["POST", "/containers/create"],
         ["GET", "/images/json"],
@@ -119,8 +94,8 @@ def test_the_proxy_lets_the_guard_do_nothing_else(bank: ComposedBank) -> None:
     assert json.loads(answer) == [404, 404, 403, 403, 403, 403, 403, 403, 403]
 
 
-def test_the_guard_cannot_touch_the_edge_but_by_the_name_of_what_is_prepared(bank: ComposedBank) -> None:
-    # It has no folder of NGINX's, and NGINX serves what was selected after a restart as well.
+def test_nginx_keeps_the_selected_configuration_across_a_restart(bank: ComposedBank) -> None:
+    # rollout-service has no access to NGINX's files; it only selects a prepared configuration by name.
     assert bank.inside("rollout-service", "sh", "-c", "ls /etc/nginx 2>&1 || true").startswith("ls: ")
     bank.compose("stop", "rollout-service")
     try:
@@ -131,11 +106,11 @@ def test_the_guard_cannot_touch_the_edge_but_by_the_name_of_what_is_prepared(ban
         eventually(lambda: revision(bank) == "canary-10", 60)
     finally:
         bank.compose("start", "rollout-service")
-    # The state says otherwise, and whoever starts again brings the world to it.
+    # The state differs, and a restarted rollout-service restores it.
     eventually(lambda: revision(bank) == "stable", 60)
 
 
 def revision(bank: ComposedBank) -> str:
-    """Return the name of the configuration that NGINX serves by; nothing while it does not answer."""
+    """Return the name of NGINX's active configuration; empty while it does not respond."""
     script = "wget -q -O - http://127.0.0.1:8081/revision || true"
     return bank.inside("nginx", "sh", "-c", script).strip()

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harness.commands import say
+from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank, SwarmBank, one_node_swarm
-from harness.load import Load, assert_every_transfer_counts, transfers
+from harness.load import Load, assert_one_effect_each, open_loop
 from harness.client import eventually
 
 SERVICE = "account-service"
@@ -142,7 +142,7 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
     old = set(stack.bank.containers(SERVICE))
     stepped = time.time()
     load.rate = BASE_RATE * FACTOR
-    say(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
+    info(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
     # Not all the time: looking takes what the replicas need to start.
     within(180, lambda: len(stack.first_served(stepped)) >= NEEDED, every=2)
     served = sorted(stack.first_served(stepped).values())
@@ -166,7 +166,7 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
         **milestones(len(old), started, served),
     }
     for name, moment in stages.items():
-        say(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not seen)"))
+        info(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not seen)"))
     enough = nth(served, NEEDED - 1)
     return math.inf if enough is None else enough - stepped
 
@@ -183,7 +183,7 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
         stack.bank.operate("scale", SERVICE, str(START))
         eventually(lambda: stack.healthy(START), 180, every=1)
         gone += count - START
-        say(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
+        info(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
     stack.bank.operate("resume")
     return gone
 
@@ -193,23 +193,23 @@ def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
     stack = Autoscaled(bank)
     bank.wait_until_answering(60)
     eventually(lambda: stack.replicas(START), 60)
-    with transfers(bank, BASE_RATE) as load:
-        say(f"{BASE_RATE:.0f} requests/s on {START} replicas")
+    with open_loop(bank, BASE_RATE, workers=96) as load:
+        info(f"{BASE_RATE:.0f} requests/s on {START} replicas")
         time.sleep(30)
         took = scale_out(stack, load)
         time.sleep(15)
         out = len(load.lost)
-        say(f"scaled out: {out} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
+        info(f"scaled out: {out} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
         load.rate, off = BASE_RATE, time.time()
         back = within(180, lambda: stack.replicas(START))
         inward = len(load.lost) - out
         came = f"back at {START} replicas" if back else f"NOT back at {START} replicas"
-        say(f"load off: {came} after {time.time() - off:.0f} s, {inward} requests lost")
+        info(f"load off: {came} after {time.time() - off:.0f} s, {inward} requests lost")
         gone = scale_ins(stack, load, wanted) if wanted else 0
-    assert_every_transfer_counts(bank, load)
-    say(f"in all {len(load.lost)} of {load.sent} requests lost; {gone} scale-ins by hand; the ledger is sound")
+    assert_one_effect_each(bank, load)
+    info(f"in all {len(load.lost)} of {load.sent} requests lost; {gone} scale-ins by hand; the ledger is sound")
     for line in load.lost[:10]:
-        say(f"  lost: {line}")
+        info(f"  lost: {line}")
     return missed(took, back, len(load.lost))
 
 
@@ -237,9 +237,7 @@ def main() -> int:
             wrong = rehearse(bank, options.scale_ins)
         finally:
             bank.close()
-    for line in wrong:
-        say(f"NOT AS PROMISED: {line}")
-    return 1 if wrong else 0
+    return exit_code(wrong)
 
 
 if __name__ == "__main__":

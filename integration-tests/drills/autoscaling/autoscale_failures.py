@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from drills.autoscaling.autoscale import SERVICE, Autoscaled
-from harness.commands import say
+from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank
 from drills.autoscaling.docker_faults import FaultyDocker, Refusal, faulty_docker
-from harness.load import Load, transfers
+from harness.load import Load, open_loop
 from harness.client import eventually
 
 from shared.testing.progress import Progress
@@ -206,7 +206,7 @@ def nameless_image(drill: Rehearsal) -> list[str]:
         began = time.time()
         eventually(lambda: drill.stack.status()["ready"] > START, 150, every=1)
         took = time.time() - began
-        say(f"the image has lost its name, and Docker refuses to remove it: a new replica is ready after {took:.0f} s")
+        info(f"the image has lost its name, and Docker refuses to remove it: a new replica is ready after {took:.0f} s")
         return []
     finally:
         drill.load.rate = LOW
@@ -225,7 +225,7 @@ def main() -> int:
         with faulty_docker(socket) as docker:
             bank = ComposedBank(Path(folder), DOCKER_SOCKET=str(socket), **SETTINGS)
             try:
-                with transfers(bank, LOW, clients=16) as load:
+                with open_loop(bank, LOW, workers=16) as load:
                     drill = Rehearsal(bank, docker, load)
                     print(line("fault", "counted", "told after", "attempts after", "left behind"), flush=True)
                     progress = Progress("drill autoscale_failures", len(faults) + 1)
@@ -235,14 +235,12 @@ def main() -> int:
                         wrong += rehearse(drill, fault)
                     progress.step("the image loses its name")
                     wrong += nameless_image(drill)
-                say(f"{len(load.lost)} of {load.sent} requests lost meanwhile")
+                info(f"{len(load.lost)} of {load.sent} requests lost meanwhile")
                 wrong += [f"lost: {one}" for one in load.lost[:5]]
                 bank.assert_ledger_is_sound()
             finally:
                 bank.close()
-    for problem in wrong:
-        say(f"NOT AS PROMISED: {problem}")
-    return 1 if wrong else 0
+    return exit_code(wrong)
 
 
 if __name__ == "__main__":

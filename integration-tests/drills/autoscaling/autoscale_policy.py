@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness.commands import measured
+from harness.commands import check
 from tests.support import ACCOUNT, FakeCluster
 
 from shared.testing import lab_keys
@@ -66,7 +66,7 @@ def tell(what: str, figure: int, *, most: int | None = None, least: int = 0) -> 
     """Print a line and tell whether the bar was met."""
     met = least <= figure and (most is None or figure <= most)
     bar = f"at least {least}" if most is None else f"at most {most}"
-    return measured(met, f"{what:72} {figure:3}   ({bar})")
+    return check(met, f"{what:72} {figure:3}   ({bar})")
 
 
 async def run() -> int:

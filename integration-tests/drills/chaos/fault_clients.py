@@ -1,7 +1,8 @@
-"""The clients of a fault drill: they carry out their operations and write down every answer.
+"""The clients of a fault drill: they run their planned operations and record every response.
 
-Some wait and try again until they are answered, some have a short timeout, some give up; all use keys. What a client
-was told is all that is known of an operation here: an attempt that failed may have had its effect or not.
+Separate from harness/load.py: each operation of a plan has its own retry behaviour (patient, short timeout, giving up,
+retrying at the end), runs when its fault does, and goes into a history that is checked. A failed attempt may or may not
+have had its effect, so the responses are all that is known about an operation.
 """
 
 import threading

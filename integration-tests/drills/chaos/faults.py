@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 
 from drills.chaos import fault_evidence as evidence
-from harness.commands import say
+from harness.commands import info
 from harness.composed_stack import ComposedBank
 from drills.chaos.fault_clients import Crowd, Log, open_accounts
 from drills.chaos.fault_history import findings
@@ -72,11 +72,11 @@ def run(lab: Lab, plan: Plan) -> Result:
         caused = _break_and_heal(lab, plan, crowd, back)
     finally:
         crowd.join()
-    say(f"all faults healed and all clients answered after {time.monotonic() - began:.0f} s; waiting for quiet")
+    info(f"all faults healed and all clients answered after {time.monotonic() - began:.0f} s; waiting for quiet")
     problems = list(log.strange)
     try:
         waiting, took = evidence.all_quiet(lab.bank, STANDSTILL_SECONDS)
-        say(f"the last {waiting} events have arrived after {took:.0f} s")
+        info(f"the last {waiting} events have arrived after {took:.0f} s")
     except AssertionError:
         problems.append(f"events are missing, and none has arrived for {STANDSTILL_SECONDS:.0f} s")
     problems += [
@@ -98,7 +98,7 @@ def check(bank: ComposedBank, log: Log, accounts: list[str]) -> list[str]:
     report = bank.reconciled(30)
     if (report["mismatches"], report["pending"]) != (0, 0):
         found.append(f"reconciliation: {report}")
-    say(
+    info(
         f"checked: {len(log.asked)} operations of clients, {len(ledger.transactions)} transactions,"
         f" {len(ledger.entries)} entries, {len(ledger.holds)} holds"
     )
@@ -112,13 +112,13 @@ def _break_and_heal(lab: Lab, plan: Plan, crowd: Crowd, back: dict[str, float]) 
     try:
         for number, fault in enumerate(plan.faults, start=1):
             crowd.pace.next_share(fault.seconds + fault.pause + _OVERHEAD_SECONDS)
-            say(f"fault {number}/{len(plan.faults)}: {fault}")
+            info(f"fault {number}/{len(plan.faults)}: {fault}")
             try:
                 active.append(lab.cause(fault))
                 caused += 1
             except FAILURES as error:
                 # Two at once may have left nothing to break, or a kernel cannot freeze who waits for a disk.
-                say(f"… could not be caused: {error}")
+                info(f"… could not be caused: {error}")
             time.sleep(fault.seconds)
             if fault.overlaps:
                 continue
@@ -140,7 +140,7 @@ def _healed(heal: Heal) -> bool:
     try:
         heal()
     except FAILURES as error:
-        say(f"… not healed, trying again: {error}")
+        info(f"… not healed, trying again: {error}")
         return False
     return True
 
@@ -164,7 +164,7 @@ def _wait_until_well(lab: Lab, kind: str, back: dict[str, float]) -> None:
     took = time.monotonic() - began
     back[kind] = max(back.get(kind, 0.0), took)
     if took > _WORTH_TELLING_SECONDS:
-        say(f"… answers again {took:.1f} s after the healing")
+        info(f"… answers again {took:.1f} s after the healing")
 
 
 def _print_operations(log: Log) -> None:
@@ -193,7 +193,7 @@ def show(plan: Plan, lab: Lab | None = None) -> None:
 def conclude(plan: Plan, result: Result) -> int:
     """Print findings and bars; return 1 when one is missed."""
     for finding in result.findings:
-        say(f"FINDING: {finding}")
+        info(f"FINDING: {finding}")
     planned = Counter(fault.kind for fault in plan.faults)
     print("faults: " + ", ".join(f"{count} × {kind}" for kind, count in planned.most_common()))
     slowest = ", ".join(f"{kind} {took:.1f} s" for kind, took in sorted(result.back.items()))

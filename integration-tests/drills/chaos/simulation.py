@@ -18,7 +18,7 @@ import time
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
-from harness.commands import measured
+from harness.commands import check
 from simulation.planted import PLANTED, find
 from simulation.run import Outcome, run
 
@@ -46,7 +46,7 @@ def simulate(seeds: range, jobs: int) -> int:
                 print(f"  {done} seeds, {told - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
     print(", ".join(f"{count} × {fault}" for fault, count in faults.most_common()))
-    measured(
+    check(
         not broken,
         f"{done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
         f" {faults.total()} faults of which {faults['crash']} crashes, {simulated / 3600:.1f} simulated hours;"
@@ -78,7 +78,7 @@ def find_planted(seeds: range, jobs: int) -> int:
         for name, found in zip(PLANTED, pool.map(find, PLANTED, itertools.repeat(seeds))):
             missed += found is None
             came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
-            measured(found is not None, f"{name:67} {came}")
+            check(found is not None, f"{name:67} {came}")
     print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted faults found (bar: all, within {len(seeds)} seeds)")
     return missed
 

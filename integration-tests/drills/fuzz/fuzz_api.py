@@ -17,7 +17,7 @@ import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from harness.commands import measured
+from harness.commands import check
 from harness.local_stack import EmbeddedBank
 
 from shared.testing import lab_keys
@@ -53,7 +53,7 @@ def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
         print(finding)
     met = not finding and walked.cases >= cases
     answers = ", ".join(f"{count} × {status}" for status, count in sorted(walked.answers.items()))
-    return measured(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
+    return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
 
 
 def is_sound(bank: EmbeddedBank) -> bool:
@@ -66,7 +66,7 @@ def is_sound(bank: EmbeddedBank) -> bool:
     reconciliation = bank.reconciled()
     met = not broken and not reconciliation["mismatches"] and not reconciliation["pending"]
     figures = ", ".join(f"{reconciliation[name]} {name}" for name in ("checked", "mismatches", "pending"))
-    return measured(met, f"ledger: {broken or 'all invariants hold'}; history: {figures}")
+    return check(met, f"ledger: {broken or 'all invariants hold'}; history: {figures}")
 
 
 def main() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from app.models import metadata
-from harness.commands import measured
+from harness.commands import check
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import invariant, run_state_machine_as_test
 from sqlalchemy import create_engine as create_sync_engine
@@ -125,7 +125,7 @@ def main() -> int:
                     print(f"  {steps:,} steps, {time.monotonic() - began:.0f} s", flush=True)
     seconds = time.monotonic() - began
     met = steps >= options.steps and not findings
-    measured(
+    check(
         met,
         f"{steps:,} steps in {rounds} rounds from seed {options.seed}, {findings} findings"
         f" (bar: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s",

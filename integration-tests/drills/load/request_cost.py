@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
-from harness.commands import measured
+from harness.commands import check
 from pydantic import Field
 
 from shared.testing.paths import ROOT
@@ -143,7 +143,7 @@ def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
     """Print a case beside its bars; return whether they were met."""
     met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_ANSWER_BYTES
     bars = f"bars {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
-    return measured(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({bars})")
+    return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({bars})")
 
 
 def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
@@ -199,7 +199,7 @@ def measure_reading(rounds: int) -> bool:
             times[read] = min(times[read], timeit.timeit(read, number=2000) / 2000)
     ratio = times[checked] / times[alone]
     figures = f"{times[checked] * 1e6:.2f} µs, pydantic alone {times[alone] * 1e6:.2f} µs"
-    return measured(ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (bar {MAX_READ_RATIO})")
+    return check(ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (bar {MAX_READ_RATIO})")
 
 
 def main() -> int:

@@ -1,16 +1,15 @@
-"""Read statements of a million entries, twenty at once, and look at the memory and at everybody else's requests.
+"""Read twenty statements of a million entries concurrently; measure memory and the latency of other requests.
 
     make drills DRILL=statements [ARGS="--entries 1000000 --seconds 20"]
 
-PostgreSQL and transaction-service are started as processes; a stand-in tells account-service's balances. The rows are
-inserted set-based. curl reads: most at full speed, some slowly, and all go away in the middle; one reads to the end.
-Other requests are measured before, meanwhile and after. Service, database and clients share the machine, so latencies
+PostgreSQL and transaction-service are started as processes; a fake account-service returns the balances. The rows are
+inserted set-based. curl reads: most at full speed, some slowly, and all disconnect halfway; one reads to the end.
+Other requests are measured before, during and after. Service, database and clients share the machine, so latencies
 are compared within one run. Exits 1 when a bar is missed.
 """
 
 import argparse
 import csv
-import http.client
 import json
 import subprocess
 import sys
@@ -25,7 +24,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-from harness.commands import measured
+from harness.client import repeating
+from harness.commands import Result, finish
+from harness.load import Response, send_once
 
 from shared.testing.paths import ROOT
 from shared.testing import lab_keys
@@ -62,16 +63,16 @@ _FILL = """
 """
 
 
-class StandIn(BaseHTTPRequestHandler):
-    """Answers for account-service: how far the accounts go, and what they hold."""
+class FakeAccountService(BaseHTTPRequestHandler):
+    """Responds like account-service: sequence numbers and balances of the accounts."""
 
     seqs: dict[str, int] = {}
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:  # pylint: disable=invalid-name
-        """Answer one request."""
-        asked = urlsplit(self.path)
-        wanted = {name: values[0] for name, values in parse_qs(asked.query).items()}
+        """Respond to one request."""
+        url = urlsplit(self.path)
+        wanted = {name: values[0] for name, values in parse_qs(url.query).items()}
         found = [
             {"id": id_, "owner": OWNERS[id_], "currency": "USD", "seq": seq}
             for id_, seq in self.seqs.items()
@@ -81,7 +82,7 @@ class StandIn(BaseHTTPRequestHandler):
             {"id": id_, "currency": "USD", "balance": seq, "seq": seq, "updated_at": "2026-11-20T00:00:00Z"}
             for id_, seq in self.seqs.items()
         ]
-        is_page = asked.path == "/internal/balances"
+        is_page = url.path == "/internal/balances"
         body = {"items": balances, "next_cursor": None} if is_page else {"items": found, "more": False}
         content = json.dumps(body).encode()
         self.send_response(200)
@@ -95,7 +96,7 @@ class StandIn(BaseHTTPRequestHandler):
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_arguments: object) -> None:
-        """Write nothing: the service may close its connections as it likes."""
+        """Write nothing: the service may close its connections at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}/api/v1/statements/{account}?{PERIOD}"
 
     def headers(self, subject: str) -> dict[str, str]:
-        """Return the header of a token."""
+        """Return the authorization header of a subject."""
         return {"Authorization": f"Bearer {lab_keys.sign(self.secrets.key, subject)}"}
 
     def curl(self, *options: str) -> list[str]:
@@ -120,7 +121,7 @@ class Service:
         return ["curl", "--silent", "--show-error", "--fail", "--header", header, *options, self.url(LARGE)]
 
     def memory_mb(self, field: str = "VmHWM") -> float:
-        """Return the memory of the process: the most that was resident so far."""
+        """Return the peak resident memory of the process, or another field of /proc/PID/status."""
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{field}:")) / 1024
 
@@ -138,12 +139,12 @@ def fill(server: PostgresServer, entries: int) -> None:
             **{"prefix": f"00000000-0000-7000-900{number}-", "entries": count},
         }
         server.sql("history", *(part for part in _FILL.format(**values).split(";")))
-        StandIn.seqs[account] = count
+        FakeAccountService.seqs[account] = count
 
 
 @contextmanager
 def served(folder: Path, url: str, ledger: str) -> Iterator[Service]:
-    """Run transaction-service on a database, from its migrations to its end."""
+    """Run transaction-service on a migrated database while the block runs."""
     secrets, port = lab_keys.ensure(folder / "secrets"), free_port()
     environment = {
         **{"PYTHONPATH": str(ROOT), "DATABASE_URL": url, "PORT": str(port), "AUTH_JWKS": str(secrets.jwks)},
@@ -155,7 +156,7 @@ def served(folder: Path, url: str, ledger: str) -> Iterator[Service]:
     try:
         service = Service(port, process, secrets)
         for _ in range(300):
-            if ask(service, "/health/ready", {})[0] == 200:
+            if get(service, "/health/ready", {}).status == 200:
                 break
             time.sleep(0.1)
         yield service
@@ -174,50 +175,36 @@ def migrate(url: str, folder: Path) -> None:
     subprocess.run(command, cwd=ROOT / TRANSACTION, env=environment, check=True, capture_output=True)
 
 
-def ask(service: Service, path: str, headers: dict[str, str]) -> tuple[int, float]:
-    """Ask once; return the status (0: no answer) and the milliseconds that it took."""
-    connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
-    begun = time.perf_counter()
-    try:
-        connection.request("GET", path, headers=headers)
-        answer = connection.getresponse()
-        answer.read()
-        return answer.status, (time.perf_counter() - begun) * 1000
-    except (OSError, http.client.HTTPException):
-        return 0, (time.perf_counter() - begun) * 1000
-    finally:
-        connection.close()
+def get(service: Service, path: str, headers: dict[str, str]) -> Response:
+    """Send one GET over a new connection."""
+    return send_once(service.port, "GET", path, headers, timeout=30)
 
 
-def others(service: Service, seconds: float) -> list[tuple[int, float]]:
-    """Ask for what is small for some time; return statuses and milliseconds."""
-    asked: list[tuple[int, float]] = []
+def probe(service: Service, seconds: float) -> list[Response]:
+    """Send small requests for some time; return the responses."""
+    responses: list[Response] = []
     paths = (f"/api/v1/statements/{SMALL}?{PERIOD}", "/api/v1/transactions?limit=20", "/health/ready")
-    headers, end = service.headers("bob"), time.monotonic() + seconds
+    headers = service.headers("bob")
 
-    def work() -> None:
-        while time.monotonic() < end:
-            for path in paths:
-                asked.append(ask(service, path, headers))
-                time.sleep(_PROBE_PAUSE)
+    def read_all() -> None:
+        for path in paths:
+            responses.append(get(service, path, headers))
+            time.sleep(_PROBE_PAUSE)
 
-    threads = [threading.Thread(target=work) for _ in range(_PROBES)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return asked
+    with repeating(*[read_all] * _PROBES):
+        time.sleep(seconds)
+    return responses
 
 
-def p99(asked: Sequence[tuple[int, float]]) -> float:
-    """Return the 99th percentile of the milliseconds."""
-    ordered = sorted(milliseconds for _, milliseconds in asked)
+def p99(responses: Sequence[Response]) -> float:
+    """Return the 99th percentile of the durations in milliseconds."""
+    ordered = sorted(response.seconds * 1000 for response in responses)
     return ordered[min(len(ordered) - 1, int(len(ordered) * 0.99))]
 
 
 @contextmanager
 def readers(service: Service, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Read so many statements at once while the block runs; the first few slowly."""
+    """Read `count` statements concurrently while the block runs; the first few slowly."""
     with ExitStack() as stack:
         reading = []
         for number in range(count):
@@ -229,8 +216,8 @@ def readers(service: Service, count: int) -> Iterator[list[subprocess.Popen[byte
         yield reading
 
 
-def whole(service: Service, folder: Path, entries: int) -> tuple[float, bool]:
-    """Read the large statement to its end; return how long it took, and whether it is all there."""
+def read_whole(service: Service, folder: Path, entries: int) -> tuple[float, bool]:
+    """Read the large statement to the end; return the duration in seconds and whether it is complete."""
     file, begun = folder / "statement.csv", time.monotonic()
     subprocess.run(service.curl("--header", "Accept: text/csv", "--output", str(file)), check=True)
     seconds = time.monotonic() - begun
@@ -238,52 +225,52 @@ def whole(service: Service, folder: Path, entries: int) -> tuple[float, bool]:
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.reader(lines):
             count += 1
-    sound = count == entries + 3 and row[1] == "closing-balance" and row[5] == "complete" and row[8] == str(entries)
-    return seconds, sound
+    complete = count == entries + 3 and row[1] == "closing-balance" and row[5] == "complete" and row[8] == str(entries)
+    return seconds, complete
 
 
-Bar = tuple[str, str, bool]
-
-
-def measure(service: Service, folder: Path, entries: int, seconds: float, progress: Progress) -> list[Bar]:
-    """Run all that there is to measure; return what was promised, what was found and whether it was kept."""
-    others(service, 3)
-    progress.step(f"other requests alone, {seconds:.0f} s; at rest {service.memory_mb():.0f} MB")
-    before = others(service, seconds / 2)
-    progress.step(f"other requests beside {AT_ONCE} statements of {entries} entries, {seconds:.0f} s")
+def measure(service: Service, folder: Path, entries: int, seconds: float, progress: Progress) -> list[Result]:
+    """Run all measurements and return their results."""
+    probe(service, 3)
+    progress.step(f"other requests alone, {seconds:.0f} s; idle {service.memory_mb():.0f} MB")
+    before = probe(service, seconds / 2)
+    progress.step(f"other requests alongside {AT_ONCE} statements of {entries} entries, {seconds:.0f} s")
     with readers(service, AT_ONCE) as reading:
         time.sleep(1)
-        beside = others(service, seconds)
+        beside = probe(service, seconds)
         running = sum(each.poll() is None for each in reading)
         with readers(service, MOST_AT_ONCE - AT_ONCE):
             time.sleep(1)
-            refused, _ = ask(service, urlsplit(service.url(LARGE)).path + "?" + PERIOD, service.headers("alice"))
+            path = urlsplit(service.url(LARGE)).path + "?" + PERIOD
+            refused = get(service, path, service.headers("alice")).status
     time.sleep(1)
     used = service.cpu_seconds()
     time.sleep(2)
     used = service.cpu_seconds() - used
-    progress.step("other requests alone again, and one statement to its end")
-    normal = p99(before + others(service, seconds / 2))
-    took, sound = whole(service, folder, entries)
+    progress.step("other requests alone again, and one statement to the end")
+    normal = p99(before + probe(service, seconds / 2))
+    took, complete = read_whole(service, folder, entries)
     slower = p99(beside) / normal
-    failed = sum(status != 200 for status, _ in beside)
+    failed = sum(response.status != 200 for response in beside)
     return [
-        (f"peak memory <= {MEMORY_MB} MB", f"{service.memory_mb():.0f} MB", service.memory_mb() <= MEMORY_MB),
-        (
-            f"other requests' p99 beside them <= {SLOWER_BAR} times that without",
-            f"{p99(beside):.1f} ms, {normal:.1f} ms without: {slower:.2f} times, of {len(beside)} requests",
+        Result(f"peak memory <= {MEMORY_MB} MB", f"{service.memory_mb():.0f} MB", service.memory_mb() <= MEMORY_MB),
+        Result(
+            f"p99 of other requests alongside them <= {SLOWER_BAR} × without them",
+            f"{p99(beside):.1f} ms, {normal:.1f} ms without: {slower:.2f} ×, {len(beside)} requests",
             slower <= SLOWER_BAR,
         ),
-        ("other requests that failed: 0", f"{failed} of {len(beside)}", failed == 0),
-        (f"statements still being read at the end: {AT_ONCE}", str(running), running == AT_ONCE),
-        (f"one more than {MOST_AT_ONCE} at once is answered 429", str(refused), refused == 429),
-        ("clients that go away stop the work: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
-        ("a statement read to its end is whole", f"{sound}, {took:.1f} s", sound),
+        Result("failed other requests: 0", f"{failed} of {len(beside)}", failed == 0),
+        Result(f"statements still being read at the end: {AT_ONCE}", str(running), running == AT_ONCE),
+        Result(
+            f"one more than {MOST_AT_ONCE} concurrent statements is rejected with 429", str(refused), refused == 429
+        ),
+        Result("work stops when clients disconnect: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
+        Result("a statement read to the end is complete", f"{complete}, {took:.1f} s", complete),
     ]
 
 
 def main() -> int:
-    """Run the drill, print the bars, and return 0 only if every one is met."""
+    """Run the drill, print the bars, and return 0 only if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the large account")
     parser.add_argument("--seconds", type=float, default=20, help="how long other requests are measured")
@@ -297,21 +284,17 @@ def main() -> int:
             url = server.create_database("history")
             migrate(url, folder)
             fill(server, arguments.entries)
-            stand_in = stack.enter_context(_Server(("127.0.0.1", 0), StandIn))
-            threading.Thread(target=stand_in.serve_forever, daemon=True).start()
-            stack.callback(stand_in.shutdown)
+            fake = stack.enter_context(_Server(("127.0.0.1", 0), FakeAccountService))
+            threading.Thread(target=fake.serve_forever, daemon=True).start()
+            stack.callback(fake.shutdown)
             progress.step("transaction-service")
-            ledger = f"http://127.0.0.1:{stand_in.server_address[1]}"
+            ledger = f"http://127.0.0.1:{fake.server_address[1]}"
             service = stack.enter_context(served(folder, url, ledger))
             found = measure(service, folder, arguments.entries, arguments.seconds, progress)
     except (PostgresMissing, subprocess.CalledProcessError) as failure:
         progress.finished(str(failure), good=False)
         return 1
-    for what, value, met in found:
-        measured(met, f"{what}: {value}")
-    good = all(met for _, _, met in found)
-    progress.finished(f"{sum(met for _, _, met in found)} of {len(found)} as promised", good=good)
-    return 0 if good else 1
+    return finish(progress, found)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.composed_stack import ComposedBank
-from harness.client import transfers_under_way
+from harness.load import retrying_transfers
 
 from shared.testing.progress import Progress
 
@@ -156,7 +156,7 @@ def _load(bank: ComposedBank, wanted: bool) -> Iterator[None]:
         yield
         return
     source, target = bank.open(1_000_000), bank.open()
-    with transfers_under_way(bank, source, target, clients=2):
+    with retrying_transfers(bank, source, target, clients=2):
         yield
 
 

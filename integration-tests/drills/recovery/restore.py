@@ -1,36 +1,38 @@
-"""Drill: lose the databases and the event bus of a stack of its own under load, and bring them back.
+"""Lose the databases and the event broker of a dedicated stack under load, and restore them.
 
     make drills DRILL=restore [ARGS="--seconds 20"]
 
-A backup is made under load and a moment is noted. PostgreSQL is killed and its volume removed: it is restored to the
-last transaction in the archive, and after a second loss to the moment noted. At the end NATS' volume is removed under
-load. After each, what clients know is compared with the ledger, and the ledger with the history. Prints figures and
-bars; exits 1 when one is missed.
+A backup is made under load and a restore target time is recorded. PostgreSQL is killed and its volume removed: it is
+restored to the last transaction in the archive, and after a second loss to the target time. At the end NATS' volume is
+removed under load. After each step the acknowledged transfers are compared with the ledger, and the ledger with the
+history. Prints measured values and bars; exits 1 when one is missed.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
 
-from harness.commands import measured, say
+from harness.commands import check, exit_code, info
 from harness.composed_stack import ComposedBank
-from harness.client import eventually, usd
+from harness.client import eventually, repeating, usd
+from harness.load import Worker
 
 _ACCOUNTS = 12
 _MONEY = 1_000_000
 _CLIENTS = 4
-# That of .env: what is committed is in the archive so much later at the latest.
+# As in .env: the maximum delay between a commit and its WAL segment's arrival in the archive.
 _ARCHIVE_SECONDS = 30
 _PATIENCE_SECONDS = 180
 RPO_SECONDS = _ARCHIVE_SECONDS + 5.0
@@ -40,7 +42,7 @@ NATS_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A transfer that a client has been told of: its id, and when it was asked for and answered (seconds)."""
+    """An acknowledged transfer: its id, and the times of request and response (seconds since 1970)."""
 
     id: str
     sent_at: float
@@ -49,7 +51,7 @@ class Acknowledged:
 
 @dataclass
 class Clients:
-    """What the clients know, and what was not answered 201."""
+    """Acknowledged transfers, and the errors of all others."""
 
     acknowledged: list[Acknowledged] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
@@ -57,56 +59,42 @@ class Clients:
 
 @dataclass
 class Report:
-    """Figures and their bars; `missed` is what did not meet its own."""
+    """Measured values and their bars; `missed` lists the bars that were missed."""
 
     missed: list[str] = field(default_factory=list)
 
     def at_most(self, what: str, figure: float, bar: float, unit: str = "") -> None:
-        """Print a figure that must not be above its bar."""
+        """Print a value and its upper bar."""
         self._line(what, f"{figure:g}{unit} (bar: at most {bar:g}{unit})", figure <= bar)
 
     def at_least(self, what: str, figure: float, bar: float) -> None:
-        """Print a figure that must not be below its bar."""
+        """Print a value and its lower bar."""
         self._line(what, f"{figure:g} (bar: at least {bar:g})", figure >= bar)
 
     def _line(self, what: str, text: str, met: bool) -> None:
-        if not measured(met, f"{what}: {text}"):
+        if not check(met, f"{what}: {text}"):
             self.missed.append(what)
 
 
 @contextmanager
 def load(bank: ComposedBank, accounts: list[str], clients: Clients) -> Iterator[None]:
     """Transfer between the accounts while the block runs."""
-    stop = threading.Event()
 
-    def work(seed: int) -> None:
-        chance = random.Random(seed)
-        with httpx.Client(base_url=bank.api_url, timeout=5) as client:
-            while not stop.is_set():
-                source, target = chance.sample(accounts, 2)
-                body = usd(chance.randint(1, 9), from_account=source, to_account=target)
-                sent_at = time.time()
-                try:
-                    headers = {**bank.headers("alice"), "Idempotency-Key": uuid.uuid4().hex}
-                    answer = client.post("/api/v1/transfers", json=body, headers=headers)
-                except httpx.TransportError as error:
-                    clients.errors.append(repr(error))
-                    continue
-                if answer.status_code == 201:
-                    clients.acknowledged.append(Acknowledged(answer.json()["id"], sent_at, time.time()))
-                else:
-                    clients.errors.append(f"{answer.status_code} {answer.text[:100]}")
-                    stop.wait(0.1)
+    def work(worker: Worker, chance: random.Random) -> None:
+        worker.source, worker.target = chance.sample(accounts, 2)
+        sent_at = time.time()
+        response = worker.transfer(uuid.uuid4().hex, amount=chance.randint(1, 9))
+        if response.status == 201:
+            clients.acknowledged.append(Acknowledged(json.loads(response.text)["id"], sent_at, time.time()))
+        else:
+            clients.errors.append(f"{response.status or ''} {response.text[:100]}")
+            time.sleep(0.1)
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(_CLIENTS)]
-    for thread in threads:
-        thread.start()
-    try:
+    pool = [(Worker(bank, "", "", timeout=5), random.Random(seed)) for seed in range(_CLIENTS)]
+    with repeating(*(partial(work, *each) for each in pool)):
         yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
+    for worker, _ in pool:
+        worker.close()
 
 
 def remove_volume(bank: ComposedBank, service: str) -> None:
@@ -123,7 +111,7 @@ def restored(bank: ComposedBank, moment: float | None) -> float:
     to = {} if moment is None else {"TO": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")}
     for line in bank.script("scripts/stack/restore.sh", **to).splitlines():
         if line.startswith("restore: ") or "invariants" in line:
-            say(line)
+            info(line)
     eventually(lambda: _transfers(bank), _PATIENCE_SECONDS, 0.2)
     return time.monotonic() - began
 
@@ -179,7 +167,7 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
     clients = Clients()
     with load(bank, accounts, clients):
         time.sleep(2)
-        say(bank.script("scripts/stack/backup.sh").strip().splitlines()[-1])
+        info(bank.script("scripts/stack/backup.sh").strip().splitlines()[-1])
         time.sleep(seconds)
         moment = time.time()
         # Beyond the moment there is always more: it is archived for certain.
@@ -187,12 +175,12 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
         lost_at = time.time()
         remove_volume(bank, "postgres")
     known = list(clients.acknowledged)
-    say(f"PostgreSQL's volume is gone; clients know of {len(known)} transfers")
+    info(f"PostgreSQL's volume is gone; clients know of {len(known)} transfers")
 
     took = restored(bank, None)
     there = posted(bank, "account")
     lost = [transfer for transfer in known if transfer.id not in there]
-    say(f"to the last transaction: {len(known) - len(lost)} transfers are there, {len(lost)} are not")
+    info(f"to the last transaction: {len(known) - len(lost)} transfers are there, {len(lost)} are not")
     report.at_most("RTO, loss of the volume to a transfer", round(took, 1), RTO_SECONDS, " s")
     reach = lost_at - min((transfer.answered_at for transfer in lost), default=lost_at)
     report.at_most("RPO, age of the oldest acknowledged transfer that is gone", round(reach, 1), RPO_SECONDS, " s")
@@ -203,7 +191,7 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
     there = posted(bank, "account")
     before = [transfer for transfer in known if transfer.answered_at <= moment]
     after = [transfer for transfer in known if transfer.sent_at > moment]
-    say(f"to the moment: {len(before)} transfers were acknowledged before it, {len(after)} begun after it")
+    info(f"to the moment: {len(before)} transfers were acknowledged before it, {len(after)} begun after it")
     report.at_least("transfers acknowledged before the moment", len(before), 100)
     report.at_least("transfers begun after the moment", len(after), 100)
     report.at_most("RTO, loss of the volume to a transfer", round(took, 1), RTO_SECONDS, " s")
@@ -218,11 +206,11 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
         began = time.monotonic()
         bank.compose("up", "--detach", "--no-deps", "nats", "node-exporter")
         time.sleep(5)
-    say(f"NATS' volume is gone; {len(clients.acknowledged)} transfers meanwhile")
+    info(f"NATS' volume is gone; {len(clients.acknowledged)} transfers meanwhile")
     report.at_most("transfers that were not answered 201 meanwhile", len(clients.errors), 0)
     eventually(lambda: missing_events(bank) == 0, _PATIENCE_SECONDS, 0.5)
     took = time.monotonic() - began
-    report.at_most("until the bus has every event of the outboxes", round(took, 1), NATS_SECONDS, " s")
+    report.at_most("until the broker has every event of the outboxes", round(took, 1), NATS_SECONDS, " s")
     check_agreement(bank, accounts, report)
 
 
@@ -241,8 +229,7 @@ def main() -> int:
             run(bank, arguments.seconds, report)
         finally:
             bank.close()
-    say("every bar was met" if not report.missed else f"missed: {', '.join(report.missed)}")
-    return 1 if report.missed else 0
+    return exit_code(report.missed)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.commands import run, say
+from harness.commands import exit_code, info, run
 from harness.deployed_stack import SERVICES, DeployedBank, Deployment, Releases
 from drills.rollout.rollouts import (
     RELOAD_SECONDS,
@@ -31,7 +31,7 @@ from drills.rollout.rollouts import (
     watched,
 )
 from harness.client import eventually
-from harness.traffic import Traffic, burst, traffic
+from harness.load import Load, burst, customers
 
 from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
@@ -56,7 +56,7 @@ def good(drill: Drill) -> None:
     # A word each: make takes them apart at spaces.
     times = [f"--extra-vars=nginx_canary_bake_seconds={bake}", f"--extra-vars=nginx_canary_budget_seconds={bake + 195}"]
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
-    with traffic(bank, drill.rate) as result:
+    with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, *times)
         began = time.time()
         bank.reached(process, TRANSITIONS["canary 10 %"])
@@ -103,7 +103,7 @@ def split_at(drill: Drill, replicas: int) -> None:
     )
 
 
-def cohorts(drill: Drill, result: Traffic, state: dict[str, Any]) -> None:
+def cohorts(drill: Drill, result: Load, state: dict[str, Any]) -> None:
     """Check that no client changed sides within a step, and that the larger share kept the clients of the smaller."""
     notes = [note for note in state["history"] if note["reason"].endswith("% of clients")]
     ends = [note["at"] for note in notes[1:]] + [next(n["at"] for n in state["history"] if n["phase"] == "promoting")]
@@ -132,7 +132,7 @@ def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bo
 
     def rehearse(drill: Drill) -> None:
         bank, release = drill.bank, drill.releases.derive(f"bad-{fault}", "base", fault)
-        with traffic(bank, drill.rate) as result, watched(bank) as addresses:
+        with customers(bank, drill.rate) as result, watched(bank) as addresses:
             time.sleep(5)
             done = bank.deploy(release)
             time.sleep(RELOAD_SECONDS)
@@ -151,7 +151,9 @@ def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bo
             )
         elif reasons != "ready":
             drill.check(False, f"{fault}: no bad request was seen")
-        say(f"  {fault}: {sum(ended > one.at for one in result.seen)} answers, {len(lines)} asked of the canary first")
+        info(
+            f"  {fault}: {sum(ended > one.at for one in result.served)} answers, {len(lines)} asked of the canary first"
+        )
         drill.check_quiet(result, fault)
         drill.check_stable_alone(fault, drill.good[-1])
 
@@ -190,7 +192,7 @@ def tried(drill: Drill) -> None:
     """A good release that is only to be tried is taken back after its last verdict, and is not what is deployed."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
-    with traffic(bank, drill.rate) as result:
+    with customers(bank, drill.rate) as result:
         done = bank.deploy(release, "--extra-vars", "'{\"nginx_canary_promote\": false}'")
         time.sleep(RELOAD_SECONDS)
     drill.check(done.code == 0, f"tried: the deployment ends well ({done.ended - done.began:.0f} s)")
@@ -207,7 +209,7 @@ def prometheus_gone(drill: Drill) -> None:
     """Prometheus stops while a good canary is judged: it waits, and is not promoted."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
-    with traffic(bank, drill.rate) as result:
+    with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
         began = time.time()
         bank.reached(process, TRANSITIONS["canary 10 %"])
@@ -244,7 +246,7 @@ def killed(drill: Drill) -> None:
     """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
     bank = drill.bank
     wanted = ("canary 10 %",) if drill.short else tuple(TRANSITIONS)
-    with traffic(bank, drill.rate) as result:
+    with customers(bank, drill.rate) as result:
         for name in wanted:
             release = drill.next_good()
             before = bank.state()["id"]
@@ -258,7 +260,7 @@ def killed(drill: Drill) -> None:
                 drill.good.pop()
             eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
             # Old and new ones beside each other end as well.
-            eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).seen}) == 1, 120)
+            eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).served}) == 1, 120)
             took = time.time() - died
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
@@ -280,7 +282,7 @@ def back(drill: Drill) -> None:
     bank = drill.bank
     before = bank.state()
     drill.check(before["phase"] == "done", f"back: the state is {before['phase']}")
-    with traffic(bank, drill.rate) as result:
+    with customers(bank, drill.rate) as result:
         time.sleep(3)
         began = time.time()
         process = subprocess.Popen(  # pylint: disable=consider-using-with  # waited for below
@@ -298,7 +300,7 @@ def back(drill: Drill) -> None:
         ended = time.time()
         time.sleep(RELOAD_SECONDS)
     new = drill.good.pop()
-    last = max((one.at for one in result.seen if one.version == new and one.at < switched + 30), default=began)
+    last = max((one.at for one in result.served if one.version == new and one.at < switched + 30), default=began)
     drill.check(process.returncode == 0, f"back: `make rollback` ends after {ended - began:.0f} s")
     if process.returncode:
         print(output[-4000:])
@@ -331,14 +333,14 @@ SCENARIOS: dict[str, Callable[[Drill], None]] = {
 def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
     """Set everything up, rehearse, and return what was not as promised."""
     offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
-    releases = Releases(folder, say)
+    releases = Releases(folder, info)
     try:
         base = releases.build("base", offline)
         bank = DeployedBank(folder, releases.public_key, offline, STEPS)
         try:
             done = bank.deploy(base)
             assert done.code == 0, done.output[-6000:]
-            say(f"deployed for the first time in {done.ended - done.began:.0f} s")
+            info(f"deployed for the first time in {done.ended - done.began:.0f} s")
             bank.wait_until_answering()
             drill = Drill(bank, releases, options.rate, options.short, tuple(options.replicas), ["base"])
             progress = Progress("drill canary", len(names))
@@ -373,10 +375,8 @@ def main() -> int:
         parser.error(f"no such rehearsal: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
         wrong = rehearse(Path(folder), names, options)
-    for line in wrong:
-        say(f"NOT AS PROMISED: {line}")
-    say(f"{len(names)} rehearsals, {len(wrong)} promises not kept")
-    return 1 if wrong else 0
+    info(f"{len(names)} scenarios, {len(wrong)} failed checks")
+    return exit_code(wrong)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """What a drill sees of a rollout: its timeline, the requests that canaries got, and whether anybody noticed."""
 
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -8,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from harness.commands import say
+from harness.client import repeating
+from harness.commands import info
 from harness.deployed_stack import DeployedBank, Releases
-from harness.traffic import Traffic, assert_one_effect_each, burst
+from harness.load import Load, assert_one_effect_each, burst
 
 # A kept-alive client is served by a worker from before a reload for so long.
 RELOAD_SECONDS = 8.0
@@ -30,7 +30,7 @@ class Drill:
 
     def check(self, holds: Any, promise: str) -> None:
         """Take note of a promise that is not kept."""
-        say(f"  {'ok  ' if holds else 'NOT '} {promise}")
+        info(f"  {'ok  ' if holds else 'NOT '} {promise}")
         if not holds:
             self.wrong.append(promise)
 
@@ -41,18 +41,16 @@ class Drill:
         self.good.append(version)
         return release
 
-    def check_quiet(self, result: Traffic, name: str) -> None:
+    def check_quiet(self, result: Load, name: str) -> None:
         """Check that no client noticed, and that the books are sound."""
         for line in result.lost[:5]:
-            say(f"  lost: {line}")
-        slowest = max((one.seconds for one in result.seen), default=0)
+            info(f"  lost: {line}")
         self.check(
             not result.lost,
             f"{name}: {len(result.lost)} of {result.sent} requests failed"
-            f" ({result.rate:.0f}/s of {self.rate:.0f}/s wanted, slowest {slowest:.1f} s)",
+            f" ({result.throughput:.0f}/s of {self.rate:.0f}/s wanted, slowest {result.slowest:.1f} s)",
         )
         assert_one_effect_each(self.bank, result)
-        self.bank.assert_ledger_is_sound()
         report = self.bank.reconciled(60)
         self.check(
             (report["mismatches"], report["pending"]) == (0, 0),
@@ -65,7 +63,7 @@ class Drill:
         self.check(state["phase"] in ("idle", "done"), f"{name}: the state is {state['phase']} ({state['reason']})")
         self.check(self.bank.revision() == "stable", f"{name}: NGINX serves by {self.bank.revision()}")
         self.check(not self.bank.containers("canary"), f"{name}: canaries left: {self.bank.containers('canary')}")
-        served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).seen}
+        served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).served}
         self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
 
 
@@ -73,29 +71,18 @@ def timeline(state: dict[str, Any], began: float) -> None:
     """Print what a rollout went through, and the figures of its last verdict."""
     for note in state["history"]:
         share = f"{note['weight']:3} %"
-        say(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
+        info(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
     if verdict := state["verdict"]:
         figures = {name: value for name, value in verdict["figures"].items() if name != "invariants"}
-        say(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
+        info(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
 
 
 @contextmanager
 def watched(bank: DeployedBank) -> Iterator[set[str]]:
     """Yield the addresses of canaries, which are collected until the block ends."""
     found: set[str] = set()
-    stop = threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(1.0):
-            found.update(bank.canary_addresses())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    with repeating(lambda: found.update(bank.canary_addresses()), every=1.0):
         yield found
-    finally:
-        stop.set()
-        thread.join()
 
 
 def moment(text: str) -> float:

@@ -121,7 +121,7 @@ class Drill:
         good = bool(answer) == refused and reason in answer
         self.failures += not good
         said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "taken"
-        commands.measured(good, f"{what}: {said}")
+        commands.check(good, f"{what}: {said}")
 
 
 def digest_of(image: str) -> str:

@@ -26,7 +26,7 @@ from app.analysis.model import (
     Verdict,
 )
 from app.analysis.verdict import evaluate
-from harness.commands import measured
+from harness.commands import check
 
 POLICY = Policy()
 STEPS = (0.1, 0.5)
@@ -239,9 +239,9 @@ def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
         why = ", ".join(f"{wrong.count(one)} {one}" for one in sorted(set(wrong)))
         seconds = statistics.median(took for _, took in outcomes)
         line = f"{name:46} {len(wrong) / rollouts:6.2%} not promoted; {seconds:4.0f} s (median)  {why}"
-        missed += not measured(len(wrong) <= rollouts / 100, line)
+        missed += not check(len(wrong) <= rollouts / 100, line)
     share = wrong_in_all / rollouts / len(names)
-    return missed + (not measured(share <= 0.01, f"{'in all':46} {share:6.2%} of {rollouts * len(names)} not promoted"))
+    return missed + (not check(share <= 0.01, f"{'in all':46} {share:6.2%} of {rollouts * len(names)} not promoted"))
 
 
 def report_bad(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
@@ -265,7 +265,7 @@ def _told_bad(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -
         f"{name:22} {share:4.0%}{'' if known else ', stable new':13} {len(caught) / rollouts:6.1%} caught within "
         f"{most} canary requests (median {middle}, 95 % within {slowest})" + (f"; bar {bound:.0%}" if bound else "")
     )
-    return not measured(None if bound is None else len(caught) >= bound * rollouts, line)
+    return not check(None if bound is None else len(caught) >= bound * rollouts, line)
 
 
 def needed_by(needed: Sequence[float], share: float) -> float:

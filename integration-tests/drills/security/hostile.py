@@ -23,11 +23,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from harness.commands import measured, run, say
+from harness.commands import check, run, info
 from harness.composed_stack import ComposedBank, now
 from drills.security.hostile_requests import Request, bodies, heads, refusals
 from harness.client import eventually
-from harness.traffic import Traffic, assert_one_effect_each, traffic
+from harness.load import Load, assert_one_effect_each, customers
 
 from shared.testing.paths import ROOT
 
@@ -83,25 +83,25 @@ class Answer:
 class Hostile:
     """The stack, its customers, and what is sent to it."""
 
-    def __init__(self, bank: ComposedBank, customers: Traffic) -> None:
+    def __init__(self, bank: ComposedBank, load: Load) -> None:
         self.bank = bank
-        self.customers = customers
+        self.load = load
         self.good = True
         began = time.time()
         time.sleep(_CALM_SECONDS)
         calm = self._p95(began)
         self._most_p95 = max(CUSTOMERS_P95_SECONDS, _TIMES_CALM * calm)
-        say(f"customers' p95 while nobody is hostile: {calm:.2f} s")
+        info(f"customers' p95 while nobody is hostile: {calm:.2f} s")
         self._token = bank.headers("mallory")["Authorization"]
 
     def _p95(self, since: float) -> float:
         """Return how long 95 % of the customers' requests since a moment took at most; infinity for none."""
-        waits = sorted(one.seconds for one in self.customers.between(since, time.time()))
+        waits = sorted(one.seconds for one in self.load.between(since, time.time()))
         return waits[int(len(waits) * 0.95)] if waits else float("inf")
 
     def check(self, met: bool, text: str) -> None:
         """Print a figure with its bar, and remember that one was missed."""
-        self.good = measured(met, text) and self.good
+        self.good = check(met, text) and self.good
 
     def send(self, request: Request) -> Answer:
         """Send a request over a connection of its own and read the whole answer."""
@@ -152,22 +152,22 @@ class Hostile:
 
     def attack(self, name: str, send: Callable[[], list[Answer]], most_deaths: int = 0) -> list[Answer]:
         """Let something be sent; print what it came to, and check replicas and customers."""
-        moment, lost, began = now(), len(self.customers.lost), time.time()
+        moment, lost, began = now(), len(self.load.lost), time.time()
         answers = send()
         # What is under way when the last answer comes shall count as well.
         time.sleep(1)
         deaths = self.deaths(moment)
         died = [line for line in deaths if line.startswith("die")]
-        failed = self.customers.lost[lost:]
-        served, p95 = len(self.customers.between(began, time.time())), self._p95(began)
+        failed = self.load.lost[lost:]
+        served, p95 = len(self.load.between(began, time.time())), self._p95(began)
         statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in answers).most_common())
         slowest = max((one.seconds for one in answers), default=0)
-        say(f"{name}: {len(answers)} answers in {time.time() - began:.0f} s: {statuses}; slowest {slowest:.1f} s")
+        info(f"{name}: {len(answers)} answers in {time.time() - began:.0f} s: {statuses}; slowest {slowest:.1f} s")
         if died:
-            say("  " + ", ".join(f"{count} × {line}" for line, count in Counter(deaths).most_common()))
+            info("  " + ", ".join(f"{count} × {line}" for line, count in Counter(deaths).most_common()))
             self.wait_until_all_run()
         for line in failed[:3]:
-            say(f"  a customer: {line}")
+            info(f"  a customer: {line}")
         self.check(len(died) <= most_deaths, f"{name}: replicas that died: {len(died)} (bar {most_deaths})")
         asked = served + len(failed)
         self.check(
@@ -190,7 +190,7 @@ class Hostile:
         """Check that each was answered in the bank's own words."""
         broken = Counter(f"{one.name}: {one.status}" for one in answers if one.status in _BROKEN)
         for kind, count in broken.most_common(8):
-            say(f"  {count} × {kind}")
+            info(f"  {count} × {kind}")
         self.check(not broken, f"{name}: answers 500, 502, 504 or none: {broken.total()} (bar 0)")
 
     def print_memory(self) -> None:
@@ -199,7 +199,7 @@ class Hostile:
         for service in REPLICAS:
             peaks = [self.bank.docker("exec", one, "sh", "-c", files).split() for one in self.bank.containers(service)]
             most = sorted((int(peak[0]) // 1024**2 for peak in peaks if peak), reverse=True)
-            say(f"  peak memory of {service} in MB: {most}")
+            info(f"  peak memory of {service} in MB: {most}")
 
 
 def send_bodies(drill: Hostile, again: int) -> None:
@@ -208,7 +208,7 @@ def send_bodies(drill: Hostile, again: int) -> None:
     answers = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), AT_ONCE))
     drill.check_none_broke("bodies", answers)
     for name, one in sorted({one.name: one for one in sorted(answers, key=lambda one: one.seconds)}.items()):
-        say(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
+        info(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
     largest = max((one for one in answers if one.status >= 400), key=lambda one: one.bytes, default=None)
     size = largest.bytes if largest else 0
     drill.check(size <= MOST_REFUSAL_BYTES, f"bodies: largest refusal {size} bytes (bar {MOST_REFUSAL_BYTES})")
@@ -314,19 +314,18 @@ def main() -> int:
             bank.close()
             subprocess.run(["docker", "image", "rm", "--force", _deadly_image(bank)], capture_output=True, check=False)
     took = time.monotonic() - began
-    return 0 if measured(took <= MOST_SECONDS, f"all of it took {took:.0f} s (bar {MOST_SECONDS} s)") and good else 1
+    return 0 if check(took <= MOST_SECONDS, f"all of it took {took:.0f} s (bar {MOST_SECONDS} s)") and good else 1
 
 
 def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: float) -> bool:
     """Run rounds beside customers; return whether every bar was met."""
-    with traffic(bank, rate) as customers:
-        drill = Hostile(bank, customers)
+    with customers(bank, rate) as load:
+        drill = Hostile(bank, load)
         for name in rounds:
-            say(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
+            info(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
             ROUNDS[name](drill, again)
-    assert_one_effect_each(bank, customers)
-    bank.assert_ledger_is_sound()
-    say(f"the ledger is sound after {customers.sent} requests of customers")
+    assert_one_effect_each(bank, load)
+    info(f"the ledger is sound after {load.sent} requests of customers")
     return drill.good
 
 
