@@ -27,12 +27,12 @@ _PSQL = (
 
 
 def now() -> str:
-    """Return the time as Docker's logs want it."""
+    """Return the current time in the format of `docker logs --since`."""
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 class ComposedBank(Bank):
-    """A bank whose containers a test may scale, kill and restart; variables of .env may be given."""
+    """A bank on Docker Compose, which tests may scale, kill and restart; `variables` override .env."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
@@ -49,7 +49,7 @@ class ComposedBank(Bank):
         }
         self.project = self._environment["COMPOSE_PROJECT_NAME"]
         try:
-            # Its progress is for whoever waits for the tests.
+            # Its progress is shown to the user who waits for the tests.
             subprocess.run(["scripts/stack/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
         except BaseException:
             self._down()
@@ -60,21 +60,21 @@ class ComposedBank(Bank):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment of somebody who works with this stack."""
+        """The environment for commands that work with this stack."""
         return {**self._environment, "BASE_URL": self.api_url}
 
     @cached_property
     def prometheus(self) -> Prometheus:
-        """The stack's Prometheus, by its address on this host."""
+        """The stack's Prometheus, at its address on this host."""
         address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
         return Prometheus(f"http://{address.strip()}:9090")
 
     def compose(self, *arguments: str, **environment: str) -> str:
-        """Run `docker compose` on this stack, with other variables if given, and return what it printed."""
+        """Run `docker compose` on this stack, with additional variables, and return its output."""
         return self._run(["scripts/stack/compose.sh", *arguments], 180, **environment)
 
     def attempt(self, *arguments: str) -> tuple[int, str]:
-        """Run `docker compose` on this stack; return its exit code and what it printed."""
+        """Run `docker compose` on this stack; return its exit code and output."""
         done = subprocess.run(
             ["scripts/stack/compose.sh", *arguments],
             cwd=ROOT,
@@ -89,22 +89,22 @@ class ComposedBank(Bank):
         return done.returncode, done.stdout
 
     def script(self, path: str, **environment: str) -> str:
-        """Run one of the project's scripts on this stack and return what it printed."""
+        """Run one of the project's scripts on this stack and return its output."""
         return self._run([path], 600, **environment)
 
     def docker(self, *arguments: str) -> str:
-        """Run a command of Docker's own and return what it printed."""
+        """Run a `docker` command and return its output."""
         return self._run(["docker", *arguments], 60)
 
     def inside(self, service: str, *command: str) -> str:
-        """Run a command in a container of a service and return what it printed."""
+        """Run a command in a container of a service and return its output."""
         return self.compose("exec", "-T", service, *command)
 
     def run_module(self, service: str, module: str) -> str:
         return self.inside(service, "python", "-m", module)
 
     def operate(self, *arguments: str) -> str:
-        """Use the autoscaler as operators do by hand."""
+        """Run a command of the autoscaler's command line, as operators do."""
         return self.inside("autoscale-service", "python", "-m", "app.cli", *arguments)
 
     def containers(self, service: str) -> list[str]:
@@ -116,11 +116,11 @@ class ComposedBank(Bank):
         return self.inside("postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
 
     def sql_in_background(self, database: str, query: str, name: str) -> None:
-        """Start a query that may take long, in a session with this application name."""
+        """Start a long query in a session with this application name."""
         self.compose("exec", "--detach", "postgres", "sh", "-c", _PSQL, "sh", database, query, name)
 
     def events(self, transaction_id: str) -> list[dict[str, Any]]:
-        """Return the events that account-service published about a transaction."""
+        """Return the events of a transaction that account-service has published."""
         rows = self.sql("account", "SELECT encode(events, 'escape') FROM outbox WHERE position IS NOT NULL")
         found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
         return [event for event in found if event["data"].get("transaction_id") == transaction_id]
@@ -132,11 +132,11 @@ class ComposedBank(Bank):
         return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
 
     def upstreams_since(self, moment: str) -> set[str]:
-        """Return the addresses that NGINX has sent requests to since a moment (RFC 3339)."""
+        """Return the addresses that NGINX has sent requests to since a time (RFC 3339)."""
         return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", moment)))
 
     def logs_since(self, service: str, moment: str) -> str:
-        """Return what the first container of a service has logged since a moment, each line with its time."""
+        """Return what the first container of a service has logged since a time, each line with its timestamp."""
         return self.docker("logs", "--timestamps", "--since", moment, self.containers(service)[0])
 
     def inspect(self, template: str, *containers: str) -> list[str]:
@@ -144,7 +144,7 @@ class ComposedBank(Bank):
         return self.docker("inspect", "--format", template, *containers).splitlines()
 
     def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
-        """Return what the receiver got under a path since a moment: at, authorization, body."""
+        """Return the requests that the receiver got on a path since a time: at, authorization, body."""
         lines = self.compose("logs", "--no-log-prefix", "--no-color", "receiver").splitlines()
         found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
         return [message for message in found if message["path"] == path and message["at"] >= since]
@@ -153,7 +153,7 @@ class ComposedBank(Bank):
         return f'{{{{(index .NetworkSettings.Networks "{self.project}_{network}").IPAddress}}}}'
 
     def addresses(self, service: str) -> set[str]:
-        """Return address:port of every running replica where NGINX meets it."""
+        """Return address:port of every running replica on the backend network."""
         found = self.docker("inspect", "--format", self._address_in("backend"), *self.containers(service))
         return {f"{address}:8000" for address in found.split()}
 
@@ -171,7 +171,7 @@ class ComposedBank(Bank):
 
 
 class SwarmBank(ComposedBank):
-    """The same bank as a stack of a Swarm, of which this engine is the only node."""
+    """The same bank as a stack on a one-node Swarm."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         super().__init__(folder, SWARM="1", **variables)
@@ -186,7 +186,7 @@ class SwarmBank(ComposedBank):
 
 @contextmanager
 def one_node_swarm() -> Iterator[None]:
-    """Make this engine a Swarm while the block runs; one that is there is used, and stays."""
+    """Make this engine a Swarm while the block runs; an existing Swarm is used and kept."""
     info = ["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]
     if subprocess.run(info, capture_output=True, text=True, check=True).stdout.strip() == "active":
         yield

@@ -178,7 +178,7 @@ class DeployedBank(Bank):
         return Deployment(process.returncode, output, began, time.time())
 
     def kill(self, process: "subprocess.Popen[str]") -> None:
-        """Kill whoever drives, and all that it has started."""
+        """Kill the driver with all its child processes."""
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 

@@ -44,7 +44,7 @@ def start_command(text: str) -> str:
 
 
 def on_ports_of_its_own(var: Path, environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment for an embedded stack beside others, and for whoever talks to it."""
+    """Return the environment of a local stack that runs alongside others, and of its clients."""
     port = str(free_port())
     return {
         **environment,

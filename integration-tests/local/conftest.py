@@ -1,4 +1,4 @@
-"""Stacks for the end-to-end tests, each beside whatever else runs on the machine."""
+"""Local stacks for the end-to-end tests, on free ports."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ MakeBank = Callable[..., EmbeddedBank]
 
 @pytest.fixture(scope="session", autouse=True)
 def nginx() -> None:
-    """Skip, visibly, where NGINX cannot be had."""
+    """Skip where NGINX is not installed."""
     if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin") is None:
         pytest.skip("NGINX is not installed; on Debian: apt-get install nginx")
 
@@ -39,7 +39,7 @@ def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extr
 
 @pytest.fixture(scope="session", params=["SQLite, one replica", "PostgreSQL, two replicas"])
 def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBank]:
-    """A running bank of either kind, shared by all tests: each has accounts of its own, and restarts what it kills."""
+    """A running bank of either kind, shared by all tests: each uses its own accounts and restarts what it kills."""
     folder = tmp_path_factory.mktemp("stack")
     if request.param.startswith("SQLite"):
         stack = _start(folder, 1, [], "")
@@ -68,7 +68,7 @@ def nats(tmp_path: Path) -> Iterator[tuple[str, Process]]:
 
 @pytest.fixture
 def make_bank(tmp_path: Path) -> Iterator[MakeBank]:
-    """Start a bank of one's own: make_bank(replicas, urls, events_url, NAME=value …)."""
+    """Start a dedicated bank: make_bank(replicas, urls, events_url, NAME=value …)."""
     banks: list[EmbeddedBank] = []
 
     def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> EmbeddedBank:

@@ -1,4 +1,4 @@
-"""A request that kills whoever works on it takes down two replicas at most; one that finds nobody goes on looking."""
+"""A request that crashes replicas is tried on two at most; a request that cannot connect is retried on the others."""
 
 import http.client
 import json

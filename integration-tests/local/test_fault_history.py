@@ -271,7 +271,7 @@ PLANTED: dict[str, tuple[Callable[[World], World], str]] = {
     "two events have one id": (events(ids=("e1", "e2", "e2")), "two events have one id (1): e2"),
     "an event waits for its position": (events(waiting=3), "events still wait for a position: 3"),
     "a position is missing": (events(gaps=1), "positions of the outbox are missing: 1"),
-    "an event is a dead letter": (events(dead_letters=1), "events were set aside as dead letters: 1"),
+    "an event is a dead letter": (events(dead_letters=1), "events were dead-lettered: 1"),
     "the history lacks an entry": (
         told(entries=ENTRIES[:-1]),
         "entries of the ledger that are not in the history (1): cash/3",

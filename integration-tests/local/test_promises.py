@@ -1,4 +1,4 @@
-"""What the bank promises, seen from outside through NGINX: nothing is lost, doubled or overdrawn."""
+"""The guarantees of the bank, through NGINX: no transfer is lost or duplicated, no account is overdrawn."""
 
 import collections
 import os
@@ -17,7 +17,7 @@ from shared.testing.local_stack import ACCOUNT, TRANSACTION
 from shared.testing.paths import ROOT
 
 
-def test_the_demo_goes_as_the_story_says(bank: EmbeddedBank):
+def test_the_demo_succeeds(bank: EmbeddedBank):
     environment = {**os.environ, "VAR_DIR": str(bank.stack.var_dir), "BASE_URL": bank.stack.api_url}
     command = [sys.executable, "-m", "scripts.local.demo"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
@@ -36,7 +36,7 @@ def test_concurrent_withdrawals_never_overdraw(bank: EmbeddedBank, attempts: int
     assert bank.balance(account) == 1000 - 10 * succeed
 
 
-def test_one_key_fifty_times_at_once_has_one_effect(bank: EmbeddedBank):
+def test_fifty_concurrent_requests_with_one_key_have_one_effect(bank: EmbeddedBank):
     source, target = bank.open(1000), bank.open()
     body = usd(7, from_account=source, to_account=target)
     with ThreadPoolExecutor(50) as pool:
@@ -51,7 +51,7 @@ def test_one_key_fifty_times_at_once_has_one_effect(bank: EmbeddedBank):
     assert bank.balance(target) == 7
 
 
-def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
+def test_killing_account_service_loses_and_duplicates_no_transfer(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
     with retrying_transfers(bank, source, target) as history:
         for index in range(3):
@@ -67,15 +67,15 @@ def test_a_killed_account_service_loses_and_doubles_nothing(bank: EmbeddedBank):
     assert bank.reconciled()["mismatches"] == 0
 
 
-def test_history_may_be_away_for_a_while(bank: EmbeddedBank):
+def test_transfers_continue_without_transaction_service(bank: EmbeddedBank):
     source, target = bank.open(1_000_000), bank.open()
     replicas = range(bank.stack.settings[TRANSACTION].replicas)
     with retrying_transfers(bank, source, target) as history:
         for index in replicas:
             bank.stack.kill(TRANSACTION, index, signal.SIGTERM)
-        away = len(history.acknowledged)
+        before = len(history.acknowledged)
         time.sleep(2)
-        eventually(lambda: len(history.acknowledged) > away)
+        eventually(lambda: len(history.acknowledged) > before)
         assert history.retries == []
         for index in replicas:
             bank.stack.restart(TRANSACTION, index)
@@ -89,7 +89,7 @@ def test_history_may_be_away_for_a_while(bank: EmbeddedBank):
     assert newest["id"] in history.acknowledged.values()
 
 
-def test_history_can_be_rebuilt_from_nothing(bank: EmbeddedBank):
+def test_history_can_be_rebuilt_from_the_feed(bank: EmbeddedBank):
     account = bank.open(500)
     bank.post(f"/accounts/{account}/withdrawals", usd(200))
     eventually(lambda: len([i for i in bank.get("/transactions")["items"] if account in i.values()]) == 2)
@@ -103,16 +103,16 @@ def test_history_can_be_rebuilt_from_nothing(bank: EmbeddedBank):
     assert bank.get(f"/accounts/{account}")["status"] == "active"
 
 
-def test_a_graceful_stop_finishes_what_is_in_flight(bank: EmbeddedBank):
+def test_a_graceful_stop_completes_requests_in_flight(bank: EmbeddedBank):
     if bank.stack.settings[ACCOUNT].replicas < 2:
-        pytest.skip("one replica alone cannot be stopped without anyone noticing")
+        pytest.skip("stopping the only replica interrupts the service")
     source, target = bank.open(1_000_000), bank.open()
     with retrying_transfers(bank, source, target) as history:
         for index in (0, 1):
             time.sleep(0.5)
             bank.stack.kill(ACCOUNT, index, signal.SIGTERM)
             bank.stack.restart(ACCOUNT, index)
-            # NGINX leaves a failed replica alone for fail_timeout, 2 s; it counts whole seconds, so up to 3 s.
+            # NGINX skips a failed replica for fail_timeout, 2 s; it counts whole seconds, so up to 3 s.
             time.sleep(3.2)
     assert (history.errors, history.retries) == ([], [])
     assert_exactly_once(bank, history, source, target, 1_000_000)

@@ -1,4 +1,4 @@
-"""The same bank on other ground: NATS instead of the feed, and a PostgreSQL that goes away."""
+"""The bank with NATS instead of the feed, and through an outage of PostgreSQL."""
 
 import os
 import subprocess

@@ -114,7 +114,7 @@ class JetStream:
         return SimpleNamespace(created=None)
 
     async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Store a message and say so; whoever hears nothing does not know whether it was stored."""
+        """Store a message and acknowledge it; a lost acknowledgement leaves the publisher in doubt."""
         network = self._broker.network
         await network.travel(f"nats publish {subject}")
         if network.happens("lost publication"):

@@ -186,9 +186,9 @@ def _wrong_dead_letters(ledger: sqlite3.Connection, history: sqlite3.Connection,
     wrong = []
     good = {event["id"] for event in (*events(ledger), *events(history)) if not event["id"].startswith("poison")}
     for service, database in ((ACCOUNT, ledger), (TRANSACTION, history)):
-        buried = _column(database, "SELECT event_id FROM dead_letters")
-        if len(buried) != poison.expected[service]:
-            wrong.append(f"{service} has {len(buried)} dead letters instead of {poison.expected[service]}")
-        if buried & good:
-            wrong.append(f"{service} has set sound events aside: {', '.join(sorted(buried & good)[:3])}")
+        dead = _column(database, "SELECT event_id FROM dead_letters")
+        if len(dead) != poison.expected[service]:
+            wrong.append(f"{service} has {len(dead)} dead letters instead of {poison.expected[service]}")
+        if dead & good:
+            wrong.append(f"{service} has dead-lettered valid events: {', '.join(sorted(dead & good)[:3])}")
     return wrong

@@ -22,7 +22,7 @@ class ConnectionLost(sqlite3.OperationalError):
 
 
 class Conflict(sqlite3.OperationalError):
-    """The transaction was taken back because of another one, as PostgreSQL says it."""
+    """The transaction was rolled back because of a conflict, as PostgreSQL reports it."""
 
     sqlstate = "40001"
 
@@ -70,12 +70,12 @@ class Connection:
             self.perform("COMMIT", lambda: self.used().execute("COMMIT"))
 
     def rollback(self) -> None:
-        """Take back what is not committed."""
+        """Roll back."""
         if self.raw is not None and self.raw.in_transaction:
             self.perform("ROLLBACK", lambda: self.used().rollback())
 
     def close(self) -> None:
-        """Close at once; SQLite takes back what is not committed."""
+        """Close at once; SQLite rolls back the open transaction."""
         if self.raw is not None:
             self.raw.close()
             self.raw = None

@@ -281,7 +281,7 @@ class _Gate:
                 raise sqlite.Conflict("another transaction was first")
 
     async def blocked(self, connection: sqlite.Connection, statement: str) -> None:
-        """Wait for whoever has the lock; everybody else goes on meanwhile."""
+        """Wait for the holder of the lock; other tasks continue meanwhile."""
         del connection
         self._world.process()
         await asyncio.sleep(self._world.chance.uniform(0.005, 0.05))

@@ -50,7 +50,7 @@ _SETTINGS = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "256MB
 
 @dataclass(frozen=True)
 class Run:
-    """One measurement: transfers per second, latencies in ms, CPU µs per transfer by who spent them."""
+    """One measurement: transfers per second, latencies in ms, CPU µs per transfer by process."""
 
     variant: str
     accounts: int
@@ -61,7 +61,7 @@ class Run:
 
 
 class Failure(Exception):
-    """Why the benchmark cannot say anything."""
+    """The benchmark has no valid result."""
 
 
 def cpu_seconds(roots: Mapping[str, int | None]) -> dict[str, float]:
@@ -172,7 +172,7 @@ class Bench:
         self.server.sql("accounts", "CHECKPOINT")
 
     def broken_invariants(self) -> str:
-        """Return what the ledger's own check says, empty when all is well."""
+        """Return the invariants that the ledger violates; empty if none."""
         environment = {**os.environ, **self._stack.environment(ACCOUNT)}
         command = [sys.executable, "-m", "app.verify"]
         done = subprocess.run(command, cwd=ROOT / ACCOUNT, env=environment, capture_output=True, text=True, check=False)
@@ -336,8 +336,8 @@ def main() -> int:
         for row in rows:
             print("  ".join(f"{row[name]!s:>15}" for name in names))
         for (what, value, bar, sign), ok in zip(checks, met):
-            print(f"{'ok    ' if ok else 'MISSED'} {what}: {value:.2f} (bar {sign} {bar})")
-        print(f"{'MISSED' if broken else 'ok    '} invariants of the ledger {broken}")
+            print(f"{'met    ' if ok else 'missed '} {what}: {value:.2f} (bar {sign} {bar})")
+        print(f"{'missed ' if broken else 'met    '} ledger invariants {broken}")
     good = all(met) and not broken
     sound = "the ledger's invariants are broken" if broken else "the ledger is sound"
     progress.finished(f"{sum(met)} of {len(met)} bars met, {sound}", good=good)

@@ -75,7 +75,7 @@ _BACK = _STATE | {"phase": "rolling-back", "serving": "previous", "reason": "a t
 
 
 def _both(**changes: Any) -> tuple[Any, Any]:
-    """Return what the file says, and what is printed when the rollout is taken back."""
+    """Return the content of the file, and the output of the rollback."""
     return _DONE | changes, _BACK | changes
 
 
@@ -147,7 +147,7 @@ def _files(host: Path) -> dict[str, str]:
 
 def test_nothing_of_what_a_container_makes_up_gets_anywhere(host: Path) -> None:
     cases = dict(_TAMPERED)
-    # Written where the file should be, as by whoever owns the folder.
+    # Written where the file should be, as the owner of the folder could.
     (host / "secret").write_text(json.dumps(_DONE), encoding="utf-8")
     os.mkfifo(host / "cases/a pipe")
     (host / "cases/a link").symlink_to(host / "secret")

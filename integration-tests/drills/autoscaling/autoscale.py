@@ -1,10 +1,10 @@
-"""Load times four on a composed stack: alert, scale out, load off, scale in, and scale-ins under load by hand.
+"""Quadruple the load on a composed stack: alert, scale-up, load drop, scale-down, and manual scale-downs under load.
 
     make drills DRILL=autoscale [ARGS="--scale-ins 50 --swarm"]
 
-Prints where the time goes and fails if enough replicas serve later than promised, or a request is lost. It starts a
-stack of its own, with small targets so that one machine can carry the load, and short windows. With --swarm it is a
-Swarm stack, made from the same docker-compose.yml.
+Prints a timeline; exits 1 if it takes too long until enough replicas serve, or if a request is lost. It starts a
+dedicated stack with small targets, so that one machine can serve the load, and short stabilization windows. With
+--swarm it is a Swarm stack from the same docker-compose.yml.
 """
 
 import argparse
@@ -26,14 +26,14 @@ from harness.load import Load, assert_one_effect_each, open_loop
 from harness.client import eventually
 
 SERVICE = "account-service"
-# Far below what a replica can carry: the machine shall not be what is measured.
+# Far below the capacity of a replica, so that the machine is not the bottleneck.
 TARGET = 15
 START = 2
-# 0.7 of what two replicas should carry.
+# 70 % of the target load of two replicas.
 BASE_RATE = 0.7 * TARGET * START
 FACTOR = 4
 NEEDED = math.ceil(BASE_RATE * FACTOR / TARGET)
-MOST_SECONDS = 45
+MAX_SECONDS = 45
 SETTINGS = {
     "COMPOSE_FILE": "docker-compose.yml",
     "ACCOUNT_SERVICE_REPLICAS": str(START),
@@ -44,38 +44,38 @@ SETTINGS = {
 
 
 def seconds(moment: str) -> float:
-    """Return an RFC 3339 time, with whatever fraction, as seconds since 1970."""
+    """Return an RFC 3339 time, with a fraction of any length, as seconds since 1970."""
     whole, _, rest = moment.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{rest.partition('+')[0] or 0}")
 
 
 class Autoscaled:
-    """The stack as this drill looks at it."""
+    """The stack as this drill observes it."""
 
     def __init__(self, bank: ComposedBank) -> None:
         self.bank = bank
 
     def status(self) -> dict[str, Any]:
-        """Return what the autoscaler says of the service."""
+        """Return the autoscaler's status of the service."""
         found: dict[str, Any] = json.loads(self.bank.operate("status"))["services"][SERVICE]
         return found
 
     def replicas(self, count: int) -> bool:
-        """Tell whether so many replicas are there and ready."""
+        """Return whether exactly `count` replicas exist and are ready."""
         status = self.status()
         return (status["current"], status["ready"], status["working"]) == (count, count, False)
 
     def healthy(self, count: int) -> bool:
-        """Tell whether so many containers run and are healthy; sooner than the autoscaler, which rests while paused."""
+        """Return whether exactly `count` containers are healthy; also works while the autoscaler is paused."""
         found = self.bank.containers(SERVICE)
         try:
             states = self.bank.inspect("{{.State.Health.Status}}", *found)
-        except AssertionError:  # one has gone while they were looked at
+        except AssertionError:  # a container was removed meanwhile
             return False
         return states == ["healthy"] * count
 
     def breach(self, since: float) -> float | None:
-        """Return when Prometheus first saw the load over the threshold of the alert."""
+        """Return when Prometheus first measured a load above the alert's threshold."""
         query = quote(f'autoscale:load:ratio{{service="{SERVICE}"}} > 1.1')
         window = f"start={since:.3f}&end={time.time():.3f}&step=1"
         url = f"http://127.0.0.1:9090/api/v1/query_range?query={query}&{window}"
@@ -83,21 +83,21 @@ class Autoscaled:
         found = json.loads(page)["data"]["result"]
         return min((float(moment) for series in found for moment, _ in series["values"]), default=None)
 
-    def told(self, since: float) -> list[tuple[float, dict[str, Any]]]:
-        """Return what the autoscaler has logged, with its times."""
+    def logged(self, since: float) -> list[tuple[float, dict[str, Any]]]:
+        """Return the autoscaler's log lines with their times."""
         lines = (line.split(" ", 1) for line in self.bank.logs_since("autoscale-service", iso(since)).splitlines())
         return [(seconds(moment), json.loads(text)) for moment, text in lines if text.startswith("{")]
 
     def started(self, old: set[str]) -> list[float]:
-        """Return when the replicas that are new were started."""
+        """Return the start times of the new replicas."""
         new = [one for one in self.bank.containers(SERVICE) if one not in old]
         return sorted(seconds(moment) for moment in self.bank.inspect("{{.State.StartedAt}}", *new)) if new else []
 
     def first_served(self, since: float) -> dict[str, float]:
-        """Return when each replica got its first request that it answered, by address."""
+        """Return when each replica served its first request, by address."""
         try:
             addresses = self.bank.addresses(SERVICE)
-        except AssertionError:  # one has gone while they were counted
+        except AssertionError:  # a container was removed meanwhile
             return {}
         found: dict[str, float] = {}
         for line in self.bank.logs_since("nginx", iso(since)).splitlines():
@@ -114,12 +114,12 @@ def iso(moment: float) -> str:
 
 
 def nth(moments: list[float], index: int) -> float | None:
-    """Return one of the moments, None where it never came or was before them."""
+    """Return one of the times, None if the index is out of range."""
     return moments[index] if 0 <= index < len(moments) else None
 
 
 def within(seconds: float, condition: Callable[[], bool], every: float = 1) -> bool:
-    """Tell whether the condition comes true in time; a bar that is missed is no reason to stop."""
+    """Return whether the condition becomes true in time; the drill continues after a missed bar."""
     try:
         eventually(condition, seconds, every=every)
     except AssertionError:
@@ -128,7 +128,7 @@ def within(seconds: float, condition: Callable[[], bool], every: float = 1) -> b
 
 
 def milestones(before: int, started: list[float], served: list[float]) -> dict[str, float | None]:
-    """Return when containers started and replicas served, whatever number of them ran before the load stepped up."""
+    """Return when containers started and replicas served, for any number of replicas before the load step."""
     return {
         "first new container started": nth(started, 0),
         "first request served by a new one": nth(served, before),
@@ -138,24 +138,24 @@ def milestones(before: int, started: list[float], served: list[float]) -> dict[s
 
 
 def scale_out(stack: Autoscaled, load: Load) -> float:
-    """Step the load up, print the timeline and return how long it took until enough replicas served; inf: never."""
+    """Step the load up and print the timeline; return the seconds until enough replicas served, infinity for never."""
     old = set(stack.bank.containers(SERVICE))
     stepped = time.time()
     load.rate = BASE_RATE * FACTOR
-    info(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas are enough")
-    # Not all the time: looking takes what the replicas need to start.
+    info(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {NEEDED} replicas needed")
+    # Polling takes CPU that the replicas need to start.
     within(180, lambda: len(stack.first_served(stepped)) >= NEEDED, every=2)
     served = sorted(stack.first_served(stepped).values())
     started = stack.started(old)
-    told = stack.told(stepped)
+    logged = stack.logged(stepped)
     alerts = [
         moment
-        for moment, line in told
+        for moment, line in logged
         if line["message"] == "alert received" and (line["target"], line["action"]) == (SERVICE, "scale_out")
     ]
     ups = [
         (moment, line)
-        for moment, line in told
+        for moment, line in logged
         if line["message"] == "scaling decision" and line["target"] == SERVICE and line["desired"] > line["current"]
     ]
     stages = {
@@ -166,30 +166,30 @@ def scale_out(stack: Autoscaled, load: Load) -> float:
         **milestones(len(old), started, served),
     }
     for name, moment in stages.items():
-        info(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not seen)"))
+        info(f"  {name:34} " + (f"{moment - stepped:6.1f} s" if moment else "     - (not observed)"))
     enough = nth(served, NEEDED - 1)
     return math.inf if enough is None else enough - stepped
 
 
 def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
-    """Scale in and out by hand under load until so many replicas have gone; return how many that were."""
+    """Scale down manually under load until `wanted` replicas are removed; return their number."""
     stack.bank.operate("pause")
     load.rate = BASE_RATE * 2
-    gone = 0
-    while gone < wanted:
-        count = START + min(4, wanted - gone)
+    removed = 0
+    while removed < wanted:
+        count = START + min(4, wanted - removed)
         stack.bank.operate("scale", SERVICE, str(count))
         eventually(lambda count=count: stack.healthy(count), 180, every=1)
         stack.bank.operate("scale", SERVICE, str(START))
         eventually(lambda: stack.healthy(START), 180, every=1)
-        gone += count - START
-        info(f"  {gone} scale-ins under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
+        removed += count - START
+        info(f"  {removed} removed under {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost")
     stack.bank.operate("resume")
-    return gone
+    return removed
 
 
-def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
-    """Run the drill and return what was not as promised."""
+def run(bank: ComposedBank, wanted: int) -> list[str]:
+    """Run the drill and return the bars that were missed."""
     stack = Autoscaled(bank)
     bank.wait_until_answering(60)
     eventually(lambda: stack.replicas(START), 60)
@@ -204,10 +204,10 @@ def rehearse(bank: ComposedBank, wanted: int) -> list[str]:
         back = within(180, lambda: stack.replicas(START))
         inward = len(load.lost) - out
         came = f"back at {START} replicas" if back else f"NOT back at {START} replicas"
-        info(f"load off: {came} after {time.time() - off:.0f} s, {inward} requests lost")
-        gone = scale_ins(stack, load, wanted) if wanted else 0
+        info(f"load dropped: {came} after {time.time() - off:.0f} s, {inward} requests lost")
+        removed = scale_ins(stack, load, wanted) if wanted else 0
     assert_one_effect_each(bank, load)
-    info(f"in all {len(load.lost)} of {load.sent} requests lost; {gone} scale-ins by hand; the ledger is sound")
+    info(f"total: {len(load.lost)} of {load.sent} requests lost; {removed} replicas removed; ledger consistent")
     for line in load.lost[:10]:
         info(f"  lost: {line}")
     return missed(took, back, len(load.lost))
@@ -217,7 +217,7 @@ def missed(took: float, back: bool, lost: int) -> list[str]:
     """Return the bars that were missed."""
     when = "never within 180 s" if math.isinf(took) else f"after {took:.1f} s"
     bars = {
-        f"enough replicas served {when}, promised are {MOST_SECONDS} s": took > MOST_SECONDS,
+        f"enough replicas served {when}, bar {MAX_SECONDS} s": took > MAX_SECONDS,
         f"the autoscaler did not return to {START} replicas within 180 s": not back,
         f"{lost} requests were lost": lost > 0,
     }
@@ -225,19 +225,19 @@ def missed(took: float, back: bool, lost: int) -> list[str]:
 
 
 def main() -> int:
-    """Start a stack, rehearse, and stop it."""
+    """Start a stack, run the drill, and stop the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale-ins", type=int, default=50, help="replicas to drain under load by hand (default 50)")
-    parser.add_argument("--swarm", action="store_true", help="on a one-node Swarm, made for it and left afterwards")
+    parser.add_argument("--scale-ins", type=int, default=50, help="replicas to remove manually under load (default 50)")
+    parser.add_argument("--swarm", action="store_true", help="on a one-node Swarm, created for the drill")
     options = parser.parse_args()
     kind = SwarmBank if options.swarm else ComposedBank
     with tempfile.TemporaryDirectory() as folder, one_node_swarm() if options.swarm else nullcontext():
         bank = kind(Path(folder), **SETTINGS)
         try:
-            wrong = rehearse(bank, options.scale_ins)
+            missed_bars = run(bank, options.scale_ins)
         finally:
             bank.close()
-    return exit_code(wrong)
+    return exit_code(missed_bars)
 
 
 if __name__ == "__main__":

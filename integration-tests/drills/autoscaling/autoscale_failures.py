@@ -1,11 +1,11 @@
-"""Let scaling fail under load: nothing half-made stays, the failure is counted and told, the next attempt waits.
+"""Make scaling fail under load: no partial replica remains, the failure is counted and notified, retries back off.
 
     make drills DRILL=autoscale_failures [ARGS="--only health"]
 
-The stack, its Docker and the way of the alert (Prometheus, Alertmanager, a receiver in Slack's place) are real. Real
-are a stopped socket proxy, replicas that never get healthy (the secret with the database's address has been changed)
-and an image that has lost its name. A stand-in in front of Docker's socket answers that the disk is full or an image is
-missing: a disk that is really full would be this machine's, and Docker keeps the image of whatever runs.
+The stack, its Docker and the path of the alert (Prometheus, Alertmanager, a fake Slack receiver) are real, and so are a
+stopped socket proxy, replicas that never become healthy (the secret with the database's address is replaced) and an
+untagged image. A proxy in front of Docker's socket fakes a full disk and a missing image: a full disk would affect the
+whole machine, and Docker does not remove the image of a running container.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from shared.testing.progress import Progress
 
 TARGET, START = 8, 2
 LOW, HIGH = 6, 30
-# The autoscaler's first pause (BACKOFF_SECONDS), and what clocks and logs may differ by.
+# The autoscaler's first backoff (BACKOFF_SECONDS), and the tolerance for clocks and logs.
 FIRST_PAUSE, SLACK = 10, 0.5
 ALERT_SECONDS = 120
 SETTINGS = {
@@ -40,8 +40,8 @@ SETTINGS = {
 _FULL = "failed to create rwlayer: mkdir /var/lib/docker/overlay2/1f-init: no space left on device"
 
 
-class Rehearsal:
-    """The stack under load, and what fails."""
+class FailureDrill:
+    """The stack under load, and its failures."""
 
     def __init__(self, bank: ComposedBank, docker: FaultyDocker, load: Load) -> None:
         self.bank = bank
@@ -50,18 +50,18 @@ class Rehearsal:
         self.load = load
 
     def containers(self) -> set[str]:
-        """Return all containers of the service, also what does not run."""
+        """Return all containers of the service, including stopped ones."""
         label = [f"com.docker.compose.project={self.bank.project}", f"com.docker.compose.service={SERVICE}"]
         filters = [argument for one in label for argument in ("--filter", f"label={one}")]
         return set(self.bank.docker("ps", "--all", "--quiet", "--no-trunc", *filters).split())
 
     def calm(self) -> bool:
-        """Tell whether it is as at the start, and whatever failed is forgotten."""
+        """Return whether the stack is in its initial state, without failures or a pending retry."""
         status = self.stack.status()
         return self.stack.replicas(START) and (status["failures"], status["next_try_in"]) == (0, 0)
 
-    def told(self, service: str, operation: str, since: float) -> float | None:
-        """Return when the receiver heard of a failure."""
+    def notified(self, service: str, operation: str, since: float) -> float | None:
+        """Return when the receiver was notified of a failure."""
         for message in self.bank.messages("/slack", since):
             attachment = message["body"]["attachments"][0]
             about = f"The operation {operation} on {service} has failed"
@@ -70,14 +70,14 @@ class Rehearsal:
         return None
 
     def counted(self, service: str, operation: str) -> float:
-        """Return autoscale_failures_total, as Prometheus has it."""
+        """Return autoscale_failures_total from Prometheus."""
         selector = f'autoscale_failures_total{{service="{service}",operation="{operation}"}}'
         return self.bank.prometheus.value(selector) or 0
 
     def attempts(self, service: str, operation: str, since: float) -> list[float]:
-        """Return when attempts failed; of replicas that never got healthy, when they were given up and tried again."""
+        """Return the times of failed attempts; for unhealthy replicas, of their removal and the next attempt."""
         found = []
-        for moment, line in self.stack.told(since):
+        for moment, line in self.stack.logged(since):
             if line["message"] == "scaling operation failed" and (line["target"], line["operation"]) == (
                 service,
                 operation,
@@ -90,37 +90,37 @@ class Rehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong, what the autoscaler calls it, and how it is caused; causing it returns how it ends.
+    """A fault and the autoscaler's name of the failing operation; `cause` injects it and returns its repair.
 
-    `news` is whether it is told: what has the service and operation of an alert that fires already is not told again.
+    `notifies` is False if an alert with the same service and operation is firing already.
     """
 
     name: str
     operation: str
-    cause: Callable[[Rehearsal], Callable[[], object]]
+    cause: Callable[[FailureDrill], Callable[[], object]]
     service: str = SERVICE
-    news: bool = True
+    notifies: bool = True
 
 
-def stopped_proxy(drill: Rehearsal) -> Callable[[], object]:
-    """Stop the only way to Docker."""
+def stopped_proxy(drill: FailureDrill) -> Callable[[], object]:
+    """Stop the Docker socket proxy."""
     proxy = drill.bank.containers("docker-proxy")
     drill.bank.docker("stop", *proxy)
     return lambda: drill.bank.docker("start", *proxy)
 
 
-def refusing(calls: str, status: int, message: str) -> Callable[[Rehearsal], Callable[[], object]]:
-    """Let the stand-in refuse calls."""
+def refusing(calls: str, status: int, message: str) -> Callable[[FailureDrill], Callable[[], object]]:
+    """Make the faulty proxy reject calls."""
 
-    def cause(drill: Rehearsal) -> Callable[[], object]:
+    def cause(drill: FailureDrill) -> Callable[[], object]:
         drill.docker.refusal = Refusal(calls, status, message)
         return lambda: setattr(drill.docker, "refusal", None)
 
     return cause
 
 
-def changed_secret(drill: Rehearsal) -> Callable[[], object]:
-    """Put another file in the place of a secret: what runs has the old one, what starts gets the new one."""
+def changed_secret(drill: FailureDrill) -> Callable[[], object]:
+    """Replace a secret: running containers keep the old one, new ones get the new one."""
     secret = drill.bank.secrets / "account_database_url"
     kept = secret.with_name("kept")
     secret.rename(kept)
@@ -132,70 +132,70 @@ def changed_secret(drill: Rehearsal) -> Callable[[], object]:
 FAULTS = (
     Fault("the socket proxy is stopped", "observe", stopped_proxy, service="all"),
     Fault("the image is missing", "create", refusing("POST .*/create$", 404, "No such image: sha256:1f")),
-    Fault("the disk is full: create", "create", refusing("POST .*/create$", 500, _FULL), news=False),
+    Fault("the disk is full: create", "create", refusing("POST .*/create$", 500, _FULL), notifies=False),
     Fault("the disk is full: start", "start", refusing("POST .*/start$", 500, _FULL)),
-    Fault("replicas never get healthy", "health", changed_secret),
+    Fault("replicas never become healthy", "health", changed_secret),
 )
 
 
-def line(name: str, counted: str, told: str, pauses: str, left: str) -> str:
+def line(name: str, counted: str, notified: str, pauses: str, left: str) -> str:
     """Return a line of the table."""
-    return f"{name:28} {counted:>8} {told:>12} {pauses:>18}  {left}"
+    return f"{name:28} {counted:>8} {notified:>14} {pauses:>18}  {left}"
 
 
-def rehearse(drill: Rehearsal, fault: Fault) -> list[str]:
-    """Cause a fault under load, print what came of it, put it right; return what was not as promised."""
+def run(drill: FailureDrill, fault: Fault) -> list[str]:
+    """Inject a fault under load, print the result and repair the fault; return the failed checks."""
     eventually(drill.calm, 240, every=1)
     before, counted, began = drill.containers(), drill.counted(fault.service, fault.operation), time.time()
     attempts: list[float] = []
-    told: float | None = None
+    notified: float | None = None
 
     def seen() -> bool:
-        nonlocal told
+        nonlocal notified
         attempts[:] = drill.attempts(fault.service, fault.operation, began)
-        told = drill.told(fault.service, fault.operation, began)
-        return len(attempts) >= 3 - (fault.operation == "health") and (told is not None or not fault.news)
+        notified = drill.notified(fault.service, fault.operation, began)
+        return len(attempts) >= 3 - (fault.operation == "health") and (notified is not None or not fault.notifies)
 
-    mend = fault.cause(drill)
+    repair = fault.cause(drill)
     drill.load.rate = HIGH
     try:
         with suppress(AssertionError):
             eventually(seen, 240, every=2)
         drill.load.rate = LOW
         rise = drill.counted(fault.service, fault.operation) - counted
-        # While the fault lasts: what is half made goes at once, what does not get healthy when nobody needs it.
+        # During the fault: a partial replica is removed at once, an unhealthy one when it is no longer needed.
         with suppress(AssertionError):
             eventually(lambda: drill.containers() == before, 150 if fault.operation == "health" else 10, every=1)
         left = drill.containers() ^ before
     finally:
         drill.load.rate = LOW
-        mend()
-    return judge(fault, attempts, told and told - (attempts or [began])[0], rise, left)
+        repair()
+    return evaluate(fault, attempts, notified and notified - (attempts or [began])[0], rise, left)
 
 
-def judge(fault: Fault, attempts: list[float], told: float | None, rise: float, left: set[str]) -> list[str]:
-    """Print what came of a fault and return what was not as promised."""
+def evaluate(fault: Fault, attempts: list[float], notified: float | None, rise: float, left: set[str]) -> list[str]:
+    """Print the result of a fault and return the failed checks."""
     pauses = [later - earlier for earlier, later in zip(attempts, attempts[1:])]
-    news = "told already" if not fault.news else "never" if told is None else f"{told:.0f} s"
+    news = "firing already" if not fault.notifies else "never" if notified is None else f"{notified:.0f} s"
     waited = ", ".join(f"{pause:.0f}" for pause in pauses[:2]) + " s"
     print(line(fault.name, f"+{rise:.0f}", news, waited, f"{len(left)} containers"), flush=True)
     wrong = [] if rise > 0 else ["autoscale_failures_total did not rise"]
-    if fault.news and (told is None or told > ALERT_SECONDS):
+    if fault.notifies and (notified is None or notified > ALERT_SECONDS):
         wrong.append(f"ScalingFailed did not reach the receiver within {ALERT_SECONDS} s")
     least = [FIRST_PAUSE * 2**index - SLACK for index in range(2)]
     if not pauses or any(pause < bar for pause, bar in zip(pauses, least)):
-        wrong.append("the next attempt did not wait")
+        wrong.append("the next attempt did not back off")
     if left:
-        wrong.append(f"left behind or lost: {left}")
+        wrong.append(f"left behind or missing: {left}")
     return [f"{fault.name}: {problem}" for problem in wrong]
 
 
-def nameless_image(drill: Rehearsal) -> list[str]:
-    """Take the image's name away, see that Docker does not give it up, and that scaling goes on."""
+def nameless_image(drill: FailureDrill) -> list[str]:
+    """Untag the image; check that Docker does not remove it and that scaling continues."""
     eventually(drill.calm, 240, every=1)
     (image,) = drill.bank.inspect("{{.Image}}", drill.bank.containers(SERVICE)[0])
     named = drill.bank.docker("inspect", "--format", '{{join .RepoTags " "}}', image).split()
-    # The name that it was started by; `latest` may be another stack's by now.
+    # The name in the stack's configuration; `latest` may belong to another stack by now.
     names = [name for name in named if not name.endswith(":latest")]
     drill.bank.docker("rmi", "--force", *names)
     try:
@@ -206,7 +206,7 @@ def nameless_image(drill: Rehearsal) -> list[str]:
         began = time.time()
         eventually(lambda: drill.stack.status()["ready"] > START, 150, every=1)
         took = time.time() - began
-        info(f"the image has lost its name, and Docker refuses to remove it: a new replica is ready after {took:.0f} s")
+        info(f"the image is untagged and Docker does not remove it: a new replica is ready after {took:.0f} s")
         return []
     finally:
         drill.load.rate = LOW
@@ -215,7 +215,7 @@ def nameless_image(drill: Rehearsal) -> list[str]:
 
 
 def main() -> int:
-    """Start a stack, let scaling fail in every way, and stop it."""
+    """Start a stack, inject every fault, and stop the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="OPERATION", help="faults of one operation: observe, create, start or health")
     options = parser.parse_args()
@@ -226,16 +226,16 @@ def main() -> int:
             bank = ComposedBank(Path(folder), DOCKER_SOCKET=str(socket), **SETTINGS)
             try:
                 with open_loop(bank, LOW, workers=16) as load:
-                    drill = Rehearsal(bank, docker, load)
-                    print(line("fault", "counted", "told after", "attempts after", "left behind"), flush=True)
+                    drill = FailureDrill(bank, docker, load)
+                    print(line("fault", "counted", "notified after", "attempts after", "left behind"), flush=True)
                     progress = Progress("drill autoscale_failures", len(faults) + 1)
                     wrong = []
                     for fault in faults:
                         progress.step(fault.name)
-                        wrong += rehearse(drill, fault)
-                    progress.step("the image loses its name")
+                        wrong += run(drill, fault)
+                    progress.step("the image is untagged")
                     wrong += nameless_image(drill)
-                info(f"{len(load.lost)} of {load.sent} requests lost meanwhile")
+                info(f"{len(load.lost)} of {load.sent} requests lost")
                 wrong += [f"lost: {one}" for one in load.lost[:5]]
                 bank.assert_ledger_is_sound()
             finally:

@@ -101,15 +101,15 @@ def _counted(bank: ComposedBank) -> Counter[str]:
 
 
 def _containers(bank: ComposedBank) -> set[str]:
-    """Return every container of the stack, those that do not run as well."""
+    """Return every container of the stack, including stopped ones."""
     label = f"label=com.docker.compose.project={bank.project}"
     return set(bank.docker("ps", "--all", "--quiet", "--no-trunc", "--filter", label).split())
 
 
-def _rests(bank: ComposedBank) -> bool:
-    """Tell whether the autoscaler has measured its services and wants no change, so that what comes is the webhooks'.
+def _is_idle(bank: ComposedBank) -> bool:
+    """Return whether the autoscaler has metrics and proposes no change, so that changes are caused by the webhooks.
 
-    Before the first metrics an alert rightly brings a replica.
+    Without metrics an alert correctly adds a replica.
     """
     services = json.loads(bank.operate("status"))["services"].values()
     return all(
@@ -118,8 +118,8 @@ def _rests(bank: ComposedBank) -> bool:
 
 
 def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
-    """Send everything once the autoscaler rests; return the lines of a table, and what was not as it has to be."""
-    eventually(lambda: _rests(bank), _REST_SECONDS, 1)
+    """Send every webhook once the autoscaler is idle; return the rows of a table and the failed checks."""
+    eventually(lambda: _is_idle(bank), _REST_SECONDS, 1)
     secret = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     sent = webhooks(secret, time.time())
     calls = json.dumps([[one.headers, one.body, one.size] for one in sent])
@@ -128,19 +128,21 @@ def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
     time.sleep(_SETTLE_SECONDS)
     rows = [f"{answer}  {one.outcome:16} {one.name}" for one, answer in zip(sent, answers, strict=True)]
     wrong = [
-        f"{one.name}: answered {answer}, not {one.answer}"
+        f"{one.name}: status {answer}, expected {one.answer}"
         for one, answer in zip(sent, answers, strict=True)
         if answer != one.answer
     ]
-    # Alertmanager's own may come meanwhile; they are accepted.
+    # Alertmanager may send webhooks meanwhile; they are accepted.
     counted = _counted(bank) - before
     expected = Counter(one.outcome for one in sent)
     if {**counted, "accepted": 0} != {**expected, "accepted": 0} or counted["accepted"] < expected["accepted"]:
-        wrong.append(f"counted were {dict(counted)}, not {dict(expected)}")
+        wrong.append(f"counted {dict(counted)}, expected {dict(expected)}")
     if changed := there ^ _containers(bank):
-        wrong.append(f"containers came or went: {changed}")
-    refused = sum(answer >= 400 for answer in answers)
-    rows.append(f"{refused} of {len(sent) - expected['accepted']} refused, no container came or went" * (not wrong))
+        wrong.append(f"containers added or removed: {changed}")
+    rejected = sum(answer >= 400 for answer in answers)
+    rows.append(
+        f"{rejected} of {len(sent) - expected['accepted']} rejected, no container added or removed" * (not wrong)
+    )
     return rows, wrong
 
 

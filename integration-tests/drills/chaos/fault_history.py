@@ -343,7 +343,7 @@ def _delivery(events: Events) -> Iterator[str]:
     for meaning, count in (
         ("events still wait for a position", events.waiting),
         ("positions of the outbox are missing", events.gaps),
-        ("events were set aside as dead letters", events.dead_letters),
+        ("events were dead-lettered", events.dead_letters),
     ):
         if count:
             yield f"{meaning}: {count}"

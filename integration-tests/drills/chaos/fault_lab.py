@@ -277,7 +277,7 @@ class Lab:
             self._in_network_of(container, "tc", "qdisc", "del", "dev", device, "root")
 
     def _throttle(self, container: str) -> tuple[Path, str] | None:
-        """Return the file that limits a container's writes per second, and what goes before the number in it."""
+        """Return the file that limits a container's writes per second, and the prefix of the number in it."""
         lines = Path(f"/proc/{self._pid(container)}/cgroup").read_text(encoding="utf-8").splitlines()
         groups = {name: path for line in lines for _, names, path in [line.split(":", 2)] for name in names.split(",")}
         old = Path(f"/sys/fs/cgroup/blkio{groups.get('blkio', '/-')}/blkio.throttle.write_iops_device")
@@ -334,5 +334,5 @@ class Lab:
         lines = self.bank.docker("logs", "--since", began, self._target(fault)).lower().count("no space left")
         self.said_full[fault.target] += lines
         ballast.unlink(missing_ok=True)
-        # Docker waits longer each time before it starts again what keeps ending; whoever made room does not.
+        # Docker's restart backoff grows with every exit; an operator who freed the disk restarts the container at once.
         self._start(self._target(fault))

@@ -74,7 +74,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000, help="requests to each service (default 10000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first walks (default 1)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, whatever was reached")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:

@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rounds at the same time (default: all cores)")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, whatever was reached")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
     began, steps, rounds, findings = time.monotonic(), 0, 0, 0
     numbers = itertools.count(options.seed)

@@ -1,9 +1,9 @@
-"""Drill: break things on a stack of its own and see who is told, how soon, and that it is taken back after the repair.
+"""Inject faults into a dedicated stack; measure how soon each alert is delivered and resolved.
 
     make drills DRILL=alerts
 
-A receiver stands for Slack, the autoscaler and the dead man's switch. Prints a line per alert; exits 1 when one misses
-its bar.
+A fake receiver takes the place of Slack, the autoscaler and the dead man's switch. Prints a line per alert; exits 1
+when a bar is missed.
 """
 
 import sys
@@ -25,13 +25,13 @@ COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autos
 BAR_SECONDS = 120.0
 _PATIENCE_SECONDS = 300.0
 _LOOK_SECONDS = 2.0
-# The lock of an outbox' sequencer (shared/messaging/outbox.py): who holds it keeps events from leaving.
+# The lock of an outbox' sequencer (shared/messaging/outbox.py): no event is published while another session holds it.
 _SEQUENCER_LOCK = 0x6F7574626F78
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """An alert that a fault has to raise; `unwanted` are those that it has to silence."""
+    """An alert that a fault must raise; `unwanted` are alerts that it must inhibit."""
 
     name: str
     severity: str
@@ -41,7 +41,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that goes wrong, and how it is put right; `load` means under transfers."""
+    """A fault; `cause` injects it and returns its repair. With `load`, transfers run meanwhile."""
 
     name: str
     alerts: tuple[Expected, ...]
@@ -51,7 +51,7 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of one expected alert: seconds to the message and to its end, None where there was none."""
+    """The result of one expected alert: seconds until it was notified and resolved, None if never."""
 
     fault: str
     alert: str
@@ -61,12 +61,12 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Tell whether the bar was met and the message was what it has to be."""
+        """Whether the bar is met and the message is correct."""
         return self.firing is not None and self.firing <= BAR_SECONDS and self.resolved is not None and not self.wrong
 
 
 def killed_replica(bank: ComposedBank) -> Callable[[], object]:
-    """Kill a replica; Docker leaves it so."""
+    """Kill a replica; Docker does not restart it."""
     victim = bank.containers("account-service")[0]
     bank.docker("kill", victim)
     return lambda: bank.docker("start", victim)
@@ -85,7 +85,7 @@ def stopped(service: str) -> Callable[[ComposedBank], Callable[[], object]]:
 
 
 def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
-    """Change one balance by hand, past the ledger."""
+    """Change one balance directly in the database."""
     account = bank.open(1000)
     change = "UPDATE accounts SET balance = balance {} WHERE id = '" + account + "'"
     bank.sql("account", change.format("+ 7"))
@@ -93,7 +93,7 @@ def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
 
 
 def held_relay(bank: ComposedBank) -> Callable[[], object]:
-    """Hold the sequencer's lock, so that the outbox fills up while the broker is well."""
+    """Hold the sequencer's lock, so that the outbox fills up while the broker is healthy."""
     bank.sql_in_background("account", f"SELECT pg_advisory_lock({_SEQUENCER_LOCK}), pg_sleep(600)", "drill")
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'drill'"
     return lambda: bank.sql("account", end)
@@ -115,7 +115,7 @@ FAULTS = (
         load=True,
     ),
     Fault(
-        "a balance is changed by hand",
+        "a balance is changed manually",
         (Expected("LedgerImbalance", "page"), Expected("ReconciliationMismatch", "page")),
         corrupted_balance,
     ),
@@ -123,27 +123,27 @@ FAULTS = (
 
 
 def run(bank: ComposedBank, fault: Fault) -> list[Result]:
-    """Cause a fault, wait for its alerts, put it right and wait for their end."""
+    """Inject a fault, wait for its alerts, repair it and wait until they are resolved."""
     with _load(bank, fault.load):
         began = time.time()
-        mend = fault.cause(bank)
+        repair = fault.cause(bank)
         try:
             firing = {alert: _await(bank, alert, "firing", began) for alert in fault.alerts}
         finally:
-            mended = time.time()
-            mend()
-    resolved = {alert: _await(bank, alert, "resolved", mended) for alert in fault.alerts}
+            repaired = time.time()
+            repair()
+    resolved = {alert: _await(bank, alert, "resolved", repaired) for alert in fault.alerts}
     return [
         Result(
             fault.name,
             alert.name,
             message["at"] - began if (message := firing[alert]) else None,
-            end["at"] - mended if (end := resolved[alert]) else None,
+            end["at"] - repaired if (end := resolved[alert]) else None,
             tuple(_faults_of(message, alert)) if message else (),
         )
         for alert in fault.alerts
     ] + [
-        Result(fault.name, name, None, None, (f"{name} came although {alert.name} explains it",))
+        Result(fault.name, name, None, None, (f"{name} was notified although {alert.name} should inhibit it",))
         for alert in fault.alerts
         for name in alert.unwanted
         if _find(bank, Expected(name, "", alert.service), "firing", began)
@@ -170,7 +170,7 @@ def _await(bank: ComposedBank, alert: Expected, status: str, since: float) -> di
 
 
 def _find(bank: ComposedBank, alert: Expected, status: str, since: float) -> dict[str, Any] | None:
-    """Return the first Slack message about an alert since a moment."""
+    """Return the first Slack message about an alert since a time."""
     for message in bank.messages("/slack", since):
         title = str(message["body"]["attachments"][0]["title"])
         about = title.partition("] ")[2].split(" · ")
@@ -180,10 +180,10 @@ def _find(bank: ComposedBank, alert: Expected, status: str, since: float) -> dic
 
 
 def _faults_of(message: dict[str, Any], alert: Expected) -> Iterator[str]:
-    """Yield what a Slack message lacks: severity, value, runbook."""
+    """Yield what is missing in a Slack message: severity, value, runbook."""
     attachment = message["body"]["attachments"][0]
     if f"· {alert.severity}]" not in attachment["title"]:
-        yield f"the title does not say {alert.severity}: {attachment['title']}"
+        yield f"the title does not contain {alert.severity}: {attachment['title']}"
     if f"/{alert.name}.md|Runbook>" not in attachment["text"]:
         yield f"no link to the runbook: {attachment['text']}"
     if "<no value>" in attachment["text"] or len(attachment["text"].splitlines()) < 3:
@@ -191,23 +191,25 @@ def _faults_of(message: dict[str, Any], alert: Expected) -> Iterator[str]:
 
 
 def webhook_faults(bank: ComposedBank) -> list[str]:
-    """Return what is wrong with the messages to the autoscaler and the dead man's switch of a quiet stack."""
+    """Return problems with the webhooks to the autoscaler and the dead man's switch of an idle stack."""
     deadline = time.time() + _PATIENCE_SECONDS
     while len(_calls(bank)) < 2 and time.time() < deadline:
         time.sleep(_LOOK_SECONDS)
     wrong = []
     if len(calls := _calls(bank)) < 2:
-        wrong.append(f"the autoscaler was woken {len(calls)} times; a lasting condition has to wake it again and again")
+        wrong.append(
+            f"the autoscaler got {len(calls)} webhooks; Alertmanager must repeat them while the alert is firing"
+        )
     token = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     if any(call["authorization"] != f"Bearer {token}" for call in calls):
-        wrong.append("the webhook came without the authorization that was agreed on")
+        wrong.append("the webhook did not have the configured authorization")
     if not bank.messages("/dead-mans-switch"):
-        wrong.append("the dead man's switch heard nothing")
+        wrong.append("the dead man's switch got no webhook")
     return wrong
 
 
 def _calls(bank: ComposedBank) -> list[dict[str, Any]]:
-    """Return the webhooks that say that account-service has replicas to spare."""
+    """Return the scale-in webhooks for account-service."""
     wanted = {"action": "scale_in", "service": "account-service"}
     return [
         message
@@ -222,12 +224,12 @@ def line(fault: str, alert: str, firing: str, resolved: str, verdict: str) -> st
 
 
 def show(result: Result) -> str:
-    """Return a result as a line of the table, and what was wrong below it."""
+    """Return a result as a line of the table, followed by its problems."""
 
     def seconds(value: float | None) -> str:
         return "never" if value is None else f"{value:.0f} s"
 
-    verdict = "ok" if result.passed else "MISSED"
+    verdict = "met" if result.passed else "missed"
     first = line(result.fault, result.alert, seconds(result.firing), seconds(result.resolved), verdict)
     return "\n".join([first, *(f"    {problem}" for problem in result.wrong)])
 
@@ -237,7 +239,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
         bank = ComposedBank(Path(folder), COMPOSE_FILE=COMPOSE_FILE)
         try:
-            print(line("fault", "alert", "told after", "taken back", "bar:"), flush=True)
+            print(line("fault", "alert", "notified", "resolved", "bar:"), flush=True)
             passed = True
             progress = Progress("drill alerts", len(FAULTS) + 1)
             for fault in FAULTS:
@@ -245,7 +247,7 @@ def main() -> int:
                 for result in run(bank, fault):
                     print(show(result), flush=True)
                     passed = passed and result.passed
-            progress.step("webhooks that do not arrive")
+            progress.step("webhooks of the autoscaler and the dead man's switch")
             wrong = webhook_faults(bank)
             print("webhook of the autoscaler and dead man's switch:", "; ".join(wrong) or "ok")
             bank.assert_ledger_is_sound()

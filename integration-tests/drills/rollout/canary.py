@@ -1,9 +1,9 @@
-"""Rollouts good and bad on a deployed stack under load: who is promoted, who is taken back, and that no client notices.
+"""Deploy good and bad releases under load: good ones are promoted, bad ones rolled back, and no request is lost.
 
     make drills DRILL=canary [ARGS="--only good,errors --rate 100"]
 
-It builds and signs releases (bad ones are the real images with a module that breaks them), deploys them with Ansible
-from a registry of its own, and prints a timeline and figures for each. Ends with 1 if one of them is not as promised.
+It builds and signs releases (bad ones are the real images with a module that injects a fault), deploys them with
+Ansible from a dedicated registry, and prints a timeline and measured values for each. Exits 1 when a check fails.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from harness.load import Load, burst, customers
 from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 
-# Promised.
-MOST_SECONDS_IN = 30.0
-MOST_SECONDS_REVERT = 60.0
-MOST_SECONDS_BACK = 10.0
-SPLIT, TOLERANCE, FEWEST_CLIENTS = 0.10, 0.01, 2500
+# Bars.
+MAX_SECONDS_IN = 30.0
+MAX_SECONDS_REVERT = 60.0
+MAX_SECONDS_BACK = 10.0
+SPLIT, TOLERANCE, MIN_CLIENTS = 0.10, 0.01, 2500
 STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_budget_seconds": 240}
 
 
@@ -48,12 +48,12 @@ STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx
 
 
 def good(drill: Drill) -> None:
-    """A good release is promoted; the split is what was asked for at any number of replicas; nobody notices."""
+    """A good release is promoted; the split is as configured at any number of replicas; no request is lost."""
     bank, release = drill.bank, drill.next_good()
     counts = (2,) if drill.short else drill.replicas
     # The first step has to last until the split has been measured at each; two busy cores take 80 s.
     bake = 45 if drill.short else 110 * len(counts)
-    # A word each: make takes them apart at spaces.
+    # Without spaces: make splits arguments at them.
     times = [f"--extra-vars=nginx_canary_bake_seconds={bake}", f"--extra-vars=nginx_canary_budget_seconds={bake + 195}"]
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
     with customers(bank, drill.rate) as result:
@@ -85,7 +85,7 @@ def good(drill: Drill) -> None:
 
 
 def split_at(drill: Drill, replicas: int) -> None:
-    """Measure the split by clients at a number of stable replicas."""
+    """Measure the share of clients on the canary at a number of stable replicas."""
     if not drill.short:
         drill.bank.scale(replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
@@ -98,13 +98,13 @@ def split_at(drill: Drill, replicas: int) -> None:
     answers = seen.between(0, next(step_ends, float("inf")))
     share = sum(one.track == "canary" for one in answers) / max(1, len(answers))
     drill.check(
-        abs(share - SPLIT) <= TOLERANCE and len(answers) >= FEWEST_CLIENTS,
+        abs(share - SPLIT) <= TOLERANCE and len(answers) >= MIN_CLIENTS,
         f"good: {share:.2%} of {len(answers)} clients on the canary at {replicas} stable replicas",
     )
 
 
 def cohorts(drill: Drill, result: Load, state: dict[str, Any]) -> None:
-    """Check that no client changed sides within a step, and that the larger share kept the clients of the smaller."""
+    """Check that no client changed tracks within a step, and none left the canary when its weight grew."""
     notes = [note for note in state["history"] if note["reason"].endswith("% of clients")]
     ends = [note["at"] for note in notes[1:]] + [next(n["at"] for n in state["history"] if n["phase"] == "promoting")]
     groups: list[set[str]] = []
@@ -116,51 +116,49 @@ def cohorts(drill: Drill, result: Load, state: dict[str, Any]) -> None:
         several = len(result.between(note["at"] + RELOAD_SECONDS, end - 1)) - len(sides)
         drill.check(
             flipped == 0,
-            f"good: {flipped} of {len(sides)} clients flipped at {note['weight']} % ({several} came again)",
+            f"good: {flipped} of {len(sides)} clients changed tracks at {note['weight']} % ({several} repeated)",
         )
         groups.append({client for client, tracks in sides.items() if tracks == {"canary"}})
     everybody = {one.client for one in result.between(notes[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
     left = (groups[0] & everybody) - groups[-1]
-    drill.check(not left, f"good: {len(left)} clients left the canary when its share grew")
+    drill.check(not left, f"good: {len(left)} clients left the canary when its weight grew")
 
 
 # Bad releases ---------------------------------------------------------------------------------------------------------
 
 
-def bad(fault: str, reasons: str, *, seen_by_edge: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
-    """Return the rehearsal of a release with a fault, which has to be taken back for one of the reasons."""
+def bad(fault: str, reasons: str, *, seen_by_nginx: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
+    """Return a scenario: a release with a fault must be rolled back for one of the reasons."""
 
-    def rehearse(drill: Drill) -> None:
+    def scenario(drill: Drill) -> None:
         bank, release = drill.bank, drill.releases.derive(f"bad-{fault}", "base", fault)
         with customers(bank, drill.rate) as result, watched(bank) as addresses:
             time.sleep(5)
             done = bank.deploy(release)
             time.sleep(RELOAD_SECONDS)
             ended = time.time()
-        taken_back(drill, fault, reasons, done)
+        check_rolled_back(drill, fault, reasons, done)
         lines = canary_lines(bank.edge_log(done.began), addresses, bank.state()["history"])
-        first = next((moment(line["at"]) for line in lines if seen_by_edge(line)), None)
+        first = next((moment(line["at"]) for line in lines if seen_by_nginx(line)), None)
         if first is not None:
             last = max(moment(line["at"]) for line in lines)
             requests = [line for line in lines if moment(line["at"]) >= first]
             per_second = len(requests) / max(1.0, last - first)
             drill.check(
-                last - first <= MOST_SECONDS_IN,
+                last - first <= MAX_SECONDS_IN,
                 f"{fault}: {last - first:.1f} s from the first bad request to the last canary request"
                 f" ({len(requests)} of them, {per_second:.0f} per second)",
             )
         elif reasons != "ready":
-            drill.check(False, f"{fault}: no bad request was seen")
-        info(
-            f"  {fault}: {sum(ended > one.at for one in result.served)} answers, {len(lines)} asked of the canary first"
-        )
+            drill.check(False, f"{fault}: no bad request in NGINX's log")
+        info(f"  {fault}: {sum(ended > one.at for one in result.served)} responses, {len(lines)} of the canary")
         drill.check_quiet(result, fault)
         drill.check_stable_alone(fault, drill.good[-1])
 
-    return rehearse
+    return scenario
 
 
-def taken_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
+def check_rolled_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
     state = drill.bank.state()
     timeline(state, done.began)
     drill.check(done.code != 0, f"{name}: the deployment fails ({done.ended - done.began:.0f} s)")
@@ -168,8 +166,8 @@ def taken_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
     drill.check(state["outcome"] == "rolled-back" and re.search(reasons, why), f"{name}: {state['outcome']}: {why}")
 
 
-def refused(drill: Drill) -> None:
-    """What is not signed with the key, or not what was signed, is refused before anything starts."""
+def rejected(drill: Drill) -> None:
+    """A release that is unsigned, or differs from the signed one, is rejected before any container starts."""
     bank, before = drill.bank, drill.bank.state()["id"]
     release = drill.releases.derive("unsigned", "base", "none")
     genuine = release.read_text(encoding="utf-8")
@@ -182,20 +180,21 @@ def refused(drill: Drill) -> None:
         release.write_text(text, encoding="utf-8")
         done = bank.deploy(release)
         said = re.findall(r"(?:msg|fail_msg|stderr): *(.{0,160})", done.output)
-        drill.check(done.code != 0, f"refused: {name}: {said[-1] if said else done.output[-200:]!r}")
+        drill.check(done.code != 0, f"rejected: {name}: {said[-1] if said else done.output[-200:]!r}")
         drill.check(
-            bank.state()["id"] == before and not bank.containers("canary"), f"refused: {name}: nothing was started"
+            bank.state()["id"] == before and not bank.containers("canary"),
+            f"rejected: {name}: no container was started",
         )
 
 
 def tried(drill: Drill) -> None:
-    """A good release that is only to be tried is taken back after its last verdict, and is not what is deployed."""
+    """A dry run: a good release is rolled back after its last verdict and is not deployed."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
     with customers(bank, drill.rate) as result:
         done = bank.deploy(release, "--extra-vars", "'{\"nginx_canary_promote\": false}'")
         time.sleep(RELOAD_SECONDS)
-    drill.check(done.code == 0, f"tried: the deployment ends well ({done.ended - done.began:.0f} s)")
+    drill.check(done.code == 0, f"tried: the deployment succeeds ({done.ended - done.began:.0f} s)")
     state = bank.state()
     timeline(state, done.began)
     drill.check("promoting" in {note["phase"] for note in state["history"]}, "tried: every step was passed")
@@ -206,7 +205,7 @@ def tried(drill: Drill) -> None:
 
 
 def prometheus_gone(drill: Drill) -> None:
-    """Prometheus stops while a good canary is judged: it waits, and is not promoted."""
+    """Prometheus stops during the analysis of a good canary: the rollout waits and is not promoted."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
     with customers(bank, drill.rate) as result:
@@ -219,14 +218,14 @@ def prometheus_gone(drill: Drill) -> None:
         finally:
             bank.compose("start", "prometheus")
         done = Deployment(process.returncode, output, began, time.time())
-    taken_back(drill, "no Prometheus", "no verdict within 60 s .no-data", done)
+    check_rolled_back(drill, "no Prometheus", "no verdict within 60 s .no-data", done)
     drill.check_quiet(result, "no Prometheus")
     drill.check_stable_alone("no Prometheus", drill.good[-1])
-    # It has to find the replicas again.
+    # Prometheus has to discover the replicas again.
     time.sleep(20)
 
 
-# Drivers that die -----------------------------------------------------------------------------------------------------
+# Killed drivers -------------------------------------------------------------------------------------------------------
 
 TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
     "provisioning": lambda state: state["phase"] == "provisioning",
@@ -238,12 +237,12 @@ TRANSITIONS: dict[str, Callable[[dict[str, Any]], bool]] = {
 
 
 def entered(transition: Callable[[dict[str, Any]], bool], before: str, state: dict[str, Any]) -> bool:
-    """Tell whether another rollout than the one before is at a transition."""
+    """Return whether a rollout other than the previous one is at a transition."""
     return state["id"] != before and transition(state)
 
 
 def killed(drill: Drill) -> None:
-    """Whoever drives is killed at each transition: stable has everything within a minute; a new deployment works."""
+    """The driver is killed at each transition: all clients are on stable within a minute; a new deployment works."""
     bank = drill.bank
     wanted = ("canary 10 %",) if drill.short else tuple(TRANSITIONS)
     with customers(bank, drill.rate) as result:
@@ -259,14 +258,14 @@ def killed(drill: Drill) -> None:
             if name != "done":
                 drill.good.pop()
             eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
-            # Old and new ones beside each other end as well.
+            # Until no client is served by two versions any more.
             eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).served}) == 1, 120)
             took = time.time() - died
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
             timeline(state, died)
             drill.check(
-                took <= MOST_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
+                took <= MAX_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
             )
             drill.check_stable_alone(f"killed at {name}", drill.good[-1])
         release = drill.next_good()
@@ -278,7 +277,7 @@ def killed(drill: Drill) -> None:
 
 
 def back(drill: Drill) -> None:
-    """After a promotion `make rollback` brings the version before within seconds, without pulling."""
+    """After a promotion `make rollback` restores the previous version within seconds, without pulling images."""
     bank = drill.bank
     before = bank.state()
     drill.check(before["phase"] == "done", f"back: the state is {before['phase']}")
@@ -306,9 +305,9 @@ def back(drill: Drill) -> None:
         print(output[-4000:])
     timeline(bank.state(), began)
     drill.check(
-        switched - began <= MOST_SECONDS_BACK,
-        f"back: NGINX serves the version before after {switched - began:.1f} s"
-        f" (last answer of the new one after {last - began:.1f} s)",
+        switched - began <= MAX_SECONDS_BACK,
+        f"back: NGINX serves the previous version after {switched - began:.1f} s"
+        f" (last response of the new one after {last - began:.1f} s)",
     )
     drill.check_quiet(result, "back")
     drill.check_stable_alone("back", drill.good[-1])
@@ -318,20 +317,20 @@ SCENARIOS: dict[str, Callable[[Drill], None]] = {
     "good": good,
     "back": back,
     "tried": tried,
-    "errors": bad("errors", "errors", seen_by_edge=failed),
-    "some-errors": bad("some-errors", "errors", seen_by_edge=failed),
-    "slow": bad("slow", "latency", seen_by_edge=any_request),
-    "consumer": bad("consumer", "consumer|dead-letters", seen_by_edge=any_request),
-    "double-post": bad("double-post", "ledger-violation", seen_by_edge=failed),
-    "unready": bad("unready", "ready", seen_by_edge=any_request),
-    "refused": refused,
+    "errors": bad("errors", "errors", seen_by_nginx=failed),
+    "some-errors": bad("some-errors", "errors", seen_by_nginx=failed),
+    "slow": bad("slow", "latency", seen_by_nginx=any_request),
+    "consumer": bad("consumer", "consumer|dead-letters", seen_by_nginx=any_request),
+    "double-post": bad("double-post", "ledger-violation", seen_by_nginx=failed),
+    "unready": bad("unready", "ready", seen_by_nginx=any_request),
+    "refused": rejected,
     "prometheus": prometheus_gone,
     "killed": killed,
 }
 
 
-def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
-    """Set everything up, rehearse, and return what was not as promised."""
+def run_scenarios(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
+    """Set up the stack, run the scenarios, and return the failed checks."""
     offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
     releases = Releases(folder, info)
     try:
@@ -349,7 +348,7 @@ def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> lis
                 began = time.monotonic()
                 SCENARIOS[name](drill)
                 progress.say(f"{name} took {time.monotonic() - began:.0f} s")
-            return drill.wrong
+            return drill.failures
         finally:
             bank.close()
     finally:
@@ -357,7 +356,7 @@ def rehearse(folder: Path, names: list[str], options: argparse.Namespace) -> lis
 
 
 def main() -> int:
-    """Rehearse what was asked for."""
+    """Run the selected scenarios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
     parser.add_argument("--rate", type=float, default=200, help="requests per second (default 200)")
@@ -366,17 +365,17 @@ def main() -> int:
         type=int,
         nargs="+",
         default=[1, 3, 5],
-        help="of stable where the split is measured (default 1 3 5)",
+        help="numbers of stable replicas at which the split is measured (default 1 3 5)",
     )
     parser.add_argument("--short", action="store_true", help="fewer replicas and transitions")
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := set(names) - SCENARIOS.keys():
-        parser.error(f"no such rehearsal: {', '.join(sorted(unknown))}")
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     with tempfile.TemporaryDirectory() as folder:
-        wrong = rehearse(Path(folder), names, options)
-    info(f"{len(names)} scenarios, {len(wrong)} failed checks")
-    return exit_code(wrong)
+        failures = run_scenarios(Path(folder), names, options)
+    info(f"{len(names)} scenarios, {len(failures)} failed checks")
+    return exit_code(failures)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a drill sees of a rollout: its timeline, the requests that canaries got, and whether anybody noticed."""
+"""Observation of a rollout in a drill: its timeline, the requests sent to canaries, and lost requests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,13 +12,13 @@ from harness.commands import info
 from harness.deployed_stack import DeployedBank, Releases
 from harness.load import Load, assert_one_effect_each, burst
 
-# A kept-alive client is served by a worker from before a reload for so long.
+# After a reload, a kept-alive connection may be served by the previous NGINX worker for this time.
 RELOAD_SECONDS = 8.0
 
 
 @dataclass
 class Drill:
-    """The stack, the releases, and what was not as promised."""
+    """The stack, the releases, and the failed checks."""
 
     bank: DeployedBank
     releases: Releases
@@ -26,49 +26,49 @@ class Drill:
     short: bool
     replicas: tuple[int, ...]
     good: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
-    def check(self, holds: Any, promise: str) -> None:
-        """Take note of a promise that is not kept."""
-        info(f"  {'ok  ' if holds else 'NOT '} {promise}")
+    def check(self, holds: Any, expectation: str) -> None:
+        """Print an expectation and whether it holds; record it if not."""
+        info(f"  {'ok    ' if holds else 'FAILED'} {expectation}")
         if not holds:
-            self.wrong.append(promise)
+            self.failures.append(expectation)
 
     def next_good(self) -> Path:
-        """Make the next release that is good."""
+        """Build the next good release."""
         version = f"good-{len(self.good)}"
         release = self.releases.derive(version, "base", "none")
         self.good.append(version)
         return release
 
     def check_quiet(self, result: Load, name: str) -> None:
-        """Check that no client noticed, and that the books are sound."""
+        """Check that no request was lost and the ledger is consistent."""
         for line in result.lost[:5]:
             info(f"  lost: {line}")
         self.check(
             not result.lost,
             f"{name}: {len(result.lost)} of {result.sent} requests failed"
-            f" ({result.throughput:.0f}/s of {self.rate:.0f}/s wanted, slowest {result.slowest:.1f} s)",
+            f" ({result.throughput:.0f}/s of {self.rate:.0f}/s, slowest {result.slowest:.1f} s)",
         )
         assert_one_effect_each(self.bank, result)
         report = self.bank.reconciled(60)
         self.check(
             (report["mismatches"], report["pending"]) == (0, 0),
-            f"{name}: the ledger holds; reconciliation: {report['mismatches']} mismatches, {report['pending']} pending",
+            f"{name}: ledger consistent; {report['mismatches']} mismatches, {report['pending']} pending",
         )
 
     def check_stable_alone(self, name: str, version: str) -> None:
-        """Check that stable has everything and nothing of a rollout is left."""
+        """Check that all clients are routed to stable and no canary is left."""
         state = self.bank.state()
         self.check(state["phase"] in ("idle", "done"), f"{name}: the state is {state['phase']} ({state['reason']})")
-        self.check(self.bank.revision() == "stable", f"{name}: NGINX serves by {self.bank.revision()}")
+        self.check(self.bank.revision() == "stable", f"{name}: NGINX's configuration is {self.bank.revision()}")
         self.check(not self.bank.containers("canary"), f"{name}: canaries left: {self.bank.containers('canary')}")
         served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).served}
         self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
 
 
 def timeline(state: dict[str, Any], began: float) -> None:
-    """Print what a rollout went through, and the figures of its last verdict."""
+    """Print the history of a rollout and the metrics of its last verdict."""
     for note in state["history"]:
         share = f"{note['weight']:3} %"
         info(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
@@ -79,7 +79,7 @@ def timeline(state: dict[str, Any], began: float) -> None:
 
 @contextmanager
 def watched(bank: DeployedBank) -> Iterator[set[str]]:
-    """Yield the addresses of canaries, which are collected until the block ends."""
+    """Collect the addresses of canaries while the block runs."""
     found: set[str] = set()
     with repeating(lambda: found.update(bank.canary_addresses()), every=1.0):
         yield found
@@ -91,7 +91,7 @@ def moment(text: str) -> float:
 
 
 def canary_lines(log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the lines of requests that were sent to a canary first, while there was one: others get its address."""
+    """Return the requests sent to a canary first, during the rollout: later containers may reuse its address."""
     began = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
     ended = next((note["at"] for note in history if note["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
     return [

@@ -23,7 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 
-from harness.commands import check, run, info
+from harness.commands import check, info, run
 from harness.composed_stack import ComposedBank, now
 from drills.security.hostile_requests import Request, bodies, heads, refusals
 from harness.client import eventually
