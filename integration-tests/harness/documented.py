@@ -31,7 +31,7 @@ _DIFFERS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class ExampleRun:
     """An example, and what it printed."""
 
     example: Example
@@ -85,7 +85,7 @@ def started(command: str, folder: Path, environment: Mapping[str, str], log: Pat
         process.wait(60)
 
 
-def run(document: str, stack: str, environment: Mapping[str, str], seconds: int) -> list[Ran]:
+def run(document: str, stack: str, environment: Mapping[str, str], seconds: int) -> list[ExampleRun]:
     """Run the blocks of a document that are meant for a stack. Fails with the first one that ends with an error."""
     wanted = examples((ROOT / document).read_text(encoding="utf-8"), stack)
     return run_examples(document, wanted, environment, seconds)
@@ -93,7 +93,7 @@ def run(document: str, stack: str, environment: Mapping[str, str], seconds: int)
 
 def run_examples(
     document: str, wanted: list[Example], environment: Mapping[str, str], seconds: int, folder: Path = ROOT
-) -> list[Ran]:
+) -> list[ExampleRun]:
     """Run examples one after the other in one shell, so that later ones use the variables of earlier ones.
 
     The environment's BASE_URL and ACCOUNT_PORT are used where a document has the addresses of a stack that is alone.
@@ -114,10 +114,10 @@ def run_examples(
     outputs = re.split(r"\n@@ \d+\n", f"\n{done.stdout.lstrip()}")[1:]
     place = f"{document}:{wanted[len(outputs) - 1].block.line}" if outputs else document
     assert done.returncode == 0, f"{place} ended with {done.returncode}:\n{outputs[-1:]}\n{done.stderr[-3000:]}"
-    return [Ran(example, output) for example, output in zip(wanted, outputs, strict=True)]
+    return [ExampleRun(example, output) for example, output in zip(wanted, outputs, strict=True)]
 
 
-def differences(document: str, ran: list[Ran]) -> list[str]:
+def differences(document: str, ran: list[ExampleRun]) -> list[str]:
     """Return where a document shows another output than there was."""
     found = []
     for one in ran:

@@ -8,7 +8,7 @@ from drills.autoscaling.autoscale import NEEDED, milestones, missed, within
 
 @pytest.mark.parametrize("before", range(NEEDED + 2))
 @pytest.mark.parametrize("came", range(NEEDED + 2))
-def test_any_number_of_replicas_may_run_when_the_load_steps_up(before: int, came: int) -> None:
+def test_milestones_for_any_number_of_replicas_at_the_load_step(before: int, came: int) -> None:
     started = [float(n) for n in range(came)]
     served = [float(n) for n in range(before + came)]
     found = milestones(before, started, served)

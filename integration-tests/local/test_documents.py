@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from harness.documented import (
-    Ran,
+    ExampleRun,
     differences,
     difference,
     on_ports_of_its_own,
@@ -37,7 +37,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         yield environment
 
 
-def follow(document: str, reader: dict[str, str]) -> list[Ran]:
+def follow(document: str, reader: dict[str, str]) -> list[ExampleRun]:
     return run(document, "embedded", reader, 110)
 
 

@@ -70,7 +70,7 @@ PIPELINED = {
 
 
 @pytest.mark.parametrize("name", [*SMUGGLED, *PIPELINED])
-def test_no_request_hides_in_another(edge: Edge, name: str) -> None:
+def test_requests_cannot_be_smuggled(edge: Edge, name: str) -> None:
     request = {**SMUGGLED, **PIPELINED}[name]
     edge.upstream.received.clear()
     answer = edge.send(request)
@@ -88,14 +88,14 @@ def test_no_request_hides_in_another(edge: Edge, name: str) -> None:
 @pytest.mark.parametrize(
     "name", [name for name in SMUGGLED if name.startswith(("CL", "TE.", "two", "the same", "a signed", "NUL"))]
 )
-def test_what_has_two_meanings_is_refused(edge: Edge, name: str) -> None:
+def test_ambiguous_requests_are_rejected(edge: Edge, name: str) -> None:
     edge.upstream.received.clear()
     answer = edge.send(SMUGGLED[name])
     assert statuses(answer) in ([400], [501]) and "application/problem+json" in answer, answer
     assert edge.upstream.received == []
 
 
-def test_what_a_client_says_of_the_way_is_replaced(edge: Edge) -> None:
+def test_forwarding_headers_of_clients_are_replaced(edge: Edge) -> None:
     forged = ("X-Forwarded-For: 6.6.6.6", "X-Forwarded-Proto: https", "X-Real-IP: 6.6.6.6", "Forwarded: for=6.6.6.6")
     edge.get("/api/v1/accounts", *forged, "X-Forwarded-Host: evil", "X-Forwarded-For: 7.7.7.7")
     headers = edge.last().headers
@@ -103,7 +103,7 @@ def test_what_a_client_says_of_the_way_is_replaced(edge: Edge) -> None:
     assert "6.6.6.6" not in str(headers) and "evil" not in str(headers)
 
 
-def test_headers_for_one_hop_end_here_and_cannot_take_others_along(edge: Edge) -> None:
+def test_hop_by_hop_headers_are_not_forwarded_and_remove_no_others(edge: Edge) -> None:
     lines = [
         "Authorization: Bearer x",
         "X-Request-ID: mine",
@@ -120,7 +120,7 @@ def test_headers_for_one_hop_end_here_and_cannot_take_others_along(edge: Edge) -
     assert not headers.keys() & {"connection", "upgrade", "http2-settings", "te", "keep-alive"}
 
 
-def test_a_name_with_an_underscore_is_no_other_name(edge: Edge) -> None:
+def test_underscores_in_header_names_are_not_dashes(edge: Edge) -> None:
     edge.get("/api/v1/accounts", "Idempotency_Key: k", "X_Request_ID: forged", "Authorization_: x", "X Canary: always")
     headers = edge.last().headers
     assert not headers.keys() & {"idempotency_key", "x_request_id", "authorization_", "x canary"}
@@ -156,7 +156,7 @@ def test_an_id_that_could_break_a_log_is_replaced(edge: Edge, forged: str) -> No
         ),
     ],
 )
-def test_a_path_has_one_meaning_or_leads_nowhere(edge: Edge, target: str) -> None:
+def test_ambiguous_paths_are_not_routed(edge: Edge, target: str) -> None:
     edge.upstream.received.clear()
     answer = edge.get(target)
     for request in edge.upstream.received:
@@ -196,7 +196,7 @@ PIECES = st.sampled_from(
 @pytest.mark.timeout(120 * SEARCH_FACTOR)
 @settings(max_examples=examples(400), deadline=None)
 @given(st.lists(PIECES, min_size=1, max_size=8).map("".join), st.sampled_from(["", "/api/v1/accounts", "/"]))
-def test_no_path_whatever_leads_past_the_api(edge: Edge, path: str, start: str) -> None:
+def test_no_path_escapes_the_api(edge: Edge, path: str, start: str) -> None:
     edge.upstream.received.clear()
     edge.get(start + path)
     assert edge.upstream.broken == []
@@ -207,7 +207,7 @@ def test_no_path_whatever_leads_past_the_api(edge: Edge, path: str, start: str) 
 @pytest.mark.parametrize(
     "target", ["/api/v1/accounts", '/api/v1/accounts/","status":200,"forged":"x', "/api/v1/a%0d%0a{}"]
 )
-def test_a_request_is_one_line_of_json_in_the_log_whatever_it_says(edge: Edge, target: str) -> None:
+def test_every_request_is_one_json_log_line(edge: Edge, target: str) -> None:
     log = edge.folder / "access.log"
     before = len(log.read_text(encoding="utf-8").split("\n"))
     evil = 'x","status":200,"forged":"\x1b[31m\t\\","'
@@ -231,11 +231,11 @@ def test_a_repeated_header_reaches_the_service_as_it_was_sent(edge: Edge, name: 
 
 
 @pytest.mark.parametrize("name", ["X-Request-ID", "traceparent"])
-def test_a_joined_header_that_would_be_replaced_is_refused(edge: Edge, name: str) -> None:
+def test_joined_headers_that_would_be_replaced_are_rejected(edge: Edge, name: str) -> None:
     assert statuses(edge.send(post(f"{name}: one, two", "Content-Length: 0"))) == [400]
 
 
-def test_the_page_of_a_problem_is_routed_and_nothing_beside_it(edge: Edge) -> None:
+def test_only_problem_pages_are_routed(edge: Edge) -> None:
     assert '"target": "/problems/not-found"' in edge.get("/problems/not-found")
     for path in (
         "/problems",

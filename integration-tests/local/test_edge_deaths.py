@@ -128,7 +128,7 @@ def assert_gave_up(answer: Answer) -> None:
 
 @pytest.mark.parametrize("replicas", [2, 3, 6])
 @pytest.mark.parametrize(("method", "word"), [("POST", "death"), ("GET", "death"), ("POST", "halfway")])
-def test_a_query_of_death_takes_two_replicas_and_no_more(
+def test_a_query_of_death_kills_at_most_two_replicas(
     make_pool: MakePool, replicas: int, method: str, word: str
 ) -> None:
     pool = make_pool(replicas)
@@ -138,7 +138,7 @@ def test_a_query_of_death_takes_two_replicas_and_no_more(
         assert pool.send("life").status == 201
 
 
-def test_it_takes_the_only_replica_that_there_is(make_pool: MakePool) -> None:
+def test_a_query_of_death_kills_a_single_replica(make_pool: MakePool) -> None:
     pool = make_pool(1)
     answer = pool.send("death")
     # While a process ends, its port may accept one more connection: then the same replica has failed twice.
@@ -169,7 +169,7 @@ def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool) -> Non
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])
-def test_answers_of_503_keep_nobody_from_the_replicas(make_pool: MakePool, replicas: int) -> None:
+def test_503_responses_do_not_exclude_replicas(make_pool: MakePool, replicas: int) -> None:
     pool = make_pool(replicas)
     for _ in range(2 * replicas):
         assert pool.send("busy").status == 503
@@ -202,7 +202,7 @@ def test_a_request_that_hangs_holds_two_replicas(make_pool: MakePool, monkeypatc
     assert (pool.folder / "replicas.log").read_text(encoding="utf-8").splitlines() == ["hangs"] * 2
 
 
-def test_the_page_of_operations_takes_two_as_well(make_pool: MakePool) -> None:
+def test_the_operations_page_tries_at_most_two_replicas(make_pool: MakePool) -> None:
     pool = make_pool(4, nginx_page="/nowhere")
     connection = http.client.HTTPConnection("127.0.0.1", pool.edge.port, timeout=20)
     connection.request("GET", "/ops/account-service.json?death")
@@ -211,7 +211,7 @@ def test_the_page_of_operations_takes_two_as_well(make_pool: MakePool) -> None:
     assert pool.deaths(2) == (2, 0)
 
 
-def test_a_replica_that_is_killed_under_load_costs_no_request(make_pool: MakePool) -> None:
+def test_a_replica_killed_under_load_loses_no_request(make_pool: MakePool) -> None:
     pool = make_pool(3)
     stop, statuses = threading.Event(), []
 

@@ -60,7 +60,7 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_a_crowd_that_dribbles_headers_keeps_nobody_out_and_is_shown_the_door(make_edge: MakeEdge) -> None:
+def test_slow_header_clients_block_nobody_and_are_disconnected(make_edge: MakeEdge) -> None:
     edge = make_edge()
     with ExitStack() as crowd:
         slow = [crowd.enter_context(edge.connect()) for _ in range(2500)]
@@ -93,7 +93,7 @@ def test_slow_bodies_never_reach_a_service(make_edge: MakeEdge) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-def test_a_body_that_is_too_large_is_not_taken(make_edge: MakeEdge, chunked: bool) -> None:
+def test_an_oversized_body_is_rejected(make_edge: MakeEdge, chunked: bool) -> None:
     edge = make_edge()
     if chunked:
         piece = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
@@ -108,7 +108,7 @@ def test_a_body_that_is_too_large_is_not_taken(make_edge: MakeEdge, chunked: boo
     assert len(edge.upstream.received[0].body) == MAX_BODY
 
 
-def test_large_bodies_are_few_at_a_time_and_small_ones_go_on(make_edge: MakeEdge) -> None:
+def test_concurrent_large_bodies_are_limited_and_small_ones_are_served(make_edge: MakeEdge) -> None:
     edge = make_edge(nginx_max_large_bodies=4)
     with ExitStack() as crowd:
         for length in (16_000, 20_000, MAX_BODY):
@@ -124,7 +124,7 @@ def test_large_bodies_are_few_at_a_time_and_small_ones_go_on(make_edge: MakeEdge
     eventually(lambda: statuses(edge.send(head(100_000) + b"x" * 100_000)) == [201])
 
 
-def test_a_client_has_a_rate_of_its_own_and_cannot_borrow_another(make_edge: MakeEdge) -> None:
+def test_rate_limits_are_per_client_and_cannot_be_evaded(make_edge: MakeEdge) -> None:
     edge = make_edge(nginx_rate_limit="2r/s", nginx_rate_limit_burst=5)
     begun = time.monotonic()
     answers = [edge.get("/api/v1/accounts", f"X-Forwarded-For: 9.9.9.{n}", f"X-Client-ID: {n}") for n in range(20)]
@@ -137,7 +137,7 @@ def test_a_client_has_a_rate_of_its_own_and_cannot_borrow_another(make_edge: Mak
     assert statuses(edge.get("/api/v1/accounts", source="127.0.0.2")) == [201], "somebody else's rate is his own"
 
 
-def test_the_query_of_a_refused_request_is_in_no_log(make_edge: MakeEdge) -> None:
+def test_the_query_of_a_rejected_request_is_not_logged(make_edge: MakeEdge) -> None:
     edge = make_edge(nginx_rate_limit="5r/s", nginx_rate_limit_burst=5)
     secret = "hunter2hunter2"
     for path in ("/", "/nowhere", "/api/v1/accounts", "/docs/account-service/", "/metrics"):
@@ -149,7 +149,7 @@ def test_the_query_of_a_refused_request_is_in_no_log(make_edge: MakeEdge) -> Non
     assert all(secret not in file.read_text() for file in edge.folder.glob("*.log"))
 
 
-def test_what_a_replica_cannot_take_is_refused_at_once_and_taken_again_afterwards(make_edge: MakeEdge) -> None:
+def test_requests_above_the_in_flight_limit_are_rejected_until_load_drops(make_edge: MakeEdge) -> None:
     # And one more, for when the replica is taken for broken.
     edge, limit = make_edge(nginx_max_in_flight=12), 13
     edge.upstream.open.clear()

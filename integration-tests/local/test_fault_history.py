@@ -1,4 +1,4 @@
-"""The fault drill's checker finds every kind of violation that is planted, and nothing in a sound history."""
+"""The fault drill's checker finds every kind of seeded violation, and none in a consistent history."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +10,12 @@ from drills.chaos.fault_history import (
     REFUSED,
     UNKNOWN,
     Account,
-    Asked,
+    ClientOperation,
     Entry,
     Events,
     Hold,
     Ledger,
-    Told,
+    HistoryView,
     Transaction,
     findings,
 )
@@ -28,10 +28,10 @@ One = TypeVar("One")
 class World:
     """Everything that the checker looks at."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[ClientOperation, ...]
     ledger: Ledger
     events: Events
-    told: Told
+    told: HistoryView
 
     def findings(self) -> list[str]:
         """Return what the checker finds."""
@@ -67,19 +67,19 @@ def sound() -> World:
     holds = (Hold("h1", "a", 10, 8, "captured", "t5"), Hold("h2", "a", 7, 0, "active"), Hold("h3", "b", 3, 0, "voided"))
     return World(
         (
-            Asked("k1", "deposit", 100, "", "a", "", DONE, ("t1",)),
-            Asked("k2", "transfer", 30, "a", "b", "", DONE, ("t2", "t2")),
-            Asked("k3", "transfer", 10**9, "a", "b", "", REFUSED, ("insufficient-funds",)),
+            ClientOperation("k1", "deposit", 100, "", "a", "", DONE, ("t1",)),
+            ClientOperation("k2", "transfer", 30, "a", "b", "", DONE, ("t2", "t2")),
+            ClientOperation("k3", "transfer", 10**9, "a", "b", "", REFUSED, ("insufficient-funds",)),
             # Nobody knows of these two; one was posted, the other was not.
-            Asked("k4", "transfer", 9, "a", "b", "", UNKNOWN),
-            Asked("k5", "transfer", 5, "a", "b", "", UNKNOWN),
-            Asked("k6", "reversal", 30, about="t2", outcome=DONE, answers=("t4",)),
-            Asked("k7", "hold", 10, "a", "", "", DONE, ("h1",)),
-            Asked("k8", "capture", 8, about="h1", outcome=DONE, answers=("t5",)),
-            Asked("k9", "withdrawal", 2, "a", "", "", DONE, ("t6",)),
-            Asked("k10", "hold", 7, "a", "", "", UNKNOWN),
-            Asked("k11", "hold", 3, "b", "", "", DONE, ("h3",)),
-            Asked("k12", "void", 3, about="h3", outcome=UNKNOWN),
+            ClientOperation("k4", "transfer", 9, "a", "b", "", UNKNOWN),
+            ClientOperation("k5", "transfer", 5, "a", "b", "", UNKNOWN),
+            ClientOperation("k6", "reversal", 30, about="t2", outcome=DONE, answers=("t4",)),
+            ClientOperation("k7", "hold", 10, "a", "", "", DONE, ("h1",)),
+            ClientOperation("k8", "capture", 8, about="h1", outcome=DONE, answers=("t5",)),
+            ClientOperation("k9", "withdrawal", 2, "a", "", "", DONE, ("t6",)),
+            ClientOperation("k10", "hold", 7, "a", "", "", UNKNOWN),
+            ClientOperation("k11", "hold", 3, "b", "", "", DONE, ("h3",)),
+            ClientOperation("k12", "void", 3, about="h3", outcome=UNKNOWN),
         ),
         Ledger(
             (
@@ -97,7 +97,7 @@ def sound() -> World:
             ("e1", "e2"),
             ("e2", "e1"),
         ),
-        Told(
+        HistoryView(
             TRANSACTIONS,
             ENTRIES,
             {account: [one for one in ENTRIES if one.account == account] for account in ("a", "b")},
@@ -171,7 +171,7 @@ def everywhere(
         world.asked,
         replace(world.ledger, accounts=accounts, transactions=transactions, entries=entries),
         replace(world.events, entries=entries),
-        Told(transactions, entries, statements),
+        HistoryView(transactions, entries, statements),
     )
 
 
@@ -211,7 +211,7 @@ PLANTED: dict[str, tuple[Callable[[World], World], str]] = {
     "more is captured than was asked for": (asked(7, amount=7), "a hold ended otherwise than asked for (1): h1"),
     "a hold ends twice": (
         lambda world: replace(
-            world, asked=(*world.asked, Asked("k13", "void", 10, about="h1", outcome=DONE, answers=("None",)))
+            world, asked=(*world.asked, ClientOperation("k13", "void", 10, about="h1", outcome=DONE, answers=("None",)))
         ),
         "two ends of one hold were acknowledged (1): h1",
     ),
@@ -291,18 +291,18 @@ PLANTED: dict[str, tuple[Callable[[World], World], str]] = {
 }
 
 
-def test_a_sound_history_has_no_findings():
+def test_a_consistent_history_has_no_violations():
     assert sound().findings() == []
 
 
 @pytest.mark.parametrize("violation", PLANTED)
-def test_what_is_planted_is_found(violation: str):
+def test_a_seeded_violation_is_found(violation: str):
     plant, finding = PLANTED[violation]
     found = plant(sound()).findings()
     assert any(finding in line for line in found), found
 
 
-def test_accounts_of_others_need_sound_books_only():
+def test_other_accounts_need_consistent_balances_only():
     others = {"a": [one for one in ENTRIES if one.account == "a"]}
     world = told(statements=others)(replace(sound(), asked=tuple(one for one in sound().asked if one.key != "k11")))
     assert world.findings() == [], "b has no statement here: nobody knows what was asked of it"
@@ -316,7 +316,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_seed_another():
     assert plan.faults != other.faults and plan.operations != other.operations
 
 
-def test_a_plan_has_what_was_asked_for():
+def test_a_plan_has_the_requested_size():
     plan = make_plan(1, 60, 1001, list(KINDS))
     assert (len(plan.faults), plan.transfers) == (60, 1001)
     assert {fault.kind for fault in plan.faults} == set(KINDS)
@@ -327,5 +327,5 @@ def test_a_plan_has_what_was_asked_for():
             assert not {first.target, first.peer} & {second.target, second.peer} - {""}
 
 
-def test_kinds_that_are_not_to_be_had_are_not_planned():
+def test_unavailable_kinds_of_faults_are_not_planned():
     assert {fault.kind for fault in make_plan(1, 40, 10, ["kill", "freeze"]).faults} == {"kill", "freeze"}

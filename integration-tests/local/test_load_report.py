@@ -21,7 +21,7 @@ def check(folder: Path, stats: str, exceptions: str = "") -> subprocess.Complete
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_good_run_passes_and_shows_its_figures(tmp_path: Path):
+def test_a_good_run_passes_and_prints_its_values(tmp_path: Path):
     # One slow kind of request alone decides nothing, and the bars themselves are still good.
     done = check(tmp_path, "GET,/slow,1,0,0.1,900,900,900\n,Aggregated,1000,1,16.6,12,250,400\n")
     assert done.returncode == 0, done.stderr
@@ -40,7 +40,7 @@ def test_a_good_run_passes_and_shows_its_figures(tmp_path: Path):
         ("", "", ["no requests"]),
     ],
 )
-def test_each_bar_bites_with_a_line_of_its_own(tmp_path: Path, stats: str, exceptions: str, complaints: list[str]):
+def test_each_missed_bar_is_reported(tmp_path: Path, stats: str, exceptions: str, complaints: list[str]):
     done = check(tmp_path, stats, exceptions)
     assert done.returncode == 1
     lines = done.stderr.splitlines()
@@ -48,7 +48,7 @@ def test_each_bar_bites_with_a_line_of_its_own(tmp_path: Path, stats: str, excep
     assert all(complaint in line for complaint, line in zip(complaints, lines))
 
 
-def test_it_says_so_when_nothing_answers():
+def test_it_reports_a_bank_that_does_not_respond():
     with socket.socket() as taken:
         # Bound but not listening: nobody else answers here meanwhile.
         taken.bind(("127.0.0.1", 0))

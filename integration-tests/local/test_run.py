@@ -53,7 +53,7 @@ def refused(env: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_when_told_and_keeps_its_data(tmp_path: Path, sign: signal.Signals):
+def test_it_stops_on_signals_and_keeps_its_data(tmp_path: Path, sign: signal.Signals):
     env = environment(tmp_path / "var")
     url = f"http://127.0.0.1:{env['PORT']}"
     token = subprocess.check_output(
@@ -87,7 +87,7 @@ def test_it_stops_when_told_and_keeps_its_data(tmp_path: Path, sign: signal.Sign
         raise AssertionError("account-service outlived its supervisor")
 
 
-def test_it_says_in_one_line_why_it_cannot_run(tmp_path: Path):
+def test_it_reports_startup_errors_in_one_line(tmp_path: Path):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -58,7 +58,7 @@ def receiver() -> Iterator[Receiver]:
     receiver.close()
 
 
-def test_one_trace_from_the_edge_to_the_frozen_account(
+def test_one_trace_from_nginx_to_the_frozen_account(
     make_bank: Callable[..., EmbeddedBank], nats: tuple[str, Process], receiver: Receiver
 ):
     bank = make_bank(

@@ -16,7 +16,7 @@ from shared.testing.postgres import PostgresServer
 from shared.testing.processes import Process, stop_all
 
 
-def test_the_demo_on_nats_and_nothing_lost_while_it_is_away(
+def test_the_demo_on_nats_and_no_event_lost_in_an_outage(
     make_bank: Callable[..., EmbeddedBank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
 ):
     url, server = nats

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from simulation.bank import ACCOUNT, TRANSACTION, Bank, lab
-from simulation.clients import Asked, Clients
+from simulation.clients import ClientOperation, Clients
 from simulation.poison import Poison
 from simulation.services import load
 
@@ -78,7 +78,7 @@ def _broken_ledger(ledger: sqlite3.Connection) -> list[str]:
     return [meaning for meaning, query in invariants.items() if ledger.execute(query).fetchone() is not None]
 
 
-def _wrong_effects(ledger: sqlite3.Connection, asked: Asked) -> list[str]:
+def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[str]:
     """Return what is wrong with a request: an acknowledged one has one effect, any other one at most one."""
     bodies = {answer.body for answer in asked.answers}
     if len(bodies) > 1:

@@ -25,7 +25,7 @@ _KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "r
 
 
 @dataclass
-class Asked:
+class ClientOperation:
     """A request under one key, and the answers that came: what the bank has acknowledged."""
 
     kind: str
@@ -43,7 +43,7 @@ class Clients:
         self.bank = bank
         self.world = bank.world
         self.chance = random.Random(f"{self.world.seed}/clients")
-        self.asked: list[Asked] = []
+        self.asked: list[ClientOperation] = []
         self.wrong: list[str] = []
         self._accounts: list[str] = []
         self._posted: list[str] = []
@@ -61,11 +61,11 @@ class Clients:
 
     async def _open(self, number: int) -> None:
         commands, key = load(ACCOUNT).commands, f"open-{number}"
-        opening = Asked("open", key, lambda: commands.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key))
+        opening = ClientOperation("open", key, lambda: commands.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key))
         account = orjson.loads((await self._ask(opening, _CERTAIN)).body)["id"]
         self._accounts.append(account)
         key = f"money-{number}"
-        await self._ask(Asked("move", key, lambda: commands.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
+        await self._ask(ClientOperation("move", key, lambda: commands.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
 
     async def _work(self, client: int) -> None:
         for number in range(self.world.plan.requests):
@@ -88,34 +88,34 @@ class Clients:
     async def _unfreeze(self, account: str) -> None:
         await self._send(lambda: load(ACCOUNT).commands.SetStatus(account, "active"), None)
 
-    def _draw(self, key: str) -> Asked:
+    def _draw(self, key: str) -> ClientOperation:
         """Draw a request; its key is its reference as well, so that its effects can be counted."""
         commands, chance = load(ACCOUNT).commands, self.chance
         kind = chance.choice(_KINDS)
         one, other = chance.sample(self._accounts, 2)
         amount = chance.choice([chance.randint(1, 200), chance.randint(REVIEW, FREEZE + 200)])
         if kind == "deposit":
-            return Asked("move", key, lambda: commands.Deposit(new_id(), one, amount, "USD", key))
+            return ClientOperation("move", key, lambda: commands.Deposit(new_id(), one, amount, "USD", key))
         if kind == "withdraw":
-            return Asked("move", key, lambda: commands.Withdraw(new_id(), one, amount, "USD", key))
+            return ClientOperation("move", key, lambda: commands.Withdraw(new_id(), one, amount, "USD", key))
         if kind == "hold":
             expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
-            return Asked("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
+            return ClientOperation("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
         if kind in ("capture", "void") and self._held:
             # One request for each, so that its effects can be counted.
             hold = self._held.pop(chance.randrange(len(self._held)))
             if kind == "capture":
-                return Asked(kind, key, lambda: commands.CaptureHold(new_id(), hold, None), hold=hold)
-            return Asked(kind, key, lambda: commands.ReleaseHold(hold, "voided"), hold=hold)
+                return ClientOperation(kind, key, lambda: commands.CaptureHold(new_id(), hold, None), hold=hold)
+            return ClientOperation(kind, key, lambda: commands.ReleaseHold(hold, "voided"), hold=hold)
         if kind == "batch":
             items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
-            return Asked("batch", key, lambda: _batch(key, items))
+            return ClientOperation("batch", key, lambda: _batch(key, items))
         if kind == "reverse" and self._posted:
             original = chance.choice(self._posted)
-            return Asked("move", key, lambda: commands.Reverse(new_id(), original, key))
-        return Asked("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
+            return ClientOperation("move", key, lambda: commands.Reverse(new_id(), original, key))
+        return ClientOperation("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
 
-    async def _ask(self, asked: Asked, tries: int) -> Any:
+    async def _ask(self, asked: ClientOperation, tries: int) -> Any:
         """Send a request up to so many times; return its answer, None when there is none."""
         if asked not in self.asked:
             self.asked.append(asked)
@@ -127,7 +127,7 @@ class Clients:
             await asyncio.sleep(self.chance.uniform(0.05, 1))
         return None
 
-    async def _send(self, build: Callable[[], Any], asked: Asked | None) -> Any:
+    async def _send(self, build: Callable[[], Any], asked: ClientOperation | None) -> Any:
         """Send a request once to one of the replicas; return the answer, None when there is none."""
         work = _work(build(), asked)
         try:
@@ -148,7 +148,7 @@ class Clients:
         return answer
 
 
-def _work(command: Any, asked: Asked | None) -> Any:
+def _work(command: Any, asked: ClientOperation | None) -> Any:
     requests = load(ACCOUNT).requests
     context = requests.RequestContext("/simulated", asked.key if asked else None)
     if asked is None:

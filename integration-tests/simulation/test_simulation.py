@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 
 @pytest.mark.timeout(900 * SEARCH_FACTOR)
-def test_no_seed_has_a_finding() -> None:
+def test_no_seed_has_a_violation() -> None:
     outcomes = [run(seed) for seed in SEEDS]
     assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
     faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
@@ -29,11 +29,11 @@ def test_no_seed_has_a_finding() -> None:
 
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", PLANTED)
-def test_a_planted_fault_is_found(name: str) -> None:
+def test_a_mutation_is_found(name: str) -> None:
     assert find(name, [PLANTED[name].seen_in, *range(1, 301)]) is not None
 
 
-def test_a_seed_repeats_itself_whatever_python_does_with_its_sets() -> None:
+def test_a_seed_is_reproducible_under_hash_randomization() -> None:
     program = "from simulation.run import run; print([run(seed).trace for seed in (3, 1, 2)])"
     traces = set()
     for hash_seed in ("1", "2"):

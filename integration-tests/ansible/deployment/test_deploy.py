@@ -88,7 +88,7 @@ def _deploy_over_ssh(host: SshHost, variables: dict[str, Any], release: Path) ->
     )
 
 
-def test_a_deployment_over_ssh_serves_keeps_its_secrets_and_does_nothing_twice(
+def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     bank: dict[str, Any], ssh: SshHost, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = _deploy_over_ssh(ssh, bank, tmp_path / "release.json")

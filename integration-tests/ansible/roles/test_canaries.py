@@ -78,7 +78,7 @@ def test_canaries_grow_with_stable_and_never_shrink(tool: Tool) -> None:
 
 
 @pytest.mark.parametrize("canaries, code", [(0, 0), (2, 3)])
-def test_what_was_taken_back_or_is_refused_gets_no_canaries(tool: Tool, canaries: int, code: int) -> None:
+def test_rolled_back_or_rejected_rollouts_get_no_canaries(tool: Tool, canaries: int, code: int) -> None:
     for service in ("account-service", "transaction-service"):
         tool.running(service, 5)
         tool.running(f"{service}-canary", canaries)
@@ -88,7 +88,7 @@ def test_what_was_taken_back_or_is_refused_gets_no_canaries(tool: Tool, canaries
     assert tool.asked == []
 
 
-def test_without_the_guard_it_says_what_to_start(tool: Tool) -> None:
+def test_without_rollout_service_it_names_what_to_start(tool: Tool) -> None:
     tool.running("rollout-service", 0)
     done = tool("abort", "because")
     assert done.returncode == 1 and "rollout-service does not run; start it: docker compose up" in done.stderr

@@ -19,13 +19,13 @@ def installed_by_the_role() -> None:
         pytest.skip("Docker is not the distribution's here")
 
 
-def test_it_finds_nothing_to_do_a_second_time(tmp_path: Path) -> None:
+def test_a_second_run_changes_nothing(tmp_path: Path) -> None:
     done = play(_PLAYBOOK, {"folder": str(tmp_path)}, "--check")
     assert not done.failed, done.output
     assert done.changed == 0, done.output
 
 
-def test_it_would_do_what_is_not_done(tmp_path: Path) -> None:
+def test_check_mode_reports_pending_changes(tmp_path: Path) -> None:
     done = play(_PLAYBOOK, {"folder": str(tmp_path), "docker_users": ["nobody"]}, "--check")
     assert not done.failed, done.output
     assert done.changed == 1, done.output

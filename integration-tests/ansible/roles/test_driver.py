@@ -18,7 +18,7 @@ _PLAY = """
 """
 
 
-def test_the_lease_is_not_renewed_by_what_is_left_of_a_killed_driver(tmp_path: Path) -> None:
+def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     asked.touch()
     tool = tmp_path / "rollout.sh"

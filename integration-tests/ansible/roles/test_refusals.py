@@ -29,7 +29,7 @@ def _with_image(settings: dict[str, Any], service: str, image: str) -> dict[str,
     return {**settings, "banking_app_release": {**release, "images": {**release["images"], service: image}}}
 
 
-def test_a_signed_release_is_accepted_and_an_older_one_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_signed_release_is_accepted_and_an_older_one_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
     accepted = _look(tmp_path, settings)
     assert not accepted.failed, accepted.output
     record = Path(settings["banking_app_dir"]) / "deployed.json"
@@ -39,7 +39,7 @@ def test_a_signed_release_is_accepted_and_an_older_one_refused(tmp_path: Path, s
     assert not _look(tmp_path, {**settings, "banking_app_allow_downgrade": True}).failed
 
 
-def test_the_next_key_is_accepted_beside_the_key_in_force(
+def test_the_next_key_is_accepted_alongside_the_current_key(
     tmp_path: Path, settings: dict[str, Any], registry: Registry
 ) -> None:
     keys = [str(registry.key(name).with_suffix(".pub")) for name in ("next", "now")]
@@ -47,7 +47,7 @@ def test_the_next_key_is_accepted_beside_the_key_in_force(
 
 
 @pytest.mark.parametrize("case", ["unsigned", "wrong key", "copied signature", "other service", "other release"])
-def test_what_is_not_signed_as_this_release_is_refused(
+def test_images_not_signed_for_this_release_are_rejected(
     tmp_path: Path, settings: dict[str, Any], registry: Registry, case: str
 ) -> None:
     service = "account-service"
@@ -76,7 +76,7 @@ def _copy_signature(registry: Registry, signed: str, unsigned: str) -> None:
     run("cp", "--recursive", str(source), str(target))
 
 
-def test_attestations_of_this_repository_are_asked_for(
+def test_attestations_of_this_repository_are_required(
     tmp_path: Path, settings: dict[str, Any], registry: Registry
 ) -> None:
     ours = "https://git.example/bank"
@@ -96,7 +96,7 @@ def test_attestations_of_this_repository_are_asked_for(
     assert refused.failed and "banking_app_repository" in refused.output
 
 
-def test_a_tree_that_is_not_the_commit_of_the_release_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_tree_other_than_the_release_commit_is_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
     strict = {**settings, "banking_app_rehearsal": False}
     refused = _look(tmp_path, strict)
     assert refused.failed and f"This tree is not commit {COMMIT}" in " ".join(refused.output.split())
@@ -120,7 +120,7 @@ def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Re
 
 
 @pytest.mark.parametrize("missing", ["banking_app_release", "banking_app_cosign_keys"])
-def test_what_has_no_default_is_asked_for(tmp_path: Path, settings: dict[str, Any], missing: str) -> None:
+def test_settings_without_a_default_are_required(tmp_path: Path, settings: dict[str, Any], missing: str) -> None:
     playbook = tmp_path / "deploy.yml"
     playbook.write_text("- hosts: docker_hosts\n  gather_facts: false\n  roles: [banking_app]\n", encoding="utf-8")
     refused = play(playbook, {name: value for name, value in settings.items() if name != missing})

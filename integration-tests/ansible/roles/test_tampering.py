@@ -145,7 +145,7 @@ def _files(host: Path) -> dict[str, str]:
     return {path.name: path.read_text(encoding="utf-8") for path in (host / "opt").iterdir() if path.is_file()}
 
 
-def test_nothing_of_what_a_container_makes_up_gets_anywhere(host: Path) -> None:
+def test_forged_container_state_is_not_used(host: Path) -> None:
     cases = dict(_TAMPERED)
     # Written where the file should be, as the owner of the folder could.
     (host / "secret").write_text(json.dumps(_DONE), encoding="utf-8")
@@ -162,7 +162,7 @@ def test_nothing_of_what_a_container_makes_up_gets_anywhere(host: Path) -> None:
     assert _files(host) == before and not (host / "asked").exists()
 
 
-def test_what_the_host_has_recorded_is_believed_and_gone_back_to(host: Path) -> None:
+def test_rollback_uses_the_state_recorded_on_the_host(host: Path) -> None:
     output = _played(host, {"as it was": (_DONE, _BACK | {"serving": "stable", "phase": "idle"})})
     assert f"OBSERVED as it was: {_NEW['account-service']}" in output and "WENT BACK as it was" in output, output
     files = _files(host)
@@ -171,7 +171,7 @@ def test_what_the_host_has_recorded_is_believed_and_gone_back_to(host: Path) -> 
 
 
 @pytest.mark.parametrize("number", [_ID, "$(touch evil)"])
-def test_a_rollout_that_begins_is_recorded_by_root(host: Path, number: str) -> None:
+def test_the_start_of_a_rollout_is_recorded_by_root(host: Path, number: str) -> None:
     begun = {"id": number, "phase": "provisioning", "images": _rolled(_UNKNOWN), "previous": _rolled(_UNKNOWN)}
     (host / "said").write_text(json.dumps(begun), encoding="utf-8")
     (host / "begin.yml").write_text(_BEGIN, encoding="utf-8")

@@ -59,13 +59,13 @@ def used(bank: ComposedBank) -> None:
 
 
 # Before other tests bring load: afterwards the autoscaler has replicas to take away.
-def test_forged_replayed_oversized_and_unknown_webhooks_are_refused_and_nothing_happens(bank: ComposedBank) -> None:
+def test_invalid_webhooks_are_rejected_without_effect(bank: ComposedBank) -> None:
     rows, wrong = send(bank)
     print("\n".join(rows))
     assert wrong == []
 
 
-def test_secrets_show_in_nothing_that_docker_tells(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
+def test_secrets_are_not_visible_through_docker(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
     used(bank)
     containers = all_containers(bank)
 
@@ -83,7 +83,7 @@ def test_secrets_show_in_nothing_that_docker_tells(bank: ComposedBank, secrets: 
     assert shown({"project": bank.project.encode()}, found)
 
 
-def test_secrets_show_in_no_command_and_no_environment(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
+def test_secrets_are_in_no_command_line_and_no_environment(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
     pids = [
         int(line.split()[1])
         for container in all_containers(bank)
@@ -129,7 +129,7 @@ def _saved(images: list[str]) -> Iterator[tuple[str, bytes]]:
     assert save.returncode == 0
 
 
-def test_nothing_is_published_but_the_way_in(bank: ComposedBank) -> None:
+def test_only_nginx_publishes_a_port(bank: ComposedBank) -> None:
     published = {}
     for container in all_containers(bank):
         (name,) = bank.inspect('{{index .Config.Labels "com.docker.compose.service"}}', container)
@@ -157,7 +157,7 @@ def test_nothing_is_published_but_the_way_in(bank: ComposedBank) -> None:
         *("/docs/account-service/../../internal/events", "/docs/account-service/assets/..%2f..%2f..%2fmetrics"),
     ],
 )
-def test_what_is_inside_is_not_for_clients(bank: ComposedBank, path: str) -> None:
+def test_internal_paths_are_not_routed(bank: ComposedBank, path: str) -> None:
     own = {"Authorization": f"Bearer {bank.lab.service_token}"}
     for method in ("GET", "POST", "HEAD"):
         request = bank.client.build_request(method, "/", headers=own)
@@ -189,14 +189,14 @@ CONNECT = (
         ("rollout-service", ["rollout-proxy:2375"], ["postgres:5432", "nats:4222", "docker-proxy:2375"]),
     ],
 )
-def test_a_service_reaches_what_it_needs_and_no_more(
+def test_a_service_reaches_only_its_dependencies(
     bank: ComposedBank, service: str, reaches: list[str], does_not: list[str]
 ) -> None:
     lines = bank.inside(service, "python", "-c", CONNECT, *reaches, *does_not).splitlines()
     assert lines == [f"open {place}" for place in reaches] + [f"closed {place}" for place in does_not]
 
 
-def test_only_what_has_business_outside_has_a_way_out(bank: ComposedBank) -> None:
+def test_only_services_with_external_destinations_have_egress(bank: ComposedBank) -> None:
     leads_out = set()
     for container in all_containers(bank):
         (name,) = bank.inspect('{{index .Config.Labels "com.docker.compose.service"}}', container)
@@ -206,7 +206,7 @@ def test_only_what_has_business_outside_has_a_way_out(bank: ComposedBank) -> Non
     assert leads_out - {"grafana"} == {"nginx", "alertmanager", "rollout-service"}
 
 
-def test_the_way_in_leads_to_the_services_only(bank: ComposedBank) -> None:
+def test_nginx_reaches_only_the_services(bank: ComposedBank) -> None:
     script = 'timeout 2 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null && echo open || echo closed'
 
     def reached(host: str, port: str) -> str:

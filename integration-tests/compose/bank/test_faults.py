@@ -7,7 +7,7 @@ from drills.chaos.faults import Lab, conclude, make_plan, run, show
 pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 
-def test_faults_at_random_lose_and_double_nothing(bank: ComposedBank):
+def test_random_faults_lose_and_duplicate_no_transfer(bank: ComposedBank):
     lab = Lab(bank)
     plan = make_plan(3, 8, 600, lab.kinds)
     show(plan, lab)

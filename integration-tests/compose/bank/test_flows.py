@@ -44,7 +44,7 @@ def test_a_deposit_reaches_the_history(bank: ComposedBank):
     assert sum(event["data"]["amount"] for event in events) == 0
 
 
-def test_a_transfer_is_atomic_and_on_both_statements(bank: ComposedBank):
+def test_a_transfer_is_atomic_and_in_both_statements(bank: ComposedBank):
     alices, bobs = bank.open(500), bank.open(subject="bob")
     paid = bank.post("/transfers", usd(120, from_account=alices, to_account=bobs, reference="rent")).json()
 
@@ -92,7 +92,7 @@ def test_a_replayed_key_has_one_effect_across_replicas(bank: ComposedBank):
     published(bank, transaction, ["bank.entry.posted"] * 2)
 
 
-def test_a_reversal_and_a_fraud_freeze_travel_both_ways(bank: ComposedBank):
+def test_a_reversal_reaches_the_history_and_a_fraud_freeze_the_account(bank: ComposedBank):
     alices, bobs = bank.open(50_000_000), bank.open(subject="bob")
     paid = bank.post("/transfers", usd(300, from_account=alices, to_account=bobs)).json()
     reversal = bank.post("/reversals", {"transaction_id": paid["id"]}, subject="bob").json()

@@ -123,7 +123,7 @@ def weaknesses(container: dict[str, Any], service: str) -> list[str]:
     return [what for what, holds in expected.items() if not holds]
 
 
-def test_every_running_container_is_held_by_the_kernel(bank: ComposedBank):
+def test_the_kernel_enforces_the_limits_of_every_container(bank: ComposedBank):
     label = f"label=com.docker.compose.project={bank.project}"
     containers = json.loads(bank.docker("inspect", *bank.docker("ps", "--quiet", "--filter", label).split()))
     found = {}
@@ -152,7 +152,7 @@ def as_role(bank: ComposedBank, role: str, database: str, statement: str) -> tup
     return done.returncode, done.stdout + done.stderr
 
 
-def test_each_role_gets_into_its_own_database_only(bank: ComposedBank):
+def test_each_role_can_connect_to_its_own_database_only(bank: ComposedBank):
     own = {
         "account": {"account"},
         "account_owner": {"account"},
@@ -188,20 +188,20 @@ def test_each_role_gets_into_its_own_database_only(bank: ComposedBank):
         "COPY entries TO PROGRAM 'true'",
     ],
 )
-def test_account_service_cannot_change_what_was_posted(bank: ComposedBank, statement: str):
+def test_account_service_cannot_change_posted_entries(bank: ComposedBank, statement: str):
     code, said = as_role(bank, "account", "account", statement)
     assert code != 0 and "42501" in said, said
 
 
 @pytest.mark.parametrize("role", ["account_owner", "postgres"])
-def test_neither_owner_nor_superuser_changes_it_by_mistake(bank: ComposedBank, role: str):
+def test_triggers_protect_posted_entries_from_owner_and_superuser(bank: ComposedBank, role: str):
     bank.open(10)
     for statement in ("UPDATE entries SET amount = 0", "DELETE FROM transactions", "TRUNCATE entries"):
         code, said = as_role(bank, role, "account", statement)
         assert code != 0 and "BK001" in said, said
 
 
-def test_no_service_owns_anything(bank: ComposedBank):
+def test_no_service_role_owns_database_objects(bank: ComposedBank):
     for database in ("account", "transaction"):
         owners = bank.sql(
             database,
@@ -213,7 +213,7 @@ def test_no_service_owns_anything(bank: ComposedBank):
     assert bank.sql("account", "SELECT rolname FROM pg_roles WHERE rolsuper AND rolcanlogin") == ["postgres"]
 
 
-def test_a_database_of_before_is_handed_over_under_load(bank: ComposedBank):
+def test_ownership_of_an_older_database_is_migrated_under_load(bank: ComposedBank):
     """Once the services owned their databases; the next start takes that from them, and nobody notices."""
     for name in ("account", "transaction"):
         bank.sql(name, f"REASSIGN OWNED BY {name}_owner TO {name}")
@@ -226,5 +226,5 @@ def test_a_database_of_before_is_handed_over_under_load(bank: ComposedBank):
             bank.compose("run", "--rm", "--no-deps", "-T", f"{name}-migrate")
     assert_exactly_once(bank, history, source, target, _MONEY)
     assert history.retries == []
-    test_no_service_owns_anything(bank)
-    test_account_service_cannot_change_what_was_posted(bank, "DELETE FROM entries")
+    test_no_service_role_owns_database_objects(bank)
+    test_account_service_cannot_change_posted_entries(bank, "DELETE FROM entries")

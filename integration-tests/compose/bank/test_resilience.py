@@ -27,7 +27,7 @@ def reconciled(bank: ComposedBank) -> None:
     assert (report["mismatches"], report["pending"]) == (0, 0), report
 
 
-def test_scaling_under_load_loses_nothing_and_new_replicas_work_at_once(bank: ComposedBank):
+def test_scaling_under_load_loses_no_request_and_new_replicas_serve_at_once(bank: ComposedBank):
     source, target = bank.open(MONEY), bank.open()
     with retrying_transfers(bank, source, target) as history:
         before = bank.addresses("account-service")
@@ -64,7 +64,7 @@ def test_a_killed_replica_loses_no_request_with_a_key(bank: ComposedBank):
 
 
 @pytest.mark.parametrize("service", ["postgres", "nats", "nginx"])
-def test_a_restart_under_load_heals_by_itself(bank: ComposedBank, service: str):
+def test_clients_recover_from_a_restart_under_load(bank: ComposedBank, service: str):
     source, target = bank.open(MONEY), bank.open()
     with retrying_transfers(bank, source, target) as history:
         time.sleep(1)
@@ -80,7 +80,7 @@ def test_a_restart_under_load_heals_by_itself(bank: ComposedBank, service: str):
     reconciled(bank)
 
 
-def test_a_restore_that_is_refused_stops_nothing(bank: ComposedBank):
+def test_a_rejected_restore_stops_no_service(bank: ComposedBank):
     def running() -> list[str]:
         return [bank.inspect("{{.State.StartedAt}}", one)[0] for one in bank.compose("ps", "--quiet").split()]
 

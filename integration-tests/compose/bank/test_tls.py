@@ -92,14 +92,14 @@ def test_a_transfer_over_https_reaches_the_history(secured: ComposedBank):
     assert connections == ["t"], "some connection to PostgreSQL is not encrypted"
 
 
-def test_the_edge_speaks_nothing_but_https(secured: ComposedBank, stranger: str):
+def test_nginx_accepts_only_https(secured: ComposedBank, stranger: str):
     plain = httpx.get(f"{secured.api_url.replace('https', 'http')}/api/v1/accounts")
     assert plain.status_code == 400
     with pytest.raises(httpx.ConnectError, match="certificate verify failed"):
         httpx.get(f"{secured.api_url}/api/v1/accounts", verify=ssl.create_default_context(cadata=stranger))
 
 
-def test_postgres_takes_no_plaintext_and_shows_a_certificate_of_the_authority(secured: ComposedBank, stranger: str):
+def test_postgres_requires_tls_with_a_certificate_of_the_ca(secured: ComposedBank, stranger: str):
     ca = authority(secured).read_text(encoding="utf-8")
     code, said = asked_postgres(secured, "verify-full", ca)
     assert (code, said.split()[-1]) == (0, "t"), said
@@ -109,7 +109,7 @@ def test_postgres_takes_no_plaintext_and_shows_a_certificate_of_the_authority(se
     assert code != 0 and "certificate verify failed" in said, said
 
 
-def test_nats_takes_no_plaintext_and_shows_a_certificate_of_the_authority(secured: ComposedBank, stranger: str):
+def test_nats_requires_tls_with_a_certificate_of_the_ca(secured: ComposedBank, stranger: str):
     ca = authority(secured).read_text(encoding="utf-8")
     assert asked_nats(secured, _NATS, ca)[0] == 0
     code, said = asked_nats(secured, _NATS, stranger)
@@ -119,7 +119,7 @@ def test_nats_takes_no_plaintext_and_shows_a_certificate_of_the_authority(secure
     assert (code, said.strip()) == (0, "b''"), f"it answered: {said[-500:]}"
 
 
-def test_a_new_certificate_of_the_edge_is_served_from_the_next_start_on(secured: ComposedBank, tmp_path: Path):
+def test_a_new_certificate_of_nginx_is_served_after_a_restart(secured: ComposedBank, tmp_path: Path):
     # Last, because clients of the fixture trust the other authority.
     lab_ca.ensure(tmp_path)
     own = {"NGINX_TLS_CERTIFICATE": str(tmp_path / "nginx.crt"), "NGINX_TLS_KEY": str(tmp_path / "nginx.key")}

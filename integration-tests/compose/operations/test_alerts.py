@@ -78,7 +78,7 @@ def test_every_query_of_a_runbook_parses(bank: ComposedBank):
     assert len(queries) > 30 and all(bank.prometheus.selectors(query) for query in queries)
 
 
-def test_prometheus_and_alertmanager_take_their_configurations(bank: ComposedBank):
+def test_prometheus_and_alertmanager_accept_their_configurations(bank: ComposedBank):
     bank.compose("exec", "-T", "prometheus", "promtool", "check", "config", "/etc/monitoring/prometheus-config.yml")
     bank.compose("exec", "-T", "alertmanager", "amtool", "check-config", "/etc/monitoring/alertmanager.yml")
     groups = bank.prometheus.get("rules")["groups"]
@@ -107,21 +107,21 @@ def test_an_alert_goes_to_its_receiver(bank: ComposedBank, labels: dict[str, str
     bank.compose("exec", "-T", "alertmanager", *command, f"--verify.receivers={receiver}", *given)
 
 
-def test_the_exporter_of_postgres_reads_no_accounts(bank: ComposedBank):
+def test_postgres_exporter_cannot_read_accounts(bank: ComposedBank):
     bank.sql("postgres", "SET ROLE monitor; SELECT count(*) FROM pg_stat_activity")
     for database in ("account", "transaction"):
         with pytest.raises(AssertionError, match="permission denied"):
             bank.sql(database, "SET ROLE monitor; SELECT count(*) FROM entries")
 
 
-def test_what_is_told_to_nobody_has_a_place_to_go(bank: ComposedBank):
+def test_unrouted_alerts_have_a_default_receiver(bank: ComposedBank):
     answer = bank.compose(
         "exec", "-T", "alertmanager", "wget", "-q", "-O", "-", "--post-data={}", "http://nginx:8081/sink"
     )
     assert answer.strip() == "ok"
 
 
-def test_what_nginx_tells_prometheus_is_not_for_clients(bank: ComposedBank):
+def test_nginx_metrics_are_not_routed(bank: ComposedBank):
     for path in ("/status", "/sink", "/health"):
         assert bank.client.get(path).status_code == 404
     with pytest.raises(httpx.ConnectError):
@@ -129,7 +129,7 @@ def test_what_nginx_tells_prometheus_is_not_for_clients(bank: ComposedBank):
 
 
 @pytest.mark.usefixtures("autoscaler_rests")
-def test_a_killed_replica_is_told_and_taken_back(bank: ComposedBank):
+def test_a_killed_replica_is_notified_and_resolved(bank: ComposedBank):
     (result,) = run(bank, REPLICA)
     print(show(result))
     assert result.passed, show(result)

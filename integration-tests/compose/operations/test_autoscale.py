@@ -38,9 +38,7 @@ def three(bank: ComposedBank) -> Iterator[list[str]]:
     assert sorted(bank.containers(SERVICE)) == sorted(before), "the newest goes first"
 
 
-def test_a_new_replica_is_like_those_of_compose_and_compose_leaves_it_alone(
-    bank: ComposedBank, three: list[str]
-) -> None:
+def test_a_new_replica_equals_those_of_compose_and_compose_keeps_it(bank: ComposedBank, three: list[str]) -> None:
     assert len(three) == 3
     first, second, new = (document(bank, one) for one in three)
     assert new["Name"].endswith(f"-{SERVICE}-3")
@@ -88,7 +86,7 @@ def rollouts_rest(bank: ComposedBank) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("rollouts_rest")
-def test_while_a_new_version_stands_beside_the_old_one_nothing_is_scaled(bank: ComposedBank, next_image: str) -> None:
+def test_no_scaling_during_an_update(bank: ComposedBank, next_image: str) -> None:
     before = bank.containers(SERVICE)
     grow = ("up", "--detach", "--no-deps", "--no-recreate", "--scale", f"{SERVICE}=3", SERVICE)
     bank.compose(*grow, ACCOUNT_SERVICE_IMAGE=next_image)
@@ -124,7 +122,7 @@ def test_a_canary_is_neither_counted_nor_touched(bank: ComposedBank, next_image:
         bank.docker("rm", "--force", there)
 
 
-def test_the_socket_proxy_lets_nothing_else_through(bank: ComposedBank) -> None:
+def test_the_socket_proxy_forbids_all_other_calls(bank: ComposedBank) -> None:
     postgres = bank.containers("postgres")[0]
     script = (
         "import httpx, json, sys; client = httpx.Client(base_url='http://docker-proxy:2375');"

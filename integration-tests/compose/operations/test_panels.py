@@ -23,7 +23,7 @@ EMPTY = {
 }
 
 
-def test_every_panel_shows_something_under_load(bank: ComposedBank):
+def test_every_panel_has_data_under_load(bank: ComposedBank):
     source, target = bank.open(60_000_000), bank.open()
     counts: list[Count] = []
 

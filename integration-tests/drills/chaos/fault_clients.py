@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
-from drills.chaos.fault_history import DONE, REFUSED, UNKNOWN, Asked
+from drills.chaos.fault_history import DONE, REFUSED, UNKNOWN, ClientOperation
 from drills.chaos.fault_plan import ACCOUNTS, OPENING_BALANCE, Operation, Plan
 from harness.client import Bank, usd
 
 _PATIENT_SECONDS, _HASTY_SECONDS = 15.0, 0.25
-# An outage lasts seconds; who has no answer after this has been forgotten.
+# Outages last seconds; an operation without a response after this time is a violation.
 _PATIENCE_SECONDS = 180.0
-# Answers after which the operation has not been refused: it may be asked again with its key.
+# Statuses that are no final response: the operation is retried with its key.
 _ASK_AGAIN = (401, 429, 500, 502, 503, 504)
 _SUBJECTS = ("alice", "bob", "carol")
 OPERATOR, OPERATOR_SCOPE = "op", "bank:operator"
@@ -38,14 +38,14 @@ class Pace:
         self._seconds = 0.0
 
     def next_share(self, seconds: float) -> None:
-        """Let the clients begin their next share, and take about so many seconds for it."""
+        """Let the clients start their next share, spread over about `seconds`."""
         with self._begun:
             self._share += 1
             self._since, self._seconds = time.monotonic(), seconds
             self._begun.notify_all()
 
     def end(self) -> None:
-        """Let the clients do what is left as fast as they can."""
+        """Let the clients run the remaining operations as fast as they can."""
         with self._begun:
             self._share = self._shares
             self._begun.notify_all()
@@ -61,46 +61,46 @@ class Pace:
 
 @dataclass
 class Log:
-    """What all clients were told."""
+    """The responses of all clients."""
 
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[ClientOperation] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
-    # Operations that could not even be asked for: there was no hold or transaction yet to ask about.
+    # Operations that were not sent, because there was no hold or transaction to refer to.
     skipped: int = 0
-    # Whoever waited long and was never answered, and answers that no fault explains.
+    # Operations without a response in time, and responses that no fault explains.
     strange: list[str] = field(default_factory=list)
     slowest: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def add(self, asked: Sequence[Asked]) -> None:
-        """Take down operations that are over."""
+    def add(self, asked: Sequence[ClientOperation]) -> None:
+        """Record completed operations."""
         with self.lock:
             self.asked += asked
 
     def note(self, answer: str) -> None:
-        """Count an answer, or what came instead of one."""
+        """Count a response or an error."""
         with self.lock:
             self.answers[answer] += 1
 
-    def wonder(self, what: str) -> None:
-        """Take down what should not have happened."""
+    def report_unexpected(self, what: str) -> None:
+        """Record an unexpected result."""
         with self.lock:
             self.strange.append(what)
 
 
 @dataclass
 class _Request:
-    """An operation as it is sent: to whom, whose it is, and the effects it asks for."""
+    """An operation as it is sent, with the effects that it requests."""
 
     path: str
     body: dict[str, Any]
     headers: dict[str, str]
-    asked: list[Asked]
+    asked: list[ClientOperation]
     batch: bool = False
     answers: list[tuple[int, Any]] = field(default_factory=list)
 
-    def outcomes(self) -> list[Asked]:
-        """Return each effect with what the answers say of it."""
+    def outcomes(self) -> list[ClientOperation]:
+        """Return each effect with its outcome according to the responses."""
         found = []
         for number, one in enumerate(self.asked):
             mine = [
@@ -108,10 +108,12 @@ class _Request:
             ]
             words = tuple(str(body["id"] if status < 300 else body["code"]) for status, body in mine)
             if one.kind == "capture":
-                # The answer is the hold, which says what captured it.
+                # The response is the hold, which names the capturing transaction.
                 words = tuple(str(body["transaction_id"] if s < 300 else body["code"]) for s, body in mine)
             outcome = UNKNOWN if not mine else DONE if mine[0][0] < 300 else REFUSED
-            found.append(Asked(one.key, one.kind, one.amount, one.source, one.target, one.about, outcome, words))
+            found.append(
+                ClientOperation(one.key, one.kind, one.amount, one.source, one.target, one.about, outcome, words)
+            )
         return found
 
 
@@ -121,7 +123,7 @@ def _item(body: Any, number: int) -> tuple[int, Any]:
 
 
 class Client:
-    """One client with a connection of its own; it remembers what it made, to ask about it later."""
+    """One client with its own connection; it remembers its transactions and holds for later operations."""
 
     def __init__(self, bank: Bank, log: Log, number: int, accounts: Sequence[str]) -> None:
         self._bank = bank
@@ -129,12 +131,12 @@ class Client:
         self._number = number
         self._accounts = accounts
         self._http = httpx.Client(base_url=bank.api_url)
-        self._made: list[Asked] = []
-        self._holds: list[Asked] = []
+        self._made: list[ClientOperation] = []
+        self._holds: list[ClientOperation] = []
         self._later: list[_Request] = []
 
     def run(self, operations: Sequence[Operation], pace: Pace) -> None:
-        """Carry out all operations, each when it is due; at the end ask again for those that are for later."""
+        """Run all operations, each when it is due; at the end retry those with the manner `later`."""
         for number, operation in enumerate(operations):
             pace.wait(number, len(operations))
             request = self._request(operation, f"{self._number}-{number}")
@@ -164,16 +166,16 @@ class Client:
         self._made += [one for one in done if one.kind in ("transfer", "deposit", "withdrawal")]
 
     def _request(self, operation: Operation, key: str) -> _Request | None:
-        """Return the operation with real ids; None where what it is about does not exist."""
+        """Return the operation with real ids; None if its hold or transaction does not exist."""
         kind, amount = operation.kind, operation.amount
         source, target = self._accounts[operation.source], self._accounts[operation.target]
         headers = self._headers(operation.source)
         if kind == "transfer":
             body = usd(amount, from_account=source, to_account=target, reference=key)
-            return _Request("/transfers", body, headers, [Asked(key, kind, amount, source, target)])
+            return _Request("/transfers", body, headers, [ClientOperation(key, kind, amount, source, target)])
         if kind == "batch":
             items = [
-                Asked(f"{key}.{number}", "transfer", some, source, self._accounts[to])
+                ClientOperation(f"{key}.{number}", "transfer", some, source, self._accounts[to])
                 for number, (to, some) in enumerate(operation.items)
             ]
             transfers = [
@@ -182,17 +184,19 @@ class Client:
             ]
             return _Request("/transfers:batch", {"transfers": transfers}, headers, items, batch=True)
         if kind == "deposit":
-            asked = Asked(key, kind, amount, target=source)
+            asked = ClientOperation(key, kind, amount, target=source)
             return _Request(f"/accounts/{source}/deposits", usd(amount, reference=key), headers, [asked])
         if kind == "withdrawal":
-            asked = Asked(key, kind, amount, source=source)
+            asked = ClientOperation(key, kind, amount, source=source)
             return _Request(f"/accounts/{source}/withdrawals", usd(amount, reference=key), headers, [asked])
         if kind == "hold":
-            return _Request(f"/accounts/{source}/holds", usd(amount), headers, [Asked(key, kind, amount, source)])
+            return _Request(
+                f"/accounts/{source}/holds", usd(amount), headers, [ClientOperation(key, kind, amount, source)]
+            )
         return self._about(operation, key)
 
     def _about(self, operation: Operation, key: str) -> _Request | None:
-        """Return a request about something that this client has made."""
+        """Return a request that refers to an earlier transaction or hold of this client."""
         made = self._made if operation.kind == "reversal" else self._holds
         if not made:
             return None
@@ -201,32 +205,32 @@ class Client:
         headers = self._bank.headers(OPERATOR, OPERATOR_SCOPE)
         if operation.kind == "reversal":
             body = {"transaction_id": id_, "reason": key}
-            return _Request("/reversals", body, headers, [Asked(key, "reversal", about.amount, about=id_)])
+            return _Request("/reversals", body, headers, [ClientOperation(key, "reversal", about.amount, about=id_)])
         if operation.kind == "void":
-            return _Request(f"/holds/{id_}/voids", {}, headers, [Asked(key, "void", about.amount, about=id_)])
+            return _Request(f"/holds/{id_}/voids", {}, headers, [ClientOperation(key, "void", about.amount, about=id_)])
         amount = about.amount if operation.amount % 2 else max(1, about.amount // 2)
         return _Request(
-            f"/holds/{id_}/captures", {"amount": amount}, headers, [Asked(key, "capture", amount, about=id_)]
+            f"/holds/{id_}/captures", {"amount": amount}, headers, [ClientOperation(key, "capture", amount, about=id_)]
         )
 
     def _headers(self, account: int) -> dict[str, str]:
         return self._bank.headers(_SUBJECTS[account % len(_SUBJECTS)])
 
     def _ask(self, request: _Request, timeout: float, patience: float) -> None:
-        """Send it, and again with the same key until it is answered or patience ends."""
-        # What the batch itself is known by; its items have keys of their own.
+        """Send it, retrying with the same key until there is a final response or the time is over."""
+        # The batch has a key besides those of its items.
         key = request.asked[0].key + ("/batch" if request.batch else "")
         headers = {**request.headers, "Idempotency-Key": key}
         began, pause = time.monotonic(), 0.05
         while True:
             if self._attempt(request, headers, timeout):
                 break
-            # Who never waits longer than the answer takes will never have it.
+            # A timeout shorter than the response time would never succeed.
             timeout = min(timeout * 1.5, _PATIENT_SECONDS)
             waited = time.monotonic() - began
             if waited >= patience:
                 if patience:
-                    self._log.wonder(f"no answer to {key} within {patience:.0f} s")
+                    self._log.report_unexpected(f"no response to {key} within {patience:.0f} s")
                 return
             time.sleep(pause)
             pause = min(pause * 1.5, 1.0)
@@ -234,7 +238,7 @@ class Client:
             self._log.slowest = max(self._log.slowest, time.monotonic() - began)
 
     def _attempt(self, request: _Request, headers: dict[str, str], timeout: float) -> bool:
-        """Send it once; tell whether that was answered for good."""
+        """Send it once; return whether the response is final."""
         try:
             answer = self._http.post(f"/api/v1{request.path}", json=request.body, headers=headers, timeout=timeout)
         except httpx.TransportError as error:
@@ -250,7 +254,7 @@ class Client:
         if answer.status_code in _ASK_AGAIN or code == "request-in-progress":
             return False
         if code not in REFUSALS:
-            self._log.wonder(f"{headers['Idempotency-Key']} was answered {answer.status_code} {code}")
+            self._log.report_unexpected(f"{headers['Idempotency-Key']} got an unexpected {answer.status_code} {code}")
         request.answers.append((answer.status_code, body))
         return True
 
@@ -261,7 +265,7 @@ REFUSALS = frozenset(
 
 
 def open_accounts(bank: Bank, log: Log) -> list[str]:
-    """Open all accounts and put money into them; that is part of what was asked for, too."""
+    """Open and fund all accounts; the deposits are recorded as operations."""
     accounts = []
     for number in range(ACCOUNTS):
         subject = _SUBJECTS[number % len(_SUBJECTS)]
@@ -271,13 +275,13 @@ def open_accounts(bank: Bank, log: Log) -> list[str]:
             f"/accounts/{account}/deposits", usd(OPENING_BALANCE, reference=key), subject=subject, key=key
         )
         assert answer.status_code == 201, answer.text
-        log.add([Asked(key, "deposit", OPENING_BALANCE, "", account, "", DONE, (answer.json()["id"],))])
+        log.add([ClientOperation(key, "deposit", OPENING_BALANCE, "", account, "", DONE, (answer.json()["id"],))])
         accounts.append(account)
     return accounts
 
 
-class Crowd:
-    """All clients of a plan at work."""
+class ClientPool:
+    """The clients of a plan, running in threads."""
 
     def __init__(self, bank: Bank, plan: Plan, log: Log, accounts: Sequence[str]) -> None:
         self.pace = Pace(len(plan.faults))
@@ -288,7 +292,7 @@ class Crowd:
         ]
 
     def join(self) -> None:
-        """Wait until every client is done. Raises what went wrong in one."""
+        """Wait until every client is done; raise the first error."""
         self.pace.end()
         for work in self._work:
             work.result()

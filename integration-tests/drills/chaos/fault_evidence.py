@@ -4,7 +4,7 @@ import time
 
 from harness.composed_stack import ComposedBank
 from drills.chaos.fault_clients import OPERATOR, OPERATOR_SCOPE
-from drills.chaos.fault_history import Account, Entry, Events, Hold, Ledger, Told, Transaction
+from drills.chaos.fault_history import Account, Entry, Events, Hold, Ledger, HistoryView, Transaction
 
 _FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) e"
 
@@ -73,7 +73,7 @@ def events(bank: ComposedBank) -> Events:
     )
 
 
-def told(bank: ComposedBank, accounts: list[str]) -> Told:
+def told(bank: ComposedBank, accounts: list[str]) -> HistoryView:
     """Read the history, and the statements as customers get them."""
     statements = {}
     for account in accounts:
@@ -82,7 +82,9 @@ def told(bank: ComposedBank, accounts: list[str]) -> Told:
             Entry(account, line["seq"], line["transaction_id"], line["amount"], line["balance_after"])
             for line in found["entries"]
         ]
-    return Told(_transactions(bank, "transaction", "status = 'posted'"), _entries(bank, "transaction"), statements)
+    return HistoryView(
+        _transactions(bank, "transaction", "status = 'posted'"), _entries(bank, "transaction"), statements
+    )
 
 
 def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:

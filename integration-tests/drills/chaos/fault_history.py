@@ -1,26 +1,26 @@
-"""The history checker: what clients were told, against the ledger, the history, the statements and the events.
+"""The history checker: the clients' responses against the ledger, the history, the statements and the events.
 
-Plain functions on plain data, without clock, network or database; `findings` is the one to call. An operation is known
-by its key, which clients also put into the reference of what it posts. Captures and holds have no reference: a capture
-is known by its hold, and a hold that nobody acknowledged by its account and amount.
+Plain functions on plain data, without clock, network or database; `findings` is the entry point. An operation is
+identified by its key, which clients also use as the reference. Captures and holds have no reference: a capture is
+identified by its hold, an unacknowledged hold by its account and amount.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 
-# An operation as its client knows it: acknowledged, refused for good, or given up without an answer.
+# The outcome for the client: acknowledged, refused with a final response, or unknown.
 DONE, REFUSED, UNKNOWN = "done", "refused", "unknown"
 _HOLDS = ("hold", "capture", "void")
 _SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One effect that a client asked for, under one key, and every final answer it got to it.
+class ClientOperation:
+    """One requested effect with its key and all final responses.
 
-    `about` is the hold of a capture or void, the transaction of a reversal. An answer is the id of what was made, or
-    the code of the refusal; more than one, when the client asked again.
+    `about` is the hold of a capture or void, the transaction of a reversal. An answer is the id of the created object
+    or the problem code; there are several after retries.
     """
 
     key: str
@@ -35,7 +35,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A transaction as ledger and history have it."""
+    """A transaction in the ledger or the history."""
 
     id: str
     type: str
@@ -59,7 +59,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account as the ledger has it; `cash` accounts may go below zero."""
+    """An account in the ledger; `cash` accounts may go below zero."""
 
     id: str
     currency: str
@@ -71,7 +71,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold as the ledger has it; `transaction` is that of its capture."""
+    """A hold in the ledger; `transaction` is its capture."""
 
     id: str
     account: str
@@ -83,7 +83,7 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """All that account-service has of the money."""
+    """The state of account-service."""
 
     accounts: Sequence[Account]
     transactions: Sequence[Transaction]
@@ -93,10 +93,10 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Events:
-    """What left account-service: entries and holds (id, status) as events told them, in any order.
+    """The published events: entries and holds (id, status), in any order.
 
-    `ids` are those of all events of both services, `seen` those that transaction-service has consumed; `waiting` is
-    the number of outbox rows without a position, `gaps` that of positions that nobody has.
+    `ids` are the ids of all events of both services, `seen` those that transaction-service has consumed; `waiting` is
+    the number of outbox rows without a position, `gaps` the number of missing positions.
     """
 
     entries: Sequence[Entry]
@@ -109,19 +109,19 @@ class Events:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What transaction-service tells: its history, and each customer account's statement."""
+class HistoryView:
+    """The state of transaction-service: its history, and each customer account's statement."""
 
     transactions: Sequence[Transaction]
     entries: Sequence[Entry]
     statements: Mapping[str, Sequence[Entry]]
 
 
-def findings(asked: Sequence[Asked], ledger: Ledger, events: Events, told: Told) -> list[str]:
-    """Return a line for everything that is not as promised; none is what a run is for.
+def findings(asked: Sequence[ClientOperation], ledger: Ledger, events: Events, told: HistoryView) -> list[str]:
+    """Return a line for every violation.
 
-    The clients' accounts are those that there is a statement of. Others may be there too: their books have to be in
-    order, and nothing is known of what was asked for.
+    The clients' accounts are those with a statement. Other accounts may exist: their balances must be consistent, but
+    their operations are unknown.
     """
     ours = told.statements.keys()
     return [
@@ -147,7 +147,7 @@ def _listed(meaning: str, examples: Iterable[object]) -> Iterator[str]:
         yield f"{meaning} ({len(found)}): {', '.join(found[:_SHOWN])}{more}"
 
 
-def _answers(asked: Sequence[Asked]) -> Iterator[str]:
+def _answers(asked: Sequence[ClientOperation]) -> Iterator[str]:
     """Check that a key always got the same answer, and that no two keys share an effect."""
     yield from _listed("one key, different answers", (one.key for one in asked if len(set(one.answers)) > 1))
     made = Counter(one.answers[0] for one in asked if one.outcome == DONE and one.kind not in ("capture", "void"))
@@ -155,7 +155,7 @@ def _answers(asked: Sequence[Asked]) -> Iterator[str]:
     yield from _listed("a key was used twice", (key for key, n in Counter(one.key for one in asked).items() if n > 1))
 
 
-def _operations(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
+def _operations(asked: Sequence[ClientOperation], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
     """Check everything that is known by its reference: done once, refused never, unknown at most once."""
     by_reference: dict[str, list[Transaction]] = defaultdict(list)
     for transaction in ledger.transactions:
@@ -183,7 +183,7 @@ def _operations(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Itera
     yield from _listed("reversed more than once", (original for original, n in reversed_ids.items() if n > 1))
 
 
-def _is_what_was_asked(one: Asked, posted: Transaction) -> bool:
+def _is_what_was_asked(one: ClientOperation, posted: Transaction) -> bool:
     if (posted.type, posted.amount) != (one.kind, one.amount):
         return False
     if one.kind == "reversal":
@@ -193,7 +193,7 @@ def _is_what_was_asked(one: Asked, posted: Transaction) -> bool:
     return (one.source in ("", source)) and (one.target in ("", target))
 
 
-def _holds(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
+def _holds(asked: Sequence[ClientOperation], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
     """Check holds, captures and voids."""
     holds = {hold.id: hold for hold in ledger.holds if hold.account in ours}
     placed = [one for one in asked if one.kind == "hold"]
@@ -213,7 +213,7 @@ def _holds(asked: Sequence[Asked], ledger: Ledger, ours: Set[str]) -> Iterator[s
     yield from _captures(ledger)
 
 
-def _ends_of_holds(asked: Sequence[Asked], holds: Mapping[str, Hold]) -> Iterator[str]:
+def _ends_of_holds(asked: Sequence[ClientOperation], holds: Mapping[str, Hold]) -> Iterator[str]:
     """Check that each hold ended as somebody asked for, and in no other way than was acknowledged."""
     done: dict[str, str] = {}
     possible: dict[str, set[str]] = defaultdict(set)
@@ -349,7 +349,7 @@ def _delivery(events: Events) -> Iterator[str]:
             yield f"{meaning}: {count}"
 
 
-def _statements(ledger: Ledger, told: Told) -> Iterator[str]:
+def _statements(ledger: Ledger, told: HistoryView) -> Iterator[str]:
     """Check that each statement is the account's entries, in their order."""
     own: dict[str, list[Entry]] = {account: [] for account in told.statements}
     for entry in sorted(ledger.entries, key=lambda entry: entry.seq):

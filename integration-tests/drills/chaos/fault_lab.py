@@ -1,4 +1,4 @@
-"""How faults are caused and healed: in the containers' own networks, on their disks, to their clocks and processes.
+"""Injects and repairs faults in the containers' networks, disks, clocks and processes.
 
 Faults of the network and of disks need root on the engine's own host. What cannot be done where it runs is found out by
 trying, and said.
@@ -57,15 +57,15 @@ def _works(*command: str) -> bool:
 
 
 def _device(path: Path) -> str:
-    """Return the number of the disk that a path is on; of a partition, that of its disk."""
+    """Return the device number of the disk that holds a path, also for a partition."""
     number = path.stat().st_dev
     device = Path(f"/sys/dev/block/{os.major(number)}:{os.minor(number)}").resolve()
     whole = device.parent if (device / "partition").exists() else device
     return (whole / "dev").read_text(encoding="utf-8").strip()
 
 
-class Stage:
-    """What a stack has to be started with, so that its disks can be filled and its clocks be changed."""
+class FaultyEnvironment:
+    """The configuration of a stack whose disks can be filled and whose clocks can be changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -78,7 +78,7 @@ class Stage:
 
     @contextmanager
     def disks_mounted(self) -> Iterator[None]:
-        """Give PostgreSQL and NATS disks of their own, small enough to be filled, while the block runs."""
+        """Mount small dedicated disks for PostgreSQL and NATS while the block runs."""
         try:
             for name, owner in _DISK_OWNERS.items():
                 self._mount(name, owner)
@@ -109,7 +109,7 @@ class Stage:
         self.disks.clear()
 
     def compose_file(self) -> str:
-        """Return the path of what goes on top of docker-compose.yml."""
+        """Return the path of the override of docker-compose.yml."""
         content = _OVERRIDE.format(faketime=_FAKETIME) if self._skews else "services: {}\n"
         if self.disks:
             content += "volumes:\n"
@@ -119,10 +119,10 @@ class Stage:
         return str(file)
 
 
-class Lab:
-    """A running stack whose parts can be broken; `stage` is what it was started with, if it was for this."""
+class FaultInjector:
+    """Injects faults into a running stack; `stage` is its environment, if it was started for faults."""
 
-    def __init__(self, bank: ComposedBank, stage: Stage | None = None) -> None:
+    def __init__(self, bank: ComposedBank, stage: FaultyEnvironment | None = None) -> None:
         self.bank = bank
         self._disks = stage.disks if stage else {}
         self.missing = dict(stage.missing) if stage else {}
@@ -157,11 +157,11 @@ class Lab:
 
     @property
     def kinds(self) -> list[str]:
-        """The kinds of faults that can be caused here."""
+        """The kinds of faults that are available on this machine."""
         return [kind for kind in KINDS if kind not in self.missing]
 
     def _look_around(self) -> None:
-        """Find out what cannot be caused here."""
+        """Detect the kinds that are not available."""
         if os.geteuid() != 0:
             for kind in ("cut", "deaf", "lossy", "slow network", "slow disk"):
                 self.missing[kind] = "it takes root on the engine's host"
@@ -191,11 +191,11 @@ class Lab:
             self.missing["slow disk"] = "the engine's cgroups do not limit writes"
 
     def cause(self, fault: Fault) -> Heal:
-        """Cause a fault and return what heals it; healing what has healed by itself does nothing."""
+        """Inject a fault and return its repair; repairing a fault that has ended does nothing."""
         return self._causes[fault.kind](fault)
 
     def all_run(self) -> bool:
-        """Tell whether every container that can be broken runs."""
+        """Return whether every target container is running."""
         everything = [container for containers in self._containers.values() for container in containers]
         return set(self.bank.inspect("{{.State.Running}}", *everything)) == {"true"}
 
@@ -207,7 +207,7 @@ class Lab:
         return self._pick(fault.target, fault.replica)
 
     def _pid(self, container: str) -> int:
-        """Return the process id of a container's first process, 0 when it does not run."""
+        """Return the process id of a container's first process, 0 if it is not running."""
         return int(self.bank.inspect("{{.State.Pid}}", container)[0])
 
     def _kill(self, fault: Fault) -> Heal:
@@ -229,7 +229,7 @@ class Lab:
         return lambda: self._thaw(container)
 
     def _frozen(self, container: str) -> bool:
-        """Try to freeze a container; tell whether that worked."""
+        """Try to freeze a container; return whether it succeeded."""
         try:
             self.bank.docker("pause", container)
         except AssertionError:
@@ -241,12 +241,12 @@ class Lab:
             self.bank.docker("unpause", container)
 
     def _in_network_of(self, container: str, *command: str) -> bool:
-        """Run a program in a container's network; tell whether that worked (it cannot while it does not run)."""
+        """Run a program in a container's network; return whether it succeeded (the container must be running)."""
         pid = self._pid(container)
         return pid != 0 and _works("nsenter", "--target", str(pid), "--net", *command)
 
     def _drop(self, fault: Fault, chains: tuple[str, ...], match: tuple[str, ...]) -> Heal:
-        """Drop what comes from the peer (INPUT) or goes to it (OUTPUT), in the target's network."""
+        """Drop packets from the peer (INPUT) or to it (OUTPUT), in the target's network."""
         container = self._target(fault)
         template = "{{range .NetworkSettings.Networks}}{{.IPAddress}} {{end}}"
         addresses = self.bank.inspect(template, self._pick(fault.peer, fault.peer_replica))[0].split()
@@ -287,7 +287,7 @@ class Lab:
         return (new, "wiops=") if new.exists() else None
 
     def _slow_disk(self, fault: Fault) -> Heal:
-        """Let the data volume's disk take few writes a second from this container."""
+        """Limit this container's writes per second to the disk of the data volume."""
         found = self._throttle(self._target(fault))
         assert found is not None
         file, prefix = found
@@ -315,7 +315,7 @@ class Lab:
             self.bank.docker("exec", "--env", "LD_PRELOAD=", container, "sh", "-c", f"echo {offset} >/tmp/clock")
 
     def _fill_disk(self, fault: Fault) -> Heal:
-        """Leave no byte free on the disk of PostgreSQL or NATS."""
+        """Fill the disk of PostgreSQL or NATS completely."""
         disk = self._disks[fault.target]
         ballast = disk / _BALLAST
         free = os.statvfs(disk)
