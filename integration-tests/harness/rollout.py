@@ -12,7 +12,7 @@ CANARIES = tuple(f"{service}-canary" for service in SERVICES)
 
 def rollout_cli(bank: ComposedBank, *arguments: str, stdin: str = "") -> dict[str, Any]:
     """Run a command of rollout-service and return the state; a rejected command (exit code 3) changes nothing."""
-    script = 'given=$1; shift; printf %s "$given" | python -m app.operate "$@" || [ $? = 3 ]'
+    script = 'given=$1; shift; printf %s "$given" | python -m app.cli "$@" || [ $? = 3 ]'
     output = bank.compose("exec", "-T", "rollout-service", "sh", "-c", script, "sh", stdin, *arguments)
     # The reason for a rejection is printed before or after the state.
     state: dict[str, Any] = json.JSONDecoder().raw_decode(output, output.index("{\n"))[0]

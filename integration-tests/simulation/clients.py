@@ -61,11 +61,15 @@ class Clients:
 
     async def _open(self, number: int) -> None:
         commands, key = load(ACCOUNT).commands, f"open-{number}"
-        opening = ClientOperation("open", key, lambda: commands.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key))
+        opening = ClientOperation(
+            "open", key, lambda: commands.OpenAccount(new_id(), f"{new_id()[-12:]:0>16}", "USD", key)
+        )
         account = orjson.loads((await self._ask(opening, _CERTAIN)).body)["id"]
         self._accounts.append(account)
         key = f"money-{number}"
-        await self._ask(ClientOperation("move", key, lambda: commands.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN)
+        await self._ask(
+            ClientOperation("move", key, lambda: commands.Deposit(new_id(), account, _MONEY, "USD", key)), _CERTAIN
+        )
 
     async def _work(self, client: int) -> None:
         for number in range(self.world.plan.requests):
@@ -100,7 +104,9 @@ class Clients:
             return ClientOperation("move", key, lambda: commands.Withdraw(new_id(), one, amount, "USD", key))
         if kind == "hold":
             expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
-            return ClientOperation("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at)
+            return ClientOperation(
+                "hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at
+            )
         if kind in ("capture", "void") and self._held:
             # One request for each, so that its effects can be counted.
             hold = self._held.pop(chance.randrange(len(self._held)))

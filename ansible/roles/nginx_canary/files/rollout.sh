@@ -43,7 +43,10 @@ operate() {
         return 1
     fi
     # A compromised container could print endless output or hang.
-    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" python -m app.operate "$@" |
+    # Releases up to 2026-11 call the module app.operate; the running container may be one of them.
+    # shellcheck disable=SC2016  # the container's shell expands it
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" \
+        sh -c 'if [ -e app/cli.py ]; then exec python -m app.cli "$@"; fi; exec python -m app.operate "$@"' cli "$@" |
         head --bytes=1000000
 }
 
