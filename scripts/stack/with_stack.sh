@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run a command against the whole platform, started for it and removed after it: with_stack.sh COMMAND …
-# It gets BASE_URL and VAR_DIR of a stack of its own; IMAGES, BUILD and the rest are as for `make up`.
+# Run a command against a temporary composed stack: with_stack.sh COMMAND …
+# The command gets BASE_URL and VAR_DIR of the stack; IMAGES, BUILD and other variables are those of `make up`.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

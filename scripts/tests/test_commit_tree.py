@@ -62,7 +62,7 @@ def test_what_git_would_change_or_leave_out_is_exported_as_committed(root: Path)
     assert os.access(root.parent / "exported" / "docker" / "run.sh", os.X_OK)
 
 
-def test_replaced_objects_are_not_believed(root: Path) -> None:
+def test_replaced_objects_are_ignored(root: Path) -> None:
     (root.parent / "evil").write_text("evil\n", encoding="utf-8")
     evil = git(root, "hash-object", "-w", str(root.parent / "evil"))
     git(root, "replace", git(root, "rev-parse", "HEAD:app.py"), evil)
@@ -70,7 +70,7 @@ def test_replaced_objects_are_not_believed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["link", "submodule"])
-def test_what_leads_elsewhere_is_refused(root: Path, kind: str) -> None:
+def test_links_and_submodules_are_rejected(root: Path, kind: str) -> None:
     if kind == "link":
         (root / "linked").symlink_to("/etc/hostname")
         git(root, "add", "linked")
@@ -82,7 +82,7 @@ def test_what_leads_elsewhere_is_refused(root: Path, kind: str) -> None:
             refused()
 
 
-def test_a_commit_that_is_not_here_is_refused(root: Path) -> None:
+def test_a_missing_commit_is_rejected(root: Path) -> None:
     with pytest.raises(TreeError):
         commit_tree.differences(root, "a" * 40, ["docker"])
 
@@ -109,7 +109,7 @@ def test_a_tree_as_committed_has_no_differences(root: Path) -> None:
         ("mv docker ../moved; ln -s ../moved docker", "missing: docker/run.sh"),
     ],
 )
-def test_a_tree_that_differs_is_told(root: Path, change: str, difference: str) -> None:
+def test_differences_of_the_tree_are_reported(root: Path, change: str, difference: str) -> None:
     subprocess.run(["sh", "-c", change], cwd=root, env=_ENVIRONMENT, check=True)
     assert difference in commit_tree.differences(root, "HEAD", ["app.py", "docker"])
 
@@ -163,7 +163,7 @@ def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> N
         ("true", {"BUILD": "0"}, "only allowed for rehearsal releases"),
     ],
 )
-def test_what_no_commit_has_is_no_release(root: Path, change: str, variables: dict[str, str], said: str) -> None:
+def test_uncommitted_content_is_not_released(root: Path, change: str, variables: dict[str, str], said: str) -> None:
     copy_from_project(root, "scripts/release/release.sh", "scripts/stack/stack_env.sh", ".env")
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "second")

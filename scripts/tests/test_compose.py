@@ -78,7 +78,7 @@ def _mounts(service: dict[str, Any]) -> list[tuple[str, bool]]:
     return found
 
 
-def test_every_container_is_where_it_has_business_and_nowhere_else() -> None:
+def test_containers_are_only_in_their_networks() -> None:
     found = defaultdict(set)
     for name, service in SERVICES.items():
         assert service["networks"], name
@@ -99,7 +99,7 @@ def test_every_container_writes_to_its_own_data_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("secret", SECRETS)
-def test_a_secret_is_told_to_those_who_need_it(secret: str) -> None:
+def test_each_secret_has_only_its_holders(secret: str) -> None:
     holders = {
         name
         for name, service in SERVICES.items()

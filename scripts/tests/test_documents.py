@@ -50,7 +50,7 @@ def _accounted(block: Block) -> bool:
             return block.language not in (*SHELL, "indented", "")
 
 
-def test_the_generated_parts_are_what_the_code_says() -> None:
+def test_generated_parts_are_up_to_date() -> None:
     assert generate_docs.stale() == [], "run: make docs"
 
 
@@ -111,11 +111,11 @@ def test_a_broken_link_is_found(text: str) -> None:
         ("`…of_what_is_gone`", "test of_what_is_gone"),
     ],
 )
-def test_a_name_that_nothing_has_is_found(text: str, found: str) -> None:
+def test_an_unknown_name_is_found(text: str, found: str) -> None:
     assert found in document_names.unknown(text, known())
 
 
-def test_names_that_exist_are_not_complained_about() -> None:
+def test_existing_names_are_accepted() -> None:
     text = (
         "`make run PORT=8090`, `make drills DRILL=canary`, `scripts/stack/up.sh`, `app/ledger.py`, `monitoring/rules/`,"
         " `bank_flags_total`, `service:outbox_pending:max`, `read/write`, `application/json`, `app.ledger`,"

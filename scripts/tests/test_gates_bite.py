@@ -68,7 +68,7 @@ def test_the_threshold_is_a_choice(run: Run, tmp_path: Path) -> None:
     assert run("scripts/ci/run_bandit.sh", tmp_path, THRESHOLD="medium").returncode == 1
 
 
-def test_code_that_was_not_read_is_not_clean(run: Run, tmp_path: Path) -> None:
+def test_unchecked_code_fails(run: Run, tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("def (\n", encoding="utf-8")
     done = run("scripts/ci/run_bandit.sh", tmp_path)
     assert done.returncode == 1 and "broken.py was not checked" in done.stderr
@@ -125,7 +125,7 @@ def test_a_secret_in_a_file_and_in_the_history(run: Run, tmp_path: Path) -> None
     assert run("scripts/ci/scan_secrets.sh", file.parent).returncode == 0
 
 
-def test_a_branch_that_no_test_takes(run: Run, tmp_path: Path) -> None:
+def test_an_uncovered_branch(run: Run, tmp_path: Path) -> None:
     app = tmp_path / "app"
     app.mkdir()
     (app / "service.py").write_text(
@@ -169,7 +169,7 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_file_that_is_not_formatted(run: Run, clone: Path) -> None:
+def test_an_unformatted_file(run: Run, clone: Path) -> None:
     file = clone / "shared" / "planted.py"
     file.write_text("x = { 'a':1 }\n", encoding="utf-8")
     done = run(clone / "scripts" / "ci" / "lint.sh", "black")
@@ -182,7 +182,7 @@ def test_a_file_that_is_not_formatted(run: Run, clone: Path) -> None:
     assert run(clone / "scripts" / "ci" / "lint.sh", "black").returncode == 0
 
 
-def test_a_flow_that_fails(run: Run, clone: Path) -> None:
+def test_a_failing_flow(run: Run, clone: Path) -> None:
     flow = clone / "integration-tests" / "local" / "test_planted.py"
     broken = "def test_money_arrives():\n    assert {'balance': 90} == {'balance': 100}\n"
     flow.write_text(broken, encoding="utf-8")
@@ -250,7 +250,7 @@ def test_a_vulnerable_dependency(scan: Run, tmp_path: Path) -> None:
     ],
     ids=["skipped", "left-out", "no-packages", "old-database", "no-report"],
 )
-def test_what_was_not_looked_up_is_not_clean(scan: Run, trivy: Any, pip_audit: Any, hours: float, told: str) -> None:
+def test_an_incomplete_scan_fails(scan: Run, trivy: Any, pip_audit: Any, hours: float, told: str) -> None:
     done = scan(trivy, pip_audit, hours)
     assert done.returncode == 1 and told in done.stderr
 

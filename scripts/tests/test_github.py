@@ -59,7 +59,7 @@ def talk(tmp_path: Path) -> Talk:
     return run
 
 
-def test_a_comment_is_written_once_and_then_brought_up_to_date(talk: Talk, tmp_path: Path) -> None:
+def test_a_comment_is_created_once_and_then_updated(talk: Talk, tmp_path: Path) -> None:
     file = tmp_path / "comment.md"
     file.write_text(f"{pr_comment.MARKER}\nall green\n", encoding="utf-8")
     theirs = {"id": 1, "user": {"type": "User"}, "body": f"{pr_comment.MARKER} mine now"}
@@ -88,7 +88,7 @@ def test_a_draft_becomes_ready_unless_something_holds_it(talk: Talk, state: dict
     assert ("pr ready 7" in asked) is ready
 
 
-def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None:
+def test_one_issue_is_opened_updated_and_closed(talk: Talk, tmp_path: Path) -> None:
     file = tmp_path / "issue.md"
     file.write_text("CVE-2026-0001", encoding="utf-8")
     command = ["scripts/ci/sync_issue.sh", "cve-scan", "Known vulnerabilities", str(file)]
@@ -111,7 +111,7 @@ def test_one_issue_is_opened_kept_and_closed(talk: Talk, tmp_path: Path) -> None
         (["success", "success"], [{"number": 9}], "issue close 9"),
     ],
 )
-def test_what_a_night_found_is_an_issue_until_a_clean_night(
+def test_nightly_failures_are_an_issue_until_a_successful_run(
     talk: Talk, tmp_path: Path, results: list[str], open_issues: list[Any], last: str
 ) -> None:
     needs = {name: {"result": result} for name, result in zip(("search", "drills"), results)}
@@ -120,7 +120,7 @@ def test_what_a_night_found_is_an_issue_until_a_clean_night(
     assert done.returncode == 0 and asked[-1].startswith(last), (done.stderr, asked)
 
 
-def test_a_part_of_a_night_keeps_its_last_words_if_it_fails(tmp_path: Path) -> None:
+def test_a_failed_nightly_part_saves_the_end_of_its_output(tmp_path: Path) -> None:
     def night(script: str) -> int:
         environment = {**os.environ, "REPORTS": str(tmp_path), "DRILL": "simulation", "ARGS": "--seed 70000"}
         command = ["scripts/ci/nightly.sh", "sh", "-c", script]
@@ -219,7 +219,7 @@ def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
     ],
     ids=["missing", "any branch", "administrators", "every branch", "a tag"],
 )
-def test_an_environment_that_others_could_deploy_to_is_told_and_mended(
+def test_an_environment_open_to_other_branches_is_reported_and_fixed(
     talk: Talk, environments: list[Any], policies: dict[str, Any], said: str, asked_for: list[str]
 ) -> None:
     answers = {"deployment-branch-policies": policies, "repos/bank/ops/environments": {"environments": environments}}
@@ -267,7 +267,7 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
     assert "main: up to date" in done.stdout
 
 
-def test_slack_is_told_or_it_says_that_nobody_is(talk: Talk) -> None:
+def test_slack_is_notified_if_a_webhook_is_configured(talk: Talk) -> None:
     done, _ = talk(
         ["scripts/release/notify_slack.sh"], {}, OUTCOME="success", SLACK_WEBHOOK_URL="", COMMIT="abc", TARGET="staging"
     )
@@ -283,7 +283,7 @@ def test_slack_is_told_or_it_says_that_nobody_is(talk: Talk) -> None:
     assert done.returncode != 0 and "secret" not in done.stdout + done.stderr
 
 
-def test_the_comment_shows_what_was_found_and_believes_nothing(tmp_path: Path) -> None:
+def test_the_comment_shows_results_and_escapes_untrusted_text(tmp_path: Path) -> None:
     unit = tmp_path / "reports-unit-shared-3.13"
     unit.mkdir()
     (unit / "shared.xml").write_text(

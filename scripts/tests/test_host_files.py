@@ -194,7 +194,7 @@ def test_a_state_that_is_too_long_or_no_text_is_not_read(tmp_path: Path) -> None
             host_files.read(tmp_path / "rollout.json")
 
 
-def test_a_state_that_is_none_stops_a_start(docker: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_state_prevents_a_start(docker: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _writable_for_a_container(docker / "rollout")
     odd = ("", "[]", "null", '{"phase": null}', '{"phase": []}', '{"phase": "paused"}', "[" * 100_000, '{"phase": 1')
     for text in odd:

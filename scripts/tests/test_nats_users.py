@@ -100,7 +100,7 @@ async def received(source: NatsSource) -> list[str]:
     return names(list(delivery.raw))
 
 
-async def test_services_do_all_that_they_have_to(server: NatsServer, connect: Connect) -> None:
+async def test_services_may_do_what_they_need(server: NatsServer, connect: Connect) -> None:
     """On a server without streams, and after it has lost them; a canary consumes alongside stable."""
     buses = {user: connect(user) for user in OWN}
     sources = {user: reader(bus, user) for user, bus in buses.items()}
@@ -159,7 +159,7 @@ def _calls(user: str) -> list[str]:
     return [*purge, *letters, *messages, *consumers, *others, *account, *forged]
 
 
-async def test_all_else_is_refused(server: NatsServer, connect: Connect) -> None:
+async def test_all_other_calls_are_rejected(server: NatsServer, connect: Connect) -> None:
     await connect("setup").jetstream()
     for user in OWN:
         client = PermissionErrors()
@@ -204,7 +204,7 @@ async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect)
 
 
 @pytest.mark.parametrize("shared_inbox", [True, False])
-async def test_the_release_before_goes_on_during_a_rollout(tmp_path: Path, shared_inbox: bool) -> None:
+async def test_the_previous_release_keeps_working_during_a_rollout(tmp_path: Path, shared_inbox: bool) -> None:
     """Clients of the previous release have inboxes without a prefix."""
     async with running(tmp_path, shared_inbox=shared_inbox) as server:
         client = await nats.connect(server.url_of("account", PASSWORDS["account"]), error_cb=PermissionErrors().record)

@@ -24,7 +24,7 @@ def reports(tmp_path: Path) -> list[Path]:
     return [tmp_path / f"{name}.xml" for name in ("shared", "scripts")]
 
 
-def test_it_says_what_ran_what_skipped_and_what_did_not_run(reports: list[Path]) -> None:
+def test_the_summary_lists_run_skipped_and_missing_suites(reports: list[Path]) -> None:
     lines = list(sum_junit.summary(reports, ["compose", "ansible", "local", "simulation"]))
     assert [line.split() for line in lines[:2]] == [
         ["shared", "1", "passed", "1", "failed", "2", "skipped", "62", "s"],

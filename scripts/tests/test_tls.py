@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "tls"
 
 
-def test_each_server_is_believed_by_its_names_and_no_others(folder: Path) -> None:
+def test_certificates_are_only_valid_for_their_names(folder: Path) -> None:
     for service, names in lab_ca.SERVERS.items():
         for name in names:
             assert greeted(folder, service, name, folder / "ca.crt") == b"hello"
@@ -49,20 +49,20 @@ def test_each_server_is_believed_by_its_names_and_no_others(folder: Path) -> Non
         greeted(folder, "nats", "postgres", folder / "ca.crt")
 
 
-def test_another_authority_is_not_believed(folder: Path, tmp_path: Path) -> None:
+def test_another_authority_is_rejected(folder: Path, tmp_path: Path) -> None:
     lab_ca.ensure(tmp_path / "other")
     with pytest.raises(ssl.SSLCertVerificationError):
         greeted(folder, "nats", "nats", tmp_path / "other" / "ca.crt")
 
 
-def test_what_is_there_stays_and_keys_are_closed(folder: Path) -> None:
+def test_existing_files_are_kept_and_keys_are_private(folder: Path) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     lab_ca.ensure(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {path.stat().st_mode & 0o777 for path in folder.glob("*.key")} == {0o600}
 
 
-def test_tls_without_certificates_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_without_certificates_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TLS", "1")
     with pytest.raises(ValueError, match="ca_certificate"):
         stack_secrets.secret_values(tmp_path, {"jwks": "{}"})

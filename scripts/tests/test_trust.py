@@ -79,7 +79,7 @@ def _texts(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_a_state_is_read_and_what_nobody_needs_is_left_out() -> None:
+def test_only_needed_fields_of_a_state_are_read() -> None:
     read = _read(STATE)
     assert read == {name: STATE[name] for name in read}
     assert set(read) == {
@@ -133,7 +133,7 @@ def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> N
     ]
     + [json.dumps({"phase": "idle", "verdict": {"reason": "", "figures": [[[[[[[[[[]]]]]]]]]]}}), " " * 1_100_000],
 )
-def test_what_is_no_state_is_refused(text: str) -> None:
+def test_an_invalid_state_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="returned an invalid rollout state"):
         trust.rollout_state(text)
 

@@ -45,13 +45,13 @@ def test_a_release_is_read() -> None:
         ({"release": "soon"}, "not a valid release file"),
     ],
 )
-def test_what_is_no_release_is_refused(change: dict[str, Any], told: str) -> None:
+def test_an_invalid_release_is_rejected(change: dict[str, Any], told: str) -> None:
     with pytest.raises(VerificationError, match=told):
         read_release(json.dumps({"banking_app_release": GOOD | change}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"banking_app_release": 1}'])
-def test_a_broken_file_is_refused(text: str) -> None:
+def test_an_invalid_file_is_rejected(text: str) -> None:
     with pytest.raises(VerificationError, match="not a valid release file"):
         read_release(text)
 
@@ -80,7 +80,7 @@ def test_a_rehearsal_is_not_taken_for_a_release(monkeypatch: pytest.MonkeyPatch)
     assert verify_release.check(release, Trust((key_signer(Path("now.pub")),), _URL, rehearsals=True)) == []
 
 
-def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cosign_verifies_each_key_and_then_the_workflow(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, ...]] = []
 
     def refuse(*arguments: str) -> str:
@@ -106,7 +106,7 @@ def test_cosign_is_told_who_is_believed_key_by_key_and_then_the_workflow(monkeyp
     assert len(problems) == 1 and "now.pub: " in problems[0] and f"{workflow}: " in problems[0]
 
 
-def test_somebody_has_to_be_believed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_trusted_signer_is_required(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("sys.argv", ["verify_release", "release.json", "--repository", _URL])
     with pytest.raises(SystemExit) as ended:
         verify_release.main()

@@ -31,12 +31,12 @@ STEPS = [(name, key, step) for name, key, job in JOBS for step in job.get("steps
 each_job = pytest.mark.parametrize(("name", "key", "job"), JOBS, ids=[f"{name}-{key}" for name, key, _ in JOBS])
 
 
-def test_all_five_are_there() -> None:
+def test_all_workflows_exist() -> None:
     assert NAMES == ["ci.yml", "cve-scan.yml", "deploy.yml", "nightly.yml", "security-scan.yml"]
 
 
 @pytest.mark.parametrize("run", sorted({step["run"] for _, _, step in STEPS if "run" in step}))
-def test_what_runs_is_a_target_or_a_script(run: str) -> None:
+def test_workflows_only_run_make_targets_and_scripts(run: str) -> None:
     command = run.removeprefix("sudo ")
     assert "\n" not in run and "${{" not in run, "values come by the environment, where no shell reads them as code"
     if found := re.fullmatch(r"make ([a-z-]+)", command):
@@ -82,7 +82,7 @@ def test_a_job_has_few_rights_and_an_end(name: str, key: str, job: dict[str, Any
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_do_not_pile_up(name: str) -> None:
+def test_runs_are_limited_by_concurrency_groups(name: str) -> None:
     concurrency = load(name)["concurrency"]
     assert concurrency["group"]
     if "pull_request" in load(name)["on"]:
@@ -96,7 +96,7 @@ def _on_pull_requests(name: str) -> bool:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_stranger_gets_neither_secrets_nor_a_token_that_writes(name: str) -> None:
+def test_pull_requests_of_forks_get_no_secrets_and_no_write_token(name: str) -> None:
     assert not {"pull_request_target", "workflow_run", "issue_comment"} & set(load(name)["on"])
     text = (WORKFLOWS / name).read_text(encoding="utf-8")
     if _on_pull_requests(name):
@@ -145,7 +145,7 @@ def test_ci_runs_on_every_way_to_a_branch_that_counts() -> None:
     assert load("cve-scan.yml")["on"]["schedule"] == [{"cron": "17 3 */2 * *"}]
 
 
-def test_nothing_gets_past_the_gate() -> None:
+def test_the_gate_needs_all_jobs() -> None:
     jobs = load("ci.yml")["jobs"]
     checks = [key for key in jobs if key not in ("gate", "comment", "ready")]
     assert jobs["gate"]["needs"] == checks and jobs["gate"]["if"] == "always()"
