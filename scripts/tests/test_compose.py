@@ -131,7 +131,7 @@ def test_no_container_has_more_rights_than_the_least() -> None:
 
 def test_the_threat_model_has_a_row_for_each_of_them() -> None:
     text = (ROOT / "docs/threat-model.md").read_text(encoding="utf-8")
-    part = text.partition("## A container is taken over")[2].partition("\n## ")[0]
+    part = text.partition("## Compromised containers")[2].partition("\n## ")[0]
     rows = {
         name
         for line in part.splitlines()
