@@ -1,6 +1,6 @@
 """Generate parts of the documentation: python -m scripts.docs.generate_docs [--check]
 
-These are the parts between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in setup.md, docs/api.md and
+These are the parts between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in docs/configuration.md, docs/api.md and
 docs/problems.md, and all of docs/asyncapi.json. With --check nothing is written; exits 1 if a file is out of date.
 """
 
@@ -20,7 +20,7 @@ from shared.http import problem_pages
 from shared.events import DATA_MODELS, CloudEvent
 from shared.runtime.settings import ProcessSettings, ServiceSettings
 
-SETUP, API, PROBLEMS = Path("setup.md"), Path("docs/api.md"), Path("docs/problems.md")
+CONFIGURATION, API, PROBLEMS = Path("docs/configuration.md"), Path("docs/api.md"), Path("docs/problems.md")
 ASYNCAPI = Path("docs/asyncapi.json")
 PUBLIC = environment.SERVICES[:2]
 
@@ -36,7 +36,7 @@ def generated() -> dict[Path, str]:
         "events": _events(),
     }
     return {
-        SETUP: with_parts((ROOT / SETUP).read_text(encoding="utf-8"), parts),
+        CONFIGURATION: with_parts((ROOT / CONFIGURATION).read_text(encoding="utf-8"), parts),
         API: with_parts((ROOT / API).read_text(encoding="utf-8"), api_parts),
         PROBLEMS: with_parts((ROOT / PROBLEMS).read_text(encoding="utf-8"), {"problems": _problems()}),
         ASYNCAPI: json.dumps(asyncapi(), indent=2, ensure_ascii=False) + "\n",
@@ -86,19 +86,19 @@ def _settings(services: dict[str, Description]) -> str:
         ),
     ]
     return "\n\n".join(
-        f"#### {group.title}\n\n{_table(['variable', 'default', 'description'], _variable_rows(group.variables))}"
+        f"### {group.title}\n\n{_table(['variable', 'default', 'description'], _variable_rows(group.variables))}"
         for group in groups
     )
 
 
 def _variables() -> str:
-    text = ["#### Composed stack: `.env`"]
+    text = ["### Composed stack: `.env`"]
     for group in environment.env_file_variables((ROOT / ".env").read_text(encoding="utf-8")):
         rows = [[_code(one.name), _code(one.default or "")] for one in group.variables]
         text += [group.about, _table(["variable", "default"], rows)]
     for group in environment.other_variables():
         table = _table(["variable", "default", "description"], _variable_rows(group.variables))
-        text += [f"#### {group.title}", group.about, table]
+        text += [f"### {group.title}", group.about, table]
     return "\n\n".join(text)
 
 
