@@ -1,4 +1,4 @@
-"""Faults planted on purpose: what the simulation does not find in these, it would not find in the bank either."""
+"""Mutations: faults seeded into the bank to show that the simulation finds them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -42,7 +42,7 @@ PLANTED: dict[str, Fault] = {}
 
 @contextmanager
 def planted(name: str) -> Iterator[None]:
-    """Plant a fault for the time of the block."""
+    """Apply a mutation while the block runs."""
     with ExitStack() as stack:
         for target, attribute, value in PLANTED[name].replacements():
             stack.enter_context(mock.patch.object(target, attribute, value))
@@ -50,7 +50,7 @@ def planted(name: str) -> Iterator[None]:
 
 
 def find(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
-    """Return the first seed in which a planted fault is found, and as what; None where it is not."""
+    """Return the first seed that finds a mutation, and its violation; None if there is none."""
     with planted(name):
         for seed in seeds:
             for finding in run(seed).findings:

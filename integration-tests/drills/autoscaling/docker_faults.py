@@ -1,4 +1,4 @@
-"""A stand-in in front of Docker's socket: passes everything on, but for the calls that are to fail."""
+"""A proxy in front of Docker's socket that forwards all calls except those that are to fail."""
 
 import http.client
 import re
@@ -17,7 +17,7 @@ ENGINE = "/var/run/docker.sock"
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Calls (`POST /containers/…/start`, found by a regular expression) and how they are answered."""
+    """Calls (`POST /containers/…/start`, found by a regular expression) and the response to them."""
 
     calls: str
     status: int
@@ -61,11 +61,11 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_DELETE = _answer
 
     def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
-        """Say nothing."""
+        """Log nothing."""
 
 
 class FaultyDocker(ThreadingMixIn, UnixStreamServer):
-    """The stand-in, served on a socket of its own."""
+    """The proxy, served on its own socket."""
 
     daemon_threads = True
     refusal: Refusal | None = None
@@ -73,7 +73,7 @@ class FaultyDocker(ThreadingMixIn, UnixStreamServer):
 
 @contextmanager
 def faulty_docker(path: Path) -> Iterator[FaultyDocker]:
-    """Serve the stand-in while the block runs."""
+    """Run the proxy while the block runs."""
     with FaultyDocker(str(path), _Handler) as server:
         path.chmod(0o666)
         thread = threading.Thread(target=server.serve_forever)

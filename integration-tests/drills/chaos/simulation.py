@@ -1,8 +1,8 @@
-"""Simulate the bank under faults, one seed after the other, and see whether a promise is ever broken.
+"""Simulate the bank under faults, seed by seed, and check its guarantees.
 
     make drills DRILL=simulation [ARGS="--seeds 10000 --seed 1"]
-    make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed again, and what happened in it
-    make drills DRILL=simulation ARGS="--planted"                      how soon planted faults are found
+    make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed with its trace
+    make drills DRILL=simulation ARGS="--planted"                      how soon mutations are found
 
 No containers and no waiting: group commit, outbox, relay, consumers and repositories are the real ones, on SQLite;
 scheduler, clock, network and broker are drawn from the seed, and processes are killed between any two steps. Every
@@ -22,14 +22,14 @@ from harness.commands import check
 from simulation.planted import PLANTED, find
 from simulation.run import Outcome, run
 
-# So many of the first seeds have to be enough for every planted fault.
+# Every mutation must be found within this number of seeds.
 PLANTED_SEEDS = 300
 _SHOWN = 5
 _SECONDS_BETWEEN_LINES = 30
 
 
 def simulate(seeds: range, jobs: int) -> int:
-    """Simulate the seeds and print what came out; return how many of them have findings."""
+    """Simulate the seeds and print the result; return the number of seeds with violations."""
     began = told = time.monotonic()
     faults: Counter[str] = Counter()
     done = requests = steps = broken = 0
@@ -40,7 +40,7 @@ def simulate(seeds: range, jobs: int) -> int:
             simulated += outcome.seconds
             faults += outcome.faults
             broken += bool(outcome.findings)
-            _tell_findings(outcome, broken)
+            _print_violations(outcome, broken)
             if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
                 print(f"  {done} seeds, {told - began:.0f} s", flush=True)
@@ -50,12 +50,12 @@ def simulate(seeds: range, jobs: int) -> int:
         not broken,
         f"{done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
         f" {faults.total()} faults of which {faults['crash']} crashes, {simulated / 3600:.1f} simulated hours;"
-        f" {broken} seeds with findings (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
+        f" {broken} seeds with violations (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
     )
     return broken
 
 
-def _tell_findings(outcome: Outcome, broken: int) -> None:
+def _print_violations(outcome: Outcome, broken: int) -> None:
     if outcome.findings and broken <= _SHOWN:
         for finding in outcome.findings[:_SHOWN]:
             print(f"seed {outcome.seed}: {finding[:300]}", flush=True)
@@ -67,30 +67,30 @@ def show_trace(seed: int) -> int:
     outcome = run(seed, keep_lines=True)
     print("\n".join(outcome.lines))
     print(f"trace {outcome.trace}")
-    _tell_findings(outcome, 1)
+    _print_violations(outcome, 1)
     return int(bool(outcome.findings))
 
 
 def find_planted(seeds: range, jobs: int) -> int:
-    """Plant one fault after the other; return how many are not found."""
+    """Run every mutation; return the number of those not found."""
     missed = 0
     with ProcessPoolExecutor(jobs) as pool:
         for name, found in zip(PLANTED, pool.map(find, PLANTED, itertools.repeat(seeds))):
             missed += found is None
             came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
             check(found is not None, f"{name:67} {came}")
-    print(f"{len(PLANTED) - missed} of {len(PLANTED)} planted faults found (bar: all, within {len(seeds)} seeds)")
+    print(f"{len(PLANTED) - missed} of {len(PLANTED)} mutations found (bar: all, within {len(seeds)} seeds)")
     return missed
 
 
 def main() -> int:
-    """Do what the command line asks for."""
+    """Run the selected simulation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=10_000, help="how many seeds (default 10000)")
     parser.add_argument("--seed", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at the same time (default: all cores)")
     parser.add_argument("--trace", action="store_true", help="print what happens in the first seed, and only that")
-    parser.add_argument("--planted", action="store_true", help="plant faults and see that each is found")
+    parser.add_argument("--planted", action="store_true", help="seed mutations and check that each is found")
     options = parser.parse_args()
     if options.trace:
         return show_trace(options.seed)

@@ -1,11 +1,11 @@
-"""Walk along the links of both APIs' OpenAPI documents, with right and wrong requests, and check every answer.
+"""Follow the links of both APIs' OpenAPI documents with valid and invalid requests, and check every response.
 
     make drills DRILL=fuzz_api [ARGS="--cases 10000 --seed 1"]
 
-The embedded stack runs behind a real NGINX. Schemathesis makes the walks: what one answer gives (an account, a
-transaction, a hold) the next request uses. No answer may be a 5xx or other than documented, every error is a problem,
-and afterwards the ledger's invariants hold and the history is the ledger's. Prints cases and answers; exits 1 on a
-finding, or when fewer cases were sent than asked for.
+The embedded stack runs behind a real NGINX. Schemathesis generates the walks: a request uses the account,
+transaction or hold of an earlier response. No response may be a 5xx or undocumented, every error is a problem document,
+and afterwards the ledger's invariants hold and the history equals the ledger. Prints cases and responses; exits 1 on a
+failure, or when fewer cases were sent than requested.
 """
 
 import argparse
@@ -30,15 +30,15 @@ WALKS, LENGTH = 20, 10
 
 
 def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[Walked, str]:
-    """Walk until there were cases enough; return how far that went, and what was found."""
+    """Walk until enough cases are sent; return the walk and the failure, if any."""
     api_url, secrets, service, cases, seed, minutes = job
     url, lab = f"{api_url}/docs/{service}/openapi.json", Lab(lab_keys.ensure(secrets))
     walked, number, began = Walked(), seed, time.monotonic()
     while walked.cases < cases and time.monotonic() - began < minutes * 60:
         try:
             part = walk_along_its_links(url, lab, WALKS, LENGTH, number)
-        except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, it is what was looked for
-            return walked, f"{traceback.format_exc()}\nFOUND in {service}; again: --cases 1 --seed {number}"
+        except BaseException:  # pylint: disable=broad-exception-caught  # any error is a failure of the API
+            return walked, f"{traceback.format_exc()}\nFAILURE in {service}; again: --cases 1 --seed {number}"
         number += 1
         walked.cases += part.cases
         walked.linked += part.linked
@@ -48,7 +48,7 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[Walked, str]:
 
 
 def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
-    """Print what came out for a service; return whether the bar was met."""
+    """Print the result of a service; return whether the bar is met."""
     if finding:
         print(finding)
     met = not finding and walked.cases >= cases
@@ -56,8 +56,8 @@ def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
     return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
 
 
-def is_sound(bank: EmbeddedBank) -> bool:
-    """Print whether ledger and history are what they have to be after all that; return it."""
+def is_consistent(bank: EmbeddedBank) -> bool:
+    """Print and return whether ledger and history are consistent."""
     try:
         bank.assert_ledger_is_sound()
         broken = ""
@@ -70,7 +70,7 @@ def is_sound(bank: EmbeddedBank) -> bool:
 
 
 def main() -> int:
-    """Start a stack, fuzz both services at the same time, and look at what is left."""
+    """Start a stack, fuzz both services concurrently, and check ledger and history."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000, help="requests to each service (default 10000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first walks (default 1)")
@@ -92,7 +92,7 @@ def main() -> int:
             with ProcessPoolExecutor(len(jobs)) as pool:
                 found = list(pool.map(fuzz, jobs))
             met = [report(name, *one, options.cases) for name, one in zip(SERVICES, found)]
-            met.append(is_sound(bank))
+            met.append(is_consistent(bank))
             bank.client.close()
     cases = sum(walked.cases for walked, _ in found)
     print(f"{cases} cases in all (bar: {options.cases} to each service); {time.monotonic() - began:.0f} s")

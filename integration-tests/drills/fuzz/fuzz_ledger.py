@@ -1,10 +1,10 @@
-"""Do a million random things to the ledger and to a plain model of it, and see whether they ever disagree.
+"""Run a million random operations on the ledger and on a simple model, and check that they agree.
 
     make drills DRILL=fuzz_ledger [ARGS="--steps 1000000 --seed 1"]
 
 The state machine is the one of account-service's tests; here it runs in rounds of seeds that follow each other, on all
-cores, and its SQLite without threads. Prints steps and rate; exits 1 when a round finds something, with the shortest
-program that shows it, or when fewer steps were made than asked for.
+cores, and its SQLite without threads. Prints steps and rate; exits 1 when a round fails, with the shortest
+failing program, or when fewer steps were made than requested.
 """
 
 import argparse
@@ -99,7 +99,7 @@ def prepare(scratch: str) -> None:
 
 
 def main() -> int:
-    """Play rounds until there were steps enough."""
+    """Run rounds until enough steps are made."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
@@ -118,7 +118,7 @@ def main() -> int:
                 steps, rounds = steps + made, rounds + 1
                 if finding:
                     findings += 1
-                    print(f"{finding}\nFOUND in round {number}; again: --steps 1 --seed {number}", flush=True)
+                    print(f"{finding}\nFAILURE in round {number}; again: --steps 1 --seed {number}", flush=True)
                 if steps < options.steps and not findings and time.monotonic() - began < options.minutes * 60:
                     running.add(pool.submit(play, next(numbers), scratch))
                 if rounds % 20 == 0:

@@ -1,9 +1,9 @@
-"""A stranger follows the README in a fresh clone: how long it takes until the first transfer is through.
+"""Follow the README in a fresh clone, as a new user; measure the time to the first transfer.
 
     make drills DRILL=first_transfer
 
-Clones what is committed into a folder of its own, without .venv, data or a cache of pip, takes the two commands out of
-the clone's README, and runs them. Ends with 1 when the first transfer takes longer than promised.
+Clones the committed state without .venv, data or pip cache, extracts the two commands from the clone's README and runs
+them. Exits 1 when the first transfer takes longer than the bar.
 """
 
 import os
@@ -22,19 +22,19 @@ from harness.documented import on_ports_of_its_own, start_command, started
 from shared.testing.documents import examples
 from shared.testing.paths import ROOT
 
-MOST_SECONDS = 90.0
-# The demo says this when the transfer has been answered.
+MAX_SECONDS = 90.0
+# Printed by the demo after the transfer.
 _TRANSFERRED = "balance after:"
 
 
 def without_checkout(environment: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """Return an environment that has nothing of this checkout, and whose pip has to fetch everything."""
+    """Return an environment without this checkout and with an empty pip cache."""
     kept = {name: value for name, value in environment.items() if name not in ("VIRTUAL_ENV", "PYTHONPATH")}
     return {**kept, "PIP_CACHE_DIR": str(folder / "pip"), "PYTHONUNBUFFERED": "1"}
 
 
 def first_transfer(demo: str, folder: Path, variables: Mapping[str, str]) -> float:
-    """Run the demo; return when it said that the transfer had been answered. Fails if a step is not as expected."""
+    """Run the demo; return the time of the first transfer. Fails if a step fails."""
     words = ["bash", "-c", demo]
     with subprocess.Popen(words, cwd=folder, env=variables, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -46,8 +46,8 @@ def first_transfer(demo: str, folder: Path, variables: Mapping[str, str]) -> flo
     return next(at for at, line in lines if _TRANSFERRED in line)
 
 
-def rehearse(folder: Path) -> float:
-    """Do all that the README says; return the seconds from the clone to the first transfer."""
+def follow_readme(folder: Path) -> float:
+    """Follow the README; return the seconds from the clone to the first transfer."""
     clone = folder / "bank"
     variables = without_checkout(on_ports_of_its_own(clone / "var", ENVIRONMENT), folder)
     began = time.monotonic()
@@ -59,21 +59,21 @@ def rehearse(folder: Path) -> float:
         answering = time.monotonic()
         transferred = first_transfer(demo, clone, variables)
     print(f"clone                    {cloned - began:6.1f} s")
-    print(f"{start.strip():<22}   {answering - cloned:6.1f} s   (.venv from nothing, migrations, NGINX)")
-    print(f"{demo.strip():<22}   {transferred - answering:6.1f} s   until the transfer was answered")
+    print(f"{start.strip():<22}   {answering - cloned:6.1f} s   (new .venv, migrations, NGINX)")
+    print(f"{demo.strip():<22}   {transferred - answering:6.1f} s   until the first transfer")
     return transferred - began
 
 
 def main() -> int:
-    """Rehearse it, and hold the time against what is promised."""
+    """Run the drill; return 0 only if the bar is met."""
     if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
-        print("NGINX is not here yet: installing it counts, too")
+        print("NGINX is not installed yet: its installation is included")
     with tempfile.TemporaryDirectory() as folder:
-        seconds = rehearse(Path(folder))
-    verdict = "kept" if seconds <= MOST_SECONDS else "MISSED"
+        seconds = follow_readme(Path(folder))
+    verdict = "met" if seconds <= MAX_SECONDS else "missed"
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    print(f"first transfer after {seconds:.1f} s (bar: {MOST_SECONDS:.0f} s): {verdict}; load average {load}")
-    return 0 if seconds <= MOST_SECONDS else 1
+    print(f"first transfer after {seconds:.1f} s (bar: {MAX_SECONDS:.0f} s): {verdict}; load average {load}")
+    return 0 if seconds <= MAX_SECONDS else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Release a small image into a registry of its own, sign and attest it, then tamper with it in every way we know of.
+"""Release a small image to a dedicated registry, sign and attest it, then tamper with it in every known way.
 
     make release-drill [ARGS=--without-ansible]
 
-Each case says what it did and what the deploy side (scripts/release/verify_release.py, Docker's pull) answered.
-Then Ansible deploys a release of the real images to this machine, and refuses it tampered with. Exits 1 when one is
-let through, when the untouched release is refused, or when a rotation of keys loses a deployment.
+Each case prints the manipulation and the result of the verification (scripts/release/verify_release.py, Docker's
+pull). Then Ansible deploys a release of the real images to this machine, and rejects tampered ones. Exits 1 when a
+tampered release is accepted, the untouched one is rejected, or a key rotation breaks a deployment.
 """
 
 import argparse
@@ -29,12 +29,12 @@ Manifest = dict[str, Any]
 
 
 def run(*command: str | Path, **env: str) -> str:
-    """Run a program that has to succeed; return what it prints."""
+    """Run a program and return its output; fail unless it succeeds."""
     return commands.run([str(word) for word in command], **{"COSIGN_PASSWORD": "drill", **env})
 
 
 def cosign(*words: str | Path) -> None:
-    """Let Cosign do something that has to succeed."""
+    """Run Cosign; fail unless it succeeds."""
     run("scripts/release/cosign.sh", *words)
 
 
@@ -53,7 +53,7 @@ def tar_of(version: str) -> bytes:
 
 
 class Drill:
-    """A registry, two keys, and what was asked of them."""
+    """A registry, two keys, and the number of failed cases."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -69,7 +69,7 @@ class Drill:
         self.local.close()
 
     def build(self, version: str) -> str:
-        """Make and push account-service:VERSION; return it by digest."""
+        """Build and push account-service:VERSION; return its reference by digest."""
         tag = f"{self.prefix}/account-service:{version}"
         subprocess.run(["docker", "import", "-", tag], input=tar_of(version), capture_output=True, check=True)
         self.tags.append(tag)
@@ -101,7 +101,7 @@ class Drill:
     def verify(
         self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0, rehearsal: bool = True
     ) -> str:
-        """Return '' when the deploy side takes the release, otherwise what it says."""
+        """Return '' if the verification accepts the release, otherwise its error."""
         file = self.folder / "asked.json"
         file.write_text(json.dumps(manifest), encoding="utf-8")
         command = [sys.executable, "-m", "scripts.release.verify_release", str(file), "--repository", REPOSITORY]
@@ -114,13 +114,13 @@ class Drill:
             text=True,
             check=False,
         )
-        return "" if done.returncode == 0 else done.stderr.strip() or "it says nothing"
+        return "" if done.returncode == 0 else done.stderr.strip() or "no message"
 
     def expect(self, what: str, answer: str, refused: bool, reason: str = "") -> None:
-        """Print and count one case; a refusal has to be for the reason that the case is about."""
+        """Print and count one case; a rejection must have the expected reason."""
         good = bool(answer) == refused and reason in answer
         self.failures += not good
-        said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "taken"
+        said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "accepted"
         commands.check(good, f"{what}: {said}")
 
 
@@ -249,7 +249,7 @@ def deploy(drill: Drill, _good: Manifest) -> None:
 
 
 def main() -> int:
-    """Run the drill and say how it went."""
+    """Run the drill; return 0 only if every case is as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--without-ansible", action="store_true", help="leave the deployments out")
     options = parser.parse_args()

@@ -1,9 +1,9 @@
-"""Simulate rollouts, judge them with the canary's verdict, and see how often it is right.
+"""Simulate rollouts and measure how often the canary's verdict is correct.
 
     make drills DRILL=verdict [ARGS="--rollouts 1000 --seed 1"]
 
-Nothing is started: counts are drawn as Prometheus would give them, and judged after each scrape. Equal
-versions must not be rolled back (a step that is still held after its budget counts as rolled back), bad ones must be
+Nothing is started: counts are drawn as Prometheus would return them, and analyzed after each scrape. Equal versions
+must not be rolled back (a step still on hold at its timeout counts as rolled back), bad ones must be rolled back
 within few requests. Exits 1 when a bar is missed.
 """
 
@@ -31,7 +31,7 @@ from harness.commands import check
 POLICY = Policy()
 STEPS = (0.1, 0.5)
 BUDGET_SECONDS = 600
-# Prometheus has nothing new between two scrapes, so looks in between change nothing.
+# Between two scrapes Prometheus has no new samples.
 LOOK_SECONDS = 5
 BEFORE_SECONDS = 600
 # Those of shared/prometheus/http.py.
@@ -229,7 +229,7 @@ def run_bad(job: tuple[str, float, bool, int, int]) -> list[float]:
 
 
 def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
-    """Roll equal versions out; return how many bars are missed."""
+    """Roll out equal versions; return the number of missed bars."""
     print(f"equal versions, steps {STEPS}, {rollouts} rollouts each (bar: at most 1 % not promoted)", flush=True)
     missed = wrong_in_all = 0
     names = list(equal_cases())
@@ -241,19 +241,19 @@ def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
         line = f"{name:46} {len(wrong) / rollouts:6.2%} not promoted; {seconds:4.0f} s (median)  {why}"
         missed += not check(len(wrong) <= rollouts / 100, line)
     share = wrong_in_all / rollouts / len(names)
-    return missed + (not check(share <= 0.01, f"{'in all':46} {share:6.2%} of {rollouts * len(names)} not promoted"))
+    return missed + (not check(share <= 0.01, f"{'total':46} {share:6.2%} of {rollouts * len(names)} not promoted"))
 
 
 def report_bad(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
-    """Roll bad versions out; return how many bars are missed."""
+    """Roll out bad versions; return the number of missed bars."""
     print(f"bad versions against 0.1 % errors, {rollouts} first steps each", flush=True)
     # With 10 % on a service that has run for a while or is new to Prometheus, and with 50 %.
     ways = [(0.1, True), (0.1, False), (0.5, True)]
     jobs = [(name, share, known, rollouts, seed) for name in BAD for share, known in ways]
-    return sum(_told_bad(job, needed) for job, needed in zip(jobs, pool.map(run_bad, jobs)))
+    return sum(_report_case(job, needed) for job, needed in zip(jobs, pool.map(run_bad, jobs)))
 
 
-def _told_bad(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -> bool:
+def _report_case(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -> bool:
     name, share, known, rollouts, _ = job
     _, most, bar = BAD[name]
     caught = sorted(one for one in needed if one < math.inf)
@@ -269,12 +269,12 @@ def _told_bad(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -
 
 
 def needed_by(needed: Sequence[float], share: float) -> float:
-    """Return how many requests a share of the rollouts needed at most."""
+    """Return the quantile of the needed requests."""
     return sorted(needed)[math.ceil(len(needed) * share) - 1]
 
 
 def main() -> int:
-    """Simulate everything and say whether the bars are met."""
+    """Run all simulations; return 0 only if every bar is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=1000, help="rollouts of each case (default 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default 1)")

@@ -1,4 +1,4 @@
-"""Requests that are made to cost much: bodies close to the limit of 1 MiB, deep, wide, long or repeated."""
+"""Requests built to exhaust resources: bodies close to the limit of 1 MiB, deep, wide, long or repeated."""
 
 import json
 import string
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
 
-MOST_BYTES = 1024 * 1024 - 256
+MAX_BYTES = 1024 * 1024 - 256
 KEYS_ON_ANY_ROUTE = 60_000
 KEYS_IN_A_TRANSFER = 118_000
 _NOWHERE = "00000000-0000-7000-8000-000000000000"
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request, and what it is called in the figures."""
+class CraftedRequest:
+    """A request and its name in the results."""
 
     name: str
     method: str
@@ -26,24 +26,24 @@ class Request:
 
 
 def names() -> Iterator[str]:
-    """Give short names that are all different."""
+    """Yield distinct short names."""
     for letters in product(string.ascii_letters + string.digits, repeat=3):
         yield "".join(letters)
 
 
 def unknown_fields(count: int) -> bytes:
-    """Return so many members of an object that no body has, without braces."""
+    """Return `count` unknown members of a JSON object, without braces."""
     return ",".join(f'"{name}":1' for name, _ in zip(names(), range(count))).encode()
 
 
 def full(item: str, separator: str = ",") -> bytes:
-    """Return an item again and again, up to the limit."""
-    times = (MOST_BYTES - 512) // (len(item.encode()) + len(separator))
+    """Return an item repeated up to the limit."""
+    times = (MAX_BYTES - 512) // (len(item.encode()) + len(separator))
     return separator.join([item] * times).encode()
 
 
 def posts(account: str) -> list[str]:
-    """Return every path that takes a POST; the ids in most of them are nobody's."""
+    """Return every path that takes a POST; most ids in them do not exist."""
     of_account = ("deposits", "withdrawals", "holds", "freeze", "unfreeze", "close")
     return [
         *("/transfers", "/transfers:batch", "/accounts", "/reversals"),
@@ -67,7 +67,7 @@ def transfer(account: str, **more: object) -> str:
 
 def batch_of_unknown_fields(account: str) -> bytes:
     """Return a batch of 1,000 transfers close to the limit, each with as many unknown fields as there is room for."""
-    room = MOST_BYTES // 1000 - len(transfer(account, key="key-0000")) - 4
+    room = MAX_BYTES // 1000 - len(transfer(account, key="key-0000")) - 4
     extra = unknown_fields(room // len('"aaa":1,')).decode()
     items = (transfer(account, key=f"key-{number:04}")[:-1] + "," + extra + "}" for number in range(1000))
     return ('{"transfers":[' + ",".join(items) + "]}").encode()
@@ -76,25 +76,25 @@ def batch_of_unknown_fields(account: str) -> bytes:
 def wide(account: str) -> dict[str, bytes]:
     """Return bodies of a transfer that are read in full before anything is wrong with them, by name."""
     known = transfer(account)[:-1].encode()
-    inner = MOST_BYTES // 2 - 512
-    digits = b"1" * (MOST_BYTES - 512)
+    inner = MAX_BYTES // 2 - 512
+    digits = b"1" * (MAX_BYTES - 512)
     return {
         "118,000 unknown fields": known + b"," + unknown_fields(KEYS_IN_A_TRANSFER) + b"}",
         "arrays in arrays": known + b',"reference":' + b"[" * inner + b"]" * inner + b"}",
         "objects in objects": known + b',"reference":' + b'{"a":' * (inner // 4) + b"1" + b"}" * (inner // 4) + b"}",
-        "arrays that never end": b"[" * MOST_BYTES,
+        "arrays that never end": b"[" * MAX_BYTES,
         "an integer of a million digits": known + b',"amount":' + digits + b"}",
         "a fraction of a million digits": known + b',"amount":0.' + digits + b"}",
         "a large exponent": known + b',"amount":1e' + b"9" * 100_000 + b"}",
         "one name again and again": known + b"," + full('"amount":1') + b"}",
-        "a text of a megabyte": known + b',"reference":"' + b"x" * (MOST_BYTES - 512) + b'"}',
-        "a text of escapes": known + b',"reference":"' + b"\\u0041" * (MOST_BYTES // 6 - 100) + b'"}',
-        "half surrogate pairs": known + b',"reference":"' + b"\\ud800" * (MOST_BYTES // 6 - 100) + b'"}',
-        "white space": b" " * MOST_BYTES,
-        "one name of a megabyte": b'{"' + b"x" * (MOST_BYTES - 512) + b'":1}',
+        "a text of a megabyte": known + b',"reference":"' + b"x" * (MAX_BYTES - 512) + b'"}',
+        "a text of escapes": known + b',"reference":"' + b"\\u0041" * (MAX_BYTES // 6 - 100) + b'"}',
+        "half surrogate pairs": known + b',"reference":"' + b"\\ud800" * (MAX_BYTES // 6 - 100) + b'"}',
+        "white space": b" " * MAX_BYTES,
+        "one name of a megabyte": b'{"' + b"x" * (MAX_BYTES - 512) + b'":1}',
         "an array of numbers": b"[" + full("0") + b"]",
         "an array of objects": b"[" + full("{}") + b"]",
-        "bytes that are no text": b'{"reference":"' + b"\xff" * (MOST_BYTES - 512) + b'"}',
+        "bytes that are no text": b'{"reference":"' + b"\xff" * (MAX_BYTES - 512) + b'"}',
     }
 
 
@@ -110,8 +110,8 @@ def lists(account: str) -> dict[str, bytes]:
     }
 
 
-def bodies(account: str, again: int) -> list[Request]:
-    """Return all requests with bodies, each so many times; those of one kind follow each other."""
+def bodies(account: str, again: int) -> list[CraftedRequest]:
+    """Return all requests with bodies, each `again` times, grouped by kind."""
     many = b"{" + unknown_fields(KEYS_ON_ANY_ROUTE) + b"}"
     made: list[tuple[str, str, str, bytes]] = [
         *((name, "POST", "/transfers", body) for name, body in wide(account).items()),
@@ -119,19 +119,19 @@ def bodies(account: str, again: int) -> list[Request]:
         *(("60,000 keys on any route", "POST", path, many) for path in posts(account)),
         *(("60,000 keys on any route", "GET", path, many) for path in gets(account)),
     ]
-    assert all(len(body) < 1024 * 1024 for *_, body in made), "NGINX would refuse it, and prove nothing"
-    return [Request(name, method, path, body) for name, method, path, body in made for _ in range(again)]
+    assert all(len(body) < 1024 * 1024 for *_, body in made), "NGINX would reject it before the service"
+    return [CraftedRequest(name, method, path, body) for name, method, path, body in made for _ in range(again)]
 
 
-def heads(account: str) -> list[Request]:
-    """Return requests whose query or headers are as long as NGINX lets through."""
+def heads(account: str) -> list[CraftedRequest]:
+    """Return requests with the longest query or headers that NGINX accepts."""
     queries: dict[str, Callable[[int], str]] = {
         "a query of unknown parameters": lambda n: f"x{n:04}=1",
         "one parameter again and again": lambda n: "limit=1",
         "a query of percent signs": lambda n: "%25%32%35=%00",
     }
     made = [
-        Request(name, "GET", f"{path}?" + "&".join(map(part, range(7_000 // (len(part(0)) + 1)))))
+        CraftedRequest(name, "GET", f"{path}?" + "&".join(map(part, range(7_000 // (len(part(0)) + 1)))))
         for name, part in queries.items()
         for path in gets(account)
     ]
@@ -145,18 +145,18 @@ def heads(account: str) -> list[Request]:
         "a long trace": (("traceparent", long), ("baggage", long)),
     }
     made += [
-        Request(name, "GET", f"/transactions?cursor={long[:7_000]}" if "cursor" in name else path, headers=given)
+        CraftedRequest(name, "GET", f"/transactions?cursor={long[:7_000]}" if "cursor" in name else path, headers=given)
         for name, given in headers.items()
         for path in gets(account)[:3]
     ]
     return made
 
 
-def refusals(account: str, target: str) -> Request:
+def refusals(account: str, target: str) -> CraftedRequest:
     """Return a batch of 1,000 transfers from an account without money."""
     key = uuid.uuid4().hex
     items = [
         {"key": f"{key}-{number}", "from_account": account, "to_account": target, "amount": 1, "currency": "USD"}
         for number in range(1000)
     ]
-    return Request("1,000 refusals", "POST", "/transfers:batch", json.dumps({"transfers": items}).encode())
+    return CraftedRequest("1,000 refusals", "POST", "/transfers:batch", json.dumps({"transfers": items}).encode())

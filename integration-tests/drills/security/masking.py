@@ -1,9 +1,9 @@
-"""Hide secrets in 100,000 log records, by every way into a record, and look for them in what comes out.
+"""Hide secrets in 100,000 log records, in every part of a record, and search for them in the output.
 
     make drills DRILL=masking [ARGS="--records 100000"]
 
 The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), with the secrets of
-shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than asked for.
+shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than requested.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from shared.tests.test_logging import PLACES
 
 
 def main() -> int:
-    """Run the test at length and say what it found."""
+    """Run the test with many records; return 0 only if the bar is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=100_000, help="how many records to write (default 100000)")
     records = parser.parse_args().records
@@ -37,7 +37,7 @@ def main() -> int:
     if done.returncode or leaks:
         print(done.stdout[-4000:], done.stderr[-1000:], sep="\n", file=sys.stderr)
     met = done.returncode == 0 and leaks == 0 and written >= records
-    print(f"{'ok    ' if met else 'MISSED'} {written} records, {leaks} leaks (bar: {records} records, 0 leaks)")
+    print(f"{'met    ' if met else 'missed '} {written} records, {leaks} leaks (bar: {records} records, 0 leaks)")
     return 0 if met else 1
 
 
