@@ -47,8 +47,8 @@ class Overtaken(Exception):
 class Handler:
     """Applies events in a service.
 
-    `process` applies events in one database transaction and returns the ids of the new ones. With `move` it also
-    commits the offset, and raises Overtaken if the stored offset is not `move.after`.
+    `process` applies events in one database transaction and returns the ids of the new ones.
+    With `move` it also commits the offset, and raises Overtaken if the stored one is not `move.after`.
     """
 
     async def position(self) -> int:
