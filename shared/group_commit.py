@@ -86,7 +86,7 @@ class GroupCommit(Generic[Item, Result]):
         while self._waiting:
             batch = self._next_batch()
             self._on_batch(len(batch))
-            await self._settle(batch)
+            await self._commit_batch(batch)
         self._flusher = None
 
     def _next_batch(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
@@ -102,14 +102,14 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting_size -= batch_size
         return batch
 
-    async def _settle(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
+    async def _commit_batch(self, batch: Sequence[tuple[Item, "asyncio.Future[Result]"]]) -> None:
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:  # pylint: disable=broad-exception-caught  # raised in the callers
             if len(batch) > 1 and self._divisible(error):
                 middle = len(batch) // 2
-                await self._settle(batch[:middle])
-                await self._settle(batch[middle:])
+                await self._commit_batch(batch[:middle])
+                await self._commit_batch(batch[middle:])
                 return
             for _, done in batch:
                 if not done.done():

@@ -11,12 +11,12 @@ from pathlib import Path
 
 from shared import logging_config
 from shared.messaging import streams
-from shared.messaging.transport import NatsBus
+from shared.messaging.transport import NatsConnection
 
 
-async def set_up(url: str, ca: str = "") -> dict[str, list[str]]:
+async def configure_streams(url: str, ca: str = "") -> dict[str, list[str]]:
     """Create missing streams and update the others; return the changed fields by stream. Raises on outage."""
-    bus = NatsBus(url, ca)
+    bus = NatsConnection(url, ca)
     try:
         jetstream = await bus.jetstream()
         return {name: await streams.update(jetstream, name) for name in streams.CONFIGURATIONS}
@@ -29,7 +29,7 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     logging_config.configure("nats-setup", environ.get("APP_VERSION", "dev"), "stable", "INFO")
     url = Path(environ["EVENTS_URL_FILE"]).read_text(encoding="utf-8").strip()
     ca = Path(environ["EVENTS_CA_FILE"]).read_text(encoding="utf-8") if url.startswith("tls://") else ""
-    for name, changed in asyncio.run(set_up(url, ca)).items():
+    for name, changed in asyncio.run(configure_streams(url, ca)).items():
         print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'up to date'}")
     return 0
 

@@ -10,7 +10,7 @@ from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, Reque
 from app.domain.commands import SetStatus
 from app.models import feed_state
 from app.service import AccountService
-from shared.messaging.consumer import Handler, Move
+from shared.messaging.consumer import Handler, OffsetCommit
 from shared.db.database import write_transaction
 from shared.events import CloudEvent, TransactionFlagged
 from shared.http.idempotency import request_hash
@@ -26,18 +26,18 @@ class FlagHandler(Handler):
         self._engine = engine
         self._service = service
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         async with self._engine.connect() as connection:
             return await feed_state.position(connection, _FEED)
 
-    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         new = {event.id for event in events if not await self._freeze(event)}
-        if move is not None:
+        if offset_commit is not None:
             async with write_transaction(self._engine) as connection:
-                await feed_state.move(connection, _FEED, move)
+                await feed_state.commit_offset(connection, _FEED, offset_commit)
         return new
 
-    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+    async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         # Without its key: stable may have executed it already, and its response would only be replayed.
         requests = [replace(request, key=None) for event in events if (request := _request(event)) is not None]
         await self._service.dry_run(requests)
@@ -47,9 +47,9 @@ class FlagHandler(Handler):
         request = _request(event)
         return request is not None and (await self._service.execute(request)).replayed
 
-    async def bury(self, raw: Any, reason: str) -> None:
+    async def dead_letter(self, raw: Any, reason: str) -> None:
         async with write_transaction(self._engine) as connection:
-            await feed_state.bury(connection, raw, reason, utc_now())
+            await feed_state.dead_letter(connection, raw, reason, utc_now())
 
 
 def _request(event: CloudEvent) -> LedgerRequest | None:

@@ -39,7 +39,7 @@ async def purge_expired_keys(engine: AsyncEngine, retention_days: int) -> None:
     deleted = _MAX_KEYS
     while deleted == _MAX_KEYS:
         async with write_transaction(engine) as connection:
-            deleted = await idempotency.forget(
+            deleted = await idempotency.purge(
                 connection, idempotency_keys, before=before, keep_subjects=[EVENT_SUBJECT], limit=_MAX_KEYS
             )
 

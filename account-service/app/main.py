@@ -37,7 +37,7 @@ def create(settings: AccountSettings) -> Service:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running(
+        async with runtime.run_background_tasks(
             "bank.transaction.flagged", FlagHandler(engine, service), measurements, periodic_jobs
         ):
             yield

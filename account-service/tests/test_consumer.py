@@ -36,11 +36,11 @@ async def test_a_dry_run_freezes_and_rolls_back(
 ) -> None:
     account = await open_account(service)
     handler, event = FlagHandler(engine, service), flag(account)
-    await handler.rehearse([event, flag(account, "review")])
+    await handler.dry_run([event, flag(account, "review")])
     assert await status(engine, account) == "active"
     assert await handler.process([event], None) == {event.id}, "the dry run has not used its key"
     assert await status(engine, account) == "frozen"
     # Stable has already executed the event: it is executed again, or a defect would not show.
     monkeypatch.setattr(repository, "writes_for", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        await handler.rehearse([event])
+        await handler.dry_run([event])

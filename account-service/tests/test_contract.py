@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from shared.testing.paths import ROOT
-from shared.testing.contract import assert_methods_are_those_documented, hold_to_its_document, walk_along_its_links
+from shared.testing.contract import assert_documented_methods, assert_conforms_to_openapi, follow_links
 from shared.http.idempotency import parse_key
 from shared.http.problems import Problem
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples, serving
@@ -61,12 +61,12 @@ def test_the_service_conforms_to_its_openapi_document(served: str, client: httpx
     def replace(name: str, value: str) -> str:
         return chance.choice(existing[name]) if chance.random() < 0.7 else value
 
-    hold_to_its_document(f"{served}/docs/account-service/openapi.json", lab, replace=replace)
+    assert_conforms_to_openapi(f"{served}/docs/account-service/openapi.json", lab, replace=replace)
 
 
 @pytest.mark.timeout(240 * SEARCH_FACTOR)
 def test_openapi_links_lead_to_their_operations(served: str, lab: Lab) -> None:
-    walked = walk_along_its_links(f"{served}/docs/account-service/openapi.json", lab, walks=examples(8), length=10)
+    walked = follow_links(f"{served}/docs/account-service/openapi.json", lab, walks=examples(8), length=10)
     assert walked.linked > 10 and walked.answers[201] > 1, walked
 
 
@@ -85,7 +85,7 @@ def test_every_route_is_documented_completely(served: str) -> None:
         changes = name.startswith("POST")
         assert parameters.get("Idempotency-Key", False) == (changes and not name.endswith(KEYLESS)), name
         assert ("requestBody" in operation) == changes, name
-    assert_methods_are_those_documented(served, document)
+    assert_documented_methods(served, document)
 
 
 def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None:

@@ -16,7 +16,18 @@ import orjson
 
 from app import replica
 from app.scalers import STABLE_LABELS, bounds, swarm
-from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
+from shared.docker.socket_proxy import (
+    ID,
+    NotFound,
+    Query,
+    AllowedCall,
+    SocketProxy,
+    DisruptionBudget,
+    allow_parameters,
+    require,
+    serve,
+    with_labels,
+)
 
 
 class DockerProxy(SocketProxy):
@@ -26,26 +37,26 @@ class DockerProxy(SocketProxy):
         super().__init__(docker)
         self._project = project
         self._most = most
-        self._spared = Spared()
+        self._budget = DisruptionBudget()
         self.rules = [
-            Rule("GET", "/version", self.version),
-            Rule("GET", "/containers/json", self.list_containers),
-            Rule("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            AllowedCall("GET", "/version", self.version),
+            AllowedCall("GET", "/containers/json", self.list_containers),
+            AllowedCall("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
             # Concurrent creates could exceed the maximum together.
-            Rule("POST", "/containers/create", self.create, asyncio.Lock()),
-            Rule("POST", "/networks/(?P<network>[A-Za-z0-9_.-]{1,200})/connect", self.connect),
-            Rule("POST", f"/containers/(?P<id>{ID})/start", self.start),
-            Rule("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
-            Rule("DELETE", f"/containers/(?P<id>{ID})", self.remove),
-            Rule("GET", "/services", self.list_services),
-            Rule("POST", "/services/(?P<id>[a-z0-9]{25})/update", self.update),
+            AllowedCall("POST", "/containers/create", self.create, asyncio.Lock()),
+            AllowedCall("POST", "/networks/(?P<network>[A-Za-z0-9_.-]{1,200})/connect", self.connect),
+            AllowedCall("POST", f"/containers/(?P<id>{ID})/start", self.start),
+            AllowedCall("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
+            AllowedCall("DELETE", f"/containers/(?P<id>{ID})", self.remove),
+            AllowedCall("GET", "/services", self.list_services),
+            AllowedCall("POST", "/services/(?P<id>[a-z0-9]{25})/update", self.update),
         ]
 
     async def _own(self, container: str) -> Any:
-        """Return a scalable container of the project. Raises Missing for any other."""
+        """Return a scalable container of the project. Raises NotFound for any other."""
         document = await self.ask(f"/containers/{container}/json")
         if not replica.is_ours(document["Config"]["Labels"], self._project):
-            raise Missing("concerns a container outside the project")
+            raise NotFound("concerns a container outside the project")
         return document
 
     async def _listed(self, service: str, **query: str) -> list[Any]:
@@ -59,7 +70,7 @@ class DockerProxy(SocketProxy):
         documents = []
         for one in await self._listed(service):
             # Removed since it was listed.
-            with suppress(Missing):
+            with suppress(NotFound):
                 documents.append(await self._own(one["Id"]))
         return documents
 
@@ -69,7 +80,7 @@ class DockerProxy(SocketProxy):
     async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """List containers: project and labels are added to the filters."""
         require(body is None, "has a body")
-        return self._filtered(only(query, "all", "filters", "limit", "size", "trunc_cmd"), replica.PROJECT)
+        return self._filtered(allow_parameters(query, "all", "filters", "limit", "size", "trunc_cmd"), replica.PROJECT)
 
     def _filtered(self, query: Query, owner: str) -> Query:
         return with_labels(query, self._labels(owner))
@@ -78,7 +89,7 @@ class DockerProxy(SocketProxy):
         """Inspect a replica."""
         require(body is None, "has a body")
         await self._own(match["id"])
-        return only(query)
+        return allow_parameters(query)
 
     async def create(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """A container may be made that is a copy of one that runs, with another number, and not too many."""
@@ -108,40 +119,40 @@ class DockerProxy(SocketProxy):
             any(one.get(match["network"]) == given["EndpointConfig"] for one in known),
             "is not a network of its siblings",
         )
-        return only(query)
+        return allow_parameters(query)
 
     async def start(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Start a replica that the autoscaler created."""
         require(body is None, "has a body")
         labels = (await self._own(match["id"]))["Config"]["Labels"]
         require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
-        return only(query)
+        return allow_parameters(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Stop a replica, except the last one of its service."""
         require(body is None, "has a body")
-        only(query)
-        await self._release(match["id"])
+        allow_parameters(query)
+        await self._allow_removal(match["id"])
         return query
 
     async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Remove a stopped replica, except the last one of its service."""
         require(body is None, "has a body")
         require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        only(query, "v", "link", "force")
-        await self._release(match["id"])
+        allow_parameters(query, "v", "link", "force")
+        await self._allow_removal(match["id"])
         return query
 
-    async def _release(self, container: str) -> None:
-        """Allow the removal of a replica. Raises Refused if no other replica of its service remains."""
-        async with self._spared.lock:
+    async def _allow_removal(self, container: str) -> None:
+        """Allow the removal of a replica. Raises Forbidden if no other replica of its service remains."""
+        async with self._budget.lock:
             service = (await self._own(container))["Config"]["Labels"][replica.SERVICE]
-            self._spared.release(service, container, await self._siblings(service))
+            self._budget.allow_removal(service, container, await self._siblings(service))
 
     async def list_services(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """List the scalable services of the stack."""
         require(body is None, "has a body")
-        return self._filtered(only(query, "filters", "status"), swarm.STACK)
+        return self._filtered(allow_parameters(query, "filters", "status"), swarm.STACK)
 
     async def update(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Set the number of replicas of a service, within bounds; nothing else may change."""

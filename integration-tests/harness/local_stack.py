@@ -6,14 +6,14 @@ import sys
 
 from harness.client import Bank
 
-from shared.testing.local_stack import EmbeddedStack
+from shared.testing.local_stack import LocalStack
 from shared.testing.paths import ROOT
 
 
-class EmbeddedBank(Bank):
+class LocalBank(Bank):
     """A bank whose processes a test may stop and start."""
 
-    def __init__(self, stack: EmbeddedStack) -> None:
+    def __init__(self, stack: LocalStack) -> None:
         super().__init__(stack.api_url, stack.secrets)
         self.stack = stack
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 
-from shared.testing.local_stack import EmbeddedStack, Setting
+from shared.testing.local_stack import LocalStack, Setting
 from shared.testing.ports import free_port
 from shared.testing.postgres import PostgresServer
 from shared.testing.processes import Process, stop_all
 
-MakeBank = Callable[..., EmbeddedBank]
+MakeBank = Callable[..., LocalBank]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,9 +23,9 @@ def nginx() -> None:
         pytest.skip("NGINX is not installed; on Debian: apt-get install nginx")
 
 
-def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extra_env: str) -> EmbeddedStack:
+def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extra_env: str) -> LocalStack:
     account_url, transaction_url = urls or ["", ""]
-    stack = EmbeddedStack(
+    stack = LocalStack(
         folder / "var",
         http_port=free_port(),
         account=Setting(free_port(replicas), replicas, account_url),
@@ -38,7 +38,7 @@ def _start(folder: Path, replicas: int, urls: list[str], events_url: str, **extr
 
 
 @pytest.fixture(scope="session", params=["SQLite, one replica", "PostgreSQL, two replicas"])
-def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedBank]:
+def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBank]:
     """A running bank of either kind, shared by all tests: each uses its own accounts and restarts what it kills."""
     folder = tmp_path_factory.mktemp("stack")
     if request.param.startswith("SQLite"):
@@ -47,7 +47,7 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         server: PostgresServer = request.getfixturevalue("postgres")
         urls = [server.create_database(f"{folder.name}_{name}") for name in ("accounts", "transactions")]
         stack = _start(folder, 2, urls, "")
-    bank = EmbeddedBank(stack)
+    bank = LocalBank(stack)
     yield bank
     bank.close()
 
@@ -69,10 +69,10 @@ def nats(tmp_path: Path) -> Iterator[tuple[str, Process]]:
 @pytest.fixture
 def make_bank(tmp_path: Path) -> Iterator[MakeBank]:
     """Start a dedicated bank: make_bank(replicas, urls, events_url, NAME=value …)."""
-    banks: list[EmbeddedBank] = []
+    banks: list[LocalBank] = []
 
-    def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> EmbeddedBank:
-        banks.append(EmbeddedBank(_start(tmp_path, replicas, urls or [], events_url, **extra_env)))
+    def make(replicas: int = 1, urls: list[str] | None = None, events_url: str = "", **extra_env: str) -> LocalBank:
+        banks.append(LocalBank(_start(tmp_path, replicas, urls or [], events_url, **extra_env)))
         return banks[-1]
 
     yield make

@@ -6,11 +6,11 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 from harness.client import eventually, usd
 
 
-def raw(bank: EmbeddedBank, request: bytes) -> str:
+def raw(bank: LocalBank, request: bytes) -> str:
     """Send bytes as they are and return the beginning of the answer."""
     with socket.create_connection(("127.0.0.1", bank.stack.http_port), timeout=5) as connection:
         connection.sendall(request)
@@ -26,7 +26,7 @@ def raw(bank: EmbeddedBank, request: bytes) -> str:
         *("/api/v1/accounts/%00", "/API/V1/accounts", "/api/v1/accountsX", "/docs/account-service/../../metrics"),
     ],
 )
-def test_nothing_internal_is_routed(bank: EmbeddedBank, path: str):
+def test_nothing_internal_is_routed(bank: LocalBank, path: str):
     token = f"Authorization: Bearer {bank.lab.service_token}\r\n".encode()
     answer = raw(bank, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: bank\r\n" + token + b"Connection: close\r\n\r\n")
     status = int(answer.split(" ", 2)[1])
@@ -34,7 +34,7 @@ def test_nothing_internal_is_routed(bank: EmbeddedBank, path: str):
     assert "application/problem+json" in answer and "specversion" not in answer and "# HELP" not in answer
 
 
-def test_every_response_has_each_header_once(bank: EmbeddedBank):
+def test_every_response_has_each_header_once(bank: LocalBank):
     answers = [
         bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), "X-Request-ID": "mine-7"}),
         bank.client.get("/nowhere", headers={"X-Request-ID": "mine-7"}),
@@ -49,7 +49,7 @@ def test_every_response_has_each_header_once(bank: EmbeddedBank):
     assert answers[1].json()["request_id"] == "mine-7"
 
 
-def test_all_logs_have_the_request_id_and_no_token(bank: EmbeddedBank):
+def test_all_logs_have_the_request_id_and_no_token(bank: LocalBank):
     account = bank.open()
     headers = {**bank.headers("alice"), "Idempotency-Key": f"log-{account}", "X-Request-ID": f"log-{account}"}
     bank.client.post(f"/api/v1/accounts/{account}/deposits", json=usd(5), headers=headers)
@@ -77,7 +77,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("through_nginx", [True, False])
-def test_client_input_cannot_forge_log_lines(bank: EmbeddedBank, through_nginx: bool):
+def test_client_input_cannot_forge_log_lines(bank: LocalBank, through_nginx: bool):
     account = bank.open(100)
     logs = [*bank.stack.var_dir.glob("log/*-service-*.log"), bank.stack.var_dir / "nginx" / "access.log"]
     before = {log: log.stat().st_size for log in logs}
@@ -103,13 +103,13 @@ def test_client_input_cannot_forge_log_lines(bank: EmbeddedBank, through_nginx: 
         assert {"timestamp", "service", "request_id"} <= entry.keys()
 
 
-def test_clients_cannot_set_version_headers(bank: EmbeddedBank):
+def test_clients_cannot_set_version_headers(bank: LocalBank):
     forged = {"X-App-Track": "canary", "X-App-Version": "9", "X-Canary": "always"}
     answer = bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), **forged})
     assert answer.headers.get_list("x-app-track") == ["stable"] and answer.headers.get_list("x-app-version") != ["9"]
 
 
-def test_large_and_broken_requests(bank: EmbeddedBank):
+def test_large_and_broken_requests(bank: LocalBank):
     headers = {**bank.headers("alice"), "Idempotency-Key": "big"}
     answer = bank.client.post("/api/v1/transfers", content=b"x" * 2_000_000, headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
@@ -121,7 +121,7 @@ def test_large_and_broken_requests(bank: EmbeddedBank):
     assert (long.status_code, long.headers["content-type"]) == (414, "application/problem+json")
 
 
-def test_swagger_loads_nothing_from_elsewhere(bank: EmbeddedBank):
+def test_swagger_loads_nothing_from_elsewhere(bank: LocalBank):
     for service in ("account-service", "transaction-service"):
         page = bank.client.get(f"/docs/{service}/")
         assert page.status_code == 200 and "http://" not in page.text and "https://" not in page.text
@@ -132,7 +132,7 @@ def test_swagger_loads_nothing_from_elsewhere(bank: EmbeddedBank):
         assert redirect.url == httpx.URL(f"{bank.stack.api_url}/docs/{service}/")
 
 
-def test_unknown_input_is_rejected_through_nginx(bank: EmbeddedBank):
+def test_unknown_input_is_rejected_through_nginx(bank: LocalBank):
     account = bank.open(100)
     path, key = f"/api/v1/accounts/{account}/withdrawals", ("Idempotency-Key", f"strict-{account}")
     headers = [*bank.headers("alice").items(), ("Content-Type", "application/json"), key]
@@ -144,7 +144,7 @@ def test_unknown_input_is_rejected_through_nginx(bank: EmbeddedBank):
     assert bank.client.get(f"/api/v1/accounts/{account}", headers=bank.headers("alice")).json()["balance"] == 100
 
 
-def test_every_problem_type_has_a_page(bank: EmbeddedBank):
+def test_every_problem_type_has_a_page(bank: LocalBank):
     problem = bank.client.get("/nowhere").json()
     page = bank.client.get(problem["type"], headers={"Accept": "text/html"})
     assert (

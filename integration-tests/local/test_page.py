@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from harness.browser import PHONE, Browser, Looked, chromium
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 
 SERVICES = ("account-service", "transaction-service")
 
@@ -17,7 +17,7 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-def test_static_files_are_cached_for_a_minute_and_status_never(bank: EmbeddedBank):
+def test_static_files_are_cached_for_a_minute_and_status_never(bank: LocalBank):
     cached = {
         "/": "text/html",
         "/ops/page.css": "text/css",
@@ -40,7 +40,7 @@ def test_static_files_are_cached_for_a_minute_and_status_never(bank: EmbeddedBan
     assert bank.client.post("/", content=b"x").status_code == 405
 
 
-def test_the_page_reveals_nothing_that_requires_a_token(bank: EmbeddedBank):
+def test_the_page_reveals_nothing_that_requires_a_token(bank: LocalBank):
     account = bank.open(123_456)
     statuses = [bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES)]
     everything = "".join(statuses) + bank.client.get("/ops/page.js").text + bank.client.get("/").text
@@ -57,7 +57,7 @@ def test_the_page_reveals_nothing_that_requires_a_token(bank: EmbeddedBank):
 
 
 def test_the_page_loads_only_from_this_bank_and_conforms_to_its_content_security_policy(
-    bank: EmbeddedBank, browser: Browser
+    bank: LocalBank, browser: Browser
 ):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")
@@ -78,7 +78,7 @@ def test_the_page_loads_only_from_this_bank_and_conforms_to_its_content_security
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1100])
-def test_the_page_is_readable_on_any_screen(bank: EmbeddedBank, browser: Browser, scheme: str, width: int):
+def test_the_page_is_readable_on_any_screen(bank: LocalBank, browser: Browser, scheme: str, width: int):
     viewport = {**PHONE, "width": width}
     with Looked(browser, bank.stack.api_url, color_scheme=scheme, viewport=viewport) as looked:
         looked.waits_for("overall", "All systems operational")
@@ -87,7 +87,7 @@ def test_the_page_is_readable_on_any_screen(bank: EmbeddedBank, browser: Browser
         assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == (scheme == "dark")
 
 
-def test_the_page_is_accessible_to_screen_readers(bank: EmbeddedBank, browser: Browser):
+def test_the_page_is_accessible_to_screen_readers(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")
         assert looked.page.locator("html").get_attribute("lang") == "en" and looked.page.title() == "Bank operations"
@@ -97,7 +97,7 @@ def test_the_page_is_accessible_to_screen_readers(bank: EmbeddedBank, browser: B
         assert "All systems operational" in looked.page.get_by_role("status").inner_text()
 
 
-def test_without_javascript_the_page_explains_and_links(bank: EmbeddedBank, browser: Browser):
+def test_without_javascript_the_page_explains_and_links(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url, java_script_enabled=False) as looked:
         text = looked.page.inner_text("body")
         assert "Current status of this bank" in text and "rolled back automatically" in text
@@ -109,7 +109,7 @@ def test_without_javascript_the_page_explains_and_links(bank: EmbeddedBank, brow
         assert {link for link, status in found.items() if status not in (200, 302)} == absent
 
 
-def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: EmbeddedBank, browser: Browser):
+def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")
         for index in range(len(bank.stack.processes["transaction-service"])):
@@ -125,7 +125,7 @@ def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: Embedd
         looked.waits_for("overall", "All systems operational")
 
 
-def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: EmbeddedBank, browser: Browser):
+def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")
         looked.page.context.set_offline(True)

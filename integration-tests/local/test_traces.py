@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 from harness.client import eventually, usd
 
 from shared.testing.processes import Process
@@ -59,7 +59,7 @@ def receiver() -> Iterator[Receiver]:
 
 
 def test_one_trace_from_nginx_to_the_frozen_account(
-    make_bank: Callable[..., EmbeddedBank], nats: tuple[str, Process], receiver: Receiver
+    make_bank: Callable[..., LocalBank], nats: tuple[str, Process], receiver: Receiver
 ):
     bank = make_bank(
         1,
@@ -109,7 +109,7 @@ def test_one_trace_from_nginx_to_the_frozen_account(
         assert '"traced-1"' in text, service
 
 
-def test_a_batch_is_linked_to_all_its_requests(make_bank: Callable[..., EmbeddedBank], receiver: Receiver):
+def test_a_batch_is_linked_to_all_its_requests(make_bank: Callable[..., LocalBank], receiver: Receiver):
     bank = make_bank(1, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="200")
     account = bank.open()
     transfers = [{"key": f"k{n}", **usd(1, from_account=account, to_account=account)} for n in range(3)]

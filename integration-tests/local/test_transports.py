@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 from harness.client import eventually, usd
 from harness.load import assert_exactly_once, retrying_transfers
 
@@ -17,7 +17,7 @@ from shared.testing.processes import Process, stop_all
 
 
 def test_the_demo_on_nats_and_no_event_lost_in_an_outage(
-    make_bank: Callable[..., EmbeddedBank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
+    make_bank: Callable[..., LocalBank], postgres: PostgresServer, tmp_path: Path, nats: tuple[str, Process]
 ):
     url, server = nats
     urls = [postgres.create_database(f"{tmp_path.name}_{name}") for name in ("a", "t")]
@@ -42,7 +42,7 @@ def test_the_demo_on_nats_and_no_event_lost_in_an_outage(
     assert (report["mismatches"], report["pending"]) == (0, 0)
 
 
-def test_a_database_restart_under_load(make_bank: Callable[..., EmbeddedBank], tmp_path: Path):
+def test_a_database_restart_under_load(make_bank: Callable[..., LocalBank], tmp_path: Path):
     with PostgresServer() as server:
         urls = [server.create_database(name) for name in ("accounts", "transactions")]
         bank = make_bank(2, urls)

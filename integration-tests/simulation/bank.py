@@ -30,7 +30,7 @@ from shared.testing import lab_keys
 from shared.messaging.consumer import Consumer
 from shared.db.database import create_engine, ping
 from shared.messaging.relay import Relay
-from shared.messaging.transport import FeedSource, NatsBus, NatsSource
+from shared.messaging.transport import FeedSource, NatsConnection, NatsSource
 from simulation import sqlite
 from simulation.services import create_database, load
 from simulation.world import Process, World
@@ -120,7 +120,7 @@ class Bank:
         world.note(f"{name} starts")
         engine = lab().engines[name]
         engine.sync_engine.dispose(close=False)
-        bus = NatsBus("nats://broker") if world.plan.transport == "nats" else None
+        bus = NatsConnection("nats://broker") if world.plan.transport == "nats" else None
         outbox = load(service).models.outbox
         relay = Relay(engine, outbox, bus, service)
         if service == ACCOUNT:

@@ -75,7 +75,7 @@ def _ack_first() -> _Replacements:
 
     async def acknowledged(self: NatsSource, after: int) -> Delivery:
         delivery = await receive(self, after)
-        await delivery.acknowledge()
+        await delivery.ack()
         return delivery
 
     return [(NatsSource, "receive", acknowledged)]
@@ -83,13 +83,13 @@ def _ack_first() -> _Replacements:
 
 @_plant("the consumer acknowledges what its handler has refused", "never reached the history", 12)
 def _ack_always() -> _Replacements:
-    return [(Consumer, "_give_back", lambda self, delivery: delivery.acknowledge())]
+    return [(Consumer, "_nack", lambda self, delivery: delivery.ack())]
 
 
 @_plant("the consumer gives a batch up for one poison event", "never reached the history", 4)
 def _poison_blocks() -> _Replacements:
-    async def together(self: Consumer, events: Sequence[Any], move: Any) -> None:
-        await self._handle(events, move)
+    async def together(self: Consumer, events: Sequence[Any], offset_commit: Any) -> None:
+        await self._handle(events, offset_commit)
 
     return [(Consumer, "_process", together)]
 
@@ -126,7 +126,7 @@ def _no_dedupe() -> _Replacements:
 
 @_plant("the inbox is committed before the effect", "history lacks", 3)
 def _inbox_first() -> _Replacements:
-    claim = Inbox.claim
+    claim = Inbox.insert_new
 
     async def claimed(self: Inbox, connection: AsyncConnection, event_ids: Any, now: Any) -> set[str]:
         new = await claim(self, connection, event_ids, now)
@@ -134,16 +134,16 @@ def _inbox_first() -> _Replacements:
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
         return new
 
-    return [(Inbox, "claim", claimed)]
+    return [(Inbox, "insert_new", claimed)]
 
 
 @_plant("the position in the feed is committed before the effect", "never reached the history", 5)
 def _position_first() -> _Replacements:
     process = load(TRANSACTION).consumer.HistoryHandler.process
 
-    async def moved_first(self: Any, events: Any, move: Any) -> set[str]:
-        if move is not None:
-            await process(self, [], move)
+    async def moved_first(self: Any, events: Any, offset_commit: Any) -> set[str]:
+        if offset_commit is not None:
+            await process(self, [], offset_commit)
         new: set[str] = await process(self, events, None)
         return new
 
@@ -198,10 +198,10 @@ def _cash_first() -> _Replacements:
 
 @_plant("group commit gives the results to the callers in another order", "different answers", 4)
 def _shuffled() -> _Replacements:
-    settle = GroupCommit._settle
+    settle = GroupCommit._commit_batch
 
     async def settled(self: GroupCommit[Any, Any], batch: Sequence[Any]) -> None:
         works, futures = zip(*batch)
         await settle(self, list(zip(works, reversed(futures))))
 
-    return [(GroupCommit, "_settle", settled)]
+    return [(GroupCommit, "_commit_batch", settled)]

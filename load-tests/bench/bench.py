@@ -28,9 +28,9 @@ from pathlib import Path
 
 from shared.testing.paths import ROOT
 from shared.testing import lab_keys
-from shared.testing.local_stack import ACCOUNT, TRANSACTION, EmbeddedStack, Setting, StackError
+from shared.testing.local_stack import ACCOUNT, TRANSACTION, LocalStack, Setting, StackError
 from shared.testing.ports import free_port
-from shared.testing.postgres import PostgresMissing, PostgresServer
+from shared.testing.postgres import PostgresNotInstalled, PostgresServer
 from shared.testing.progress import Progress
 from shared.observability import tracing
 
@@ -93,7 +93,7 @@ def measure(
 class Bench:
     """A PostgreSQL server, the stack on it, and the loads."""
 
-    def __init__(self, server: PostgresServer, stack: EmbeddedStack, seconds: int) -> None:
+    def __init__(self, server: PostgresServer, stack: LocalStack, seconds: int) -> None:
         self.server = server
         self._stack = stack
         self._seconds = seconds
@@ -189,16 +189,16 @@ class Bench:
 @contextmanager
 def started(
     seconds: int, replicas: int, progress: Progress, nginx_variables: Mapping[str, object] | None = None
-) -> Iterator[tuple[Bench, EmbeddedStack]]:
+) -> Iterator[tuple[Bench, LocalStack]]:
     """Start PostgreSQL, account-service and NGINX; everything is gone afterwards."""
     with PostgresServer(_SETTINGS) as server, tempfile.TemporaryDirectory(prefix="bank-bench-") as var:
-        stack = EmbeddedStack(
+        stack = LocalStack(
             Path(var),
             http_port=free_port(),
             account=Setting(free_port(replicas), replicas, server.create_database("accounts")),
             transaction=Setting(free_port(), 1, server.create_database("transactions")),
             nginx_variables=nginx_variables,
-            report=progress.say,
+            report=progress.info,
             # All transfers are those of one subject.
             extra_env={"SUBJECT_OPERATIONS_PER_SECOND": "0"},
         )
@@ -207,7 +207,7 @@ def started(
             yield Bench(server, stack, seconds), stack
 
 
-def run_all(bench: Bench, stack: EmbeddedStack, rounds: int, progress: Progress) -> list[Run]:
+def run_all(bench: Bench, stack: LocalStack, rounds: int, progress: Progress) -> list[Run]:
     """Measure every variant in every round, interleaved, so that a slow minute hits all alike."""
     direct, nginx = stack.urls(ACCOUNT)[0], stack.api_url
     loads: list[tuple[str, Callable[[int], tuple[int, float, float, float]]]] = [
@@ -223,7 +223,7 @@ def run_all(bench: Bench, stack: EmbeddedStack, rounds: int, progress: Progress)
                 progress.step(f"round {number}/{rounds}, {accounts} accounts, {variant}")
                 bench.settle()
                 run = measure(variant, accounts, partial(load, accounts), bench.roots())
-                progress.say(f"{run.per_second:.0f}/s")
+                progress.info(f"{run.per_second:.0f}/s")
                 runs.append(run)
     return runs
 
@@ -310,7 +310,7 @@ def main() -> int:
             calm = at_share_of_peak(bench, direct_url=stack.urls(ACCOUNT)[0], per_second=SHARE_OF_PEAK * peak)
             progress.step("the ledger's invariants")
             broken = bench.broken_invariants()
-    except (Failure, StackError, PostgresMissing) as failure:
+    except (Failure, StackError, PostgresNotInstalled) as failure:
         progress.finished(" ".join(str(failure).split()), good=False)
         return 1
     rows = table(runs)

@@ -17,7 +17,18 @@ import orjson
 from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
 from app.selection import FOLDER, NAME, UnknownConfiguration, Selection
 from app.state_machine import SERVICES
-from shared.docker.socket_proxy import ID, Missing, Query, Rule, SocketProxy, Spared, only, require, serve, with_labels
+from shared.docker.socket_proxy import (
+    ID,
+    NotFound,
+    Query,
+    AllowedCall,
+    SocketProxy,
+    DisruptionBudget,
+    allow_parameters,
+    require,
+    serve,
+    with_labels,
+)
 
 _TRACKS = ("stable", "canary", "previous")
 _NGINX = "nginx"
@@ -30,64 +41,64 @@ class RolloutProxy(SocketProxy):
     def __init__(self, docker: httpx.AsyncClient, project: str, selection: Selection) -> None:
         super().__init__(docker)
         self._project = project
-        self._spared = Spared()
+        self._budget = DisruptionBudget()
         self._selection = selection
         self.rules = [
-            Rule("GET", "/version", self.version),
-            Rule("GET", "/containers/json", self.list_containers),
-            Rule("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
-            Rule("GET", "/images/(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,400})/json", self.inspect_image),
-            Rule("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
-            Rule("DELETE", f"/containers/(?P<id>{ID})", self.remove),
+            AllowedCall("GET", "/version", self.version),
+            AllowedCall("GET", "/containers/json", self.list_containers),
+            AllowedCall("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            AllowedCall("GET", "/images/(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,400})/json", self.inspect_image),
+            AllowedCall("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
+            AllowedCall("DELETE", f"/containers/(?P<id>{ID})", self.remove),
         ]
 
     async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """List containers: the project is added to the filters."""
         require(body is None, "has a body")
-        only(query, "all", "filters", "limit", "size", "trunc_cmd")
+        allow_parameters(query, "all", "filters", "limit", "size", "trunc_cmd")
         return with_labels(query, [f"{PROJECT}={self._project}"])
 
     async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Inspect a replica."""
         require(body is None, "has a body")
         await self._replica(match["id"])
-        return only(query)
+        return allow_parameters(query)
 
     async def inspect_image(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Inspect an image."""
         require(body is None and ".." not in match["name"], "has an unexpected form")
-        return only(query)
+        return allow_parameters(query)
 
     async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Stop a replica, except the last stable one of its service, and previous ones while NGINX uses them."""
         require(body is None, "has a body")
-        only(query)
-        await self._release(match["id"])
+        allow_parameters(query)
+        await self._allow_removal(match["id"])
         return query
 
     async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Remove a stopped replica, except the last stable one of its service."""
         require(body is None, "has a body")
         require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        only(query, "v", "link", "force")
-        await self._release(match["id"])
+        allow_parameters(query, "v", "link", "force")
+        await self._allow_removal(match["id"])
         return query
 
-    async def _release(self, container: str) -> None:
-        """Allow the removal of a replica. Raises Refused for the last stable one, and for one that NGINX uses."""
-        async with self._spared.lock:
+    async def _allow_removal(self, container: str) -> None:
+        """Allow the removal of a replica. Raises Forbidden for the last stable one, and for one that NGINX uses."""
+        async with self._budget.lock:
             labels = await self._replica(container)
             if labels[TRACK] == "previous":
                 require(not self._selection.is_selected("previous"), "concerns a replica that serves all clients")
             if labels[TRACK] == "stable":
-                self._spared.release(labels[SERVICE], container, await self._running(labels[SERVICE]))
+                self._budget.allow_removal(labels[SERVICE], container, await self._running(labels[SERVICE]))
 
     async def _running(self, service: str) -> list[Any]:
         """Inspect the running stable replicas of a service."""
         documents = []
         for one in await self._list(f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"):
             # Removed since it was listed.
-            with suppress(Missing):
+            with suppress(NotFound):
                 documents.append(await self.ask(f"/containers/{one['Id']}/json"))
         return documents
 
@@ -105,12 +116,12 @@ class RolloutProxy(SocketProxy):
         try:
             await asyncio.to_thread(self._selection.select, name)
         except UnknownConfiguration as error:
-            raise Missing(str(error)) from error
+            raise NotFound(str(error)) from error
         except OSError as error:
             return 500, orjson.dumps({"message": f"cannot write the selection of {name}: {error}"})
         running = await self._list(f"{SERVICE}={_NGINX}")
         if not running:
-            raise Missing("nginx is not running; it will start with the selected configuration")
+            raise NotFound("nginx is not running; it will start with the selected configuration")
         for one in running:
             answer = await self._docker.post(f"/containers/{one['Id']}/kill", params={"signal": "SIGHUP"})
             if answer.is_error:
@@ -118,7 +129,7 @@ class RolloutProxy(SocketProxy):
         return 204, b""
 
     async def _require_previous(self) -> None:
-        """Raise Refused unless both services have previous replicas: their pool has no backup."""
+        """Raise Forbidden unless both services have previous replicas: their pool has no backup."""
         running = await self._list(f"{TRACK}=previous")
         services = {one["Labels"][SERVICE].removesuffix("-previous") for one in running}
         require(services >= set(SERVICES), "selects a version whose replicas are not running")
@@ -129,17 +140,17 @@ class RolloutProxy(SocketProxy):
         return await self.ask("/containers/json", filters=filters)
 
     async def _replica(self, container: str) -> Any:
-        """Return the labels of a replica of the project. Raises Missing for any other container."""
+        """Return the labels of a replica of the project. Raises NotFound for any other container."""
         labels = await self._labels(container)
         if labels.get(TRACK) not in _TRACKS:
-            raise Missing("concerns a container outside the project")
+            raise NotFound("concerns a container outside the project")
         return labels
 
     async def _labels(self, container: str) -> Any:
-        """Return the labels of a container of the project. Raises Missing for any other container."""
+        """Return the labels of a container of the project. Raises NotFound for any other container."""
         labels = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
         if labels.get(PROJECT) != self._project:
-            raise Missing("concerns a container outside the project")
+            raise NotFound("concerns a container outside the project")
         return labels
 
 

@@ -1,7 +1,7 @@
 """Generate parts of the documentation: python -m scripts.docs.generate_docs [--check]
 
-These are the parts between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in docs/configuration.md, docs/api.md and
-docs/problems.md, and all of docs/asyncapi.json. With --check nothing is written; exits 1 if a file is out of date.
+The parts between `<!-- generated: NAME -->` and `<!-- end of NAME -->` in docs/configuration.md, docs/api.md and
+docs/problems.md, and all of docs/asyncapi.json. --check writes nothing and exits 1 when a file is out of date.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def _variables() -> str:
 def _problems() -> str:
     rows = [
         [_code(code), str(kind.status), problem_pages.ADVICE[code].meaning, problem_pages.ADVICE[code].remedy]
-        for code, kind in problem_pages.kinds().items()
+        for code, kind in problem_pages.problem_types().items()
     ]
     return _table(["code", "status", "meaning", "what to do"], rows)
 

@@ -17,7 +17,7 @@ import time
 from types import FrameType
 
 from shared.testing import lab_keys
-from shared.testing.local_stack import SERVICES, TRANSACTION, EmbeddedStack, Setting, StackError
+from shared.testing.local_stack import SERVICES, TRANSACTION, LocalStack, Setting, StackError
 from shared.testing.progress import style
 
 _MAX_REPLICAS = 50
@@ -45,10 +45,10 @@ def _step(line: str) -> None:
     print(f"{style('✓', '32', sys.stdout)} {line}", flush=True)
 
 
-def _configured() -> EmbeddedStack:
+def _configured() -> LocalStack:
     replicas = _number("REPLICAS", 1, _MAX_REPLICAS)
     last_port = 65535 - replicas + 1
-    return EmbeddedStack(
+    return LocalStack(
         lab_keys.var_dir(),
         http_port=_number("PORT", 8080, 65535),
         account=Setting(_number("ACCOUNT_PORT", 8101, last_port), replicas),
@@ -57,7 +57,7 @@ def _configured() -> EmbeddedStack:
     )
 
 
-def _welcome(stack: EmbeddedStack) -> str:
+def _welcome(stack: LocalStack) -> str:
     api = f"{stack.api_url}/api/v1"
     token = lab_keys.sign(stack.secrets.key, "alice")
     post = '-H "Authorization: Bearer $TOKEN" -H "Content-Type: application/json" -H "Idempotency-Key: '

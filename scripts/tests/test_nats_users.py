@@ -18,7 +18,7 @@ from shared import nats_setup
 from shared.messaging import streams
 from shared.events import DATA_MODELS, Event
 from shared.tests.support import NatsServer, event, eventually, names
-from shared.messaging.transport import NatsBus, NatsSource
+from shared.messaging.transport import NatsConnection, NatsSource
 
 PASSWORDS = {user: f"{user}-has-a-password" for user in ("account", "transaction", "setup")}
 CONSUMED = {"account": "bank.transaction.flagged", "transaction": "bank.>"}
@@ -26,7 +26,7 @@ OWN = {
     "transaction": ["bank.transaction.flagged"],
     "account": [name for name in DATA_MODELS if name != "bank.transaction.flagged"],
 }
-Connect = Callable[[str], NatsBus]
+Connect = Callable[[str], NatsConnection]
 
 
 @asynccontextmanager
@@ -52,10 +52,10 @@ async def server(tmp_path: Path) -> AsyncIterator[NatsServer]:
 @pytest.fixture
 async def connect(server: NatsServer) -> AsyncIterator[Connect]:
     """Connect as a user, as the services do."""
-    buses: list[NatsBus] = []
+    buses: list[NatsConnection] = []
 
-    def connected(user: str) -> NatsBus:
-        buses.append(NatsBus(server.url_of(user, PASSWORDS[user])))
+    def connected(user: str) -> NatsConnection:
+        buses.append(NatsConnection(server.url_of(user, PASSWORDS[user])))
         return buses[-1]
 
     yield connected
@@ -83,7 +83,7 @@ class PermissionErrors:
         return await nats.connect(url, inbox_prefix=f"_INBOX_{user}", error_cb=self.record)
 
 
-def reader(bus: NatsBus, user: str, durable: bool = True) -> NatsSource:
+def reader(bus: NatsConnection, user: str, durable: bool = True) -> NatsSource:
     """Return the event source of a service; a canary has no durable name."""
     return NatsSource(bus, f"{user}-service" if durable else None, CONSUMED[user], wait_seconds=0.3)
 
@@ -96,7 +96,7 @@ def of(user: str) -> list[Event]:
 async def received(source: NatsSource) -> list[str]:
     """Receive and acknowledge one delivery; return the names of its events."""
     delivery = await source.receive(0)
-    await delivery.acknowledge()
+    await delivery.ack()
     return names(list(delivery.raw))
 
 
@@ -110,7 +110,7 @@ async def test_services_may_do_what_they_need(server: NatsServer, connect: Conne
         await bus.publish(of(user))
         seen = [one["id"] for one in of(user) if user == "transaction" or "flagged" in one["type"]]
         assert await received(canary) == seen
-        await (await sources[user].receive(0)).give_back()
+        await (await sources[user].receive(0)).nack()
         # A dead letter can have any type.
         await sources[user].dead_letter(of("account")[0], "a test")
         await sources[user].dead_letter({"type": "nothing"}, "a test")
@@ -195,10 +195,10 @@ async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect)
     with pytest.raises(BadRequestError, match="different configuration"):
         await jetstream.add_stream(StreamConfig(name="BANK", subjects=["bank.>"], max_msgs=1))
     url = server.url_of("setup", PASSWORDS["setup"])
-    assert await nats_setup.set_up(url) == {"BANK": [], "BANK_DEAD_LETTERS": []}
+    assert await nats_setup.configure_streams(url) == {"BANK": [], "BANK_DEAD_LETTERS": []}
     older = await connect("setup").jetstream()
     await older.update_stream(StreamConfig(name="BANK", subjects=["bank.>"], duplicate_window=1))
-    assert await nats_setup.set_up(url) == {"BANK": ["duplicate_window"], "BANK_DEAD_LETTERS": []}
+    assert await nats_setup.configure_streams(url) == {"BANK": ["duplicate_window"], "BANK_DEAD_LETTERS": []}
     found = (await jetstream.stream_info("BANK")).config
     assert found.duplicate_window == streams.CONFIGURATIONS["BANK"].duplicate_window
 

@@ -25,7 +25,7 @@ from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 progress = Progress("some-command", 12)
 progress.step("one thing")
-progress.say("more about it")
+progress.info("more about it")
 progress.finished("2 of 2")
 progress.finished("1 of 2", good=False)
 """

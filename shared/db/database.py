@@ -166,7 +166,7 @@ async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 
 
 @asynccontextmanager
-async def rehearsal(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def dry_run_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """Open a write transaction that is always rolled back."""
     async with engine.connect() as connection:
         await connection.execution_options(writes=True)

@@ -28,30 +28,30 @@ ID = "[0-9a-f]{64}"
 
 Message = MutableMapping[str, Any]
 Query = dict[str, str]
-# Receives the path match, the query and the body (None if empty); returns the query to forward. Raises Refused.
+# Receives the path match, the query and the body (None if empty); returns the query to forward. Raises Forbidden.
 Check = Callable[[re.Match[str], Query, Any], Awaitable[Query]]
 
 
-class Refused(Exception):
+class Forbidden(Exception):
     """A rejected call; the message is the reason."""
 
     status = 403
 
 
-class Missing(Refused):
+class NotFound(Forbidden):
     """A call about a resource that does not exist or belongs to another project; both get 404."""
 
     status = 404
 
 
 def require(condition: Any, why: str) -> None:
-    """Raise Refused unless the condition holds."""
+    """Raise Forbidden unless the condition holds."""
     if not condition:
-        raise Refused(why)
+        raise Forbidden(why)
 
 
-def only(query: Query, *allowed: str) -> Query:
-    """Return the query. Raises Refused if it has parameters other than these."""
+def allow_parameters(query: Query, *allowed: str) -> Query:
+    """Return the query. Raises Forbidden if it has parameters other than these."""
     require(query.keys() <= set(allowed), "has a parameter that is not allowed")
     return query
 
@@ -64,7 +64,7 @@ def with_labels(query: Query, labels: Sequence[str]) -> Query:
     return {**query, "filters": orjson.dumps({**filters, "label": [*(wanted or []), *labels]}).decode()}
 
 
-class Rule:
+class AllowedCall:
     """An allowed call: method, path (a pattern, without the API version) and check.
 
     Calls with a lock are checked and forwarded one at a time.
@@ -77,11 +77,11 @@ class Rule:
         self.lock = lock
 
 
-class Spared:
+class DisruptionBudget:
     """Protects the last replica of each service from being stopped or removed.
 
     Docker lists a container as running until its process has exited, so this class tracks the containers that are being
-    stopped. Callers must hold the lock while they inspect the replicas and call `release`.
+    stopped. Callers must hold the lock while they inspect the replicas and call `allow_removal`.
     """
 
     def __init__(self) -> None:
@@ -89,8 +89,8 @@ class Spared:
         # By service: start times of the containers that are being stopped, by id.
         self._stopping: dict[str, dict[str, str]] = {}
 
-    def release(self, service: str, container: str, running: Sequence[Any]) -> None:
-        """Allow the removal of a container; `running` are the inspected containers of its service. Raises Refused.
+    def allow_removal(self, service: str, container: str, running: Sequence[Any]) -> None:
+        """Allow the removal of a container; `running` are the inspected containers of its service. Raises Forbidden.
 
         Another container that is not being stopped must remain; if this one is healthy, a healthy one.
         """
@@ -125,7 +125,7 @@ class SocketProxy:
 
     def __init__(self, docker: httpx.AsyncClient) -> None:
         self._docker = docker
-        self.rules: Sequence[Rule] = ()
+        self.rules: Sequence[AllowedCall] = ()
 
     async def __call__(
         self,
@@ -139,7 +139,7 @@ class SocketProxy:
         try:
             query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
             status, content = await self._answer(method, path, query, await _body(receive))
-        except Refused as refusal:
+        except Forbidden as refusal:
             log.warning("rejected Docker API call", extra={"call": f"{method} {path}"[:200], "reason": str(refusal)})
             status, content = refusal.status, orjson.dumps(
                 {"message": f"the socket proxy refuses this call: {refusal}"}
@@ -160,23 +160,23 @@ class SocketProxy:
                     query = await rule.check(match, query, body)
                     response = await self._docker.request(method, path, params=query, json=body)
                 return response.status_code, response.content
-        raise Refused("is not on the allow-list")
+        raise Forbidden("is not on the allow-list")
 
     async def ask(self, path: str, **query: str) -> Any:
-        """Return the JSON response of a GET call to Docker. Raises Missing."""
+        """Return the JSON response of a GET call to Docker. Raises NotFound."""
         response = await self._docker.get(path, params=query)
         if response.status_code != 200:
-            raise Missing("concerns a resource outside the project")
+            raise NotFound("concerns a resource outside the project")
         return response.json()
 
     async def version(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """Allow reading the version."""
         require(body is None, "has a body")
-        return only(query)
+        return allow_parameters(query)
 
 
 async def _body(receive: Callable[[], Awaitable[Message]]) -> Any:
-    """Return the JSON of a request; None for an empty one. Raises Refused."""
+    """Return the JSON of a request; None for an empty one. Raises Forbidden."""
     content, more = b"", True
     while more:
         message = await receive()
@@ -186,7 +186,7 @@ async def _body(receive: Callable[[], Awaitable[Message]]) -> Any:
     try:
         return orjson.loads(content) if content else None
     except orjson.JSONDecodeError as error:
-        raise Refused("has a body that is not JSON") from error
+        raise Forbidden("has a body that is not JSON") from error
 
 
 def serve(

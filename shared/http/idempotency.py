@@ -133,7 +133,7 @@ def write(keys: Table, responses: Iterable[StoredResponse]) -> Write:
     return Write.of(keys, _COLUMNS, ordered)
 
 
-async def forget(
+async def purge(
     connection: AsyncConnection, keys: Table, *, before: datetime, keep_subjects: Iterable[str], limit: int
 ) -> int:
     """Delete up to `limit` keys older than `before`, except those of `keep_subjects`; return the number deleted."""

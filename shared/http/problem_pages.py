@@ -107,14 +107,14 @@ ADVICE: Mapping[str, Advice] = {
 }
 
 
-def kinds() -> dict[str, ProblemType]:
+def problem_types() -> dict[str, ProblemType]:
     """Return all problem types by code, sorted by status."""
     return dict(sorted({**PROBLEM_TYPES, **NGINX_PROBLEM_TYPES}.items(), key=lambda item: item[1].status))
 
 
 def as_markdown(code: str) -> str:
     """Return the page of a problem type. Raises KeyError for an unknown code."""
-    kind, advice = kinds()[code], ADVICE[code]
+    kind, advice = problem_types()[code], ADVICE[code]
     return (
         f"# {kind.title}\n\n`{code}`, HTTP status {kind.status}\n\n"
         f"- What happened: {advice.meaning}.\n- What to do: {advice.remedy}.\n"
@@ -123,7 +123,7 @@ def as_markdown(code: str) -> str:
 
 def as_html(code: str) -> str:
     """Return the page of a problem type. Raises KeyError for an unknown code."""
-    kind, advice = kinds()[code], ADVICE[code]
+    kind, advice = problem_types()[code], ADVICE[code]
     title, meaning, remedy = (html.escape(text) for text in (kind.title, advice.meaning, advice.remedy))
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>{title}</title>\n<h1>{title}</h1>\n'

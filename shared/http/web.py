@@ -30,7 +30,7 @@ from shared.logging_config import REQUEST_ID, TRACE_PARENT
 from shared.http.problems import Problem
 from shared.prometheus import http as http_metrics
 from shared.prometheus import registry
-from shared.runtime.server import Stopping
+from shared.runtime.server import ShutdownSignal
 from shared.runtime.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Service:
 
         http_metrics.IN_PROGRESS.inc()
         try:
-            await self._answer(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+            await self._handle(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
         except ClientDisconnect:
             # The client disconnected before its request was read: recorded as 499, as in NGINX.
             pass
@@ -135,10 +135,10 @@ class Service:
             self._record(scope, method, status or 499, time.perf_counter() - start)
 
     def _own_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
-        closing = [(b"connection", b"close")] if Stopping.now else []
+        closing = [(b"connection", b"close")] if ShutdownSignal.now else []
         return [*self._identity, (b"x-request-id", request_id), *closing]
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         lines, headers = scope["headers"], scope["headers_by_name"]
         request_checks.check_size(len(scope["path"]) + len(scope["query_string"]), len(lines))
         request_checks.check_headers(lines, headers)

@@ -20,7 +20,7 @@ from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.logging_config import request_context
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
-from shared.runtime.tasks import uninterrupted
+from shared.runtime.tasks import shield
 from shared.messaging.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,14 @@ _STALLED_SECONDS = 40.0
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
+class OffsetCommit:
     """An offset in a feed and its previous value, to be committed with the effect of the events."""
 
     after: int
     position: int
 
 
-class Overtaken(Exception):
+class StaleOffset(Exception):
     """Another replica has already committed a higher offset; discard the received events."""
 
 
@@ -48,22 +48,22 @@ class Handler:
     """Applies events in a service.
 
     `process` applies events in one database transaction and returns the ids of the new ones.
-    With `move` it also commits the offset, and raises Overtaken if the stored one is not `move.after`.
+    With `offset_commit` it also commits the offset, and raises StaleOffset if the stored one is not its `after`.
     """
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         """Return the committed offset, initially 0."""
         raise NotImplementedError
 
-    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Apply all events or none; return the ids of those processed for the first time."""
         raise NotImplementedError
 
-    async def bury(self, raw: Any, reason: str) -> None:
+    async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store a poison event in the dead-letter table; idempotent."""
         raise NotImplementedError
 
-    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+    async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         """Process the events as `process` does with new ones, and roll back."""
         raise NotImplementedError
 
@@ -92,7 +92,7 @@ class Consumer:
         while True:
             try:
                 await self.step()
-            except Overtaken:
+            except StaleOffset:
                 continue
             except Exception as error:  # pylint: disable=broad-exception-caught  # keep running through every outage
                 log.warning("event consumption failed, retrying in %s s: %r", _RETRY_SECONDS, error)
@@ -100,22 +100,22 @@ class Consumer:
 
     async def step(self) -> int:
         """Receive and process one delivery; return its number of events."""
-        delivery = await self._source.receive(await uninterrupted(self._handler.position()))
+        delivery = await self._source.receive(await shield(self._handler.committed_offset()))
         try:
-            await uninterrupted(self.settle(delivery))
+            await shield(self.consume(delivery))
         except BaseException:
-            await self._give_back(delivery)
+            await self._nack(delivery)
             raise
         self._last_success = time.monotonic()
         return len(delivery.raw)
 
-    async def _give_back(self, delivery: Delivery) -> None:
+    async def _nack(self, delivery: Delivery) -> None:
         try:
-            await delivery.give_back()
+            await delivery.nack()
         except Exception as error:  # pylint: disable=broad-exception-caught  # the first error is reported
             log.info("nack failed, the broker will redeliver after the ack timeout: %r", error)
 
-    async def settle(self, delivery: Delivery) -> None:
+    async def consume(self, delivery: Delivery) -> None:
         """Process a delivery as one batch or, if that fails, event by event; dead-letter poison events and ack."""
         events: list[CloudEvent] = []
         for raw in delivery.raw:
@@ -125,18 +125,18 @@ class Consumer:
                 await self._dead_letter(
                     raw, f"not a CloudEvent: {error.error_count()} errors, first: {error.errors()[0]['msg']}"
                 )
-        move = None if delivery.position is None else Move(delivery.after or 0, delivery.position)
-        if events or (move and move.position != move.after):
-            await self._process(events, move)
+        offset_commit = None if delivery.position is None else OffsetCommit(delivery.after or 0, delivery.position)
+        if events or (offset_commit and offset_commit.position != offset_commit.after):
+            await self._process(events, offset_commit)
         else:
             self._lag = 0.0
-        await delivery.acknowledge()
+        await delivery.ack()
 
-    async def _process(self, events: Sequence[CloudEvent], move: Move | None) -> None:
+    async def _process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> None:
         try:
-            await self._handle(events, move)
+            await self._handle(events, offset_commit)
             return
-        except Overtaken:
+        except StaleOffset:
             raise
         except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
             if is_unavailable(error) or is_retryable(error):
@@ -145,8 +145,8 @@ class Consumer:
         for event in events:
             with request_context(event.requestid, event.traceparent):
                 await self._process_alone(event)
-        if move is not None:
-            await self._handler.process([], move)
+        if offset_commit is not None:
+            await self._handler.process([], offset_commit)
 
     async def _process_alone(self, event: CloudEvent) -> None:
         for attempt in range(1, MAX_ATTEMPTS + 1):
@@ -162,14 +162,14 @@ class Consumer:
         await self._dead_letter(event.model_dump(mode="json", exclude_none=True), reason)
 
     async def _dead_letter(self, raw: Any, reason: str) -> None:
-        await self._handler.bury(raw, reason)
+        await self._handler.dead_letter(raw, reason)
         await self._source.dead_letter(raw, reason)
         CONSUMED.labels(known_type(raw) or "unknown", "dead").inc()
         log.error("event moved to the dead-letter queue: %s", reason)
 
-    async def _handle(self, events: Sequence[CloudEvent], move: Move | None) -> None:
+    async def _handle(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> None:
         with tracing.spans("process", SpanKind.CONSUMER, [(event.type, event.traceparent) for event in events]):
-            new = await self._handler.process(events, move)
+            new = await self._handler.process(events, offset_commit)
         for event in events:
             CONSUMED.labels(event.type, "processed" if event.id in new else "duplicate").inc()
         if events:

@@ -16,7 +16,7 @@ from shared.events import BATCH_MEDIA_TYPE
 from shared.messaging.outbox import Outbox
 from shared.http.problems import Problem
 from shared.http.request_checks import QueryRoute
-from shared.runtime.server import Stopping
+from shared.runtime.server import ShutdownSignal
 
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 30
@@ -45,7 +45,7 @@ def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
         while True:
             async with engine.connect() as connection:
                 found = await outbox.read(connection, after, limit)
-            if found or Stopping.now or asyncio.get_running_loop().time() >= deadline:
+            if found or ShutdownSignal.now or asyncio.get_running_loop().time() >= deadline:
                 break
             await asyncio.sleep(_POLL_SECONDS)
         position = found[-1][0] if found else after

@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, Text, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.messaging.consumer import Move, Overtaken
+from shared.messaging.consumer import OffsetCommit, StaleOffset
 from shared.db.database import UtcDateTime, bulk_insert_new
 
 
@@ -37,16 +37,16 @@ class FeedState:
         positions = self.positions
         return await connection.scalar(select(positions.c.position).where(positions.c.name == name)) or 0
 
-    async def move(self, connection: AsyncConnection, name: str, move: Move) -> None:
-        """Commit an offset in the feed `name`; raises Overtaken if the stored one is not `move.after`."""
+    async def commit_offset(self, connection: AsyncConnection, name: str, offset_commit: OffsetCommit) -> None:
+        """Commit an offset in the feed `name`; raises StaleOffset if the stored one is not `offset_commit.after`."""
         positions = self.positions
         await bulk_insert_new(connection, positions, [{"name": name, "position": 0}])
-        current = (positions.c.name == name) & (positions.c.position == move.after)
-        result = await connection.execute(update(positions).where(current).values(position=move.position))
+        current = (positions.c.name == name) & (positions.c.position == offset_commit.after)
+        result = await connection.execute(update(positions).where(current).values(position=offset_commit.position))
         if result.rowcount != 1:
-            raise Overtaken
+            raise StaleOffset
 
-    async def bury(self, connection: AsyncConnection, raw: Any, reason: str, now: datetime) -> None:
+    async def dead_letter(self, connection: AsyncConnection, raw: Any, reason: str, now: datetime) -> None:
         """Store a poison event; idempotent."""
         content = _storable(json.dumps(raw, default=repr, skipkeys=True, ensure_ascii=False))
         event_id = raw.get("id") if isinstance(raw, dict) else None
@@ -73,7 +73,7 @@ class Inbox(FeedState):
             Column("received_at", UtcDateTime, nullable=False),
         )
 
-    async def claim(self, connection: AsyncConnection, event_ids: Iterable[str], now: datetime) -> set[str]:
+    async def insert_new(self, connection: AsyncConnection, event_ids: Iterable[str], now: datetime) -> set[str]:
         """Insert the ids and return the new ones; in id order, so that replicas do not deadlock."""
         rows = [{"event_id": event_id, "received_at": now} for event_id in sorted(set(event_ids))]
         return {row.event_id for row in await bulk_insert_new(connection, self.seen, rows)}

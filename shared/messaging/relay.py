@@ -21,8 +21,8 @@ from shared.events import Event
 from shared.ids import utc_now
 from shared.messaging.outbox import Outbox
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING, count_published
-from shared.runtime.tasks import uninterrupted
-from shared.messaging.transport import NatsBus
+from shared.runtime.tasks import shield
+from shared.messaging.transport import NatsConnection
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _MEASURE_SECONDS = 1.0
 class Relay:
     """A background task that relays the events of one outbox; without a broker, readers poll the feed."""
 
-    def __init__(self, engine: AsyncEngine, outbox: Outbox, bus: NatsBus | None, service: str) -> None:
+    def __init__(self, engine: AsyncEngine, outbox: Outbox, bus: NatsConnection | None, service: str) -> None:
         self._engine = engine
         self._outbox = outbox
         self._bus = bus
@@ -93,7 +93,7 @@ class Relay:
         loop = asyncio.get_running_loop()
         checked = loop.time()
         while True:
-            busy = await uninterrupted(self.step())
+            busy = await shield(self.step())
             # Also under load: if the lock is lost, another replica is the leader.
             if not busy or loop.time() > checked + _CHECK_SECONDS:
                 await try_advisory_lock(leadership, self._lock)
@@ -123,7 +123,7 @@ class Relay:
             busy = await self._publish(self._bus) or busy
         return busy
 
-    async def _publish(self, bus: NatsBus) -> bool:
+    async def _publish(self, bus: NatsConnection) -> bool:
         self._publisher = publisher = f"{_PUBLISHER} {await bus.stream()}"
         async with self._engine.connect() as connection:
             published = _position_of(publisher, await self._outbox.published(connection))
@@ -143,7 +143,7 @@ class Relay:
     async def _measure_periodically(self) -> None:
         while True:
             try:
-                await uninterrupted(self._measure())
+                await shield(self._measure())
             except Exception as error:  # pylint: disable=broad-exception-caught  # the relay itself reports the outage
                 log.info("outbox metrics not available: %r", error)
             await asyncio.sleep(_MEASURE_SECONDS)

@@ -16,7 +16,7 @@ from shared.db.database import is_retryable, is_unavailable
 from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
-from shared.runtime.tasks import uninterrupted
+from shared.runtime.tasks import shield
 from shared.messaging.transport import Delivery, Source
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ class ShadowConsumer:
         """Receive one delivery and perform a dry run; return its number of events."""
         if self._position is None:
             # Of a feed, that is where stable is now; a broker begins with what is new.
-            self._position = await uninterrupted(self._handler.position())
+            self._position = await shield(self._handler.committed_offset())
         delivery = await self._source.receive(self._position)
-        await uninterrupted(self._dry_run(delivery))
+        await shield(self._dry_run(delivery))
         self._position = delivery.position or self._position
         return len(delivery.raw)
 
@@ -63,21 +63,21 @@ class ShadowConsumer:
         events = [event for raw in delivery.raw if (event := _parse(raw)) is not None]
         if events and not await self._succeeds(events):
             for event in events:
-                CONSUMED.labels(event.type, "rehearsed" if await self._succeeds([event]) else "failed").inc()
+                CONSUMED.labels(event.type, "dry_run" if await self._succeeds([event]) else "failed").inc()
         else:
             for event in events:
-                CONSUMED.labels(event.type, "rehearsed").inc()
+                CONSUMED.labels(event.type, "dry_run").inc()
         if events:
             lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
             CONSUMER_LAG.set(lag)
             log.info(
                 "dry run succeeded", extra={"events": len(events), "seconds": round(time.monotonic() - started, 3)}
             )
-        await delivery.acknowledge()
+        await delivery.ack()
 
     async def _succeeds(self, events: Sequence[CloudEvent]) -> bool:
         try:
-            await self._handler.rehearse(events)
+            await self._handler.dry_run(events)
         except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
             if is_unavailable(error) or is_retryable(error):
                 raise

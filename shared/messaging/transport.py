@@ -39,8 +39,8 @@ class Delivery:
     raw: Sequence[Any]
     position: int | None
     after: int | None
-    acknowledge: Callable[[], Awaitable[None]]
-    give_back: Callable[[], Awaitable[None]]
+    ack: Callable[[], Awaitable[None]]
+    nack: Callable[[], Awaitable[None]]
 
 
 class Source(Protocol):
@@ -94,7 +94,7 @@ class FeedSource:
         await self._client.aclose()
 
 
-class NatsBus:
+class NatsConnection:
     """A connection to NATS JetStream that creates missing streams.
 
     With tls://…, the certificate of the server must be issued by `ca` (PEM) or, if empty, by a CA of the system.
@@ -191,7 +191,7 @@ class NatsSource:
     """
 
     def __init__(
-        self, bus: NatsBus, durable: str | None, subject: str, *, limit: int = 500, wait_seconds: float = 5
+        self, bus: NatsConnection, durable: str | None, subject: str, *, limit: int = 500, wait_seconds: float = 5
     ) -> None:
         self._bus = bus
         self._durable = durable

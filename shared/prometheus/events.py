@@ -15,7 +15,7 @@ OUTBOX_OLDEST = Gauge(
 PUBLISHED = Counter("bank_events_published", "Number of published events by type.", ["type"], registry=REGISTRY)
 CONSUMED = Counter(
     "bank_events_consumed",
-    "Number of consumed events by outcome: processed, duplicate or dead; in a canary's dry run: rehearsed or failed.",
+    "Number of consumed events by outcome: processed, duplicate or dead; in a canary's dry run: dry_run or failed.",
     ["type", "outcome"],
     registry=REGISTRY,
 )

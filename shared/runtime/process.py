@@ -15,8 +15,8 @@ from shared.prometheus.database import watch_pool
 from shared.messaging.relay import Relay
 from shared.runtime.settings import ServiceSettings
 from shared.messaging.shadow import ShadowConsumer
-from shared.runtime.tasks import uninterrupted
-from shared.messaging.transport import FeedSource, NatsBus, NatsSource, Source
+from shared.runtime.tasks import shield
+from shared.messaging.transport import FeedSource, NatsConnection, NatsSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class Runtime:
         )
         self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
         url = settings.events_url
-        self.bus = NatsBus(url, settings.events_ca) if url.startswith(("nats://", "tls://")) else None
+        self.bus = NatsConnection(url, settings.events_ca) if url.startswith(("nats://", "tls://")) else None
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
         self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)
@@ -64,7 +64,9 @@ class Runtime:
         return {"database": database, **{task.get_name(): task_check(task) for task in self.tasks}}
 
     @asynccontextmanager
-    async def running(self, subject: str, handler: Handler, measurements: Jobs, chores: Jobs) -> AsyncIterator[None]:
+    async def run_background_tasks(
+        self, subject: str, handler: Handler, measurements: Jobs, periodic_jobs: Jobs
+    ) -> AsyncIterator[None]:
         """Run relay, consumer and periodic jobs while the block runs.
 
         A canary runs `measurements` only; jobs that change data are left to the stable replicas.
@@ -78,7 +80,7 @@ class Runtime:
         if source is not None:
             consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
             work["consumer"] = consumer.run()
-        jobs = {**measurements, **({} if self._is_canary else chores)}
+        jobs = {**measurements, **({} if self._is_canary else periodic_jobs)}
         work |= {name: _every(seconds, name, job) for name, (seconds, job) in jobs.items()}
         self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         try:
@@ -101,7 +103,7 @@ class Runtime:
 async def _every(seconds: float, name: str, job: Callable[[], Awaitable[object]]) -> None:
     while True:
         try:
-            await uninterrupted(job())
+            await shield(job())
         except Exception as error:  # pylint: disable=broad-exception-caught  # a job must outlive every outage
             log.warning("%s failed, retrying in %s s: %r", name, seconds, error)
         await asyncio.sleep(seconds)

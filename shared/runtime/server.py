@@ -26,13 +26,13 @@ _DRAIN_LOOKS = 25
 _GC_THRESHOLDS = (10_000, 20, 50)
 
 
-class Stopping:
+class ShutdownSignal:
     """Tells the answers of this process that it is about to stop: long ones end, and all close their connections."""
 
     now = False
 
 
-def without_forsaken_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def ignore_abandoned_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Handle what the event loop could tell nobody, except that a name was not found for a caller who gave up waiting.
 
     uvloop leaves a look-up behind when the connection that it is for runs out of time, as in every outage.
@@ -45,11 +45,11 @@ def without_forsaken_lookups(loop: asyncio.AbstractEventLoop, context: dict[str,
 
 class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(without_forsaken_lookups)
+        asyncio.get_running_loop().set_exception_handler(ignore_abandoned_lookups)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        Stopping.now = True
+        ShutdownSignal.now = True
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

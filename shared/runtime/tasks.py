@@ -9,7 +9,7 @@ Result = TypeVar("Result")
 _TIMEOUT_SECONDS = 5.0
 
 
-async def uninterrupted(step: Awaitable[Result]) -> Result:
+async def shield(step: Awaitable[Result]) -> Result:
     """Return the result of the step; if the caller is cancelled, wait for the step to finish first.
 
     Cancelling a database call would leave its connection, and with SQLite its thread, in an undefined state. A step

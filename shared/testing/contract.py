@@ -24,11 +24,11 @@ from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MALFORMED_CODES = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
 
-# Maps the name and value of an id in a request to the same or another id; see `hold_to_its_document`.
+# Maps the name and value of an id in a request to the same or another id; see `assert_conforms_to_openapi`.
 Replace = Callable[[str, str], str]
 
 
-def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, value: value) -> None:
+def assert_conforms_to_openapi(url: str, lab: Lab, replace: Replace = lambda name, value: value) -> None:
     """Send valid and invalid requests to every operation and check every response.
 
     Checks: no 5xx; status, content type and body as documented; errors are problems; invalid requests are rejected, and
@@ -64,7 +64,7 @@ def hold_to_its_document(url: str, lab: Lab, replace: Replace = lambda name, val
 
 
 @dataclass
-class Walked:
+class LinkWalk:
     """Result of following links: number of requests, of those that followed a link, and responses by status."""
 
     cases: int = 0
@@ -72,7 +72,7 @@ class Walked:
     answers: Counter[int] = field(default_factory=Counter)
 
 
-def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -> Walked:
+def follow_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -> LinkWalk:
     """Follow the links of the document from response to request and check every response.
 
     Each of the `walks` has up to `length` requests; the same `number` (seed) gives the same walks.
@@ -80,7 +80,7 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
     schema = schemathesis.openapi.from_url(url)
     schema.config.generation.update(with_security_parameters=False)
     machine: Any = schema.as_state_machine()
-    walked = Walked()
+    walked = LinkWalk()
 
     class Walk(machine):  # type: ignore[misc]  # made by Schemathesis at run time
         """Hooks for every request and response of a walk."""
@@ -125,7 +125,7 @@ def walk_along_its_links(url: str, lab: Lab, walks: int, length: int, number: in
     return walked
 
 
-def assert_methods_are_those_documented(base: str, document: dict[str, Any]) -> None:
+def assert_documented_methods(base: str, document: dict[str, Any]) -> None:
     """Check that a 405 on every path lists exactly the documented methods."""
     for path, operations in document["paths"].items():
         response = httpx.patch(base + re.sub(r"{\w+}", str(uuid.uuid4()), path))

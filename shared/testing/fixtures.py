@@ -29,7 +29,7 @@ from starlette.routing import Route
 from shared.testing import lab_keys
 from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
-from shared.testing.postgres import PostgresMissing, PostgresServer
+from shared.testing.postgres import PostgresNotInstalled, PostgresServer
 from shared.testing.processes import Process, stop_all
 from shared.db.database import create_engine, write_transaction
 from shared.db.grants import Grants, grant
@@ -94,7 +94,7 @@ def postgres() -> Iterator[PostgresServer]:
     try:
         # Nothing here has to survive a power failure.
         server = PostgresServer({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
-    except PostgresMissing as missing:
+    except PostgresNotInstalled as missing:
         pytest.skip(str(missing))
     with server:
         server.sql("postgres", f"CREATE ROLE {_SERVED_ROLE} LOGIN")
@@ -193,7 +193,7 @@ async def serve(owner: AsyncEngine, grants: Grants) -> None:
             await connection.run_sync(grant, _SERVED_ROLE, grants)
 
 
-def assert_migrations_make(metadata: MetaData, service_folder: Path, url: str) -> None:
+def assert_migrations_match_models(metadata: MetaData, service_folder: Path, url: str) -> None:
     """Migrate an empty database, twice, and fail unless its schema is exactly the one of the models."""
 
     def compare(connection: Connection) -> None:

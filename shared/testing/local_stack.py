@@ -54,7 +54,7 @@ class Setting:
         return list(range(self.first_port, self.first_port + self.replicas))
 
 
-class EmbeddedStack:
+class LocalStack:
     """The services and NGINX as child processes, with their data, logs and secrets in one directory."""
 
     def __init__(

@@ -16,12 +16,12 @@ _USER = "bank"
 _START_SECONDS = 60
 
 
-class PostgresMissing(Exception):
+class PostgresNotInstalled(Exception):
     """PostgreSQL is not installed."""
 
 
 def find_programs() -> Path:
-    """Return the folder of initdb and pg_ctl of the latest version. Raises PostgresMissing."""
+    """Return the folder of initdb and pg_ctl of the latest version. Raises PostgresNotInstalled."""
     on_path = shutil.which("initdb")
     candidates = [Path(on_path).parent] if on_path else []
     candidates += sorted(
@@ -30,7 +30,7 @@ def find_programs() -> Path:
     for folder in candidates:
         if (folder / "initdb").exists() and (folder / "pg_ctl").exists():
             return folder
-    raise PostgresMissing("PostgreSQL is not installed; on Debian: apt-get install postgresql")
+    raise PostgresNotInstalled("PostgreSQL is not installed; on Debian: apt-get install postgresql")
 
 
 class PostgresServer:

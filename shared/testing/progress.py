@@ -34,7 +34,7 @@ class Progress:
         width = len(str(self._total))
         self._print(f"[{self._step:{width}}/{self._total}]", style(what, "1", sys.stderr))
 
-    def say(self, what: str) -> None:
+    def info(self, what: str) -> None:
         """Print details of the current step."""
         self._print(" " * (2 * len(str(self._total)) + 3), what)
 

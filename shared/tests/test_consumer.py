@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, Move, Overtaken
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, OffsetCommit, StaleOffset
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339, utc_now
 from shared.prometheus.registry import REGISTRY
@@ -65,25 +65,25 @@ class FakeHandler(Handler):
         self.attempts: list[str] = []
         self.dead_letters: list[Any] = []
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         """Return the offset."""
         return self.offset
 
-    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Apply all events or none, like a database transaction."""
         self.attempts += [item.id for item in events]
         for item in events:
             if self.errors.get(item.id):
                 raise self.errors[item.id].pop()
-        if move is not None:
-            if move.after != self.offset:
-                raise Overtaken
-            self.offset = move.position
+        if offset_commit is not None:
+            if offset_commit.after != self.offset:
+                raise StaleOffset
+            self.offset = offset_commit.position
         new = {item.id for item in events} - set(self.seen)
         self.seen += [item.id for item in events if item.id in new]
         return new
 
-    async def bury(self, raw: Any, reason: str) -> None:
+    async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store the dead letter."""
         self.dead_letters.append(raw)
 
@@ -196,10 +196,10 @@ async def test_stale_offset_discards_the_delivery_and_continues_from_the_new_off
     class StaleOnce(FakeHandler):
         """Another replica commits its offset between receiving and processing, once."""
 
-        async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+        async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
             if self.offset == 0:
                 self.offset = 2
-            return await super().process(events, move)
+            return await super().process(events, offset_commit)
 
     source, handler = FakeSource(events(3)), StaleOnce()
     running = asyncio.create_task(consumer(source, handler).run())
@@ -263,7 +263,7 @@ async def test_delivery_in_progress_is_nacked_on_shutdown() -> None:
     class Stuck(FakeHandler):
         """A handler that never finishes."""
 
-        async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+        async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
             await asyncio.Event().wait()
             return set()
 

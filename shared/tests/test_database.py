@@ -203,12 +203,11 @@ async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> No
         assert await idempotency.find(connection, keys, wanted[-2:]) == {}
     assert found == {(item.subject, item.key): item for item in written}
     async with write_transaction(engine) as connection:
-        assert await idempotency.forget(connection, keys, before=now, keep_subjects=[], limit=9000) == 0
+        assert await idempotency.purge(connection, keys, before=now, keep_subjects=[], limit=9000) == 0
         later = now + timedelta(seconds=1)
-        assert await idempotency.forget(connection, keys, before=later, keep_subjects=["alice"], limit=9000) == 0
+        assert await idempotency.purge(connection, keys, before=later, keep_subjects=["alice"], limit=9000) == 0
         pieces = [
-            await idempotency.forget(connection, keys, before=later, keep_subjects=["bob"], limit=1500)
-            for _ in range(3)
+            await idempotency.purge(connection, keys, before=later, keep_subjects=["bob"], limit=1500) for _ in range(3)
         ]
         assert pieces == [1500, 500, 0]
 

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.testing.ports import free_port
 from shared.messaging import feed
-from shared.runtime.server import Stopping
+from shared.runtime.server import ShutdownSignal
 from shared.runtime.settings import ServiceSettings
 from shared.testing.fixtures import Lab, assert_prompt
 from shared.tests.support import append, events, names, outbox, sequence, served
@@ -66,7 +66,7 @@ async def test_a_reader_gets_all_events_by_following_positions(engine: AsyncEngi
             found += delivery.raw
             after = delivery.position
             positions.append(after)
-            await delivery.acknowledge()
+            await delivery.ack()
     assert found == written
     assert positions == [2, 4, 5, 5]
 
@@ -97,7 +97,7 @@ async def test_long_polls_return_immediately_on_shutdown(url: str, lab: Lab, mon
     async with reading(url, lab, wait_seconds=20) as source:
         waiting = asyncio.create_task(source.receive(3))
         await asyncio.sleep(0.3)
-        monkeypatch.setattr(Stopping, "now", True)
+        monkeypatch.setattr(ShutdownSignal, "now", True)
         with assert_prompt():
             delivery = await waiting
         assert (delivery.raw, delivery.position) == ([], 3)

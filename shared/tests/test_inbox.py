@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.messaging.consumer import Move, Overtaken
+from shared.messaging.consumer import OffsetCommit, StaleOffset
 from shared.db.database import write_transaction
 from shared.ids import utc_now
 from shared.tests.support import inbox
@@ -17,7 +17,7 @@ from shared.tests.support import inbox
 async def move(engine: AsyncEngine, after: int, position: int) -> None:
     """Commit an offset of the feed."""
     async with write_transaction(engine) as connection:
-        await inbox.move(connection, "feed", Move(after, position))
+        await inbox.commit_offset(connection, "feed", OffsetCommit(after, position))
 
 
 async def position(engine: AsyncEngine, name: str = "feed") -> int:
@@ -26,10 +26,10 @@ async def position(engine: AsyncEngine, name: str = "feed") -> int:
         return await inbox.position(connection, name)
 
 
-async def bury(engine: AsyncEngine, raw: Any, reason: str = "why") -> None:
+async def dead_letter(engine: AsyncEngine, raw: Any, reason: str = "why") -> None:
     """Store a dead letter."""
     async with write_transaction(engine) as connection:
-        await inbox.bury(connection, raw, reason, datetime(2026, 1, 2, tzinfo=UTC))
+        await inbox.dead_letter(connection, raw, reason, datetime(2026, 1, 2, tzinfo=UTC))
 
 
 async def test_offset_is_committed_only_from_the_current_value(engine: AsyncEngine) -> None:
@@ -37,7 +37,7 @@ async def test_offset_is_committed_only_from_the_current_value(engine: AsyncEngi
     await move(engine, 0, 5)
     await move(engine, 5, 9)
     for stale in (0, 5, 10):
-        with pytest.raises(Overtaken):
+        with pytest.raises(StaleOffset):
             await move(engine, stale, 20)
     assert await position(engine) == 9 and await position(engine, "another") == 0
 
@@ -45,14 +45,14 @@ async def test_offset_is_committed_only_from_the_current_value(engine: AsyncEngi
 async def test_only_one_replica_commits_the_same_offset(engine: AsyncEngine) -> None:
     for after in (0, 5):
         results = await asyncio.gather(*(move(engine, after, after + 5) for _ in range(4)), return_exceptions=True)
-        assert [type(result) for result in results if result is not None] == [Overtaken] * 3
+        assert [type(result) for result in results if result is not None] == [StaleOffset] * 3
         assert await position(engine) == after + 5
 
 
 async def test_event_id_is_inserted_once(engine: AsyncEngine) -> None:
     async def claim(*event_ids: str) -> set[str]:
         async with write_transaction(engine) as connection:
-            return await inbox.claim(connection, event_ids, utc_now())
+            return await inbox.insert_new(connection, event_ids, utc_now())
 
     assert await claim() == set()
     assert await claim("b", "a", "b") == {"a", "b"}
@@ -75,8 +75,8 @@ async def test_event_id_is_inserted_once(engine: AsyncEngine) -> None:
     ],
 )
 async def test_any_dead_letter_is_stored_once(engine: AsyncEngine, raw: Any, reason: str) -> None:
-    await bury(engine, raw, reason)
-    await bury(engine, raw, "another reason")
+    await dead_letter(engine, raw, reason)
+    await dead_letter(engine, raw, "another reason")
     async with engine.connect() as connection:
         (row,) = await connection.execute(select(inbox.dead_letters))
     assert row.reason[:3] == reason[:3].replace("\0", "\\").replace("\ud800", "?")
@@ -85,6 +85,6 @@ async def test_any_dead_letter_is_stored_once(engine: AsyncEngine, raw: Any, rea
 
 async def test_dead_letters_without_an_id_are_distinguished(engine: AsyncEngine) -> None:
     for raw in ("x" * 300 + "1", "x" * 300 + "2", {"data": "x" * 300}, {"data": "x" * 300, "type": "y"}, {"id": ""}):
-        await bury(engine, raw)
+        await dead_letter(engine, raw)
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(inbox.dead_letters)) == 5

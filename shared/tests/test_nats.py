@@ -9,24 +9,24 @@ import orjson
 import pytest
 
 from shared.messaging import transport
-from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, Move
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, OffsetCommit
 from shared.events import CloudEvent, Event
 from shared.messaging.streams import DEAD_LETTERS, STREAM
 from shared.tests.support import NatsServer, event, events, eventually, names
-from shared.messaging.transport import NatsBus, NatsSource
+from shared.messaging.transport import NatsConnection, NatsSource
 
 EVENTS = "bank.>"
 
 
 @pytest.fixture
-async def bus(nats_server: NatsServer) -> AsyncIterator[NatsBus]:
+async def bus(nats_server: NatsServer) -> AsyncIterator[NatsConnection]:
     """A connection to the server."""
-    bus = NatsBus(nats_server.url)
+    bus = NatsConnection(nats_server.url)
     yield bus
     await bus.close()
 
 
-def reader(bus: NatsBus, limit: int = 500, durable: str = "reader") -> NatsSource:
+def reader(bus: NatsConnection, limit: int = 500, durable: str = "reader") -> NatsSource:
     """Return a consumer with a short wait."""
     return NatsSource(bus, durable, EVENTS, limit=limit, wait_seconds=0.5)
 
@@ -39,13 +39,13 @@ class RecordingHandler(Handler):
         self.attempts = 0
         self.dead_letters: list[Any] = []
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         """Return 0: the server tracks the position."""
         return 0
 
-    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
+    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Record all events or none."""
-        assert move is None
+        assert offset_commit is None
         if any(item.id == "poison" for item in events):
             self.attempts += 1
             raise ZeroDivisionError("cannot be\r\ndone")
@@ -53,7 +53,7 @@ class RecordingHandler(Handler):
         self.seen += [item.id for item in events if item.id in new]
         return new
 
-    async def bury(self, raw: Any, reason: str) -> None:
+    async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store the dead letter."""
         self.dead_letters.append(raw)
 
@@ -63,11 +63,11 @@ async def drained(source: NatsSource) -> list[Event]:
     found: list[Event] = []
     while (delivery := await source.receive(0)).raw:
         found += delivery.raw
-        await delivery.acknowledge()
+        await delivery.ack()
     return found
 
 
-async def test_event_published_twice_is_delivered_once(bus: NatsBus) -> None:
+async def test_event_published_twice_is_delivered_once(bus: NatsConnection) -> None:
     written = events(300)
     await bus.publish(written)
     await bus.publish(written[100:])
@@ -76,17 +76,17 @@ async def test_event_published_twice_is_delivered_once(bus: NatsBus) -> None:
     assert len(await drained(reader(bus, durable="another"))) == 300
 
 
-async def test_nacked_events_are_redelivered(bus: NatsBus) -> None:
+async def test_nacked_events_are_redelivered(bus: NatsConnection) -> None:
     await bus.publish(events(3))
     source = reader(bus)
     delivery = await source.receive(0)
     assert names(list(delivery.raw)) == ["e1", "e2", "e3"]
-    await delivery.give_back()
+    await delivery.nack()
     assert sorted(names(await drained(source))) == ["e1", "e2", "e3"]
 
 
-async def test_replicas_compete_for_events(bus: NatsBus, nats_server: NatsServer) -> None:
-    other = NatsBus(nats_server.url)
+async def test_replicas_compete_for_events(bus: NatsConnection, nats_server: NatsServer) -> None:
+    other = NatsConnection(nats_server.url)
     await bus.publish(events(100))
     shares = await asyncio.gather(drained(reader(bus, limit=5)), drained(reader(other, limit=5)))
     assert all(shares)
@@ -94,7 +94,7 @@ async def test_replicas_compete_for_events(bus: NatsBus, nats_server: NatsServer
     await other.close()
 
 
-async def test_ephemeral_consumer_receives_all_new_events(bus: NatsBus) -> None:
+async def test_ephemeral_consumer_receives_all_new_events(bus: NatsConnection) -> None:
     await bus.publish(events(2))
     watchers = [NatsSource(bus, None, EVENTS, wait_seconds=0.5) for _ in range(2)]
     assert [await drained(watcher) for watcher in watchers] == [[], []]
@@ -104,7 +104,7 @@ async def test_ephemeral_consumer_receives_all_new_events(bus: NatsBus) -> None:
     assert names(await drained(reader(bus))) == ["e1", "e2", "e3", "e4", "e5"]
 
 
-async def dead_letters(bus: NatsBus) -> list[tuple[str, Any, str]]:
+async def dead_letters(bus: NatsConnection) -> list[tuple[str, Any, str]]:
     """Return subject, content and reason of all dead letters."""
     stream = await bus.jetstream()
     count = (await stream.stream_info(DEAD_LETTERS)).state.messages
@@ -115,7 +115,7 @@ async def dead_letters(bus: NatsBus) -> list[tuple[str, Any, str]]:
     return found
 
 
-async def test_poison_events_are_dead_lettered_and_block_nothing(bus: NatsBus) -> None:
+async def test_poison_events_are_dead_lettered_and_block_nothing(bus: NatsConnection) -> None:
     poison = event("poison", "bank.hold.placed")
     await bus.publish([event("good-1"), poison, event("good-2")])
     stream = await bus.jetstream()
@@ -134,10 +134,10 @@ async def test_poison_events_are_dead_lettered_and_block_nothing(bus: NatsBus) -
     assert all("not a CloudEvent" in reason for subject, _, reason in await dead_letters(bus) if "unread" in subject)
 
 
-async def test_server_restart_loses_no_events(bus: NatsBus, nats_server: NatsServer) -> None:
+async def test_server_restart_loses_no_events(bus: NatsConnection, nats_server: NatsServer) -> None:
     """Publisher and consumer reconnect; unacknowledged events are redelivered."""
     handler = RecordingHandler()
-    consumer_bus = NatsBus(nats_server.url)
+    consumer_bus = NatsConnection(nats_server.url)
     consumer = asyncio.create_task(Consumer(reader(consumer_bus), handler).run())
     published, stopped, failed = 0, asyncio.Event(), asyncio.Event()
 
@@ -181,7 +181,7 @@ async def test_unavailable_server_at_startup_is_an_error(
 ) -> None:
     monkeypatch.setattr(transport, "_CONNECT_SECONDS", 0.5)
     await nats_server.stop()
-    bus = NatsBus(nats_server.url)
+    bus = NatsConnection(nats_server.url)
     async with asyncio.timeout(10):
         with pytest.raises((nats.errors.Error, OSError)):
             await bus.publish(events(1))
@@ -191,7 +191,7 @@ async def test_unavailable_server_at_startup_is_an_error(
     await bus.close()
 
 
-async def test_server_that_lost_its_disk_gets_a_new_stream_id(bus: NatsBus, nats_server: NatsServer) -> None:
+async def test_server_that_lost_its_disk_gets_a_new_stream_id(bus: NatsConnection, nats_server: NatsServer) -> None:
     """Publishers and consumers continue, and the new stream id tells publishers that the events are lost."""
     await bus.publish(events(3))
     first = await bus.stream()
@@ -219,7 +219,7 @@ async def test_server_that_lost_its_disk_gets_a_new_stream_id(bus: NatsBus, nats
     await eventually(received, seconds=20)
 
 
-async def test_deleted_stream_is_recreated(bus: NatsBus) -> None:
+async def test_deleted_stream_is_recreated(bus: NatsConnection) -> None:
     await bus.publish(events(1))
     first = await bus.stream()
     await (await bus.jetstream()).delete_stream(STREAM)

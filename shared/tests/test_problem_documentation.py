@@ -15,7 +15,8 @@ def test_every_problem_type_has_a_page_and_matches_nginx() -> None:
     kinds = {code: (kind.status, kind.title) for code, kind in {**PROBLEM_TYPES, **NGINX_PROBLEM_TYPES}.items()}
     assert len(of_nginx) > 5 and of_nginx.items() <= kinds.items()
     assert (
-        ADVICE.keys() == kinds.keys() == problem_pages.kinds().keys() and NGINX_PROBLEM_TYPES.keys() <= of_nginx.keys()
+        ADVICE.keys() == kinds.keys() == problem_pages.problem_types().keys()
+        and NGINX_PROBLEM_TYPES.keys() <= of_nginx.keys()
     )
 
 

@@ -14,10 +14,10 @@ from shared.events import Event
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
 from shared.messaging.relay import Relay
 from shared.tests.support import append, event, events, eventually, metric, names, outbox, read
-from shared.messaging.transport import NatsBus
+from shared.messaging.transport import NatsConnection
 
 
-class FakeBus(NatsBus):
+class FakeBus(NatsConnection):
     """A broker that records published events and can be unavailable."""
 
     def __init__(self) -> None:

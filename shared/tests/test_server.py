@@ -18,7 +18,7 @@ import uvloop
 
 from shared.testing.ports import free_port
 from shared.testing.paths import ROOT
-from shared.runtime.server import without_forsaken_lookups
+from shared.runtime.server import ignore_abandoned_lookups
 
 NOWHERE = "nobody-has-this-name.invalid"
 
@@ -28,7 +28,7 @@ async def told_after(leave_something: Callable[[], Awaitable[None]]) -> str:
     told: list[dict[str, Any]] = []
 
     def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        without_forsaken_lookups(loop, context)
+        ignore_abandoned_lookups(loop, context)
         told.append(context)
 
     asyncio.get_running_loop().set_exception_handler(handler)

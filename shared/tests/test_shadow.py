@@ -19,7 +19,7 @@ class DryRunHandler(FakeHandler):
         self.broken = broken
         self.dry_runs: list[str] = []
 
-    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+    async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         for item in events:
             if self.errors.get(item.id):
                 raise self.errors[item.id].pop()
@@ -39,18 +39,18 @@ async def no_pause(_seconds: float) -> None:
 async def test_dry_run_acknowledges_events_without_effect() -> None:
     source, handler = FakeSource([event("1"), event("2")], feed=False), DryRunHandler()
     shadow = ShadowConsumer(source, handler, no_pause)
-    before = counted("rehearsed"), counted("failed")
+    before = counted("dry_run"), counted("failed")
     assert await shadow.step() == 2
     assert (handler.dry_runs, handler.seen, handler.dead_letters) == (["1", "2"], [], [])
     assert source.outcomes == ["acknowledged"]
-    assert (counted("rehearsed"), counted("failed")) == (before[0] + 2, before[1])
+    assert (counted("dry_run"), counted("failed")) == (before[0] + 2, before[1])
 
 
 async def test_failure_is_counted_for_its_event_and_not_dead_lettered() -> None:
     source, handler = FakeSource([event("1"), event("2"), event("3")], feed=False), DryRunHandler(broken="2")
-    before = counted("rehearsed"), counted("failed")
+    before = counted("dry_run"), counted("failed")
     await ShadowConsumer(source, handler, no_pause).step()
-    assert (counted("rehearsed"), counted("failed")) == (before[0] + 2, before[1] + 1)
+    assert (counted("dry_run"), counted("failed")) == (before[0] + 2, before[1] + 1)
     assert (source.outcomes, source.dead, handler.dead_letters) == (["acknowledged"], [], [])
 
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.runtime import tasks
-from shared.runtime.tasks import uninterrupted
+from shared.runtime.tasks import shield
 
 
 async def step(seconds: float, done: list[str]) -> str:
@@ -15,7 +15,7 @@ async def step(seconds: float, done: list[str]) -> str:
 
 
 async def cancelled_in(seconds: float, done: list[str]) -> None:
-    task = asyncio.create_task(uninterrupted(step(seconds, done)))
+    task = asyncio.create_task(shield(step(seconds, done)))
     await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -23,9 +23,9 @@ async def cancelled_in(seconds: float, done: list[str]) -> None:
 
 
 async def test_step_returns_its_result_or_raises_its_error():
-    assert await uninterrupted(step(0, [])) == "result"
+    assert await shield(step(0, [])) == "result"
     with pytest.raises(TypeError):
-        await uninterrupted(step(None, []))  # type: ignore[arg-type]
+        await shield(step(None, []))  # type: ignore[arg-type]
 
 
 async def test_cancellation_waits_for_the_step():

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.application.ingestion import EventIngestion
-from shared.messaging.consumer import Handler, Move
+from shared.messaging.consumer import Handler, OffsetCommit
 from shared.events import CloudEvent
 
 
@@ -14,14 +14,14 @@ class HistoryHandler(Handler):
     def __init__(self, ingestion: EventIngestion) -> None:
         self._ingestion = ingestion
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         return await self._ingestion.position()
 
-    async def process(self, events: Sequence[CloudEvent], move: Move | None) -> set[str]:
-        return await self._ingestion.apply(events, move)
+    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
+        return await self._ingestion.apply(events, offset_commit)
 
-    async def rehearse(self, events: Sequence[CloudEvent]) -> None:
+    async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         await self._ingestion.dry_run(events)
 
-    async def bury(self, raw: Any, reason: str) -> None:
+    async def dead_letter(self, raw: Any, reason: str) -> None:
         await self._ingestion.dead_letter(raw, reason)

@@ -32,7 +32,7 @@ def create(settings: TransactionSettings) -> Service:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.running("bank.>", HistoryHandler(ingestion), measurements, {}):
+        async with runtime.run_background_tasks("bank.>", HistoryHandler(ingestion), measurements, {}):
             yield
         await ledger.close()
         await runtime.close()

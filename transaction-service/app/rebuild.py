@@ -38,7 +38,7 @@ async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, rep
         await ingestion.clear_history()
         while delivery.raw:
             # Without a position: the offset belongs to the running service.
-            await consumer.settle(replace(delivery, position=None, after=None))
+            await consumer.consume(replace(delivery, position=None, after=None))
             events += len(delivery.raw)
             report(f"{events} events so far")
             if len(delivery.raw) < limit:

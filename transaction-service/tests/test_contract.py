@@ -7,7 +7,7 @@ from threading import Thread
 import httpx
 import pytest
 
-from shared.testing.contract import assert_methods_are_those_documented, hold_to_its_document
+from shared.testing.contract import assert_documented_methods, assert_conforms_to_openapi
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, serving
 
 # The service is another process, and what sends the requests need not be measured.
@@ -47,10 +47,10 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 # Hundreds of requests: more than a test has on a busy machine.
 @pytest.mark.timeout(600 * SEARCH_FACTOR)
 def test_the_api_conforms_to_its_openapi_document(served: str, lab: Lab) -> None:
-    hold_to_its_document(f"{served}/docs/transaction-service/openapi.json", lab)
+    assert_conforms_to_openapi(f"{served}/docs/transaction-service/openapi.json", lab)
 
 
 def test_every_route_of_the_contract_is_documented(served: str) -> None:
     document = httpx.get(f"{served}/docs/transaction-service/openapi.json").json()
     assert set(document["paths"]) == DOCUMENTED
-    assert_methods_are_those_documented(served, document)
+    assert_documented_methods(served, document)

@@ -19,7 +19,7 @@ from app.models import inbox, metadata
 from app.prometheus import FLAGS
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.messaging.consumer import Consumer, Move, Overtaken
+from shared.messaging.consumer import Consumer, OffsetCommit, StaleOffset
 from shared.db.database import create_engine, write_transaction
 from shared.events import CloudEvent
 from shared.ids import new_id
@@ -135,7 +135,7 @@ async def test_a_poison_event_is_dead_lettered_and_blocks_no_others(
 
     raw = [event.model_dump(mode="json", exclude_none=True) for event in (*ledger.events, poison)]
     consumer = Consumer(Source(), HistoryHandler(ingestion), pause=nothing)  # type: ignore[arg-type]
-    await consumer.settle(Delivery(raw, 4, 0, nothing, nothing))
+    await consumer.consume(Delivery(raw, 4, 0, nothing, nothing))
 
     assert await ingestion.position() == 4
     assert len((await history(engine))[1]) == 2
@@ -147,12 +147,12 @@ async def test_the_offset_is_committed_with_the_effect_or_not_at_all(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     ledger.deposit(ledger.open(), 100)
-    await ingestion.apply(ledger.events[:1], Move(0, 1))
+    await ingestion.apply(ledger.events[:1], OffsetCommit(0, 1))
     assert await ingestion.position() == 1
-    with pytest.raises(Overtaken):
-        await ingestion.apply(ledger.events, Move(0, 3))
+    with pytest.raises(StaleOffset):
+        await ingestion.apply(ledger.events, OffsetCommit(0, 3))
     assert await history(engine) == ([], [])
-    await ingestion.apply(ledger.events, Move(1, 3))
+    await ingestion.apply(ledger.events, OffsetCommit(1, 3))
     assert await ingestion.position() == 3 and len((await history(engine))[1]) == 2
 
 
@@ -186,7 +186,7 @@ async def test_a_conflict_between_replicas_is_retried(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     ledger.open()
-    claim, calls = inbox.claim, []
+    claim, calls = inbox.insert_new, []
 
     async def conflicting(connection, event_ids, now):
         calls.append(now)
@@ -194,7 +194,7 @@ async def test_a_conflict_between_replicas_is_retried(
             await connection.exec_driver_sql("this is no SQL")
         return await claim(connection, event_ids, now)
 
-    monkeypatch.setattr(inbox, "claim", conflicting)
+    monkeypatch.setattr(inbox, "insert_new", conflicting)
     monkeypatch.setattr(ingestion_module, "is_retryable", lambda error: True)
     assert len(await ingestion.apply(ledger.events, None)) == 1
     calls.clear()
@@ -210,14 +210,14 @@ async def test_a_dry_run_does_all_the_work_and_rolls_back(
     alices = ledger.open()
     ledger.withdraw(alices, 10_000_001)
     handler = HistoryHandler(ingestion)
-    await handler.rehearse(ledger.events)
+    await handler.dry_run(ledger.events)
     assert await history(engine) == ([], []) and await flagged(engine) == set() and await outbox_events(engine) == []
     await ingestion.apply(ledger.events, None)
     before = await history(engine), await flagged(engine), await outbox_events(engine)
     # Stable has processed them before: it is all done again, or a bug in it would not show.
     monkeypatch.setattr(ingestion_module.fraud, "evaluate", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
-        await handler.rehearse(ledger.events)
+        await handler.dry_run(ledger.events)
     assert (await history(engine), await flagged(engine), await outbox_events(engine)) == before
 
 

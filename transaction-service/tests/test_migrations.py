@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from app.models import metadata
-from shared.testing.fixtures import assert_migrations_make
+from shared.testing.fixtures import assert_migrations_match_models
 
 
 def test_migrations_and_models_agree(database_url: str) -> None:
-    assert_migrations_make(metadata, Path(__file__).parent.parent, database_url)
+    assert_migrations_match_models(metadata, Path(__file__).parent.parent, database_url)

@@ -12,7 +12,7 @@ from app import rebuild as rebuild_module
 from app.application.ingestion import EventIngestion
 from app.rebuild import RebuildError, rebuild
 from app.settings import TransactionSettings
-from shared.messaging.consumer import Move
+from shared.messaging.consumer import OffsetCommit
 from shared.db.database import create_engine
 from shared.events import CloudEvent
 from shared.testing.fixtures import Lab
@@ -44,7 +44,7 @@ async def test_a_rebuilt_history_is_identical(ingestion: EventIngestion, ledger:
         ledger.deposit(alices, amount)
         ledger.move(alices, bobs, amount)
     ledger.refuse(alices, bobs, 1)
-    await ingestion.apply(ledger.events, Move(0, len(ledger.events)))
+    await ingestion.apply(ledger.events, OffsetCommit(0, len(ledger.events)))
     before = await history(engine), await flagged(engine), await outbox_events(engine)
     lines: list[str] = []
 

@@ -13,7 +13,7 @@ from app.domain.commands import HoldResult, OpenAccount, Refusal, Result, Transa
 from app.prometheus import AMOUNT, TRANSACTIONS, VIOLATIONS
 from app.storage import repository
 from shared.observability import tracing
-from shared.db.database import is_retryable, rehearsal, write_transaction
+from shared.db.database import is_retryable, dry_run_transaction, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
 
@@ -49,7 +49,7 @@ class BatchExecutor:
 
     async def dry_run(self, requests: Sequence[LedgerRequest]) -> None:
         """Execute requests that need no cash account, and roll back. Raises what `execute` would raise."""
-        async with rehearsal(self._engine) as connection:
+        async with dry_run_transaction(self._engine) as connection:
             await flush.execute(connection, requests, {}, utc_now())
 
     async def _execute_once(self, requests: Sequence[LedgerRequest]) -> list[LedgerResponse]:

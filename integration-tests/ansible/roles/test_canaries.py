@@ -60,7 +60,7 @@ def tool(tmp_path: Path) -> Tool:
 def test_no_canary_gets_more_clients_than_a_stable_replica(tool: Tool, stable: int, share: int, canaries: int) -> None:
     tool.running("account-service", stable)
     tool.running("transaction-service", 1)
-    found = json.loads(tool("carriers", str(share)).stdout)
+    found = json.loads(tool("canary_count", str(share)).stdout)
     assert found == {"account-service": canaries, "transaction-service": 1}
     assert json.loads(tool("replicas").stdout) == {"account-service": stable, "transaction-service": 1}
 
@@ -70,7 +70,7 @@ def test_canaries_grow_with_stable_and_never_shrink(tool: Tool) -> None:
     tool.running("account-service-canary", 2)
     tool.running("transaction-service", 1)
     tool.running("transaction-service-canary", 2)
-    done = tool("carry", "a-rollout", "50")
+    done = tool("ensure_canaries", "a-rollout", "50")
     assert (done.returncode, json.loads(done.stdout)["phase"]) == (0, "canary"), done.stderr
     (asked,) = tool.asked
     assert asked.startswith("compose up ") and "--no-recreate" in asked
@@ -84,11 +84,11 @@ def test_rolled_back_or_rejected_rollouts_get_no_canaries(tool: Tool, canaries: 
         tool.running(f"{service}-canary", canaries)
     if code:
         tool.docker.with_name("docker.refuses").touch()
-    assert tool("carry", "a-rollout", "50").returncode == code
+    assert tool("ensure_canaries", "a-rollout", "50").returncode == code
     assert tool.asked == []
 
 
 def test_without_rollout_service_it_names_what_to_start(tool: Tool) -> None:
     tool.running("rollout-service", 0)
     done = tool("abort", "because")
-    assert done.returncode == 1 and "rollout-service does not run; start it: docker compose up" in done.stderr
+    assert done.returncode == 1 and "rollout-service is not running; start it: docker compose up" in done.stderr

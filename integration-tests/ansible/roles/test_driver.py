@@ -35,7 +35,7 @@ def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> 
         "nginx_canary_environment": {},
         "nginx_canary_steps": [10, 50],
         "nginx_canary_step": 0,
-        "nginx_canary_budget_seconds": 600,
+        "nginx_canary_step_timeout_seconds": 600,
         "nginx_canary_driver": "somebody",
     }
     with (
@@ -49,7 +49,9 @@ def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> 
         ) as driver,
     ):
         try:
-            eventually(lambda: asked.read_text().count("carry a-rollout 50") >= 1 or driver.poll() is not None, 60)
+            eventually(
+                lambda: asked.read_text().count("ensure_canaries a-rollout 50") >= 1 or driver.poll() is not None, 60
+            )
             assert driver.poll() is None, (tmp_path / "log").read_text()
         finally:
             driver.send_signal(signal.SIGKILL)

@@ -82,7 +82,7 @@ def test_attestations_of_this_repository_are_required(
     ours = "https://git.example/bank"
     asking = {**settings, "banking_app_require_attestations": True, "banking_app_repository": ours}
     refused = _look(tmp_path, asking)
-    assert refused.failed and "no attested list of parts" in " ".join(refused.output.split())
+    assert refused.failed and "no attested SBOM" in " ".join(refused.output.split())
     images = {service: registry.signed(service) for service in SERVICES}
     release = {**settings["banking_app_release"], "images": images}
     for service, image in images.items():
@@ -99,7 +99,9 @@ def test_attestations_of_this_repository_are_required(
 def test_a_tree_other_than_the_release_commit_is_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
     strict = {**settings, "banking_app_rehearsal": False}
     refused = _look(tmp_path, strict)
-    assert refused.failed and f"This tree is not commit {COMMIT}" in " ".join(refused.output.split())
+    assert refused.failed and f"The working tree differs from the release commit {COMMIT}" in " ".join(
+        refused.output.split()
+    )
     release = {**settings["banking_app_release"], "commit": run("git", "rev-parse", "HEAD").strip()}
     planted = ROOT / "monitoring" / "rules" / "planted.yml"
     planted.touch()
@@ -116,7 +118,7 @@ def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Re
     refused = _look(
         tmp_path, _with_image(settings, "account-service", f"{registry.address}/bank/account-service:latest")
     )
-    assert refused.failed and "is no image reference with a digest" in " ".join(refused.output.split())
+    assert refused.failed and "is not an image reference with a digest" in " ".join(refused.output.split())
 
 
 @pytest.mark.parametrize("missing", ["banking_app_release", "banking_app_cosign_keys"])

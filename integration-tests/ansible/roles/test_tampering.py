@@ -34,8 +34,8 @@ _CASE = """
 - block:
     - ansible.builtin.include_role: {name: nginx_canary, tasks_from: rollback}
       vars: {nginx_canary_reason: a test}
-    - ansible.builtin.include_role: {name: banking_app, tasks_from: restored}
-      vars: {banking_app_restored_images: "{{ nginx_canary_record.previous }}"}
+    - ansible.builtin.include_role: {name: banking_app, tasks_from: record_rollback}
+      vars: {banking_app_previous_images: "{{ nginx_canary_record.previous }}"}
     - ansible.builtin.debug: {msg: "WENT BACK {{ case.name }}"}
   rescue:
     - ansible.builtin.debug: {msg: "REFUSED TO GO BACK {{ case.name }}"}
@@ -44,7 +44,7 @@ _BEGIN = """
 - hosts: docker_hosts
   gather_facts: false
   tasks:
-    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: begin, rolespec_validate: false}
+    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: start_rollout, rolespec_validate: false}
 """
 # Says of a rollout what the case says; NGINX serves as it is asked to, and all replicas are there.
 _DOCKER = """#!/bin/bash

@@ -21,8 +21,8 @@ _PSQL = (
 # With the service's own address and client.
 _NATS = """
 import asyncio, pathlib, sys
-from shared.messaging.transport import NatsBus
-asyncio.run(NatsBus(pathlib.Path("/run/secrets/events_url").read_text(), sys.argv[1]).stream())
+from shared.messaging.transport import NatsConnection
+asyncio.run(NatsConnection(pathlib.Path("/run/secrets/events_url").read_text(), sys.argv[1]).stream())
 """
 _NATS_IN_PLAINTEXT = """
 import json, pathlib, socket

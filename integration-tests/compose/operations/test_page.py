@@ -1,6 +1,6 @@
 """The operations page on the composed stack: a rollout, the autoscaler, and unavailable components.
 
-PICTURES=docs/images saves screenshots there.
+SCREENSHOTS=docs/images saves screenshots there.
 """
 
 import os
@@ -51,7 +51,7 @@ def rollout(bank: ComposedBank, **changes: Any) -> Iterator[str]:
 
 
 def keep(looked: Looked, name: str) -> None:
-    if folder := os.environ.get("PICTURES"):
+    if folder := os.environ.get("SCREENSHOTS"):
         looked.picture(ROOT / Path(folder) / f"operations-page-{name}.png")
 
 

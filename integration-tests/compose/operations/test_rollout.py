@@ -45,7 +45,7 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
 
     source, target = bank.open(1_000), bank.open()
     bank.post("/transfers", usd(5, from_account=source, to_account=target))
-    rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="rehearsed"}) > 0'
+    rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="dry_run"}) > 0'
 
     def analyzed() -> bool:
         state = rollout_cli(bank, "renew", rollout)

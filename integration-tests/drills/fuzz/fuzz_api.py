@@ -18,25 +18,25 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from harness.commands import check
-from harness.local_stack import EmbeddedBank
+from harness.local_stack import LocalBank
 
 from shared.testing import lab_keys
-from shared.testing.local_stack import SERVICES, EmbeddedStack, Setting
+from shared.testing.local_stack import SERVICES, LocalStack, Setting
 from shared.testing.ports import free_port
-from shared.testing.contract import Walked, walk_along_its_links
+from shared.testing.contract import LinkWalk, follow_links
 from shared.testing.fixtures import Lab
 
 WALKS, LENGTH = 20, 10
 
 
-def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[Walked, str]:
+def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[LinkWalk, str]:
     """Walk until enough cases are sent; return the walk and the failure, if any."""
     api_url, secrets, service, cases, seed, minutes = job
     url, lab = f"{api_url}/docs/{service}/openapi.json", Lab(lab_keys.ensure(secrets))
-    walked, number, began = Walked(), seed, time.monotonic()
+    walked, number, began = LinkWalk(), seed, time.monotonic()
     while walked.cases < cases and time.monotonic() - began < minutes * 60:
         try:
-            part = walk_along_its_links(url, lab, WALKS, LENGTH, number)
+            part = follow_links(url, lab, WALKS, LENGTH, number)
         except BaseException:  # pylint: disable=broad-exception-caught  # any error is a failure of the API
             return walked, f"{traceback.format_exc()}\nFAILURE in {service}; again: --cases 1 --seed {number}"
         number += 1
@@ -47,7 +47,7 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[Walked, str]:
     return walked, ""
 
 
-def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
+def report(service: str, walked: LinkWalk, finding: str, cases: int) -> bool:
     """Print the result of a service; return whether the bar is met."""
     if finding:
         print(finding)
@@ -56,7 +56,7 @@ def report(service: str, walked: Walked, finding: str, cases: int) -> bool:
     return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
 
 
-def is_consistent(bank: EmbeddedBank) -> bool:
+def is_consistent(bank: LocalBank) -> bool:
     """Print and return whether ledger and history are consistent."""
     try:
         bank.assert_ledger_is_sound()
@@ -79,14 +79,14 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         first = free_port(2)
-        stack = EmbeddedStack(
+        stack = LocalStack(
             Path(folder) / "var",
             http_port=free_port(),
             account=Setting(first),
             transaction=Setting(first + 1),
         )
         with stack:
-            bank = EmbeddedBank(stack)
+            bank = LocalBank(stack)
             where = stack.api_url, stack.var_dir / "secrets"
             jobs = [(*where, name, options.cases, options.seed, options.minutes) for name in SERVICES]
             with ProcessPoolExecutor(len(jobs)) as pool:

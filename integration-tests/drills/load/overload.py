@@ -30,8 +30,8 @@ from harness.commands import Result, finish
 from harness.load import Response, send_once
 
 from shared.testing import lab_keys
-from shared.testing.local_stack import ACCOUNT, EmbeddedStack, StackError
-from shared.testing.postgres import PostgresMissing
+from shared.testing.local_stack import ACCOUNT, LocalStack, StackError
+from shared.testing.postgres import PostgresNotInstalled
 from shared.testing.progress import Progress
 
 OFFERED = 3.0
@@ -96,7 +96,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Drill:
     """The bank, its load and its measurements."""
 
-    def __init__(self, bench: Bench, stack: EmbeddedStack) -> None:
+    def __init__(self, bench: Bench, stack: LocalStack) -> None:
         self._bench = bench
         self._stack = stack
         self._log = stack.var_dir / "nginx" / "access.log"
@@ -183,7 +183,7 @@ def one_round(drill: Drill, seconds: int, connections: int, progress: Progress) 
     # Some connections wait for their responses, so the rate they aim at has to be higher.
     overload = drill.load(seconds, _OVERLOAD_CONNECTIONS, OFFERED * 1.5 * peak.goodput)
     normal = drill.load(seconds, connections, NORMAL * peak.goodput)
-    progress.say(
+    progress.info(
         f"peak {peak.goodput:.0f}/s; offered {overload.offered:.0f}/s: goodput {overload.goodput:.0f}/s,"
         f" responses {dict(sorted(overload.answers.items()))}; then {normal.goodput:.0f}/s of {normal.offered:.0f}/s"
     )
@@ -194,7 +194,7 @@ def best_connections(drill: Drill, progress: Progress) -> int:
     """Return the number of connections with the highest throughput."""
     drill.load(3, _PEAK_CONNECTIONS[0])
     found = {connections: drill.load(3, connections).goodput for connections in _PEAK_CONNECTIONS}
-    progress.say(f"transfers/s by connections: { {n: round(rate) for n, rate in found.items()} }")
+    progress.info(f"transfers/s by connections: { {n: round(rate) for n, rate in found.items()} }")
     return max(found, key=lambda connections: found[connections])
 
 
@@ -270,7 +270,7 @@ def main() -> int:
                 rounds.append(one_round(drill, arguments.seconds, connections, progress))
             progress.step("the ledger's invariants")
             broken = bench.broken_invariants()
-    except (Failure, StackError, PostgresMissing) as failure:
+    except (Failure, StackError, PostgresNotInstalled) as failure:
         progress.finished(str(failure), good=False)
         return 1
     found = checks(rounds, drill.memory.peak)

@@ -31,7 +31,7 @@ from harness.load import Response, send_once
 from shared.testing.paths import ROOT
 from shared.testing import lab_keys
 from shared.testing.ports import free_port
-from shared.testing.postgres import PostgresMissing, PostgresServer
+from shared.testing.postgres import PostgresNotInstalled, PostgresServer
 from shared.testing.processes import Process, stop_all
 from shared.testing.progress import Progress
 
@@ -291,7 +291,7 @@ def main() -> int:
             ledger = f"http://127.0.0.1:{fake.server_address[1]}"
             service = stack.enter_context(served(folder, url, ledger))
             found = measure(service, folder, arguments.entries, arguments.seconds, progress)
-    except (PostgresMissing, subprocess.CalledProcessError) as failure:
+    except (PostgresNotInstalled, subprocess.CalledProcessError) as failure:
         progress.finished(str(failure), good=False)
         return 1
     return finish(progress, found)

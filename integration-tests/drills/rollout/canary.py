@@ -41,7 +41,7 @@ MAX_SECONDS_IN = 30.0
 MAX_SECONDS_REVERT = 60.0
 MAX_SECONDS_BACK = 10.0
 SPLIT, TOLERANCE, MIN_CLIENTS = 0.10, 0.01, 2500
-STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_budget_seconds": 240}
+STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_step_timeout_seconds": 240}
 
 
 # Good releases --------------------------------------------------------------------------------------------------------
@@ -54,7 +54,10 @@ def good(drill: Drill) -> None:
     # The first step has to last until the split has been measured at each; two busy cores take 80 s.
     bake = 45 if drill.short else 110 * len(counts)
     # Without spaces: make splits arguments at them.
-    times = [f"--extra-vars=nginx_canary_bake_seconds={bake}", f"--extra-vars=nginx_canary_budget_seconds={bake + 195}"]
+    times = [
+        f"--extra-vars=nginx_canary_bake_seconds={bake}",
+        f"--extra-vars=nginx_canary_step_timeout_seconds={bake + 195}",
+    ]
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
     with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, *times)
@@ -198,7 +201,7 @@ def tried(drill: Drill) -> None:
     state = bank.state()
     timeline(state, done.began)
     drill.check("promoting" in {note["phase"] for note in state["history"]}, "tried: every step was passed")
-    drill.check("was only tried" in state["reason"], f"tried: {state['outcome']}: {state['reason']}")
+    drill.check("dry run of" in state["reason"], f"tried: {state['outcome']}: {state['reason']}")
     drill.check(bank.deployed() == drill.good[-1], f"tried: {bank.deployed()} is deployed")
     drill.check_quiet(result, "tried")
     drill.check_stable_alone("tried", drill.good[-1])
@@ -209,7 +212,7 @@ def prometheus_gone(drill: Drill) -> None:
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
     with customers(bank, drill.rate) as result:
-        process = bank.start_deploy(release, "--extra-vars", "nginx_canary_budget_seconds=60")
+        process = bank.start_deploy(release, "--extra-vars", "nginx_canary_step_timeout_seconds=60")
         began = time.time()
         bank.reached(process, TRANSITIONS["canary 10 %"])
         bank.compose("stop", "prometheus")
@@ -347,7 +350,7 @@ def run_scenarios(folder: Path, names: list[str], options: argparse.Namespace) -
                 progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
                 began = time.monotonic()
                 SCENARIOS[name](drill)
-                progress.say(f"{name} took {time.monotonic() - began:.0f} s")
+                progress.info(f"{name} took {time.monotonic() - began:.0f} s")
             return drill.failures
         finally:
             bank.close()

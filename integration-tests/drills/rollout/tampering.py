@@ -120,7 +120,7 @@ class Drill:
         """Print and count one case; a rejection must have the expected reason."""
         good = bool(answer) == refused and reason in answer
         self.failures += not good
-        said = answer.splitlines()[0].removeprefix("release: REFUSED: ")[:150] if answer else "accepted"
+        said = answer.splitlines()[0].removeprefix("release: REJECTED: ")[:150] if answer else "accepted"
         commands.check(good, f"{what}: {said}")
 
 
@@ -171,7 +171,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     drill.expect("  a release with everything attached again", drill.verify(bad_parts), False)
     if not drill.registry.attach(own, own, alter_parts):
         raise RuntimeError("the drill found no list of parts to alter")
-    drill.expect("6 list of parts altered", drill.verify(bad_parts), True, "list of parts")
+    drill.expect("6 list of parts altered", drill.verify(bad_parts), True, "SBOM")
     bare = drill.release("bare", 202, ATTEST="0")
     parts = drill.folder / "parts" / "account-service.cdx.json"
     bare_image = bare["banking_app_release"]["images"]["account-service"]
@@ -195,7 +195,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     swapped["banking_app_release"]["images"] = {"transaction-service": image}
     drill.expect("   another service's image", drill.verify(swapped), True, "no signature")
     tagged = f"{drill.prefix}/account-service:good"
-    drill.expect("12 digest missing", drill.verify(with_image(good, tagged)), True, "not named by its digest")
+    drill.expect("12 digest missing", drill.verify(with_image(good, tagged)), True, "not named by digest")
     drill.expect("5 layer altered: Docker pulls it", altered_layer(drill, good), True)
 
 
@@ -221,7 +221,7 @@ def deploy(drill: Drill, _good: Manifest) -> None:
             text = genuine.read_text(encoding="utf-8")
             tampered = folder / "tampered.json"
             cases = {
-                "attestations missing": (bare.read_text(encoding="utf-8"), "no attested list of parts"),
+                "attestations missing": (bare.read_text(encoding="utf-8"), "no attested SBOM"),
                 "unsigned image": (
                     releases.with_image(text, "account-service", releases.unsigned_digest()),
                     "no signature of this release",

@@ -31,7 +31,7 @@ class Broken(Exception):
 
 def around_requests(change: Callable[[Answer, Any, Any, Any, Any], Awaitable[None]]) -> None:
     """Have clients' requests answered by `change`, inside what measures them."""
-    answer = Service._answer  # pylint: disable=protected-access
+    answer = Service._handle  # pylint: disable=protected-access
 
     async def changed(self: Service, scope: Any, receive: Any, send: Any) -> None:
         if scope["path"].startswith("/api/"):
@@ -39,7 +39,7 @@ def around_requests(change: Callable[[Answer, Any, Any, Any, Any], Awaitable[Non
         else:
             await answer(self, scope, receive, send)
 
-    Service._answer = changed  # type: ignore[method-assign]  # pylint: disable=protected-access
+    Service._handle = changed  # type: ignore[method-assign]  # pylint: disable=protected-access
 
 
 def errors(share: float) -> None:
@@ -85,7 +85,7 @@ def consumer() -> None:
     async def refuse(_self: Any, _events: Any, _move: Any = None) -> None:
         raise Broken
 
-    handler.process = handler.rehearse = refuse
+    handler.process = handler.dry_run = refuse
 
 
 def double_post() -> None:

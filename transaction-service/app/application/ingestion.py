@@ -16,8 +16,8 @@ from app.models import inbox, outbox
 from app.prometheus import FLAGS
 from app.storage import assessment, history
 from shared.observability import tracing
-from shared.messaging.consumer import Move
-from shared.db.database import is_retryable, rehearsal, write_all, write_transaction
+from shared.messaging.consumer import OffsetCommit
+from shared.db.database import is_retryable, dry_run_transaction, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import utc_now
 
@@ -45,7 +45,7 @@ class EventIngestion:
         async with self._engine.connect() as connection:
             return await inbox.position(connection, FEED)
 
-    async def apply(self, events: Sequence[CloudEvent], offset_commit: Move | None) -> set[str]:
+    async def apply(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Add events to the history and publish new findings; return the ids of the new events.
 
         Raises ValueError (or pydantic.ValidationError) if an event is invalid.
@@ -61,15 +61,15 @@ class EventIngestion:
         raise AssertionError("unreachable")
 
     async def _apply(
-        self, events: Sequence[CloudEvent], data: Mapping[str, EventData | None], offset_commit: Move | None
+        self, events: Sequence[CloudEvent], data: Mapping[str, EventData | None], offset_commit: OffsetCommit | None
     ) -> set[str]:
         now = utc_now()
         async with write_transaction(self._engine) as connection:
-            new = await inbox.claim(connection, data, now)
+            new = await inbox.insert_new(connection, data, now)
             items = [item for event_id, item in data.items() if event_id in new and item is not None]
             findings, flagged = await self._record(connection, events, items, now)
             if offset_commit is not None:
-                await inbox.move(connection, FEED, offset_commit)
+                await inbox.commit_offset(connection, FEED, offset_commit)
         self._committed(flagged)
         for finding in findings:
             FLAGS.labels(finding.rule).inc()
@@ -79,8 +79,8 @@ class EventIngestion:
         """Process events like `apply` does with new ones, and roll back. Raises what `apply` raises."""
         now = utc_now()
         data = {event.id: parse(event) for event in events}
-        async with rehearsal(self._engine) as connection:
-            await inbox.claim(connection, data, now)
+        async with dry_run_transaction(self._engine) as connection:
+            await inbox.insert_new(connection, data, now)
             await self._record(connection, events, [item for item in data.values() if item is not None], now)
 
     async def _record(
@@ -127,7 +127,7 @@ class EventIngestion:
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store an invalid event for operators."""
         async with write_transaction(self._engine) as connection:
-            await inbox.bury(connection, raw, reason, utc_now())
+            await inbox.dead_letter(connection, raw, reason, utc_now())
 
     async def clear_history(self) -> None:
         """Delete what can be rebuilt from the feed: the history and the inbox."""

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from app.statements import CsvFormat, JsonFormat, Line, Statement, Totals
 from shared.http.problems import Problem
-from shared.runtime.tasks import uninterrupted
+from shared.runtime.tasks import shield
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class Streams:
             # requests, however many long statements there are.
             async with self._turn:
                 started = time.perf_counter()
-                lines = await uninterrupted(read(totals.seq))
+                lines = await shield(read(totals.seq))
                 if not lines:
                     raise _Aborted(f"its entries after {totals.seq} were deleted")
                 totals.add(lines)

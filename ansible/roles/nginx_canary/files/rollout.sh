@@ -126,7 +126,7 @@ drain() {
         echo 'done'
         return
     fi
-    # Stopping waits for requests in flight, so it runs in the background, one replica at a time.
+    # ShutdownSignal waits for requests in flight, so it runs in the background, one replica at a time.
     if [ "$(cat "$stopping" 2>/dev/null || true)" != "$old" ]; then
         echo "$old" >"$stopping"
         # shellcheck disable=SC2016
