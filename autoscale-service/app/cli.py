@@ -5,7 +5,7 @@
     scale SERVICE COUNT  set the number of replicas; pause first, or the autoscaler may change it again
     refused              print which Docker API calls the socket proxy rejects
 
-No token is required: whoever can run this can run any command in the container.
+No token is required: anyone who can run this can run any command in the container.
 """
 
 import json

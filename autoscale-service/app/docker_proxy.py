@@ -1,7 +1,7 @@
 """Socket proxy between autoscale-service and Docker: `python -m app.docker_proxy`.
 
 It forwards only the calls that scaling needs, for replicas of one project that are labelled for scaling, and rejects
-all others. Whoever can create arbitrary containers is root on the host, so a new container must be a copy of an
+all others. Anyone who can create arbitrary containers is root on the host, so a new container must be a copy of an
 existing replica, and a service update may only change the number of replicas (docs/adr/0007).
 """
 

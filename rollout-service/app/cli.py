@@ -9,7 +9,7 @@
     restored           report that stable runs the previous version again
 
 Exits with 3 when the state does not allow the command (yet); standard error gives the reason. No token is required:
-whoever can run this can run any command in the container.
+anyone who can run this can run any command in the container.
 """
 
 import json

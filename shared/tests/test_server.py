@@ -177,9 +177,9 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
 
 def test_garbage_is_collected_from_the_moment_a_service_serves() -> None:
     code = (
-        "from shared import sigterm, server; import gc; assert not gc.isenabled();"
+        "from shared.runtime import sigterm, server; import gc; assert not gc.isenabled();"
         "server._Server.run = lambda self: print(gc.isenabled(), gc.get_freeze_count() > 1000, flush=True);"
-        "from shared.settings import ProcessSettings;"
+        "from shared.runtime.settings import ProcessSettings;"
         "settings = ProcessSettings(service='x', port=1, auth_jwks='http://issuer'); server.run(lambda: None, settings)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)

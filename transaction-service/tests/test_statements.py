@@ -127,7 +127,7 @@ def test_filename():
     assert csv_filename(statement()) == "statement-account-2026-11-20-2026-11-21.csv"
 
 
-# What is asked for, at noon of 2026-11-20, and what `from` and `to` become.
+# Requested period, at noon of 2026-11-20, and the resulting `from` and `to`.
 PERIODS = [
     (None, None, "2026-11-01T00:00:00+00:00", "2026-11-20T12:00:00+00:00"),
     ("2026-11-05T00:00:00+00:00", None, "2026-11-05T00:00:00+00:00", "2026-11-20T12:00:00+00:00"),

@@ -2,13 +2,13 @@
 
 import pytest
 from harness.composed_stack import ComposedBank
-from drills.chaos.faults import Lab, conclude, make_plan, run, show
+from drills.chaos.faults import FaultInjector, conclude, make_plan, run, show
 
 pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 
 def test_random_faults_lose_and_duplicate_no_transfer(bank: ComposedBank):
-    lab = Lab(bank)
+    lab = FaultInjector(bank)
     plan = make_plan(3, 8, 600, lab.kinds)
     show(plan, lab)
     result = run(lab, plan)
