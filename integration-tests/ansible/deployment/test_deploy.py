@@ -121,4 +121,4 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
         _DEPLOY, {**bank, "banking_app_environment": {**bank["banking_app_environment"], "LOG_LEVEL": "DEBUG"}}
     )
     assert not third.failed, third.output
-    assert "account-service-1" in third.output and "keep the settings" in third.output
+    assert "account-service-1" in third.output and "keep their current settings" in third.output
