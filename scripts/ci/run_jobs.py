@@ -135,12 +135,13 @@ def run(job: Job, results: list[Result]) -> Result:
         env["NEEDS"] = _needs(job, results)
     started = time.monotonic()
     # As on GitHub, the first failing step ends the job.
-    succeeded = all(
-        subprocess.run(["bash", "-ec", _without_sudo(command)], cwd=ROOT, env=env, check=False).returncode
-        == 0  # nosec B607
-        for command in job.runs
-    )
+    succeeded = all(_run(command, env) for command in job.runs)
     return Result(job, "success" if succeeded else "failure", time.monotonic() - started)
+
+
+def _run(command: str, env: dict[str, str]) -> bool:
+    done = subprocess.run(["bash", "-ec", _without_sudo(command)], cwd=ROOT, env=env, check=False)  # nosec B607
+    return done.returncode == 0
 
 
 def main() -> int:

@@ -85,7 +85,7 @@ def test_a_rejected_restore_stops_no_service(bank: ComposedBank):
         return [bank.inspect("{{.State.StartedAt}}", one)[0] for one in bank.compose("ps", "--quiet").split()]
 
     before = running()
-    with pytest.raises(AssertionError, match="it goes with REPLACE=1 only"):
+    with pytest.raises(AssertionError, match="REPLACE=1 overwrites it"):
         bank.script("scripts/stack/restore.sh")
     with pytest.raises(AssertionError, match="there is no backup from before 2000-"):
         bank.script("scripts/stack/restore.sh", REPLACE="1", TO="2000-01-01T00:00:00Z")
