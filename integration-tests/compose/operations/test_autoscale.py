@@ -112,7 +112,7 @@ def test_a_canary_is_neither_counted_nor_touched(bank: ComposedBank, next_image:
     (there,) = bank.docker(*here).split()
     try:
         bank.operate("scale", SERVICE, "3")
-        with pytest.raises(AssertionError, match="no service that may be scaled"):
+        with pytest.raises(AssertionError, match="is not a scalable service"):
             bank.operate("scale", canary, "2")
         eventually(lambda: status(bank)["current"] == 3, 60)
         bank.operate("scale", SERVICE, "2")
