@@ -30,6 +30,20 @@ def modules(app: Path) -> Iterator[tuple[str, Path]]:
             yield name, file
 
 
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield module and name of each import; the name is empty for `import module`."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from ((alias.name, "") for alias in node.names)
+
+
+def within(module: str, package: str) -> bool:
+    """Return whether a module is the package or inside it."""
+    return module == package or module.startswith(f"{package}.")
+
+
 def upward_imports(app: Path, layers: Layers) -> list[str]:
     """Return the imports that go to a higher layer, or across to another package of the same one.
 
@@ -51,15 +65,15 @@ def impure_imports(app: Path, packages: Sequence[str]) -> list[str]:
     return [
         f"{name} imports {module}"
         for name, file in modules(app)
-        if any(_within(name, package) for package in packages)
-        for module, _ in _imports(file)
+        if any(within(name, package) for package in packages)
+        for module, _ in imports(file)
         if module.partition(".")[0] in _IMPURE
     ]
 
 
 def _imported(app: Path, file: Path) -> Iterator[str]:
-    for module, name in _imports(file):
-        if not _within(module, "app"):
+    for module, name in imports(file):
+        if not within(module, "app"):
             continue
         target = module.removeprefix("app").removeprefix(".")
         folder = app / target.replace(".", "/")
@@ -68,24 +82,12 @@ def _imported(app: Path, file: Path) -> Iterator[str]:
         yield target
 
 
-def _imports(file: Path) -> Iterator[tuple[str, str]]:
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            yield from ((node.module or "", alias.name) for alias in node.names)
-        elif isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
-
-
-def _within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
 def _layer(module: str, layers: Layers) -> tuple[int, str]:
     matches = [
         (len(package), rank, package)
         for rank, packages in enumerate(layers)
         for package in packages
-        if _within(module, package)
+        if within(module, package)
     ]
     if not matches:
         raise ValueError(f"{module} is in no layer")
