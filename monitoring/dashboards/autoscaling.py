@@ -12,7 +12,15 @@ from monitoring.dashboards.panels import (
 )
 
 _SELECTED = 'service=~"$service"'
-_DECISIONS = "increase(autoscale_decisions_total{{" + _SELECTED + ', direction="{}"}}[1m])'
+# A service without a decision in that direction has no such counter yet: that is 0, not "no data".
+_DECIDED = (
+    "sgn(sum by (service) (increase(autoscale_decisions_total{{"
+    + _SELECTED
+    + ', direction="{}"}}[1m]))'
+    + " or 0 * max by (service) (autoscale_replicas{{"
+    + _SELECTED
+    + "}}))"
+)
 
 
 def build() -> Dashboard:
@@ -85,8 +93,7 @@ def build() -> Dashboard:
                     "Decisions",
                     "Scale-ups and scale-downs of each service.",
                     Query(
-                        f"sgn(sum by (service) ({_DECISIONS.format('up')})) - "
-                        f"sgn(sum by (service) ({_DECISIONS.format('down')}))",
+                        f"{_DECIDED.format('up')} - {_DECIDED.format('down')}",
                         "{{service}}",
                     ),
                     {-1: ("scale down", "blue"), 0: ("no change", "transparent"), 1: ("scale up", "orange")},

@@ -19,7 +19,6 @@ EMPTY = {
     "canary: Last verdict A": _NO_ROLLOUT,
     "canary: Verdicts A": _NO_ROLLOUT,
     "autoscaling: Failures by operation A": "only there after a failure",
-    "autoscaling: Decisions A": "only there after a scaling decision",
     "overview: Ledger imbalance A": "only there when the ledger is broken",
 }
 
