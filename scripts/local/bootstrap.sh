@@ -74,9 +74,11 @@ install_uv() {
     requirements_stamp uv >.venv-uv/.requirements
 }
 
-# pip_setting NAME: a value from pip's configuration files and environment; the last one counts.
+# pip_setting NAME: a value from pip's configuration files and environment; the last one counts. pip separates several
+# by line breaks, uv by spaces.
 pip_setting() {
-    .venv-uv/bin/python -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\(.*\)'\$/\1/p" | tail -n 1
+    .venv-uv/bin/python -m pip config list 2>/dev/null | sed -n "s/^[^=]*\.$1='\([^']*\)'\$/\1/p" | tail -n 1 |
+        sed 's/\\n/ /g; s/^ *//; s/ *$//'
 }
 
 # uv does not read pip's configuration: a company's index and certificates that work for pip have to work here.
@@ -92,7 +94,9 @@ follow_pip_configuration() {
     [ -z "$value" ] || export UV_INSECURE_HOST=${UV_INSECURE_HOST-$value}
     value=$(pip_setting cert)
     [ -z "$value" ] || export SSL_CERT_FILE=${SSL_CERT_FILE-$value}
-    value=$(pip_setting default-timeout)
+    # `timeout` in its files, PIP_DEFAULT_TIMEOUT in the environment.
+    value=$(pip_setting timeout)
+    [ -n "$value" ] || value=$(pip_setting default-timeout)
     export UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT-${value:-180}}
 }
 
