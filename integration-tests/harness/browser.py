@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, Route, sync_playwright
 
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1100, "height": 800}
@@ -47,16 +47,34 @@ def chromium() -> Iterator[Browser]:
 
 
 class Looked:
-    """A page that is looked at, and what the browser complains of; `options` are those of a browser context."""
+    """A page that is looked at, and what the browser complains of; `options` are those of a browser context.
+
+    With `connected` false, the page's requests fail.
+    """
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self._context = browser.new_context(base_url=url, **{"viewport": DESKTOP, **options})
+        self._context.route("**/*", self._fetch)
+        self.connected = True
         self.page: Page = self._context.new_page()
         self.complaints: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda message: self._complain(message.type, message.text))
         self.page.on("pageerror", lambda error: self._complain("error", str(error)))
         self.page.on("request", lambda request: self.asked.append(request.url))
+
+    def _fetch(self, route: Route) -> None:
+        """Send a request for the browser.
+
+        Chromium aborts its own requests with ERR_NETWORK_CHANGED whenever a container starts or stops.
+        """
+        try:
+            if self.connected:
+                route.fulfill(response=route.fetch(max_redirects=0))
+                return
+        except Error:
+            pass
+        route.abort("connectionfailed")
 
     def _complain(self, kind: str, text: str) -> None:
         if kind in ("error", "warning"):
@@ -67,6 +85,8 @@ class Looked:
         return self
 
     def __exit__(self, *_error: object) -> None:
+        # A request may be in flight.
+        self._context.unroute_all(behavior="ignoreErrors")
         self._context.close()
 
     def waits_for(self, panel: str, text: str, seconds: float = 20) -> str:

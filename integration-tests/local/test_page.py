@@ -128,8 +128,8 @@ def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: LocalB
 def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")
-        looked.page.context.set_offline(True)
+        looked.connected = False
         looked.waits_for("overall", "NGINX not responding; the values below are outdated")
         assert looked.page.inner_text("#services").count("● ready") == 2
-        looked.page.context.set_offline(False)
+        looked.connected = True
         looked.waits_for("overall", "All systems operational")

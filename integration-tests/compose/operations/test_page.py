@@ -47,8 +47,8 @@ def rollout(bank: ComposedBank, **changes: Any) -> Iterator[str]:
     finally:
         stop.set()
         driver.join()
-    operate(bank, "abort", "eve has asked bob")
-    eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
+        operate(bank, "abort", "eve has asked bob")
+        eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
 
 
 def keep(looked: Looked, name: str) -> None:
