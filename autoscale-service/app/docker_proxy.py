@@ -8,88 +8,47 @@ existing replica, and a service update may only change the number of replicas (d
 import asyncio
 import os
 import re
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
-import orjson
 
 from app import replica
 from app.scalers import STABLE_LABELS, bounds, swarm
-from shared.docker.socket_proxy import (
-    ID,
-    NotFound,
-    Query,
-    AllowedCall,
-    SocketProxy,
-    DisruptionBudget,
-    allow_parameters,
-    require,
-    serve,
-    with_labels,
-)
+from shared.docker import socket_proxy
+from shared.docker.socket_proxy import ID, AllowedCall, NotFound, Query, allow_parameters, require, with_labels
 
 
-class DockerProxy(SocketProxy):
+class DockerProxy(socket_proxy.ReplicaProxy):
     """The calls that the autoscaler may make."""
 
     def __init__(self, docker: httpx.AsyncClient, project: str, most: int) -> None:
-        super().__init__(docker)
-        self._project = project
+        super().__init__(docker, project)
         self._most = most
-        self._budget = DisruptionBudget()
         self.rules = [
-            AllowedCall("GET", "/version", self.version),
-            AllowedCall("GET", "/containers/json", self.list_containers),
-            AllowedCall("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            *self.rules,
             # Concurrent creates could exceed the maximum together.
             AllowedCall("POST", "/containers/create", self.create, asyncio.Lock()),
             AllowedCall("POST", "/networks/(?P<network>[A-Za-z0-9_.-]{1,200})/connect", self.connect),
             AllowedCall("POST", f"/containers/(?P<id>{ID})/start", self.start),
-            AllowedCall("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
-            AllowedCall("DELETE", f"/containers/(?P<id>{ID})", self.remove),
             AllowedCall("GET", "/services", self.list_services),
             AllowedCall("POST", "/services/(?P<id>[a-z0-9]{25})/update", self.update),
         ]
 
-    async def _own(self, container: str) -> Any:
-        """Return a scalable container of the project. Raises NotFound for any other."""
-        document = await self.ask(f"/containers/{container}/json")
-        if not replica.is_ours(document["Config"]["Labels"], self._project):
+    @property
+    def _project_labels(self) -> list[str]:
+        return [f"{replica.PROJECT}={self._project}", *STABLE_LABELS]
+
+    async def _labels_of(self, container: str) -> Mapping[str, str]:
+        """Return the labels of a scalable container of the project. Raises NotFound for any other."""
+        labels: Mapping[str, str] = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"]
+        if not replica.is_ours(labels, self._project):
             raise NotFound("concerns a container outside the project")
-        return document
+        return labels
 
-    async def _listed(self, service: str, **query: str) -> list[Any]:
-        """List a service's running replicas; with all="true", also the stopped ones."""
-        label = [*self._labels(replica.PROJECT), f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
-        found: list[Any] = await self.ask("/containers/json", filters=orjson.dumps({"label": label}).decode(), **query)
-        return found
-
-    async def _siblings(self, service: str) -> list[Any]:
-        """Inspect the running replicas of a service."""
-        documents = []
-        for one in await self._listed(service):
-            # Removed since it was listed.
-            with suppress(NotFound):
-                documents.append(await self._own(one["Id"]))
-        return documents
-
-    def _labels(self, owner: str) -> list[str]:
-        return [f"{owner}={self._project}", *STABLE_LABELS]
-
-    async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """List containers: project and labels are added to the filters."""
-        require(body is None, "has a body")
-        return self._filtered(allow_parameters(query, "all", "filters", "limit", "size", "trunc_cmd"), replica.PROJECT)
-
-    def _filtered(self, query: Query, owner: str) -> Query:
-        return with_labels(query, self._labels(owner))
-
-    async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Inspect a replica."""
-        require(body is None, "has a body")
-        await self._own(match["id"])
-        return allow_parameters(query)
+    @staticmethod
+    def _replicas_of(service: str) -> list[str]:
+        return [f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
 
     async def create(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """A container may be made that is a copy of one that runs, with another number, and not too many."""
@@ -97,11 +56,11 @@ class DockerProxy(SocketProxy):
         require(isinstance(labels, dict) and replica.is_ours(labels, self._project), "is not a replica of the project")
         number, service = str(labels.get(replica.NUMBER)), str(labels.get(replica.SERVICE))
         require(re.fullmatch("[1-9][0-9]{0,4}", number), "has no number")
-        siblings = await self._siblings(service)
+        siblings = await self._inspected(self._replicas_of(service))
         require(
             any(replica.copy_of(one, int(number)) == body for one in siblings), "is not a copy of a running replica"
         )
-        existing = await self._listed(service, all="true")
+        existing = await self._listed(self._replicas_of(service), all="true")
         require(len(existing) < (bounds(labels)[1] or self._most), "would be more than the maximum")
         require(query == {"name": replica.name_of(labels)}, "has a name that does not match its number")
         return query
@@ -111,10 +70,11 @@ class DockerProxy(SocketProxy):
         given = body if isinstance(body, dict) else {}
         require(given.keys() == {"Container", "EndpointConfig"}, "has an unexpected form")
         require(re.fullmatch(ID, str(given["Container"])), "names no container")
-        labels = (await self._own(given["Container"]))["Config"]["Labels"]
+        labels = await self._labels_of(given["Container"])
         require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
         number = int(labels[replica.NUMBER])
-        known = [replica.endpoints_of(one, number) for one in await self._siblings(labels[replica.SERVICE])]
+        siblings = await self._inspected(self._replicas_of(labels[replica.SERVICE]))
+        known = [replica.endpoints_of(one, number) for one in siblings]
         require(
             any(one.get(match["network"]) == given["EndpointConfig"] for one in known),
             "is not a network of its siblings",
@@ -124,35 +84,22 @@ class DockerProxy(SocketProxy):
     async def start(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Start a replica that the autoscaler created."""
         require(body is None, "has a body")
-        labels = (await self._own(match["id"]))["Config"]["Labels"]
+        labels = await self._labels_of(match["id"])
         require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
         return allow_parameters(query)
-
-    async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Stop a replica, except the last one of its service."""
-        require(body is None, "has a body")
-        allow_parameters(query)
-        await self._allow_removal(match["id"])
-        return query
-
-    async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Remove a stopped replica, except the last one of its service."""
-        require(body is None, "has a body")
-        require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        allow_parameters(query, "v", "link", "force")
-        await self._allow_removal(match["id"])
-        return query
 
     async def _allow_removal(self, container: str) -> None:
         """Allow the removal of a replica. Raises Forbidden if no other replica of its service remains."""
         async with self._budget.lock:
-            service = (await self._own(container))["Config"]["Labels"][replica.SERVICE]
-            self._budget.allow_removal(service, container, await self._siblings(service))
+            service = (await self._labels_of(container))[replica.SERVICE]
+            running = await self._inspected(self._replicas_of(service))
+            self._budget.allow_removal(service, container, running)
 
     async def list_services(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """List the scalable services of the stack."""
         require(body is None, "has a body")
-        return self._filtered(allow_parameters(query, "filters", "status"), swarm.STACK)
+        allow_parameters(query, "filters", "status")
+        return with_labels(query, [f"{swarm.STACK}={self._project}", *STABLE_LABELS])
 
     async def update(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Set the number of replicas of a service, within bounds; nothing else may change."""
@@ -172,7 +119,7 @@ class DockerProxy(SocketProxy):
 def main() -> None:
     """Run until SIGTERM. Reads PROJECT and MAX_REPLICAS."""
     project, most = os.environ["PROJECT"], int(os.environ.get("MAX_REPLICAS", "8"))
-    serve("docker-proxy", lambda docker: DockerProxy(docker, project, most))
+    socket_proxy.serve("docker-proxy", lambda docker: DockerProxy(docker, project, most))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ name, from those that root has prepared: rollout-service has neither access to N
 import asyncio
 import os
 import re
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -17,90 +17,51 @@ import orjson
 from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
 from app.selection import FOLDER, NAME, UnknownConfiguration, Selection
 from app.state_machine import SERVICES
-from shared.docker.socket_proxy import (
-    ID,
-    NotFound,
-    Query,
-    AllowedCall,
-    SocketProxy,
-    DisruptionBudget,
-    allow_parameters,
-    require,
-    serve,
-    with_labels,
-)
+from shared.docker import socket_proxy
+from shared.docker.socket_proxy import AllowedCall, NotFound, Query, allow_parameters, require
 
 _TRACKS = ("stable", "canary", "previous")
 _NGINX = "nginx"
 _SELECT = re.compile(f"/edge/(?P<name>{NAME})")
 
 
-class RolloutProxy(SocketProxy):
+class RolloutProxy(socket_proxy.ReplicaProxy):
     """The calls that rollout-service may make."""
 
     def __init__(self, docker: httpx.AsyncClient, project: str, selection: Selection) -> None:
-        super().__init__(docker)
-        self._project = project
-        self._budget = DisruptionBudget()
+        super().__init__(docker, project)
         self._selection = selection
         self.rules = [
-            AllowedCall("GET", "/version", self.version),
-            AllowedCall("GET", "/containers/json", self.list_containers),
-            AllowedCall("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            *self.rules,
             AllowedCall("GET", "/images/(?P<name>[A-Za-z0-9][A-Za-z0-9._:/@-]{0,400})/json", self.inspect_image),
-            AllowedCall("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
-            AllowedCall("DELETE", f"/containers/(?P<id>{ID})", self.remove),
         ]
 
-    async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """List containers: the project is added to the filters."""
-        require(body is None, "has a body")
-        allow_parameters(query, "all", "filters", "limit", "size", "trunc_cmd")
-        return with_labels(query, [f"{PROJECT}={self._project}"])
+    @property
+    def _project_labels(self) -> list[str]:
+        return [f"{PROJECT}={self._project}"]
 
-    async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Inspect a replica."""
-        require(body is None, "has a body")
-        await self._replica(match["id"])
-        return allow_parameters(query)
+    async def _labels_of(self, container: str) -> Mapping[str, str]:
+        """Return the labels of a replica of the project. Raises NotFound for any other container."""
+        labels: Mapping[str, str] = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
+        if labels.get(PROJECT) != self._project or labels.get(TRACK) not in _TRACKS:
+            raise NotFound("concerns a container outside the project")
+        return labels
 
     async def inspect_image(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Inspect an image."""
         require(body is None and ".." not in match["name"], "has an unexpected form")
         return allow_parameters(query)
 
-    async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Stop a replica, except the last stable one of its service, and previous ones while NGINX uses them."""
-        require(body is None, "has a body")
-        allow_parameters(query)
-        await self._allow_removal(match["id"])
-        return query
-
-    async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
-        """Remove a stopped replica, except the last stable one of its service."""
-        require(body is None, "has a body")
-        require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
-        allow_parameters(query, "v", "link", "force")
-        await self._allow_removal(match["id"])
-        return query
-
     async def _allow_removal(self, container: str) -> None:
         """Allow the removal of a replica. Raises Forbidden for the last stable one, and for one that NGINX uses."""
         async with self._budget.lock:
-            labels = await self._replica(container)
+            labels = await self._labels_of(container)
             if labels[TRACK] == "previous":
                 require(not self._selection.is_selected("previous"), "concerns a replica that serves all clients")
             if labels[TRACK] == "stable":
-                self._budget.allow_removal(labels[SERVICE], container, await self._running(labels[SERVICE]))
-
-    async def _running(self, service: str) -> list[Any]:
-        """Inspect the running stable replicas of a service."""
-        documents = []
-        for one in await self._list(f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"):
-            # Removed since it was listed.
-            with suppress(NotFound):
-                documents.append(await self.ask(f"/containers/{one['Id']}/json"))
-        return documents
+                service = labels[SERVICE]
+                running = await self._inspected([f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"])
+                self._budget.allow_removal(service, container, running)
 
     async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
         """Select an NGINX configuration (not a Docker call), or forward the call."""
@@ -119,7 +80,7 @@ class RolloutProxy(SocketProxy):
             raise NotFound(str(error)) from error
         except OSError as error:
             return 500, orjson.dumps({"message": f"cannot write the selection of {name}: {error}"})
-        running = await self._list(f"{SERVICE}={_NGINX}")
+        running = await self._listed([f"{SERVICE}={_NGINX}"])
         if not running:
             raise NotFound("nginx is not running; it will start with the selected configuration")
         for one in running:
@@ -130,34 +91,15 @@ class RolloutProxy(SocketProxy):
 
     async def _require_previous(self) -> None:
         """Raise Forbidden unless both services have previous replicas: their pool has no backup."""
-        running = await self._list(f"{TRACK}=previous")
+        running = await self._listed([f"{TRACK}=previous"])
         services = {one["Labels"][SERVICE].removesuffix("-previous") for one in running}
         require(services >= set(SERVICES), "selects a version whose replicas are not running")
-
-    async def _list(self, *labels: str) -> Any:
-        """Return the running containers of the project with these labels."""
-        filters = orjson.dumps({"label": [f"{PROJECT}={self._project}", *labels]}).decode()
-        return await self.ask("/containers/json", filters=filters)
-
-    async def _replica(self, container: str) -> Any:
-        """Return the labels of a replica of the project. Raises NotFound for any other container."""
-        labels = await self._labels(container)
-        if labels.get(TRACK) not in _TRACKS:
-            raise NotFound("concerns a container outside the project")
-        return labels
-
-    async def _labels(self, container: str) -> Any:
-        """Return the labels of a container of the project. Raises NotFound for any other container."""
-        labels = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
-        if labels.get(PROJECT) != self._project:
-            raise NotFound("concerns a container outside the project")
-        return labels
 
 
 def main() -> None:
     """Run until SIGTERM. Reads PROJECT."""
     project = os.environ["PROJECT"]
-    serve("rollout-proxy", lambda docker: RolloutProxy(docker, project, Selection(FOLDER)))
+    socket_proxy.serve("rollout-proxy", lambda docker: RolloutProxy(docker, project, Selection(FOLDER)))
 
 
 if __name__ == "__main__":

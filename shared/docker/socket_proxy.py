@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -173,6 +173,80 @@ class SocketProxy:
         """Allow reading the version."""
         require(body is None, "has a body")
         return allow_parameters(query)
+
+
+class ReplicaProxy(SocketProxy):
+    """A proxy that lets its service list, inspect, stop and remove the replicas of one project.
+
+    Subclasses define which containers are replicas, and which of them may be removed.
+    """
+
+    def __init__(self, docker: httpx.AsyncClient, project: str) -> None:
+        super().__init__(docker)
+        self._project = project
+        self._budget = DisruptionBudget()
+        self.rules = [
+            AllowedCall("GET", "/version", self.version),
+            AllowedCall("GET", "/containers/json", self.list_containers),
+            AllowedCall("GET", f"/containers/(?P<id>{ID})/json", self.inspect),
+            AllowedCall("POST", f"/containers/(?P<id>{ID})/stop", self.stop),
+            AllowedCall("DELETE", f"/containers/(?P<id>{ID})", self.remove),
+        ]
+
+    @property
+    def _project_labels(self) -> Sequence[str]:
+        """The labels of the project's containers, as NAME=VALUE."""
+        raise NotImplementedError
+
+    async def _labels_of(self, container: str) -> Mapping[str, str]:
+        """Return the labels of a replica of the project. Raises NotFound for any other container."""
+        raise NotImplementedError
+
+    async def _allow_removal(self, container: str) -> None:
+        """Allow the removal of a replica. Raises Forbidden."""
+        raise NotImplementedError
+
+    async def list_containers(self, _match: re.Match[str], query: Query, body: Any) -> Query:
+        """List containers: the labels of the project are added to the filters."""
+        require(body is None, "has a body")
+        allow_parameters(query, "all", "filters", "limit", "size", "trunc_cmd")
+        return with_labels(query, self._project_labels)
+
+    async def inspect(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Inspect a replica."""
+        require(body is None, "has a body")
+        await self._labels_of(match["id"])
+        return allow_parameters(query)
+
+    async def stop(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Stop a replica that may be removed."""
+        require(body is None, "has a body")
+        allow_parameters(query)
+        await self._allow_removal(match["id"])
+        return query
+
+    async def remove(self, match: re.Match[str], query: Query, body: Any) -> Query:
+        """Remove a stopped replica that may be removed."""
+        require(body is None, "has a body")
+        require(query.get("link", "False") == "False" and query.get("force", "False") == "False", "uses force")
+        allow_parameters(query, "v", "link", "force")
+        await self._allow_removal(match["id"])
+        return query
+
+    async def _listed(self, labels: Sequence[str], **query: str) -> list[Any]:
+        """List the project's running containers with these labels too; with all="true", also the stopped ones."""
+        filters = orjson.dumps({"label": [*self._project_labels, *labels]}).decode()
+        found: list[Any] = await self.ask("/containers/json", filters=filters, **query)
+        return found
+
+    async def _inspected(self, labels: Sequence[str]) -> list[Any]:
+        """Inspect the project's running containers with these labels too."""
+        documents = []
+        for one in await self._listed(labels):
+            # Removed since it was listed.
+            with suppress(NotFound):
+                documents.append(await self.ask(f"/containers/{one['Id']}/json"))
+        return documents
 
 
 async def _body(receive: Callable[[], Awaitable[Message]]) -> Any:
