@@ -186,13 +186,20 @@ def _place_hold(unit: UnitOfWork, command: PlaceHold, caller: Caller, now: datet
     return HoldResult(_save_hold(unit, hold, "bank.hold.placed"))
 
 
-def _capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: datetime) -> Result:
-    hold = unit.holds.get(command.hold_id)
+def _find_hold(unit: UnitOfWork, hold_id: str, caller: Caller) -> tuple[Hold, Account] | Refusal:
+    """Return a hold that the caller may capture or release, and its account."""
+    hold = unit.holds.get(hold_id)
     account = _customer_account(unit, hold.account_id, caller) if hold else None
     if hold is None or account is None:
         return _NO_HOLD
-    if not _may_end(hold, caller):
-        return _OPERATOR_HOLD
+    return (hold, account) if _may_end(hold, caller) else _OPERATOR_HOLD
+
+
+def _capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: datetime) -> Result:
+    found = _find_hold(unit, command.hold_id, caller)
+    if isinstance(found, Refusal):
+        return found
+    hold, account = found
     if hold.status != "active" or hold.expires_at <= now:
         return _hold_not_active(hold)
     amount = hold.amount if command.amount is None else command.amount
@@ -209,12 +216,10 @@ def _capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: d
 
 
 def _release_hold(unit: UnitOfWork, command: ReleaseHold, caller: Caller, now: datetime) -> Result:
-    hold = unit.holds.get(command.hold_id)
-    account = _customer_account(unit, hold.account_id, caller) if hold else None
-    if hold is None or account is None:
-        return _NO_HOLD
-    if not _may_end(hold, caller):
-        return _OPERATOR_HOLD
+    found = _find_hold(unit, command.hold_id, caller)
+    if isinstance(found, Refusal):
+        return found
+    hold, account = found
     is_expired = hold.expires_at <= now
     if hold.status != "active" or is_expired != (command.status == "expired"):
         return _hold_not_active(hold)

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 
-import httpx
 import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -53,11 +52,3 @@ async def application(engine: AsyncEngine, settings: AccountSettings) -> AsyncIt
     application = create(settings)
     async with application.app.router.lifespan_context(application.app):
         yield application
-
-
-@pytest.fixture
-async def client(application: Service, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client of the application, as alice."""
-    transport = httpx.ASGITransport(app=application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
-        yield client

@@ -3,30 +3,22 @@
 import pytest
 
 from app.settings import AccountSettings
-from shared.runtime.settings import load_or_exit
-from shared.testing.fixtures import Lab, refused_settings
+from shared.testing.settings import SettingsEnvironment
 
+SETTINGS = AccountSettings
 COMPLETE = {
     "DATABASE_URL": "postgresql+asyncpg://bank:9c1dUxr4Lw@postgres/bank",
     "SERVICE_TOKEN": "kept-by-nobody-else-17",
 }
 
 
-@pytest.fixture(autouse=True)
-def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set valid settings in the environment."""
-    for name, value in {**COMPLETE, "AUTH_JWKS": str(lab.secrets.jwks)}.items():
-        monkeypatch.setenv(name, value)
+def test_valid_credentials_are_accepted(environment: SettingsEnvironment) -> None:
+    environment.load()
 
 
-def test_valid_credentials_are_accepted():
-    load_or_exit(AccountSettings)
-
-
-def test_credentials_have_no_defaults(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    for name in [*COMPLETE, "AUTH_JWKS"]:
-        monkeypatch.delenv(name)
-    assert refused_settings(AccountSettings, capsys) == ["AUTH_JWKS", "DATABASE_URL", "SERVICE_TOKEN"]
+def test_credentials_have_no_defaults(environment: SettingsEnvironment) -> None:
+    environment.unset(*COMPLETE, "AUTH_JWKS")
+    assert environment.rejected() == ["AUTH_JWKS", "DATABASE_URL", "SERVICE_TOKEN"]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +30,6 @@ def test_credentials_have_no_defaults(monkeypatch: pytest.MonkeyPatch, capsys: p
         ("AUTH_JWKS", "/nowhere/jwks.json"),
     ],
 )
-def test_well_known_credentials_are_rejected(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setenv(name, value)
-    assert refused_settings(AccountSettings, capsys) == [name]
+def test_well_known_credentials_are_rejected(name: str, value: str, environment: SettingsEnvironment) -> None:
+    environment.set(**{name: value})
+    assert environment.rejected() == [name]

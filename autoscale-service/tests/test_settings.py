@@ -3,30 +3,22 @@
 import pytest
 
 from app.settings import AutoscaleSettings
-from shared.runtime.settings import load_or_exit
-from shared.testing.fixtures import Lab, refused_settings
+from shared.testing.settings import SettingsEnvironment
 
+SETTINGS = AutoscaleSettings
 COMPLETE = {
     "AUTOSCALE_TOKEN": "kept-by-nobody-else-18",
     "PROJECT": "bank",
 }
 
 
-@pytest.fixture(autouse=True)
-def complete(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Set a complete environment."""
-    for name, value in {**COMPLETE, "AUTH_JWKS": str(lab.secrets.jwks)}.items():
-        monkeypatch.setenv(name, value)
+def test_generated_credentials_are_accepted(environment: SettingsEnvironment) -> None:
+    environment.load()
 
 
-def test_generated_credentials_are_accepted():
-    load_or_exit(AutoscaleSettings)
-
-
-def test_required_settings_have_no_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    for name in [*COMPLETE, "AUTH_JWKS"]:
-        monkeypatch.delenv(name)
-    assert refused_settings(AutoscaleSettings, capsys) == ["AUTH_JWKS", "AUTOSCALE_TOKEN", "PROJECT"]
+def test_required_settings_have_no_default(environment: SettingsEnvironment) -> None:
+    environment.unset(*COMPLETE, "AUTH_JWKS")
+    assert environment.rejected() == ["AUTH_JWKS", "AUTOSCALE_TOKEN", "PROJECT"]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +30,6 @@ def test_required_settings_have_no_default(monkeypatch: pytest.MonkeyPatch, caps
         ("AUTH_JWKS", "/nowhere/jwks.json"),
     ],
 )
-def test_a_well_known_credential_is_rejected(
-    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setenv(name, value)
-    assert refused_settings(AutoscaleSettings, capsys) == [name]
+def test_a_well_known_credential_is_rejected(name: str, value: str, environment: SettingsEnvironment) -> None:
+    environment.set(**{name: value})
+    assert environment.rejected() == [name]

@@ -31,11 +31,11 @@ from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
 from shared.testing.postgres import PostgresNotInstalled, PostgresServer
 from shared.testing.processes import Process, stop_all
+from shared.testing.settings import SettingsEnvironment
 from shared.db.database import create_engine, write_transaction
 from shared.db.grants import Grants, grant
 from shared.db.migrate import upgrade
 from shared.http.request_checks import query_parameters
-from shared.runtime.settings import ProcessSettings, load_or_exit
 from shared.http.web import Service
 
 # Owns nothing, as the role of a service.
@@ -269,12 +269,14 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(lab_keys.ensure(tmp_path_factory.mktemp("secrets")))
 
 
-def refused_settings(kind: type[ProcessSettings], capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """Return the names of the settings that keep a process from starting, in order; there have to be some."""
-    with pytest.raises(SystemExit) as caught:
-        load_or_exit(kind)
-    assert caught.value.code == 2
-    return sorted(line.split(":")[0].removeprefix("setting ") for line in capsys.readouterr().err.splitlines())
+@pytest.fixture
+def environment(
+    request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> SettingsEnvironment:
+    """The environment with the test module's `COMPLETE` variables and a key set, for its `SETTINGS` class."""
+    found = SettingsEnvironment(request.module.SETTINGS, monkeypatch, capsys)
+    found.set(**request.module.COMPLETE, AUTH_JWKS=str(lab.secrets.jwks))
+    return found
 
 
 @contextmanager
@@ -307,6 +309,14 @@ def serving(service: str, folder: Path, lab: Lab, **environment: str) -> Iterato
         yield f"http://127.0.0.1:{port}"
     finally:
         stop_all([process])
+
+
+@pytest.fixture
+async def client(application: Service, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
+    """An HTTP client of the service's `application`, as alice."""
+    transport = httpx.ASGITransport(app=application)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
+        yield client
 
 
 _SINGLE_HEADERS = (

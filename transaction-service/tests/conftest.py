@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
 
-import httpx
 import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -102,11 +101,3 @@ async def application(engine: AsyncEngine, settings: TransactionSettings) -> Asy
     application = create(settings)
     async with application.app.router.lifespan_context(application.app):
         yield application
-
-
-@pytest.fixture
-async def client(application: Service, lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
-    """An HTTP client of the application, as alice."""
-    transport = httpx.ASGITransport(app=application)
-    async with httpx.AsyncClient(transport=transport, base_url="http://bank", headers=lab.headers("alice")) as client:
-        yield client

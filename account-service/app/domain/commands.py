@@ -49,35 +49,31 @@ class OpenAccount:
 
 
 @dataclass(frozen=True, slots=True)
-class Deposit:
+class _CashCommand:
+    """Move money between an account and the cash account of its currency."""
+
+    id: str
+    account_id: str
+    amount: int
+    currency: str
+    reference: str | None
+
+    @property
+    def references(self) -> References:
+        """The account and the cash account."""
+        return References(accounts={self.account_id}, cash={self.currency})
+
+
+class Deposit(_CashCommand):
     """Credit an account with money from outside the bank."""
 
-    id: str
-    account_id: str
-    amount: int
-    currency: str
-    reference: str | None
-
-    @property
-    def references(self) -> References:
-        """The account and the cash account."""
-        return References(accounts={self.account_id}, cash={self.currency})
+    __slots__ = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Withdraw:
+class Withdraw(_CashCommand):
     """Pay money out of the bank."""
 
-    id: str
-    account_id: str
-    amount: int
-    currency: str
-    reference: str | None
-
-    @property
-    def references(self) -> References:
-        """The account and the cash account."""
-        return References(accounts={self.account_id}, cash={self.currency})
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
