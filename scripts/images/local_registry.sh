@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run an image registry on this machine, for rehearsal releases: local_registry.sh start|stop
-# REGISTRY_DIR=var/registry stores the images, REGISTRY_PORT=5000 is the port on loopback. `start` prints the address.
+# REGISTRY_DIR=var/registry stores the images, REGISTRY_PORT=5000 is the port on loopback, REGISTRY_HTPASSWD=file names the
+# users and bcrypt hashes of their passwords (default: no authentication). `start` prints the address.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -32,6 +33,8 @@ log: {level: warn}
 storage: {filesystem: {rootdirectory: "$folder/images"}, delete: {enabled: true}}
 http: {addr: "$address"}
 END
+        [ -z "${REGISTRY_HTPASSWD-}" ] ||
+            echo "auth: {htpasswd: {realm: bank, path: \"$(realpath "$REGISTRY_HTPASSWD")\"}}" >>"$folder/registry.yml"
         setsid docker-registry serve "$folder/registry.yml" >"$folder/registry.log" 2>&1 </dev/null &
         echo $! >"$pid_file"
     fi

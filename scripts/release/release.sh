@@ -15,6 +15,8 @@ cd "$(dirname "$0")/../.."
 export PYTHON_IMAGE=${PYTHON_IMAGE:-$(git show HEAD:.env | sed -n 's/^PYTHON_IMAGE=//p')}
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
+# shellcheck source=scripts/lib/registry.sh
+. scripts/lib/registry.sh
 
 fail() {
     echo "release: $*" >&2
@@ -43,6 +45,7 @@ fi
 [ "${KEYLESS-}" = true ] || [ -f "${COSIGN_KEY-}" ] ||
     fail "set COSIGN_KEY=cosign.key (scripts/release/cosign.sh generate-key-pair creates one)"
 export COSIGN_PASSWORD=${COSIGN_PASSWORD-}
+REGISTRY=$(registry_prefix)
 export REGISTRY VERSION=${VERSION:-$(version)}
 
 file=$1

@@ -3,10 +3,14 @@
 # ROLLBACK=true runs rollback.yml, otherwise deploy.yml deploys RELEASE (default: reports/release/release.json).
 # Contents of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the current key, then the next one),
 # SETTINGS (YAML with role variables, see ansible/roles/*/defaults).
+# REGISTRY and its credentials (scripts/lib/registry.sh) are the login of the hosts; without REGISTRY they use their own.
 # REPOSITORY is the required source repository of the images, SYNTHETIC_TOKEN a token for this run (docs/deployment.md).
 # WEIGHTS="10,50" are the canary weights in percent; PROMOTE=false removes the canary after the last step (dry run).
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+
+# shellcheck source=scripts/lib/registry.sh
+. scripts/lib/registry.sh
 
 fail() {
     echo "deploy: FAILED: $*" >&2
@@ -43,19 +47,24 @@ if [ "$playbook" = deploy ]; then
     awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file && NF { print >file }' \
         <<<"${COSIGN_PUBLIC_KEYS-}"
     shopt -s nullglob
-    # jq reads the token from the environment, because command lines are visible to all users.
-    export SYNTHETIC_TOKEN=${SYNTHETIC_TOKEN-}
+    registry_username='' registry_password=''
+    [ -z "${REGISTRY-}" ] || find_registry_credentials
+    # jq reads secrets from the environment, because command lines are visible to all users.
+    export SYNTHETIC_TOKEN=${SYNTHETIC_TOKEN-} registry_username registry_password
     # Extra variables in JSON keep their types.
     jq --null-input --arg repository "$REPOSITORY" --arg promote "${PROMOTE-}" --arg weights "${WEIGHTS-}" '
         {banking_app_cosign_keys: $ARGS.positional, banking_app_repository: $repository,
          nginx_canary_promote: ($promote != "false")}
-        + if env.SYNTHETIC_TOKEN then {banking_app_synthetic_token: env.SYNTHETIC_TOKEN} else {} end
+        + if env.SYNTHETIC_TOKEN != "" then {banking_app_synthetic_token: env.SYNTHETIC_TOKEN} else {} end
+        + if env.registry_username == "" then {} else {banking_app_registry_username: env.registry_username,
+            banking_app_registry_password: env.registry_password} end
         + if $weights == "" then {} else {nginx_canary_steps: "[\($weights)]" | fromjson} end' \
         --args "$work"/cosign-*.pub >"$work/parameters.json" || fail "WEIGHTS=$WEIGHTS is not a comma-separated list of numbers"
     arguments+=(--extra-vars "@$release" --extra-vars "@$work/parameters.json")
 fi
 # Child processes do not need the secrets.
-unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS SYNTHETIC_TOKEN
+unset SSH_PRIVATE_KEY SSH_KNOWN_HOSTS SETTINGS SYNTHETIC_TOKEN registry_username registry_password \
+    REGISTRY_USERNAME REGISTRY_PASSWORD DOCKERHUB_USERNAME DOCKERHUB_TOKEN GHCR_TOKEN
 
 # Reject hosts whose key is not in SSH_KNOWN_HOSTS.
 export ANSIBLE_HOST_KEY_CHECKING=True

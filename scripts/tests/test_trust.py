@@ -207,6 +207,33 @@ def test_some_variables_of_env_change_and_the_rest_stays() -> None:
     assert trust.dotenv_with(text, {"A": "new", "C": "4"}) == "# comment\nAB=1\nA=new\nB=3\nC=4\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        ("no signatures found", "has no valid signature as account-service of release 7 (v7)"),
+        ("no matching signatures: invalid signature when validating", "has no valid signature"),
+        ("none of the expected identities matched what was in the certificate", "has no valid signature"),
+        (
+            'Get "http://127.0.0.1:5000/v2/": dial tcp 127.0.0.1:5000: connect: connection refused',
+            "the registry did not",
+        ),
+        ("GET https://r.example/token: UNAUTHORIZED: authentication required", "the registry did not"),
+        ("GET https://r.example/v2/: unexpected status code 503 Service Unavailable", "the registry did not"),
+        ("GET https://r.example/v2/: TOOMANYREQUESTS: rate limit; no signatures found", "the registry did not"),
+        ("tls: failed to verify certificate: x509: certificate signed by unknown authority", "the registry did not"),
+        ("unknown flag: --new-bundle-format", "because Cosign failed"),
+    ],
+)
+def test_only_a_missing_signature_is_reported_as_one(error: str, told: str) -> None:
+    printed = f"WARNING: Skipping tlog verification\nError: {error}\nerror during command execution: {error}\n"
+    problem = trust.signature_problem([printed, printed], "account-service", {"release": 7, "version": "v7"})
+    assert told in problem and problem.count(error) == 1
+
+
+def test_a_cosign_that_printed_nothing_is_no_missing_signature() -> None:
+    assert "Cosign printed nothing" in trust.signature_problem(["", ""], "account-service", {})
+
+
 def test_roles_take_json_from_root_alone() -> None:
     """Only files of root and counts are parsed directly; output of containers is validated by rollout_state."""
     ours = {"banking_app_record_file.content", "nginx_canary_record_text.content"}

@@ -5,7 +5,7 @@ Ansible prints the message of a ValueError and fails the task.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _SERVICES = {"account-service", "transaction-service"}
@@ -13,6 +13,14 @@ _SERVICES = {"account-service", "transaction-service"}
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
+# Cosign's messages: from the network and the registry's API, and about signatures.
+_REGISTRY_ERROR = re.compile(
+    r"dial tcp|connection re(fused|set)|no such host|timeout|TLS handshake|x509:|server gave HTTP response|EOF"
+    r"|deadline exceeded|unexpected status code|UNAUTHORIZED|DENIED|TOOMANYREQUESTS|MANIFEST_UNKNOWN|NAME_UNKNOWN"
+    r"|UNAVAILABLE",
+    re.IGNORECASE,
+)
+_NOT_SIGNED = re.compile(r"signature|none of the expected identities", re.IGNORECASE)
 _PHASES = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
 _MAX_BYTES = 1024 * 1024
 _MAX_TEXT = 500
@@ -45,6 +53,22 @@ def _line(name: str, value: Any) -> str:
         # The value may be a secret, so it is not printed.
         raise ValueError(f"{name}: its value contains a line break or another control character")
     return f"{name}={value}\n"
+
+
+def signature_problem(errors: Iterable[str], service: str, release: Mapping[str, Any]) -> str:
+    """Return why Cosign verified no signature of an image, given what it printed for each key.
+
+    Only an answer of the registry without a matching signature means that the image is not signed.
+    """
+    lines = [line for text in errors for line in text.splitlines() if line.strip()]
+    found = [line for line in lines if line.startswith(("Error: ", "error during command execution: "))] or lines[-1:]
+    reasons = "; ".join(dict.fromkeys(_sanitize(line.split(": ", 1)[-1]) for line in found)) or "Cosign printed nothing"
+    if any(_REGISTRY_ERROR.search(line) for line in found):
+        return f"could not be verified, because the registry did not return its signatures. Cosign: {reasons}."
+    if any(_NOT_SIGNED.search(line) for line in found):
+        number, version = release["release"], release["version"]
+        return f"has no valid signature as {service} of release {number} ({version}). Cosign: {reasons}."
+    return f"could not be verified, because Cosign failed. Cosign: {reasons}."
 
 
 def rollout_state(text: str) -> dict[str, Any]:
@@ -144,4 +168,5 @@ class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's inter
             "dotenv_with": dotenv_with,
             "image_reference": image_reference,
             "rollout_state": rollout_state,
+            "signature_problem": signature_problem,
         }

@@ -33,6 +33,7 @@ def test_a_signed_release_is_accepted_and_an_older_one_rejected(tmp_path: Path, 
     accepted = _look(tmp_path, settings)
     assert not accepted.failed, accepted.output
     record = Path(settings["banking_app_dir"]) / "deployed.json"
+    record.parent.mkdir()
     record.write_text(json.dumps({**settings["banking_app_release"], "release": 2, "version": "v2"}), encoding="utf-8")
     refused = _look(tmp_path, settings)
     assert refused.failed and "is older than" in refused.output
