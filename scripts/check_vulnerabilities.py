@@ -14,9 +14,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from packaging.utils import canonicalize_name
-from packaging.version import InvalidVersion, Version
-
 if __package__ in (None, ""):
     # Run as a script, Python searches modules only in the folder of this file.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -26,6 +23,14 @@ from scripts.lib.markdown import cell, table  # noqa: E402  # pylint: disable=wr
 # In ascending order. pip-audit reports no severities: an advisory that Trivy does not rate either counts as high.
 SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")
 BLOCKING = ("UNKNOWN", "HIGH", "CRITICAL")
+_STAGES = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
+_PEP_440 = re.compile(
+    r"v?(?:(?P<epoch>\d+)!)?(?P<release>\d+(?:\.\d+)*)"
+    r"(?:[-_.]?(?P<pre>alpha|a|beta|b|preview|pre|c|rc)[-_.]?(?P<pre_number>\d+)?)?"
+    r"(?P<post>-(?P<post_implicit>\d+)|[-_.]?(?:post|rev|r)[-_.]?(?P<post_number>\d+)?)?"
+    r"(?P<dev>[-_.]?dev[-_.]?(?P<dev_number>\d+)?)?"
+    r"(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?"
+)
 MARKER = "<!-- distributed-banking-ops:cve-scan -->"
 
 
@@ -53,11 +58,31 @@ class Vulnerability:
         return f"yes: rebuild the base image with {self.package} {self.patched}"
 
 
-def _version(text: str) -> Version | None:
-    try:
-        return Version(text)
-    except InvalidVersion:
+def canonicalize_name(name: str) -> str:
+    """Return the normalized name of a Python package (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _version(text: str) -> tuple[Any, ...] | None:
+    """Return a key that orders Python versions as PEP 440 does, None for other versions. The local part is ignored.
+
+    The library `packaging` does the same; this script must run without any library.
+    """
+    match = _PEP_440.fullmatch(text.strip().lower())
+    if not match:
         return None
+    release = [int(part) for part in match["release"].split(".")]
+    while release and release[-1] == 0:
+        release.pop()
+    pre = (match["pre"], int(match["pre_number"] or 0)) if match["pre"] else None
+    post = int(match["post_number"] or match["post_implicit"] or 0) if match["post"] else -1
+    development = int(match["dev_number"] or 0) if match["dev"] else None
+    # 1.0.dev1 < 1.0a1 < 1.0 < 1.0.post1, and each development version before the version itself.
+    if pre:
+        stage = (_STAGES[pre[0]], pre[1])
+    else:
+        stage = (-1, 0) if development is not None and post < 0 else (3, 0)
+    return int(match["epoch"] or 0), release, stage, post, (0, development) if development is not None else (1, 0)
 
 
 def first_patched(installed: str, fixes: list[str]) -> str:
