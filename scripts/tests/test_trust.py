@@ -210,6 +210,8 @@ def test_some_variables_of_env_change_and_the_rest_stays() -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
+        ("no valid bundles exist in registry", "has no valid signature"),
+        ("no matching signatures: missing or incorrect annotation", "has no valid signature"),
         ("no signatures found", "has no valid signature as account-service of release 7 (v7)"),
         ("no matching signatures: invalid signature when validating", "has no valid signature"),
         ("none of the expected identities matched what was in the certificate", "has no valid signature"),

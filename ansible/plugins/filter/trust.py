@@ -13,14 +13,16 @@ _SERVICES = {"account-service", "transaction-service"}
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
-# Cosign's messages: from the network and the registry's API, and about signatures.
+# Cosign's messages: from the network and the registry's API, and about its options and keys; others are about signatures.
 _REGISTRY_ERROR = re.compile(
     r"dial tcp|connection re(fused|set)|no such host|timeout|TLS handshake|x509:|server gave HTTP response|EOF"
     r"|deadline exceeded|unexpected status code|UNAUTHORIZED|DENIED|TOOMANYREQUESTS|MANIFEST_UNKNOWN|NAME_UNKNOWN"
     r"|UNAVAILABLE",
     re.IGNORECASE,
 )
-_NOT_SIGNED = re.compile(r"signature|none of the expected identities", re.IGNORECASE)
+_USAGE_ERROR = re.compile(
+    r"unknown (flag|command)|invalid argument|accepts \d|loading (verifier|public key)|PEM|panic:"
+)
 _PHASES = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
 _MAX_BYTES = 1024 * 1024
 _MAX_TEXT = 500
@@ -58,17 +60,17 @@ def _line(name: str, value: Any) -> str:
 def signature_problem(errors: Iterable[str], service: str, release: Mapping[str, Any]) -> str:
     """Return why Cosign verified no signature of an image, given what it printed for each key.
 
-    Only an answer of the registry without a matching signature means that the image is not signed.
+    A registry that does not answer or a Cosign that fails does not mean that the image is not signed.
     """
     lines = [line for text in errors for line in text.splitlines() if line.strip()]
     found = [line for line in lines if line.startswith(("Error: ", "error during command execution: "))] or lines[-1:]
     reasons = "; ".join(dict.fromkeys(_sanitize(line.split(": ", 1)[-1]) for line in found)) or "Cosign printed nothing"
     if any(_REGISTRY_ERROR.search(line) for line in found):
         return f"could not be verified, because the registry did not return its signatures. Cosign: {reasons}."
-    if any(_NOT_SIGNED.search(line) for line in found):
-        number, version = release["release"], release["version"]
-        return f"has no valid signature as {service} of release {number} ({version}). Cosign: {reasons}."
-    return f"could not be verified, because Cosign failed. Cosign: {reasons}."
+    if not found or any(_USAGE_ERROR.search(line) for line in found):
+        return f"could not be verified, because Cosign failed. Cosign: {reasons}."
+    number, version = release["release"], release["version"]
+    return f"has no valid signature as {service} of release {number} ({version}). Cosign: {reasons}."
 
 
 def rollout_state(text: str) -> dict[str, Any]:
