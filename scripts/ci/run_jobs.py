@@ -1,40 +1,39 @@
-"""Run CI's jobs locally, as .github/workflows/ci.yml defines them: `python -m scripts.ci.run_jobs [JOB …]`.
+"""Rehearse the workflows on this machine: `python -m scripts.ci.run_jobs [JOB …]`.
 
-Runs the `run` steps of each job in the order of the jobs' needs, with the job's `env`. Actions are ignored; jobs that
-need GitHub are skipped. Prints the wall time of each job and of the critical path, which is how long a pull request
-takes if each job has its own machine. Exits 1 if a job failed.
+Runs the jobs of ci.yml and security-scan.yml, of cve-scan.yml and the build of deploy.yml as scripts/ci/runner.py
+describes; JOB is a key of a job, such as lint, or the name of one of a matrix. UMASK=077 sets the umask of checkout and
+steps (default 022). Started as root, it creates a user like the runner's and removes it afterwards.
+Prints the wall time of each job and of the critical path, which is how long a pull request takes if each job has its
+own machine. Exits 1 if a job failed.
 """
 
-import itertools
-import json
 import os
-import re
-import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from scripts.ci import expressions
+from scripts.ci.runner import Runner, Unsupported, User, find_python, missing, temporary_user
+from scripts.ci.workflow_jobs import Job, expand
 from shared.testing.paths import ROOT
+from shared.testing.ports import free_port
 
-WORKFLOWS = ROOT / ".github" / "workflows"
-
-
-@dataclass(frozen=True)
-class Job:
-    """A job to run; a matrix expands to several. `key` is the name that `needs` refers to."""
-
-    key: str
-    name: str
-    needs: tuple[str, ...]
-    runs: tuple[str, ...]
-    env: dict[str, str]
-    requires_github: bool
+# Each workflow with its event, and the jobs of it that run; the others deploy to hosts or ask GitHub.
+_WORKFLOWS: dict[str, tuple[str, set[str]]] = {
+    "ci.yml": ("pull_request", set()),
+    "cve-scan.yml": ("schedule", {"scan"}),
+    "deploy.yml": ("push", {"build"}),
+}
+_REPOSITORY = "example/distributed-banking-ops"
+# User and password of the rehearsal's registry, and the bcrypt hash of the password.
+_REGISTRY_LOGIN = ("rehearsal", "rehearsal")
+_HASH = "$2b$04$QyFB6/oBTKpTJFI2IgRgdO28JrV81q0TSLYs8ovxEe6vjdSsBfo7u"
 
 
 @dataclass
@@ -44,48 +43,6 @@ class Result:
     job: Job
     result: str
     seconds: float = field(default=0.0)
-
-
-def load(name: str) -> dict[str, Any]:
-    """Return a workflow; YAML 1.1 parses its key `on` as true."""
-    workflow: dict[Any, Any] = yaml.safe_load((WORKFLOWS / name).read_text(encoding="utf-8"))
-    workflow["on"] = workflow.pop(True)
-    return workflow
-
-
-def _fill(text: str, values: dict[str, str]) -> str:
-    """Replace ${{ matrix.x }} by values."""
-    return re.sub(r"\$\{\{ *matrix\.(\w+) *\}\}", lambda match: values[match[1]], text)
-
-
-def _combinations(job: dict[str, Any]) -> Iterator[dict[str, str]]:
-    matrix = job.get("strategy", {}).get("matrix", {})
-    for values in itertools.product(*matrix.values()):
-        yield dict(zip(matrix, values))
-
-
-def expand(workflow: dict[str, Any], prefix: str = "", needs: tuple[str, ...] = (), key: str = "") -> list[Job]:
-    """Return the jobs of a workflow in order, including the jobs of the workflows that it calls."""
-    found: list[Job] = []
-    for own_key, job in workflow["jobs"].items():
-        listed = job.get("needs", [])
-        wanted = (*needs, *([listed] if isinstance(listed, str) else listed))
-        if "uses" in job:
-            called = load(Path(job["uses"]).name)
-            found += expand(called, f"{prefix}{job['name']} / ", wanted, key or own_key)
-            continue
-        for values in _combinations(job):
-            found.append(
-                Job(
-                    key=key or own_key,
-                    name=prefix + _fill(job["name"], values),
-                    needs=wanted,
-                    runs=tuple(step["run"] for step in job["steps"] if "run" in step),
-                    env={name: _fill(str(value), values) for name, value in job.get("env", {}).items()},
-                    requires_github="github.event_name" in str(job.get("if", "")),
-                )
-            )
-    return found
 
 
 def critical_path(results: list[Result]) -> tuple[float, list[str]]:
@@ -98,63 +55,166 @@ def critical_path(results: list[Result]) -> tuple[float, list[str]]:
     return max(ends.values(), default=(0.0, []))
 
 
-def _skip_reason(job: Job) -> str:
-    """Return why the job cannot run here, '' if it can."""
-    if job.requires_github:
-        return "requires GitHub"
-    python = job.env.get("PYTHON", "")
-    # .venv has only one version of Python.
-    used = subprocess.run([str(ROOT / ".venv/bin/python"), "-V"], capture_output=True, text=True, check=True).stdout
-    if python and not used.startswith(f"Python {python.removeprefix('python')}."):
-        return f"requires {python}, .venv has {used.strip()}"
-    return ""
-
-
-def _without_sudo(command: str) -> str:
-    return command.removeprefix("sudo ") if os.geteuid() == 0 or not shutil.which("sudo") else command
-
-
-def _needs(job: Job, results: list[Result]) -> str:
-    """Return the results of the needed jobs as GitHub's `needs` context."""
+def needs_context(job: Job, results: list[Result]) -> dict[str, dict[str, str]]:
+    """Return GitHub's context `needs` from the jobs that ran; a job that did not run is left out."""
     found: dict[str, dict[str, str]] = {}
     for one in results:
         if one.job.key in job.needs and one.result != "skipped":
             worse = one.result if found.get(one.job.key, {}).get("result", "success") == "success" else "failure"
             found[one.job.key] = {"result": worse}
-    return json.dumps(found)
+    return found
 
 
-def run(job: Job, results: list[Result]) -> Result:
-    """Run the commands of the job until one fails."""
-    if reason := _skip_reason(job):
-        print(f"\n=== {job.name}: skipped, {reason}", flush=True)
-        return Result(job, "skipped")
+def selected(wanted: set[str]) -> list[Job]:
+    """Return the jobs to run; all of them if none is wanted. Raises ValueError for an unknown one."""
+    jobs = [job for name, (_, keys) in _WORKFLOWS.items() for job in expand(name) if not keys or job.key in keys]
+    if unknown := wanted - {job.key for job in jobs} - {job.name for job in jobs}:
+        known = " ".join(dict.fromkeys(job.key for job in jobs))
+        raise ValueError(f"unknown job {' '.join(sorted(unknown))}; jobs: {known}")
+    return [job for job in jobs if not wanted or job.key in wanted or job.name in wanted]
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False)  # nosec B607
+    return done.stdout.strip()
+
+
+def github_context(event: str) -> dict[str, Any]:
+    """Return GitHub's context `github` for a pull request of this commit to its own repository."""
+    bases = (_git("merge-base", "HEAD", branch) for branch in ("origin/develop", "develop", "origin/main", "main"))
+    head = _git("rev-parse", "HEAD")
+    base = next((found for found in bases if found and found != head), _git("rev-parse", "HEAD~1"))
+    pull_request = {
+        "number": 1,
+        "draft": False,
+        "base": {"sha": base},
+        "head": {"sha": head, "repo": {"full_name": _REPOSITORY}},
+    }
+    return {
+        "actor": "rehearsal",
+        "token": "",
+        "event_name": event,
+        "event": {"pull_request": pull_request if event == "pull_request" else None},
+        "ref": "refs/heads/main",
+        "repository": _REPOSITORY,
+        "run_id": "1",
+        "run_number": "1",
+        "server_url": "https://github.com",
+        "sha": head,
+    }
+
+
+def _registry_answers() -> bool:
+    """Return whether the base images are here, or the registry that has them answers."""
+    line = next(line for line in (ROOT / ".env").read_text("utf-8").splitlines() if line.startswith("PYTHON_IMAGE="))
+    image = line.partition("=")[2]
+    for command in (["image", "inspect", image], ["buildx", "imagetools", "inspect", image]):
+        try:
+            if subprocess.run(["docker", *command], capture_output=True, timeout=10, check=False).returncode == 0:
+                return True
+        except subprocess.TimeoutExpired:
+            continue
+    return False
+
+
+def _offline_image() -> str:
+    lines = (ROOT / "docker/offline/images.env").read_text(encoding="utf-8").splitlines()
+    return next(line.partition("=")[2] for line in lines if line.startswith("PYTHON_IMAGE="))
+
+
+@contextmanager
+def release_settings(user: User) -> Iterator[dict[str, dict[str, str]]]:
+    """Provide the variables and secrets of the build: a registry with a user, and a signing key."""
+    folder = user.home / "registry"
+    folder.mkdir()
+    username, password = _REGISTRY_LOGIN
+    (folder / "users").write_text(f"{username}:{_HASH}\n", encoding="utf-8")
+    environment = {
+        **os.environ,
+        "REGISTRY_DIR": str(folder),
+        "REGISTRY_PORT": str(free_port()),
+        "REGISTRY_HTPASSWD": str(folder / "users"),
+        "COSIGN_PASSWORD": password,
+    }
+
+    def run(*words: str, cwd: Path = ROOT) -> str:
+        done = subprocess.run(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return done.stdout.strip()
+
+    address = run("scripts/images/local_registry.sh", "start")
+    try:
+        run(str(ROOT / "scripts/release/cosign.sh"), "generate-key-pair", cwd=folder)
+        yield {
+            "vars": {"REGISTRY": f"{address}/bank"},
+            "secrets": {
+                "REGISTRY_USERNAME": username,
+                "REGISTRY_PASSWORD": password,
+                "COSIGN_PRIVATE_KEY": (folder / "cosign.key").read_text(encoding="utf-8"),
+                "COSIGN_PASSWORD": password,
+            },
+        }
+    finally:
+        run("scripts/images/local_registry.sh", "stop")
+
+
+def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
+    """Run a job, or say why it is skipped."""
+    event = _WORKFLOWS.get(job.workflow, ("pull_request", set()))[0]
+    needs = needs_context(job, results)
+    contexts: dict[str, Any] = {
+        "github": github_context(event),
+        "needs": needs,
+        "inputs": {},
+        "vars": {},
+        "secrets": {},
+    }
     print(f"\n=== {job.name}", flush=True)
-    env = {**os.environ, **{name: value for name, value in job.env.items() if "${{" not in value}, "CI": "true"}
-    if "NEEDS" in job.env:
-        env["NEEDS"] = _needs(job, results)
     started = time.monotonic()
-    # As on GitHub, the first failing step ends the job.
-    succeeded = all(_run(command, env) for command in job.runs)
+    try:
+        if python := job.matrix.get("python", ""):
+            _require_python(python)
+        failed = any(need["result"] != "success" for need in needs.values())
+        if not expressions.condition(job.condition, contexts, failed):
+            raise Unsupported("its condition is false")
+        offline = job.workflow in ("cve-scan.yml", "deploy.yml") and not _registry_answers()
+        if offline and job.workflow == "cve-scan.yml":
+            raise Unsupported("it requires a registry with the base images and the advisory databases")
+        if offline:
+            print(f"--- base image: {_offline_image()} instead of that of .env, no registry answers", flush=True)
+            job = Job(**{**vars(job), "env": {**job.env, "PYTHON_IMAGE": _offline_image()}})
+        if job.workflow == "deploy.yml":
+            with release_settings(user) as settings:
+                succeeded = Runner(user, job, contexts | settings, umask).run()
+        else:
+            succeeded = Runner(user, job, contexts, umask).run()
+    except Unsupported as reason:
+        print(f"--- skipped: {reason}", flush=True)
+        return Result(job, "skipped")
     return Result(job, "success" if succeeded else "failure", time.monotonic() - started)
 
 
-def _run(command: str, env: dict[str, str]) -> bool:
-    done = subprocess.run(["bash", "-ec", _without_sudo(command)], cwd=ROOT, env=env, check=False)  # nosec B607
-    return done.returncode == 0
+def _require_python(version: str) -> None:
+    """Raise Unsupported if the version of a matrix is not here: a stand-in would run another job twice."""
+    if not find_python(version).endswith(version):
+        raise Unsupported(f"it requires Python {version}, which this machine does not have")
 
 
 def main() -> int:
     """Run the jobs named on the command line, or all jobs."""
-    jobs = expand(load("ci.yml"))
-    wanted = set(sys.argv[1:])
-    if unknown := wanted - {job.key for job in jobs}:
-        print(f"ci: unknown job {' '.join(sorted(unknown))}; jobs: {' '.join(dict.fromkeys(job.key for job in jobs))}")
+    try:
+        jobs = selected(set(sys.argv[1:]))
+    except ValueError as error:
+        print(f"ci: {error}", file=sys.stderr)
         return 2
     results: list[Result] = []
-    for job in jobs:
-        if not wanted or job.key in wanted:
-            results.append(run(job, results))
+    with temporary_user() as user:
+        if lacking := missing(user, tomllib.loads((ROOT / ".ci/runner.toml").read_text(encoding="utf-8"))):
+            print(
+                f"ci: this machine lacks {', '.join(lacking)}, which the runner has (.ci/runner.toml)", file=sys.stderr
+            )
+            return 1
+        for job in jobs:
+            results.append(run(job, user, results, int(os.environ.get("UMASK", "022"), 8)))
     print("\n=== wall time per job")
     for one in results:
         print(f"{one.seconds:7.0f} s  {one.result:8}  {one.job.name}")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from scripts.ci import run_jobs as ci
+from scripts.ci.workflow_jobs import WORKFLOWS, expand, load
 from scripts.docs import document_names
-from scripts.ci.run_jobs import WORKFLOWS, load
 from shared.testing.paths import ROOT
 
 NAMES = sorted(path.name for path in WORKFLOWS.glob("*.yml"))
@@ -186,7 +186,7 @@ def test_the_deployment_goes_one_way() -> None:
 
 def check_names() -> set[str]:
     """Return the names that GitHub gives the checks of a pull request."""
-    return {job.name for job in ci.expand(load("ci.yml"))}
+    return {job.name for job in expand("ci.yml")}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / ".github" / "rulesets").glob("*.json")), ids=lambda path: path.stem)
@@ -219,8 +219,8 @@ def test_owners_own_files_that_exist() -> None:
 
 
 def test_dependabot_watches_every_place_with_versions() -> None:
-    yaml = ci.yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8"))
-    watched = {(one["package-ecosystem"], path) for one in yaml["updates"] for path in one["directories"]}
+    dependabot = yaml.safe_load((ROOT / ".github" / "dependabot.yml").read_text(encoding="utf-8"))
+    watched = {(one["package-ecosystem"], path) for one in dependabot["updates"] for path in one["directories"]}
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     for file in map(Path, files):
         folder = f"/{file.parent}".rstrip(".") if file.parent != Path(".") else "/"
@@ -232,11 +232,3 @@ def test_dependabot_watches_every_place_with_versions() -> None:
         elif file.name == "go.mod":
             assert ("gomod", folder) in watched, file
     assert ("github-actions", "/") in watched
-
-
-def test_the_critical_path_is_the_longest_way_through_the_needs() -> None:
-    def result(key: str, needs: tuple[str, ...], seconds: float) -> ci.Result:
-        return ci.Result(ci.Job(key, key, needs, (), {}, False), "success", seconds)
-
-    results = [result("a", (), 5), result("b", (), 9), result("b", (), 3), result("gate", ("a", "b"), 2)]
-    assert ci.critical_path(results) == (11, ["b", "gate"])
