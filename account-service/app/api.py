@@ -32,6 +32,7 @@ from app.service import AccountService
 from app.settings import AccountSettings
 from shared.http import bodies, idempotency, paging
 from shared.http.auth import CASH_DESK, Caller, require_operator
+from shared.http.clients import bucket_of_request
 from shared.http.bodies import EmptyBody, StrictBody
 from shared.ids import new_id, utc_now
 from shared.logging_config import TRACE_PARENT
@@ -109,7 +110,9 @@ def _queries(request: Request) -> Queries:
 
 
 def _context(request: Request) -> RequestContext:
-    return RequestContext(request.scope["path"], request.scope["request_id"], TRACE_PARENT.get())
+    scope = request.scope
+    bucket = bucket_of_request(scope["headers_by_name"])
+    return RequestContext(scope["path"], scope["request_id"], TRACE_PARENT.get(), bucket)
 
 
 def _operation(request: Request) -> str:

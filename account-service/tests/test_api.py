@@ -354,9 +354,9 @@ async def test_health_metrics_and_openapi(client: httpx.AsyncClient, application
     assert ready.json()["checks"]["database"] == "ok" and (await client.get("/health/live")).status_code == 200
     metrics = (await client.get("/metrics")).text
     assert 'bank_transactions_total{currency="USD",service="account-service",status="posted"' in metrics
-    assert 'http_requests_total{handler="/api/v1/accounts/{id}/deposits",method="POST"' in metrics
+    assert 'http_requests_total{code="",handler="/api/v1/accounts/{id}/deposits",method="POST"' in metrics
     assert re.search(
-        r'http_requests_total\{handler="/api/v1/accounts",method="POST"[^}]*status="503"[^}]*\} \d', metrics
+        r'http_requests_total\{code="unavailable",handler="/api/v1/accounts",method="POST"[^}]*status="503"', metrics
     )
     assert "bank_group_commit_batch_size_bucket" in metrics and "bank_ledger_imbalance" in metrics
     checked = re.search(r'bank_check_completed_timestamp_seconds\{check="ledger"[^}]*\} (\S+)', metrics)

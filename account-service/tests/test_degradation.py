@@ -92,7 +92,7 @@ async def test_a_batch_fills_the_queue_by_its_transfers(client: httpx.AsyncClien
 
 async def test_a_client_disconnect_is_counted_as_499(application: Service, lab: Lab, caplog: pytest.LogCaptureFixture):
     def counted(status: str) -> float:
-        labels = {"handler": "/api/v1/transfers", "method": "POST", "status": status}
+        labels = {"handler": "/api/v1/transfers", "method": "POST", "status": status, "code": ""}
         return REGISTRY.get_sample_value("http_requests_total", labels) or 0
 
     async def receive() -> dict[str, str]:

@@ -123,6 +123,15 @@ def response(problem: Problem, instance: str, request_id: str) -> Response:
     return Response(content, problem.status, dict(problem.headers), MEDIA_TYPE)
 
 
+def code_of(body: bytes) -> str:
+    """Return the code of a problem's body; empty if it is not a known problem."""
+    try:
+        code = orjson.loads(body)["code"]
+    except (ValueError, LookupError, TypeError):
+        return ""
+    return code if isinstance(code, str) and code in PROBLEM_TYPES else ""
+
+
 def unavailable(detail: str, retry_after: int = 1) -> Problem:
     """Return the 503 problem with a Retry-After header, in seconds."""
     return Problem("unavailable", detail, headers={"Retry-After": str(retry_after)})

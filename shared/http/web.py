@@ -22,7 +22,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shared.http import health, problem_pages, problems, request_checks, summary
+from shared.http import clients, health, problem_pages, problems, request_checks, summary
 from shared.observability import tracing
 from shared.http.auth import Authenticator, Caller
 from shared.db.database import is_unavailable
@@ -93,12 +93,16 @@ class Service:
             (b"x-app-track", settings.app_track.encode()),
         ]
         self._logs = settings.access_log
+        self._running = self._started = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.thread_time()
+        self._started += 1
+        # The number of requests started so far, 0 if another one is running.
+        alone = 0 if self._running else self._started
         method = scope["method"]
         if method == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
@@ -109,16 +113,19 @@ class Service:
         scope["request_id"] = request_id.decode()
         REQUEST_ID.set(scope["request_id"])
         TRACE_PARENT.set(tracing.current_traceparent() or _traceparent(headers.get(b"traceparent", b"")))
-        status = 0
+        status, code = 0, ""
 
         async def send_with_identity(message: Message) -> None:
-            nonlocal status
+            nonlocal status, code
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._own_headers(request_id)]
+            elif status >= 400:
+                code = code or problems.code_of(message.get("body", b""))
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()
+        self._running += 1
         try:
             await self._handle(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
         except ClientDisconnect:
@@ -132,7 +139,9 @@ class Service:
             await response(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
-            self._record(scope, method, status or 499, time.perf_counter() - start)
+            self._running -= 1
+            cpu = time.thread_time() - cpu if alone == self._started else -1
+            self._record(scope, method, (status or 499, code), time.perf_counter() - start, cpu)
 
     def _own_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
         closing = [(b"connection", b"close")] if ShutdownSignal.now else []
@@ -165,10 +174,19 @@ class Service:
         allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
         return HTTPException(405, headers={"Allow": ", ".join(allowed)})
 
-    def _record(self, scope: Scope, method: str, status: int, seconds: float) -> None:
+    def _record(self, scope: Scope, method: str, outcome: tuple[int, str], seconds: float, cpu: float) -> None:
+        """Record a request's outcome, duration and CPU time (negative: not measured)."""
+        status, code = outcome
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
-        http_metrics.observe(handler, method, status, seconds)
+        http_metrics.observe(handler, method, status, seconds, code)
+        if scope["path"].startswith("/api/"):
+            if cpu >= 0:
+                http_metrics.observe_cpu(handler, method, cpu)
+            headers = scope["headers_by_name"]
+            # What a canary has answered already is that client's outcome.
+            if b"x-canary-status" not in headers and (bucket := clients.bucket_of_request(headers)) is not None:
+                http_metrics.count_outcome(bucket, status)
         tracing.name_request(method, handler)
         if not self._logs or scope["path"].startswith(tracing.QUIET):
             return

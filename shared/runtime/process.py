@@ -12,6 +12,7 @@ from shared.db.database import create_engine, ping
 from shared.http.health import Check, task_check
 from shared.messaging.outbox import Outbox
 from shared.prometheus.database import watch_pool
+from shared.prometheus.process import measure_loop_lag
 from shared.messaging.relay import Relay
 from shared.runtime.settings import ServiceSettings
 from shared.messaging.shadow import ShadowConsumer
@@ -76,7 +77,7 @@ class Runtime:
         except Exception as error:  # pylint: disable=broad-exception-caught  # retried with the first token
             log.error("cannot load the issuer's keys from AUTH_JWKS, retrying: %r", error)
         source = self.source(subject)
-        work = {} if self._is_canary else {"relay": self.relay.run()}
+        work = {"loop-lag": measure_loop_lag(), **({} if self._is_canary else {"relay": self.relay.run()})}
         if source is not None:
             consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
             work["consumer"] = consumer.run()

@@ -16,6 +16,7 @@ from shared.observability import tracing
 from shared.db.database import is_retryable, dry_run_transaction, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
+from shared.prometheus.http import CLIENT_OUTCOMES
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +80,19 @@ class BatchExecutor:
         return self._cash_accounts
 
 
-def _count(results: Iterable[Result]) -> None:
+def _count(results: Iterable[tuple[Result, str | None]]) -> None:
     """Count posted and refused transactions in the metrics."""
-    for result in results:
+    for result, bucket in results:
         posted = result.capture if isinstance(result, HoldResult) else result
         if isinstance(posted, TransactionResult):
             transaction = posted.transaction
             TRANSACTIONS.labels(transaction.type, "posted", transaction.currency).inc()
             AMOUNT.labels(transaction.type, transaction.currency).inc(transaction.amount)
+            status = "posted"
         elif isinstance(result, Refusal) and result.transaction is not None:
             TRANSACTIONS.labels(result.transaction.type, "refused", result.transaction.currency).inc()
+            status = "refused"
+        else:
+            continue
+        if bucket is not None:
+            CLIENT_OUTCOMES.labels(bucket, status).inc()

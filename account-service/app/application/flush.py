@@ -31,7 +31,8 @@ class Flush:
     now: datetime
     new_responses: list[StoredResponse] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    results: list[Result] = field(default_factory=list)
+    # Each with the bucket of its client.
+    results: list[tuple[Result, str | None]] = field(default_factory=list)
     audit_entries: list[AuditEntry] = field(default_factory=list)
     # The actor of each of the unit's transactions.
     posted_by: list[Actor] = field(default_factory=list)
@@ -94,7 +95,7 @@ def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None 
 def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerResponse:
     unit = flush.unit
     result = decide(unit, command, request.caller, flush.now)
-    flush.results.append(result)
+    flush.results.append((result, request.context.bucket))
     if unit.events and not isinstance(result, Refusal):
         _record_actor(flush, request, command, result)
     flush.events.extend(_event(event, flush.now, request) for event in unit.events)

@@ -15,11 +15,12 @@ EVENT_SUBJECT = ""
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Path, request id and trace of a request, for its problems and events."""
+    """Path, request id and trace of a request, for its problems and events; the client's bucket, for metrics."""
 
     path: str
     request_id: str | None = None
     traceparent: str | None = None
+    bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
