@@ -41,7 +41,9 @@ def public_view(state: Rollout) -> dict[str, Any]:
 
 
 def _public_event(event: Mapping[str, Any]) -> dict[str, Any]:
-    reason = event["reason"] if event["reason"] in REASONS else ""
+    # Without the detail of a verdict, which may name what only operators see.
+    reason = event["reason"].partition(": ")[0]
+    reason = reason if reason in REASONS else ""
     return {"at": event["at"], "phase": event["phase"], "weight": event["weight"], "reason": reason}
 
 

@@ -159,7 +159,7 @@ def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: fl
     if state.phase != "canary" or state.step != step or not state.shifted_at:
         return state
     state = replace(state, verdict=dict(verdict))
-    reason = str(verdict["reason"])
+    reason = ": ".join(str(part) for part in (verdict["reason"], verdict.get("detail")) if part)
     match verdict["verdict"]:
         case "rollback":
             return roll_back(state, reason, now)

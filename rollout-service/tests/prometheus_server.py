@@ -63,7 +63,9 @@ class Replica:
         self._thread.start()
         self.values.setdefault('bank_events_consumed_total{outcome="dead"}', 0)
         self.values.setdefault("bank_consumer_lag_seconds{}", 0.5)
+        self.values.setdefault("process_start_time_seconds{}", 1000)
         ledger = ['bank_ledger_imbalance{currency="EUR"}', 'bank_ledger_violations_total{constraint="a"}']
+        ledger += ['bank_event_mismatches_total{kind="missing"}', 'bank_transactions_total{type="a",status="posted"}']
         for series in ledger if self.service == "account-service" else ["bank_reconciliation_mismatches{}"]:
             self.values.setdefault(series, 0)
 
@@ -82,7 +84,9 @@ class Replica:
         common = f'service="{self.service}",version="{self.version}",track="{self.track}"'
         lines = []
         for (handler, status), count in self.requests.items():
-            lines.append(f'http_requests_total{{handler="{handler}",method="GET",status="{status}",{common}}} {count}')
+            code = {"404": "not-found", "500": "internal-error"}.get(status, "")
+            labels = f'handler="{handler}",method="GET",status="{status}",code="{code}"'
+            lines.append(f"http_requests_total{{{labels},{common}}} {count}")
         for handler in {handler for handler, _ in self.requests}:
             total = sum(count for (one, _), count in self.requests.items() if one == handler)
             lines += [

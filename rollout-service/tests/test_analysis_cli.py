@@ -11,8 +11,9 @@ import pytest
 from app.analysis.__main__ import EXIT_CODES, main
 from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts
 from app.analysis.records import AnalysisRecord, load_record, write_record
+from app.analysis.queries import AnalysisWindow
 from app.analysis.runner import analyze
-from app.analysis.samples import AnalysisWindow, PrometheusSamples
+from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
 from tests.test_verdict import track
 

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from app.analysis.model import INVARIANTS, Policy, Samples, TrackCounts
-from app.analysis.samples import MetricNames, AnalysisWindow, PrometheusSamples
+from app.analysis.queries import AnalysisWindow
+from app.analysis.samples import MetricNames, PrometheusSamples
 from app.analysis.verdict import evaluate
 from tests.prometheus_server import PrometheusServer, Replica
 
@@ -148,7 +149,17 @@ async def test_missing_measurements_hold(
         return found.verdict, found.reason
 
     assert await verdict(window.now) == ("promote", "healthy")
-    for name in ("requests", "durations", "imbalance", "violations", "mismatches", "consumed", "lag"):
+    for name in (
+        "requests",
+        "durations",
+        "imbalance",
+        "violations",
+        "mismatches",
+        "consumed",
+        "lag",
+        "events",
+        "started",
+    ):
         assert await verdict(window.now, MetricNames(**{name: "bank_misspelt"})) == ("hold", "no-data"), name
 
     # Prometheus returns the last values for minutes, but the canary is down.
@@ -187,7 +198,18 @@ async def test_only_new_invariant_violations_count(
     canary_reader.values['bank_events_consumed_total{outcome="dead"}'] = 4
     canary_reader.values['bank_events_consumed_total{outcome="failed"}'] = 5
     canary_reader.values["bank_consumer_lag_seconds{}"] = 90.5
-    broken = {"ledger-imbalance": 12, "ledger-violation": 1, "reconciliation": 1, "dead-letters": 4, "consumer": 5}
+    canary.values["process_start_time_seconds{}"] = 1001
+    stable.values['bank_event_mismatches_total{kind="missing"}'] = 6
+    canary.values['bank_event_mismatches_total{kind="missing"}'] = 99
+    broken = {
+        "events": 6,
+        "restart": 1,
+        "ledger-imbalance": 12,
+        "ledger-violation": 1,
+        "reconciliation": 1,
+        "dead-letters": 4,
+        "consumer": 5,
+    }
     assert await invariants() == {**broken, "consumer-lag": 90}
     # Dead letters of stable's consumer do not count against the canary.
     canary_reader.values['bank_events_consumed_total{outcome="dead"}'] = 0
@@ -196,6 +218,41 @@ async def test_only_new_invariant_violations_count(
     seen = await invariants()
     assert seen["dead-letters"] == 0
     assert math.isnan(seen["ledger-imbalance"] or 0)
+
+
+async def test_outcomes_are_those_of_each_version(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
+    stable, canary, *_ = replicas
+    own = 'bank_client_outcomes_total{bucket="%s",outcome="%s"}'
+    stable.values[own % (3, "2xx")] = 50
+    prometheus.scrape(replicas)
+    began = prometheus.wait_for_scrape(replicas)
+    canary.requests["/api/v1/accounts", "404"] = 40
+    canary.add_requests(60)
+    canary.values['bank_transactions_total{type="transfer",status="refused"}'] = 5
+    canary.values['bank_transactions_total{type="transfer",status="posted"}'] = 15
+    canary.values[own % (3, "404")], canary.values[own % (4, "2xx")] = 40, 60
+    canary.values[own % (4, "refused")] = 5
+    # Of 10 that stable answered with 404, 8 were retries; 30 more retries succeeded.
+    stable.requests["/api/v1/accounts", "404"] = 10
+    stable.add_requests(130)
+    retried = 'http_canary_retries_total{handler="/api/v1/accounts",method="GET",canary_status="404",status="%s"}'
+    stable.values[retried % 404], stable.values[retried % 200] = 8, 30
+    stable.values[own % (3, "2xx")], stable.values[own % (4, "404")] = 140, 2
+    window = AnalysisWindow(began, prometheus.wait_for_scrape(replicas), began, before_seconds=60)
+    found = (await PrometheusSamples(prometheus.url, client).read(window)).outcomes
+
+    name = "404 not-found GET /api/v1/accounts"
+    assert found is not None and [one.name for one in found] == [*SERVICES, "transactions"]
+    requests, _, transactions = found
+    assert (requests.canary_total, requests.canary) == (100, {name: 40})
+    assert (requests.stable_total, requests.stable) == (pytest.approx(102), {name: pytest.approx(2)})
+    assert requests.canary_clients == {"404": {"3": 40}, "2xx": {"4": 60}}
+    assert requests.stable_clients == {"404": {"4": 2}, "2xx": {"3": 140}}
+    assert requests.retried == 30
+    assert (transactions.canary_total, transactions.canary) == (20, {"refused transfer": 5})
+    assert transactions.canary_clients == {"refused": {"4": 5}}
 
 
 # Failing servers ------------------------------------------------------------------------------------------------------

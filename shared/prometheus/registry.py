@@ -26,7 +26,7 @@ GCCollector(registry=REGISTRY)
 class _Labelled:
     """A view of the registry that adds the same labels to every sample.
 
-    A sample's own `service` label is kept: the autoscaler exports metrics about other services.
+    A sample's own service and track are kept: the autoscaler and rollout-service export metrics about other services.
     """
 
     def __init__(self, labels: dict[str, str]) -> None:
@@ -36,13 +36,13 @@ class _Labelled:
         """Yield the metrics with the labels added."""
         for metric in REGISTRY.collect():
             metric.samples = [
-                Sample(sample.name, {**sample.labels, **self._labels_for(sample)}, *sample[2:])
-                for sample in metric.samples
+                Sample(sample.name, {**self._labels, **sample.labels}, *sample[2:]) for sample in metric.samples
             ]
             yield metric
 
     def _labels_for(self, sample: Sample) -> dict[str, str]:
-        return {**self._labels, "service": sample.labels.get("service", self._labels["service"])}
+        own = {name: sample.labels[name] for name in ("service", "track") if name in sample.labels}
+        return {**self._labels, **own}
 
 
 def render(service: str, version: str, track: str) -> bytes:

@@ -22,8 +22,9 @@ import httpx
 
 from app.analysis.model import Policy
 from app.analysis.records import AnalysisRecord, as_json, load_record, equal_verdicts, write_record
+from app.analysis.queries import AnalysisWindow
 from app.analysis.runner import analyze
-from app.analysis.samples import AnalysisWindow, PrometheusSamples
+from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
 
 EXIT_CODES = {"promote": 0, "rollback": 1, "hold": 3}

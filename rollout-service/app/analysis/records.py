@@ -2,12 +2,14 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from app.analysis.model import Policy, Samples, ServiceCounts, TrackCounts, Verdict
+from app.analysis.model import OutcomeCounts, Policy, Samples, ServiceCounts, TrackCounts, Verdict
+
+Part = TypeVar("Part")
 
 # Another machine's math library may differ in the last digits of a float.
 _TOLERANCE = 1e-9
@@ -42,7 +44,12 @@ def load_record(path: Path) -> AnalysisRecord:
         samples = stored["samples"]
         return AnalysisRecord(
             stored["at"],
-            Samples(samples["seconds"], tuple(map(_service_counts, samples["services"])), samples["invariants"]),
+            Samples(
+                samples["seconds"],
+                tuple(map(_service_counts, samples["services"])),
+                samples["invariants"],
+                outcomes=_tuple_of(OutcomeCounts, samples.get("outcomes", ())),
+            ),
             Policy(**stored["policy"]),
             Verdict(**stored["verdict"]),
             stored["about"],
@@ -77,6 +84,10 @@ def _equal(left: float | None, right: float | None) -> bool:
 def _service_counts(stored: Mapping[str, Any]) -> ServiceCounts:
     tracks = {name: TrackCounts(**stored[name]) if stored[name] else None for name in ("stable", "canary", "before")}
     return ServiceCounts(stored["service"], **tracks)
+
+
+def _tuple_of(kind: Callable[..., Part], stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...] | None:
+    return None if stored is None else tuple(kind(**one) for one in stored)
 
 
 def _encode(value: Any) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 
 from app.analysis.model import Policy
 from app.analysis.records import AnalysisRecord, write_record
-from app.analysis.samples import AnalysisWindow, PrometheusSamples
+from app.analysis.queries import AnalysisWindow
+from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
 from app.settings import RolloutSettings
 from app.state_machine import Rollout
@@ -56,7 +57,10 @@ class Analyzer:
             # A full disk must not prevent the rollback of a bad canary.
             log.error("cannot store the analysis record: %s", error)
         verdict = record.verdict
-        return {"verdict": verdict.verdict, "reason": verdict.reason, "at": now, "figures": _json_safe(verdict.figures)}
+        return {
+            **{"verdict": verdict.verdict, "reason": verdict.reason, "detail": verdict.detail, "at": now},
+            "figures": _json_safe(verdict.figures),
+        }
 
     def _prune_records(self) -> None:
         folders = sorted((path for path in self._folder.glob("*") if path.is_dir()), key=lambda path: path.name)

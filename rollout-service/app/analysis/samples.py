@@ -1,9 +1,4 @@
-"""Reads the samples of a canary analysis from Prometheus' HTTP API.
-
-Counter increases are the difference of two instant queries, at the start and now: exact counts, where `increase`
-extrapolates. A series that is missing at the start counts from 0; one that is lower than at the start was reset, and
-counts in full. Requests that a replica served before it was removed still count. Prometheus scrapes every 5 s, so both
-ends are up to one scrape interval old.
+"""Reads the samples of a canary analysis from Prometheus.
 
 Latencies exclude a warm-up: the first requests of a new process open connections and prepare statements, and NGINX has
 just been reloaded. A pause that affects both tracks must not count for the canary alone, so stable's latencies start
@@ -14,30 +9,23 @@ returns the last value for five minutes), a series that no replica exports under
 """
 
 import asyncio
-import logging
 import math
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import httpx
 
 from app.analysis.model import Samples, ServiceCounts, TrackCounts
+from app.analysis.outcome_samples import read_outcomes
+from app.analysis.queries import AnalysisWindow, Key, MetricsUnavailable, Prometheus, Values
 
-log = logging.getLogger(__name__)
-
-_TIMEOUT_SECONDS = 2.0
 # Four scrapes: an older sample is stale.
 _STALE_SECONDS = 20.0
 _ACCOUNT, _TRANSACTION = "account-service", "transaction-service"
+Result = TypeVar("Result")
+
 _REQUEST = 'handler!~"/health/.*|/metrics|/internal/.*|/docs.*"'
-_BY = "instance, version, service, track"
-
-Key = tuple[str, ...]
-Values = Mapping[Key, float]
-
-
-class MetricsUnavailable(Exception):
-    """The Prometheus query failed or returned no usable result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +39,9 @@ class MetricNames:
     mismatches: str = "bank_reconciliation_mismatches"
     consumed: str = "bank_events_consumed_total"
     lag: str = "bank_consumer_lag_seconds"
+    events: str = "bank_event_mismatches_total"
+    started: str = "process_start_time_seconds"
     checked: str = "bank_check_completed_timestamp_seconds"
-
-
-@dataclass(frozen=True, slots=True)
-class AnalysisWindow:
-    """Start of the step and of the rollout, and the current time, as Unix timestamps.
-
-    Invariants are compared since the start of the rollout: a violation may be detected only in the next step. Stable's
-    requests in the `before_seconds` before the rollout, and until the step, are its baseline before the step. Latencies
-    count from `warm_up` seconds after the start of a step; `scrape` is Prometheus' scrape interval in seconds.
-    """
-
-    step: float
-    now: float
-    rollout: float
-    before_seconds: float = 600
-    warm_up: float = 10
-    scrape: float = 5
 
 
 class PrometheusSamples:
@@ -81,15 +54,17 @@ class PrometheusSamples:
         services: Iterable[str] = (_ACCOUNT, _TRANSACTION),
         metrics: MetricNames = MetricNames(),
     ) -> None:
-        self._url = url.rstrip("/")
-        self._client = client
+        self._prometheus = Prometheus(url, client)
         self._services = tuple(services)
         self._metrics = metrics
 
     async def read(self, window: AnalysisWindow) -> Samples:
         """Return the samples of a step. Never raises: a value that is not available is None."""
-        up, services, invariants = await asyncio.gather(
-            self._tracks_up(window.now), self._counts(window), self._invariants(window)
+        up, services, invariants, outcomes = await asyncio.gather(
+            self._tracks_up(window.now),
+            self._counts(window),
+            self._invariants(window),
+            _or_none(read_outcomes(self._prometheus, window, self._services)),
         )
         return Samples(
             seconds=window.now - window.step,
@@ -103,6 +78,7 @@ class PrometheusSamples:
                 for service in self._services
             ),
             invariants=invariants,
+            outcomes=outcomes,
         )
 
     async def _tracks_up(self, now: float) -> set[tuple[str, str]]:
@@ -110,8 +86,8 @@ class PrometheusSamples:
         selector = 'up{job="services"}'
         try:
             ups, times = await asyncio.gather(
-                self._query(selector, now, "service", "track", "instance"),
-                self._query(f"timestamp({selector})", now, "service", "track", "instance"),
+                self._prometheus.query(selector, now, "service", "track", "instance"),
+                self._prometheus.query(f"timestamp({selector})", now, "service", "track", "instance"),
             )
         except MetricsUnavailable:
             return set()
@@ -123,7 +99,7 @@ class PrometheusSamples:
 
     async def _counts(self, window: AnalysisWindow) -> Mapping[tuple[str, str], TrackCounts]:
         """Return the counts of the step by service and track; track `before` is stable before the step."""
-        earlier = min(window.rollout, window.step) - window.before_seconds
+        earlier = window.before
         warm = window.step + window.warm_up
         found: dict[tuple[str, str], TrackCounts] = {}
         for name, start, end, slow_from, slow_to in (
@@ -136,9 +112,9 @@ class PrometheusSamples:
             of = f'job="services", track="{"canary" if name == "canary" else "stable"}", {_REQUEST}'
             try:
                 requests, errors, buckets = await asyncio.gather(
-                    self._increase(f"{self._metrics.requests}{{{of}}}", start, end),
-                    self._increase(f'{self._metrics.requests}{{{of}, status=~"5.."}}', start, end),
-                    self._increase(f"{self._metrics.durations}{{{of}}}", *latencies),
+                    self._prometheus.increase(f"{self._metrics.requests}{{{of}}}", start, end),
+                    self._prometheus.increase(f'{self._metrics.requests}{{{of}, status=~"5.."}}', start, end),
+                    self._prometheus.increase(f"{self._metrics.durations}{{{of}}}", *latencies, "le"),
                 )
             except MetricsUnavailable:
                 continue
@@ -165,6 +141,8 @@ class PrometheusSamples:
             "dead-letters": self._total_increase(f'{names.consumed}{{{canary}, outcome="dead"}}', window),
             # Exported from the first failure on; the series of dead letters, which starts at 0, proves the metric name.
             "consumer": self._total_increase(f'{names.consumed}{{{canary}, outcome="failed"}}', window, missing=0.0),
+            "events": self._event_mismatches(window),
+            "restart": self._restarts(window),
             "consumer-lag": self._lag(f'{names.lag}{{job="services"}}', window.now),
         }
         return dict(zip(queries, await asyncio.gather(*map(_or_none, queries.values()))))
@@ -175,10 +153,10 @@ class PrometheusSamples:
         A gauge without any value counts as unchanged if the series `checked` exists.
         """
         now, start = await asyncio.gather(
-            self._query(selector, window.now, *labels, "instance"),
-            self._query(selector, window.rollout, *labels, "instance"),
+            self._prometheus.query(selector, window.now, *labels, "instance"),
+            self._prometheus.query(selector, window.rollout, *labels, "instance"),
         )
-        if not now and not (checked and await self._query(checked, window.now, "instance")):
+        if not now and not (checked and await self._prometheus.query(checked, window.now, "instance")):
             raise MetricsUnavailable(f"no series {selector}")
         known = _worst(start)
         changes = [abs(value - known.get(key, 0.0)) if value else 0.0 for key, value in _worst(now).items()]
@@ -188,50 +166,33 @@ class PrometheusSamples:
         self, selector: str, window: AnalysisWindow, missing: float | None = None
     ) -> float | None:
         """Return the increase of counters since the start of the rollout; raises MetricsUnavailable."""
-        increase = await self._increase(selector, window.rollout, window.now)
+        increase = await self._prometheus.increase(selector, window.rollout, window.now)
         return sum(increase.values()) if increase else missing
+
+    async def _event_mismatches(self, window: AnalysisWindow) -> float | None:
+        """Return the transactions whose events stable found wrong since the start of the rollout.
+
+        None if no replica exports them; 0 if only canaries do, because stable is an older version that does not check.
+        """
+        found = await self._prometheus.increase(f'{self._metrics.events}{{job="services"}}', window.rollout, window.now)
+        return sum(value for key, value in found.items() if key[3] == "stable") if found else None
+
+    async def _restarts(self, window: AnalysisWindow) -> float | None:
+        """Return how often canaries were restarted in the step; raises MetricsUnavailable."""
+        selector = f'{self._metrics.started}{{job="services", track="canary"}}'
+        period = max(1, round((window.now - window.step) * 1000))
+        found = await self._prometheus.query(f"changes({selector}[{period}ms])", window.now, "instance")
+        return sum(found.values()) if found else None
 
     async def _lag(self, selector: str, now: float) -> float | None:
         """Return by how many seconds the canary's consumers lag behind stable's; raises MetricsUnavailable."""
-        lags = await self._query(f"max by (service, track) ({selector})", now, "service", "track")
+        lags = await self._prometheus.query(f"max by (service, track) ({selector})", now, "service", "track")
         both = [(lags.get((service, "canary")), lags.get((service, "stable"))) for service in self._services]
         behind = [canary - stable for canary, stable in both if canary is not None and stable is not None]
         return max(0.0, _largest(behind)) if len(behind) == len(both) else None
 
-    async def _increase(self, selector: str, start: float, end: float) -> Values:
-        """Return the increase of counters by the labels of _BY and `le`; raises MetricsUnavailable.
 
-        All counters of a replica are reset together, so sums per replica are sufficient.
-        """
-        labels = [*_BY.split(", "), "le"]
-        if start == end:
-            return dict.fromkeys(await self._query(f"sum by ({_BY}, le) ({selector})", end, *labels), 0.0)
-        window = max(1, round((end - start) * 1000))
-        now, before = await asyncio.gather(
-            self._query(f"sum by ({_BY}, le) (last_over_time({selector}[{window}ms]))", end, *labels),
-            self._query(f"sum by ({_BY}, le) ({selector})", start, *labels),
-        )
-        return {
-            key: value if value < before.get(key, 0.0) else value - before.get(key, 0.0) for key, value in now.items()
-        }
-
-    async def _query(self, expression: str, at: float, *labels: str) -> Values:
-        """Return the values of an instant query by labels; raises MetricsUnavailable."""
-        try:
-            response = await self._client.post(
-                f"{self._url}/api/v1/query", data={"query": expression, "time": f"{at:.3f}"}, timeout=_TIMEOUT_SECONDS
-            )
-            response.raise_for_status()
-            return {
-                tuple(series["metric"].get(label, "") for label in labels): float(series["value"][1])
-                for series in response.json()["data"]["result"]
-            }
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
-            log.warning("Prometheus query failed: %r", error)
-            raise MetricsUnavailable(str(error)) from error
-
-
-async def _or_none(value: Awaitable[float | None]) -> float | None:
+async def _or_none(value: Awaitable[Result]) -> Result | None:
     try:
         return await value
     except MetricsUnavailable:

@@ -29,7 +29,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, TrackCounts, Verdict
+from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, TestResult, TrackCounts, Verdict
+from app.analysis.outcomes import compare_outcomes, compare_retries
 
 # Exceeded by equal tracks in 1 % of looks: not significant, but too high for a promotion.
 _SUSPICIOUS_Z = 2.33
@@ -41,37 +42,43 @@ _MIN_BOUNDS = 3
 _MAX_COUNT = 1e18
 
 
-@dataclass(frozen=True, slots=True)
-class _TestResult:
-    """Result of a test: the canary is worse, or acceptable, or neither (more samples are needed); and its figures."""
-
-    worse: bool
-    acceptable: bool
-    figures: Mapping[str, float | None]
-
-
 def evaluate(samples: Samples, policy: Policy) -> Verdict:
     """Return the verdict on the samples of a step."""
     tracks = {one.service: _validated_tracks(one) for one in samples.services}
-    measured = {service: _run_tests(usable, policy) for service, usable in tracks.items() if usable}
-    figures: dict[str, Mapping[str, float | None]] = {
-        service: {name: value for result in tests.values() for name, value in result.figures.items()}
-        for service, tests in measured.items()
-    }
+    tests = [
+        (service, reason, result)
+        for service, usable in tracks.items()
+        if usable
+        for reason, result in _run_tests(usable, policy).items()
+    ]
+    tests += _compare_further(samples, policy)
+    figures: dict[str, dict[str, float | None]] = {}
+    for group, _, result in tests:
+        figures.setdefault(group, {}).update(result.figures)
     figures["invariants"] = dict(samples.invariants)
 
-    tests = [(reason, result) for results in measured.values() for reason, result in results.items()]
-    if harm := _violated_invariant(samples, policy) or next((reason for reason, result in tests if result.worse), None):
-        return Verdict("rollback", harm, figures)
+    if violated := _violated_invariant(samples, policy):
+        return Verdict("rollback", violated, figures)
+    if worse := next((one for one in tests if one[2].worse), None):
+        return Verdict("rollback", worse[1], figures, worse[2].detail)
     if not samples.services or None in tracks.values() or not _is_measured(samples):
         return Verdict("hold", "no-data", figures)
     if any(track.sample_size < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
         return Verdict("hold", "not-enough-samples", figures)
-    if doubt := next((reason for reason, result in tests if not result.acceptable), None):
-        return Verdict("hold", doubt, figures)
+    if doubt := next((one for one in tests if not one[2].acceptable), None):
+        return Verdict("hold", doubt[1], figures, doubt[2].detail)
     if samples.seconds < policy.bake_seconds:
         return Verdict("hold", "baking", figures)
     return Verdict("promote", "healthy", figures)
+
+
+def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, TestResult]]:
+    """Run the tests of other samples than requests' errors and latencies; return them with group and reason."""
+    found = []
+    for counts in samples.outcomes or ():
+        found.append((counts.name, "retries", compare_retries(counts, policy)))
+        found.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
+    return found
 
 
 def _violated_invariant(samples: Samples, policy: Policy) -> str | None:
@@ -84,8 +91,12 @@ def _violated_invariant(samples: Samples, policy: Policy) -> str | None:
 
 
 def _is_measured(samples: Samples) -> bool:
-    """Return whether all invariants and the age of the step are measured."""
-    return _is_count(samples.seconds) and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
+    """Return whether all samples and the age of the step are measured."""
+    return (
+        _is_count(samples.seconds)
+        and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
+        and samples.outcomes is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +118,7 @@ _Tracks = tuple[_Track, _Track, _Track]
 _NOTHING = _Track(0.0, 0.0, {})
 
 
-def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, _TestResult]:
+def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, TestResult]:
     """Run all tests on a service; return the results by the reason they stand for."""
     canary, stable, _ = tracks
     bounds = _shared_bounds(canary, stable)
@@ -125,14 +136,14 @@ def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, _TestResult]:
 
 def _compare_rates(
     name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy
-) -> _TestResult:
+) -> TestResult:
     """Compare rates, given as (bad, total) of canary, stable, and stable before the step."""
     (bad, total), (stable_bad, stable_total), (before_bad, before_total) = counts
     above_floor = bad * math.log(limit / floor) + (total - bad) * math.log((1 - limit) / (1 - floor))
     in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
     with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
     tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
-    return _TestResult(
+    return TestResult(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
         and with_before >= -math.log(policy.alpha),
@@ -161,12 +172,12 @@ def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, 
     return buckets[math.inf] - buckets[ceiling], buckets[math.inf]
 
 
-def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> _TestResult:
+def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> TestResult:
     """Compare latencies of canary (`own`) and stable (`other`), given as requests per bucket."""
     first, second = sum(own), sum(other)
     everything = first + second
     if not first or not second:
-        return _TestResult(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
+        return TestResult(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
     below = wins = ties = 0.0
     for mine, theirs in zip(own, other):
         wins += mine * (below + theirs / 2)
@@ -179,7 +190,7 @@ def _compare_latencies(own: list[float], other: list[float], bounds: list[float]
     slower = _mean(own, bounds) - _mean(other, bounds)
     superiority = wins / (first * second)
     matters = superiority >= policy.least_superiority and slower >= policy.least_slower_seconds
-    return _TestResult(
+    return TestResult(
         worse=matters and z >= boundary,
         acceptable=not matters or z < _SUSPICIOUS_Z,
         figures={"superiority": superiority, "latency_z": z, "latency_z_limit": boundary, "slower_seconds": slower},

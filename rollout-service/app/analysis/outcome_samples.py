@@ -1,0 +1,100 @@
+"""Reads the outcomes of requests and transactions from Prometheus."""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from app.analysis.model import OutcomeCounts
+from app.analysis.queries import AnalysisWindow, Prometheus, Values, summed
+
+_LEDGER = "account-service"
+_POSTED, _REFUSED = "posted", "refused"
+_REQUEST = 'job="services", handler=~"/api/.*|unmatched"'
+
+
+async def read_outcomes(
+    prometheus: Prometheus, window: AnalysisWindow, services: Iterable[str]
+) -> tuple[OutcomeCounts, ...]:
+    """Return the outcomes of the step. Raises MetricsUnavailable if Prometheus does not answer.
+
+    A version that does not export the labels yet has no outcomes or no clients, so there is nothing to compare.
+    """
+    step, before = (window.step, window.now), (window.before, window.step)
+    labels = ("handler", "method", "status", "code")
+    requests, transactions, retries, clients, clients_before = await asyncio.gather(
+        prometheus.increase(f"http_requests_total{{{_REQUEST}}}", *step, *labels),
+        prometheus.increase('bank_transactions_total{job="services"}', *step, "type", "status"),
+        prometheus.increase(
+            'http_canary_retries_total{job="services", track="stable"}', *step, "handler", "method", "status"
+        ),
+        prometheus.increase('bank_client_outcomes_total{job="services"}', *step, "bucket", "outcome"),
+        prometheus.increase('bank_client_outcomes_total{job="services", track="stable"}', *before, "bucket", "outcome"),
+    )
+    everyone = (clients, clients_before)
+    found = [_of_requests(service, requests, retries, everyone) for service in services]
+    return (*found, _of_transactions(transactions, everyone))
+
+
+def _of_requests(service: str, requests: Values, retries: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:
+    """Return the outcomes of a service's requests; what stable answered after a canary is not stable's own."""
+    retried = summed({key: value for key, value in retries.items() if key[2] == service}, 4, 5, 6)
+    canary, stable = (_by_outcome(requests, service, track) for track in ("canary", "stable"))
+    answered = summed(stable, 0, 1, 2)
+    own = {
+        key: value * max(0.0, 1 - retried.get(key[:3], 0.0) / answered[key[:3]]) if answered[key[:3]] else 0.0
+        for key, value in stable.items()
+    }
+    return OutcomeCounts(
+        name=service,
+        canary_total=sum(canary.values()),
+        stable_total=sum(own.values()),
+        canary=_unsuccessful(canary),
+        stable=_unsuccessful(own),
+        canary_clients=_clients(everyone[:1], service, "canary"),
+        stable_clients=_clients(everyone, service, "stable"),
+        retried=sum(value for (_, _, status), value in retried.items() if status.startswith("2")),
+    )
+
+
+def _of_transactions(transactions: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:
+    tracks = {}
+    for track in ("canary", "stable"):
+        counts = summed({key: value for key, value in transactions.items() if key[3] == track}, 5, 4)
+        refused = {f"{status} {type_}": value for (status, type_), value in counts.items() if status == _REFUSED}
+        tracks[track] = sum(counts.values()), refused
+    return OutcomeCounts(
+        name="transactions",
+        canary_total=tracks["canary"][0],
+        stable_total=tracks["stable"][0],
+        canary=tracks["canary"][1],
+        stable=tracks["stable"][1],
+        canary_clients=_clients(everyone[:1], _LEDGER, "canary", (_POSTED, _REFUSED)),
+        stable_clients=_clients(everyone, _LEDGER, "stable", (_POSTED, _REFUSED)),
+    )
+
+
+def _by_outcome(requests: Values, service: str, track: str) -> dict[tuple[str, ...], float]:
+    """Return the requests of a track by handler, method, status and code."""
+    return summed({key: value for key, value in requests.items() if key[2:4] == (service, track)}, 4, 5, 6, 7)
+
+
+def _unsuccessful(requests: Values) -> dict[str, float]:
+    """Return the requests with a 4xx by outcome; the test of errors counts those with a 5xx."""
+    return {
+        " ".join(part for part in (status, code, method, handler) if part): value
+        for (handler, method, status, code), value in requests.items()
+        if status.startswith("4") and value
+    }
+
+
+def _clients(
+    periods: Iterable[Values], service: str, track: str, only: tuple[str, ...] = ()
+) -> Mapping[str, Mapping[str, float]]:
+    """Return outcomes by bucket of clients: those of transactions (`only`), or those of requests."""
+    found: dict[str, dict[str, float]] = {}
+    for period in periods:
+        own = {key: value for key, value in period.items() if key[2:4] == (service, track) and value}
+        for (bucket, outcome), value in summed(own, 4, 5).items():
+            if (outcome in only) if only else outcome not in (_POSTED, _REFUSED):
+                buckets = found.setdefault(outcome, {})
+                buckets[bucket] = buckets.get(bucket, 0.0) + value
+    return found

@@ -1,0 +1,144 @@
+"""Compares the outcomes of canary and stable: statuses, problem codes, and posted and refused transactions.
+
+Each outcome is a 2 x 2 table: unsuccessful with it or not, of the canary or of stable. If the versions are equal, a
+request is the canary's with the same probability whatever its outcome. The e-process is the ratio of a Beta mixture of
+two probabilities to the maximum likelihood of a single one (universal inference: Wasserman, Ramdas and Balakrishnan
+2020, PNAS 117; mixtures of this kind for counts: Lindon and Malek 2022, NeurIPS 35). It exceeds 1 / alpha at any look
+with a probability of at most alpha (Ville 1939). With `_MAX_STREAMS` tables, its level is a share of alpha.
+
+That holds for independent requests. They are not: a client stays with its version, so one unusual client of the canary
+is enough for a difference. Therefore the difference must also show across the clients, which are in buckets by hash.
+With d the canary's count in a bucket less the one expected from stable's share there, the statistic is
+sum(d) / sqrt(sum(d^2)): if the versions are equal and d is symmetric, it exceeds t with a probability of at most
+exp(-t^2 / 2) (Efron 1969, JASA 64; de la Pena, Klass and Lai 2004, Ann. Probab. 32). A single bucket cannot bring it
+above 1, however heavy its clients are. Both have to reject (an intersection-union test, as in verdict.py), and the
+difference must matter. What a few clients alone do is left to the test of retries.
+
+Retries: stable answers what a canary did not answer with success. If stable succeeds, the same request had two
+outcomes, so clients do not matter; only races (a history that arrived in between) do. The e-process is the average of
+likelihood ratios of several shares against the tolerated one.
+"""
+
+import math
+from collections.abc import Mapping
+
+from app.analysis.model import OutcomeCounts, Policy, TestResult
+
+# More than a service has outcomes; each gets this part of the level (Bonferroni).
+_MAX_STREAMS = 64
+# Stable's share in a bucket is drawn towards that of all buckets by the weight of so many requests.
+_PRIOR_REQUESTS = 5.0
+# A bucket counts as this many requests at most, so that the heaviest client does not hide what all others show.
+_MAX_WEIGHT = 3.0
+_RETRIED_SHARES = (0.03, 0.1, 0.3, 0.9)
+
+
+def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> TestResult:
+    """Compare the mix of outcomes; the figures are those of the outcome with the strongest evidence."""
+    canary, stable = _with_totals(counts.canary), _with_totals(counts.stable)
+    found = [
+        (
+            _log_evidence(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total),
+            _client_statistic(counts, outcome.partition(" ")[0]),
+            outcome,
+        )
+        for outcome, bad in canary.items()
+        if _matters(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total, policy)
+    ]
+    evidence_limit = math.log(_MAX_STREAMS / policy.outcome_alpha)
+    client_limit = math.sqrt(-2 * math.log(policy.client_alpha))
+    # Sorted by whether both reject, then by evidence; the most specific name of several equal ones.
+    ranked = max(
+        (
+            (min(evidence / evidence_limit, clients / client_limit), evidence, clients, name)
+            for evidence, clients, name in found
+        ),
+        key=lambda one: (one[0], one[1], len(one[3])),
+        default=None,
+    )
+    if ranked is None:
+        return TestResult(False, True, {"outcome_evidence": None, "outcome_clients": None})
+    strength, evidence, clients, name = ranked
+    figures = {
+        **{"outcome_evidence": evidence, "outcome_evidence_limit": evidence_limit},
+        **{"outcome_clients": clients, "outcome_clients_limit": client_limit},
+        **{f"canary {name}": canary[name], f"stable {name}": stable.get(name, 0.0)},
+    }
+    return TestResult(strength >= 1, True, figures, name)
+
+
+def compare_retries(counts: OutcomeCounts, policy: Policy) -> TestResult:
+    """Test the share of the canary's requests that only stable answered with success."""
+    # Stable may have been scraped after the canary.
+    total, bad = max(counts.canary_total, counts.retried), counts.retried
+    floor = policy.retry_floor
+    ratios = [
+        bad * math.log(share / floor) + (total - bad) * math.log((1 - share) / (1 - floor))
+        for share in _RETRIED_SHARES
+        if share > floor
+    ]
+    evidence = _log_mean(ratios) if ratios else 0.0
+    worse = bad >= policy.least_retries and evidence >= -math.log(policy.retry_alpha)
+    return TestResult(worse, True, {"retried": bad, "retried_evidence": evidence})
+
+
+def _with_totals(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return the counts, and their sums by outcome."""
+    found = dict(counts)
+    for name, count in counts.items():
+        if (outcome := name.partition(" ")[0]) != name:
+            found[outcome] = found.get(outcome, 0.0) + count
+    return found
+
+
+def _matters(bad: float, total: float, stable_bad: float, stable_total: float, policy: Policy) -> bool:
+    """Return whether the canary's share of an outcome is so much larger that it matters."""
+    if not total or not stable_total:
+        return False
+    share, stable_share = bad / total, stable_bad / stable_total
+    return share - stable_share >= policy.outcome_floor and share >= policy.outcome_ratio * stable_share
+
+
+def _log_evidence(bad: float, total: float, stable_bad: float, stable_total: float) -> float:
+    """Return the logarithm of the e-process of a 2 x 2 table."""
+    both = total + stable_total
+    equal = total * math.log(total / both) + stable_total * math.log(stable_total / both)
+    return _log_mixture(bad, stable_bad) + _log_mixture(total - bad, stable_total - stable_bad) - equal
+
+
+def _log_mixture(one: float, other: float) -> float:
+    """Return the log-likelihood of a sequence of two kinds under Jeffreys' prior, Beta(1/2, 1/2)."""
+    return math.lgamma(one + 0.5) + math.lgamma(other + 0.5) - math.lgamma(one + other + 1) - math.log(math.pi)
+
+
+def _client_statistic(counts: OutcomeCounts, outcome: str) -> float:
+    """Return the self-normalized sum over the buckets of clients; 0 without any."""
+    totals, stable_totals = _totals_by_bucket(counts.canary_clients), _totals_by_bucket(counts.stable_clients)
+    bad, stable_bad = counts.canary_clients.get(outcome, {}), counts.stable_clients.get(outcome, {})
+    everything = sum(stable_totals.values())
+    if not everything:
+        return 0.0
+    overall = sum(stable_bad.values()) / everything
+    differences = []
+    for bucket, total in totals.items():
+        prior = _PRIOR_REQUESTS * overall
+        share = (stable_bad.get(bucket, 0.0) + prior) / (stable_totals.get(bucket, 0.0) + _PRIOR_REQUESTS)
+        if total:
+            weight = min(total, _MAX_WEIGHT)
+            differences.append(weight * (bad.get(bucket, 0.0) / total - share))
+    spread = math.sqrt(sum(difference**2 for difference in differences))
+    return sum(differences) / spread if spread else 0.0
+
+
+def _totals_by_bucket(clients: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for buckets in clients.values():
+        for bucket, count in buckets.items():
+            totals[bucket] = totals.get(bucket, 0.0) + count
+    return totals
+
+
+def _log_mean(values: list[float]) -> float:
+    """Return the logarithm of the mean of exponentials."""
+    largest = max(values)
+    return largest + math.log(sum(math.exp(value - largest) for value in values) / len(values))
