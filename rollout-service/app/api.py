@@ -35,6 +35,8 @@ def public_view(state: Rollout) -> dict[str, Any]:
         "weight": state.weight,
         "serving": state.serving,
         "outcome": state.outcome,
+        "waiting_for_approval": bool(state.waiting_since),
+        "analysis_skipped": bool(state.skip_analysis),
         "verdict": verdict,
         "history": [_public_event(event) for event in reversed(state.history[-_MAX_EVENTS:])],
     }

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from app import state_machine
+from app.clock import Clock
 from app.containers import Container, Containers, DockerError
 from app.nginx import NginxClient, NginxError
 from app.prometheus import DURATION, FAILURES, LAST_VERDICT, STATE, VERDICTS, WEIGHT
@@ -23,6 +24,13 @@ _IDLE_CLEANUP_SECONDS = 15.0
 # Workers from before a reload keep serving kept-alive clients (keepalive_min_timeout) and finish their requests. A
 # canary may be removed at once, because its requests are retried on stable; the previous pool has no such backup.
 _DRAIN_SECONDS = 10.0
+
+# A bad canary is removed although NGINX still routes to it, if NGINX cannot be switched for this long in a rollback:
+# requests to a removed canary are retried on stable.
+_SWITCH_SECONDS = 5.0
+# An analysis or a write that takes longer is given up, so that a hanging disk or Prometheus does not stop the loop.
+_ANALYSIS_SECONDS = 30.0
+_STORE_SECONDS = 1.0
 
 # Analyzes the current step: stores the record and returns the verdict.
 Analyze = Callable[[Rollout, float], Awaitable[Mapping[str, Any]]]
@@ -39,8 +47,9 @@ class Controller:
         containers: Containers,
         analyze: Analyze,
         notify: Notify,
-        clock: Callable[[], float],
+        clock: Clock,
         analysis_interval_seconds: float,
+        lease_seconds: float,
     ) -> None:
         self._file = file
         self._nginx = nginx
@@ -49,50 +58,104 @@ class Controller:
         self._notify = notify
         self._clock = clock
         self._analysis_interval_seconds = analysis_interval_seconds
-        self._analyzed_at = 0.0
+        self._lease_seconds = lease_seconds
+        self._analyzed_at = -analysis_interval_seconds
         # The process before this one may have reloaded NGINX just now.
-        self._drained_at = clock() + _DRAIN_SECONDS
+        self._drained_at = clock.monotonic() + _DRAIN_SECONDS
+        # Since when NGINX does not serve the wanted configuration; 0 while it does.
+        self._switching_since = 0.0
+        self._storing: asyncio.Task[None] | None = None
+        self._is_stored = True
         # The state (its time of change) that containers were last cleaned up for, and when.
         self._last_cleanup: tuple[float, float] = (0.0, 0.0)
         self._published: Rollout | None = None
 
     async def tick(self) -> Rollout:
-        """Run one pass and return the state."""
-        state = self._file.change(lambda state: state_machine.expire(state, self._clock()))
+        """Run one pass and return the state: first the traffic, then the containers, then the disk."""
+        self._file.change(lambda state: self._clock.anchor(state, self._lease_seconds))
+        state = self._change(state_machine.expire)
         state = await self._run_analysis(state)
         applied = await self._apply_configuration(state)
         state = self._file.load()
         # Containers are removed only once no active configuration routes requests to them.
         if applied and await self._clean_up(state):
-            state = self._file.change(lambda state: state_machine.complete_cleanup(state, self._clock()))
+            state = self._change(state_machine.complete_cleanup)
         await self._publish(state)
+        await self._store()
         return state
 
+    def _change(self, transition: Callable[[Rollout, float], Rollout]) -> Rollout:
+        return self._file.change(lambda state: transition(state, self._clock.now(state)))
+
+    async def _store(self) -> None:
+        """Store the state on the host; a write that hangs goes on in the background."""
+        if self._storing is None:
+            self._storing = asyncio.create_task(asyncio.to_thread(self._file.store))
+        await asyncio.wait({self._storing}, timeout=_STORE_SECONDS)
+        if not self._storing.done():
+            self._is_stored = False
+            return
+        error, self._storing = self._storing.exception(), None
+        self._is_stored = error is None
+        if error is not None:
+            FAILURES.labels("state").inc()
+            log.error("the state is only kept in memory: %s", error)
+
     async def _run_analysis(self, state: Rollout) -> Rollout:
-        now = self._clock()
-        if state.phase != "canary" or not state.shifted_at or now - self._analyzed_at < self._analysis_interval_seconds:
+        monotonic = self._clock.monotonic()
+        due = monotonic - self._analyzed_at >= self._analysis_interval_seconds
+        if state.phase != "canary" or not state.shifted_at or not due:
             return state
-        self._analyzed_at = now
-        verdict = await self._analyze(state, now)
+        self._analyzed_at = monotonic
+        # Prometheus has the times of the wall clock.
+        now = self._clock.now(state)
+        drift = self._clock.wall() - now
+        try:
+            async with asyncio.timeout(_ANALYSIS_SECONDS):
+                verdict = await self._analyze(state_machine.shift_times(state, drift), now + drift)
+        except TimeoutError:
+            log.warning("analysis given up after %.0f s", _ANALYSIS_SECONDS)
+            return state
+        if verdict["verdict"] == "promote" and not self._is_stored:
+            # After a restart the rollout would be at an earlier step than its traffic.
+            verdict = {**verdict, "verdict": "hold"}
         VERDICTS.labels(verdict["verdict"], verdict["reason"]).inc()
         LAST_VERDICT.labels(verdict["verdict"], verdict["reason"]).set_to_current_time()
-        return self._file.change(lambda latest: state_machine.apply_verdict(latest, state.step, verdict, self._clock()))
+        return self._change(lambda latest, now: state_machine.apply_verdict(latest, state.step, verdict, now))
 
     async def _apply_configuration(self, state: Rollout) -> bool:
         """Apply the NGINX configuration of the state; return whether NGINX serves it."""
         wanted = state_machine.nginx_configuration(state)
+        self._switching_since = self._switching_since or self._clock.monotonic()
         try:
             if await self._nginx.revision() != wanted:
                 if wanted == "previous" and not await self._is_ready("previous"):
                     return False
                 await self._nginx.apply(wanted)
-                self._drained_at = self._clock() + _DRAIN_SECONDS
+                self._drained_at = self._clock.monotonic() + _DRAIN_SECONDS
         except (NginxError, DockerError) as error:
             FAILURES.labels("nginx").inc()
             log.warning("NGINX: %s", error)
+            await self._remove_bad_canaries(state)
             return False
-        self._file.change(lambda latest: state_machine.record_traffic(latest, wanted, self._clock()))
+        self._switching_since = 0.0
+        self._change(lambda latest, now: state_machine.record_traffic(latest, wanted, now))
         return True
+
+    async def _remove_bad_canaries(self, state: Rollout) -> None:
+        """Take the traffic off the canaries of a rollback, by removing them, if NGINX cannot be switched in time."""
+        late = self._clock.monotonic() - self._switching_since >= _SWITCH_SECONDS
+        if state.phase != "rolling-back" or state.serving != "stable" or not late:
+            return
+        try:
+            replicas = await asyncio.to_thread(self._containers.observe)
+            canaries = [one for one in replicas if one.track == "canary"]
+            if canaries:
+                log.warning("removing the canaries, because NGINX cannot be switched")
+                await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [one]) for one in canaries))
+        except DockerError as error:
+            FAILURES.labels("docker").inc()
+            log.warning("Docker: %s", error)
 
     async def _is_ready(self, track: str) -> bool:
         replicas = await asyncio.to_thread(self._containers.observe)
@@ -101,12 +164,13 @@ class Controller:
 
     async def _clean_up(self, state: Rollout) -> bool:
         """Remove the containers that the state does not expect; return whether none of them remains."""
-        now = self._clock()
+        now = self._clock.monotonic()
         cleaned_state, cleaned_at = self._last_cleanup
         recent = state.changed_at == cleaned_state and now - cleaned_at < _IDLE_CLEANUP_SECONDS
         if (not state.in_progress and recent) or (state.in_progress and state.phase != "rolling-back"):
             return False
-        tracks, images = state_machine.tracks_to_keep(state), state_machine.images_to_remove(state, now)
+        tracks = state_machine.tracks_to_keep(state)
+        images = state_machine.images_to_remove(state, self._clock.now(state))
         try:
             replicas = await asyncio.to_thread(self._containers.observe)
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}

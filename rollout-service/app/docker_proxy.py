@@ -20,7 +20,7 @@ from app.state_machine import SERVICES
 from shared.docker import socket_proxy
 from shared.docker.socket_proxy import AllowedCall, NotFound, Query, allow_parameters, require
 
-_TRACKS = ("stable", "canary", "previous")
+_TRACKS = ("stable", "canary", "baseline", "previous")
 _NGINX = "nginx"
 _SELECT = re.compile(f"/edge/(?P<name>{NAME})")
 

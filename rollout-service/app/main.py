@@ -1,7 +1,6 @@
 """Wires rollout-service together."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,6 +10,7 @@ from fastapi import FastAPI
 from app import api, controller
 from app.analysis.runner import Analyzer
 from app.analysis.samples import PrometheusSamples
+from app.clock import Clock
 from app.containers import Containers
 from app.controller import Controller
 from app.nginx import NginxClient
@@ -27,14 +27,22 @@ from shared.http.web import Service, create_app
 def create(settings: RolloutSettings) -> Service:
     """Return the application, ready to be served."""
     client = httpx.AsyncClient()
-    file = StateFile(settings.state_dir)
+    file = StateFile(settings.state_dir, settings.memory_dir)
+    clock = Clock()
     containers = Containers(settings.docker_url, settings.project)
     nginx = NginxClient(settings.edge_url, settings.docker_url.replace("tcp://", "http://", 1), client)
     analyzer = Analyzer(PrometheusSamples(settings.prometheus_url, client), settings)
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
     notifier = Notifier(client, slack)
     loop = Controller(
-        file, nginx, containers, analyzer.run, notifier.notify, time.time, settings.analysis_interval_seconds
+        file,
+        nginx,
+        containers,
+        analyzer.run,
+        notifier.notify,
+        clock,
+        settings.analysis_interval_seconds,
+        settings.lease_seconds,
     )
     synthetic = SyntheticTraffic(client, settings.bank_url, settings.synthetic_token_file, settings.synthetic_rate)
     tasks: list[asyncio.Task[None]] = []

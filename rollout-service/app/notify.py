@@ -23,6 +23,8 @@ def message(state: Rollout, event: Mapping[str, Any]) -> dict[str, Any]:
     colour = _COLOURS.get(phase, "#439fe0")
     if phase == "idle" and state.outcome:
         colour = "good" if state.outcome == "promoted" else "danger"
+    if event.get("urgent"):
+        colour = "danger"
     lines = [
         str(event["reason"]),
         f"{event['weight']} % of clients on the canary · rollout {state.id} by {state.driver}",
@@ -60,7 +62,8 @@ class Notifier:
 
     async def notify(self, state: Rollout, event: Mapping[str, Any]) -> None:
         """Log an event and queue the notification; when the queue is full, the oldest one is dropped."""
-        log.info("rollout", extra={"rollout": state.id, "release": state.version, **_log_fields(event)})
+        level = logging.WARNING if event.get("urgent") else logging.INFO
+        log.log(level, "rollout", extra={"rollout": state.id, "release": state.version, **_log_fields(event)})
         if self._url is None:
             return
         if self._queue.full():

@@ -53,5 +53,7 @@ def unmet_conditions(settings: RolloutSettings, state: Rollout) -> list[str]:
     """Return a line for each condition that provisioning or promoting still waits for. Raises DockerError."""
     containers = Containers(settings.docker_url, settings.project)
     if state.phase == "provisioning":
-        return missing_canaries(state, containers.observe(), scraped_canaries(settings.prometheus_url))
+        # Without an analysis Prometheus is not needed, and may be the reason for it.
+        scraped = state.canaries if state.skip_analysis else scraped_canaries(settings.prometheus_url)
+        return missing_canaries(state, containers.observe(), scraped)
     return missing_stable_replicas(containers.observe(), containers.image_ids(state.images))

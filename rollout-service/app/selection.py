@@ -26,19 +26,32 @@ class Selection:
             raise UnknownConfiguration(f"{name[:20]!r} is not a prepared configuration")
         if self.is_selected(name):
             return
+        try:
+            self._replace(self._text(name))
+        except OSError:
+            self._overwrite(self._text(name))
+
+    def _replace(self, text: str) -> None:
         temporary = self._selected / "nginx.conf.half"
         temporary.unlink(missing_ok=True)
         with temporary.open("x", encoding="utf-8") as written:
-            written.write(self._text(name))
+            written.write(text)
             os.fchmod(written.fileno(), 0o644)
             written.flush()
             os.fsync(written.fileno())
         temporary.replace(self._selected / "nginx.conf")
 
+    def _overwrite(self, text: str) -> None:
+        """Write over the selected file in place, which needs no space on a full disk."""
+        with (self._selected / "nginx.conf").open("r+b") as file:
+            # In one call, and nothing of a longer text stays.
+            os.pwrite(file.fileno(), text.encode().ljust(os.fstat(file.fileno()).st_size, b"\n"), 0)
+            os.fsync(file.fileno())
+
     def is_selected(self, name: str) -> bool:
         """Return whether a configuration is the selected one."""
         file = self._selected / "nginx.conf"
-        return file.is_file() and file.read_text(encoding="utf-8") == self._text(name)
+        return file.is_file() and file.read_text(encoding="utf-8").rstrip() == self._text(name).rstrip()
 
     def _text(self, name: str) -> str:
         return f"include {self._prepared}/{name}.conf;\n"

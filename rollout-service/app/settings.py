@@ -21,6 +21,10 @@ class RolloutSettings(ProcessSettings):
     )
     bank_url: str = Field("http://nginx:8080", description="URL that synthetic requests are sent to.")
     state_dir: Path = Field(Path("/var/lib/banking"), description="Directory of rollout.json and the analysis records.")
+    memory_dir: Path = Field(
+        Path("/tmp/rollout"),  # nosec B108  # a tmpfs of the container
+        description="Directory in memory for the current state, shared by all processes of the container.",
+    )
     slack_webhook_url: SecretStr | None = Field(
         None, description="Slack webhook for notifications; without it none are sent."
     )

@@ -18,7 +18,13 @@ PHASES: tuple[Phase, ...] = ("idle", "provisioning", "canary", "promoting", "don
 SERVICES = ("account-service", "transaction-service")
 # Phases in which the driver has to renew its lease.
 _DRIVEN = ("provisioning", "canary", "promoting")
+# In place of an id, for commands of a person about whichever rollout is the current one.
+CURRENT = "current"
 _MAX_HISTORY = 100
+# A rollback takes seconds; after this time operators are notified that it is not complete.
+_OVERDUE_SECONDS = 300
+# An analysis decides when a step times out; without any analysis the step ends this much later.
+_ANALYSIS_GRACE_SECONDS = 30
 
 
 class InvalidTransition(Exception):
@@ -29,7 +35,8 @@ class InvalidTransition(Exception):
 class Rollout:
     """The state. Times are Unix timestamps, 0 for never; images are references by digest, by service.
 
-    `weight` is the percentage of clients that NGINX is confirmed to send to the canary.
+    `weight` is the percentage of clients that NGINX is confirmed to send to the canary; `skip_analysis` is the reason
+    for a rollout without a canary, empty otherwise. `boot_id` and `clock_offset` belong to app/clock.py.
     """
 
     id: str = ""
@@ -46,11 +53,19 @@ class Rollout:
     budget_seconds: float = 0
     warm_seconds: float = 0
     synthetic: bool = False
+    gates: tuple[int, ...] = ()
+    gate_timeout_seconds: float = 0
+    skip_analysis: str = ""
     serving: Literal["stable", "previous"] = "stable"
     lease_until: float = 0
     started_at: float = 0
     changed_at: float = 0
     shifted_at: float = 0
+    waiting_since: float = 0
+    approved_at: float = 0
+    overdue: bool = False
+    boot_id: str = ""
+    clock_offset: float = 0
     reason: str = ""
     verdict: Mapping[str, Any] = field(default_factory=dict)
     outcome: Literal["", "promoted", "rolled-back"] = ""
@@ -91,6 +106,10 @@ class RolloutRequest(BaseModel):
     budget_seconds: float = Field(600, gt=0, description="Maximum duration of provisioning, and of each step.")
     warm_seconds: float = Field(1800, ge=0, description="How long the previous version keeps running after promotion.")
     synthetic: bool = Field(False, description="Send synthetic requests to both tracks.")
+    gates: list[int] = Field([], description="Weights that need an approval before the next step.")
+    gate_timeout_seconds: float = Field(3600, gt=0, description="Maximum wait for an approval.")
+    skip_analysis: str = Field("", description="Reason to promote without canary traffic and analysis (emergency).")
+    observed: str | None = Field(None, description="Id of the last rollout when the driver read the running images.")
 
     @field_validator("images", "previous", "canaries")
     @classmethod
@@ -106,11 +125,12 @@ def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, 
         raise InvalidTransition(
             f"rollout {state.id} of {state.version} is in progress ({state.phase}); wait for it, or roll it back"
         )
-    if any(not 0 < step < 100 for step in request.steps) or sorted(set(request.steps)) != request.steps:
-        # Stable needs clients, too: the canary is compared with it.
-        raise InvalidTransition(f"steps {request.steps}: weights must increase, from at least 1 to at most 99")
-    if request.budget_seconds <= request.bake_seconds:
-        raise InvalidTransition("budget_seconds must be greater than bake_seconds")
+    if request.observed is not None and request.observed != state.id:
+        raise InvalidTransition(
+            f"rollout {state.id} of {state.version} by {state.driver} has run since this deployment started;"
+            " check which version is deployed, and deploy again"
+        )
+    _check_request(request)
     fresh = Rollout(
         id=rollout_id,
         version=request.version,
@@ -123,31 +143,48 @@ def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, 
         budget_seconds=request.budget_seconds,
         warm_seconds=request.warm_seconds,
         synthetic=request.synthetic,
+        gates=tuple(request.gates),
+        gate_timeout_seconds=request.gate_timeout_seconds,
+        skip_analysis=request.skip_analysis.strip(),
         started_at=now,
         lease_until=now + lease,
     )
     return _enter(fresh, "provisioning", now, f"started by {request.driver}")
 
 
+def _check_request(request: RolloutRequest) -> None:
+    if any(not 0 < step < 100 for step in request.steps) or sorted(set(request.steps)) != request.steps:
+        # Stable needs clients, too: the canary is compared with it.
+        raise InvalidTransition(f"steps {request.steps}: weights must increase, from at least 1 to at most 99")
+    if unknown := set(request.gates) - set(request.steps):
+        raise InvalidTransition(f"gates {sorted(unknown)} are not among the steps {request.steps}")
+    if request.gates and request.skip_analysis.strip():
+        raise InvalidTransition("gates need a canary: remove them, or do not skip the analysis")
+    if request.budget_seconds <= request.bake_seconds:
+        raise InvalidTransition("budget_seconds must be greater than bake_seconds")
+
+
 def renew(state: Rollout, rollout_id: str, now: float, lease: float) -> Rollout:
     """Renew the driver's lease. Raises InvalidTransition unless the rollout is the current one and still driven."""
-    _require_current(state, rollout_id)
+    _require_driven(state, rollout_id)
     return replace(state, lease_until=now + lease)
 
 
 def complete_provisioning(state: Rollout, rollout_id: str, now: float) -> Rollout:
-    """provisioning → canary, at the first step. Raises InvalidTransition."""
-    _require_current(state, rollout_id)
+    """provisioning → canary, at the first step; → promoting without analysis. Raises InvalidTransition."""
+    _require_driven(state, rollout_id)
     if state.phase != "provisioning":
         return state
-    return _enter(replace(state, step=0, shifted_at=0), "canary", now, "canaries ready")
+    if state.skip_analysis:
+        return _enter(state, "promoting", now, f"WITHOUT ANALYSIS: {state.skip_analysis}", urgent=True)
+    return _enter_step(state, 0, now, "canaries ready")
 
 
 def record_traffic(state: Rollout, configuration: str, now: float) -> Rollout:
     """Record that NGINX serves a configuration; the first time in a step starts the step's clock."""
     if configuration != nginx_configuration(state):
         return state
-    weight = state.steps[state.step] if state.phase in ("canary", "promoting") else 0
+    weight = 0 if configuration in ("stable", "previous") else state.steps[state.step]
     state = replace(state, weight=weight)
     if state.phase == "canary" and not state.shifted_at:
         return _with_event(replace(state, shifted_at=now), now, f"{weight} % of clients")
@@ -155,7 +192,7 @@ def record_traffic(state: Rollout, configuration: str, now: float) -> Rollout:
 
 
 def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) -> Rollout:
-    """Act on a verdict on a step: next step, promote, roll back, or hold until the step times out."""
+    """Act on a verdict on a step: next step, promotion, approval, rollback, or hold until the step times out."""
     if state.phase != "canary" or state.step != step or not state.shifted_at:
         return state
     state = replace(state, verdict=dict(verdict))
@@ -163,18 +200,37 @@ def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: fl
     match verdict["verdict"]:
         case "rollback":
             return roll_back(state, reason, now)
+        case "promote" if state.steps[step] in state.gates and not state.approved_at:
+            if state.waiting_since:
+                return state
+            text = f"waiting for approval at {state.steps[step]} %"
+            return _with_event(replace(state, waiting_since=now), now, text, urgent=True)
         case "promote" if step + 1 < len(state.steps):
-            return _enter(replace(state, step=step + 1, shifted_at=0), "canary", now, reason)
+            return _enter_step(state, step + 1, now, reason)
         case "promote":
             return _enter(state, "promoting", now, reason)
-        case _ if now - state.shifted_at > state.budget_seconds:
+        case _ if not state.waiting_since and now - _budget_start(state) > state.budget_seconds:
             return roll_back(state, f"no verdict within {state.budget_seconds:.0f} s ({reason})", now)
     return state
 
 
+def approve(state: Rollout, rollout_id: str, weight: int, person: str, now: float) -> Rollout:
+    """Open the gate at a weight; the next verdict may leave the step. Raises InvalidTransition."""
+    _require_driven(state, rollout_id)
+    here = state.phase == "canary" and state.steps[state.step] == weight
+    if here and state.approved_at:
+        return state
+    if not here or not state.waiting_since:
+        at = f"{state.phase} at {state.weight} %"
+        raise InvalidTransition(
+            f"rollout {state.id} is not waiting for approval at {weight} % ({at}); check its status"
+        )
+    return _with_event(replace(state, waiting_since=0, approved_at=now), now, f"approved at {weight} % by {person}")
+
+
 def complete_promotion(state: Rollout, rollout_id: str, now: float) -> Rollout:
     """promoting → done: the new version is stable. Raises InvalidTransition."""
-    _require_current(state, rollout_id)
+    _require_driven(state, rollout_id)
     if state.phase == "done":
         return state
     if state.phase != "promoting":
@@ -182,8 +238,9 @@ def complete_promotion(state: Rollout, rollout_id: str, now: float) -> Rollout:
     return _enter(replace(state, outcome="promoted"), "done", now, "promotion complete: stable runs the new version")
 
 
-def abort(state: Rollout, reason: str, now: float) -> Rollout:
+def abort(state: Rollout, rollout_id: str, reason: str, now: float) -> Rollout:
     """Roll back from any phase but idle. Raises InvalidTransition."""
+    _require_current(state, rollout_id)
     if state.phase == "idle":
         raise InvalidTransition(
             "no rollout is in progress, and no previous version is running; deploy the version you want"
@@ -194,31 +251,65 @@ def abort(state: Rollout, reason: str, now: float) -> Rollout:
 def roll_back(state: Rollout, reason: str, now: float) -> Rollout:
     """→ rolling-back. After promotion NGINX switches to the previous version, which is still running."""
     serving: Literal["stable", "previous"] = "previous" if state.phase == "done" else "stable"
-    return _enter(replace(state, serving=serving, outcome="rolled-back"), "rolling-back", now, reason)
+    state = replace(state, serving=serving, outcome="rolled-back", waiting_since=0)
+    return _enter(state, "rolling-back", now, reason)
 
 
-def complete_restore(state: Rollout, now: float) -> Rollout:
+def check_restoring(state: Rollout, rollout_id: str) -> Rollout:
+    """Return the state if stable has to be restored to the previous version. Raises InvalidTransition."""
+    _require_current(state, rollout_id)
+    if state.phase != "rolling-back" or state.serving != "previous":
+        raise InvalidTransition(f"rollout {state.id} does not restore the previous version ({state.phase})")
+    return state
+
+
+def complete_restore(state: Rollout, rollout_id: str, now: float) -> Rollout:
     """Record that stable runs the previous version again, so NGINX may use it. Raises InvalidTransition."""
+    _require_current(state, rollout_id)
     if state.phase != "rolling-back":
         raise InvalidTransition(f"the rollout is {state.phase}, not rolling back")
     if state.serving == "stable":
         return state
-    return _with_event(
-        replace(state, serving="stable", images=state.previous),
-        now,
-        "rollback complete: stable runs the previous version",
-    )
+    return _with_event(replace(state, serving="stable"), now, "rollback complete: stable runs the previous version")
 
 
 def expire(state: Rollout, now: float) -> Rollout:
-    """Apply timeouts: an expired lease, provisioning that takes too long, the end of the scale-down delay."""
-    if state.phase in _DRIVEN and now > state.lease_until:
-        return roll_back(state, f"lease expired: no renewal from {state.driver}", now)
-    if state.phase == "provisioning" and now - state.changed_at > state.budget_seconds:
-        return roll_back(state, f"the canaries were not ready within {state.budget_seconds:.0f} s", now)
+    """Apply timeouts: lease, provisioning, a step, an approval, the scale-down delay, and a slow rollback."""
     if state.phase == "done" and now - state.changed_at > state.warm_seconds:
         return _enter(state, "idle", now, "previous version removed: scale-down delay elapsed")
+    if state.phase == "rolling-back" and not state.overdue and now - state.changed_at > _OVERDUE_SECONDS:
+        text = f"ROLLBACK NOT COMPLETE after {_OVERDUE_SECONDS // 60} minutes ({state.reason}); run make rollback"
+        return _with_event(replace(state, overdue=True), now, text, urgent=True)
+    if reason := _timeout(state, now):
+        return roll_back(state, reason, now)
     return state
+
+
+def _timeout(state: Rollout, now: float) -> str:
+    """Return the reason why a driven phase has taken too long; empty if it has not."""
+    budget = state.budget_seconds
+    if state.phase in _DRIVEN and now > state.lease_until:
+        return f"lease expired: no renewal from {state.driver}"
+    if state.phase == "provisioning" and now - state.changed_at > budget:
+        return f"the canaries were not ready within {budget:.0f} s"
+    if state.phase != "canary":
+        return ""
+    if state.waiting_since:
+        expired = now - state.waiting_since > state.gate_timeout_seconds
+        return f"not approved within {state.gate_timeout_seconds:.0f} s" if expired else ""
+    if not state.shifted_at:
+        return f"NGINX did not apply the step within {budget:.0f} s" if now - state.changed_at > budget else ""
+    late = now - _budget_start(state) > budget + _ANALYSIS_GRACE_SECONDS
+    return f"no analysis within {budget:.0f} s" if late else ""
+
+
+def _budget_start(state: Rollout) -> float:
+    return max(state.shifted_at, state.approved_at)
+
+
+def shift_times(state: Rollout, seconds: float) -> Rollout:
+    """Return the state with its start and that of the step moved, to the time of another clock."""
+    return replace(state, started_at=state.started_at + seconds, shifted_at=state.shifted_at + seconds)
 
 
 def complete_cleanup(state: Rollout, now: float) -> Rollout:
@@ -230,7 +321,7 @@ def complete_cleanup(state: Rollout, now: float) -> Rollout:
 
 def nginx_configuration(state: Rollout) -> str:
     """Return the name of the configuration that NGINX must serve."""
-    if state.phase in ("canary", "promoting"):
+    if state.phase in ("canary", "promoting") and not state.skip_analysis:
         return f"canary-{state.steps[state.step]}"
     return state.serving
 
@@ -238,7 +329,7 @@ def nginx_configuration(state: Rollout) -> str:
 def tracks_to_keep(state: Rollout) -> frozenset[str]:
     """Return the tracks whose containers are expected in this state."""
     if state.phase in _DRIVEN:
-        return frozenset({"stable", "canary"})
+        return frozenset({"stable", "canary", "baseline"})
     if state.phase == "done" or state.serving == "previous":
         return frozenset({"stable", "previous"})
     return frozenset({"stable"})
@@ -247,25 +338,45 @@ def tracks_to_keep(state: Rollout) -> frozenset[str]:
 def images_to_remove(state: Rollout, now: float) -> Mapping[str, str]:
     """Return the images, by service, that stable replicas must no longer run.
 
-    During a rollback these are the new ones; after promotion, once the lease has expired, the previous ones.
+    After a rollback these are the new ones; after promotion, once the lease has expired, the previous ones. They stay
+    unwanted when the rollout has ended: a command of its driver that was under way may still start a replica.
     """
-    if state.phase == "rolling-back" and state.serving == "stable" and state.images != state.previous:
-        return state.images
-    if state.phase == "done" and now > state.lease_until:
-        return state.previous
-    return {}
+    withdrawn = state.outcome == "rolled-back" and state.serving == "stable"
+    promoted = state.outcome == "promoted" and now > state.lease_until
+    unwanted = state.images if withdrawn else state.previous if promoted else {}
+    return {service: image for service, image in unwanted.items() if state.images[service] != state.previous[service]}
 
 
 def _require_current(state: Rollout, rollout_id: str) -> None:
-    if state.id != rollout_id or state.phase not in (*_DRIVEN, "done"):
-        ended = f"{state.phase}: {state.reason}" if state.id == rollout_id else f"{state.id or 'none'} is current"
-        raise InvalidTransition(f"rollout {rollout_id} is no longer in progress ({ended})")
+    """Raise InvalidTransition for the id of another rollout than the current one."""
+    if rollout_id in (CURRENT, state.id):
+        return
+    now_current = f"{state.id} of {state.version} by {state.driver}, {state.phase}" if state.id else "none"
+    raise InvalidTransition(
+        f"Rollout {rollout_id} is not the current one ({now_current}): nothing was changed;"
+        " to act on the current rollout, run make rollback, or deploy again"
+    )
 
 
-def _enter(state: Rollout, phase: Phase, now: float, reason: str) -> Rollout:
-    return _with_event(replace(state, phase=phase, changed_at=now, reason=reason), now, reason)
+def _require_driven(state: Rollout, rollout_id: str) -> None:
+    """Raise InvalidTransition unless the rollout is the current one and its driver may continue."""
+    _require_current(state, rollout_id)
+    if state.phase not in (*_DRIVEN, "done"):
+        raise InvalidTransition(f"rollout {rollout_id} is no longer in progress ({state.phase}: {state.reason})")
 
 
-def _with_event(state: Rollout, now: float, reason: str) -> Rollout:
+def _enter_step(state: Rollout, step: int, now: float, reason: str) -> Rollout:
+    fresh = replace(state, step=step, shifted_at=0, waiting_since=0, approved_at=0)
+    return _enter(fresh, "canary", now, reason)
+
+
+def _enter(state: Rollout, phase: Phase, now: float, reason: str, *, urgent: bool = False) -> Rollout:
+    return _with_event(replace(state, phase=phase, changed_at=now, reason=reason), now, reason, urgent=urgent)
+
+
+def _with_event(state: Rollout, now: float, reason: str, *, urgent: bool = False) -> Rollout:
+    """Add an event to the history; an urgent one needs a person."""
     event = {"at": now, "phase": state.phase, "step": state.step, "weight": state.weight, "reason": reason}
+    if urgent:
+        event["urgent"] = True
     return replace(state, history=(*state.history, event)[-_MAX_HISTORY:])

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from app import state_machine
+from app.clock import Clock
 from app.containers import Container
 from app.controller import Controller
 from app.state_file import StateFile
@@ -57,10 +58,12 @@ def verdict(decision: str, reason: str = "healthy") -> dict[str, Any]:
 class FakeStack:
     """NGINX, Docker and the analysis, in memory; `log` has the operations in order."""
 
-    def __init__(self, folder: Path, state: Rollout) -> None:
-        self.file = StateFile(folder)
+    def __init__(self, folder: Path, state: Rollout, memory: Path | None = None) -> None:
+        self.file = StateFile(folder, memory or folder / "memory")
         self.file.change(lambda _state: state)
         self.now = NOW
+        # What somebody has set the wall clock wrong by.
+        self.clock_error = 0.0
         self.served: str | None = "stable"
         self.nginx_error: Exception | None = None
         self.containers = [stable(service, number) for service in SERVICES for number in (1, 2)]
@@ -72,7 +75,8 @@ class FakeStack:
     def process(self) -> Controller:
         """Return a newly started controller."""
         doubles: Any = (self, self, self.analyze, self.notify)
-        return Controller(self.file, *doubles, lambda: self.now, 2)
+        clock = Clock(lambda: self.now + self.clock_error, lambda: self.now - NOW, "this boot")
+        return Controller(self.file, *doubles, clock, 2, LEASE)
 
     async def revision(self) -> str | None:
         return self.served

@@ -11,6 +11,7 @@ LAYERS = [
     ["main", "cli", "analysis.__main__"],
     ["api", "controller", "readiness", "analysis.runner"],
     [
+        "clock",
         "containers",
         "nginx",
         "notify",

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from app import cli, readiness
+from app.clock import Clock
 from app.containers import Container, Containers, DockerError
 from app.state_file import StateFile
 from app.state_machine import SERVICES, Rollout
@@ -23,15 +24,16 @@ Run = Callable[..., int]
 
 @pytest.fixture
 def file(tmp_path: Path) -> StateFile:
-    return StateFile(tmp_path)
+    return StateFile(tmp_path, tmp_path / "memory")
 
 
 @pytest.fixture
 def run(tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command as in the container, at a fixed time."""
-    for name, value in {"PROJECT": "bank", "STATE_DIR": str(tmp_path), "AUTH_JWKS": str(lab.secrets.jwks)}.items():
+    folders = {"STATE_DIR": str(tmp_path), "MEMORY_DIR": str(tmp_path / "memory")}
+    for name, value in {"PROJECT": "bank", "AUTH_JWKS": str(lab.secrets.jwks), **folders}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cli.time, "time", lambda: NOW)
+    monkeypatch.setattr(cli, "Clock", lambda: Clock(lambda: NOW, lambda: 0, "this boot"))
 
     def command(*arguments: str, given: str = "") -> int:
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(given.encode())))
@@ -83,8 +85,13 @@ def test_a_promotion_is_reported_once_stable_runs_the_new_version(
     assert "account-service" not in captured.err.splitlines()[-1] and file.load().phase == "promoting"
     found[-1] = stable(SERVICES[1], 4, "b")
     assert run("promoted", "one") == 0 and printed(capsys)["phase"] == "done"
-    assert run("abort", "because") == 0 and printed(capsys)["serving"] == "previous"
-    assert run("restored") == 0 and printed(capsys)["serving"] == "stable"
+    assert run("abort", "one", "because") == 0 and printed(capsys)["serving"] == "previous"
+    assert (
+        run("restoring", "one") == 0
+        and printed(capsys)
+        and run("restored", "one") == 0
+        and printed(capsys)["serving"] == "stable"
+    )
     assert run("renew", "one") == cli.REJECTED
     assert "no longer in progress (rolling-back: because)" in capsys.readouterr().err
 
@@ -118,7 +125,7 @@ def test_the_status_changes_nothing(
     assert file.load() == state
 
 
-@pytest.mark.parametrize("arguments", [("status",), ("abort", "because"), ("begin", "-")])
+@pytest.mark.parametrize("arguments", [("status",), ("abort", "current", "because"), ("begin", "-")])
 def test_an_invalid_state_file_is_reported_and_left_unchanged(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]
 ) -> None:
@@ -129,12 +136,23 @@ def test_an_invalid_state_file_is_reported_and_left_unchanged(
 
 
 @pytest.mark.parametrize(
-    "wrong", [(), ("dance",), ("renew",), ("renew", " "), ("abort",), ("abort", ""), ("status", "now"), ("begin", "x")]
+    "wrong",
+    [
+        (),
+        ("dance",),
+        ("renew",),
+        ("renew", " "),
+        ("abort", "one"),
+        ("abort", "one", ""),
+        ("status", "now"),
+        ("begin", "x"),
+        ("approve", "one", "x", "me"),
+    ],
 )
 def test_an_unknown_command_prints_the_usage(
     run: Run, capsys: pytest.CaptureFixture[str], wrong: tuple[str, ...]
 ) -> None:
-    assert run(*wrong) == 2 and "abort REASON" in capsys.readouterr().err
+    assert run(*wrong) == 2 and "abort ID REASON" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -154,5 +172,5 @@ def test_an_invalid_request_is_explained(
 def test_an_unwritable_state_directory_is_reported(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tmp_path.joinpath("rollout.lock").mkdir()
+    tmp_path.joinpath("memory/rollout.lock").mkdir(parents=True)
     assert run("status") == 1 and "cannot read or write" in capsys.readouterr().err

@@ -75,7 +75,7 @@ async def test_a_restart_continues_from_the_stored_state(fake_stack: MakeStack) 
 async def test_failed_operations_are_counted_and_retried(
     fake_stack: MakeStack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stack = fake_stack(state_machine.abort(at_step(), "an operator", NOW))
+    stack = fake_stack(state_machine.abort(at_step(), "one", "an operator", NOW))
     stack.containers += others("canary", "b")
     failures = FAILURES.labels("docker")._value  # pylint: disable=protected-access
     before = failures.get()
@@ -93,7 +93,7 @@ async def test_failed_operations_are_counted_and_retried(
 async def test_a_rollback_after_promotion_switches_to_the_previous_version_once_it_is_ready(
     fake_stack: MakeStack,
 ) -> None:
-    stack = fake_stack(state_machine.abort(done(), "an operator", NOW))
+    stack = fake_stack(state_machine.abort(done(), "one", "an operator", NOW))
     await stack.ticks(1)
     assert stack.served == "stable", "no replica would respond"
     stack.containers += others("previous", "a", healthy=False)
@@ -102,7 +102,7 @@ async def test_a_rollback_after_promotion_switches_to_the_previous_version_once_
     stack.containers[-2:] = others("previous", "a")
     state = await stack.ticks(2)
     assert (stack.served, state.phase) == ("previous", "rolling-back")
-    stack.file.change(lambda state: state_machine.complete_restore(state, stack.now))
+    stack.file.change(lambda state: state_machine.complete_restore(state, "one", stack.now))
     state = await stack.ticks(2)
     assert (stack.served, state.phase, len(stack.containers)) == ("stable", "rolling-back", 6), "old workers ask them"
     state = await stack.ticks(5)

@@ -229,7 +229,7 @@ def test_the_public_view_has_no_driver_images_or_free_text() -> None:
     assert view["verdict"] == {"verdict": "rollback", "reason": "ledger-imbalance"}
     assert [event["phase"] for event in view["history"][:2]] == ["rolling-back", "canary"]
     assert view["history"][0]["reason"] == "ledger-imbalance"
-    by_hand = json.dumps(api.public_view(state_machine.abort(at_step(), "eve asked bob", NOW)))
+    by_hand = json.dumps(api.public_view(state_machine.abort(at_step(), "one", "eve asked bob", NOW)))
     assert "eve" not in by_hand and at_step().driver not in by_hand and "sha256" not in by_hand
     assert api.public_view(Rollout())["verdict"] is None
 
@@ -239,6 +239,7 @@ def test_the_public_view_has_no_driver_images_or_free_text() -> None:
 
 def make_settings(lab: Lab, folder: Path, **changes: Any) -> RolloutSettings:
     values = {"auth_jwks": str(lab.secrets.jwks), "project": "bank", "state_dir": folder}
+    values["memory_dir"] = folder / "memory"
     return RolloutSettings(**{**values, **changes})
 
 
@@ -298,7 +299,7 @@ async def test_synthetic_requests_alternate_between_canary_and_stable_and_surviv
 
 
 async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, tmp_path: Path) -> None:
-    StateFile(tmp_path).change(lambda _state: done())
+    StateFile(tmp_path, tmp_path / "memory").change(lambda _state: done())
     settings = make_settings(
         lab,
         tmp_path,

@@ -44,9 +44,9 @@ def test_a_successful_rollout_passes_all_phases() -> None:
 
 @pytest.mark.parametrize("make", EVERY.values(), ids=EVERY)
 def test_abort_rolls_back_from_every_phase_and_is_idempotent(make: Callable[[], Rollout]) -> None:
-    state = state_machine.abort(make(), "an operator", NOW + 1)
+    state = state_machine.abort(make(), "one", "an operator", NOW + 1)
     assert (state.phase, state.reason, state.outcome) == ("rolling-back", "an operator", "rolled-back")
-    assert state_machine.abort(state, "again", NOW + 2) is state
+    assert state_machine.abort(state, "one", "again", NOW + 2) is state
     for driver in (
         lambda: state_machine.renew(state, "one", NOW, LEASE),
         lambda: state_machine.complete_provisioning(state, "one", NOW),
@@ -72,20 +72,20 @@ def test_an_expired_lease_rolls_back(make: Callable[[], Rollout]) -> None:
 
 
 def test_a_rollback_keeps_stable_before_promotion_and_restores_the_previous_version_after_it() -> None:
-    early = state_machine.abort(promoting(), "no", NOW)
+    early = state_machine.abort(promoting(), "one", "no", NOW)
     assert (early.serving, state_machine.tracks_to_keep(early)) == ("stable", {"stable"})
     assert state_machine.images_to_remove(early, NOW) == NEW
     assert state_machine.complete_cleanup(early, NOW).phase == "idle"
 
-    late = state_machine.abort(done(), "no", NOW)
+    late = state_machine.abort(done(), "one", "no", NOW)
     assert (late.serving, state_machine.nginx_configuration(late)) == ("previous", "previous")
     assert (
         state_machine.tracks_to_keep(late) == {"stable", "previous"} and state_machine.images_to_remove(late, NOW) == {}
     )
     assert state_machine.complete_cleanup(late, NOW) is late, "stable has to be restored first"
-    restored = state_machine.complete_restore(late, NOW)
-    assert (restored.phase, restored.serving, restored.images) == ("rolling-back", "stable", OLD)
-    assert state_machine.images_to_remove(restored, NOW) == {}, "stable runs the previous version again"
+    restored = state_machine.complete_restore(late, "one", NOW)
+    assert (restored.phase, restored.serving) == ("rolling-back", "stable")
+    assert state_machine.images_to_remove(restored, NOW) == NEW, "stable runs the previous version again"
     assert state_machine.complete_cleanup(restored, NOW).phase == "idle"
 
 
@@ -145,11 +145,11 @@ def test_both_services_are_required() -> None:
 
 def test_rejections_give_the_reason() -> None:
     with pytest.raises(InvalidTransition, match="deploy the version you want"):
-        state_machine.abort(Rollout(), "no", NOW)
+        state_machine.abort(Rollout(), "current", "no", NOW)
     with pytest.raises(InvalidTransition, match="provisioning"):
         state_machine.complete_promotion(started(), "one", NOW)
     with pytest.raises(InvalidTransition, match="canary"):
-        state_machine.complete_restore(at_step(), NOW)
+        state_machine.complete_restore(at_step(), "one", NOW)
     with pytest.raises(InvalidTransition, match="v2 is in progress"):
         state_machine.start(started(), request(), "two", NOW, LEASE)
     assert state_machine.start(done(), request(version="v3"), "two", NOW, LEASE).version == "v3"

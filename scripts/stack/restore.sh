@@ -25,7 +25,7 @@ echo "restore: stopping services and databases"
 # The autoscaler first, so that it does not replace stopped replicas; PostgreSQL last: it archives its logs on shutdown.
 docker compose stop autoscale-service 2>/dev/null
 docker compose --profile canary --profile previous stop \
-    {account,transaction}-service{,-canary,-previous} postgres-exporter nats postgres 2>/dev/null
+    {account,transaction}-service{,-canary,-baseline,-previous} postgres-exporter nats postgres 2>/dev/null
 run_once postgres /setup/restore.sh restore "${TO-}"
 run_once nats sh -c 'rm -rf /data/jetstream'
 echo "restore: starting the stack"

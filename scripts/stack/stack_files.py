@@ -139,13 +139,17 @@ def check_no_rollout(state: Path) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """Create the folders of NGINX and TLS; containers only write to `selected`, where rollout-proxy does."""
+    """Create the folders of NGINX, TLS and analysis; containers only write to `selected`, where rollout-proxy does."""
     (folder / "tls").mkdir(exist_ok=True)
     (folder / "tls").chmod(0o755)
     # rollout-proxy is root without capabilities: in a folder of another user it has only the permissions of others.
     modes = {"": 0o755, "prepared": 0o755, "selected": 0o755 if os.geteuid() == 0 else 0o777}
     for part, mode in modes.items():
         host_files.make_private_folder(folder / "nginx" / part, mode)
+    host_files.make_private_folder(folder / "analysis", 0o755)
+    metrics = folder / "analysis" / "metrics.json"
+    if not metrics.exists():
+        write(metrics, "[]\n")
 
 
 def main() -> int:

@@ -10,8 +10,8 @@ import yaml
 from shared.testing.paths import ROOT
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
-_LEDGER = {"account-service", "account-service-canary", "account-service-previous"}
-_HISTORY = {"transaction-service", "transaction-service-canary", "transaction-service-previous"}
+_LEDGER = {f"account-service{suffix}" for suffix in ("", "-canary", "-baseline", "-previous")}
+_HISTORY = {f"transaction-service{suffix}" for suffix in ("", "-canary", "-baseline", "-previous")}
 _BANK = _LEDGER | _HISTORY
 _MIGRATIONS = {"account-migrate", "transaction-migrate"}
 _EXPORTERS = {"nginx-exporter", "postgres-exporter", "node-exporter", "blackbox-exporter"}

@@ -91,6 +91,7 @@ def test_only_needed_fields_of_a_state_are_read() -> None:
         "previous",
         "step",
         "serving",
+        "outcome",
         "reason",
         "verdict",
     }
@@ -279,3 +280,71 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
     ]
     for file in ("templates/env.j2", "tasks/record_rollback.yml"):
         assert re.search(r"\| dotenv", (ROOT / "ansible/roles/banking_app" / file).read_text(encoding="utf-8"))
+
+
+def _image(digit: str) -> str:
+    return f"registry.example:5000/bank/service@sha256:{digit * 64}"
+
+
+_A, _B, _C = ({service: _image(digit) for service in IMAGES} for digit in "abc")
+
+
+@pytest.mark.parametrize(
+    ("running", "expected"),
+    [
+        pytest.param([_A], _A, id="recorded, and another release is deployed"),
+        pytest.param([], _A, id="nothing runs: Compose starts what is recorded"),
+        pytest.param([_B], _B, id="the release runs already, unrecorded"),
+        pytest.param([_A, _B], _A, id="a mix: the replicas of the other release are replaced"),
+        pytest.param([_B, _C], _C, id="a mix with an earlier release"),
+    ],
+)
+def test_what_is_deployed_is_observed(running: list[dict[str, str]], expected: dict[str, str]) -> None:
+    text = "".join(f"{service} {image}\n" for images in running for service, image in images.items())
+    assert trust.running_images(text, _A, _B, [_C, {}]) == expected
+
+
+def test_a_release_that_was_undone_is_not_deployed() -> None:
+    """The record names the release, and stable runs the one before it."""
+    text = "".join(f"{service} {image}\n" for service, image in _A.items())
+    assert trust.running_images(text, _B, _B, [_A]) == _A
+
+
+def test_running_images_without_a_record_are_refused() -> None:
+    for image in (_image("d"), "evil", f"{_image('a')}\x1b[2J"):
+        with pytest.raises(ValueError, match="which no record of this host contains|is not an image"):
+            trust.running_images(f"account-service {image}\n", _A, _B, [_C])
+
+
+_METRIC = {
+    "name": "queue",
+    "canary": 'max(jobs{track="canary"})',
+    "stable": 'max(jobs{track="stable"})',
+    "direction": "higher_is_worse",
+    "tolerance": 0.2,
+}
+
+
+def test_metrics_of_the_analysis_are_passed_on() -> None:
+    assert trust.analysis_metrics([]) == []
+    assert trust.analysis_metrics([_METRIC, {**_METRIC, "name": "rate", "tolerance": "0"}])[1]["tolerance"] == 0
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        ("queue", "not a list"),
+        (["queue"], "not a list"),
+        ([_METRIC, _METRIC], "'queue' is used more than once"),
+        ([{}], "without a name"),
+        ([{**_METRIC, "threshold": 1}], "'queue': threshold is missing or not a setting"),
+        ([{**_METRIC, "name": "No Name"}], "lower-case letters"),
+        ([{**_METRIC, "canary": " "}], "the query canary is empty"),
+        ([{**_METRIC, "stable": 1}], "the query stable is empty"),
+        ([{**_METRIC, "direction": "up"}], "higher_is_worse or lower_is_worse"),
+        *[([{**_METRIC, "tolerance": value}], "a ratio of at least 0") for value in (-1, "x", None, float("nan"))],
+    ],
+)
+def test_an_invalid_metric_is_explained(metrics: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        trust.analysis_metrics(metrics)

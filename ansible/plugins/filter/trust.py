@@ -1,11 +1,13 @@
-"""Filters that validate output of containers and values for .env before root uses them.
+"""Filters that validate output of containers, and values for .env and for the analysis, before root uses them.
 
 Ansible prints the message of a ValueError and fails the task.
 """
 
 import json
+import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _SERVICES = {"account-service", "transaction-service"}
@@ -151,6 +153,7 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
     "phase": (None, _one_of(*_PHASES)),
     "step": (0, _number),
     "serving": ("stable", _one_of("stable", "previous")),
+    "outcome": ("", _one_of("", "promoted", "rolled-back")),
     "images": ({}, _images),
     "previous": ({}, _images),
     "version": ("", _text),
@@ -160,15 +163,73 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 
 
+def running_images(
+    text: str, recorded: Mapping[str, str], release: Mapping[str, str], known: Sequence[Mapping[str, str]]
+) -> dict[str, str]:
+    """Return the image of each service that has to be replaced by that of the release, or the release's own.
+
+    `text` has a line "SERVICE IMAGE" per running stable replica, as Docker reports it. A service without replicas has
+    the recorded image. Raises ValueError for an image that no record of this host contains.
+    """
+    running: dict[str, set[str]] = defaultdict(set)
+    for line in text.splitlines():
+        service, _, image = line.partition(" ")
+        running[service].add(image)
+    found = {}
+    for service in sorted(_SERVICES):
+        images = running[service] or {recorded[service]}
+        trusted = {image_reference(one[service]) for one in (recorded, release, *known) if one.get(service)}
+        if unknown := images - trusted:
+            raise ValueError(
+                f"{service} runs {_sanitize(' and '.join(sorted(unknown)))}, which no record of this host contains"
+                " (deployed.json, rollout-record.json). Stop these replicas, then deploy again"
+            )
+        others = images - {release[service]}
+        found[service] = recorded[service] if recorded[service] in others else min(others, default=release[service])
+    return found
+
+
+def analysis_metrics(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the own metrics of the analysis for rollout-service. Raises ValueError for an invalid one."""
+    if not isinstance(metrics, list) or not all(isinstance(one, Mapping) for one in metrics):
+        raise ValueError("nginx_canary_metrics is not a list of metrics")
+    checked = [_metric(one) for one in metrics]
+    if repeated := [name for name, count in Counter(one["name"] for one in checked).items() if count > 1]:
+        raise ValueError(f"nginx_canary_metrics: the name {repeated[0]!r} is used more than once")
+    return checked
+
+
+def _metric(metric: Mapping[str, Any]) -> dict[str, Any]:
+    where = f"nginx_canary_metrics: {metric.get('name', '(without a name)')!r:.100}"
+    if unknown := set(metric) ^ {"name", "canary", "stable", "direction", "tolerance"}:
+        raise ValueError(f"{where}: {', '.join(sorted(map(str, unknown)))} is missing or not a setting")
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", str(metric["name"])):
+        raise ValueError(f"{where}: a name has up to 40 lower-case letters, digits and hyphens")
+    for query in ("canary", "stable"):
+        if not isinstance(metric[query], str) or not metric[query].strip():
+            raise ValueError(f"{where}: the query {query} is empty")
+    if metric["direction"] not in ("higher_is_worse", "lower_is_worse"):
+        raise ValueError(f"{where}: direction must be higher_is_worse or lower_is_worse")
+    try:
+        tolerance = float(metric["tolerance"])
+    except (TypeError, ValueError):
+        tolerance = math.nan
+    if not 0 <= tolerance < math.inf:
+        raise ValueError(f"{where}: tolerance must be a ratio of at least 0, such as 0.2 for 20 %")
+    return {**metric, "tolerance": tolerance}
+
+
 class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's interface
     """The filters of this file for Ansible."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
+            "analysis_metrics": analysis_metrics,
             "dotenv": dotenv,
             "dotenv_with": dotenv_with,
             "image_reference": image_reference,
             "rollout_state": rollout_state,
+            "running_images": running_images,
             "signature_problem": signature_problem,
         }

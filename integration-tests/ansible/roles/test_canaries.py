@@ -88,7 +88,35 @@ def test_rolled_back_or_rejected_rollouts_get_no_canaries(tool: Tool, canaries: 
     assert tool.asked == []
 
 
+_IMAGE = f"bank/account-service@sha256:{'a' * 64}"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("canaries", "a-rollout", "baseline"),
+        ("previous", "a-rollout"),
+        ("scale_up", "a-rollout", "account-service", _IMAGE),
+        ("drain", "a-rollout", "account-service", _IMAGE),
+        ("restore_scale_up", "a-rollout", "account-service", _IMAGE),
+        ("restore_drain", "a-rollout", "account-service", _IMAGE),
+        ("provisioned", "a-rollout"),
+    ],
+)
+def test_a_command_for_another_rollout_changes_no_replica(tool: Tool, command: tuple[str, ...]) -> None:
+    tool.running("account-service", 2)
+    tool.docker.with_name("docker.refuses").touch()
+    done = tool(*command)
+    assert (done.returncode == 3 or done.stdout == "waiting\n") and tool.asked == [], done.stderr
+
+
+def test_commands_name_the_rollout(tool: Tool) -> None:
+    for command in (("abort", "because"), ("restored",), ("canaries",), ("previous",), ("scale_up", "x", _IMAGE)):
+        assert tool(*command).returncode == 2
+    assert tool("abort", "current", "because").returncode == 0
+
+
 def test_without_rollout_service_it_names_what_to_start(tool: Tool) -> None:
     tool.running("rollout-service", 0)
-    done = tool("abort", "because")
+    done = tool("abort", "current", "because")
     assert done.returncode == 1 and "rollout-service is not running; start it: docker compose up" in done.stderr

@@ -51,6 +51,7 @@ _DOCKER = """#!/bin/bash
 case "$*" in
     ps*) echo {container} ;;
     *app.cli*) cat {folder}/said ;;
+    inspect*) cat {folder}/running ;;
     *wget*) echo stable ;;
     *) printf '%s\\n' "$*" >>{folder}/asked; printf '%s\\n' "$ACCOUNT_SERVICE_IMAGE" >>{folder}/asked ;;
 esac
@@ -106,6 +107,7 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (opt / ".env").write_text("COMPOSE_PROJECT_NAME=bank\nACCOUNT_SERVICE_IMAGE=b\n", encoding="utf-8")
     tool = Path(plays.__file__).parents[2] / "ansible/roles/nginx_canary/files/rollout.sh"
     (opt / "rollout.sh").write_bytes(tool.read_bytes())
+    (tmp_path / "running").write_text("".join(f"{one} {image}\n" for one, image in _rolled(_NEW).items()), "utf-8")
     docker = tmp_path / "bin/docker"
     docker.write_text(_DOCKER.format(folder=tmp_path, container="c" * 64), encoding="utf-8")
     plant = tmp_path / "plant"
@@ -118,6 +120,13 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         program.chmod(0o755)
     monkeypatch.setitem(ENVIRONMENT, "PATH", f"{docker.parent}:{ENVIRONMENT['PATH']}")
     return tmp_path
+
+
+def test_what_is_deployed_is_observed_not_remembered(host: Path) -> None:
+    """The rollout has been undone since the record was written: stable runs the previous images."""
+    (host / "running").write_text("".join(f"{one} {image}\n" for one, image in _rolled(_OLD).items()), "utf-8")
+    output = _played(host, {"undone": (_DONE | {"phase": "idle"}, _BACK | {"serving": "stable", "phase": "idle"})})
+    assert f"OBSERVED undone: {_OLD['account-service']}" in output
 
 
 def _played(host: Path, cases: dict[str, tuple[Any, Any]]) -> str:

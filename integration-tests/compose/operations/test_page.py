@@ -47,7 +47,7 @@ def rollout(bank: ComposedBank, **changes: Any) -> Iterator[str]:
     finally:
         stop.set()
         driver.join()
-        operate(bank, "abort", "eve has asked bob")
+        operate(bank, "abort", "current", "eve has asked bob")
         eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
 
 

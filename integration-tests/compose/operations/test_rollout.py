@@ -27,7 +27,7 @@ def track(bank: ComposedBank, client: str, canary: str = "") -> str:
 def rolled_back(bank: ComposedBank) -> Iterator[None]:
     """Roll back after each test, until all clients are routed to stable."""
     yield
-    rollout_cli(bank, "abort", "the end")
+    rollout_cli(bank, "abort", "current", "the end")
     eventually(lambda: rollout_cli(bank, "status")["phase"] == "idle", 90)
     assert bank.containers("account-service-canary") == []
     assert {track(bank, str(n)) for n in range(20)} == {"stable"}
@@ -58,7 +58,7 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
     bank.run_module(ACCOUNT, "app.verify")
 
     aborted = time.monotonic()
-    assert rollout_cli(bank, "abort", "a person")["phase"] == "rolling-back"
+    assert rollout_cli(bank, "abort", "current", "a person")["phase"] == "rolling-back"
     eventually(lambda: rollout_cli(bank, "status")["weight"] == 0, 20)
     print(f"weight 0 after {time.monotonic() - aborted:.1f} s")
 

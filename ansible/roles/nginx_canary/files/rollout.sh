@@ -1,28 +1,41 @@
 #!/bin/bash
 # Commands of a rollout driver, to be run next to docker-compose.yml and .env of the stack.
 #
-#   rollout.sh status | renew ID | promoted ID | abort REASON | restored | begin - <REQUEST.json
+#   rollout.sh status | renew ID | promoted ID | abort ID REASON | restored ID | approve ID WEIGHT BY | begin - <REQUEST.json
 #       call rollout-service; prints its state as JSON, exits with 3 if it rejects the call
 #   rollout.sh replicas                       print the number of stable replicas by service as JSON
 #   rollout.sh canary_count PERCENT           print the number of canaries that this weight needs by service as JSON
-#   rollout.sh canaries                       start the canaries that the variables *_CANARY_* define
+#   rollout.sh canaries ID [baseline]         start the canaries that the variables *_CANARY_* define, and with `baseline`
+#                                             a new replica of the running version, which they are compared with
 #   rollout.sh provisioned ID                 check whether the canaries are ready and scraped
 #   rollout.sh ensure_canaries ID PERCENT     renew the lease, and add the canaries that this weight needs by now
 #   rollout.sh scale_up ID SERVICE IMAGE      start-first: add a replica of this image for each one of another image
-#   rollout.sh previous                       start the pool that the variables *_PREVIOUS_* define
+#   rollout.sh previous ID                    start the pool that the variables *_PREVIOUS_* define
 #   rollout.sh drain ID SERVICE IMAGE         stop the replicas of other images, one after the other
+#   rollout.sh restore_scale_up | restore_drain ID SERVICE IMAGE
+#                                             the same for the previous version, in a rollback after a promotion
 #   rollout.sh validate FILE                  check an NGINX configuration
 #
+# ID is the rollout's, as `begin` prints it: commands for another rollout than the current one are rejected with exit code
+# 3 and change nothing. A person may use `current`.
 # `provisioned`, `scale_up` and `drain` print `done` or `waiting`: repeat them until they are done. Each call takes a few
-# seconds and renews the lease, so that the rollout does not continue without its driver. ID `-` means no rollout.
+# seconds and renews the lease, so that the rollout does not continue without its driver.
 set -euo pipefail
 cd "$(dirname "$0")"
 
 rejected=3
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
-renew() {
-    [ "$1" = - ] || operate renew "$1" >/dev/null
+# fenced CHECK ID COMMAND …: run a command if rollout-service accepts CHECK for this rollout.
+# Replicas are changed by one command at a time: one that was interrupted for long checks again before it continues.
+fenced() {
+    exec 9>.rollout.lock
+    if ! flock --timeout 60 9; then
+        echo "another command of rollout.sh has been running for a minute: $(fuser .rollout.lock 2>/dev/null || true)" >&2
+        return 1
+    fi
+    operate "$1" "$2" >/dev/null
+    "${@:3}"
 }
 
 # containers SERVICE [FILTER …]: print the ids of the running containers of a service.
@@ -43,10 +56,13 @@ operate() {
         return 1
     fi
     # A compromised container could print endless output or hang.
-    # Releases up to 2026-11 call the module app.operate; the running container may be one of them.
+    # The running container may be of an earlier release, whose commands have no ID, or are in app.operate.
     # shellcheck disable=SC2016  # the container's shell expands it
-    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" \
-        sh -c 'if [ -e app/cli.py ]; then exec python -m app.cli "$@"; fi; exec python -m app.operate "$@"' cli "$@" |
+    timeout --foreground --kill-after=5 60 docker exec --interactive "$container" sh -c '
+        if grep -qs "abort ID" app/cli.py; then exec python -m app.cli "$@"; fi
+        case $1 in abort) set -- abort "$3" ;; restored) set -- restored ;; restoring) set -- status ;; esac
+        if [ -e app/cli.py ]; then exec python -m app.cli "$@"; fi
+        exec python -m app.operate "$@"' cli "$@" |
         head --bytes=1000000
 }
 
@@ -82,7 +98,7 @@ variable() {
 
 provisioned() {
     local status=0
-    renew "$1"
+    operate renew "$1" >/dev/null
     operate provisioned "$1" >/dev/null || status=$?
     case $status in
         0) echo 'done' ;;
@@ -92,9 +108,8 @@ provisioned() {
 }
 
 scale_up() {
-    local service=$2 image=$3 old new healthy
+    local service=$1 image=$2 old new healthy
     require_digest "$image"
-    renew "$1"
     old=$(by_image "$service" no "$image")
     new=$(by_image "$service" yes "$image")
     healthy=$(by_image "$service" yes "$image" health=healthy)
@@ -110,14 +125,13 @@ scale_up() {
 }
 
 drain() {
-    local old new stopping=.draining-$2
-    require_digest "$3"
-    renew "$1"
-    old=$(by_image "$2" no "$3")
-    new=$(by_image "$2" yes "$3" health=healthy)
+    local service=$1 image=$2 old new stopping=.draining-$1
+    require_digest "$image"
+    old=$(by_image "$service" no "$image")
+    new=$(by_image "$service" yes "$image" health=healthy)
     # Replicas may be removed by others as well: never leave the service without healthy ones.
     if [ "$(count "$new")" -lt "$(count "$old")" ] || [ -z "$new" ]; then
-        echo "$2: not draining, only $(count "$new") healthy new replicas for $(count "$old") old ones" >&2
+        echo "$service: not draining, only $(count "$new") healthy new replicas for $(count "$old") old ones" >&2
         return 1
     fi
     old=$(head -n 1 <<<"$old")
@@ -130,7 +144,7 @@ drain() {
     if [ "$(cat "$stopping" 2>/dev/null || true)" != "$old" ]; then
         echo "$old" >"$stopping"
         # shellcheck disable=SC2016
-        setsid sh -c 'docker stop "$1" && docker rm --volumes "$1"' sh "$old" >/dev/null 2>&1 </dev/null &
+        setsid sh -c 'docker stop "$1" && docker rm --volumes "$1"' sh "$old" >/dev/null 2>&1 </dev/null 9>&- &
     fi
     echo waiting
 }
@@ -172,27 +186,32 @@ ensure_canaries() {
         needed=$(canary_count "$service" "$2")
         # Without canaries, rollout-service has rolled back: do not start new ones.
         if [ "$running" -gt 0 ] && [ "$needed" -gt "$running" ]; then
-            docker compose up --detach --no-deps --no-recreate --quiet-pull --scale "$service-canary=$needed" \
-                "$service-canary" >&2
+            fenced renew "$1" docker compose up --detach --no-deps --no-recreate --quiet-pull \
+                --scale "$service-canary=$needed" "$service-canary" >&2
         fi
     done
 }
 
+# up TRACK …: start the replicas of both services on these tracks.
 up() {
-    docker compose up --detach --no-deps --quiet-pull "account-service-$1" "transaction-service-$1" >&2
+    local services=()
+    for track; do services+=("account-service-$track" "transaction-service-$track"); done
+    docker compose up --detach --no-deps --quiet-pull "${services[@]}" >&2
 }
 
 case "${1-} $#" in
-    'status 1' | 'restored 1' | 'renew 2' | 'promoted 2' | 'abort 2' | 'begin 2') operate "$@" ;;
+    'status 1' | 'restored 2' | 'renew 2' | 'promoted 2' | 'abort 3' | 'approve 4' | 'begin 2') operate "$@" ;;
     'replicas 1') by_service stable ;;
     'canary_count 2') by_service canary_count "$2" ;;
-    'canaries 1') up canary ;;
-    'previous 1') up previous ;;
+    'canaries 2') fenced renew "$2" up canary ;;
+    'canaries 3') fenced renew "$2" up canary "$3" ;;
+    'previous 2') fenced renew "$2" up previous ;;
     'provisioned 2') provisioned "$2" ;;
     'ensure_canaries 3') ensure_canaries "$2" "$3" ;;
-    # `bring` is the name that rollback.yml of older releases uses.
-    'scale_up 4' | 'bring 4') scale_up "$2" "$3" "$4" ;;
-    'drain 4') drain "$2" "$3" "$4" ;;
+    'scale_up 4') fenced renew "$2" scale_up "$3" "$4" ;;
+    'drain 4') fenced renew "$2" drain "$3" "$4" ;;
+    'restore_scale_up 4') fenced restoring "$2" scale_up "$3" "$4" ;;
+    'restore_drain 4') fenced restoring "$2" drain "$3" "$4" ;;
     'validate 2') validate "$2" ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
