@@ -13,6 +13,7 @@ import pytest
 from app.http import internal_api
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
+from shared.prometheus.registry import REGISTRY
 from tests.support import key_header
 
 
@@ -346,6 +347,17 @@ async def test_internal_seqs(client: httpx.AsyncClient, lab: Lab, monkeypatch: p
     # Cash accounts have an empty owner.
     for wrong in ({}, {"owner": ""}, {"account_id": "1"}, {"owner": "alice", "account_id": account}, {"who": "alice"}):
         assert_problem(await asked(**wrong), 422, "validation-failed")
+
+
+async def test_requests_that_a_canary_was_asked_before_are_counted(client: httpx.AsyncClient):
+    def counted() -> dict[str, float]:
+        samples = next(one.samples for one in REGISTRY.collect() if one.name == "http_canary_retries")
+        return {one.labels["canary_status"]: one.value for one in samples if one.labels["status"] == "200"}
+
+    before = counted()
+    for status in ("404", "502", "200", "4040", "x"):
+        await client.get("/api/v1/accounts", headers={"X-Canary-Status": status})
+    assert counted() == {**before, **{status: before.get(status, 0) + 1 for status in ("404", "502")}}
 
 
 async def test_health_metrics_and_openapi(client: httpx.AsyncClient, application: Service):

@@ -1,8 +1,8 @@
 """A replica that a request can kill: python mortal.py PORT NAME [STATUS].
 
 It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. Some words in a
-request change that: `death` kills the process before it answers, `halfway` in the middle of the headers; `hang` is
-printed and never answered, `busy` is answered 503.
+request change that: `death` kills the process before it answers (`NAME dies` only one with this name), `halfway` in
+the middle of the headers; `hang` is printed and never answered, `busy` is answered 503.
 """
 
 import os
@@ -32,7 +32,7 @@ class Handler(socketserver.StreamRequestHandler):
                 if name.lower() == b"content-length":
                     length = int(value)
             request = first + self.rfile.read(length)
-            if b"death" in request:
+            if b"death" in request or f"{NAME} dies".encode() in request:
                 die()
             if b"halfway" in request:
                 self.wfile.write(b"HTTP/1.1 201 Created\r\nContent-Le")

@@ -100,11 +100,12 @@ def running_pool(
             addresses = pool.start("canary", canaries, canary_status)
             given["nginx_canary_pools"] = {name: addresses for name in given["nginx_pools"]}
             given["nginx_canary_share"] = 1
+        given |= variables
         # One worker, so that its kept-alive connections are those that the next request gets.
-        with running_edge(folder / "nginx", nginx_worker_processes=1, **given, **variables) as pool.edge:
-            for choice in ("always", "never") if canaries else ("never",):
+        with running_edge(folder / "nginx", nginx_worker_processes=1, **given) as pool.edge:
+            for choice, status in (("always", canary_status), ("never", 201)) if canaries else (("never", 201),):
                 for _ in range(2 * max(stable, canaries)):
-                    eventually(lambda word=choice: pool.send("", **{"X-Canary": word}).status == 201, 10)
+                    eventually(lambda word=choice, due=status: pool.send("", **{"X-Canary": word}).status == due, 10)
             yield pool
     finally:
         stop_all([*pool.stable, *pool.canaries])
@@ -155,17 +156,21 @@ def test_a_canary_that_dies_counts_as_one(make_pool: MakePool, canaries: int, me
     assert pool.deaths(2) == (1, 1)
 
 
-def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool) -> None:
-    """An answer is no death, however often it is 500."""
-    pool = make_pool(4, 2, canary_status=500)
-    answer = pool.send("life", **{"X-Canary": "always"})
+@pytest.mark.parametrize("canary_status", [404, 500, 502])
+def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool, canary_status: int) -> None:
+    """An answer is no death, whatever its status."""
+    pool = make_pool(6, 2, canary_status=canary_status, nginx_canary_share=100)
+    answer = pool.send("life")
     assert (answer.status, answer.track) == (201, "stable")
+    answer = pool.send("stable dies")
+    assert_gave_up(answer)
+    assert pool.deaths(2) == (2, 0)
     for canary in pool.canaries:
         canary.kill()
-    answer = pool.send("life", **{"X-Canary": "always"})
+    answer = pool.send("life")
     assert (answer.status, answer.track) == (201, "stable")
-    assert_gave_up(pool.send("death", **{"X-Canary": "always"}))
-    assert pool.deaths(2) == (2, 0)
+    assert_gave_up(pool.send("death"))
+    assert pool.deaths(4) == (4, 0)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 4])

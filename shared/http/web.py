@@ -107,9 +107,7 @@ class Service:
         if method == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
         headers = scope["headers_by_name"] = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"")
-        if not _REQUEST_ID.fullmatch(request_id):
-            request_id = secrets.token_hex(16).encode()
+        request_id = _request_id(headers.get(b"x-request-id", b""))
         scope["request_id"] = request_id.decode()
         REQUEST_ID.set(scope["request_id"])
         TRACE_PARENT.set(tracing.current_traceparent() or _traceparent(headers.get(b"traceparent", b"")))
@@ -180,12 +178,14 @@ class Service:
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
         http_metrics.observe(handler, method, status, seconds, code)
+        headers = scope["headers_by_name"]
+        if canary_status := headers.get(b"x-canary-status"):
+            http_metrics.count_canary_retry(handler, method, canary_status, status)
         if scope["path"].startswith("/api/"):
             if cpu >= 0:
                 http_metrics.observe_cpu(handler, method, cpu)
-            headers = scope["headers_by_name"]
             # What a canary has answered already is that client's outcome.
-            if b"x-canary-status" not in headers and (bucket := clients.bucket_of_request(headers)) is not None:
+            if not canary_status and (bucket := clients.bucket_of_request(headers)) is not None:
                 http_metrics.count_outcome(bucket, status)
         tracing.name_request(method, handler)
         if not self._logs or scope["path"].startswith(tracing.QUIET):
@@ -203,6 +203,11 @@ def _without_body(send: Send) -> Send:
         await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
 
     return headers_only
+
+
+def _request_id(header: bytes) -> bytes:
+    """Return the client's request id, or a new one."""
+    return header if _REQUEST_ID.fullmatch(header) else secrets.token_hex(16).encode()
 
 
 def _traceparent(header: bytes) -> str:

@@ -1,5 +1,6 @@
 """Metrics of HTTP requests; `handler` is the route's template, never a raw path."""
 
+import re
 from functools import lru_cache
 
 from prometheus_client import Counter, Gauge, Histogram
@@ -33,6 +34,14 @@ CLIENT_OUTCOMES = Counter(
     registry=REGISTRY,
 )
 IN_PROGRESS = Gauge("http_requests_in_progress", "Number of HTTP requests in progress.", registry=REGISTRY)
+
+CANARY_RETRIES = Counter(
+    "http_canary_retries",
+    "Requests that NGINX sent to this replica after a canary did not succeed; `canary_status` is the canary's status,"
+    " 502 or 504 without a response, and `status` this replica's.",
+    ["handler", "method", "canary_status", "status"],
+    registry=REGISTRY,
+)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -69,3 +78,9 @@ def _outcome(bucket: str, outcome: str) -> Counter:
 
 def _known(method: str) -> str:
     return method if method in _METHODS else "OTHER"
+
+
+def count_canary_retry(handler: str, method: str, canary_status: bytes, status: int) -> None:
+    """Count a request that a canary was asked before; a header that NGINX does not send (300 to 599) is ignored."""
+    if re.fullmatch(rb"[345][0-9]{2}", canary_status):
+        CANARY_RETRIES.labels(handler, _known(method), canary_status.decode(), str(status)).inc()
