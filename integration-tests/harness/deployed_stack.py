@@ -21,7 +21,7 @@ from shared.testing.ports import free_port
 REPOSITORY = "https://git.example/distributed-banking-ops"
 SERVICES = ("account-service", "transaction-service")
 _OTHERS = ("autoscale-service", "rollout-service")
-_FAULTY = ROOT / "integration-tests" / "harness" / "faulty_release"
+_FAULTY = ROOT / "scripts" / "faults"
 Say = Callable[[str], None]
 
 

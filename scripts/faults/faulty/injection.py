@@ -1,0 +1,33 @@
+"""Injects a fault into the service of this process."""
+
+import os
+from collections.abc import Callable
+
+from . import Patch, effects, requests, resources
+
+FAULTS: dict[str, Callable[[Patch], None]] = {
+    "errors": requests.errors,
+    "some-errors": requests.some_errors,
+    "401-all": requests.unauthorized,
+    "404-all": requests.not_found,
+    "422-valid": requests.invalid,
+    "409-half": effects.refused,
+    "wrong-balance-field": effects.wrong_balance,
+    "no-events": effects.no_events,
+    "wrong-amount-event": effects.wrong_amount,
+    "double-post": effects.double_post,
+    "consumer": effects.consumer,
+    "slow": requests.slow,
+    "slow-1-in-50": requests.slow_tail,
+    "leak": resources.leak,
+    "cpu-x3": resources.cpu,
+    "death": requests.death,
+    "unready": requests.unready,
+    "bad-config": lambda patch: os.environ.update(AUTH_AUDIENCE="banking-staging"),
+    "none": lambda patch: None,
+}
+
+
+def inject(name: str, patch: Patch) -> None:
+    """Inject a fault. Raises KeyError for an unknown name."""
+    FAULTS[name](patch)
