@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -97,6 +97,9 @@ cve-scan: ## scan requirements and images for known vulnerabilities (WHAT=depend
 ci: ## run the CI jobs of a pull request locally and print the time of each (JOBS="lint unit")
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci.run_jobs $(JOBS)
+
+break-release: ## roll a faulty release out on the stack of make up, and watch it being withdrawn (FAULT=errors; without FAULT: list the faults; DAMAGE=1)
+	@scripts/stack/break_release.sh $(FAULT)
 
 release-drill: ## tamper with a signed and attested release in a local registry, and check that each case is rejected
 	@scripts/ci/drill.sh tampering $(ARGS)

@@ -1,9 +1,10 @@
 """Deploy good and bad releases under load: good ones are promoted, bad ones rolled back, and no request is lost.
 
-    make drills DRILL=canary [ARGS="--only good,errors --rate 100"]
+    make drills DRILL=canary [ARGS="--only good,errors --rate 100"] [ARGS="--faults 401-all,leak,aa"]
 
-It builds and signs releases (bad ones are the real images with a module that injects a fault), deploys them with
-Ansible from a dedicated registry, and prints a timeline and measured values for each. Exits 1 when a check fails.
+Scenarios (`--only`): builds and signs releases (bad ones are the real images with a package that injects a fault), and
+deploys them with Ansible from a dedicated registry. Faults (`--faults`): rolls faulty releases, and ten equal ones
+(`aa`), out on one composed stack. Prints measured values for each; exits 1 when a check fails.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from typing import Any
 
 from harness.commands import exit_code, info, run
 from harness.deployed_stack import SERVICES, DeployedBank, Deployment, Releases
+from drills.rollout.composed import AA, FAULTS, run_composed
 from drills.rollout.rollouts import (
     RELOAD_SECONDS,
     Drill,
@@ -33,6 +35,7 @@ from drills.rollout.rollouts import (
 from harness.client import eventually
 from harness.load import Load, burst, customers
 
+from scripts.faults.faulty import DESCRIPTIONS
 from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 
@@ -361,7 +364,8 @@ def run_scenarios(folder: Path, names: list[str], options: argparse.Namespace) -
 def main() -> int:
     """Run the selected scenarios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
+    parser.add_argument("--only", help=f"scenarios, some of: {', '.join(SCENARIOS)}; without --faults: all")
+    parser.add_argument("--faults", help=f"any fault, or {AA}; without --only: {AA},{','.join(FAULTS)}")
     parser.add_argument("--rate", type=float, default=200, help="requests per second (default 200)")
     parser.add_argument(
         "--replicas",
@@ -372,12 +376,16 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="fewer replicas and transitions")
     options = parser.parse_args()
-    names = options.only.split(",")
-    if unknown := set(names) - SCENARIOS.keys():
-        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
-    with tempfile.TemporaryDirectory() as folder:
-        failures = run_scenarios(Path(folder), names, options)
-    info(f"{len(names)} scenarios, {len(failures)} failed checks")
+    if options.only is None and options.faults is None:
+        options.only, options.faults = ",".join(SCENARIOS), ",".join((AA, *FAULTS))
+    names, faults = ([name for name in (given or "").split(",") if name] for given in (options.only, options.faults))
+    if unknown := (set(names) - SCENARIOS.keys()) | (set(faults) - {AA, *DESCRIPTIONS}):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    failures = run_composed(faults) if faults else []
+    if names:
+        with tempfile.TemporaryDirectory() as folder:
+            failures += run_scenarios(Path(folder), names, options)
+    info(f"{len(names) + len(faults)} scenarios and faults, {len(failures)} failed checks")
     return exit_code(failures)
 
 

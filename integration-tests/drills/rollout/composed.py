@@ -1,0 +1,108 @@
+"""Faulty releases and A/A rollouts on one composed stack, one after the other, each under the load of customers."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from harness.commands import check, info
+from harness.composed_stack import ComposedBank
+from scripts.faults import release
+from scripts.faults.customers import Customer, connect, open_accounts, traffic
+from scripts.faults.faulty import LASTING
+from scripts.faults.result import Bar, Result, bars
+from scripts.faults.rollout import Plan, Rollout
+from scripts.faults.stack import Stack
+
+from shared.testing.progress import Progress
+
+# Those that leave the history wrong come last.
+FAULTS = (
+    *("401-all", "404-all", "422-valid", "409-half", "wrong-balance-field", "leak", "cpu-x3", "slow-1-in-50"),
+    *("bad-config", *LASTING),
+)
+AA = "aa"
+_AA_ROLLOUTS = 10
+# At 10 % the canary gets about five requests per second.
+_RATE = 60
+_AA_RATE = 120
+_CUSTOMERS = 150
+_MAX_SECONDS = 300
+_DRIVER = "drill canary"
+
+
+class ComposedDrill:
+    """The stack, its customers, and the bars that were missed."""
+
+    def __init__(self, bank: ComposedBank, customers: list[Customer]) -> None:
+        self._bank = bank
+        self._stack = Stack(bank.environment)
+        self._customers = customers
+        self.missed: list[str] = []
+
+    def faulty(self, fault: str) -> None:
+        """Roll out a release with a fault, and withdraw it where the analysis would not."""
+        mismatches = self._bank.reconciled()["mismatches"]
+        try:
+            images = release.build(self._stack, fault)
+            result = self._run(release.version(fault), images, Plan(_DRIVER, to_the_end=False), _RATE)
+        finally:
+            release.remove(self._stack)
+        self._check(fault, bars(fault, result))
+        self._check_ledger(fault, None if fault in LASTING else mismatches)
+
+    def equal(self) -> None:
+        """Roll out the running release, again and again: each time it is promoted."""
+        plan = Plan(_DRIVER, bake_seconds=20, budget_seconds=240)
+        for number in range(1, _AA_ROLLOUTS + 1):
+            result = self._run("same", self._stack.images(), plan, _AA_RATE, promote=True)
+            outcome = str(result.state["outcome"])
+            promoted = outcome == "promoted" and not result.lost
+            reason = f"{outcome}: {result.reason}; {len(result.lost)} of {result.sent} requests lost"
+            self._check(f"{AA} {number}", [Bar("promoted", reason, promoted)])
+        self._check_ledger(AA, 0)
+
+    def _run(self, version: str, images: dict[str, str], plan: Plan, rate: float, promote: bool = False) -> Result:
+        """Run one rollout under load to its end."""
+        rollout = Rollout(self._stack, version, images, plan, info)
+        with traffic(self._customers, rate, _MAX_SECONDS) as outcomes, rollout:
+            rollout.provision()
+            rollout.follow(outcomes, promote=promote)
+            rollout.finish(outcomes)
+        result = rollout.result
+        for line in [*result.lost[:3], *result.wrong[:3]]:
+            info(f"  customer got: {line}")
+        return result
+
+    def _check(self, name: str, found: Sequence[Bar]) -> None:
+        self.missed += [f"{name}: {bar.bar}" for bar in found if not check(bar.met, f"{name}: {bar.bar}: {bar.value}")]
+
+    def _check_ledger(self, name: str, mismatches: int | None) -> None:
+        """Check the ledger's invariants; and that history and ledger differ as before, unless that is the fault."""
+        self._bank.assert_ledger_is_sound()
+        report = self._bank.reconciled()
+        met = mismatches is None or report["mismatches"] == mismatches
+        self._check(name, [Bar("ledger sound", f"{report['mismatches']} mismatches with the history", met)])
+
+
+def run_composed(names: Sequence[str]) -> list[str]:
+    """Run faults, and A/A rollouts where named, on one stack; return the bars that were missed."""
+    with tempfile.TemporaryDirectory() as folder:
+        bank = ComposedBank(Path(folder))
+        try:
+            bank.operate("pause")
+            stack, secrets = Stack(bank.environment), Path(bank.environment["VAR_DIR"]) / "secrets"
+            with connect(stack.url, stack.ca_certificate) as client:
+                drill = ComposedDrill(bank, open_accounts(client, secrets, _CUSTOMERS))
+                progress = Progress("drill canary", len(names))
+                for name in names:
+                    progress.step(name)
+                    began = time.monotonic()
+                    if name == AA:
+                        drill.equal()
+                    else:
+                        drill.faulty(name)
+                    progress.info(f"{name} took {time.monotonic() - began:.0f} s")
+            return drill.missed
+        finally:
+            bank.close()

@@ -1,0 +1,123 @@
+"""`make break-release FAULT=…`: roll a faulty release out on the stack of `make up`, under the eyes of customers.
+
+It ends with everything as before, also after Ctrl-C: the release is withdrawn, its containers and images are removed.
+Exits with 1 when customers lost requests, when the release was not withdrawn in time, or when anything is left.
+"""
+
+import os
+import signal
+import sys
+import time
+from types import FrameType
+
+import httpx
+
+from scripts.faults import customers, release
+from scripts.faults.faulty import DESCRIPTIONS, LASTING
+from scripts.faults.result import Bar, Result, bars
+from scripts.faults.rollout import Plan, Rollout, require_idle
+from scripts.faults.stack import Stack, StackError
+from shared.testing import lab_keys
+from shared.testing.progress import style
+
+_MAX_SECONDS = 180
+_CUSTOMERS = 100
+_RATE = 60
+_DRIVER = "make break-release"
+# Nothing would happen: no fault, and one that none of the customers' requests triggers.
+_FAULTS = {name: text for name, text in DESCRIPTIONS.items() if name not in ("none", "death")}
+
+
+class _StopRequested(BaseException):
+    """Raised by the signal handler."""
+
+
+def _request_stop(_sign: int, _frame: FrameType | None) -> None:
+    # Ignore further signals: the clean-up takes about 20 seconds.
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, signal.SIG_IGN)
+    raise _StopRequested
+
+
+class _Tour:
+    """One rollout of a faulty release."""
+
+    def __init__(self, stack: Stack, fault: str) -> None:
+        self._stack = stack
+        self._fault = fault
+        self._started = time.monotonic()
+
+    def run(self) -> list[Bar]:
+        """Roll the release out and return the bars. Raises StackError."""
+        stack, fault = self._stack, self._fault
+        require_idle(stack)
+        self._say(f"{release.version(fault)}: {_FAULTS[fault]}")
+        self._say(f"watch it on the operations page: {stack.url}/")
+        try:
+            images = release.build(stack, fault)
+            self._say(f"built {' and '.join(images.values())}")
+            result = self._roll_out(Rollout(stack, release.version(fault), images, Plan(_DRIVER), self._say))
+        finally:
+            left = release.remove(stack)
+        result.remains += [f"image {image}" for image in left]
+        for line in [*result.lost[:3], *result.wrong[:3]]:
+            self._say(f"customer got: {line}")
+        seconds = time.monotonic() - self._started
+        return [
+            *bars(fault, result, max_lost=0),
+            Bar(f"command to end: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
+        ]
+
+    def _roll_out(self, rollout: Rollout) -> Result:
+        with customers.connect(self._stack.url, self._stack.ca_certificate) as client:
+            people = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
+            self._say(f"{len(people)} customers send {_RATE} requests per second")
+            with customers.traffic(people, _RATE, _MAX_SECONDS) as outcomes, rollout:
+                rollout.provision()
+                rollout.follow(outcomes)
+                self._say(f"ended: {rollout.result.reason}; removing the canaries")
+                rollout.finish(outcomes)
+        return rollout.result
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._started:5.0f} s  {text}", flush=True)
+
+
+def _usage() -> str:
+    width = max(map(len, _FAULTS))
+    names = [f"  {name:{width}}  {text}" for name, text in _FAULTS.items()]
+    return "\n".join(["usage: make break-release FAULT=NAME, with one of:", *names])
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tour with a fault and return the exit code."""
+    fault = arguments[0] if arguments else ""
+    if fault not in _FAULTS:
+        print(_usage(), file=sys.stderr)
+        return 2
+    if fault in LASTING and os.environ.get("DAMAGE") != "1":
+        print(
+            f"break-release: {fault} leaves the history of its customers wrong for good, and reconciliation reports it;"
+            " on a stack whose data you can discard (make down VOLUMES=1), add DAMAGE=1",
+            file=sys.stderr,
+        )
+        return 2
+    for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(sign, _request_stop)
+    try:
+        found = _Tour(Stack(os.environ), fault).run()
+    except _StopRequested:
+        print("break-release: stopped; everything is as before", file=sys.stderr)
+        return 130
+    except (StackError, httpx.HTTPError, OSError, TimeoutError) as error:
+        print(f"break-release: {error}", file=sys.stderr)
+        return 1
+    print()
+    for bar in found:
+        mark = style("met   ", "32", sys.stdout) if bar.met else style("missed", "31", sys.stdout)
+        print(f"{mark}  {bar.bar}: {bar.value}")
+    return 0 if all(bar.met for bar in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

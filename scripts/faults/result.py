@@ -1,0 +1,133 @@
+"""The result of a faulty release's rollout, and its bars: plain functions on plain data."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from scripts.faults.customers import USER_AGENT
+from scripts.faults.stack import Request
+
+# Reasons of which one must be in the verdict, by fault; any rollback is right for other faults.
+_REASONS = {
+    "errors": "errors|retries",
+    "some-errors": "errors|retries",
+    "401-all": "outcomes|retries|probe|errors",
+    "404-all": "outcomes|retries|probe|errors",
+    "422-valid": "outcomes|retries|probe|errors",
+    "409-half": "outcomes|retries|probe|errors",
+    "wrong-balance-field": "probe|answers",
+    "no-events": "effects|reconciliation|outcomes",
+    "wrong-amount-event": "effects|reconciliation|outcomes",
+    "double-post": "ledger-violation|errors|retries",
+    "consumer": "consumer|dead-letters",
+    "slow": "latency",
+    "slow-1-in-50": "latency",
+    "leak": "memory|resources|restarts",
+    "cpu-x3": "cpu|resources|latency",
+    "unready": "ready",
+    "bad-config": "outcomes|retries|probe|errors",
+}
+MAX_SECONDS = 30.0
+# Everything fails, so there is nothing to be counted first.
+MAX_SECONDS_ALL = 10.0
+MAX_LOST = 0.01
+LAST_WEIGHT = 50
+
+
+class Bar(NamedTuple):
+    """A bar, the measured value, and whether the bar is met."""
+
+    bar: str
+    value: str
+    met: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """The requests that reached a canary first: all of them, customers' and failed ones of these, and their times."""
+
+    requests: int = 0
+    customers: int = 0
+    failed: int = 0
+    first: float | None = None
+    first_failed: float | None = None
+    last: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from the first bad request to the last one; all are bad where none of them failed."""
+        began = self.first if self.first_failed is None else self.first_failed
+        return 0.0 if began is None or self.last is None else self.last - began
+
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / max(1.0, (self.last or 0) - (self.first or 0))
+
+
+def count(requests: Iterable[Request], canaries: set[str]) -> Traffic:
+    """Return the traffic of the canaries with these addresses."""
+    own = [one for one in requests if one.upstream in canaries]
+    failed = [one for one in own if one.upstream_status >= 400 or not one.upstream_status]
+    return Traffic(
+        len(own),
+        sum(one.user_agent == USER_AGENT for one in own),
+        sum(one.user_agent == USER_AGENT for one in failed),
+        min((one.at for one in own), default=None),
+        min((one.at for one in failed), default=None),
+        max((one.at for one in own), default=None),
+    )
+
+
+@dataclass
+class Result:
+    """What happened in a rollout: the last state, the highest weight, the traffic, and what customers were told."""
+
+    state: Mapping[str, Any] = field(default_factory=dict)
+    weight: int = 0
+    passed: bool = False
+    traffic: Traffic = Traffic()
+    sent: int = 0
+    lost: list[str] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+    remains: list[str] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        """Why the release was withdrawn."""
+        return str(self.state.get("reason", ""))
+
+
+def bars(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[Bar]:
+    """Return the bars of a faulty release; `max_lost` is the share of the canary's requests that may be lost."""
+    withdrawn = result.state.get("outcome") == "rolled-back" and not result.passed and result.weight < LAST_WEIGHT
+    expected = _REASONS.get(fault, "")
+    limit = MAX_SECONDS_ALL if fault.endswith("-all") else MAX_SECONDS
+    traffic, lost = result.traffic, len(result.lost)
+    found = [
+        Bar(
+            f"withdrawn before {LAST_WEIGHT} %",
+            f"highest share {result.weight} %, {'passed the analysis' if result.passed else result.reason}",
+            withdrawn,
+        ),
+        Bar(
+            f"reason: {expected.replace('|', ' or ')}",
+            result.reason,
+            withdrawn and re.search(expected, result.reason) is not None,
+        ),
+        Bar(
+            f"first bad request to last canary request: at most {limit:.0f} s",
+            f"{traffic.seconds:.1f} s, {traffic.rate:.1f} canary requests/s",
+            withdrawn and traffic.seconds <= limit,
+        ),
+        Bar(
+            f"lost by customers: at most {max_lost:.0%} of the canary's requests",
+            f"{lost} of {result.sent} requests; the canary got {traffic.customers}, of which it failed"
+            f" {traffic.failed}; {len(result.wrong)} wrong answers",
+            # A release that never gets a request loses none.
+            lost <= max_lost * traffic.customers,
+        ),
+        Bar("everything as before", "; ".join(result.remains) or "yes", not result.remains),
+    ]
+    return found if fault != "unready" else [found[0], found[3], found[4]]

@@ -1,0 +1,174 @@
+"""The rollout of a release on the composed stack, driven through rollout-service, and its end in any case."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from scripts.faults.customers import Outcomes
+from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
+from scripts.faults.stack import CANARIES, RejectedError, Stack, StackError
+
+_POLL_SECONDS = 0.5
+_END_SECONDS = 60
+# After a reload, NGINX's previous workers serve their kept-alive connections for this time.
+_RELOAD_SECONDS = 6.0
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a release is rolled out; times in seconds."""
+
+    driver: str
+    steps: tuple[int, ...] = (10, LAST_WEIGHT)
+    bake_seconds: float = 40
+    budget_seconds: float = 50
+    # Whether a release that passes the analysis of the first step is watched to the end, instead of withdrawn.
+    to_the_end: bool = True
+
+
+def require_idle(stack: Stack) -> None:
+    """Raise StackError unless the stack runs and has no rollout in progress."""
+    stack.images()
+    state = stack.rollout("status")
+    if state["phase"] != "idle":
+        raise StackError(
+            f"a rollout of {state['version']} by {state['driver']} is in progress ({state['phase']});"
+            " wait until it has ended, or roll it back"
+        )
+
+
+class Rollout:
+    """A rollout in progress. Ends it when the block ends, whatever has happened in it."""
+
+    def __init__(self, stack: Stack, version: str, images: Mapping[str, str], plan: Plan, report: Report) -> None:
+        self._stack = stack
+        self._version = version
+        self._images = images
+        self._plan = plan
+        self._report = report
+        self._replicas = stack.replicas()
+        self._addresses: set[str] = set()
+        self._began = time.time()
+        self._shown: tuple[Any, ...] = ()
+        self._id = ""
+        self.result = Result()
+
+    def __enter__(self) -> "Rollout":
+        request = {
+            "driver": self._plan.driver,
+            "version": self._version,
+            "images": self._images,
+            "previous": self._stack.images(),
+            "steps": self._plan.steps,
+            "bake_seconds": self._plan.bake_seconds,
+            "budget_seconds": self._plan.budget_seconds,
+            "warm_seconds": 0,
+        }
+        self._id = self._stack.rollout("begin", "-", stdin=json.dumps(request))["id"]
+        return self
+
+    def provision(self) -> None:
+        """Start the canaries, and wait until they are ready and measured; meanwhile renew the lease."""
+        self._report("starting the canaries")
+        with ThreadPoolExecutor(1) as pool:
+            started = pool.submit(self._start_canaries)
+            while (state := self._provisioned())["phase"] == "provisioning":
+                if started.done():
+                    started.result()
+                time.sleep(_POLL_SECONDS)
+        self.result.state = state
+        if state["phase"] == "canary":
+            self._addresses = self._stack.addresses(CANARIES)
+
+    def _start_canaries(self) -> None:
+        variables = {f"{one.upper().replace('-', '_')}_CANARY_IMAGE": image for one, image in self._images.items()}
+        self._stack.compose("--profile", "canary", "up", "--detach", "--no-deps", "--no-build", *CANARIES, **variables)
+
+    def _provisioned(self) -> Mapping[str, Any]:
+        """Report the canaries as ready, which rollout-service rejects until they are; return the state."""
+        try:
+            return self._stack.rollout("provisioned", self._id)
+        except RejectedError:
+            return self._stack.rollout("status")
+
+    def follow(self, outcomes: Outcomes, promote: bool = False) -> None:
+        """Watch the rollout, reporting each change, until it has ended or may be promoted."""
+        while True:
+            try:
+                state = self._stack.rollout("renew", self._id)
+            except RejectedError:
+                state = self._stack.rollout("status")
+            self._observe(state, outcomes)
+            if state["id"] != self._id or state["phase"] in ("idle", "rolling-back", "done"):
+                return
+            if state["phase"] == "promoting":
+                self.result.passed = True
+                if not promote:
+                    return
+                with suppress(RejectedError):
+                    self._stack.rollout("promoted", self._id)
+            if not self._plan.to_the_end and self.result.weight >= LAST_WEIGHT:
+                return
+            time.sleep(_POLL_SECONDS)
+
+    def _observe(self, state: Mapping[str, Any], outcomes: Outcomes) -> None:
+        result = self.result
+        result.state, result.weight = state, max(result.weight, state["weight"])
+        result.traffic = self._traffic()
+        verdict = state["verdict"].get("reason", "") if state["verdict"] else ""
+        met, failed = result.traffic.customers, result.traffic.failed
+        shown = (state["phase"], state["weight"], verdict, bool(met), bool(failed), len(outcomes.lost))
+        if shown != self._shown:
+            self._shown = shown
+            self._report(
+                f"{state['phase']:12} share {state['weight']:2} %  canary: {met} requests, {failed} failed"
+                f"  customers: {outcomes.sent} sent, {len(outcomes.lost)} lost  verdict: {verdict or '-'}"
+            )
+
+    def _traffic(self) -> Traffic:
+        return count(self._stack.requests(self._began), self._addresses) if self._addresses else Traffic()
+
+    def finish(self, outcomes: Outcomes) -> None:
+        """Wait until everything is as before, and complete the result."""
+        self._end()
+        if self._addresses:
+            time.sleep(_RELOAD_SECONDS)
+        result = self.result
+        result.traffic = self._traffic()
+        result.sent, result.lost, result.wrong = outcomes.sent, list(outcomes.lost), list(outcomes.wrong)
+
+    def _end(self) -> None:
+        """Withdraw the release if it is still in progress, and wait until its canaries are gone."""
+        if not self._id:
+            return
+        state = self._stack.abort(self._id, f"end of {self._plan.driver}")
+        deadline = time.monotonic() + _END_SECONDS
+        while state["id"] == self._id and state["phase"] != "idle" and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+            state = self._stack.rollout("status")
+        self._id = ""
+        self.result.state = state
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._end()
+        except StackError as error:
+            self._report(f"rollout-service cannot withdraw the release: {error}")
+        self.result.remains = self._remains()
+
+    def _remains(self) -> list[str]:
+        """Return what differs from before the rollout, after removing what nobody else would remove."""
+        if any(self._stack.containers(one) for one in CANARIES):
+            self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *CANARIES)
+        replicas, revision = self._stack.replicas(), self._stack.revision()
+        found = [
+            f"{service}: {replicas[service]} instead of {number} replicas"
+            for service, number in self._replicas.items()
+            if replicas[service] != number
+        ]
+        return found + ([f"NGINX serves {revision}"] if revision != "stable" else [])

@@ -1,0 +1,148 @@
+"""The composed stack that `make up` has started, seen from its host: containers, rollout-service, NGINX's log."""
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from shared.testing.paths import ROOT
+
+SERVICES = ("account-service", "transaction-service")
+CANARIES = tuple(f"{service}-canary" for service in SERVICES)
+_TIMEOUT_SECONDS = 120
+_REJECTED = 3
+_NANOSECONDS = re.compile(r"(\.\d{6})\d*Z$")
+
+
+class StackError(Exception):
+    """A command failed, or the stack is not in a state that allows it; the message says what to do."""
+
+
+class RejectedError(StackError):
+    """rollout-service rejects the command (yet)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request in NGINX's log: its time, the first upstream's address and status, and the client's status."""
+
+    at: float
+    upstream: str
+    upstream_status: int
+    status: int
+    user_agent: str
+
+
+class Stack:
+    """The stack that the variables of scripts/stack/stack_env.sh describe."""
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self._variables = {**os.environ, **variables}
+        self.project = self._variables["COMPOSE_PROJECT_NAME"]
+        address = self._variables.get("BANK_ADDRESS") or "127.0.0.1"
+        scheme = "https" if self._variables.get("NGINX_TLS_CERTIFICATE") else "http"
+        self.url = f"{scheme}://{'127.0.0.1' if address == '0.0.0.0' else address}:{self._variables['BANK_PORT']}"  # nosec B104
+        certificates = self._variables.get("TLS_CERTIFICATES")
+        self.ca_certificate = f"{certificates}/ca.crt" if scheme == "https" and certificates else ""
+
+    def docker(self, *arguments: str) -> str:
+        """Run a `docker` command and return its output."""
+        return self._run(["docker", *arguments])
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        """Run `docker compose` on this stack, with additional variables, and return its output."""
+        return self._run(["scripts/stack/compose.sh", *arguments], variables=variables)
+
+    def containers(self, service: str) -> list[str]:
+        """Return the ids of the running containers of a service."""
+        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": service}
+        filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
+        return self.docker("ps", "--quiet", "--no-trunc", *filters).split()
+
+    def images(self) -> dict[str, str]:
+        """Return the image that stable runs, by service. Raises StackError without a running stack."""
+        found = {}
+        for service in SERVICES:
+            containers = self.containers(service)
+            if not containers:
+                raise StackError("no stack is running; start it with: make up")
+            found[service] = self.docker("inspect", "--format", "{{.Config.Image}}", containers[0]).strip()
+        return found
+
+    def replicas(self) -> dict[str, int]:
+        """Return the number of running containers by service, canaries included."""
+        return {service: len(self.containers(service)) for service in (*SERVICES, *CANARIES)}
+
+    def addresses(self, services: Iterable[str]) -> set[str]:
+        """Return address:port of the running containers of services, as NGINX knows them."""
+        containers = [one for service in services for one in self.containers(service)]
+        template = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
+        return {f"{one}:8000" for one in self.docker("inspect", "--format", template, *containers).split()}
+
+    def rollout(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
+        """Run a command of rollout-service's command line and return the state. Raises RejectedError."""
+        containers = self.containers("rollout-service")
+        if not containers:
+            raise StackError("rollout-service is not running; start the stack with: make up")
+        command = ["docker", "exec", "--interactive", containers[0], "python", "-m", "app.cli", *arguments]
+        state: dict[str, Any] = json.loads(self._run(command, stdin=stdin, rejected=_REJECTED))
+        return state
+
+    def abort(self, rollout: str, reason: str) -> dict[str, Any]:
+        """Roll back a rollout unless it has ended or another one is current; return the state."""
+        state = self.rollout("status")
+        ended = state["id"] != rollout or state["phase"] in ("idle", "done")
+        return state if ended else self.rollout("abort", reason)
+
+    def revision(self) -> str:
+        """Return the name of the configuration that NGINX serves."""
+        script = "wget -q -O - http://127.0.0.1:8081/revision"
+        return self.docker("exec", self.containers("nginx")[0], "sh", "-c", script).strip()
+
+    def requests(self, since: float) -> list[Request]:
+        """Return the requests in NGINX's log since a Unix time."""
+        log = self.docker("logs", "--timestamps", f"--since={since:.6f}", self.containers("nginx")[0])
+        return [request for line in log.splitlines() if (request := _parse(line))]
+
+    def _run(
+        self, command: list[str], *, variables: Mapping[str, str] | None = None, stdin: str = "", rejected: int = -1
+    ) -> str:
+        try:
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**self._variables, **(variables or {})},
+                input=stdin,
+                capture_output=True,
+                text=True,
+                timeout=_TIMEOUT_SECONDS,
+                check=False,
+                # Ctrl-C ends this program, which then cleans up; it must not end the commands that do so.
+                start_new_session=True,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise StackError(f"{command[0]}: {error}") from error
+        if done.returncode == rejected:
+            raise RejectedError(done.stderr.strip().removeprefix("rejected: "))
+        if done.returncode:
+            raise StackError(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()[-600:]}")
+        return done.stdout
+
+
+def _parse(line: str) -> Request | None:
+    """Return the request of a line of NGINX's log; None if it is none, or reached no upstream."""
+    moment, _, text = line.partition(" ")
+    if not text.startswith("{"):
+        return None
+    entry = json.loads(text)
+    # `a, b : c` are the tries within and across pools.
+    first = re.match(r"[^ ,]+", entry["upstream"])
+    status = re.match(r"\d{3}", entry["upstream_status"])
+    if first is None:
+        return None
+    at = datetime.fromisoformat(_NANOSECONDS.sub(r"\1+00:00", moment)).timestamp()
+    return Request(at, first[0], int(status[0]) if status else 0, entry["status"], entry["user_agent"])

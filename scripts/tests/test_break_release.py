@@ -1,0 +1,235 @@
+"""The rollout of a faulty release: what it measures, and that it ends with everything as before."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from scripts.faults import break_release, customers, rollout
+from scripts.faults.customers import Outcomes
+from scripts.faults.faulty import DESCRIPTIONS, LASTING
+from scripts.faults.result import Result, Traffic, bars, count
+from scripts.faults.rollout import Plan, Rollout, require_idle
+from scripts.faults.stack import CANARIES, SERVICES, RejectedError, Request, Stack, StackError, _parse
+
+_IMAGES = dict.fromkeys(SERVICES, "image")
+
+
+class FakeStack(Stack):
+    """A stack in memory, whose rollout goes through the given states, one with each renewal."""
+
+    def __init__(self, *states: dict[str, Any]) -> None:
+        super().__init__({"COMPOSE_PROJECT_NAME": "bank", "BANK_PORT": "1"})
+        self.states = list(states)
+        self.state = {"id": "", "phase": "idle", "weight": 0, "verdict": {}, "version": "", "driver": ""}
+        self.running = dict.fromkeys(SERVICES, 2)
+        self.commands: list[tuple[str, ...]] = []
+        self.healthy = True
+
+    def containers(self, service: str) -> list[str]:
+        return [f"{service}-{number}" for number in range(self.running.get(service, 1))]
+
+    def images(self) -> dict[str, str]:
+        return _IMAGES
+
+    def replicas(self) -> dict[str, int]:
+        return {service: self.running.get(service, 0) for service in (*SERVICES, *CANARIES)}
+
+    def compose(self, *arguments: str, **variables: str) -> str:
+        self.commands.append(arguments)
+        self.running |= dict.fromkeys(CANARIES, 1 if "up" in arguments else 0)
+        return ""
+
+    def addresses(self, services: Any) -> set[str]:
+        return {"10.0.0.9:8000"}
+
+    def requests(self, since: float) -> list[Request]:
+        return [Request(1.0, "10.0.0.9:8000", 500, 200, customers.USER_AGENT)]
+
+    def revision(self) -> str:
+        return "stable"
+
+    def rollout(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
+        self.commands.append(arguments)
+        if not self.healthy:
+            raise StackError("no answer")
+        match arguments[0]:
+            case "begin":
+                self.state |= {"id": "1", "phase": "provisioning", "version": json.loads(stdin)["version"]}
+            case "provisioned":
+                self.state |= {"phase": "canary"}
+            case "renew" if self.states:
+                self.state |= self.states.pop(0)
+            case "renew" if self.state["phase"] in ("idle", "done"):
+                raise RejectedError("ended")
+            case "abort" | "promoted":
+                self.state |= {"phase": "idle" if arguments[0] == "abort" else "done", "outcome": "rolled-back"}
+                self.running |= dict.fromkeys(CANARIES, 0)
+        return dict(self.state)
+
+
+@pytest.fixture(autouse=True)
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in ("_POLL_SECONDS", "_RELOAD_SECONDS", "_END_SECONDS"):
+        monkeypatch.setattr(rollout, name, 0)
+    yield
+
+
+def rolled_out(stack: FakeStack, *, promote: bool = False, to_the_end: bool = True) -> tuple[Result, list[str]]:
+    said: list[str] = []
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", to_the_end=to_the_end), said.append)
+    with one:
+        one.provision()
+        one.follow(Outcomes(), promote=promote)
+        one.finish(Outcomes())
+    return one.result, said
+
+
+CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-samples"}}
+WITHDRAWN = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome": "rolled-back"}
+
+
+def test_each_change_is_reported_once_and_a_withdrawn_release_is_measured() -> None:
+    result, said = rolled_out(FakeStack(CANARY, CANARY, WITHDRAWN, {"phase": "idle"}))
+    assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back"]
+    assert (result.weight, result.passed, result.traffic.failed, result.remains) == (10, False, 1, [])
+
+
+def test_a_release_that_passes_is_withdrawn_and_misses_its_bar() -> None:
+    stack = FakeStack(CANARY, {"phase": "canary", "weight": 50}, {"phase": "promoting"})
+    result, _ = rolled_out(stack)
+    assert result.passed and stack.state["phase"] == "idle"
+    assert ("promoted", "1") not in stack.commands
+    assert not bars("errors", result)[0].met
+
+
+def test_at_half_of_the_clients_a_drill_has_seen_enough() -> None:
+    stack = FakeStack({"phase": "canary", "weight": 50})
+    result, _ = rolled_out(stack, to_the_end=False)
+    assert result.weight == 50 and stack.state["phase"] == "idle"
+
+
+def test_an_equal_release_is_promoted_and_not_rolled_back() -> None:
+    stack = FakeStack(CANARY, {"phase": "promoting"})
+    rolled_out(stack, promote=True)
+    assert ("promoted", "1") in stack.commands
+    assert not any(command[0] == "abort" for command in stack.commands)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StackError, AssertionError])
+def test_whatever_happens_the_release_is_withdrawn(error: type[BaseException]) -> None:
+    stack = FakeStack()
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    with pytest.raises(error), one:
+        one.provision()
+        raise error
+    assert stack.state["phase"] == "idle" and one.result.remains == []
+
+
+def test_the_canaries_are_removed_even_without_rollout_service() -> None:
+    stack = FakeStack()
+    said: list[str] = []
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), said.append)
+    with one:
+        one.provision()
+        stack.healthy = False
+    assert stack.commands[-1][:3] == ("--profile", "canary", "rm") and one.result.remains == []
+    assert "cannot withdraw" in said[-1]
+
+
+def test_another_rollout_is_left_alone() -> None:
+    stack = FakeStack()
+    stack.state |= {"id": "2", "phase": "canary", "version": "v2", "driver": "somebody"}
+    with pytest.raises(StackError, match="v2 by somebody is in progress"):
+        require_idle(stack)
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    with one:
+        stack.state["id"] = "2"
+    assert not any(command[0] == "abort" for command in stack.commands)
+
+
+def test_what_is_left_is_told() -> None:
+    stack = FakeStack(CANARY, WITHDRAWN)
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    with one:
+        stack.running["account-service"] = 1
+    assert one.result.remains == ["account-service: 1 instead of 2 replicas"]
+
+
+def test_requests_are_read_from_the_log_of_nginx() -> None:
+    entry = {"upstream": "10.0.0.9:8000 : 10.0.0.2:8000", "upstream_status": "500 : 201", "status": 201}
+    line = "2026-01-31T12:00:00.250000999Z " + json.dumps({**entry, "user_agent": "someone"})
+    assert _parse(line) == Request(1769860800.25, "10.0.0.9:8000", 500, 201, "someone")
+    assert _parse("2026-01-31T12:00:00Z " + json.dumps({**entry, "upstream": "", "upstream_status": ""})) is None
+    assert _parse("2026-01-31T12:00:00Z an error") is None
+
+
+def test_the_canary_is_measured_from_its_first_bad_request_to_its_last() -> None:
+    log = [
+        Request(1, "stable", 500, 500, customers.USER_AGENT),
+        Request(2, "canary", 200, 200, "probe"),
+        Request(4, "canary", 0, 200, customers.USER_AGENT),
+        Request(9, "canary", 200, 200, customers.USER_AGENT),
+    ]
+    found = count(log, {"canary"})
+    assert found == Traffic(requests=3, customers=2, failed=1, first=2, first_failed=4, last=9)
+    assert found.seconds == 5 and count(log[1:2], {"canary"}).seconds == 0 and count([], set()).seconds == 0
+
+
+GOOD = Result({"outcome": "rolled-back", "reason": "errors"}, 10, False, Traffic(200, 100, 50, 0, 1, 9), 900, ["one"])
+
+
+@pytest.mark.parametrize(
+    "changes, missed",
+    [
+        ({}, []),
+        ({"weight": 50}, [0, 1, 2]),
+        ({"passed": True}, [0, 1, 2]),
+        ({"state": {"outcome": "rolled-back", "reason": "latency"}}, [1]),
+        ({"traffic": Traffic(200, 100, 50, 0, 1, 40)}, [2]),
+        ({"lost": ["one", "two"]}, [3]),
+        ({"remains": ["a canary"]}, [4]),
+    ],
+)
+def test_each_bar_is_missed_alone(changes: dict[str, Any], missed: list[int]) -> None:
+    found = bars("errors", Result(**{**GOOD.__dict__, **changes}))
+    assert [number for number, bar in enumerate(found) if not bar.met] == missed
+
+
+def test_a_tour_accepts_no_lost_request_and_a_total_failure_less_time() -> None:
+    assert not bars("errors", GOOD, max_lost=0)[3].met
+    slower = Result(**{**GOOD.__dict__, "traffic": Traffic(200, 100, 50, 0, 1, 12)})
+    assert bars("errors", slower)[2].met and not bars("401-all", slower)[2].met
+
+
+def test_unknown_faults_are_answered_with_all_names(capsys: pytest.CaptureFixture[str]) -> None:
+    assert break_release.main(["nonsense"]) == 2
+    printed = capsys.readouterr().err
+    assert all(f"  {name} " in printed for name in DESCRIPTIONS if name not in ("none", "death"))
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_lasting_damage_needs_consent(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert break_release.main([fault]) == 2
+    assert "DAMAGE=1" in capsys.readouterr().err
+
+
+def test_without_a_stack_it_says_how_to_start_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COMPOSE_PROJECT_NAME", "bank")
+    monkeypatch.setenv("BANK_PORT", "1")
+    monkeypatch.setattr(Stack, "containers", lambda self, service: [])
+    monkeypatch.setattr(break_release.signal, "signal", lambda *_: None)
+    assert break_release.main(["errors"]) == 1
+    assert "make up" in capsys.readouterr().err
+
+
+def test_customers_tell_lost_requests_from_wrong_answers() -> None:
+    outcomes = Outcomes()
+    outcomes.record(customers.httpx.Response(200), "balance 2 instead of 1")
+    outcomes.record(customers.httpx.Response(404, text="gone"), "")
+    outcomes.record(customers.httpx.ReadTimeout("slow"), "")
+    outcomes.record(customers.httpx.Response(201), "")
+    assert (outcomes.sent, len(outcomes.lost), outcomes.wrong) == (4, 2, ["balance 2 instead of 1"])
