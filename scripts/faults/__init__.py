@@ -1,1 +1,1 @@
-"""Releases that are broken on purpose, and their rollout on the composed stack: `make break-release`, drill `canary`."""
+"""Releases that are broken on purpose, and their rollout on the composed stack."""

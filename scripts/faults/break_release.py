@@ -22,7 +22,7 @@ from shared.testing.progress import style
 
 _MAX_SECONDS = 180
 _CUSTOMERS = 100
-_RATE = 60
+_RATE = 75
 _DRIVER = "make break-release"
 # Nothing would happen: no fault, and one that none of the customers' requests triggers.
 _FAULTS = {name: text for name, text in DESCRIPTIONS.items() if name not in ("none", "death")}
@@ -46,6 +46,7 @@ class _Tour:
         self._stack = stack
         self._fault = fault
         self._started = time.monotonic()
+        self.left: list[str] = []
 
     def run(self) -> list[Bar]:
         """Roll the release out and return the bars. Raises StackError."""
@@ -58,8 +59,8 @@ class _Tour:
             self._say(f"built {' and '.join(images.values())}")
             result = self._roll_out(Rollout(stack, release.version(fault), images, Plan(_DRIVER), self._say))
         finally:
-            left = release.remove(stack)
-        result.remains += [f"image {image}" for image in left]
+            self.left += [f"image {image}" for image in release.remove(stack)]
+        result.remains = self.left
         for line in [*result.lost[:3], *result.wrong[:3]]:
             self._say(f"customer got: {line}")
         seconds = time.monotonic() - self._started
@@ -72,11 +73,15 @@ class _Tour:
         with customers.connect(self._stack.url, self._stack.ca_certificate) as client:
             people = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
             self._say(f"{len(people)} customers send {_RATE} requests per second")
-            with customers.traffic(people, _RATE, _MAX_SECONDS) as outcomes, rollout:
-                rollout.provision()
-                rollout.follow(outcomes)
-                self._say(f"ended: {rollout.result.reason}; removing the canaries")
-                rollout.finish(outcomes)
+            with customers.traffic(people, _RATE, _MAX_SECONDS) as outcomes:
+                try:
+                    with rollout:
+                        rollout.provision()
+                        rollout.follow(outcomes)
+                        self._say(f"ended: {rollout.result.reason}; removing the canaries")
+                        rollout.finish(outcomes)
+                finally:
+                    self.left += rollout.result.remains
         return rollout.result
 
     def _say(self, text: str) -> None:
@@ -104,10 +109,12 @@ def main(arguments: list[str]) -> int:
         return 2
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, _request_stop)
+    tour = _Tour(Stack(os.environ), fault)
     try:
-        found = _Tour(Stack(os.environ), fault).run()
+        found = tour.run()
     except _StopRequested:
-        print("break-release: stopped; everything is as before", file=sys.stderr)
+        left = f"left: {'; '.join(tour.left)}" if tour.left else "everything is as before"
+        print(f"break-release: stopped; {left}", file=sys.stderr)
         return 130
     except (StackError, httpx.HTTPError, OSError, TimeoutError) as error:
         print(f"break-release: {error}", file=sys.stderr)

@@ -37,8 +37,8 @@ def require_idle(stack: Stack) -> None:
     state = stack.rollout("status")
     if state["phase"] != "idle":
         raise StackError(
-            f"a rollout of {state['version']} by {state['driver']} is in progress ({state['phase']});"
-            " wait until it has ended, or roll it back"
+            f"the rollout of {state['version']} by {state['driver']} is in progress ({state['phase']});"
+            " wait until it is idle, or roll it back"
         )
 
 

@@ -44,8 +44,9 @@ class Stack:
         self._variables = {**os.environ, **variables}
         self.project = self._variables["COMPOSE_PROJECT_NAME"]
         address = self._variables.get("BANK_ADDRESS") or "127.0.0.1"
+        host = "127.0.0.1" if address == "0.0.0.0" else address  # nosec B104
         scheme = "https" if self._variables.get("NGINX_TLS_CERTIFICATE") else "http"
-        self.url = f"{scheme}://{'127.0.0.1' if address == '0.0.0.0' else address}:{self._variables['BANK_PORT']}"  # nosec B104
+        self.url = f"{scheme}://{host}:{self._variables['BANK_PORT']}"
         certificates = self._variables.get("TLS_CERTIFICATES")
         self.ca_certificate = f"{certificates}/ca.crt" if scheme == "https" and certificates else ""
 

@@ -23,8 +23,8 @@ FAULTS = (
 )
 AA = "aa"
 _AA_ROLLOUTS = 10
-# At 10 % the canary gets about five requests per second.
-_RATE = 60
+# At 10 % the canary gets five to ten requests per second.
+_RATE = 75
 _AA_RATE = 120
 _CUSTOMERS = 150
 _MAX_SECONDS = 300
