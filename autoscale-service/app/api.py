@@ -43,6 +43,7 @@ class Status(BaseModel):
 
     leading: bool
     paused: str | None
+    dry_run: bool
     services: dict[str, dict[str, Any]]
 
 
@@ -94,8 +95,9 @@ async def _alerts(request: Request) -> list[webhook.Alert]:
 async def status(request: Request) -> Response:
     """Show current and desired replicas, reasons, windows and recent actions. Requires no token, like the metrics."""
     state = request.app.state
-    document = {"leading": state.loop.leading, "paused": state.folder.paused, "services": state.controller.status()}
-    return _json(document)
+    controller = state.controller
+    document = {"leading": state.loop.leading, "paused": state.folder.paused, "dry_run": controller.dry_run}
+    return _json({**document, "services": controller.status()})
 
 
 @_routes.post(
@@ -125,13 +127,16 @@ async def resume(request: Request) -> Response:
     return await status(request)
 
 
-def public_view(leading: bool, paused: bool, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def public_view(
+    leading: bool, paused: bool, dry_run: bool, services: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     """Return what unauthenticated clients may see: replicas, bounds and recent decisions, newest first."""
     names = ("current", "ready", "desired", "minimum", "maximum", "why")
     actions = [{"service": name, **action} for name, service in services.items() for action in service["last_actions"]]
     return {
         "leading": leading,
         "paused": paused,
+        "dry_run": dry_run,
         "services": {name: {key: service[key] for key in names} for name, service in services.items()},
         # Without the error text, which may contain Docker's response.
         "decisions": [

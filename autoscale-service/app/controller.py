@@ -80,6 +80,11 @@ class Controller:
         """The services that can be scaled."""
         return frozenset(self._services)
 
+    @property
+    def dry_run(self) -> bool:
+        """Whether decisions are not carried out."""
+        return self._settings.dry_run
+
     def record_alert(self, service: str, action: str, *, firing: bool) -> None:
         """Record an alert; it triggers a pass, and only without metrics does it add replicas."""
         if action == "scale_out":
@@ -88,7 +93,8 @@ class Controller:
             )
 
     async def tick(self, *, act: bool) -> bool:
-        """Run one pass and start the decided operations; return whether the next pass is due soon."""
+        """Run one pass and start the decided operations, except in a dry run; return whether the next is due soon."""
+        act = act and not self._settings.dry_run
         if self._clock() < self._observe_backoff.until:
             return True
         try:
@@ -155,10 +161,7 @@ class Controller:
         if decision != service.decision:
             self._log_decision(name, decision, observation)
         service.decision = decision
-        prometheus.REPLICAS.labels(name, "current").set(decision.current)
-        # A standby or paused instance will not change the number; a stopped replica still counts as missing.
-        prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else seen.current + seen.stopped)
-        prometheus.DECISIONS.labels(name, decision.direction, decision.reason).inc()
+        self._export_decision(name, decision, seen, act)
         if seen.ready == seen.current and decision.direction == "none":
             service.backoff.failures = 0
         if act and decision.direction != "none" and now >= service.backoff.until:
@@ -218,14 +221,22 @@ class Controller:
             "scaling operation failed", extra={"target": name, "operation": error.operation, "detail": error.detail}
         )
 
-    @staticmethod
-    def _log_decision(name: str, decision: Decision, observation: Observation) -> None:
+    def _export_decision(self, name: str, decision: Decision, seen: Replicas, act: bool) -> None:
+        prometheus.REPLICAS.labels(name, "current").set(decision.current)
+        # Without acting, the number will not change; a stopped replica still counts as missing.
+        prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else seen.current + seen.stopped)
+        # As in Kubernetes' metrics, the label is empty without a dry run, and Prometheus drops it then.
+        dry_run = "true" if self._settings.dry_run else ""
+        prometheus.DECISIONS.labels(name, decision.direction, decision.reason, dry_run).inc()
+        if self._settings.dry_run:
+            prometheus.DRY_RUN_REPLICAS.labels(name).set(decision.desired)
+
+    def _log_decision(self, name: str, decision: Decision, observation: Observation) -> None:
         ratios = {metric: load and round(load.value / load.target, 3) for metric, load in observation.metrics.items()}
         fields = {"current": decision.current, "desired": decision.desired, "reason": decision.reason}
         counts = {"proposal": decision.proposal, "ready": observation.ready, "measured": observation.measured}
-        log.info(
-            "scaling decision", extra={"target": name, **fields, **counts, "load": ratios, "alert": observation.alert}
-        )
+        state = {"load": ratios, "alert": observation.alert, "dry_run": self._settings.dry_run}
+        log.info("scaling decision", extra={"target": name, **fields, **counts, **state})
 
     async def _restore_history(self, name: str, service: _Service, now: float) -> History:
         """Return the history from Prometheus, as if this process had been running all along.

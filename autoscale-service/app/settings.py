@@ -30,6 +30,9 @@ class AutoscaleSettings(ProcessSettings):
         Path("/var/lib/autoscale"), description="Directory of the leader lock and the pause marker."
     )
 
+    dry_run: bool = Field(
+        False, description="Whether decisions are only logged and counted, and no replica is started or removed."
+    )
     min_replicas: int = Field(
         2, ge=1, description="Minimum number of replicas; the label banking.autoscale.min takes precedence."
     )

@@ -14,6 +14,7 @@ import pytest
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
+from app.settings import AutoscaleSettings
 from tests.support import ACCOUNT, TOKEN, FakeCluster, until
 
 ALERT = {
@@ -205,7 +206,7 @@ async def test_only_operators_pause_and_resume(client: httpx.AsyncClient, lab: L
 
 async def test_status_metrics_health_and_openapi_document_are_served(client: httpx.AsyncClient) -> None:
     status = (await client.get("/status")).json()
-    assert status["leading"] and status["paused"] is None
+    assert status["leading"] and status["paused"] is None and status["dry_run"] is False
     assert status["services"][ACCOUNT]["why"] == "at-minimum"
     metrics = (await client.get("/metrics")).text
     # The label is the scaled service, not the exporting one.
@@ -236,3 +237,22 @@ async def test_the_public_view_has_no_names_and_no_error_texts(
     assert (done["service"], done["from"], done["to"], done["failed"]) == (ACCOUNT, 2, 4, False)
     assert failed["failed"] is True and failed["at"] >= done["at"]
     assert "operator" not in answer.text and "simulated" not in answer.text
+
+
+class TestDryRun:
+    """The application with the setting DRY_RUN."""
+
+    @pytest.fixture
+    def settings(self, settings: AutoscaleSettings) -> AutoscaleSettings:
+        return settings.model_copy(update={"dry_run": True})
+
+    async def test_the_status_and_the_public_view_show_it(
+        self, client: httpx.AsyncClient, cluster: FakeCluster, application: Service
+    ) -> None:
+        cluster.load = lambda _now: 400
+        await client.post(HOOK, json=ALERTMANAGER)
+        await until(lambda: application.app.state.controller.status()[ACCOUNT]["desired"] == 4)
+        for view in ("/status", "/health/summary"):
+            shown = (await client.get(view)).json()
+            assert shown["dry_run"] is True and shown["services"][ACCOUNT]["desired"] == 4
+        assert cluster.changes == []

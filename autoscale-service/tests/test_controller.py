@@ -227,6 +227,30 @@ async def test_a_standby_or_paused_instance_only_observes(lab: Lab) -> None:
     assert cluster.changes == [] and math.isclose(status["load"]["requests_per_second"]["value"], 400)
 
 
+async def test_a_dry_run_decides_and_changes_nothing(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"service": ACCOUNT, "direction": "up", "reason": "rate-limited"}
+
+    def decisions(dry_run: str) -> float:
+        return REGISTRY.get_sample_value("autoscale_decisions_total", {**labels, "dry_run": dry_run}) or 0.0
+
+    cluster = FakeCluster(lambda _now: 800)
+    cluster.cleared = 1
+    before = decisions("true"), decisions("")
+    controller = cluster.controller(lab, dry_run=True)
+    with caplog.at_level("INFO"):
+        await cluster.run(controller, 2 * MINUTES)
+    assert (cluster.changes, cluster.cleared) == ([], 1)
+    assert controller.status()[ACCOUNT]["desired"] == 6 and controller.status()[ACCOUNT]["last_actions"] == []
+    assert decisions("true") == before[0] + 40 and decisions("") == before[1]
+    assert REGISTRY.get_sample_value("autoscale_dry_run_replicas", {"service": ACCOUNT}) == 6
+    # The alert on missing replicas compares with this one.
+    assert REGISTRY.get_sample_value("autoscale_replicas", {"service": ACCOUNT, "kind": "desired"}) == 2
+    assert [vars(line)["dry_run"] for line in caplog.records if line.message == "scaling decision"] == [True]
+    cluster.cleared = 0
+    await cluster.run(cluster.controller(lab), 3)
+    assert cluster.changes and decisions("") == before[1] + 1 and decisions("true") == before[0] + 40
+
+
 async def test_the_loop_uses_the_idle_interval_while_nothing_is_due(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller: Controller = cluster.controller(lab)

@@ -87,6 +87,7 @@ def build() -> Dashboard:
                     "Replicas as seen and as decided by the autoscaler.",
                     "short",
                     Query(f"max by (service, kind) (autoscale_replicas{{{_SELECTED}}})", "{{service}} {{kind}}"),
+                    Query(f"max by (service) (autoscale_dry_run_replicas{{{_SELECTED}}})", "{{service}} by dry run"),
                     runbook="AutoscalerDown",
                 ),
                 state_timeline_panel(

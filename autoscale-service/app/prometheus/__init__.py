@@ -7,9 +7,12 @@ from shared.prometheus.registry import REGISTRY
 REPLICAS = Gauge("autoscale_replicas", "Stable replicas: current and desired.", ["service", "kind"], registry=REGISTRY)
 DECISIONS = Counter(
     "autoscale_decisions",
-    "Scaling decisions, including those without a change.",
-    ["service", "direction", "reason"],
+    "Scaling decisions, including those without a change; dry_run is `true` for those that only a dry run made.",
+    ["service", "direction", "reason", "dry_run"],
     registry=REGISTRY,
+)
+DRY_RUN_REPLICAS = Gauge(
+    "autoscale_dry_run_replicas", "Replicas that a dry run would set; none otherwise.", ["service"], registry=REGISTRY
 )
 FAILURES = Counter(
     "autoscale_failures",
