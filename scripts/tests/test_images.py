@@ -1,4 +1,4 @@
-"""pin-images.sh adds digests to base images and leaves service images unchanged."""
+"""The Dockerfiles of the services differ only where listed; pin-images.sh pins base images and no others."""
 
 import os
 import re
@@ -32,3 +32,35 @@ def test_base_images_are_pinned_and_the_services_own_are_not(tmp_path: Path) -> 
     own = {name for name in before if "_SERVICE_" in name}
     assert len(own) == 8 and {name: after[name] for name in own} == {name: before[name] for name in own}
     assert all(after[name] == f"{before[name]}@sha256:{'a' * 64}" for name in before.keys() - own)
+
+
+# Lines of a Dockerfile that the others lack, without continuation marks: docs/adr/0018-a-dockerfile-for-each-service.md.
+_MIGRATIONS = "COPY SERVICE/migrations /app/migrations"
+_DIFFERENCES = {
+    "account-service": {
+        _MIGRATIONS,
+        "# Names of countries in a hundred languages; the service asks for currencies only.",
+        "rm -rf /opt/venv/lib/python*/site-packages/pycountry/locales",
+    },
+    "transaction-service": {_MIGRATIONS},
+    "autoscale-service": {
+        "# A new volume takes over the folder's owner.",
+        "install -d -o 10001 -g 10001 /var/lib/autoscale",
+    },
+    "rollout-service": set(),
+}
+
+
+def test_dockerfiles_of_services_differ_only_where_listed() -> None:
+    files = {folder.name: _dockerfile_lines(folder.name) for folder in ROOT.glob("*-service")}
+    assert files.keys() == _DIFFERENCES.keys()
+    common = {
+        service: [line for line in lines if line not in _DIFFERENCES[service]] for service, lines in files.items()
+    }
+    assert all(lines == common["rollout-service"] for lines in common.values())
+    assert all(_DIFFERENCES[service] <= set(lines) for service, lines in files.items())
+
+
+def _dockerfile_lines(service: str) -> list[str]:
+    text = (ROOT / service / "Dockerfile").read_text(encoding="utf-8").replace(service, "SERVICE")
+    return [line.strip().removesuffix("\\").removesuffix("; ").strip() for line in text.splitlines() if line.strip()]
