@@ -7,11 +7,14 @@ from pathlib import Path
 
 import jwt
 import pytest
+import yaml
 from sqlalchemy import make_url
 
 from scripts.stack import stack_files, stack_secrets
 from shared.testing import lab_keys
+from shared.testing.paths import ROOT
 
+_ROLE = ROOT / "ansible/roles/nginx_canary"
 STACK = {
     "ACCOUNT_SERVICE_REPLICAS": "3",
     "TRANSACTION_SERVICE_REPLICAS": "2",
@@ -118,3 +121,21 @@ def test_password_that_nats_cannot_parse_is_rejected(tmp_path: Path, password: s
     with pytest.raises(ValueError, match="transaction_events_password: a password for NATS has") as rejected:
         stack_secrets.secret_values(tmp_path, {"jwks": "{}", "transaction_events_password": password})
     assert password not in str(rejected.value)
+
+
+def test_role_and_composed_stack_give_nginx_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = yaml.safe_load((_ROLE / "tasks" / "prepare.yml").read_text(encoding="utf-8"))
+    role = next(task["vars"] for task in tasks if "nginx_listen" in task.get("vars", {}))
+    pools = yaml.safe_load((_ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))["nginx_canary_pools_of"]
+    monkeypatch.setattr(stack_files, "render", lambda **variables: variables)
+    stable, previous = (stack_files.nginx_configuration(tls=True, pool_suffix=suffix) for suffix in ("", "-previous"))
+    assert stable.keys() == role.keys()
+    constant = {name: value for name, value in role.items() if "{{" not in str(value)}
+    assert len(constant) > 8 and {name: stable[name] for name in constant} == constant
+    assert pools == {
+        "stable": stable["nginx_pools"],
+        "canary": stable["nginx_canary_pools"],
+        "previous": previous["nginx_pools"],
+    }
+    assert f"'{stable['nginx_tls_certificate']}'" in role["nginx_tls_certificate"]
+    assert f"'{stable['nginx_tls_key']}'" in role["nginx_tls_key"]
