@@ -21,7 +21,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def engine() -> None:
-    """Skip without Docker, or fail where it is required; have Ansible."""
+    """Skip without Docker or root, or fail where they are required; have Ansible."""
+    if os.geteuid() != 0:
+        if os.environ.get("DOCKER_TESTS") == "required":
+            pytest.fail("the roles configure this machine and read files of root: run the tests as root, or with sudo")
+        pytest.skip("the roles configure this machine, which requires root: sudo make test-ansible")
     if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode != 0:
         if os.environ.get("DOCKER_TESTS") == "required":
             pytest.fail("no Docker engine answers")

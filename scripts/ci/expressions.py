@@ -135,10 +135,16 @@ class _Parser:
     def _postfix(self) -> Any:
         value = self._primary()
         while operator := self._accept(".", "["):
-            key = self._next()[1] if operator == "." else self._or()
+            key = self._key() if operator == "." else self._or()
             if operator == "[":
                 self._expect("]")
             value = value.get(key) if isinstance(value, Mapping) else None
+        return value
+
+    def _key(self) -> str:
+        kind, value = self._next()
+        if kind != "name":
+            raise ExpressionError(f"a name is missing in {self._expression!r}")
         return value
 
     def _primary(self) -> Any:

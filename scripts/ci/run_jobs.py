@@ -92,7 +92,6 @@ def github_context(event: str) -> dict[str, Any]:
     }
     return {
         "actor": "rehearsal",
-        "token": "",
         "event_name": event,
         "event": {"pull_request": pull_request if event == "pull_request" else None},
         "ref": "refs/heads/main",
@@ -110,6 +109,7 @@ def _registry_answers() -> bool:
     image = line.partition("=")[2]
     for command in (["image", "inspect", image], ["buildx", "imagetools", "inspect", image]):
         try:
+
             if subprocess.run(["docker", *command], capture_output=True, timeout=10, check=False).returncode == 0:
                 return True
         except subprocess.TimeoutExpired:

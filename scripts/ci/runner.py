@@ -243,7 +243,7 @@ class Runner:
         program = find_python(version)
         folder = self._temporary / "python"
         folder.mkdir()
-        for name in ("python", "python3", f"python{version}"):
+        for name in ("python", "python3"):
             (folder / name).symlink_to(program)
         self._user.own(folder)
         self._paths.append(str(folder))

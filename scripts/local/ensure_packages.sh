@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Install Debian packages whose programs are missing: ensure_packages.sh nginx postgresql nats-server make
-# Requires root and apt-get; otherwise a message lists what to install. Their services are neither started nor enabled.
+# Requires root and apt-get; otherwise a message lists what to install. In CI (CI=true) it uses sudo, which runners allow
+# without a password. Their services are neither started nor enabled.
 set -euo pipefail
 
 present() {
@@ -21,6 +22,9 @@ for package in "$@"; do
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
+if [ "$(id -u)" -ne 0 ] && [ "${CI-}" = true ] && sudo -n true 2>/dev/null; then
+    exec sudo -n "$0" "${missing[@]}"
+fi
 if [ "$(id -u)" -ne 0 ] || ! command -v apt-get >/dev/null; then
     echo "missing packages: ${missing[*]}; install them (Debian, Ubuntu: apt-get install ${missing[*]})" >&2
     exit 1
