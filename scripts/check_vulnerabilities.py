@@ -1,8 +1,12 @@
 """Evaluate reports of Trivy and pip-audit: `python scripts/check_vulnerabilities.py --trivy FILE --pip-audit FILE …`
 
 Lists each vulnerability with package, severity, installed and first patched version, and whether a bump fixes it.
-Exits 1 if one is high or critical, or if a report is incomplete: skipped packages, a target without packages, a missing
-or outdated advisory database.
+Exits 1 if one blocks, or if a report is incomplete: skipped packages, a target without packages, a missing or outdated
+advisory database. Any vulnerability of a Python dependency blocks, and of the rest of an image those that are high,
+critical or not rated and have a patch; the others are listed.
+
+--ignore FILE accepts vulnerabilities: a file in the format of .trivyignore.yaml, written as JSON. Each entry has `id`,
+`statement` (why it is acceptable) and `expired_at` (a date at most 90 days ahead), optionally `purls` of packages.
 """
 
 import argparse
@@ -10,7 +14,7 @@ import json
 import re
 import sys
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from scripts.lib.markdown import cell, table  # noqa: E402  # pylint: disable=wr
 # In ascending order. pip-audit reports no severities: an advisory that Trivy does not rate either counts as high.
 SEVERITIES = ("LOW", "MEDIUM", "UNKNOWN", "HIGH", "CRITICAL")
 BLOCKING = ("UNKNOWN", "HIGH", "CRITICAL")
+# Longest time until the acceptance of a vulnerability is due for review.
+MAX_ACCEPTANCE = timedelta(days=90)
 _STAGES = {"a": 0, "alpha": 0, "b": 1, "beta": 1, "c": 2, "rc": 2, "pre": 2, "preview": 2}
 _PEP_440 = re.compile(
     r"v?(?:(?P<epoch>\d+)!)?(?P<release>\d+(?:\.\d+)*)"
@@ -47,6 +53,20 @@ class Vulnerability:
     kind: str
     # All ids of the advisory, including `id`.
     aliases: frozenset[str]
+    # Why it is accepted, and until when; '' if it is not.
+    accepted: str = ""
+
+    @property
+    def blocks(self) -> bool:
+        """Whether it fails the scan."""
+        if self.accepted:
+            return False
+        return self.kind == "python" or (self.severity in BLOCKING and bool(self.patched))
+
+    @property
+    def status(self) -> str:
+        """What it means for the scan."""
+        return self.accepted or ("blocking" if self.blocks else "listed")
 
     @property
     def bump(self) -> str:
@@ -152,6 +172,53 @@ def read_trivy(report: dict[str, Any]) -> tuple[list[Vulnerability], list[str]]:
     ], []
 
 
+@dataclass(frozen=True)
+class Acceptance:
+    """An entry of the ignore file; without packages it applies to all."""
+
+    id: str
+    packages: frozenset[str]
+    statement: str
+    until: date
+
+    def covers(self, found: Vulnerability) -> bool:
+        """Return whether it accepts the vulnerability."""
+        return self.id in found.aliases and (not self.packages or found.package in self.packages)
+
+
+def read_ignore_file(document: Any, today: date) -> tuple[list[Acceptance], list[str]]:
+    """Return the valid entries of an ignore file, and a line for each invalid one. Expired entries accept nothing."""
+    accepted, problems = [], []
+    for entry in document["vulnerabilities"]:
+        try:
+            one = Acceptance(
+                id=str(entry["id"]),
+                packages=frozenset(purl.partition("@")[0].rpartition("/")[2] for purl in entry.get("purls", [])),
+                statement=str(entry["statement"]).strip(),
+                until=date.fromisoformat(str(entry["expired_at"])),
+            )
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            problems.append(f"ignore file: {entry!r:.200} is not an entry with id, statement and expired_at: {error}")
+            continue
+        if not one.statement:
+            problems.append(f"ignore file: {one.id} has no statement that justifies it")
+        elif one.until - today > MAX_ACCEPTANCE:
+            problems.append(f"ignore file: {one.id} expires on {one.until}, more than {MAX_ACCEPTANCE.days} days ahead")
+        elif one.until >= today:
+            accepted.append(one)
+    return accepted, problems
+
+
+def accept(found: list[Vulnerability], acceptances: list[Acceptance]) -> list[Vulnerability]:
+    """Return the vulnerabilities, with the acceptance of those that an entry covers."""
+    return [
+        replace(
+            one, accepted=next((f"accepted until {a.until}: {a.statement}" for a in acceptances if a.covers(one)), "")
+        )
+        for one in found
+    ]
+
+
 def check_database(version: dict[str, Any], now: datetime, limit: timedelta) -> list[str]:
     """Return a line if Trivy's advisory database (`trivy version --format json`) is missing or older than the limit."""
     database = version.get("VulnerabilityDB")
@@ -189,10 +256,11 @@ def required_names(requirements: list[Path]) -> set[str]:
 
 def body(found: list[Vulnerability], problems: list[str]) -> str:
     """Return the text of the GitHub issue as Markdown."""
-    blocking = sum(one.severity in BLOCKING for one in found)
+    blocking = sum(one.blocks for one in found)
     lines = [
         MARKER,
-        f"**{len(found)} known vulnerabilities, {blocking} of them blocking** (high, critical or not rated).",
+        f"**{len(found)} known vulnerabilities, {blocking} of them blocking**: any of a Python dependency; of the rest,"
+        " those that are high, critical or not rated and have a patch.",
     ]
     if problems:
         lines += ["", "**The scan is incomplete**, so vulnerabilities may be missing:", ""]
@@ -201,14 +269,25 @@ def body(found: list[Vulnerability], problems: list[str]) -> str:
         lines += [f"- and {len(problems) - 20} more"] if len(problems) > 20 else []
     if found:
         rows = [
-            [one.severity, one.id, one.package, one.installed, one.patched or "none", one.bump, one.where]
-            for one in found[:300]
+            [one.status, one.severity, one.id, one.package, one.installed, one.patched or "none", one.bump, one.where]
+            for one in sorted(found, key=lambda one: not one.blocks)[:300]
         ]
         lines += [
             "",
-            table(["severity", "advisory", "package", "installed", "first patched", "bump", "location"], rows),
+            table(
+                ["status", "severity", "advisory", "package", "installed", "first patched", "bump", "location"], rows
+            ),
         ]
     return "\n".join(lines) + "\n"
+
+
+def _acceptances(path: Path | None) -> tuple[list[Acceptance], list[str]]:
+    if path is None:
+        return [], []
+    try:
+        return read_ignore_file(json.loads(path.read_text(encoding="utf-8")), datetime.now(UTC).date())
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return [], [f"{path} is not an ignore file in JSON: {type(error).__name__} {error}"]
 
 
 def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[str]]:
@@ -235,7 +314,8 @@ def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[s
             problems.append(f"the age of Trivy's advisory database is unknown: {type(error).__name__} {error}")
     if not arguments.trivy and not arguments.pip_audit:
         problems.append("no reports given")
-    return merge(found), problems
+    acceptances, invalid = _acceptances(arguments.ignore)
+    return accept(merge(found), acceptances), problems + invalid
 
 
 def main() -> int:
@@ -248,6 +328,7 @@ def main() -> int:
     parser.add_argument("--database-hours", type=float, default=48, help="maximum age of its database (default 48)")
     parser.add_argument("--pip-audit", type=Path, action="append", default=[], help="JSON report of pip-audit")
     parser.add_argument("--requirements", type=Path, action="append", default=[], help="requirements it must cover")
+    parser.add_argument("--ignore", type=Path, help="accepted vulnerabilities")
     parser.add_argument("--body", type=Path, help="file for the text of the GitHub issue")
     arguments = parser.parse_args()
     found, problems = _collect(arguments)
@@ -255,14 +336,14 @@ def main() -> int:
         arguments.body.write_text(body(found, problems), encoding="utf-8")
     for one in found:
         print(f"{one.severity:8} {one.id} {one.package} {one.installed} in {one.where}; patched in", end=" ")
-        print(f"{one.patched or 'nothing yet'}; bump: {one.bump}")
+        print(f"{one.patched or 'nothing yet'}; bump: {one.bump}; {one.status}")
     for problem in problems:
         print(f"vulnerabilities: FAILED: {problem}", file=sys.stderr)
-    blocking = sum(one.severity in BLOCKING for one in found)
+    blocking = sum(one.blocks for one in found)
     if blocking:
-        print(f"vulnerabilities: FAILED: {blocking} high, critical or not rated", file=sys.stderr)
+        print(f"vulnerabilities: FAILED: {blocking} of {len(found)} are blocking", file=sys.stderr)
     if not blocking and not problems:
-        print(f"vulnerabilities: {len(found)} found, none high or critical")
+        print(f"vulnerabilities: {len(found)} found, none blocking")
     return 1 if blocking or problems else 0
 
 

@@ -215,12 +215,15 @@ def scan(run: Run, tmp_path: Path) -> Run:
     """Evaluate reports of scanners as cve_scan.sh does."""
     (tmp_path / "requirements.txt").write_text("jinja2==3.1.4 \\\n    --hash=sha256:00\n", encoding="utf-8")
 
-    def judge(trivy: Any, pip_audit: Any, hours: float = 1) -> subprocess.CompletedProcess[str]:
+    def judge(trivy: Any, pip_audit: Any, hours: float = 1, ignored: Any = None) -> subprocess.CompletedProcess[str]:
         updated = (datetime.now(UTC) - timedelta(hours=hours)).strftime("%Y-%m-%dT%H:%M:%S.123456789Z")
         reports = {"trivy": trivy, "pip-audit": pip_audit, "version": {"VulnerabilityDB": {"UpdatedAt": updated}}}
         for name, report in reports.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(report), encoding="utf-8")
         words = ["--trivy", tmp_path / "trivy.json", "--trivy-version", tmp_path / "version.json"]
+        if ignored is not None:
+            (tmp_path / "ignored.yaml").write_text(json.dumps({"vulnerabilities": ignored}), encoding="utf-8")
+            words += ["--ignore", tmp_path / "ignored.yaml"]
         words += ["--pip-audit", tmp_path / "pip-audit.json", "--requirements", tmp_path / "requirements.txt"]
         return run(PYTHON, "scripts/check_vulnerabilities.py", *words, "--body", tmp_path / "issue.md")
 
@@ -229,7 +232,7 @@ def scan(run: Run, tmp_path: Path) -> Run:
 
 def test_a_vulnerable_dependency(scan: Run, tmp_path: Path) -> None:
     done = scan(recorded.trivy(recorded.OPENSSL, recorded.UNFIXED), recorded.pip_audit(recorded.JINJA))
-    assert done.returncode == 1 and "2 high, critical or not rated" in done.stderr
+    assert done.returncode == 1 and "2 of 3 are blocking" in done.stderr
     assert "CRITICAL CVE-2026-0001 openssl 3.5.1-1 in bank/account-service:1; patched in 3.5.1-1+deb13u2" in done.stdout
     # The fix of the installed branch, of three maintained ones.
     assert "CVE-2024-56326 jinja2 3.1.4 in requirements; patched in 3.1.5; bump: yes" in done.stdout
@@ -237,6 +240,56 @@ def test_a_vulnerable_dependency(scan: Run, tmp_path: Path) -> None:
     text = (tmp_path / "issue.md").read_text(encoding="utf-8")
     assert text.startswith(check_vulnerabilities.MARKER) and "first patched" in text and "CVE-2026-0001" in text
     assert scan(recorded.trivy(recorded.UNFIXED), recorded.pip_audit()).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "blocks"),
+    [
+        ({"Severity": "CRITICAL", "FixedVersion": ""}, False),
+        ({"Severity": "MEDIUM"}, False),
+        ({"Severity": "HIGH"}, True),
+        ({"Severity": "UNKNOWN"}, True),
+    ],
+)
+def test_a_vulnerable_image_blocks_if_there_is_a_patch(scan: Run, changes: dict[str, str], blocks: bool) -> None:
+    done = scan(recorded.trivy({**recorded.OPENSSL, **changes}), recorded.pip_audit())
+    assert done.returncode == int(blocks) and "CVE-2026-0001" in done.stdout
+
+
+def test_any_vulnerability_of_a_dependency_blocks(scan: Run) -> None:
+    low = {**recorded.OPENSSL, "VulnerabilityID": "CVE-2024-56326", "PkgName": "jinja2", "Severity": "LOW"}
+    unpatched = {**recorded.JINJA, "fix_versions": []}
+    assert scan(recorded.trivy(low), recorded.pip_audit(unpatched)).returncode == 1
+
+
+def _ignored(days: int, **changes: Any) -> list[dict[str, Any]]:
+    until = (datetime.now(UTC).date() + timedelta(days=days)).isoformat()
+    return [{"id": "CVE-2026-0001", "statement": "not reachable", "expired_at": until, **changes}]
+
+
+@pytest.mark.parametrize(
+    ("ignored", "told"),
+    [
+        (_ignored(30), ""),
+        (_ignored(0, purls=["pkg:deb/debian/openssl@3.5"]), ""),
+        (_ignored(30, purls=["pkg:deb/debian/curl"]), "1 of 1 are blocking"),
+        (_ignored(-1), "1 of 1 are blocking"),
+        (_ignored(91), "more than 90 days ahead"),
+        (_ignored(30, statement=" "), "no statement"),
+        (_ignored(30, expired_at="never"), "is not an entry"),
+        ([{"id": "CVE-2026-0001"}], "is not an entry"),
+    ],
+)
+def test_an_accepted_vulnerability_is_justified_and_expires(scan: Run, ignored: Any, told: str) -> None:
+    done = scan(recorded.trivy(recorded.OPENSSL), recorded.pip_audit(), ignored=ignored)
+    assert done.returncode == (1 if told else 0) and told in done.stderr
+    if not told:
+        assert f"accepted until {ignored[0]['expired_at']}: not reachable" in done.stdout
+
+
+def test_the_ignore_file_is_valid(scan: Run) -> None:
+    accepted = json.loads((ROOT / ".trivyignore.yaml").read_text(encoding="utf-8"))["vulnerabilities"]
+    assert scan(recorded.trivy(), recorded.pip_audit(), ignored=accepted).returncode == 0
 
 
 @pytest.mark.parametrize(
