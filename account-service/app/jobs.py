@@ -1,6 +1,7 @@
-"""Periodic jobs: releasing expired holds, deleting old idempotency keys, measuring the ledger's imbalance."""
+"""Periodic jobs: expired holds, old idempotency keys, the ledger's imbalance, and events of posted transactions."""
 
 import asyncio
+import logging
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -9,13 +10,15 @@ from app.application.queries import Queries
 from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, RequestContext
 from app.domain.commands import ReleaseHold
 from app.models import idempotency_keys
-from app.prometheus import IMBALANCE
+from app.prometheus import EVENT_MISMATCHES, IMBALANCE
 from app.service import AccountService
-from app.storage import repository
+from app.storage import event_check, repository
 from shared.http import idempotency
 from shared.db.database import write_transaction
 from shared.ids import utc_now
 from shared.prometheus.checks import CHECKED
+
+log = logging.getLogger(__name__)
 
 _MAX_HOLDS = 500
 # Deleted well within the statement timeout.
@@ -49,3 +52,22 @@ async def measure_imbalance(queries: Queries) -> None:
     for currency, total in (await queries.imbalance()).items():
         IMBALANCE.labels(currency).set(total)
     CHECKED.labels("ledger").set_to_current_time()
+
+
+class EventCheck:
+    """Compares the newest transactions with their events; each pass continues after the last one."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._after: str | None = None
+
+    async def run(self) -> None:
+        """Compare, and count the mismatches; the first pass only finds where to start."""
+        async with self._engine.connect() as connection:
+            if self._after is None:
+                self._after = await event_check.newest_transaction(connection)
+                return
+            mismatches, self._after = await event_check.compare_newest(connection, self._after)
+        for kind, count in mismatches.items():
+            EVENT_MISMATCHES.labels(kind).inc(count)
+            log.error("events of posted transactions are wrong", extra={"kind": kind, "transactions": count})

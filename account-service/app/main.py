@@ -32,6 +32,7 @@ def create(settings: AccountSettings) -> Service:
     measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
     periodic_jobs: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
+        "event-check": (settings.event_check_seconds, jobs.EventCheck(engine).run),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 

@@ -36,4 +36,7 @@ class AccountSettings(ServiceSettings):
     ledger_check_seconds: float = Field(
         15.0, gt=0, description="Interval between measurements of the imbalance metric, in seconds."
     )
+    event_check_seconds: float = Field(
+        2.0, gt=0, description="Interval between comparisons of new transactions with their events, in seconds."
+    )
     idempotency_retention_days: int = Field(30, ge=1, description="Retention of idempotency keys, in days.")

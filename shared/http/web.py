@@ -70,6 +70,25 @@ class _Application(FastAPI):
         return AsyncExitStackMiddleware(self.router)
 
 
+class _CpuTime:
+    """Measures the CPU time of requests that no other request overlaps; other tasks are included."""
+
+    def __init__(self) -> None:
+        self._running = self._started = 0
+
+    def start(self) -> tuple[int, float]:
+        """Start a request; returns what `stop` takes."""
+        self._started += 1
+        self._running += 1
+        return (self._started if self._running == 1 else 0), time.thread_time()
+
+    def stop(self, started: tuple[int, float]) -> float | None:
+        """End a request; returns its CPU time in seconds, or None if another one overlapped it."""
+        self._running -= 1
+        number, begin = started
+        return time.thread_time() - begin if number == self._started else None
+
+
 class Service:
     """The ASGI application of a service: FastAPI, wrapped in the common handling of requests.
 
@@ -93,16 +112,13 @@ class Service:
             (b"x-app-track", settings.app_track.encode()),
         ]
         self._logs = settings.access_log
-        self._running = self._started = 0
+        self._cpu = _CpuTime()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, cpu = time.perf_counter(), time.thread_time()
-        self._started += 1
-        # The number of requests started so far, 0 if another one is running.
-        alone = 0 if self._running else self._started
+        start, cpu = time.perf_counter(), self._cpu.start()
         method = scope["method"]
         if method == "HEAD":
             scope, send = {**scope, "method": "GET"}, _without_body(send)
@@ -123,7 +139,6 @@ class Service:
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()
-        self._running += 1
         try:
             await self._handle(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
         except ClientDisconnect:
@@ -137,9 +152,7 @@ class Service:
             await response(scope, receive, send_with_identity)
         finally:
             http_metrics.IN_PROGRESS.dec()
-            self._running -= 1
-            cpu = time.thread_time() - cpu if alone == self._started else -1
-            self._record(scope, method, (status or 499, code), time.perf_counter() - start, cpu)
+            self._record(scope, method, (status or 499, code), time.perf_counter() - start, self._cpu.stop(cpu))
 
     def _own_headers(self, request_id: bytes) -> list[tuple[bytes, bytes]]:
         closing = [(b"connection", b"close")] if ShutdownSignal.now else []
@@ -172,8 +185,8 @@ class Service:
         allowed = sorted(methods | ({"HEAD"} if "GET" in methods else set()))
         return HTTPException(405, headers={"Allow": ", ".join(allowed)})
 
-    def _record(self, scope: Scope, method: str, outcome: tuple[int, str], seconds: float, cpu: float) -> None:
-        """Record a request's outcome, duration and CPU time (negative: not measured)."""
+    def _record(self, scope: Scope, method: str, outcome: tuple[int, str], seconds: float, cpu: float | None) -> None:
+        """Record a request's status and problem code, duration, and CPU time if it is measured."""
         status, code = outcome
         route = scope.get("route")
         handler = getattr(route, "path_format", None) or getattr(route, "path", None) or "unmatched"
@@ -182,7 +195,7 @@ class Service:
         if canary_status := headers.get(b"x-canary-status"):
             http_metrics.count_canary_retry(handler, method, canary_status, status)
         if scope["path"].startswith("/api/"):
-            if cpu >= 0:
+            if cpu is not None:
                 http_metrics.observe_cpu(handler, method, cpu)
             # What a canary has answered already is that client's outcome.
             if not canary_status and (bucket := clients.bucket_of_request(headers)) is not None:

@@ -36,7 +36,8 @@ class _Labelled:
         """Yield the metrics with the labels added."""
         for metric in REGISTRY.collect():
             metric.samples = [
-                Sample(sample.name, {**self._labels, **sample.labels}, *sample[2:]) for sample in metric.samples
+                Sample(sample.name, {**sample.labels, **self._labels_for(sample)}, *sample[2:])
+                for sample in metric.samples
             ]
             yield metric
 

@@ -31,6 +31,14 @@ VIOLATIONS = Counter(
 # Initialized to 0, so that increase() sees the first violation.
 for _constraint in ("double_entry", "balance_of_last_entry", "customer_balance_not_negative"):
     VIOLATIONS.labels(_constraint)
+EVENT_MISMATCHES = Counter(
+    "bank_event_mismatches",
+    "Transactions whose events in the outbox are missing or different, of those that a stable replica compared.",
+    ["kind"],
+    registry=REGISTRY,
+)
+for _kind in ("missing", "different"):
+    EVENT_MISMATCHES.labels(_kind)
 IMBALANCE = Gauge(
     "bank_ledger_imbalance",
     "Sum of all balances, in minor units; not 0 if the ledger is inconsistent.",
