@@ -8,6 +8,7 @@ import httpx
 from fastapi import FastAPI
 
 from app import api, controller
+from app.analysis.model import Criterion
 from app.analysis.runner import Analyzer
 from app.analysis.samples import PrometheusSamples
 from app.clock import Clock
@@ -31,7 +32,8 @@ def create(settings: RolloutSettings) -> Service:
     clock = Clock()
     containers = Containers(settings.docker_url, settings.project)
     nginx = NginxClient(settings.edge_url, settings.docker_url.replace("tcp://", "http://", 1), client)
-    analyzer = Analyzer(PrometheusSamples(settings.prometheus_url, client), settings)
+    criteria = [Criterion(**metric.model_dump()) for metric in settings.analysis_metrics]
+    analyzer = Analyzer(PrometheusSamples(settings.prometheus_url, client, criteria=criteria), settings)
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
     notifier = Notifier(client, slack)
     loop = Controller(

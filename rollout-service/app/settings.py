@@ -1,10 +1,28 @@
 """Settings of rollout-service."""
 
+import json
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import NoDecode
 
 from shared.runtime.settings import ProcessSettings
+
+
+class CanaryMetric(BaseModel):
+    """An operator's own criterion of the canary analysis."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$", description="Name in verdicts.")
+    canary: str = Field(min_length=1, description="PromQL of the canary's value.")
+    stable: str = Field(min_length=1, description="PromQL of stable's value.")
+    direction: Literal["higher_is_worse", "lower_is_worse"] = Field(
+        "higher_is_worse", description="Which direction is worse."
+    )
+    tolerance: float = Field(0.1, ge=0, description="Tolerated difference, as a ratio of stable's value.")
+    analyses: int = Field(3, ge=1, le=60, description="Consecutive analyses, five seconds apart, that must be worse.")
 
 
 class RolloutSettings(ProcessSettings):
@@ -44,4 +62,16 @@ class RolloutSettings(ProcessSettings):
         100, ge=1, description="Minimum number of requests per service and track before a promotion."
     )
     warm_up_seconds: float = Field(10, ge=0, description="Seconds at the start of a step whose latencies are ignored.")
+    analysis_metrics: Annotated[list[CanaryMetric], NoDecode] = Field(
+        [],
+        description="Own criteria of the analysis, as a JSON list of objects with `name`, `canary` and `stable` "
+        "(PromQL with one value each), `direction` (`higher_is_worse` or `lower_is_worse`), `tolerance` (a ratio) and "
+        "`analyses` (how many in a row); ANALYSIS_METRICS_FILE names a file with it.",
+    )
     max_p95_latency_seconds: float = Field(1.0, gt=0, description="Maximum p95 latency of the canary.")
+
+    @field_validator("analysis_metrics", mode="before")
+    @classmethod
+    def _parse_json(cls, value: Any) -> Any:
+        """Parse JSON here, because the settings' own parser does not read that of a file."""
+        return (json.loads(value) if value else []) if isinstance(value, str) else value

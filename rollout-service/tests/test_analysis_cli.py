@@ -9,12 +9,14 @@ import httpx
 import pytest
 
 from app.analysis.__main__ import EXIT_CODES, main
-from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts
+from app.analysis.model import INVARIANTS, Criterion, CriterionValues, Policy, ProbeFailures, Samples, ServiceCounts
 from app.analysis.records import AnalysisRecord, load_record, write_record
 from app.analysis.queries import AnalysisWindow
 from app.analysis.runner import analyze
 from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
+from tests.test_outcomes import counts
+from tests.test_resources import EQUAL
 from tests.test_verdict import track
 
 
@@ -46,7 +48,13 @@ def test_records_are_numbered_and_load_unchanged(tmp_path: Path) -> None:
     odd = record()
     invariants = {**odd.samples.invariants, "consumer": math.inf, "reconciliation": None}
     services = (ServiceCounts("gone", None, None),)
-    odd = replace(odd, samples=replace(odd.samples, invariants=invariants, services=services))
+    further = {
+        "outcomes": (counts(60, 100, 40),),
+        "resources": (EQUAL,),
+        "probes": (ProbeFailures("account-service", "balance", 1, 0),),
+        "criteria": (CriterionValues(Criterion("late", "a", "b"), (1.0, None), (2.0, math.inf)),),
+    }
+    odd = replace(odd, samples=replace(odd.samples, invariants=invariants, services=services, **further))
     odd = replace(odd, verdict=evaluate(odd.samples, odd.policy))
     folder = tmp_path / "verdicts" / "r-1"
     assert write_record(folder, record()).name == "001.json"

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.analysis.model import INVARIANTS, Policy, Samples, TrackCounts
+from app.analysis.model import INVARIANTS, Policy, ResourceCounts, Samples, TrackCounts
 from app.analysis.queries import AnalysisWindow
 from app.analysis.samples import MetricNames, PrometheusSamples
 from app.analysis.verdict import evaluate
@@ -253,6 +253,41 @@ async def test_outcomes_are_those_of_each_version(
     assert requests.retried == 30
     assert (transactions.canary_total, transactions.canary) == (20, {"refused transfer": 5})
     assert transactions.canary_clients == {"refused": {"4": 5}}
+
+
+async def test_resources_are_compared_with_replicas_of_equal_age(
+    prometheus: PrometheusServer, replicas: list[Replica], client: httpx.AsyncClient
+) -> None:
+    stable, canary, *_ = replicas
+    fresh = Replica("account-service", "stable")
+    fresh.add_requests(1)
+    everyone = [*replicas, fresh]
+    prometheus.scrape(everyone)
+    for one, handles in ((stable, 70), (canary, 30), (fresh, 40)):
+        one.values["process_open_fds{}"] = handles
+        one.values["process_resident_memory_bytes{}"] = handles * 1e6
+    began = prometheus.wait_for_scrape(everyone)
+    window = AnalysisWindow(began, began, began - 60, warm_up=0, scrape=1)
+
+    async def read(now: float) -> ResourceCounts:
+        found = (await PrometheusSamples(prometheus.url, client).read(replace(window, now=now))).resources
+        assert found is not None and [one.service for one in found] == list(SERVICES)
+        return found[0]
+
+    for le in ("0.001", "0.002", "+Inf"):
+        canary.values[f'http_request_cpu_seconds_bucket{{handler="/a",method="GET",le="{le}"}}'] = 8
+        canary.values[f'event_loop_lag_seconds_bucket{{le="{le}"}}'] = 3
+    canary.add_requests(8, handler="/api/a")
+    found = await read(prometheus.wait_for_scrape(everyone))
+    assert not found.baseline and found.stable.files == 70
+    assert found.canary.cpu == {"GET /a": {"0.001": 8, "0.002": 8, "+Inf": 8}}
+    assert found.canary.lag == {"0.001": 3, "0.002": 3, "+Inf": 3}
+    assert len(found.canary.memory) == 1 and found.canary.memory[0][0] == (0, 30e6)
+    assert found.canary.memory[0][-1] == (8, 30e6)
+    fresh.values["process_start_time_seconds{}"] = began - 50
+    found = await read(prometheus.wait_for_scrape(everyone))
+    assert found.baseline and found.stable.files == 40 and len(found.stable.memory) == 1
+    fresh.close()
 
 
 # Failing servers ------------------------------------------------------------------------------------------------------

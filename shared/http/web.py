@@ -134,8 +134,8 @@ class Service:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], *self._own_headers(request_id)]
-            elif status >= 400:
-                code = code or problems.code_of(message.get("body", b""))
+            else:
+                code = code or (problems.code_of(message.get("body", b"")) if status >= 400 else "")
             await send(message)
 
         http_metrics.IN_PROGRESS.inc()

@@ -61,6 +61,77 @@ class OutcomeCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class ResourceUse:
+    """Resources of a track's replicas of a service in a step, after the warm-up; None means not measured.
+
+    CPU time per request by `METHOD handler`, and event-loop lag, are cumulative counts by duration (`le`, in seconds).
+    `cores` is the highest CPU use of a replica, `files` and `threads` are the highest numbers of one. `memory` has the
+    requests served and the resident bytes of each replica at each scrape.
+    """
+
+    cpu: Mapping[str, Mapping[str, float]]
+    lag: Mapping[str, float]
+    cores: float | None = None
+    files: float | None = None
+    threads: float | None = None
+    memory: tuple[tuple[tuple[float, float], ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceCounts:
+    """Resources of both tracks of a service.
+
+    With `baseline`, stable's are those of replicas that were started in this rollout, so that they are as old as the
+    canary's; otherwise of all its replicas, whose memory is not comparable.
+    """
+
+    service: str
+    canary: ResourceUse
+    stable: ResourceUse
+    baseline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeFailures:
+    """Failures of one contract probe against both tracks of a service in a step."""
+
+    service: str
+    probe: str
+    canary: float
+    stable: float
+
+
+@dataclass(frozen=True, slots=True)
+class Criterion:
+    """An operator's own criterion: PromQL for canary and stable, each with one value as result.
+
+    The canary is worse if it is more than `tolerance` (a ratio) above stable (`higher_is_worse`), or below it
+    (`lower_is_worse`), for `analyses` analyses in a row; a value that is not measured is `hold`.
+    """
+
+    name: str
+    canary: str
+    stable: str
+    direction: Literal["higher_is_worse", "lower_is_worse"] = "higher_is_worse"
+    tolerance: float = 0.1
+    analyses: int = 3
+
+    def is_worse(self, canary: float, stable: float) -> bool:
+        """Return whether a value of the canary is worse than stable's."""
+        change = canary - stable if self.direction == "higher_is_worse" else stable - canary
+        return change > self.tolerance * abs(stable)
+
+
+@dataclass(frozen=True, slots=True)
+class CriterionValues:
+    """The values of an operator's criterion in the last analyses, the latest one last; None means not measured."""
+
+    criterion: Criterion
+    canary: tuple[float | None, ...]
+    stable: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Samples of a step: its age in seconds, requests, and the extent of each invariant's violation (None: unknown).
 
@@ -72,6 +143,9 @@ class Samples:
     services: tuple[ServiceCounts, ...]
     invariants: Mapping[str, float | None]
     outcomes: tuple[OutcomeCounts, ...] | None = ()
+    resources: tuple[ResourceCounts, ...] | None = ()
+    probes: tuple[ProbeFailures, ...] | None = ()
+    criteria: tuple[CriterionValues, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +182,22 @@ class Policy:
     retry_alpha: float = 0.003
     retry_floor: float = 0.01
     least_retries: float = 5
+    # CPU time per request and of the process: ratio to stable's; the process must use this many cores more.
+    cpu_ratio: float = 2
+    cpu_cores: float = 0.5
+    # Memory: level, growth per request, and by how much the canary must have grown more than the baseline.
+    memory_alpha: float = 0.003
+    leak_bytes: float = 10_000
+    least_growth_bytes: float = 3_000_000
+    # Open files and threads: ratio to stable's, and by how many more.
+    handle_ratio: float = 2
+    least_handles: float = 50
 
     def __post_init__(self) -> None:
         """Reject values that the tests cannot work with."""
         error_rates = (
             *(self.alpha, self.step_alpha, self.floor_alpha, self.beta, self.latency_alpha),
-            *(self.outcome_alpha, self.client_alpha, self.retry_alpha, self.retry_floor),
+            *(self.outcome_alpha, self.client_alpha, self.retry_alpha, self.retry_floor, self.memory_alpha),
         )
         limits = (self.error_floor, self.error_limit, self.ceiling_floor, self.ceiling_limit, self.outcome_floor)
         valid = (
@@ -129,7 +213,7 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class TestResult:
+class Finding:
     """Result of a test: the canary is worse, or acceptable, or neither (more samples are needed); and its figures.
 
     `detail` names what differs, if the test compares several things.

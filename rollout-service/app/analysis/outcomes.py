@@ -22,7 +22,7 @@ likelihood ratios of several shares against the tolerated one.
 import math
 from collections.abc import Mapping
 
-from app.analysis.model import OutcomeCounts, Policy, TestResult
+from app.analysis.model import OutcomeCounts, Policy, Finding
 
 # More than a service has outcomes; each gets this part of the level (Bonferroni).
 _MAX_STREAMS = 64
@@ -33,7 +33,7 @@ _MAX_WEIGHT = 3.0
 _RETRIED_SHARES = (0.03, 0.1, 0.3, 0.9)
 
 
-def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> TestResult:
+def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> Finding:
     """Compare the mix of outcomes; the figures are those of the outcome with the strongest evidence."""
     canary, stable = _with_totals(counts.canary), _with_totals(counts.stable)
     found = [
@@ -57,17 +57,17 @@ def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> TestResult:
         default=None,
     )
     if ranked is None:
-        return TestResult(False, True, {"outcome_evidence": None, "outcome_clients": None})
+        return Finding(False, True, {"outcome_evidence": None, "outcome_clients": None})
     strength, evidence, clients, name = ranked
     figures = {
         **{"outcome_evidence": evidence, "outcome_evidence_limit": evidence_limit},
         **{"outcome_clients": clients, "outcome_clients_limit": client_limit},
         **{f"canary {name}": canary[name], f"stable {name}": stable.get(name, 0.0)},
     }
-    return TestResult(strength >= 1, True, figures, name)
+    return Finding(strength >= 1, True, figures, name)
 
 
-def compare_retries(counts: OutcomeCounts, policy: Policy) -> TestResult:
+def compare_retries(counts: OutcomeCounts, policy: Policy) -> Finding:
     """Test the share of the canary's requests that only stable answered with success."""
     # Stable may have been scraped after the canary.
     total, bad = max(counts.canary_total, counts.retried), counts.retried
@@ -79,7 +79,7 @@ def compare_retries(counts: OutcomeCounts, policy: Policy) -> TestResult:
     ]
     evidence = _log_mean(ratios) if ratios else 0.0
     worse = bad >= policy.least_retries and evidence >= -math.log(policy.retry_alpha)
-    return TestResult(worse, True, {"retried": bad, "retried_evidence": evidence})
+    return Finding(worse, True, {"retried": bad, "retried_evidence": evidence})
 
 
 def _with_totals(counts: Mapping[str, float]) -> dict[str, float]:

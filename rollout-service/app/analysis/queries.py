@@ -67,6 +67,22 @@ class Prometheus:
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise MetricsUnavailable(str(error)) from error
 
+    async def points(
+        self, expression: str, start: float, end: float, step: float, *labels: str
+    ) -> Mapping[Key, Mapping[float, float]]:
+        """Return the values of a range query by labels and time; raises MetricsUnavailable."""
+        period = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{max(step, 1.0):.3f}"}
+        result = await self._post("query_range", {"query": expression, **period})
+        try:
+            return {
+                tuple(series["metric"].get(label, "") for label in labels): {
+                    float(at): float(value) for at, value in series["values"]
+                }
+                for series in result
+            }
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise MetricsUnavailable(str(error)) from error
+
     async def increase(self, selector: str, start: float, end: float, *labels: str) -> Values:
         """Return the increase of counters by replica (instance, version, service, track) and labels.
 

@@ -7,7 +7,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from app.analysis.model import OutcomeCounts, Policy, Samples, ServiceCounts, TrackCounts, Verdict
+from app.analysis.model import (
+    Criterion,
+    CriterionValues,
+    OutcomeCounts,
+    Policy,
+    ProbeFailures,
+    ResourceCounts,
+    ResourceUse,
+    Samples,
+    ServiceCounts,
+    TrackCounts,
+    Verdict,
+)
 
 Part = TypeVar("Part")
 
@@ -48,7 +60,10 @@ def load_record(path: Path) -> AnalysisRecord:
                 samples["seconds"],
                 tuple(map(_service_counts, samples["services"])),
                 samples["invariants"],
-                outcomes=_tuple_of(OutcomeCounts, samples.get("outcomes", ())),
+                outcomes=_tuple_of(_part(OutcomeCounts), samples.get("outcomes", ())),
+                resources=_tuple_of(_resource_counts, samples.get("resources", ())),
+                probes=_tuple_of(_part(ProbeFailures), samples.get("probes", ())),
+                criteria=tuple(map(_criterion_values, samples.get("criteria", ()))),
             ),
             Policy(**stored["policy"]),
             Verdict(**stored["verdict"]),
@@ -86,8 +101,26 @@ def _service_counts(stored: Mapping[str, Any]) -> ServiceCounts:
     return ServiceCounts(stored["service"], **tracks)
 
 
-def _tuple_of(kind: Callable[..., Part], stored: Iterable[Mapping[str, Any]] | None) -> tuple[Part, ...] | None:
-    return None if stored is None else tuple(kind(**one) for one in stored)
+def _tuple_of(
+    load: Callable[[Mapping[str, Any]], Part], stored: Iterable[Mapping[str, Any]] | None
+) -> tuple[Part, ...] | None:
+    return None if stored is None else tuple(map(load, stored))
+
+
+def _part(kind: Callable[..., Part]) -> Callable[[Mapping[str, Any]], Part]:
+    return lambda stored: kind(**stored)
+
+
+def _resource_counts(stored: Mapping[str, Any]) -> ResourceCounts:
+    tracks = {}
+    for name in ("canary", "stable"):
+        memory = tuple(tuple((point[0], point[1]) for point in replica) for replica in stored[name]["memory"])
+        tracks[name] = ResourceUse(**{**stored[name], "memory": memory})
+    return ResourceCounts(stored["service"], **tracks, baseline=stored["baseline"])
+
+
+def _criterion_values(stored: Mapping[str, Any]) -> CriterionValues:
+    return CriterionValues(Criterion(**stored["criterion"]), tuple(stored["canary"]), tuple(stored["stable"]))
 
 
 def _encode(value: Any) -> Any:

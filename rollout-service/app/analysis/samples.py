@@ -16,8 +16,10 @@ from typing import TypeVar
 
 import httpx
 
-from app.analysis.model import Samples, ServiceCounts, TrackCounts
+from app.analysis.criterion_samples import read_criteria, read_probes
+from app.analysis.model import Criterion, Samples, ServiceCounts, TrackCounts
 from app.analysis.outcome_samples import read_outcomes
+from app.analysis.resource_samples import read_resources
 from app.analysis.queries import AnalysisWindow, Key, MetricsUnavailable, Prometheus, Values
 
 # Four scrapes: an older sample is stale.
@@ -53,18 +55,23 @@ class PrometheusSamples:
         client: httpx.AsyncClient,
         services: Iterable[str] = (_ACCOUNT, _TRANSACTION),
         metrics: MetricNames = MetricNames(),
+        criteria: Iterable[Criterion] = (),
     ) -> None:
         self._prometheus = Prometheus(url, client)
         self._services = tuple(services)
         self._metrics = metrics
+        self._criteria = tuple(criteria)
 
     async def read(self, window: AnalysisWindow) -> Samples:
         """Return the samples of a step. Never raises: a value that is not available is None."""
-        up, services, invariants, outcomes = await asyncio.gather(
+        up, services, invariants, outcomes, resources, probes, criteria = await asyncio.gather(
             self._tracks_up(window.now),
             self._counts(window),
             self._invariants(window),
             _or_none(read_outcomes(self._prometheus, window, self._services)),
+            _or_none(read_resources(self._prometheus, window, self._services)),
+            _or_none(read_probes(self._prometheus, window)),
+            read_criteria(self._prometheus, window, self._criteria),
         )
         return Samples(
             seconds=window.now - window.step,
@@ -79,6 +86,9 @@ class PrometheusSamples:
             ),
             invariants=invariants,
             outcomes=outcomes,
+            resources=resources,
+            probes=probes,
+            criteria=criteria,
         )
 
     async def _tracks_up(self, now: float) -> set[tuple[str, str]]:

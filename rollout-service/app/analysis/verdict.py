@@ -15,10 +15,11 @@ holds: an intersection-union test, Berger 1982, Technometrics 24.)
   nine times the canary's requests are too few to estimate a rate of 0.1 %.
 Wald's bounds hold at every look: the likelihood ratio of an equal canary is a martingale (Ville 1939).
 
-Latency: the Mann-Whitney U test (1947, Ann. Math. Statist. 18) corrected for ties (Kruskal and Wallis 1952, JASA 47);
-each bucket of the histogram is one large tie. Its z is compared with the mixture boundary of Robbins (1970, Ann. Math.
-Statist. 41), which a Brownian motion ever crosses with a probability below `alpha`. With very many samples any
+Latency: the Mann-Whitney U test with a boundary for any number of looks (ranks.py). With very many samples any
 difference is significant, so the canary must also be slower by a relevant amount.
+
+Outcomes and retries: outcomes.py. CPU, memory, open files, threads and event-loop lag: resources.py.
+Contract probes and operators' own criteria: criteria.py.
 
 NGINX retries the canary's failed requests on stable. This increases stable's requests only as far as the canary fails,
 and stable's errors only if stable fails them, too, which speaks for the canary.
@@ -29,13 +30,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeGuard
 
-from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, TestResult, TrackCounts, Verdict
+from app.analysis import ranks
+from app.analysis.criteria import compare_criterion, compare_probe
+from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, Finding, TrackCounts, Verdict
 from app.analysis.outcomes import compare_outcomes, compare_retries
+from app.analysis.resources import compare_resources
 
 # Exceeded by equal tracks in 1 % of looks: not significant, but too high for a promotion.
 _SUSPICIOUS_Z = 2.33
-# Number of pairs of requests for which the boundary is narrowest.
-_PAIRS = 20.0
 # Minimum number of bucket bounds for comparing latencies: two finite ones and infinity.
 _MIN_BOUNDS = 3
 # Far above any count; its cube still fits into a float.
@@ -72,12 +74,16 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
     return Verdict("promote", "healthy", figures)
 
 
-def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, TestResult]]:
+def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, Finding]]:
     """Run the tests of other samples than requests' errors and latencies; return them with group and reason."""
     found = []
     for counts in samples.outcomes or ():
         found.append((counts.name, "retries", compare_retries(counts, policy)))
         found.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
+    for use in samples.resources or ():
+        found += [(use.service, reason, result) for reason, result in compare_resources(use, policy).items()]
+    found += [("probes", "contract-probe", compare_probe(one)) for one in samples.probes or ()]
+    found += [("criteria", "criterion", compare_criterion(one)) for one in samples.criteria]
     return found
 
 
@@ -95,7 +101,7 @@ def _is_measured(samples: Samples) -> bool:
     return (
         _is_count(samples.seconds)
         and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
-        and samples.outcomes is not None
+        and None not in (samples.outcomes, samples.resources, samples.probes)
     )
 
 
@@ -118,7 +124,7 @@ _Tracks = tuple[_Track, _Track, _Track]
 _NOTHING = _Track(0.0, 0.0, {})
 
 
-def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, TestResult]:
+def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, Finding]:
     """Run all tests on a service; return the results by the reason they stand for."""
     canary, stable, _ = tracks
     bounds = _shared_bounds(canary, stable)
@@ -134,16 +140,14 @@ def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, TestResult]:
     }
 
 
-def _compare_rates(
-    name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy
-) -> TestResult:
+def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy) -> Finding:
     """Compare rates, given as (bad, total) of canary, stable, and stable before the step."""
     (bad, total), (stable_bad, stable_total), (before_bad, before_total) = counts
     above_floor = bad * math.log(limit / floor) + (total - bad) * math.log((1 - limit) / (1 - floor))
     in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
     with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
     tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
-    return TestResult(
+    return Finding(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
         and with_before >= -math.log(policy.alpha),
@@ -172,28 +176,18 @@ def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, 
     return buckets[math.inf] - buckets[ceiling], buckets[math.inf]
 
 
-def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> TestResult:
+def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> Finding:
     """Compare latencies of canary (`own`) and stable (`other`), given as requests per bucket."""
-    first, second = sum(own), sum(other)
-    everything = first + second
-    if not first or not second:
-        return TestResult(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
-    below = wins = ties = 0.0
-    for mine, theirs in zip(own, other):
-        wins += mine * (below + theirs / 2)
-        below += theirs
-        ties += (mine + theirs) ** 3 - (mine + theirs)
-    pairs = first * second / everything
-    variance = first * second / 12 * (everything + 1 - ties / (everything * max(everything - 1, 1)))
-    z = (wins - first * second / 2) / math.sqrt(variance) if variance > 0 else 0.0
-    boundary = math.sqrt((1 + _PAIRS / pairs) * math.log((pairs + _PAIRS) / _PAIRS / policy.latency_alpha**2))
-    slower = _mean(own, bounds) - _mean(other, bounds)
-    superiority = wins / (first * second)
-    matters = superiority >= policy.least_superiority and slower >= policy.least_slower_seconds
-    return TestResult(
-        worse=matters and z >= boundary,
-        acceptable=not matters or z < _SUSPICIOUS_Z,
-        figures={"superiority": superiority, "latency_z": z, "latency_z_limit": boundary, "slower_seconds": slower},
+    found = ranks.compare(own, other, bounds, policy.latency_alpha)
+    if found is None:
+        return Finding(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
+    slower = found.mean - found.other_mean
+    matters = found.superiority >= policy.least_superiority and slower >= policy.least_slower_seconds
+    figures = {"superiority": found.superiority, "latency_z": found.z, "latency_z_limit": found.boundary}
+    return Finding(
+        worse=matters and found.z >= found.boundary,
+        acceptable=not matters or found.z < _SUSPICIOUS_Z,
+        figures={**figures, "slower_seconds": slower},
     )
 
 
@@ -204,15 +198,7 @@ def _shared_bounds(canary: _Track, stable: _Track) -> list[float]:
 
 def _widths(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
     """Return the requests per bucket from cumulative counts."""
-    counts = [buckets[bound] for bound in bounds]
-    return [upper - lower for lower, upper in zip([0.0, *counts], counts)]
-
-
-def _mean(widths: list[float], bounds: list[float]) -> float:
-    """Return the mean in seconds, with each request at the middle of its bucket, or at the last finite bound."""
-    edges = [0.0, *bounds]
-    middles = [(lower + upper) / 2 if upper < math.inf else lower for lower, upper in zip(edges, bounds)]
-    return sum(map(math.prod, zip(widths, middles))) / sum(widths)
+    return ranks.widths([buckets[bound] for bound in bounds])
 
 
 def _validated_tracks(counts: ServiceCounts) -> _Tracks | None:

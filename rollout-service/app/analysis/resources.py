@@ -1,0 +1,124 @@
+"""Compares the resources that canary and stable use: CPU, memory, open files, threads and the event loop.
+
+CPU time per request by handler, and event-loop lag, are compared like latencies (ranks.py), and must differ by a ratio.
+
+Memory: a leak grows with the requests from scrape to scrape; a process that warms up grows in jumps, and ends. For each
+scrape interval it is counted whether the canary grew by `leak_bytes` per request. Against a process for which this is
+true of 40 % of intervals, Wald's sequential test (1945, Ann. Math. Statist. 16) finds one for which it is true of 90 %
+after eight intervals without exception. The canary must also have grown by more than a baseline replica of equal age,
+which has served the same kinds of requests; without one, memory is not judged.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+from app.analysis import ranks
+from app.analysis.model import Policy, ResourceCounts, ResourceUse, Finding
+
+# Handlers that are compared, the most frequent ones of the canary; each gets this part of the level.
+_MAX_HANDLERS = 16
+_SUPERIORITY = 0.8
+_GROWING, _LEAKING = 0.4, 0.9
+# Canary three times as likely to leak as not: too suspicious for a promotion.
+_SUSPICIOUS = math.log(3)
+
+
+def compare_resources(counts: ResourceCounts, policy: Policy) -> dict[str, Finding]:
+    """Return the results by the reason they stand for."""
+    canary, stable = counts.canary, counts.stable
+    return {
+        "cpu": _first_worse(_compare_cpu(canary, stable, policy), _compare_cores(canary, stable, policy)),
+        "memory": _compare_memory(counts, policy),
+        "files": _compare_handles("open_files", canary.files, stable.files, policy),
+        "threads": _compare_handles("threads", canary.threads, stable.threads, policy),
+        "event-loop": _compare_lag(canary, stable, policy),
+    }
+
+
+def _first_worse(first: Finding, second: Finding) -> Finding:
+    worse = first if first.worse else second
+    return Finding(worse.worse, True, {**first.figures, **second.figures}, worse.detail)
+
+
+def _compare_cpu(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:
+    """Compare the CPU time of each handler's requests; the figures are those with the strongest evidence."""
+    busiest = sorted(canary.cpu, key=lambda name: -canary.cpu[name].get("+Inf", 0.0))[:_MAX_HANDLERS]
+    best = None
+    for name in busiest:
+        found = _compare_buckets(canary.cpu[name], stable.cpu.get(name, {}), policy.latency_alpha / _MAX_HANDLERS)
+        if found is None or found.superiority < _SUPERIORITY or found.mean < policy.cpu_ratio * found.other_mean:
+            continue
+        if best is None or found.z - found.boundary > best[0].z - best[0].boundary:
+            best = found, name
+    if best is None:
+        return Finding(False, True, {})
+    found, name = best
+    figures = {"cpu_z": found.z, "cpu_z_limit": found.boundary, "cpu_ratio": found.mean / found.other_mean}
+    return Finding(found.z >= found.boundary, True, figures, name)
+
+
+def _compare_cores(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:
+    """Compare the CPU use of the processes: a task that never rests has no requests."""
+    figures = {"canary_cores": canary.cores, "stable_cores": stable.cores}
+    if canary.cores is None or stable.cores is None:
+        return Finding(False, True, figures)
+    more = canary.cores - stable.cores >= policy.cpu_cores
+    return Finding(more and canary.cores >= policy.cpu_ratio * stable.cores, True, figures, "process")
+
+
+def _compare_lag(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:
+    found = _compare_buckets(canary.lag, stable.lag, policy.latency_alpha)
+    if found is None:
+        return Finding(False, True, {})
+    later = found.mean - found.other_mean
+    matters = found.superiority >= policy.least_superiority and later >= policy.least_slower_seconds
+    return Finding(matters and found.z >= found.boundary, True, {"event_loop_z": found.z, "later_seconds": later})
+
+
+def _compare_handles(name: str, canary: float | None, stable: float | None, policy: Policy) -> Finding:
+    figures = {f"canary_{name}": canary, f"stable_{name}": stable}
+    if canary is None or stable is None:
+        return Finding(False, True, figures)
+    return Finding(canary - stable >= policy.least_handles and canary >= policy.handle_ratio * stable, True, figures)
+
+
+def _compare_memory(counts: ResourceCounts, policy: Policy) -> Finding:
+    """Look for a leak; without a baseline there is no result."""
+    growths = [_growth(one) for one in counts.stable.memory]
+    replicas = [one for one in counts.canary.memory if one]
+    if not counts.baseline or not growths or not replicas:
+        return Finding(False, True, {"memory_evidence": None})
+    evidence, more, per_request = max(
+        (_leak_evidence(one, policy), _growth(one) - max(growths), _growth(one) / max(1.0, one[-1][0] - one[0][0]))
+        for one in replicas
+    )
+    figures = {"memory_evidence": evidence, "memory_growth_bytes": more, "memory_bytes_per_request": per_request}
+    matters = per_request >= policy.leak_bytes
+    worse = matters and more >= policy.least_growth_bytes and evidence >= -math.log(policy.memory_alpha)
+    doubtful = matters and more >= policy.least_growth_bytes / 3 and evidence >= _SUSPICIOUS
+    return Finding(worse, not doubtful, figures)
+
+
+def _growth(memory: Sequence[Sequence[float]]) -> float:
+    """Return by how many bytes a replica has grown."""
+    return memory[-1][1] - memory[0][1] if memory else 0.0
+
+
+def _leak_evidence(memory: Sequence[Sequence[float]], policy: Policy) -> float:
+    """Return the log-likelihood ratio of a leak, over the intervals with requests."""
+    evidence = 0.0
+    for (before, bytes_before), (after, bytes_after) in zip(memory, memory[1:]):
+        if after <= before:
+            continue
+        grew = bytes_after - bytes_before >= policy.leak_bytes * (after - before)
+        evidence += math.log(_LEAKING / _GROWING) if grew else math.log((1 - _LEAKING) / (1 - _GROWING))
+    return evidence
+
+
+def _compare_buckets(canary: Mapping[str, float], stable: Mapping[str, float], alpha: float) -> ranks.Comparison | None:
+    """Compare two histograms with cumulative counts by `le`; None if they have too few bounds in common."""
+    bounds = sorted((float(le), le) for le in canary.keys() & stable.keys())
+    own, other = ([max(0.0, counts[le]) for _, le in bounds] for counts in (canary, stable))
+    if len(bounds) < 3 or bounds[-1][0] < math.inf or own != sorted(own) or other != sorted(other):
+        return None
+    return ranks.compare(ranks.widths(own), ranks.widths(other), [bound for bound, _ in bounds], alpha)
