@@ -78,7 +78,7 @@ fi
 images=()
 for service in "${services[@]}"; do
     image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
-        grep -F "$REGISTRY/$service@" | head -n 1) || fail "the registry returned no digest for $REGISTRY/$service:$VERSION"
+        grep -F "$REGISTRY/$service@" | sed -n 1p) || fail "the registry returned no digest for $REGISTRY/$service:$VERSION"
     run_quiet scripts/release/cosign.sh sign --yes "${signs[@]}" \
         -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
     echo "signed $image"

@@ -25,7 +25,7 @@ trap 'rm -rf "$work"' EXIT
 # apt expands these, not the shell.
 # shellcheck disable=SC2016
 mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' |
-    awk '$1 !~ /-/ { print $2; exit }')
+    awk '$1 !~ /-/ && !n++ { print $2 }')
 if [ -z "$mirror" ]; then
     echo "cosign: apt has no Debian mirror on this machine; install cosign 3 as $target" >&2
     exit 1
