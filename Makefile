@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -136,6 +136,10 @@ registry: ## run a local image registry, for rehearsal releases: make registry D
 deploy: ## deploy a release with a canary: make deploy [RELEASE=var/release.json INVENTORY=… ARGS="--extra-vars @settings.yml"]
 	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/deploy.yml --inventory $(INVENTORY) --extra-vars @$(RELEASE) $(ARGS)
+
+approve: ## approve the step that a rollout waits for: make approve WEIGHT=10 [INVENTORY=… ARGS=…]
+	@scripts/local/bootstrap.sh deploy
+	@.venv-ops/bin/ansible-playbook ansible/playbooks/approve.yml --inventory $(INVENTORY) --extra-vars weight=$(WEIGHT) $(ARGS)
 
 rollback: ## roll back to the previous version within seconds: make rollback [INVENTORY=… ARGS=…]
 	@scripts/local/bootstrap.sh deploy

@@ -150,9 +150,13 @@ function showRollout(edge, answer) {
   const step = state.phase === "canary" ? `, step ${state.step + 1} of ${state.steps.length} (${state.steps[state.step]} %)` : "";
   const verdict = state.verdict && `${state.verdict.verdict} (${reasonText(state.verdict.reason)})`;
   const outcome = { promoted: "promoted", "rolled-back": "rolled back" }[state.outcome];
+  const notes = [];
+  if (state.waiting_for_approval) notes.push(make("p.wary", `▲ Waiting for approval at ${state.steps[state.step]} %`));
+  if (state.analysis_skipped && state.phase !== "idle") notes.push(make("p.wary", "▲ Deployed without analysis (emergency)"));
   show(
     "rollout",
     make(state.phase === "rolling-back" ? "p.wary" : "p", PHASES[state.phase] + step),
+    ...notes,
     definitionList(
       [state.phase === "idle" ? "last release" : "release", state.release ? make("span.version", state.release) : null],
       ["last verdict", verdict],

@@ -200,18 +200,23 @@ def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: fl
     match verdict["verdict"]:
         case "rollback":
             return roll_back(state, reason, now)
-        case "promote" if state.steps[step] in state.gates and not state.approved_at:
-            if state.waiting_since:
-                return state
-            text = f"waiting for approval at {state.steps[step]} %"
-            return _with_event(replace(state, waiting_since=now), now, text, urgent=True)
-        case "promote" if step + 1 < len(state.steps):
-            return _enter_step(state, step + 1, now, reason)
         case "promote":
-            return _enter(state, "promoting", now, reason)
+            return _leave_step(state, reason, now)
         case _ if not state.waiting_since and now - _budget_start(state) > state.budget_seconds:
             return roll_back(state, f"no verdict within {state.budget_seconds:.0f} s ({reason})", now)
     return state
+
+
+def _leave_step(state: Rollout, reason: str, now: float) -> Rollout:
+    weight = state.steps[state.step]
+    if weight in state.gates and not state.approved_at:
+        if state.waiting_since:
+            return state
+        text = f"waiting for approval at {weight} %"
+        return _with_event(replace(state, waiting_since=now), now, text, urgent=True)
+    if state.step + 1 < len(state.steps):
+        return _enter_step(state, state.step + 1, now, reason)
+    return _enter(state, "promoting", now, reason)
 
 
 def approve(state: Rollout, rollout_id: str, weight: int, person: str, now: float) -> Rollout:

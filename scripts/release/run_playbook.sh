@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Run Ansible against the hosts of TARGET (staging, production) over SSH: run_playbook.sh
-# ROLLBACK=true runs rollback.yml, otherwise deploy.yml deploys RELEASE (default: reports/release/release.json).
+# ROLLBACK=true runs rollback.yml; APPROVE=10 approves the step that a rollout waits for at this weight, in the name of
+# APPROVER; otherwise deploy.yml deploys RELEASE (default: reports/release/release.json).
 # Contents of files: INVENTORY, SSH_PRIVATE_KEY, SSH_KNOWN_HOSTS, COSIGN_PUBLIC_KEYS (the current key, then the next one),
 # SETTINGS (YAML with role variables, see ansible/roles/*/defaults).
 # REGISTRY and its credentials (scripts/lib/registry.sh) are the login of the hosts; without REGISTRY they use their own.
@@ -18,10 +19,13 @@ fail() {
 }
 
 needed=(TARGET INVENTORY SSH_PRIVATE_KEY SSH_KNOWN_HOSTS)
-playbook=rollback
+playbook=deploy
 release=${RELEASE:-reports/release/release.json}
-if [ "${ROLLBACK-}" != true ]; then
-    playbook=deploy
+if [ "${ROLLBACK-}" = true ]; then
+    playbook=rollback
+elif [ -n "${APPROVE-}" ]; then
+    playbook=approve
+else
     needed+=(REPOSITORY)
     [ -f "$release" ] || fail "$release does not exist; the job build creates it"
 fi
@@ -42,6 +46,10 @@ arguments=(--inventory "$work/hosts.ini" --limit "$TARGET" --private-key "$work/
 if [ -n "${SETTINGS-}" ]; then
     printf '%s\n' "$SETTINGS" >"$work/settings.yml"
     arguments+=(--extra-vars "@$work/settings.yml")
+fi
+if [ "$playbook" = approve ]; then
+    jq --null-input --arg weight "$APPROVE" --arg approver "${APPROVER-}" '$ARGS.named' >"$work/parameters.json"
+    arguments+=(--extra-vars "@$work/parameters.json")
 fi
 if [ "$playbook" = deploy ]; then
     awk -v folder="$work" '/BEGIN PUBLIC KEY/ { file = sprintf("%s/cosign-%02d.pub", folder, ++n) } file && NF { print >file }' \
