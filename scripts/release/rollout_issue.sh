@@ -6,7 +6,11 @@ cd "$(dirname "$0")/../.."
 text=$(mktemp)
 trap 'rm -f "$text"' EXIT
 {
-    echo "The rollout of $COMMIT failed:"
+    if jq --exit-status 'any(.[]; .result == "failure")' <<<"$NEEDS" >/dev/null; then
+        echo "The rollout of $COMMIT failed:"
+    else
+        echo "The rollout of $COMMIT did not reach every environment, because a newer run was queued or it was cancelled:"
+    fi
     echo
     jq --raw-output 'to_entries[] | "- \(.key): \(.value.result)"' <<<"$NEEDS"
     echo

@@ -171,17 +171,31 @@ def test_the_deployment_goes_one_way() -> None:
     assert jobs["staging"]["needs"] == ["ci-green", "build"] and jobs["staging"]["environment"] == {"name": "staging"}
     assert jobs["production"]["needs"] == ["build", "staging"]
     assert jobs["production"]["environment"] == {"name": "production"}
-    assert jobs["staging"]["if"] == "${{ !failure() && !cancelled() }}"
+    assert jobs["staging"]["if"] == "${{ !failure() && !cancelled() && !inputs.approve }}"
     # Production can be rolled back even if staging cannot.
-    assert jobs["production"]["if"] == "${{ !cancelled() && (inputs.rollback || !failure()) }}"
-    assert jobs["failed"]["if"] == "failure()" and set(jobs["failed"]["needs"]) == set(jobs) - {"failed"}
+    staged = "inputs.rollback || inputs.approve || needs.staging.result == 'success'"
+    assert jobs["production"]["if"] == f"${{{{ !cancelled() && ({staged}) }}}}"
+    assert set(jobs["failed"]["needs"]) == set(jobs) - {"failed"}
     assert set(load("deploy.yml")["on"]["workflow_dispatch"]["inputs"]) == {
         "version",
         "weights",
         "promote",
         "rollback",
+        "approve",
         "keyless",
     }
+
+
+def test_a_run_that_waits_for_approval_holds_one_environment_and_no_commit_is_lost_silently() -> None:
+    deploy = load("deploy.yml")
+    assert "github.run_id" in deploy["concurrency"]["group"], "runs do not wait for each other as a whole"
+    groups = {name: job["concurrency"]["group"] for name, job in deploy["jobs"].items() if "concurrency" in job}
+    assert groups.keys() == {"staging", "production"}
+    for name, group in groups.items():
+        assert group.startswith(f"deploy-{name}${{{{ inputs.rollback && '-rollback'"), "a rollback does not wait"
+        assert deploy["jobs"][name]["concurrency"]["cancel-in-progress"] is False
+    # GitHub cancels the job that waited when a newer one queues.
+    assert deploy["jobs"]["failed"]["if"] == "${{ failure() || contains(needs.*.result, 'cancelled') }}"
 
 
 def check_names() -> set[str]:
