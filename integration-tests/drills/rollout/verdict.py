@@ -27,6 +27,7 @@ from app.analysis.model import (
 )
 from app.analysis.verdict import evaluate
 from harness.commands import check
+from tests.simulated_rollouts import Population, roll_out, seconds_to_withdraw
 
 POLICY = Policy()
 STEPS = (0.1, 0.5)
@@ -34,6 +35,8 @@ BUDGET_SECONDS = 600
 # Between two scrapes Prometheus has no new samples.
 LOOK_SECONDS = 5
 BEFORE_SECONDS = 600
+# Simulated rollouts per task of a worker.
+_CHUNK = 10
 # Those of shared/prometheus/http.py.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, math.inf)
 SOUND = dict.fromkeys(INVARIANTS, 0.0)
@@ -268,6 +271,71 @@ def _report_case(job: tuple[str, float, bool, int, int], needed: Sequence[float]
     return not check(None if bound is None else len(caught) >= bound * rollouts, line)
 
 
+# Rollouts with sticky clients and all tests together: population by name, and whether the bar of 1 % is for it.
+POPULATIONS = {
+    "10 requests/s": Population(10),
+    "50 requests/s": Population(50),
+    "200 requests/s": Population(200),
+    "50 requests/s, few unusual heavy clients": Population(50, 200, 1.5, "unusual"),
+    "50 requests/s, most clients fail often": Population(50, 200, 1.1, "mostly failing"),
+}
+# Five canary requests per second, as 10 % of 50: seconds, and the share that must be withdrawn within them. Without
+# seconds, the share that must be withdrawn before promotion.
+FAULT_BARS: dict[str, tuple[float | None, float]] = {
+    "401-all": (10, 0.95),
+    "404-all": (10, 0.95),
+    "422-valid": (30, 0.95),
+    "409-half": (30, 0.95),
+    "409-half, stored": (60, 0.9),
+    "no-events": (30, 0.95),
+    "cpu-x3": (30, 0.95),
+    "leak": (None, 0.99),
+    "slow-1-in-50": (None, 0.99),
+}
+
+
+def run_sticky_equal(job: tuple[str, int, int]) -> list[str]:
+    """Simulate some rollouts of equal versions to one population."""
+    name, seed, number = job
+    return [roll_out(POPULATIONS[name], f"{seed} {name} {number + one}") for one in range(_CHUNK)]
+
+
+def run_sticky_fault(job: tuple[str, int, int]) -> list[tuple[float, int, str]]:
+    """Simulate some rollouts of one faulty version."""
+    name, seed, number = job
+    return [seconds_to_withdraw(name, Population(50), f"{seed} {name} {number + one}") for one in range(_CHUNK)]
+
+
+def report_sticky(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
+    """Roll out equal and faulty versions to sticky clients; return the number of missed bars."""
+    print(
+        "equal versions, sticky clients by Zipf's law, all tests together (bar: at most 1 % not promoted)", flush=True
+    )
+    missed = 0
+    starts = range(0, rollouts, _CHUNK)
+    for name in POPULATIONS:
+        results = [
+            one for part in pool.map(run_sticky_equal, [(name, seed, start) for start in starts]) for one in part
+        ]
+        wrong = [one for one in results if one != "promoted"]
+        why = ", ".join(f"{wrong.count(one)} {one}" for one in sorted(set(wrong)))
+        missed += not check(len(wrong) <= len(results) / 100, f"{name:46} {len(wrong) / len(results):6.2%}  {why}")
+    print("faulty versions, 1,000 sticky clients, 5 canary requests/s in the first step", flush=True)
+    for name, (most, share) in FAULT_BARS.items():
+        found = [one for part in pool.map(run_sticky_fault, [(name, seed, start) for start in starts]) for one in part]
+        seconds = [one for one, _, _ in found]
+        within = sum(one <= (most or BUDGET_SECONDS * 2) for one in seconds) / len(found)
+        first = sum(step == 0 for _, step, _ in found) / len(found)
+        reasons = ", ".join(sorted({reason for _, _, reason in found if reason}))
+        bar = f"within {most:.0f} s" if most else "before promotion"
+        line = (
+            f"{name:18} {within:6.1%} {bar:16} (bar {share:.0%}); {first:6.1%} in the first step; "
+            f"median {statistics.median(seconds):.0f} s, 95 % within {needed_by(seconds, 0.95):.0f} s; {reasons}"
+        )
+        missed += not check(within >= share, line)
+    return missed
+
+
 def needed_by(needed: Sequence[float], share: float) -> float:
     """Return the quantile of the needed requests."""
     return sorted(needed)[math.ceil(len(needed) * share) - 1]
@@ -283,6 +351,7 @@ def main() -> int:
     with ProcessPoolExecutor() as pool:
         missed = report_equal(pool, options.rollouts, options.seed)
         missed += report_bad(pool, options.rollouts, options.seed)
+        missed += report_sticky(pool, options.rollouts, options.seed)
     print(f"{missed} bars missed; {time.monotonic() - began:.0f} s")
     return int(missed > 0)
 

@@ -164,8 +164,8 @@ class Policy:
     error_floor: float = 0.001
     error_limit: float = 0.03
     ceiling_seconds: float = 1
-    ceiling_floor: float = 0.01
-    ceiling_limit: float = 0.1
+    ceiling_floor: float = 0.002
+    ceiling_limit: float = 0.04
     ratio: float = 15
     tolerated_ratio: float = 8
     latency_alpha: float = 0.001

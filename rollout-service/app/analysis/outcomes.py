@@ -115,10 +115,12 @@ def _client_statistic(counts: OutcomeCounts, outcome: str) -> float:
     """Return the self-normalized sum over the buckets of clients; 0 without any."""
     totals, stable_totals = _totals_by_bucket(counts.canary_clients), _totals_by_bucket(counts.stable_clients)
     bad, stable_bad = counts.canary_clients.get(outcome, {}), counts.stable_clients.get(outcome, {})
-    everything = sum(stable_totals.values())
-    if not everything:
+    weights = {bucket: min(total, _MAX_WEIGHT) for bucket, total in stable_totals.items() if total}
+    if not weights:
         return 0.0
-    overall = sum(stable_bad.values()) / everything
+    # The mean of the buckets, not of the requests: the heaviest client's habits are not what others are expected to do.
+    shares = sum(weight * stable_bad.get(bucket, 0.0) / stable_totals[bucket] for bucket, weight in weights.items())
+    overall = shares / sum(weights.values())
     differences = []
     for bucket, total in totals.items():
         prior = _PRIOR_REQUESTS * overall

@@ -16,10 +16,12 @@ async def read_resources(
 ) -> tuple[ResourceCounts, ...]:
     """Return the resources in the step. Raises MetricsUnavailable if Prometheus does not answer."""
     now, warm = window.now, min(window.step + window.warm_up, window.now)
-    cpu, lag, seconds, files, threads, started, memory, requests = await asyncio.gather(
+    counters = asyncio.gather(
         prometheus.increase(f"http_request_cpu_seconds_bucket{{{_OF}}}", warm, now, "handler", "method", "le"),
         prometheus.increase(f"event_loop_lag_seconds_bucket{{{_OF}}}", warm, now, "le"),
         prometheus.increase(f"process_cpu_seconds_total{{{_OF}}}", warm, now),
+    )
+    gauges = asyncio.gather(
         prometheus.query(f"process_open_fds{{{_OF}}}", now, *_LABELS),
         prometheus.query(f"process_threads{{{_OF}}}", now, *_LABELS),
         prometheus.query(f"process_start_time_seconds{{{_OF}}}", now, *_LABELS),
@@ -30,6 +32,7 @@ async def read_resources(
             *_LABELS,
         ),
     )
+    (cpu, lag, seconds), (files, threads, started, memory, requests) = await asyncio.gather(counters, gauges)
     elapsed = now - warm
 
     def use(of: set[Key]) -> ResourceUse:

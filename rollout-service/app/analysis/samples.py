@@ -17,10 +17,19 @@ from typing import TypeVar
 import httpx
 
 from app.analysis.criterion_samples import read_criteria, read_probes
-from app.analysis.model import Criterion, Samples, ServiceCounts, TrackCounts
+from app.analysis.model import (
+    Criterion,
+    CriterionValues,
+    OutcomeCounts,
+    ProbeFailures,
+    ResourceCounts,
+    Samples,
+    ServiceCounts,
+    TrackCounts,
+)
 from app.analysis.outcome_samples import read_outcomes
-from app.analysis.resource_samples import read_resources
 from app.analysis.queries import AnalysisWindow, Key, MetricsUnavailable, Prometheus, Values
+from app.analysis.resource_samples import read_resources
 
 # Four scrapes: an older sample is stale.
 _STALE_SECONDS = 20.0
@@ -64,14 +73,9 @@ class PrometheusSamples:
 
     async def read(self, window: AnalysisWindow) -> Samples:
         """Return the samples of a step. Never raises: a value that is not available is None."""
-        up, services, invariants, outcomes, resources, probes, criteria = await asyncio.gather(
-            self._tracks_up(window.now),
-            self._counts(window),
-            self._invariants(window),
-            _or_none(read_outcomes(self._prometheus, window, self._services)),
-            _or_none(read_resources(self._prometheus, window, self._services)),
-            _or_none(read_probes(self._prometheus, window)),
-            read_criteria(self._prometheus, window, self._criteria),
+        (up, services, invariants), (outcomes, resources, probes, criteria) = await asyncio.gather(
+            asyncio.gather(self._tracks_up(window.now), self._counts(window), self._invariants(window)),
+            self._further(window),
         )
         return Samples(
             seconds=window.now - window.step,
@@ -89,6 +93,20 @@ class PrometheusSamples:
             resources=resources,
             probes=probes,
             criteria=criteria,
+        )
+
+    async def _further(self, window: AnalysisWindow) -> tuple[
+        tuple[OutcomeCounts, ...] | None,
+        tuple[ResourceCounts, ...] | None,
+        tuple[ProbeFailures, ...] | None,
+        tuple[CriterionValues, ...],
+    ]:
+        """Return outcomes, resources, contract probes and own criteria."""
+        return await asyncio.gather(
+            _or_none(read_outcomes(self._prometheus, window, self._services)),
+            _or_none(read_resources(self._prometheus, window, self._services)),
+            _or_none(read_probes(self._prometheus, window)),
+            read_criteria(self._prometheus, window, self._criteria),
         )
 
     async def _tracks_up(self, now: float) -> set[tuple[str, str]]:
