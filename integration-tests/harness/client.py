@@ -17,6 +17,8 @@ from shared.testing.paths import ROOT
 from shared.testing.lab_keys import LabSecrets
 from shared.testing.fixtures import Lab
 
+_REFRESH_SECONDS = 20
+
 
 class Bank:
     """The API of a running stack, as clients see it through NGINX."""
@@ -25,7 +27,7 @@ class Bank:
         self.api_url = api_url
         self.lab = Lab(secrets)
         self.client = httpx.Client(base_url=api_url, timeout=10)
-        self._headers: dict[tuple[str, str], dict[str, str]] = {}
+        self._headers: dict[tuple[str, str, int], dict[str, str]] = {}
 
     def run_module(self, service: str, module: str) -> str:
         """Run a module of a service on its database and return its output; fail unless it exits with 0."""
@@ -36,8 +38,11 @@ class Bank:
         self.client.close()
 
     def headers(self, subject: str, scope: str = "") -> dict[str, str]:
-        """Return the authorization header of a subject; the token is signed once."""
-        return self._headers.setdefault((subject, scope), self.lab.headers(subject, scope))
+        """Return the authorization header of a subject; its token is refreshed like that of a real client."""
+        key = (subject, scope, int(time.monotonic() / _REFRESH_SECONDS))
+        if key not in self._headers:
+            self._headers[key] = self.lab.headers(subject, scope)
+        return self._headers[key]
 
     def post(
         self, path: str, body: dict[str, Any] | None = None, *, subject: str = "alice", key: str = "", scope: str = ""

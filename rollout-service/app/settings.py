@@ -37,7 +37,10 @@ class RolloutSettings(ProcessSettings):
     edge_url: str = Field(
         "http://nginx:8081", description="URL at which NGINX reports its configuration (`/revision`)."
     )
-    bank_url: str = Field("http://nginx:8080", description="URL that synthetic requests are sent to.")
+    bank_url: str = Field(
+        "http://nginx:8082",
+        description="URL that synthetic requests are sent to: NGINX's port without TLS and PROXY protocol.",
+    )
     state_dir: Path = Field(Path("/var/lib/banking"), description="Directory of rollout.json and the analysis records.")
     memory_dir: Path = Field(
         Path("/tmp/rollout"),  # nosec B108  # a tmpfs of the container

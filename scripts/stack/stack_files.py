@@ -5,6 +5,7 @@
 Writes to VAR_DIR/docker. Secrets are generated on first use and kept. Reads the variables of .env from the environment.
 """
 
+import ipaddress
 import json
 import os
 import sys
@@ -61,10 +62,30 @@ def _same_host_as_grafana() -> bool:
     return bool(os.environ.get("COMPOSE_PROFILES")) and same
 
 
+def trusted_proxies() -> list[str]:
+    """Return NGINX_TRUSTED_PROXIES. Raises ValueError if an item is no address or network, or trusts everybody."""
+    proxies = os.environ.get("NGINX_TRUSTED_PROXIES", "").split()
+    for proxy in proxies:
+        try:
+            trusts_all = not ipaddress.ip_network(proxy).prefixlen
+        except ValueError as error:
+            raise ValueError(f"NGINX_TRUSTED_PROXIES: {error}") from error
+        if trusts_all:
+            raise ValueError(f"NGINX_TRUSTED_PROXIES: {proxy} trusts every client; list the addresses of the proxies")
+    if os.environ.get("NGINX_PROXY_PROTOCOL", "") not in ("", "1"):
+        raise ValueError("NGINX_PROXY_PROTOCOL: set 1 or nothing")
+    if os.environ.get("NGINX_PROXY_PROTOCOL") and not proxies:
+        raise ValueError("NGINX_PROXY_PROTOCOL=1 requires NGINX_TRUSTED_PROXIES, the addresses that send it")
+    return proxies
+
+
 def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
     """Return an NGINX configuration for the containers; canary_share is the canary weight in percent."""
     return render(
         nginx_listen="8080",
+        nginx_internal_listen="8082",
+        nginx_trusted_proxies=trusted_proxies(),
+        nginx_proxy_protocol=os.environ.get("NGINX_PROXY_PROTOCOL") == "1",
         nginx_pools={name: [f"{name}{pool_suffix}:8000"] for name in _POOLS},
         nginx_canary_pools={name: [f"{name}-canary:8000"] for name in _POOLS},
         nginx_canary_share=canary_share,

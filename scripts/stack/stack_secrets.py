@@ -126,6 +126,9 @@ def prometheus_rules() -> str:
 def probed_addresses(*, tls: bool) -> str:
     """Return the targets of the blackbox probes: a page of each service, requested through NGINX."""
     base = f"{'https' if tls else 'http'}://nginx:8080/docs"
+    if os.environ.get("NGINX_PROXY_PROTOCOL"):
+        # The exporter does not speak it.
+        base = "http://nginx:8082/docs"
     services = [f"{name}-service" for name in SERVICES]
     return json.dumps(
         [{"targets": [f"{base}/{service}/openapi.json"], "labels": {"service": service}} for service in services],
