@@ -29,6 +29,7 @@ const REASONS = {
   errors: "error rate higher than stable",
   latency: "latency higher than stable",
   "latency-ceiling": "latency above the maximum",
+  contract: "responses differ from the contract",
   "no-data": "no metrics available",
   "not-enough-samples": "not enough requests yet",
   baking: "minimum duration not reached",

@@ -1,18 +1,20 @@
 """Wires rollout-service together."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
 
-from app import api, controller
+from app import api, contract, controller
 from app.analysis.model import Criterion
 from app.analysis.runner import Analyzer
 from app.analysis.samples import PrometheusSamples
 from app.clock import Clock
 from app.containers import Containers
+from app.contract_probe import ContractProbe
 from app.controller import Controller
 from app.nginx import NginxClient
 from app.notify import Notifier
@@ -36,11 +38,16 @@ def create(settings: RolloutSettings) -> Service:
     analyzer = Analyzer(PrometheusSamples(settings.prometheus_url, client, criteria=criteria), settings)
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
     notifier = Notifier(client, slack)
+    probe = ContractProbe(settings.bank_url, settings.synthetic_token_file, contract.load())
+
+    async def analyze(state: Rollout, now: float) -> Mapping[str, Any]:
+        return probe.verdict(now) or {**await analyzer.run(state, now), "contract": probe.status}
+
     loop = Controller(
         file,
         nginx,
         containers,
-        analyzer.run,
+        analyze,
         notifier.notify,
         clock,
         settings.analysis_interval_seconds,
@@ -51,6 +58,7 @@ def create(settings: RolloutSettings) -> Service:
 
     def heartbeat(state: Rollout) -> None:
         synthetic.enabled = state.synthetic and state.phase == "canary" and bool(state.shifted_at)
+        probe.follow(state)
 
     def checks() -> dict[str, Check]:
         # Docker, NGINX and Prometheus are left out: without them the service still runs, and reports failures.
@@ -62,6 +70,7 @@ def create(settings: RolloutSettings) -> Service:
             "controller": controller.run(loop, settings.poll_interval_seconds, heartbeat),
             "notifier": notifier.run(),
             "synthetic": synthetic.run(),
+            "contract": probe.run(),
         }
         tasks.extend(asyncio.create_task(task, name=name) for name, task in work.items())
         try:

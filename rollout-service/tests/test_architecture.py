@@ -18,11 +18,12 @@ LAYERS = [
         "selection",
         "state_file",
         "synthetic",
+        "contract_probe",
         "settings",
         "analysis.records",
         "analysis.samples",
     ],
-    ["state_machine", "prometheus", "analysis.verdict"],
+    ["state_machine", "prometheus", "analysis.verdict", "contract"],
     ["analysis"],
 ]
 PURE = ["state_machine", "analysis.model", "analysis.verdict"]

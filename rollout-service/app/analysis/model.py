@@ -17,7 +17,7 @@ INVARIANTS = (
 REASONS = (
     *("errors", "latency-ceiling", "latency", "retries", "outcomes", "cpu", "memory", "files", "threads", "event-loop"),
     *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "restart"),
-    *("contract-probe", "criterion"),
+    *("contract-probe", "criterion", "contract"),
     *("no-data", "not-enough-samples", "baking", "healthy"),
 )
 

@@ -32,3 +32,9 @@ FAILURES = Counter(
 )
 for _operation in ("state", "nginx", "docker", "notify"):
     FAILURES.labels(_operation)
+CONTRACT_FAILURES = Counter(
+    "bank_contract_probe_failures",
+    "Responses that differ from the recorded ones of the contract probe; `track` is that of the probed replica.",
+    ["service", "track", "probe"],
+    registry=REGISTRY,
+)

@@ -1,0 +1,134 @@
+"""The contract probe: recorded requests with their exact responses, compared as plain data.
+
+contract.json has the requests in order. Expected values are exact, types and field names included, apart from
+placeholders in texts: `<uuid>`, `<time>`, `<account-number>` and `<cursor>`. `{name}` in a request or response is a
+value that an earlier response has saved under this name, or `{run}`, which is unique to the run.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+_FILE = Path(__file__).with_name("contract.json")
+_MAX_DIFFERENCE = 300
+_PLACEHOLDERS = {
+    "<uuid>": r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}",
+    "<time>": r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?Z",
+    "<account-number>": r"[A-Z0-9]{8,34}",
+    "<cursor>": r"[A-Za-z0-9_-]{22}",
+}
+# Responses of an overloaded or unreachable replica say nothing about its contract, unless they are expected.
+_TRANSIENT = frozenset({429, 502, 503, 504})
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """A request, and the status, headers and body of its response; `save` has pointers to top-level fields by name.
+
+    `token` is false for a request without credentials. `content` is a body that is not JSON. `eventually` is true for
+    responses from the history, which lags behind.
+    """
+
+    name: str
+    service: str
+    method: str
+    path: str
+    status: int
+    response: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    content: str | None = None
+    token: bool = True
+    eventually: bool = False
+    response_headers: Mapping[str, str] = field(default_factory=dict)
+    save: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """Result of a probe on a track: the difference from the expected response, empty without one; None if unknown."""
+
+    service: str
+    track: str
+    probe: str
+    difference: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A response: headers by name in lower case; a JSON body is decoded."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+
+def load() -> tuple[Probe, ...]:
+    """Return the recorded probes."""
+    return TypeAdapter(tuple[Probe, ...]).validate_json(_FILE.read_bytes())
+
+
+def fill(value: Any, names: Mapping[str, str]) -> Any:
+    """Return a value with every `{name}` in its texts replaced. Raises KeyError for an unknown name."""
+    if isinstance(value, str):
+        return re.sub(r"\{([a-z_]+)\}", lambda found: names[found[1]], value)
+    if isinstance(value, list):
+        return [fill(item, names) for item in value]
+    return {key: fill(item, names) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def compare(probe: Probe, track: str, found: Response, names: Mapping[str, str]) -> ProbeResult:
+    """Compare a response with the expected one."""
+    difference: str | None
+    transient = found.status in _TRANSIENT and found.status != probe.status
+    if transient or found.headers.get("x-app-track", track) != track:
+        difference = None
+    else:
+        difference = _difference(probe, found, names)[:_MAX_DIFFERENCE]
+    return ProbeResult(probe.service, track, probe.name, difference)
+
+
+def regressions(results: list[ProbeResult]) -> list[ProbeResult]:
+    """Return the results of canaries that differ where stable is known not to."""
+    sound = {result.probe for result in results if result.track == "stable" and result.difference == ""}
+    return [result for result in results if result.track == "canary" and result.difference and result.probe in sound]
+
+
+def _difference(probe: Probe, found: Response, names: Mapping[str, str]) -> str:
+    if found.status != probe.status:
+        code = found.body.get("code", "") if isinstance(found.body, Mapping) else ""
+        return f"status: expected {probe.status}, got {found.status} {code}".rstrip()
+    if missing := {"x-app-track", "x-app-version"} - found.headers.keys():
+        return f"header {min(missing)}: missing"
+    for name, expected in fill(probe.response_headers, names).items():
+        if difference := _differs(expected, found.headers.get(name.lower()), f"header {name}"):
+            return difference
+    return _differs(fill(probe.response, names), found.body, "body")
+
+
+def _differs(expected: Any, found: Any, where: str) -> str:
+    """Return the first difference, empty without one."""
+    if isinstance(expected, str) and isinstance(found, str):
+        parts = re.split(f"({'|'.join(_PLACEHOLDERS)})", expected)
+        pattern = "".join(_PLACEHOLDERS.get(part, re.escape(part)) for part in parts)
+        return "" if re.fullmatch(pattern, found) else _message(where, expected, found)
+    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+        if missing := expected.keys() - found.keys():
+            return f"{where}/{min(missing)}: missing"
+        if surplus := found.keys() - expected.keys():
+            return f"{where}/{min(surplus)[:40]}: unexpected"
+        return next(filter(None, (_differs(expected[key], found[key], f"{where}/{key}") for key in expected)), "")
+    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
+        pairs = enumerate(zip(expected, found))
+        return next(filter(None, (_differs(*pair, f"{where}/{number}") for number, pair in pairs)), "")
+    # 1, 1.0 and true are equal for Python.
+    return "" if type(expected) is type(found) and expected == found else _message(where, expected, found)
+
+
+def _message(where: str, expected: Any, found: Any) -> str:
+    return f"{where}: expected {json.dumps(expected)[:100]}, got {json.dumps(found)[:100]}"

@@ -1,0 +1,180 @@
+"""The contract probe: which responses count as a difference, and which differences roll a canary back."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from app import contract, contract_probe
+from app.contract import Probe, ProbeResult, Response
+from app.contract_probe import NO_TOKEN, ContractProbe
+from app.prometheus import CONTRACT_FAILURES
+from app.state_machine import Rollout
+
+NAMES = {"run": "r1", "source": "s1"}
+EXPECTED = {
+    "id": "<uuid>",
+    "owner": "{source}",
+    "balance": 750,
+    "frozen": False,
+    "at": "<time>",
+    "next": None,
+    "on": [1],
+}
+GIVEN = {
+    **{"id": "01a220e0-0dee-73f1-9179-abaf6d5ba3cf", "owner": "s1", "balance": 750, "frozen": False},
+    **{"at": "2026-11-28T06:38:04.270713Z", "next": None, "on": [1]},
+}
+HEADERS = {"x-app-track": "canary", "x-app-version": "2", "content-type": "application/json"}
+PROBE = Probe(
+    "account", "account-service", "GET", "/x", 200, EXPECTED, response_headers={"Content-Type": "application/json"}
+)
+
+
+def difference(status: int = 200, headers: dict[str, str] | None = None, **changes: Any) -> str | None:
+    """Return the difference of a response with changed fields; a field set to Ellipsis is left out."""
+    body = {name: value for name, value in {**GIVEN, **changes}.items() if value is not ...}
+    return contract.compare(PROBE, "canary", Response(status, headers or HEADERS, body), NAMES).difference
+
+
+def test_the_expected_response_has_no_difference() -> None:
+    assert difference() == ""
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"balance": 751}, "body/balance: expected 750, got 751"),
+        ({"balance": 750.0}, "body/balance: expected 750, got 750.0"),
+        ({"balance": "750"}, 'body/balance: expected 750, got "750"'),
+        ({"frozen": 0}, "body/frozen: expected false, got 0"),
+        ({"next": 0}, "body/next: expected null, got 0"),
+        ({"balance": ...}, "body/balance: missing"),
+        ({"extra": 1}, "body/extra: unexpected"),
+        ({"on": []}, "body/on: expected [1], got []"),
+        ({"on": [2]}, "body/on/0: expected 1, got 2"),
+        ({"owner": "s2"}, 'body/owner: expected "s1", got "s2"'),
+        ({"id": "01a220e0-0dee-43f1-9179-abaf6d5ba3cf"}, 'expected "<uuid>"'),
+        ({"at": "2026-11-28T06:38:04+00:00"}, 'expected "<time>"'),
+        ({"status": 404}, "status: expected 200, got 404"),
+        ({"headers": {**HEADERS, "content-type": "text/html"}}, "header Content-Type: expected"),
+        ({"headers": {"x-app-track": "canary", "x-app-version": "2"}}, "header Content-Type: expected"),
+        ({"headers": {"content-type": "application/json", "x-app-track": "canary"}}, "header x-app-version: missing"),
+        ({"headers": {"content-type": "application/json", "x-app-version": "2"}}, "header x-app-track: missing"),
+    ],
+)
+def test_differences_are_named(changes: dict[str, Any], found: str) -> None:
+    assert found in (difference(**changes) or "")
+
+
+@pytest.mark.parametrize(
+    "changes", [{"status": 503}, {"status": 429}, {"headers": {**HEADERS, "x-app-track": "stable"}}]
+)
+def test_responses_that_say_nothing_about_the_contract(changes: dict[str, Any]) -> None:
+    assert difference(**changes) is None
+
+
+def test_a_difference_is_short() -> None:
+    assert len(difference(owner="x" * 10_000) or "") <= 300 and len(difference(**{"y" * 10_000: 1}) or "") <= 300
+
+
+@pytest.mark.parametrize(("stable", "found"), [("", True), ("balance", False), (None, False)])
+def test_a_canary_regresses_where_stable_is_as_expected(stable: str | None, found: bool) -> None:
+    results = [ProbeResult("s", "stable", "p", stable), ProbeResult("s", "canary", "p", "balance")]
+    assert bool(contract.regressions(results)) is found
+
+
+def test_the_recorded_probes_are_complete() -> None:
+    probes = contract.load()
+    assert len(probes) > 40 and len({probe.name for probe in probes}) == len(probes)
+    assert {probe.service for probe in probes} == {"account-service", "transaction-service"}
+
+
+# Two of the recorded probes are enough for a bank that answers from memory.
+PROBES = tuple(probe for probe in contract.load() if probe.name in ("no-token", "forbidden-flags"))
+STEP = Rollout(id="one", phase="canary", steps=(10, 50), shifted_at=1)
+Change = Callable[[str, dict[str, Any]], dict[str, Any]]
+
+
+def bank(change: Change) -> Callable[[], httpx.AsyncClient]:
+    """Return clients of a bank whose bodies may be changed, by track."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        track = {"always": "canary", "never": "stable"}[request.headers["X-Canary"]]
+        probe = next(one for one in PROBES if one.path in str(request.url))
+        names = {"run": request.headers["X-Request-ID"].removeprefix("contract-")}
+        headers = {**probe.response_headers, "X-App-Track": track, "X-App-Version": "1"}
+        body = change(track, contract.fill(probe.response, names))
+        return httpx.Response(probe.status, content=json.dumps(body), headers=headers)
+
+    return lambda: httpx.AsyncClient(transport=httpx.MockTransport(answer))
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    """A file with a token."""
+    file = tmp_path / "token"
+    file.write_text("t\n", encoding="utf-8")
+    return file
+
+
+async def run_step(probe: ContractProbe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the probe run its first round in a step."""
+    monkeypatch.setattr(contract_probe, "_POLL_SECONDS", 0)
+    probe.follow(STEP)
+    task = asyncio.create_task(probe.run())
+    async with asyncio.timeout(5):
+        while not probe.status:
+            await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def drop_code(*tracks: str) -> Change:
+    """Drop a field from the responses of tracks."""
+    return lambda track, body: {name: value for name, value in body.items() if name != "code" or track not in tracks}
+
+
+async def test_a_confirmed_difference_rolls_back(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = ContractProbe("http://bank", token, PROBES, bank(drop_code("canary")))
+    counter = CONTRACT_FAILURES.labels("account-service", "canary", "no-token")
+    before = counter._value.get()  # pylint: disable=protected-access
+    await run_step(probe, monkeypatch)
+    verdict = probe.verdict(9.0)
+    assert verdict and (verdict["verdict"], verdict["reason"]) == ("rollback", "contract")
+    assert verdict["difference"] == "account-service no-token: body/code: missing"
+    assert counter._value.get() == before + 2  # pylint: disable=protected-access
+    probe.follow(replace(STEP, step=1))
+    assert probe.verdict(9.0) is None, "it belongs to the step"
+
+
+@pytest.mark.parametrize("tracks", [(), ("canary", "stable"), ("stable",)])
+async def test_equal_tracks_are_not_rolled_back(
+    tracks: tuple[str, ...], token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probe = ContractProbe("http://bank", token, PROBES, bank(drop_code(*tracks)))
+    await run_step(probe, monkeypatch)
+    assert probe.verdict(9.0) is None and probe.status == "0 of 2 responses differ"
+
+
+async def test_a_single_difference_is_not_confirmed(token: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    once = [True]
+
+    def change(track: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {} if track == "canary" and once and once.pop() else body
+
+    probe = ContractProbe("http://bank", token, PROBES, bank(change))
+    await run_step(probe, monkeypatch)
+    assert probe.verdict(9.0) is None
+
+
+@pytest.mark.parametrize("file", [None, Path("/missing"), Path("/dev/null")])
+async def test_the_probe_is_skipped_without_a_token(file: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = ContractProbe("http://bank", file, PROBES, bank(drop_code("canary")))
+    await run_step(probe, monkeypatch)
+    assert probe.status == NO_TOKEN and probe.verdict(9.0) is None
