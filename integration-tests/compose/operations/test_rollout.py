@@ -53,6 +53,8 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
         return all(figures.get(one, {}).get("canary_requests") for one in SERVICES)
 
     eventually(analyzed, 60)
+    probed = eventually(lambda: rollout_cli(bank, "renew", rollout)["verdict"].get("contract"), 30)
+    assert probed.startswith("0 of "), probed
     eventually(lambda: bank.prometheus.query(rehearsed), 30)
     assert bank.reconciled()["mismatches"] == 0
     bank.run_module(ACCOUNT, "app.verify")
