@@ -14,7 +14,7 @@ import httpx
 
 from scripts.faults import customers, release
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
-from scripts.faults.result import Bar, Result, bars
+from scripts.faults.result import Threshold, Result, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle
 from scripts.faults.stack import Stack, StackError
 from shared.testing import lab_keys
@@ -48,8 +48,8 @@ class _Tour:
         self._started = time.monotonic()
         self.left: list[str] = []
 
-    def run(self) -> list[Bar]:
-        """Roll the release out and return the bars. Raises StackError."""
+    def run(self) -> list[Threshold]:
+        """Roll the release out and return the thresholds. Raises StackError."""
         stack, fault = self._stack, self._fault
         require_idle(stack)
         self._say(f"{release.version(fault)}: {_FAULTS[fault]}")
@@ -65,8 +65,8 @@ class _Tour:
             self._say(f"customer got: {line}")
         seconds = time.monotonic() - self._started
         return [
-            *bars(fault, result, max_lost=0),
-            Bar(f"command to end: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
+            *thresholds(fault, result, max_lost=0),
+            Threshold(f"command to end: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
         ]
 
     def _roll_out(self, rollout: Rollout) -> Result:
@@ -120,10 +120,10 @@ def main(arguments: list[str]) -> int:
         print(f"break-release: {error}", file=sys.stderr)
         return 1
     print()
-    for bar in found:
-        mark = style("met   ", "32", sys.stdout) if bar.met else style("missed", "31", sys.stdout)
-        print(f"{mark}  {bar.bar}: {bar.value}")
-    return 0 if all(bar.met for bar in found) else 1
+    for each in found:
+        mark = style("met   ", "32", sys.stdout) if each.met else style("missed", "31", sys.stdout)
+        print(f"{mark}  {each.name}: {each.value}")
+    return 0 if all(each.met for each in found) else 1
 
 
 if __name__ == "__main__":

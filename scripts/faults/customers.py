@@ -88,7 +88,7 @@ class Customer:
         return response, _difference("balance", response, known)
 
     def _read_history(self) -> tuple[httpx.Response, str]:
-        query = {"account_id": self._source, "limit": 1}
+        query: dict[str, str | int] = {"account_id": self._source, "limit": 1}
         return self._client.get("/api/v1/transactions", params=query, headers=self._headers), ""
 
     def has_history(self) -> bool:

@@ -1,4 +1,4 @@
-"""The result of a faulty release's rollout, and its bars: plain functions on plain data."""
+"""The result of a faulty release's rollout, and its thresholds: plain functions on plain data."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -28,6 +28,8 @@ _REASONS = {
     "unready": "ready",
     "bad-config": "outcomes|retries|probe|errors",
 }
+# Rolled back, but not because of the fault.
+_UNDECIDED = re.compile("no verdict within|lease expired|end of ")
 MAX_SECONDS = 30.0
 # Everything fails, so there is nothing to be counted first.
 MAX_SECONDS_ALL = 10.0
@@ -35,10 +37,10 @@ MAX_LOST = 0.01
 LAST_WEIGHT = 50
 
 
-class Bar(NamedTuple):
-    """A bar, the measured value, and whether the bar is met."""
+class Threshold(NamedTuple):
+    """A threshold, the measured value, and whether it is met."""
 
-    bar: str
+    name: str
     value: str
     met: bool
 
@@ -99,35 +101,40 @@ class Result:
         return str(self.state.get("reason", ""))
 
 
-def bars(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[Bar]:
-    """Return the bars of a faulty release; `max_lost` is the share of the canary's requests that may be lost."""
-    withdrawn = result.state.get("outcome") == "rolled-back" and not result.passed and result.weight < LAST_WEIGHT
+def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[Threshold]:
+    """Return the thresholds of a faulty release; `max_lost` is the share of the canary's requests that may be lost."""
+    withdrawn = (
+        result.state.get("outcome") == "rolled-back"
+        and not _UNDECIDED.match(result.reason)
+        and not result.passed
+        and result.weight < LAST_WEIGHT
+    )
     expected = _REASONS.get(fault, "")
     limit = MAX_SECONDS_ALL if fault.endswith("-all") else MAX_SECONDS
     traffic, lost = result.traffic, len(result.lost)
     found = [
-        Bar(
+        Threshold(
             f"withdrawn before {LAST_WEIGHT} %",
             f"highest share {result.weight} %, {'passed the analysis' if result.passed else result.reason}",
             withdrawn,
         ),
-        Bar(
+        Threshold(
             f"reason: {expected.replace('|', ' or ')}",
             result.reason,
             withdrawn and re.search(expected, result.reason) is not None,
         ),
-        Bar(
+        Threshold(
             f"first bad request to last canary request: at most {limit:.0f} s",
             f"{traffic.seconds:.1f} s, {traffic.rate:.1f} canary requests/s",
             withdrawn and traffic.seconds <= limit,
         ),
-        Bar(
+        Threshold(
             f"lost by customers: at most {max_lost:.0%} of the canary's requests",
             f"{lost} of {result.sent} requests; the canary got {traffic.customers}, of which it failed"
             f" {traffic.failed}; {len(result.wrong)} wrong answers",
             # A release that never gets a request loses none.
             lost <= max_lost * traffic.customers,
         ),
-        Bar("everything as before", "; ".join(result.remains) or "yes", not result.remains),
+        Threshold("everything as before", "; ".join(result.remains) or "yes", not result.remains),
     ]
     return found if fault != "unready" else [found[0], found[3], found[4]]

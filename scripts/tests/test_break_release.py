@@ -9,7 +9,7 @@ import pytest
 from scripts.faults import break_release, customers, rollout
 from scripts.faults.customers import Outcomes
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
-from scripts.faults.result import Result, Traffic, bars, count
+from scripts.faults.result import Result, Traffic, thresholds, count
 from scripts.faults.rollout import Plan, Rollout, require_idle
 from scripts.faults.stack import CANARIES, SERVICES, RejectedError, Request, Stack, StackError, _parse
 
@@ -96,12 +96,12 @@ def test_each_change_is_reported_once_and_a_withdrawn_release_is_measured() -> N
     assert (result.weight, result.passed, result.traffic.failed, result.remains) == (10, False, 1, [])
 
 
-def test_a_release_that_passes_is_withdrawn_and_misses_its_bar() -> None:
+def test_a_release_that_passes_is_withdrawn_and_misses_its_threshold() -> None:
     stack = FakeStack(CANARY, {"phase": "canary", "weight": 50}, {"phase": "promoting"})
     result, _ = rolled_out(stack)
     assert result.passed and stack.state["phase"] == "idle"
     assert ("promoted", "1") not in stack.commands
-    assert not bars("errors", result)[0].met
+    assert not thresholds("errors", result)[0].met
 
 
 def test_at_half_of_the_clients_a_drill_has_seen_enough() -> None:
@@ -186,21 +186,22 @@ GOOD = Result({"outcome": "rolled-back", "reason": "errors"}, 10, False, Traffic
         ({}, []),
         ({"weight": 50}, [0, 1, 2]),
         ({"passed": True}, [0, 1, 2]),
+        ({"state": {"outcome": "rolled-back", "reason": "no verdict within 50 s (errors)"}}, [0, 1, 2]),
         ({"state": {"outcome": "rolled-back", "reason": "latency"}}, [1]),
         ({"traffic": Traffic(200, 100, 50, 0, 1, 40)}, [2]),
         ({"lost": ["one", "two"]}, [3]),
         ({"remains": ["a canary"]}, [4]),
     ],
 )
-def test_each_bar_is_missed_alone(changes: dict[str, Any], missed: list[int]) -> None:
-    found = bars("errors", Result(**{**GOOD.__dict__, **changes}))
-    assert [number for number, bar in enumerate(found) if not bar.met] == missed
+def test_each_threshold_is_missed_alone(changes: dict[str, Any], missed: list[int]) -> None:
+    found = thresholds("errors", Result(**{**GOOD.__dict__, **changes}))
+    assert [number for number, each in enumerate(found) if not each.met] == missed
 
 
 def test_a_tour_accepts_no_lost_request_and_a_total_failure_less_time() -> None:
-    assert not bars("errors", GOOD, max_lost=0)[3].met
+    assert not thresholds("errors", GOOD, max_lost=0)[3].met
     slower = Result(**{**GOOD.__dict__, "traffic": Traffic(200, 100, 50, 0, 1, 12)})
-    assert bars("errors", slower)[2].met and not bars("401-all", slower)[2].met
+    assert thresholds("errors", slower)[2].met and not thresholds("401-all", slower)[2].met
 
 
 def test_unknown_faults_are_answered_with_all_names(capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,7 +10,7 @@ from harness.composed_stack import ComposedBank
 from scripts.faults import release
 from scripts.faults.customers import Customer, connect, open_accounts, traffic
 from scripts.faults.faulty import LASTING
-from scripts.faults.result import Bar, Result, bars
+from scripts.faults.result import Threshold, Result, thresholds
 from scripts.faults.rollout import Plan, Rollout
 from scripts.faults.stack import Stack
 
@@ -32,7 +32,7 @@ _DRIVER = "drill canary"
 
 
 class ComposedDrill:
-    """The stack, its customers, and the bars that were missed."""
+    """The stack, its customers, and the thresholds that were missed."""
 
     def __init__(self, bank: ComposedBank, customers: list[Customer]) -> None:
         self._bank = bank
@@ -48,7 +48,7 @@ class ComposedDrill:
             result = self._run(release.version(fault), images, Plan(_DRIVER, to_the_end=False), _RATE)
         finally:
             release.remove(self._stack)
-        self._check(fault, bars(fault, result))
+        self._check(fault, thresholds(fault, result))
         self._check_ledger(fault, None if fault in LASTING else mismatches)
 
     def equal(self) -> None:
@@ -59,7 +59,7 @@ class ComposedDrill:
             outcome = str(result.state["outcome"])
             promoted = outcome == "promoted" and not result.lost
             reason = f"{outcome}: {result.reason}; {len(result.lost)} of {result.sent} requests lost"
-            self._check(f"{AA} {number}", [Bar("promoted", reason, promoted)])
+            self._check(f"{AA} {number}", [Threshold("promoted", reason, promoted)])
         self._check_ledger(AA, 0)
 
     def _run(self, version: str, images: dict[str, str], plan: Plan, rate: float, promote: bool = False) -> Result:
@@ -74,19 +74,21 @@ class ComposedDrill:
             info(f"  customer got: {line}")
         return result
 
-    def _check(self, name: str, found: Sequence[Bar]) -> None:
-        self.missed += [f"{name}: {bar.bar}" for bar in found if not check(bar.met, f"{name}: {bar.bar}: {bar.value}")]
+    def _check(self, name: str, found: Sequence[Threshold]) -> None:
+        self.missed += [
+            f"{name}: {each.name}" for each in found if not check(each.met, f"{name}: {each.name}: {each.value}")
+        ]
 
     def _check_ledger(self, name: str, mismatches: int | None) -> None:
         """Check the ledger's invariants; and that history and ledger differ as before, unless that is the fault."""
         self._bank.assert_ledger_is_sound()
         report = self._bank.reconciled()
         met = mismatches is None or report["mismatches"] == mismatches
-        self._check(name, [Bar("ledger sound", f"{report['mismatches']} mismatches with the history", met)])
+        self._check(name, [Threshold("ledger sound", f"{report['mismatches']} mismatches with the history", met)])
 
 
 def run_composed(names: Sequence[str]) -> list[str]:
-    """Run faults, and A/A rollouts where named, on one stack; return the bars that were missed."""
+    """Run faults, and A/A rollouts where named, on one stack; return the thresholds that were missed."""
     with tempfile.TemporaryDirectory() as folder:
         bank = ComposedBank(Path(folder))
         try:
