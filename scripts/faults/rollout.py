@@ -1,6 +1,7 @@
 """The rollout of a release on the composed stack, driven through rollout-service, and its end in any case."""
 
 import json
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
 from scripts.faults.stack import CANARIES, RejectedError, Stack, StackError
 
 _POLL_SECONDS = 0.5
+_RENEW_SECONDS = 5
 _END_SECONDS = 60
 # After a reload, NGINX's previous workers serve their kept-alive connections for this time.
 _RELOAD_SECONDS = 6.0
@@ -73,17 +75,28 @@ class Rollout:
         return self
 
     def provision(self) -> None:
-        """Start the canaries, and wait until they are ready and measured; meanwhile renew the lease."""
+        """Start the canaries, and wait until they are ready and measured."""
         self._report("starting the canaries")
-        with ThreadPoolExecutor(1) as pool:
+        stop = threading.Event()
+        with ThreadPoolExecutor(2) as pool:
             started = pool.submit(self._start_canaries)
-            while (state := self._provisioned())["phase"] == "provisioning":
-                if started.done():
-                    started.result()
-                time.sleep(_POLL_SECONDS)
+            pool.submit(self._renew_until, stop)
+            try:
+                while (state := self._provisioned())["phase"] == "provisioning":
+                    if started.done():
+                        started.result()
+                    time.sleep(_POLL_SECONDS)
+            finally:
+                stop.set()
         self.result.state = state
         if state["phase"] == "canary":
             self._addresses = self._stack.addresses(CANARIES)
+
+    def _renew_until(self, stop: threading.Event) -> None:
+        """Renew the lease: Docker may respond late while it starts containers."""
+        while not stop.wait(_RENEW_SECONDS):
+            with suppress(StackError):
+                self._stack.rollout("renew", self._id)
 
     def _start_canaries(self) -> None:
         variables = {f"{one.upper().replace('-', '_')}_CANARY_IMAGE": image for one, image in self._images.items()}

@@ -240,8 +240,8 @@ def test_dependabot_watches_every_place_with_versions() -> None:
         folder = f"/{file.parent}".rstrip(".") if file.parent != Path(".") else "/"
         if file.name.startswith("requirements") and file.suffix == ".txt":
             assert ("pip", folder) in watched, file
-        # Dockerfiles of drills extend images of a release and contain no version.
-        elif file.name == "Dockerfile" and file.parts[0] != "integration-tests":
+        # Dockerfiles of drills and faults extend images of a release and contain no version.
+        elif file.name == "Dockerfile" and not str(file).startswith(("integration-tests/", "scripts/faults/")):
             assert ("docker", folder) in watched, file
         elif file.name == "go.mod":
             assert ("gomod", folder) in watched, file
