@@ -90,7 +90,7 @@ class Rollout:
                 stop.set()
         self.result.state = state
         if state["phase"] == "canary":
-            self._addresses = self._stack.addresses(CANARIES)
+            self._addresses = self._stack.canary_addresses()
 
     def _renew_until(self, stop: threading.Event) -> None:
         """Renew the lease: Docker may respond late while it starts containers."""
@@ -176,7 +176,7 @@ class Rollout:
 
     def _remains(self) -> list[str]:
         """Return what differs from before the rollout, after removing what nobody else would remove."""
-        if any(self._stack.containers(one) for one in CANARIES):
+        if any(one.service in CANARIES for one in self._stack.containers()):
             self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *CANARIES)
         replicas, revision = self._stack.replicas(), self._stack.revision()
         found = [

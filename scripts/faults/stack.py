@@ -4,7 +4,8 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -37,12 +38,23 @@ class Request:
     user_agent: str
 
 
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container: its id, its service in docker-compose.yml, and its image."""
+
+    id: str
+    service: str
+    image: str
+
+
 class Stack:
     """The stack that the variables of scripts/stack/stack_env.sh describe."""
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = {**os.environ, **variables}
         self.project = self._variables["COMPOSE_PROJECT_NAME"]
+        # Looked up once: they are asked twice a second.
+        self._rollout_service = self._nginx = ""
         address = self._variables.get("BANK_ADDRESS") or "127.0.0.1"
         host = "127.0.0.1" if address == "0.0.0.0" else address  # nosec B104
         scheme = "https" if self._variables.get("NGINX_TLS_CERTIFICATE") else "http"
@@ -58,38 +70,43 @@ class Stack:
         """Run `docker compose` on this stack, with additional variables, and return its output."""
         return self._run(["scripts/stack/compose.sh", *arguments], variables=variables)
 
-    def containers(self, service: str) -> list[str]:
-        """Return the ids of the running containers of a service."""
-        labels = {"com.docker.compose.project": self.project, "com.docker.compose.service": service}
-        filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
-        return self.docker("ps", "--quiet", "--no-trunc", *filters).split()
+    def containers(self) -> list[Container]:
+        """Return the running containers of the stack."""
+        columns = '{{.ID}} {{.Label "com.docker.compose.service"}} {{.Image}}'
+        label = f"--filter=label=com.docker.compose.project={self.project}"
+        return [Container(*line.split(" ")) for line in self.docker("ps", label, "--format", columns).splitlines()]
+
+    def container(self, service: str) -> str:
+        """Return the id of a running container of a service. Raises StackError if there is none."""
+        found = next((one.id for one in self.containers() if one.service == service), None)
+        if found is None:
+            raise StackError(f"{service} is not running on Docker Compose; start the stack with: make up")
+        return found
 
     def images(self) -> dict[str, str]:
         """Return the image that stable runs, by service. Raises StackError without a running stack."""
-        found = {}
-        for service in SERVICES:
-            containers = self.containers(service)
-            if not containers:
-                raise StackError("no stack is running; start it with: make up")
-            found[service] = self.docker("inspect", "--format", "{{.Config.Image}}", containers[0]).strip()
+        found = {one.service: one.image for one in self.containers() if one.service in SERVICES}
+        if found.keys() != set(SERVICES):
+            raise StackError("no stack is running on Docker Compose; start it with: make up")
         return found
 
     def replicas(self) -> dict[str, int]:
         """Return the number of running containers by service, canaries included."""
-        return {service: len(self.containers(service)) for service in (*SERVICES, *CANARIES)}
+        running = Counter(one.service for one in self.containers())
+        return {service: running[service] for service in (*SERVICES, *CANARIES)}
 
-    def addresses(self, services: Iterable[str]) -> set[str]:
-        """Return address:port of the running containers of services, as NGINX knows them."""
-        containers = [one for service in services for one in self.containers(service)]
+    def canary_addresses(self) -> set[str]:
+        """Return address:port of the running canaries, as NGINX knows them."""
+        containers = [one.id for one in self.containers() if one.service in CANARIES]
         template = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
-        return {f"{one}:8000" for one in self.docker("inspect", "--format", template, *containers).split()}
+        found = self.docker("inspect", "--format", template, *containers) if containers else ""
+        return {f"{address}:8000" for address in found.split()}
 
     def rollout(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
         """Run a command of rollout-service's command line and return the state. Raises RejectedError."""
-        containers = self.containers("rollout-service")
-        if not containers:
-            raise StackError("rollout-service is not running; start the stack with: make up")
-        command = ["docker", "exec", "--interactive", containers[0], "python", "-m", "app.cli", *arguments]
+        if not self._rollout_service:
+            self._rollout_service = self.container("rollout-service")
+        command = ["docker", "exec", "--interactive", self._rollout_service, "python", "-m", "app.cli", *arguments]
         state: dict[str, Any] = json.loads(self._run(command, stdin=stdin, rejected=_REJECTED))
         return state
 
@@ -102,11 +119,13 @@ class Stack:
     def revision(self) -> str:
         """Return the name of the configuration that NGINX serves."""
         script = "wget -q -O - http://127.0.0.1:8081/revision"
-        return self.docker("exec", self.containers("nginx")[0], "sh", "-c", script).strip()
+        return self.docker("exec", self.container("nginx"), "sh", "-c", script).strip()
 
     def requests(self, since: float) -> list[Request]:
         """Return the requests in NGINX's log since a Unix time."""
-        log = self.docker("logs", "--timestamps", f"--since={since:.6f}", self.containers("nginx")[0])
+        if not self._nginx:
+            self._nginx = self.container("nginx")
+        log = self.docker("logs", "--timestamps", f"--since={since:.6f}", self._nginx)
         return [request for line in log.splitlines() if (request := _parse(line))]
 
     def _run(

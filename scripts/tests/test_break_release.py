@@ -11,7 +11,7 @@ from scripts.faults.customers import Outcomes
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
 from scripts.faults.result import Result, Traffic, thresholds, count
 from scripts.faults.rollout import Plan, Rollout, require_idle
-from scripts.faults.stack import CANARIES, SERVICES, RejectedError, Request, Stack, StackError, _parse
+from scripts.faults.stack import CANARIES, SERVICES, Container, RejectedError, Request, Stack, StackError, _parse
 
 _IMAGES = dict.fromkeys(SERVICES, "image")
 
@@ -27,21 +27,15 @@ class FakeStack(Stack):
         self.commands: list[tuple[str, ...]] = []
         self.healthy = True
 
-    def containers(self, service: str) -> list[str]:
-        return [f"{service}-{number}" for number in range(self.running.get(service, 1))]
-
-    def images(self) -> dict[str, str]:
-        return _IMAGES
-
-    def replicas(self) -> dict[str, int]:
-        return {service: self.running.get(service, 0) for service in (*SERVICES, *CANARIES)}
+    def containers(self) -> list[Container]:
+        return [Container("1", service, "image") for service, count in self.running.items() for _ in range(count)]
 
     def compose(self, *arguments: str, **variables: str) -> str:
         self.commands.append(arguments)
         self.running |= dict.fromkeys(CANARIES, 1 if "up" in arguments else 0)
         return ""
 
-    def addresses(self, services: Any) -> set[str]:
+    def canary_addresses(self) -> set[str]:
         return {"10.0.0.9:8000"}
 
     def requests(self, since: float) -> list[Request]:
@@ -221,7 +215,7 @@ def test_without_a_stack_it_says_how_to_start_one(
 ) -> None:
     monkeypatch.setenv("COMPOSE_PROJECT_NAME", "bank")
     monkeypatch.setenv("BANK_PORT", "1")
-    monkeypatch.setattr(Stack, "containers", lambda self, service: [])
+    monkeypatch.setattr(Stack, "containers", lambda self: [])
     monkeypatch.setattr(break_release.signal, "signal", lambda *_: None)
     assert break_release.main(["errors"]) == 1
     assert "make up" in capsys.readouterr().err
