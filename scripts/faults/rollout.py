@@ -13,7 +13,7 @@ from scripts.faults.customers import Outcomes
 from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
 from scripts.faults.stack import CANARIES, RejectedError, Stack, StackError
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 1
 _RENEW_SECONDS = 5
 _END_SECONDS = 60
 # After a reload, NGINX's previous workers serve their kept-alive connections for this time.
