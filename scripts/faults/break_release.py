@@ -15,7 +15,7 @@ import httpx
 from scripts.faults import customers, release
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
 from scripts.faults.result import Threshold, Result, thresholds
-from scripts.faults.rollout import Plan, Rollout, require_idle
+from scripts.faults.rollout import Plan, Rollout, require_idle, roll_out
 from scripts.faults.stack import Stack, StackError
 from shared.testing import lab_keys
 from shared.testing.progress import style
@@ -73,16 +73,10 @@ class _Tour:
         with customers.connect(self._stack.url, self._stack.ca_certificate) as client:
             people = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
             self._say(f"{len(people)} customers send {_RATE} requests per second")
-            with customers.traffic(people, _RATE, _MAX_SECONDS) as outcomes:
-                try:
-                    with rollout:
-                        rollout.provision()
-                        rollout.follow(outcomes)
-                        self._say(f"ended: {rollout.result.reason}; removing the canaries")
-                        rollout.finish(outcomes)
-                finally:
-                    self.left += rollout.result.remains
-        return rollout.result
+            try:
+                return roll_out(rollout, people, _RATE)
+            finally:
+                self.left += rollout.result.remains
 
     def _say(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:5.0f} s  {text}", flush=True)

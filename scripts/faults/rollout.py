@@ -9,13 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.faults.customers import Outcomes
+from scripts.faults.customers import Customer, Outcomes, traffic
 from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
 from scripts.faults.stack import CANARIES, RejectedError, Stack, StackError
 
 _POLL_SECONDS = 1
 _RENEW_SECONDS = 5
 _END_SECONDS = 60
+# Customers stop on their own after this time.
+_MAX_SECONDS = 300
 # After a reload, NGINX's previous workers serve their kept-alive connections for this time.
 _RELOAD_SECONDS = 6.0
 Report = Callable[[str], None]
@@ -31,6 +33,8 @@ class Plan:
     budget_seconds: float = 50
     # Whether a release that passes the analysis of the first step is watched to the end, instead of withdrawn.
     to_the_end: bool = True
+    # Whether rollout-service sends requests to the canary as well.
+    synthetic: bool = False
 
 
 def require_idle(stack: Stack) -> None:
@@ -70,6 +74,7 @@ class Rollout:
             "bake_seconds": self._plan.bake_seconds,
             "budget_seconds": self._plan.budget_seconds,
             "warm_seconds": 0,
+            "synthetic": self._plan.synthetic,
         }
         self._id = self._stack.rollout("begin", "-", stdin=json.dumps(request))["id"]
         return self
@@ -148,6 +153,7 @@ class Rollout:
 
     def finish(self, outcomes: Outcomes) -> None:
         """Wait until everything is as before, and complete the result."""
+        self._report(f"ended: {self.result.reason}; removing the canaries")
         self._end()
         if self._addresses:
             time.sleep(_RELOAD_SECONDS)
@@ -185,3 +191,12 @@ class Rollout:
             if replicas[service] != number
         ]
         return found + ([f"NGINX serves {revision}"] if revision != "stable" else [])
+
+
+def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> Result:
+    """Run a rollout to its end while customers send requests at a rate (per second); return the result."""
+    with traffic(customers, rate, _MAX_SECONDS) as outcomes, rollout:
+        rollout.provision()
+        rollout.follow(outcomes, promote)
+        rollout.finish(outcomes)
+    return rollout.result

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ class FakeStack(Stack):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(rollout, "traffic", lambda *_: nullcontext(Outcomes()))
     for name in ("_POLL_SECONDS", "_RELOAD_SECONDS", "_END_SECONDS"):
         monkeypatch.setattr(rollout, name, 0)
     yield
@@ -73,11 +75,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def rolled_out(stack: FakeStack, *, promote: bool = False, to_the_end: bool = True) -> tuple[Result, list[str]]:
     said: list[str] = []
     one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", to_the_end=to_the_end), said.append)
-    with one:
-        one.provision()
-        one.follow(Outcomes(), promote=promote)
-        one.finish(Outcomes())
-    return one.result, said
+    return rollout.roll_out(one, [], 1, promote), said
 
 
 CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-samples"}}
@@ -86,7 +84,7 @@ WITHDRAWN = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome"
 
 def test_each_change_is_reported_once_and_a_withdrawn_release_is_measured() -> None:
     result, said = rolled_out(FakeStack(CANARY, CANARY, WITHDRAWN, {"phase": "idle"}))
-    assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back"]
+    assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back", "ended:"]
     assert (result.weight, result.passed, result.traffic.failed, result.remains) == (10, False, 1, [])
 
 

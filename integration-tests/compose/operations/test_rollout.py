@@ -1,14 +1,20 @@
 """A rollout on the composed stack, driven manually: routing, analysis, rollback, and the limits of rollout-service."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from harness.composed_stack import ComposedBank
 from harness.client import eventually, usd
 from harness.rollout import SERVICES, rollout_cli, start_rollout
 
+from scripts.faults import release
+from scripts.faults.customers import connect, open_accounts
+from scripts.faults.rollout import Plan, Rollout, roll_out
+from scripts.faults.stack import Stack
 from shared.testing.local_stack import ACCOUNT
 
 # After a reload, a kept-alive connection may be served by the previous NGINX worker for this time.
@@ -72,6 +78,21 @@ def test_a_rollout_without_a_driver_is_rolled_back(bank: ComposedBank) -> None:
     print(f"stable alone {time.monotonic() - left:.0f} s after the last renewal of the lease")
     state = rollout_cli(bank, "status")
     assert (state["id"], state["outcome"]) == (rollout, "rolled-back") and "a test" in state["reason"]
+
+
+def test_a_faulty_release_is_withdrawn_and_leaves_nothing(bank: ComposedBank) -> None:
+    stack, secrets = Stack(bank.environment), Path(bank.environment["VAR_DIR"]) / "secrets"
+    # As `make break-release`, with fewer customers; synthetic requests reach the canary in any case.
+    plan = Plan("a test", synthetic=True)
+    with connect(stack.url, stack.ca_certificate) as client:
+        customers = open_accounts(client, secrets, 30)
+        try:
+            rollout = Rollout(stack, "broken-errors", release.build(stack, "errors"), plan, print)
+            result = roll_out(rollout, customers, 30)
+        finally:
+            left = release.remove(stack)
+    assert re.search("errors|retries", result.reason), result
+    assert (left, result.remains, result.lost, result.wrong) == ([], [], [], [])
 
 
 def test_the_docker_proxy_forbids_rollout_service_everything_else(bank: ComposedBank) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from harness.commands import check, info
 from harness.composed_stack import ComposedBank
 from scripts.faults import release
-from scripts.faults.customers import Customer, connect, open_accounts, traffic
+from scripts.faults.customers import Customer, connect, open_accounts
 from scripts.faults.faulty import LASTING
 from scripts.faults.result import Threshold, Result, thresholds
-from scripts.faults.rollout import Plan, Rollout
+from scripts.faults.rollout import Plan, Rollout, roll_out
 from scripts.faults.stack import Stack
 
 from shared.testing.progress import Progress
@@ -27,7 +27,6 @@ _AA_ROLLOUTS = 10
 _RATE = 75
 _AA_RATE = 120
 _CUSTOMERS = 150
-_MAX_SECONDS = 300
 _DRIVER = "drill canary"
 
 
@@ -65,11 +64,7 @@ class ComposedDrill:
     def _run(self, version: str, images: dict[str, str], plan: Plan, rate: float, promote: bool = False) -> Result:
         """Run one rollout under load to its end."""
         rollout = Rollout(self._stack, version, images, plan, info)
-        with traffic(self._customers, rate, _MAX_SECONDS) as outcomes, rollout:
-            rollout.provision()
-            rollout.follow(outcomes, promote=promote)
-            rollout.finish(outcomes)
-        result = rollout.result
+        result = roll_out(rollout, self._customers, rate, promote)
         for line in [*result.lost[:3], *result.wrong[:3]]:
             info(f"  customer got: {line}")
         return result
