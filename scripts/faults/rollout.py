@@ -11,11 +11,13 @@ from typing import Any
 
 from scripts.faults.customers import Customer, Outcomes, traffic
 from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
-from scripts.faults.stack import CANARIES, RejectedError, Stack, StackError
+from scripts.faults.stack import CANARIES, RejectedError, Request, Stack, StackError
 
 _POLL_SECONDS = 1
 _RENEW_SECONDS = 5
 _END_SECONDS = 60
+# Of the times in NGINX's log.
+_RESOLUTION_SECONDS = 1e-6
 # Customers stop on their own after this time.
 _MAX_SECONDS = 300
 # After a reload, NGINX's previous workers serve their kept-alive connections for this time.
@@ -59,7 +61,9 @@ class Rollout:
         self._report = report
         self._replicas = stack.replicas()
         self._addresses: set[str] = set()
-        self._began = time.time()
+        # Requests of canaries in NGINX's log, which is read from this time on.
+        self._requests: list[Request] = []
+        self._since = time.time()
         self._shown: tuple[Any, ...] = ()
         self._id = ""
         self.result = Result()
@@ -82,6 +86,7 @@ class Rollout:
     def provision(self) -> None:
         """Start the canaries, and wait until they are ready and measured."""
         self._report("starting the canaries")
+        self._since = time.time()
         stop = threading.Event()
         with ThreadPoolExecutor(2) as pool:
             started = pool.submit(self._start_canaries)
@@ -149,7 +154,12 @@ class Rollout:
             )
 
     def _traffic(self) -> Traffic:
-        return count(self._stack.requests(self._began), self._addresses) if self._addresses else Traffic()
+        """Read the new lines of NGINX's log; return the traffic of the canaries so far."""
+        if self._addresses:
+            new = self._stack.requests(self._since)
+            self._since = max([self._since, *(one.at + _RESOLUTION_SECONDS for one in new)])
+            self._requests += [one for one in new if one.upstream in self._addresses]
+        return count(self._requests, self._addresses)
 
     def finish(self, outcomes: Outcomes) -> None:
         """Wait until everything is as before, and complete the result."""

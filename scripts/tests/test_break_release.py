@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -40,7 +41,9 @@ class FakeStack(Stack):
         return {"10.0.0.9:8000"}
 
     def requests(self, since: float) -> list[Request]:
-        return [Request(1.0, "10.0.0.9:8000", 500, 200, customers.USER_AGENT)]
+        # Later than any test, and therefore read once.
+        found = Request(2e10, "10.0.0.9:8000", 500, 200, customers.USER_AGENT)
+        return [found, replace(found, upstream="10.0.0.1:8000")] if since < found.at else []
 
     def revision(self) -> str:
         return "stable"
