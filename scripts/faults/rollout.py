@@ -63,7 +63,7 @@ class Rollout:
         self._addresses: set[str] = set()
         # Requests of canaries in NGINX's log, which is read from this time on.
         self._requests: list[Request] = []
-        self._since = time.time()
+        self._since = 0.0
         self._shown: tuple[Any, ...] = ()
         self._id = ""
         self.result = Result()
@@ -116,16 +116,17 @@ class Rollout:
         """Report the canaries as ready, which rollout-service rejects until they are; return the state."""
         try:
             return self._stack.rollout("provisioned", self._id)
-        except RejectedError:
-            return self._stack.rollout("status")
+        except RejectedError as error:
+            return error.state
 
     def follow(self, outcomes: Outcomes, promote: bool = False) -> None:
         """Watch the rollout, reporting each change, until it has ended or may be promoted."""
         while True:
+            state: Mapping[str, Any]
             try:
                 state = self._stack.rollout("renew", self._id)
-            except RejectedError:
-                state = self._stack.rollout("status")
+            except RejectedError as error:
+                state = error.state
             self._observe(state, outcomes)
             if state["id"] != self._id or state["phase"] in ("idle", "rolling-back", "done"):
                 return

@@ -24,7 +24,11 @@ class StackError(Exception):
 
 
 class RejectedError(StackError):
-    """rollout-service rejects the command (yet)."""
+    """rollout-service rejects the command (yet); `state` is the state that does not allow it."""
+
+    def __init__(self, reason: str, state: Mapping[str, Any]) -> None:
+        super().__init__(reason)
+        self.state = state
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +151,7 @@ class Stack:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise StackError(f"{command[0]}: {error}") from error
         if done.returncode == rejected:
-            raise RejectedError(done.stderr.strip().removeprefix("rejected: "))
+            raise RejectedError(done.stderr.strip().removeprefix("rejected: "), json.loads(done.stdout))
         if done.returncode:
             raise StackError(f"{' '.join(command[:4])} …: {(done.stderr or done.stdout).strip()[-600:]}")
         return done.stdout

@@ -60,7 +60,7 @@ class FakeStack(Stack):
             case "renew" if self.states:
                 self.state |= self.states.pop(0)
             case "renew" if self.state["phase"] in ("idle", "done"):
-                raise RejectedError("ended")
+                raise RejectedError("ended", dict(self.state))
             case "abort" | "promoted":
                 self.state |= {"phase": "idle" if arguments[0] == "abort" else "done", "outcome": "rolled-back"}
                 self.running |= dict.fromkeys(CANARIES, 0)
