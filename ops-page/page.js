@@ -22,6 +22,7 @@ const REASONS = {
   "below-minimum": "below the minimum",
   "above-maximum": "above the maximum",
   "rate-limited": "limited by the scaling policy",
+  panic: "far above target: adding at once, removing nothing",
   stabilized: "waiting for the stabilization window",
   rolling: "waiting for an update to finish",
   stopped: "scaled to zero manually",

@@ -12,7 +12,7 @@ from typing import Any
 
 from app import prometheus
 from app.metrics_client import MetricsClient, ServiceMetrics
-from app.policy import Decision, History, Observation, ScalingSpec, TimestampedReplicas, decide, propose
+from app.policy import Decision, History, Observation, ScalingSpec, decide, propose
 from app.scalers import OPERATIONS, Replicas, Scaler, ScalingError, UpdateInProgress
 from app.settings import AutoscaleSettings
 
@@ -150,14 +150,15 @@ class Controller:
             metrics,
             service.alert_until > now,
             seen.rolling,
+            measured.panic_loads,
         )
         spec = service.spec
         decision = decide(observation, spec, service.history, now)
-        service.history = service.history.since(
-            now - max(spec.scale_up_stabilization_seconds, spec.scale_down_stabilization_seconds, _longest_period(spec))
-        )
+        service.history = service.history.since(now - _longest_window(spec))
         if decision.proposal is not None:
             service.history = service.history.with_recommendation(now, decision.proposal)
+        if observation.overload(spec) is not None:
+            service.history = service.history.with_overload(now)
         if decision != service.decision:
             self._log_decision(name, decision, observation)
         service.decision = decision
@@ -245,9 +246,7 @@ class Controller:
         replica is removed before a window has passed.
         """
         spec = service.spec
-        start = now - max(
-            spec.scale_up_stabilization_seconds, spec.scale_down_stabilization_seconds, _longest_period(spec)
-        )
+        start = now - max(_longest_window(spec), spec.panic_seconds)
         moments = (await self._metrics_client.past(start, now, _STEP)).get(name, {})
         history = History()
         before: int | None = None
@@ -260,12 +259,12 @@ class Controller:
                 history = history.with_recommendation(when, wanted)
             if count and before and count != before:
                 history = history.with_change(when, count - before)
+            if Observation(count, count, count, {}, panic=measured.panic_loads).overload(spec) is not None:
+                history = history.with_overload(when)
             before = count or before
         times = [entry.when for entry in history.recommendations]
         if not times or times[0] > start + 2 * _STEP or times[-1] < now - 2 * _STEP:
-            history = History(
-                (*history.recommendations, TimestampedReplicas(now, service.seen.current)), history.changes
-            )
+            history = history.with_recommendation(now, service.seen.current)
         return history
 
     def status(self) -> dict[str, Any]:
@@ -274,8 +273,9 @@ class Controller:
         return {name: _status_of(service, now) for name, service in sorted(self._services.items())}
 
 
-def _longest_period(spec: ScalingSpec) -> float:
-    return max(spec.up.period, spec.down.period, spec.fallback_period_seconds)
+def _longest_window(spec: ScalingSpec) -> float:
+    windows = spec.scale_up_stabilization_seconds, spec.scale_down_stabilization_seconds
+    return max(*windows, spec.up.period, spec.down.period, spec.fallback_period_seconds)
 
 
 def _status_of(service: _Service, now: float) -> dict[str, Any]:
@@ -290,6 +290,7 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
         "minimum": spec.minimum,
         "maximum": spec.maximum,
         "load": _metric_values(service.measured),
+        "panic": history.overloaded_at > now - spec.panic_seconds,
         "alert_for_more": service.alert_until > now,
         "windows": {
             way: [entry.replicas for entry in history.recommendations if entry.when > now - seconds]

@@ -14,15 +14,19 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 2.0
 # Series with a track are limited to stable; the others have no track.
-_SELECTOR = '{__name__=~"autoscale:load:(value|target)|service:replicas:ready", track=~"stable|"}'
+_SELECTOR = '{__name__=~"autoscale:load:(value|panic_value|target)|service:replicas:ready", track=~"stable|"}'
 
 
 @dataclass(slots=True)
 class ServiceMetrics:
-    """Metrics of a service at one time: ready stable replicas, and value and target by metric name."""
+    """Metrics of a service at one time: ready stable replicas, and by metric name the values and targets.
+
+    `panic_values` are measured over the short window of the panic mode.
+    """
 
     ready: int | None = None
     values: dict[str, float] = field(default_factory=dict)
+    panic_values: dict[str, float] = field(default_factory=dict)
     targets: dict[str, float] = field(default_factory=dict)
 
     def load(self, metric: str) -> MetricValue | None:
@@ -30,6 +34,15 @@ class ServiceMetrics:
         if metric in self.values and metric in self.targets:
             return MetricValue(self.values[metric], self.targets[metric])
         return None
+
+    @property
+    def panic_loads(self) -> tuple[MetricValue, ...]:
+        """The metrics measured over the panic window."""
+        return tuple(
+            MetricValue(value, self.targets[metric])
+            for metric, value in sorted(self.panic_values.items())
+            if metric in self.targets
+        )
 
 
 class MetricsClient(Protocol):
@@ -88,6 +101,8 @@ def _add(measured: ServiceMetrics, labels: Mapping[str, str], sample: tuple[floa
     match labels.get("__name__"):
         case "autoscale:load:value":
             measured.values[labels.get("metric", "")] = value
+        case "autoscale:load:panic_value":
+            measured.panic_values[labels.get("metric", "")] = value
         case "autoscale:load:target":
             measured.targets[labels.get("metric", "")] = value
         case "service:replicas:ready" if math.isfinite(value):

@@ -2,12 +2,15 @@
 
 Without clock, network or Docker. Sources: kubernetes/kubernetes, pkg/controller/podautoscaler, replica_calculator.go
 (calcPlainMetricReplicas) for the proposal and horizontal.go (stabilizeRecommendationWithBehaviors,
-convertDesiredReplicasWithBehaviorRate) for windows and policies. Times are seconds of any one clock.
+convertDesiredReplicasWithBehaviorRate) for windows and policies. The panic mode is that of Knative's autoscaler
+(knative/serving, pkg/autoscaler/scaling/autoscaler.go): a load of twice the target, measured over a few seconds, counts
+as it is, and nothing is scaled down until the load has stayed below that for a minute. Times are seconds of any one
+clock.
 """
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 # Values beyond this are invalid; replica counts stay exact in a float.
@@ -54,6 +57,9 @@ class ScalingSpec:
     scale_down_stabilization_seconds: float = 300
     up: ScalingPolicy = ScalingPolicy(4, 100, 15)
     down: ScalingPolicy = ScalingPolicy(1, 50, 60)
+    # Ratio of the load over the panic window to its target that starts panic mode (0: never), and how long it lasts.
+    panic_threshold: float = 2
+    panic_seconds: float = 60
     # Without metrics, a firing alert adds at most one replica per this many seconds.
     fallback_period_seconds: float = 60
 
@@ -62,7 +68,8 @@ class ScalingSpec:
 class Observation:
     """A service at one time: existing, ready and measured replicas, and the metrics by name (None: missing).
 
-    `alert`: a scale-out alert is firing. `rolling`: a new version is replacing an old one.
+    `alert`: a scale-out alert is firing. `rolling`: a new version is replacing an old one. `panic`: the metrics that
+    are also measured over the panic window.
     """
 
     current: int
@@ -71,28 +78,43 @@ class Observation:
     metrics: Mapping[str, MetricValue | None]
     alert: bool = False
     rolling: bool = False
+    panic: tuple[MetricValue, ...] = ()
+
+    def overload(self, spec: ScalingSpec) -> MetricValue | None:
+        """Return the highest load over the panic window if it reaches the threshold of the panic mode."""
+        usable = [load for load in self.panic if load.usable and spec.panic_threshold]
+        highest = max(usable, key=lambda load: load.value / load.target, default=None)
+        if highest is None or highest.value / highest.target < spec.panic_threshold - _EPSILON:
+            return None
+        return highest
 
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Recommendations and changes, as far back as the longest window or period."""
+    """Recommendations and changes, as far back as the longest window or period, and the last overload."""
 
     recommendations: tuple[TimestampedReplicas, ...] = ()
     changes: tuple[TimestampedReplicas, ...] = ()
+    overloaded_at: float = -math.inf
 
     def with_recommendation(self, now: float, replicas: int) -> "History":
         """Return the history with a recommendation added."""
-        return History((*self.recommendations, TimestampedReplicas(now, replicas)), self.changes)
+        return replace(self, recommendations=(*self.recommendations, TimestampedReplicas(now, replicas)))
 
     def with_change(self, now: float, by: int) -> "History":
         """Return the history with a change added."""
-        return History(self.recommendations, (*self.changes, TimestampedReplicas(now, by)))
+        return replace(self, changes=(*self.changes, TimestampedReplicas(now, by)))
+
+    def with_overload(self, now: float) -> "History":
+        """Return the history with an overload, which starts or prolongs the panic mode."""
+        return replace(self, overloaded_at=now)
 
     def since(self, timestamp: float) -> "History":
         """Return the part after a time."""
-        return History(
-            tuple(entry for entry in self.recommendations if entry.when > timestamp),
-            tuple(entry for entry in self.changes if entry.when > timestamp),
+        return replace(
+            self,
+            recommendations=tuple(entry for entry in self.recommendations if entry.when > timestamp),
+            changes=tuple(entry for entry in self.changes if entry.when > timestamp),
         )
 
 
@@ -113,7 +135,7 @@ class Decision:
     @property
     def pending(self) -> bool:
         """Whether it will change with time: an operation is due, or a window or period is running."""
-        return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "rolling")
+        return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "rolling", "panic")
 
 
 def propose(load: MetricValue, current: int, ready: int, measured: int, tolerance: float) -> int:
@@ -177,15 +199,18 @@ def _replicas_at_period_start(
 def decide(observation: Observation, spec: ScalingSpec, history: History, now: float) -> Decision:
     """Decide the desired number of replicas.
 
-    The largest proposal of several metrics wins. A missing metric prevents scaling down; without any metric only an
-    alert scales up, one replica at a time. A service without replicas was stopped manually and stays stopped. During an
-    update the number does not change; proposals are still recorded for the stabilization windows.
+    The largest proposal of several metrics wins; an overload in the panic window is one of them. A missing metric
+    prevents scaling down; without any metric only an alert scales up, one replica at a time. A service without replicas
+    was stopped manually and stays stopped. During an update the number does not change; proposals are still recorded
+    for the stabilization windows.
     """
     current = observation.current
     if current == 0:
         return Decision(0, 0, "stopped")
     usable = [load for load in observation.metrics.values() if load is not None and load.usable]
-    wanted = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in usable]
+    overload = observation.overload(spec)
+    loads = usable if overload is None else [*usable, overload]
+    wanted = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in loads]
     proposal = max(wanted, default=None)
     missing = proposal is not None and proposal < current and len(usable) < len(observation.metrics)
     if observation.rolling:
@@ -196,22 +221,28 @@ def decide(observation: Observation, spec: ScalingSpec, history: History, now: f
         return _without_metrics(observation, spec, history, now)
     if missing:
         return Decision(current, current, "metric-missing", current)
-    return _limited(proposal, current, spec, history, now)
+    panicking = overload is not None or history.overloaded_at > now - spec.panic_seconds
+    return _limited(proposal, current, spec, history, now, panicking)
 
 
-def _limited(proposal: int, current: int, spec: ScalingSpec, history: History, now: float) -> Decision:
-    """Apply windows, policies and bounds to a proposal."""
-    wanted = stabilize(proposal, current, history.recommendations, spec, now)
+def _limited(proposal: int, current: int, spec: ScalingSpec, history: History, now: float, panicking: bool) -> Decision:
+    """Apply windows, policies and bounds to a proposal; panic mode bypasses the windows and never scales down."""
+    if panicking:
+        wanted, window = max(proposal, current), "panic"
+    else:
+        wanted, window = stabilize(proposal, current, history.recommendations, spec, now), "stabilized"
     most = up_limit(current, history.changes, spec.up, now)
     fewest = down_limit(current, history.changes, spec.down, now)
     if current > spec.maximum:
-        return Decision(current, spec.maximum, "above-maximum", proposal)
+        return Decision(current, *((current, "panic") if panicking else (spec.maximum, "above-maximum")), proposal)
     desired = min(max(wanted, fewest, spec.minimum), most, spec.maximum)
     if desired == wanted:
         if wanted != proposal:
-            reason = "stabilized"
+            reason = window
+        elif desired > current:
+            reason = "panic" if panicking else "above-target"
         else:
-            reason = "on-target" if desired == current else "above-target" if desired > current else "below-target"
+            reason = "on-target" if desired == current else "below-target"
     elif desired in (spec.maximum, spec.minimum):
         reason = "at-maximum" if desired < wanted else "at-minimum"
     else:

@@ -52,12 +52,21 @@ class AutoscaleSettings(ProcessSettings):
         ScalingPolicy(1, 50, 60),
         description="Scale-down policy [replicas, percent, period in seconds]: maximum decrease per period.",
     )
+    panic_threshold: float = Field(
+        2,
+        ge=0,
+        description="Load over the panic window, relative to the target, from which replicas are added without a"
+        " stabilization window and none is removed; 0: never.",
+    )
+    panic_seconds: float = Field(
+        60, ge=0, description="How long no replica is removed after the load was above PANIC_THRESHOLD, in seconds."
+    )
     fallback_period_seconds: float = Field(
         60, gt=0, description="Without metrics, a firing alert adds at most one replica per this many seconds."
     )
 
     active_interval_seconds: float = Field(
-        3, gt=0, description="Interval of the control loop while an alert fires or a change is due, in seconds."
+        2, gt=0, description="Interval of the control loop while an alert fires or a change is due, in seconds."
     )
     idle_interval_seconds: float = Field(
         30, gt=0, description="Interval of the control loop otherwise, in seconds; a webhook wakes it at once."
@@ -79,6 +88,8 @@ class AutoscaleSettings(ProcessSettings):
     def _bounds(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError("min_replicas is above max_replicas")
+        if 0 < self.panic_threshold <= 1 + self.tolerance:
+            raise ValueError("panic_threshold is not above the tolerated load; 0 disables the panic mode")
         return self
 
     def spec(self, minimum: int | None, maximum: int | None) -> ScalingSpec:
@@ -92,5 +103,7 @@ class AutoscaleSettings(ProcessSettings):
             scale_down_stabilization_seconds=self.scale_down_stabilization_seconds,
             up=self.scale_up_policy,
             down=self.scale_down_policy,
+            panic_threshold=self.panic_threshold,
+            panic_seconds=self.panic_seconds,
             fallback_period_seconds=self.fallback_period_seconds,
         )

@@ -39,6 +39,8 @@ class FakeCluster:
     blind: Callable[[float], bool] = lambda _now: False
     fails: Callable[[str], bool] = lambda _operation: False
     metrics: tuple[str, ...] = ("requests_per_second",)
+    # Load over the panic window; none unless set.
+    burst: Callable[[float], float] | None = None
     # Number of replicas after each change, with its time.
     changes: list[tuple[float, int]] = field(default_factory=list)
     cleared: int = 0
@@ -89,7 +91,9 @@ class FakeCluster:
     def _measured(self, when: float) -> ServiceMetrics:
         ready = self.ready
         value = self.load(when) / ready if ready else math.nan
-        return ServiceMetrics(ready, dict.fromkeys(self.metrics, value), dict.fromkeys(self.metrics, self.target))
+        panic = {self.metrics[0]: self.burst(when) / ready} if self.burst and ready else {}
+        targets = dict.fromkeys(self.metrics, self.target)
+        return ServiceMetrics(ready, dict.fromkeys(self.metrics, value), panic, targets)
 
     def _may(self, operation: str) -> None:
         if self.fails(operation):

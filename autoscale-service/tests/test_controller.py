@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -29,6 +30,32 @@ async def test_four_times_the_load_scales_up_and_its_end_scales_down(lab: Lab) -
     # Starting five minutes after the last high proposal, at most half per minute.
     assert downs[0][0] >= 1_000_327 + 300 and [count for _, count in downs] == [4, 2]
     assert downs[1][0] - downs[0][0] >= 60
+
+
+def rate_over(seconds: float) -> Callable[[float], float]:
+    """Return the measured rate over a window, of a load that quadruples for 25 seconds."""
+    return lambda now: 140 + 420 * max(0.0, min(1.0, (now - 1_000_030) / seconds)) if now < 1_000_055 else 10
+
+
+@pytest.mark.parametrize(("panicking", "seconds", "back"), [(False, 18, 1_000_075), (True, 6, 1_000_099)])
+async def test_panic_mode_decides_before_the_stable_window_is_full(
+    lab: Lab, panicking: bool, seconds: float, back: float
+) -> None:
+    cluster = FakeCluster(rate_over(20), burst=rate_over(5) if panicking else None)
+    controller = cluster.controller(lab, scale_down_stabilization_seconds=20)
+    await cluster.run(controller, 58, step=2)
+    enough = next(when for when, count in cluster.changes if count >= 6)
+    assert enough - 1_000_030 == pytest.approx(seconds, abs=2)
+    assert controller.status()[ACCOUNT]["panic"] is panicking
+    await cluster.run(controller, 3 * MINUTES)
+    first_down = next(when for when, _ in cluster.changes if when > 1_000_055)
+    assert first_down == pytest.approx(back, abs=3)
+
+
+async def test_a_new_process_restores_panic_mode(lab: Lab) -> None:
+    cluster = FakeCluster(lambda _now: 100, replicas=6, burst=lambda now: 2000 if now < 999_985 else 100)
+    await cluster.run(cluster.controller(lab, scale_down_stabilization_seconds=0), 2 * MINUTES)
+    assert 1_000_030 <= cluster.changes[0][0] <= 1_000_048
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -49,6 +49,8 @@ async def test_metrics_are_read_by_service_and_name() -> None:
         return result(
             series("autoscale:load:value", [1, "30.5"], metric="requests_per_second"),
             series("autoscale:load:target", [1, "40"], metric="requests_per_second"),
+            series("autoscale:load:panic_value", [1, "90"], metric="requests_per_second"),
+            series("autoscale:load:panic_value", [1, "90"], metric="a-metric-without-a-target"),
             series("autoscale:load:target", [1, "0.7"], metric="cpu_cores"),
             series("service:replicas:ready", [1, "2"], track="stable"),
             series("autoscale:load:value", [1, "NaN"], metric="requests_per_second", service="transaction-service"),
@@ -57,7 +59,7 @@ async def test_metrics_are_read_by_service_and_name() -> None:
 
     found = await prometheus(answer).now()
     assert found[ACCOUNT].ready == 2 and found[ACCOUNT].load("requests_per_second") == MetricValue(30.5, 40)
-    assert found[ACCOUNT].load("cpu_cores") is None
+    assert found[ACCOUNT].load("cpu_cores") is None and found[ACCOUNT].panic_loads == (MetricValue(90, 40),)
     other = found["transaction-service"]
     assert other.ready is None and math.isnan(other.values["requests_per_second"])
     assert asked[0].startswith(f"{URL}/api/v1/query ") and 'track=~"stable|"' in unquote(asked[0])

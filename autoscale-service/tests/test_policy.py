@@ -1,12 +1,23 @@
 """The policy beyond Kubernetes' traces: missing metrics, alerts without metrics, and bounds."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.policy import Decision, History, MetricValue, Observation, ScalingSpec, TimestampedReplicas, decide
+from app.policy import (
+    Decision,
+    History,
+    MetricValue,
+    Observation,
+    ScalingPolicy,
+    ScalingSpec,
+    TimestampedReplicas,
+    decide,
+    up_limit,
+)
 
 NOW = 10_000.0
 SPEC = ScalingSpec(2, 8)
@@ -89,6 +100,14 @@ histories = st.builds(
     History,
     st.lists(st.builds(TimestampedReplicas, st.floats(NOW - 400, NOW), counts), max_size=5).map(tuple),
     st.lists(st.builds(TimestampedReplicas, st.floats(NOW - 400, NOW), st.integers(-9, 9)), max_size=5).map(tuple),
+    st.just(-math.inf) | st.floats(NOW - 400, NOW),
+)
+specs = st.builds(
+    ScalingSpec,
+    st.integers(1, 5),
+    st.integers(5, 12),
+    scale_up_stabilization_seconds=st.sampled_from([0.0, 120.0]),
+    scale_down_stabilization_seconds=st.sampled_from([0.0, 300.0]),
 )
 sights = st.builds(
     Observation,
@@ -99,7 +118,63 @@ sights = st.builds(
         st.sampled_from(["requests_per_second", "cpu_cores"]), st.none() | st.builds(MetricValue, numbers, numbers)
     ),
     st.booleans(),
+    st.booleans(),
+    st.lists(st.builds(MetricValue, numbers, numbers), max_size=2).map(tuple),
 )
+
+
+def test_an_overload_of_the_panic_window_scales_at_once() -> None:
+    # The stable metric lags behind, and lower proposals are in a scale-up stabilization window.
+    steady, burst = {"requests_per_second": MetricValue(70, 100)}, (MetricValue(280, 100),)
+    spec = ScalingSpec(2, 8, scale_up_stabilization_seconds=120)
+    earlier = History((TimestampedReplicas(NOW - 60, 2),))
+    assert decided(Observation(2, 2, 2, steady), earlier, spec).desired == 2
+    decision = decided(Observation(2, 2, 2, steady, panic=burst), earlier, spec)
+    assert (decision.desired, decision.reason, decision.proposal, decision.pending) == (6, "panic", 6, True)
+    # Starting replicas are not requested twice, and policies and bounds still apply.
+    assert decided(Observation(6, 2, 2, steady, panic=burst), earlier, spec).desired == 6
+    slow = ScalingSpec(2, 8, up=ScalingPolicy(1, 0, 60))
+    assert decided(Observation(2, 2, 2, steady, panic=burst), spec=slow) == Decision(2, 3, "rate-limited", 6)
+    assert decided(Observation(2, 2, 2, steady, panic=(MetricValue(2000, 100),)), spec=ScalingSpec(2, 5)).desired == 5
+
+
+@pytest.mark.parametrize(("level", "threshold", "desired"), [(199, 2, 2), (200, 2, 4), (400, 0, 2), (math.nan, 2, 2)])
+def test_panic_mode_starts_at_its_threshold(level: float, threshold: float, desired: int) -> None:
+    observation = Observation(2, 2, 2, {"requests_per_second": MetricValue(100, 100)}, panic=(MetricValue(level, 100),))
+    assert decided(observation, spec=ScalingSpec(2, 8, panic_threshold=threshold)).desired == desired
+
+
+def test_nothing_is_scaled_down_until_the_load_has_been_lower_for_a_while() -> None:
+    spec = ScalingSpec(2, 8, scale_down_stabilization_seconds=0)
+    observation = Observation(6, 6, 6, {"requests_per_second": LOW}, panic=(LOW,))
+    held = decided(observation, History().with_overload(NOW - 59), spec)
+    assert (held.desired, held.reason, held.pending) == (6, "panic", True)
+    assert decided(observation, History().with_overload(NOW - 60), spec).direction == "down"
+
+
+@given(sights, histories, specs)
+def test_panic_mode_never_scales_down_and_exceeds_neither_policy_nor_maximum(
+    observation: Observation, history: History, spec: ScalingSpec
+) -> None:
+    decision = decide(observation, spec, history, NOW)
+    if observation.overload(spec) is not None or history.overloaded_at > NOW - spec.panic_seconds:
+        assert decision.direction != "down"
+    if decision.direction == "up" and decision.reason == "panic":
+        assert decision.desired <= up_limit(observation.current, history.changes, spec.up, NOW)
+        assert decision.desired <= spec.maximum
+
+
+@given(sights, histories, specs)
+def test_without_an_overload_the_decision_is_that_of_kubernetes(
+    observation: Observation, history: History, spec: ScalingSpec
+) -> None:
+    calm = replace(history, overloaded_at=-math.inf)
+    decision = decide(replace(observation, panic=()), spec, calm, NOW)
+    if observation.overload(spec) is None:
+        assert decide(observation, spec, calm, NOW) == decision
+    assert decide(observation, replace(spec, panic_threshold=0), calm, NOW) == decision
+    if decision.reason != "alert-without-metrics":
+        assert decide(observation, spec, calm, NOW).desired >= decision.desired
 
 
 @given(sights, histories, st.integers(1, 5), st.integers(5, 12))

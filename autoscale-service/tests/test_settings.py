@@ -28,8 +28,11 @@ def test_required_settings_have_no_default(environment: SettingsEnvironment) -> 
         ("AUTOSCALE_TOKEN", "short"),
         ("AUTOSCALE_TOKEN", "xxxxxxxxxxxxxxxxxxxx"),
         ("AUTH_JWKS", "/nowhere/jwks.json"),
+        ("PANIC_THRESHOLD", "-1"),
     ],
 )
-def test_a_well_known_credential_is_rejected(name: str, value: str, environment: SettingsEnvironment) -> None:
+def test_a_well_known_credential_or_invalid_value_is_rejected(
+    name: str, value: str, environment: SettingsEnvironment
+) -> None:
     environment.set(**{name: value})
     assert environment.rejected() == [name]

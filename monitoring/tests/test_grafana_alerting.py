@@ -96,7 +96,7 @@ def test_alert_created_in_grafana_is_sent():
 def test_lasting_surge_triggers_the_autoscaler_repeatedly():
     (policy,) = load("policies")["policies"]
     trigger = next(route for route in policy["routes"] if route["receiver"] == "autoscaler")
-    assert (trigger["group_wait"], trigger["group_interval"], trigger["repeat_interval"]) == ("0s", "15s", "30s")
+    assert (trigger["group_wait"], trigger["group_interval"], trigger["repeat_interval"]) == ("0s", "5s", "30s")
 
 
 def test_policies_use_existing_contact_points_and_mute_times():

@@ -33,7 +33,7 @@ START = 2
 BASE_RATE = 0.7 * TARGET * START
 FACTOR = 4
 NEEDED = math.ceil(BASE_RATE * FACTOR / TARGET)
-MAX_SECONDS = 45
+MAX_SECONDS = 20
 SETTINGS = {
     "COMPOSE_FILE": "docker-compose.yml",
     "ACCOUNT_SERVICE_REPLICAS": str(START),
@@ -76,7 +76,7 @@ class Autoscaled:
 
     def breach(self, since: float) -> float | None:
         """Return when Prometheus first measured a load above the alert's threshold."""
-        query = quote(f'autoscale:load:ratio{{service="{SERVICE}"}} > 1.1')
+        query = quote(f'autoscale:load:peak_ratio{{service="{SERVICE}"}} > 1.1')
         window = f"start={since:.3f}&end={time.time():.3f}&step=1"
         url = f"http://127.0.0.1:9090/api/v1/query_range?query={query}&{window}"
         page = self.bank.inside("prometheus", "wget", "-q", "-O", "-", url)
