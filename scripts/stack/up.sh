@@ -35,6 +35,10 @@ read -ra shell_replicas <<<"$(compgen -e | grep -x '[A-Z]*_SERVICE_REPLICAS' | p
 # shellcheck source=scripts/stack/stack_env.sh
 . scripts/stack/stack_env.sh
 
+# Of .env, var/docker/stack.env and the shell. Only here: stopping or rolling back has to work with any .env.
+mapfile -t names < <(compgen -e)
+old_names=$(python3 -m shared.runtime.renamed_settings "${names[@]}" 2>&1) || fail "${old_names//$'\n'/; }"
+
 # Print the containers of the stack as `SERVICE STATE STATUS` lines.
 containers() {
     docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \

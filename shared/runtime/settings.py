@@ -15,6 +15,8 @@ from urllib.parse import unquote, urlsplit
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.runtime.renamed_settings import renamed
+
 _WELL_KNOWN = re.compile(
     r"(?:change(?:me|it)|your|my|the|a|replace|me|passw(?:or)?d|pass|secret|token|key|default|example|placeholder|"
     r"test|demo|lab|admin|root|user|guest|bank(?:ing)?|service|account|transaction|postgres|nats|grafana|letmein)*"
@@ -50,6 +52,10 @@ def _require_password(url: str) -> str:
 SharedSecret = Annotated[SecretStr, Field(min_length=16), AfterValidator(_reject_well_known)]
 
 
+class RenamedSettings(Exception):
+    """Variables have old names; the arguments are messages with the new ones."""
+
+
 class ProcessSettings(BaseSettings):
     """Settings of all services, read from the environment; an invalid value stops the process with an error message."""
 
@@ -83,8 +89,11 @@ class ProcessSettings(BaseSettings):
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         """Read the settings, NAME_FILE variables included.
 
-        Raises pydantic.ValidationError for a missing or invalid value and OSError for an unreadable file.
+        Raises pydantic.ValidationError for a missing or invalid value, OSError for an unreadable file and
+        RenamedSettings for a variable with an old name.
         """
+        if messages := renamed(environ, cls.model_fields):
+            raise RenamedSettings(messages)
         from_files: dict[str, Any] = {
             name: _content(Path(environ[f"{name.upper()}_FILE"]))
             for name in cls.model_fields
@@ -138,13 +147,15 @@ Settings = TypeVar("Settings", bound=ProcessSettings)
 
 
 def load_or_exit(settings_class: type[Settings]) -> Settings:
-    """Read the settings; print one line per invalid value and exit with code 2 on errors."""
+    """Read the settings; print one line per invalid value or old name and exit with code 2 on errors."""
     try:
         return settings_class.from_environment()
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
             name = ".".join(str(part) for part in problem["loc"]).upper()
             print(f"setting {name}: {problem['msg']} (set it in the environment, or {name}_FILE)", file=sys.stderr)
+    except RenamedSettings as error:
+        print(*(f"setting {message}" for message in error.args[0]), sep="\n", file=sys.stderr)
     except OSError as error:
         print(f"settings: cannot read {error.filename}: {error.strerror}", file=sys.stderr)
     raise SystemExit(2)
