@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from app.analysis.__main__ import EXIT_CODES, main
-from app.analysis.model import INVARIANTS, Criterion, CriterionValues, Policy, ProbeFailures, Samples, ServiceCounts
+from app.analysis.model import INVARIANTS, Criterion, CriterionValues, Policy, Samples, ServiceCounts
 from app.analysis.records import AnalysisRecord, load_record, write_record
 from app.analysis.queries import AnalysisWindow
 from app.analysis.runner import analyze
@@ -51,7 +51,6 @@ def test_records_are_numbered_and_load_unchanged(tmp_path: Path) -> None:
     further = {
         "outcomes": (counts(60, 100, 40),),
         "resources": (EQUAL,),
-        "probes": (ProbeFailures("account-service", "balance", 1, 0),),
         "criteria": (CriterionValues(Criterion("late", "a", "b"), (1.0, None), (2.0, math.inf)),),
     }
     odd = replace(odd, samples=replace(odd.samples, invariants=invariants, services=services, **further))

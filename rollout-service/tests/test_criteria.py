@@ -1,4 +1,4 @@
-"""Contract probes and operators' own criteria."""
+"""Operators' own criteria."""
 
 import math
 from dataclasses import replace
@@ -6,8 +6,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from app.analysis.criterion_samples import read_criteria, read_probes
-from app.analysis.model import INVARIANTS, Criterion, CriterionValues, Policy, ProbeFailures, Samples, ServiceCounts
+from app.analysis.criterion_samples import read_criteria
+from app.analysis.model import INVARIANTS, Criterion, CriterionValues, Policy, Samples, ServiceCounts
 from app.analysis.queries import AnalysisWindow, Prometheus
 from app.analysis.verdict import evaluate
 from app.settings import CanaryMetric
@@ -46,19 +46,6 @@ def test_an_unknown_value_holds(value: float | None) -> None:
     assert verdict()[:2] == ("hold", "criterion")
 
 
-@pytest.mark.parametrize("canary, stable, decision", [(1, 0, "rollback"), (0, 0, "promote"), (3, 1, "promote")])
-def test_a_probe_that_only_the_canary_fails_is_a_fault(canary: float, stable: float, decision: str) -> None:
-    failures = ProbeFailures("account-service", "balance-fields", canary, stable)
-    found = evaluate(replace(HEALTHY, probes=(failures,)), Policy())
-    assert found.verdict == decision
-    if decision == "rollback":
-        assert (found.reason, found.detail) == ("contract-probe", "account-service balance-fields")
-
-
-def test_unknown_probes_hold() -> None:
-    assert evaluate(replace(HEALTHY, probes=None), Policy()).reason == "no-data"
-
-
 @pytest.mark.parametrize("wrong", [{"name": "Bad name"}, {"direction": "up"}, {"analyses": 0}, {"window": 1}])
 def test_an_invalid_criterion_is_rejected(wrong: dict[str, object]) -> None:
     valid = {"name": "late", "canary": "a", "stable": "b"}
@@ -95,19 +82,3 @@ async def test_criteria_are_read_at_the_last_times_of_the_step() -> None:
         assert found == (CriterionValues(LATE, (1.0, 2.0, 3.0), (None, None, None)),)
         found = await read_criteria(prometheus, AnalysisWindow(84, 100, 0), [LATE])
         assert found[0].canary == (2.0, 3.0)
-
-
-async def test_probes_are_read_by_track() -> None:
-    labels = {"instance": "r", "version": "1", "service": "account-service", "probe": "balance"}
-    by = "sum by (instance, version, service, track, probe)"
-    selector = 'bank_contract_probe_failures_total{job="rollout-service"}'
-    values = {
-        f"{by} (last_over_time({selector}[90000ms]))": [
-            ({**labels, "track": "canary"}, 7.0),
-            ({**labels, "track": "stable"}, 2.0),
-        ],
-        f"{by} ({selector})": [({**labels, "track": "canary"}, 4.0), ({**labels, "track": "stable"}, 2.0)],
-    }
-    async with httpx.AsyncClient(transport=server(values)) as client:
-        found = await read_probes(Prometheus("http://prometheus", client), AnalysisWindow(10, 100, 0))
-    assert found == (ProbeFailures("account-service", "balance", 3.0, 0.0),)

@@ -1,15 +1,8 @@
-"""Contract probes, and operators' own criteria."""
+"""Operators' own criteria."""
 
 import math
 
-from app.analysis.model import CriterionValues, Finding, ProbeFailures
-
-
-def compare_probe(failures: ProbeFailures) -> Finding:
-    """Compare a contract probe: the canary must not fail where stable does not."""
-    name = f"{failures.service} {failures.probe}"
-    worse = failures.canary > 0 and not failures.stable > 0
-    return Finding(worse, True, {f"canary {name}": failures.canary, f"stable {name}": failures.stable}, name)
+from app.analysis.model import CriterionValues, Finding
 
 
 def compare_criterion(values: CriterionValues) -> Finding:

@@ -1,21 +1,10 @@
-"""Reads contract probes and operators' own criteria from Prometheus."""
+"""Reads operators' own criteria from Prometheus."""
 
 import asyncio
 from collections.abc import Sequence
 
-from app.analysis.model import Criterion, CriterionValues, ProbeFailures
-from app.analysis.queries import AnalysisWindow, MetricsUnavailable, Prometheus, summed
-
-_FAILURES = 'bank_contract_probe_failures_total{job="rollout-service"}'
-
-
-async def read_probes(prometheus: Prometheus, window: AnalysisWindow) -> tuple[ProbeFailures, ...]:
-    """Return the failures of contract probes in the step. Raises MetricsUnavailable if Prometheus does not answer."""
-    found = summed(await prometheus.increase(_FAILURES, window.step, window.now, "probe"), 2, 4, 3)
-    names = sorted({(service, probe) for service, probe, _ in found})
-    return tuple(
-        ProbeFailures(*name, found.get((*name, "canary"), 0.0), found.get((*name, "stable"), 0.0)) for name in names
-    )
+from app.analysis.model import Criterion, CriterionValues
+from app.analysis.queries import AnalysisWindow, MetricsUnavailable, Prometheus
 
 
 async def read_criteria(

@@ -17,7 +17,7 @@ INVARIANTS = (
 REASONS = (
     *("errors", "latency-ceiling", "latency", "retries", "outcomes", "cpu", "memory", "files", "threads", "event-loop"),
     *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "restart"),
-    *("contract-probe", "criterion", "contract"),
+    *("criterion", "contract"),
     *("no-data", "not-enough-samples", "baking", "healthy"),
 )
 
@@ -92,16 +92,6 @@ class ResourceCounts:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeFailures:
-    """Failures of one contract probe against both tracks of a service in a step."""
-
-    service: str
-    probe: str
-    canary: float
-    stable: float
-
-
-@dataclass(frozen=True, slots=True)
 class Criterion:
     """An operator's own criterion: PromQL for canary and stable, each with one value as result.
 
@@ -144,7 +134,6 @@ class Samples:
     invariants: Mapping[str, float | None]
     outcomes: tuple[OutcomeCounts, ...] | None = ()
     resources: tuple[ResourceCounts, ...] | None = ()
-    probes: tuple[ProbeFailures, ...] | None = ()
     criteria: tuple[CriterionValues, ...] = ()
 
 

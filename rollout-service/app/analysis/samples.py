@@ -16,12 +16,11 @@ from typing import TypeVar
 
 import httpx
 
-from app.analysis.criterion_samples import read_criteria, read_probes
+from app.analysis.criterion_samples import read_criteria
 from app.analysis.model import (
     Criterion,
     CriterionValues,
     OutcomeCounts,
-    ProbeFailures,
     ResourceCounts,
     Samples,
     ServiceCounts,
@@ -73,7 +72,7 @@ class PrometheusSamples:
 
     async def read(self, window: AnalysisWindow) -> Samples:
         """Return the samples of a step. Never raises: a value that is not available is None."""
-        (up, services, invariants), (outcomes, resources, probes, criteria) = await asyncio.gather(
+        (up, services, invariants), (outcomes, resources, criteria) = await asyncio.gather(
             asyncio.gather(self._tracks_up(window.now), self._counts(window), self._invariants(window)),
             self._further(window),
         )
@@ -91,21 +90,18 @@ class PrometheusSamples:
             invariants=invariants,
             outcomes=outcomes,
             resources=resources,
-            probes=probes,
             criteria=criteria,
         )
 
     async def _further(self, window: AnalysisWindow) -> tuple[
         tuple[OutcomeCounts, ...] | None,
         tuple[ResourceCounts, ...] | None,
-        tuple[ProbeFailures, ...] | None,
         tuple[CriterionValues, ...],
     ]:
-        """Return outcomes, resources, contract probes and own criteria."""
+        """Return outcomes, resources and own criteria."""
         return await asyncio.gather(
             _or_none(read_outcomes(self._prometheus, window, self._services)),
             _or_none(read_resources(self._prometheus, window, self._services)),
-            _or_none(read_probes(self._prometheus, window)),
             read_criteria(self._prometheus, window, self._criteria),
         )
 

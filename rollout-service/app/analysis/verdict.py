@@ -19,7 +19,7 @@ Latency: the Mann-Whitney U test with a boundary for any number of looks (ranks.
 difference is significant, so the canary must also be slower by a relevant amount.
 
 Outcomes and retries: outcomes.py. CPU, memory, open files, threads and event-loop lag: resources.py.
-Contract probes and operators' own criteria: criteria.py.
+Operators' own criteria: criteria.py.
 
 NGINX retries the canary's failed requests on stable. This increases stable's requests only as far as the canary fails,
 and stable's errors only if stable fails them, too, which speaks for the canary.
@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from app.analysis import ranks
-from app.analysis.criteria import compare_criterion, compare_probe
+from app.analysis.criteria import compare_criterion
 from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, Finding, TrackCounts, Verdict
 from app.analysis.outcomes import compare_outcomes, compare_retries
 from app.analysis.resources import compare_resources
@@ -82,7 +82,6 @@ def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, F
         found.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
     for use in samples.resources or ():
         found += [(use.service, reason, result) for reason, result in compare_resources(use, policy).items()]
-    found += [("probes", "contract-probe", compare_probe(one)) for one in samples.probes or ()]
     found += [("criteria", "criterion", compare_criterion(one)) for one in samples.criteria]
     return found
 
@@ -101,7 +100,7 @@ def _is_measured(samples: Samples) -> bool:
     return (
         _is_count(samples.seconds)
         and all(_is_count(samples.invariants.get(name)) for name in INVARIANTS)
-        and None not in (samples.outcomes, samples.resources, samples.probes)
+        and None not in (samples.outcomes, samples.resources)
     )
 
 
