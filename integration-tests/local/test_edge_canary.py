@@ -3,6 +3,7 @@
 import hashlib
 import http.client
 import json
+import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -10,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from harness.client import eventually
 from harness.edge import Edge, running_edge, statuses
+from harness.local_stack import LocalBank
 from harness.replica import Behaviour, Replica, always, running_replica
 
 SERVICES = ("account-service", "transaction-service")
@@ -202,3 +205,24 @@ def test_stable_may_be_unreachable_too(make_tracks: MakeTracks) -> None:
     tracks = make_tracks(always(404), nginx_pools={name: ["127.0.0.1:9"] for name in SERVICES})
     answer = ask(tracks.connect(), "POST", body=b"{}")
     assert (answer.status, json.loads(answer.body)["code"]) == (503, "unavailable")
+
+
+def test_the_bank_serves_and_counts_what_a_canary_refuses(bank: LocalBank, tmp_path: Path) -> None:
+    pools = {name: [url.removeprefix("http://") for url in bank.stack.urls(name)] for name in SERVICES}
+    source, target = bank.open(100), bank.open()
+    with running_replica("canary", always(404)) as canary:
+        canaries = {name: [canary.address] for name in SERVICES}
+        with running_edge(
+            tmp_path / "nginx", nginx_pools=pools, nginx_canary_pools=canaries, nginx_canary_share=100
+        ) as edge:
+            with httpx.Client(base_url=f"http://127.0.0.1:{edge.port}/api/v1") as client:
+                for number in range(10):
+                    headers = {**bank.headers("alice"), "Idempotency-Key": f"{source}-{number}"}
+                    body = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD"}
+                    posted = client.post("/transfers", json=body, headers=headers)
+                    assert posted.status_code == 201 and "Idempotent-Replayed" not in posted.headers
+                assert client.get(f"/accounts/{target}", headers=bank.headers("alice")).json()["balance"] == 10
+    assert len(canary.received) == 11
+    metrics = "".join(httpx.get(f"{url}/metrics").text for url in bank.stack.urls("account-service"))
+    labels = r'canary_status="404",handler="/api/v1/transfers",method="POST",[^}]*status="201"'
+    assert sum(map(float, re.findall(rf"http_canary_retries_total{{{labels}[^}}]*}} (\S+)", metrics))) == 10
