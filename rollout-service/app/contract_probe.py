@@ -109,15 +109,18 @@ async def probe_track(
     """Run all probes on a track; those that depend on a response without the expected fields are unknown."""
     run = uuid.uuid4().hex
     names, results = {"run": run, "request": f"contract-{run}"}, []
+    # The history is waited for once: if it has not caught up by then, or differs, further responses are due at once.
+    caught_up_at = 0.0
     for probe in probes:
-        deadline = time.monotonic() + (_LAG_SECONDS if probe.eventually else 0)
+        if probe.eventually:
+            caught_up_at = caught_up_at or time.monotonic() + _LAG_SECONDS
         try:
             response = await _send(client, url, token, track, probe, names)
-            while (
-                result := contract.compare(probe, track, response, names)
-            ).difference and time.monotonic() < deadline:
+            result = contract.compare(probe, track, response, names)
+            while probe.eventually and result.difference and time.monotonic() < caught_up_at:
                 await asyncio.sleep(_LAG_SECONDS / 20)
                 response = await _send(client, url, token, track, probe, names)
+                result = contract.compare(probe, track, response, names)
             if isinstance(response.body, Mapping):
                 saved = {name: response.body.get(key) for name, key in probe.save.items()}
                 names |= {name: value for name, value in saved.items() if isinstance(value, str)}

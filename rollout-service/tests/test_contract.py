@@ -179,3 +179,18 @@ async def test_the_probe_is_skipped_without_a_token(file: Path | None, monkeypat
     probe = ContractProbe("http://bank", file, PROBES, bank(drop_code("canary")))
     await run_step(probe, monkeypatch)
     assert probe.status == NO_TOKEN and probe.verdict(9.0) is None
+
+
+@pytest.mark.parametrize(("late", "found"), [(3, ""), (10**9, "body/n: expected 1, got 0")])
+async def test_the_history_may_lag_for_a_while(late: int, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = iter(range(10**9))
+    headers = {"X-App-Track": "stable", "X-App-Version": "1"}
+
+    def answer(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"n": int(next(asked) >= late)}, headers=headers)
+
+    monkeypatch.setattr(contract_probe, "_LAG_SECONDS", 0.2)
+    probe = Probe("history", "transaction-service", "GET", "/x", 200, {"n": 1}, eventually=True)
+    async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+        results = await contract_probe.probe_track(client, "http://bank", "t", "stable", (probe,))
+    assert [result.difference for result in results] == [found]
