@@ -12,13 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from harness.client import eventually
 
+from shared.testing.documents import documented_paths
 from shared.testing.fixtures import SEARCH_FACTOR, examples
 
+SERVICES = ("account-service", "transaction-service")
+# The first segment of each operation: accounts, transfers, transfers:batch, …
+SEGMENTS = {path.split("/")[3] for service in SERVICES for path in documented_paths(service)}
 ROUTED = re.compile(
-    r"/api/v1/(accounts|transfers|transfers:batch|reversals|holds|audit"
-    r"|transactions|statements|flags|reconciliation)(/.*)?"
-    r"|/docs/(account|transaction)-service/.*|/problems/[a-z-]+",
-    re.DOTALL,
+    rf"/api/v1/({'|'.join(SEGMENTS)})(/.*)?|/docs/({'|'.join(SERVICES)})/.*|/problems/[a-z-]+", re.DOTALL
 )
 HIDDEN = "GET /internal/events HTTP/1.1\r\nHost: bank\r\n\r\n"
 

@@ -143,3 +143,10 @@ def broken_links(file: Path, text: str) -> list[str]:
 def _inline(text: str) -> Iterator[Token]:
     for token in parse(text):
         yield from token.children or ()
+
+
+def documented_paths(service: str) -> list[str]:
+    """Return the paths of a service's public operations, from docs/api.md, which is generated from the routes."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    part = text.partition(f"<!-- generated: {service} -->")[2].partition(f"<!-- end of {service} -->")[0]
+    return re.findall(r"^\| `[A-Z]+ (/\S+)`", part, re.MULTILINE)
