@@ -12,6 +12,8 @@ import re
 import subprocess
 import sys
 
+from harness.commands import check
+
 from shared.testing.paths import ROOT
 from shared.tests.test_logging import PLACES
 
@@ -37,8 +39,7 @@ def main() -> int:
     if done.returncode or leaks:
         print(done.stdout[-4000:], done.stderr[-1000:], sep="\n", file=sys.stderr)
     met = done.returncode == 0 and leaks == 0 and written >= records
-    print(f"{'met    ' if met else 'missed '} {written} records, {leaks} leaks (bar: {records} records, 0 leaks)")
-    return 0 if met else 1
+    return 0 if check(met, f"{written} records, {leaks} leaks (bar: {records} records, 0 leaks)") else 1
 
 
 if __name__ == "__main__":
