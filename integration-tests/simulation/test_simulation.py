@@ -1,4 +1,4 @@
-"""The simulation finds nothing in the bank, finds what is planted, and repeats itself."""
+"""The simulation finds nothing in the bank, finds every mutation, and repeats itself."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shared.testing.fixtures import SEARCH_FACTOR, examples
-from simulation.planted import PLANTED, find
+from simulation.mutations import MUTATIONS, find
 from simulation.run import run
 
 from shared.testing.paths import ROOT
@@ -28,9 +28,9 @@ def test_no_seed_has_a_violation() -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_is_found(name: str) -> None:
-    assert find(name, [PLANTED[name].seen_in, *range(1, 301)]) is not None
+    assert find(name, [MUTATIONS[name].seen_in, *range(1, 301)]) is not None
 
 
 def test_a_seed_is_reproducible_under_hash_randomization() -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.testing.ports import free_port
 from shared.db.database import write_all, write_transaction
-from shared.events import Event, new_event
+from shared.events import CloudEvent, Event, new_event
 from shared.ids import utc_now
+from shared.messaging.consumer import Handler
 from shared.messaging.inbox import Inbox
 from shared.messaging.outbox import Outbox
 from shared.prometheus.registry import REGISTRY
@@ -23,6 +24,28 @@ from shared.prometheus.registry import REGISTRY
 metadata = MetaData()
 outbox = Outbox(metadata)
 inbox = Inbox(metadata)
+
+
+class InMemoryHandler(Handler):
+    """A handler that remembers ids of processed events and dead letters; subclasses decide which events fail."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.dead_letters: list[Any] = []
+
+    async def committed_offset(self) -> int:
+        """Return 0: the source tracks the position."""
+        return 0
+
+    def record(self, found: Sequence[CloudEvent]) -> set[str]:
+        """Record the events; return the ids of new ones."""
+        new = {item.id for item in found} - set(self.seen)
+        self.seen += [item.id for item in found if item.id in new]
+        return new
+
+    async def dead_letter(self, raw: Any, reason: str) -> None:
+        """Store the dead letter."""
+        self.dead_letters.append(raw)
 
 
 def event(name: str, type_: str = "bank.entry.posted", **data: Any) -> Event:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, OffsetCommit, StaleOffset
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, OffsetCommit, StaleOffset
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339, utc_now
 from shared.prometheus.registry import REGISTRY
-from shared.tests.support import event, events, metric
+from shared.tests.support import InMemoryHandler, event, events, metric
 from shared.messaging.transport import Delivery
 
 TYPE = "bank.entry.posted"
@@ -55,15 +55,14 @@ class FakeSource:
         """Nothing to close."""
 
 
-class FakeHandler(Handler):
+class FakeHandler(InMemoryHandler):
     """A handler in memory; `errors` are the exceptions to raise by event id."""
 
     def __init__(self, errors: dict[str, list[Exception]] | None = None) -> None:
+        super().__init__()
         self.errors = errors or {}
         self.offset = 0
-        self.seen: list[str] = []
         self.attempts: list[str] = []
-        self.dead_letters: list[Any] = []
 
     async def committed_offset(self) -> int:
         """Return the offset."""
@@ -79,13 +78,7 @@ class FakeHandler(Handler):
             if offset_commit.after != self.offset:
                 raise StaleOffset
             self.offset = offset_commit.position
-        new = {item.id for item in events} - set(self.seen)
-        self.seen += [item.id for item in events if item.id in new]
-        return new
-
-    async def dead_letter(self, raw: Any, reason: str) -> None:
-        """Store the dead letter."""
-        self.dead_letters.append(raw)
+        return self.record(events)
 
 
 async def no_pause(seconds: float) -> None:

@@ -9,10 +9,10 @@ import orjson
 import pytest
 
 from shared.messaging import transport
-from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, Handler, OffsetCommit
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, OffsetCommit
 from shared.events import CloudEvent, Event
 from shared.messaging.streams import DEAD_LETTERS, STREAM
-from shared.tests.support import NatsServer, event, events, eventually, names
+from shared.tests.support import InMemoryHandler, NatsServer, event, events, eventually, names
 from shared.messaging.transport import NatsConnection, NatsSource
 
 EVENTS = "bank.>"
@@ -31,17 +31,12 @@ def reader(bus: NatsConnection, limit: int = 500, durable: str = "reader") -> Na
     return NatsSource(bus, durable, EVENTS, limit=limit, wait_seconds=0.5)
 
 
-class RecordingHandler(Handler):
+class RecordingHandler(InMemoryHandler):
     """A handler that records events in order of arrival and fails for those with the id `poison`."""
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
+        super().__init__()
         self.attempts = 0
-        self.dead_letters: list[Any] = []
-
-    async def committed_offset(self) -> int:
-        """Return 0: the server tracks the position."""
-        return 0
 
     async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Record all events or none."""
@@ -49,13 +44,7 @@ class RecordingHandler(Handler):
         if any(item.id == "poison" for item in events):
             self.attempts += 1
             raise ZeroDivisionError("cannot be\r\ndone")
-        new = {item.id for item in events} - set(self.seen)
-        self.seen += [item.id for item in events if item.id in new]
-        return new
-
-    async def dead_letter(self, raw: Any, reason: str) -> None:
-        """Store the dead letter."""
-        self.dead_letters.append(raw)
+        return self.record(events)
 
 
 async def drained(source: NatsSource) -> list[Event]:

@@ -2,7 +2,7 @@
 
     make drills DRILL=simulation [ARGS="--seeds 10000 --seed 1"]
     make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed with its trace
-    make drills DRILL=simulation ARGS="--planted"                      how soon mutations are found
+    make drills DRILL=simulation ARGS="--mutations"                      how soon mutations are found
 
 No containers and no waiting: group commit, outbox, relay, consumers and repositories are the real ones, on SQLite;
 scheduler, clock, network and broker are drawn from the seed, and processes are killed between any two steps. Every
@@ -19,11 +19,11 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 from harness.commands import check
-from simulation.planted import PLANTED, find
+from simulation.mutations import MUTATIONS, find
 from simulation.run import Outcome, run
 
 # Every mutation must be found within this number of seeds.
-PLANTED_SEEDS = 300
+MUTATION_SEEDS = 300
 _SHOWN = 5
 _SECONDS_BETWEEN_LINES = 30
 
@@ -71,15 +71,15 @@ def show_trace(seed: int) -> int:
     return int(bool(outcome.findings))
 
 
-def find_planted(seeds: range, jobs: int) -> int:
+def find_mutations(seeds: range, jobs: int) -> int:
     """Run every mutation; return the number of those not found."""
     missed = 0
     with ProcessPoolExecutor(jobs) as pool:
-        for name, found in zip(PLANTED, pool.map(find, PLANTED, itertools.repeat(seeds))):
+        for name, found in zip(MUTATIONS, pool.map(find, MUTATIONS, itertools.repeat(seeds))):
             missed += found is None
             came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
             check(found is not None, f"{name:67} {came}")
-    print(f"{len(PLANTED) - missed} of {len(PLANTED)} mutations found (bar: all, within {len(seeds)} seeds)")
+    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} mutations found (bar: all, within {len(seeds)} seeds)")
     return missed
 
 
@@ -90,12 +90,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first of them (default 1)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at the same time (default: all cores)")
     parser.add_argument("--trace", action="store_true", help="print what happens in the first seed, and only that")
-    parser.add_argument("--planted", action="store_true", help="seed mutations and check that each is found")
+    parser.add_argument("--mutations", action="store_true", help="seed mutations and check that each is found")
     options = parser.parse_args()
     if options.trace:
         return show_trace(options.seed)
-    if options.planted:
-        return int(find_planted(range(options.seed, options.seed + PLANTED_SEEDS), options.jobs) > 0)
+    if options.mutations:
+        return int(find_mutations(range(options.seed, options.seed + MUTATION_SEEDS), options.jobs) > 0)
     return int(simulate(range(options.seed, options.seed + options.seeds), options.jobs) > 0)
 
 

@@ -37,24 +37,24 @@ class Fault:
     seen_in: int
 
 
-PLANTED: dict[str, Fault] = {}
+MUTATIONS: dict[str, Fault] = {}
 
 
 @contextmanager
-def planted(name: str) -> Iterator[None]:
+def mutated(name: str) -> Iterator[None]:
     """Apply a mutation while the block runs."""
     with ExitStack() as stack:
-        for target, attribute, value in PLANTED[name].replacements():
+        for target, attribute, value in MUTATIONS[name].replacements():
             stack.enter_context(mock.patch.object(target, attribute, value))
         yield
 
 
 def find(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
     """Return the first seed that finds a mutation, and its violation; None if there is none."""
-    with planted(name):
+    with mutated(name):
         for seed in seeds:
             for finding in run(seed).findings:
-                if PLANTED[name].symptom in finding:
+                if MUTATIONS[name].symptom in finding:
                     return seed, finding
     return None
 
@@ -63,7 +63,7 @@ def _plant(
     name: str, symptom: str, seen_in: int
 ) -> Callable[[Callable[[], _Replacements]], Callable[[], _Replacements]]:
     def keep(replacements: Callable[[], _Replacements]) -> Callable[[], _Replacements]:
-        PLANTED[name] = Fault(replacements, symptom, seen_in)
+        MUTATIONS[name] = Fault(replacements, symptom, seen_in)
         return replacements
 
     return keep
