@@ -11,8 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from scripts.stack import host_files, lab_ca, stack_secrets
-from shared.testing import lab_keys
+from scripts.stack import host_files, stack_secrets
+from shared.testing import lab_ca, lab_keys
 from scripts.stack.host_files import write
 from shared.testing.nginx_config import render
 

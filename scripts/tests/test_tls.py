@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.stack import lab_ca, stack_secrets
+from scripts.stack import stack_secrets
+from shared.testing import lab_ca
 
 
 def greeted(folder: Path, service: str, name: str, authority: Path) -> bytes:

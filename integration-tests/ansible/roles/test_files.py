@@ -9,7 +9,7 @@ from harness import plays
 import pytest
 from harness.plays import SERVICES, play, run
 
-from scripts.stack import lab_ca
+from shared.testing import lab_ca
 from shared.testing.paths import ROOT
 from scripts.stack.stack_files import certificates
 

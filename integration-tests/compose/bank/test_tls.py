@@ -9,7 +9,7 @@ import pytest
 from harness.composed_stack import ComposedBank
 from harness.client import usd
 
-from scripts.stack import lab_ca
+from shared.testing import lab_ca
 
 _PSQL = (
     # The one place of this container that takes a file.
