@@ -6,6 +6,8 @@
 read_env() {
     local name value
     while IFS='=' read -r name value; do
+        # The deployment quotes values that Compose would expand.
+        [[ $value != \'*\' ]] || value=${value:1:-1}
         [ -n "${!name+set}" ] || export "$name=$value"
     done < <(grep -E '^[A-Z_]+=' "$1")
 }

@@ -191,7 +191,7 @@ def test_images_of_other_services_are_refused() -> None:
 
 
 def test_a_variable_is_one_line_of_env() -> None:
-    assert trust.dotenv({"B": 8080, "A": "x=y #z"}) == "A=x=y #z\nB=8080\n"
+    assert trust.dotenv({"B": 8080, "A": "x=y #z"}) == "A='x=y #z'\nB=8080\n"
     for value in (f"x\n{EVIL}", f"x\r{EVIL}", "x\n", "\x00", "\x85", "\u2028", "\t"):
         for write in (trust.dotenv, lambda variables: trust.dotenv_with("A=x\n", variables)):
             with pytest.raises(ValueError, match="^A: its value contains") as refused:
@@ -201,6 +201,25 @@ def test_a_variable_is_one_line_of_env() -> None:
     for name in ("", "a", "A B", f"A\n{EVIL}", "A=B", "1A", "#A"):
         with pytest.raises(ValueError, match="not a variable name"):
             trust.dotenv({name: "x"})
+
+
+@pytest.mark.parametrize(
+    "value", ["a$b", "${HOME}", "$$", "a #b", "#b", '"a"', " a ", "a\\nb", "plain:80/x?y=1&z", "[[4, 15]]"]
+)
+def test_a_value_of_env_stays_itself(tmp_path: Path, value: str) -> None:
+    line = trust.dotenv({"VALUE_A": value})
+    (tmp_path / "env").write_text(line, encoding="utf-8")
+    script = f'. scripts/stack/stack_env.sh; unset VALUE_A; read_env {tmp_path}/env; printf %s "$VALUE_A"'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == value
+    # Compose takes single quotes literally, and expands other values.
+    assert line == f"VALUE_A='{value}'\n" or not re.search(r"[$#\\\"]|^ ", value)
+
+
+def test_a_value_that_cannot_be_quoted_is_rejected() -> None:
+    with pytest.raises(ValueError, match="VALUE_A"):
+        trust.dotenv({"VALUE_A": "it's $5"})
+    assert trust.dotenv({"VALUE_A": "it's"}) == "VALUE_A=it's\n"
 
 
 def test_some_variables_of_env_change_and_the_rest_stays() -> None:

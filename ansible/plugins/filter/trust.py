@@ -15,7 +15,7 @@ _SERVICES = {"account-service", "transaction-service"}
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
-# Messages of Cosign from the network and the registry, and about its options and keys; others are about signatures.
+# Cosign's messages from the network and the registry's API, and about its options and keys; others are about signatures.
 _REGISTRY_ERROR = re.compile(
     r"dial tcp|connection re(fused|set)|no such host|timeout|TLS handshake|x509:|server gave HTTP response|EOF"
     r"|deadline exceeded|unexpected status code|UNAUTHORIZED|DENIED|TOOMANYREQUESTS|MANIFEST_UNKNOWN|NAME_UNKNOWN"
@@ -56,7 +56,16 @@ def _line(name: str, value: Any) -> str:
     if not str(value).isprintable():
         # The value may be a secret, so it is not printed.
         raise ValueError(f"{name}: its value contains a line break or another control character")
-    return f"{name}={value}\n"
+    return f"{name}={_quoted(name, str(value))}\n"
+
+
+def _quoted(name: str, value: str) -> str:
+    """Return a value as Compose reads it literally: in single quotes if it would expand or shorten the value."""
+    if not re.search(r"\$|(^|\s)#|^[\s'\"]|[\s'\"]$|\\", value):
+        return value
+    if "'" in value:
+        raise ValueError(f"{name}: its value contains a single quote and another special character of .env files")
+    return f"'{value}'"
 
 
 def signature_problem(errors: Iterable[str], service: str, release: Mapping[str, Any]) -> str:

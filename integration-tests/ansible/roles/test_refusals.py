@@ -18,10 +18,10 @@ _LOOK = """
 """
 
 
-def _look(tmp_path: Path, settings: dict[str, Any]) -> Play:
+def _look(tmp_path: Path, settings: dict[str, Any], *arguments: str) -> Play:
     playbook = tmp_path / "look.yml"
     playbook.write_text(_LOOK, encoding="utf-8")
-    return play(playbook, settings)
+    return play(playbook, settings, *arguments)
 
 
 def _with_image(settings: dict[str, Any], service: str, image: str) -> dict[str, Any]:
@@ -38,6 +38,34 @@ def test_a_signed_release_is_accepted_and_an_older_one_rejected(tmp_path: Path, 
     refused = _look(tmp_path, settings)
     assert refused.failed and "is older than" in refused.output
     assert not _look(tmp_path, {**settings, "banking_app_allow_downgrade": True}).failed
+
+
+def test_variables_of_the_command_line_are_strings(tmp_path: Path, settings: dict[str, Any]) -> None:
+    record = Path(settings["banking_app_dir"]) / "deployed.json"
+    record.parent.mkdir()
+    record.write_text(json.dumps({**settings["banking_app_release"], "release": 2, "version": "v2"}), encoding="utf-8")
+    given = {
+        "banking_app_rehearsal": "true",
+        "banking_app_require_attestations": "false",
+        "banking_app_allow_downgrade": "true",
+        "banking_app_min_free_disk_mb": "1",
+        "nginx_canary_synthetic": "false",
+    }
+    kept = {name: value for name, value in settings.items() if name not in given}
+    words = [word for name, value in given.items() for word in ("--extra-vars", f"{name}={value}")]
+    accepted = _look(tmp_path, kept, *words)
+    assert not accepted.failed, accepted.output
+    refused = _look(tmp_path, kept, *words, "--extra-vars", "banking_app_allow_downgrade=false")
+    assert refused.failed and "is older than" in refused.output
+
+
+def test_a_second_host_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    second = tmp_path / "second.ini"
+    second.write_text("[docker_hosts]\nsecond ansible_connection=local\n", encoding="utf-8")
+    refused = _look(tmp_path, settings, "--inventory", str(second))
+    assert refused.failed and "This play has 2 hosts: localhost, second." in " ".join(refused.output.split())
+    limited = _look(tmp_path, settings, "--inventory", str(second), "--limit", "localhost")
+    assert not limited.failed, limited.output
 
 
 def test_the_next_key_is_accepted_alongside_the_current_key(

@@ -44,7 +44,7 @@ containers() {
     shift
     [ $# -eq 0 ] || filters=("${@/#/--filter=}")
     docker ps --quiet --no-trunc --filter "label=com.docker.compose.project=$project" \
-        --filter "label=com.docker.compose.service=$service" "${filters[@]}"
+        --filter "label=com.docker.compose.service=$service" --filter label=com.docker.compose.oneoff=False "${filters[@]}"
 }
 
 # Without Compose, which first parses the whole stack: this would delay a rollback.
