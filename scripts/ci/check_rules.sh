@@ -36,6 +36,7 @@ tool() {
         "$from" "$@"
 }
 
+make_readable monitoring
 docker info >/dev/null 2>&1 || fail "Docker Engine is not reachable"
 prometheus=$(image PROMETHEUS_IMAGE)
 alertmanager=$(image ALERTMANAGER_IMAGE)

@@ -4,6 +4,7 @@
 # FORCE=1 rebuilds all with current packages, DEBIAN_MIRROR=… overrides the mirror of this machine's apt.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+umask 022
 
 suite=trixie
 base=bank-offline/debian:$suite

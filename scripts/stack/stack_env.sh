@@ -44,6 +44,11 @@ if [ "$TLS" = 1 ]; then
     export POSTGRES_TLS=on POSTGRES_SSLMODE=verify-full
 fi
 
+# make_readable FOLDER …: let the users of containers read mounted files that a checkout with a strict umask created.
+make_readable() {
+    find "$@" ! -type l \( ! -perm -044 -o -type d ! -perm -011 \) -exec chmod go+rX {} +
+}
+
 # Print the version of the working tree, which is the tag of its images.
 version() {
     git describe --always --dirty 2>/dev/null || echo dev

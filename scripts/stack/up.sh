@@ -9,6 +9,7 @@ cd "$(dirname "$0")/../.."
 export COMPOSE_ANSI=never
 timeout_seconds=180
 probe_seconds=10
+registry_timed_out=
 
 # shellcheck source=scripts/lib/progress.sh
 . scripts/lib/progress.sh
@@ -73,6 +74,33 @@ use_offline_images() {
     scripts/images/build-offline-images.sh | indent
 }
 
+# Select the registry if it answers, however slowly, and Debian packages only if it is unreachable.
+probe_registry() {
+    local answer status=0
+    answer=$(timeout "$probe_seconds" docker buildx imagetools inspect "$PYTHON_IMAGE" 2>&1) || status=$?
+    # A registry that was too slow once is asked again by the next run.
+    [ "$status" -ne 124 ] || registry_timed_out=1
+    if [ "$status" -eq 0 ]; then
+        info "base images: from the registry"
+    elif [[ ${answer,,} =~ (too\ ?many|unauthorized|denied|(^|[^0-9a-f])(401|403|429|50[0-9])([^0-9a-f]|$)) ]]; then
+        fail "the registry of $PYTHON_IMAGE rejected the request: $(tail -n 1 <<<"$answer" | cut -c 1-200); log in (docker" \
+            "login) or try again later, or build the base images from Debian packages: IMAGES=offline make up"
+    elif [ -z "$(debian_mirror)" ]; then
+        fail "the registry of $PYTHON_IMAGE did not answer within $probe_seconds s, and this machine has no Debian mirror" \
+            "to build the base images; check the network, or name one: IMAGES=offline DEBIAN_MIRROR=http://… make up"
+    else
+        info "base images: from Debian packages, because the registry of $PYTHON_IMAGE is unreachable"
+        IMAGES=offline
+    fi
+}
+
+# Print the mirror that apt uses on this machine, nothing on other distributions than Debian.
+debian_mirror() {
+    # apt expands it, not the shell.
+    # shellcheck disable=SC2016
+    echo "${DEBIAN_MIRROR-$(apt-get indextargets --format '$(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' 2>/dev/null)}"
+}
+
 choose_images() {
     case ${IMAGES-} in
         offline) info "base images: from Debian packages (IMAGES=offline)" ;;
@@ -81,16 +109,16 @@ choose_images() {
             select_images .env
             ;;
         '')
-            if [[ $PYTHON_IMAGE == bank-offline/* ]]; then
+            if [ -n "${REGISTRY_TIMED_OUT-}" ]; then
+                select_images .env
+                probe_registry
+            elif [[ $PYTHON_IMAGE == bank-offline/* ]]; then
                 info "base images: from Debian packages, as in the last run (IMAGES=registry to change)"
                 IMAGES=offline
             elif all_present; then
                 info "base images: from the registry, all present"
-            elif timeout "$probe_seconds" docker buildx imagetools inspect "$PYTHON_IMAGE" >/dev/null 2>&1; then
-                info "base images: from the registry"
             else
-                info "base images: from Debian packages, because the registry of $PYTHON_IMAGE is unreachable"
-                IMAGES=offline
+                probe_registry
             fi
             ;;
         *) fail "IMAGES=$IMAGES is invalid; use registry or offline" ;;
@@ -128,6 +156,7 @@ save_choices() {
         TLS TLS_CERTIFICATES NGINX_TLS_{CERTIFICATE,KEY} {SLACK_WEBHOOK,DEAD_MANS_SWITCH}_URL_FILE; do
         [[ " ${derived[*]} " == *" $name "* ]] || grep -qxF "$name=${!name}" .env || env_line "$name"
     done >"$selected_env"
+    [ -z "$registry_timed_out" ] || echo "REGISTRY_TIMED_OUT=1" >>"$selected_env"
 }
 
 # check_port SERVICE PREFIX: fail if another process uses PREFIX_PORT on PREFIX_ADDRESS.
@@ -223,6 +252,7 @@ choose_images
 choose_profiles
 [ -z "$COMPOSE_PROFILES" ] || check_port grafana GRAFANA
 step "secrets and configuration"
+make_readable docker monitoring ops-page
 .venv/bin/python -m scripts.stack.stack_files
 if [ "${BUILD-}" != 0 ]; then
     step "service images"

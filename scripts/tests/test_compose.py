@@ -139,3 +139,14 @@ def test_the_threat_model_has_a_row_for_each_of_them() -> None:
         for name in re.findall(r"`([a-z-]+)`", line.split("|")[1])
     }
     assert rows == set(SERVICES)
+
+
+def test_no_container_leaves_an_anonymous_volume() -> None:
+    """The image of PostgreSQL declares a volume; what is not mounted there becomes an anonymous one."""
+    for name, service in SERVICES.items():
+        if service["image"] == "${POSTGRES_IMAGE}":
+            mounts = [
+                str(mount).split(":")[1 if "/" in str(mount).partition(":")[2] else 0]
+                for mount in [*service.get("volumes", []), *service.get("tmpfs", [])]
+            ]
+            assert "/var/lib/postgresql/data" in mounts, name
