@@ -107,13 +107,10 @@ def _registry_answers() -> bool:
     """Return whether the base images are here, or the registry that has them answers."""
     line = next(line for line in (ROOT / ".env").read_text("utf-8").splitlines() if line.startswith("PYTHON_IMAGE="))
     image = line.partition("=")[2]
-    for command in (["image", "inspect", image], ["buildx", "imagetools", "inspect", image]):
-        try:
-
-            if subprocess.run(["docker", *command], capture_output=True, timeout=10, check=False).returncode == 0:
-                return True
-        except subprocess.TimeoutExpired:
-            continue
+    for words in (["image", "inspect", image], ["buildx", "imagetools", "inspect", image]):
+        command = ["timeout", "10", "docker", *words]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:  # nosec B607
+            return True
     return False
 
 
@@ -137,13 +134,13 @@ def release_settings(user: User) -> Iterator[dict[str, dict[str, str]]]:
         "COSIGN_PASSWORD": password,
     }
 
-    def run(*words: str, cwd: Path = ROOT) -> str:
+    def output_of(*words: str, cwd: Path = ROOT) -> str:
         done = subprocess.run(words, cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         return done.stdout.strip()
 
-    address = run("scripts/images/local_registry.sh", "start")
+    address = output_of("scripts/images/local_registry.sh", "start")
     try:
-        run(str(ROOT / "scripts/release/cosign.sh"), "generate-key-pair", cwd=folder)
+        output_of(str(ROOT / "scripts/release/cosign.sh"), "generate-key-pair", cwd=folder)
         yield {
             "vars": {"REGISTRY": f"{address}/bank"},
             "secrets": {
@@ -154,7 +151,7 @@ def release_settings(user: User) -> Iterator[dict[str, dict[str, str]]]:
             },
         }
     finally:
-        run("scripts/images/local_registry.sh", "stop")
+        output_of("scripts/images/local_registry.sh", "stop")
 
 
 def run(job: Job, user: User, results: list[Result], umask: int) -> Result:

@@ -15,7 +15,7 @@ _SERVICES = {"account-service", "transaction-service"}
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
-# Cosign's messages from the network and the registry's API, and about its options and keys; others are about signatures.
+# Cosign's messages of the network and the registry's API, and about options and keys; others are about signatures.
 _REGISTRY_ERROR = re.compile(
     r"dial tcp|connection re(fused|set)|no such host|timeout|TLS handshake|x509:|server gave HTTP response|EOF"
     r"|deadline exceeded|unexpected status code|UNAUTHORIZED|DENIED|TOOMANYREQUESTS|MANIFEST_UNKNOWN|NAME_UNKNOWN"
