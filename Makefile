@@ -94,7 +94,7 @@ cve-scan: ## scan requirements and images for known vulnerabilities (WHAT=depend
 	@scripts/local/bootstrap.sh dev
 	@scripts/ci/cve_scan.sh $(WHAT)
 
-ci: ## run the CI jobs of a pull request locally and print the time of each (JOBS="lint unit")
+ci: ## run the jobs of the workflows as GitHub's runner does, as an unprivileged user in fresh clones (JOBS="lint unit")
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci.run_jobs $(JOBS)
 
