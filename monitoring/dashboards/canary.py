@@ -12,6 +12,7 @@ _LAST_VERDICT = "max_over_time(rollout_last_verdict_timestamp_seconds[7d])"
 def _track_row(track: str) -> list[Panel]:
     """Return the panels of one track; both rows have the same layout for comparison."""
     selector = f'{{service=~"$service", track="{track}"}}'
+    outcome = f'{selector[:-1]}, job="services", handler=~"/api/.*|unmatched", status=~"[45].."}}'
     name = track.capitalize()
     empty = _NO_ROLLOUT if track == "canary" else ""
     return [
@@ -29,6 +30,29 @@ def _track_row(track: str) -> list[Panel]:
             Query(f"service_track:http_errors:ratio1m{selector}", "{{service}} {{version}}"),
             thresholds={0.001: "red"},
             soft_max=0.01,
+            empty=empty,
+        ),
+        time_series_panel(
+            f"{name}: outcomes",
+            "Share of responses that are no success, by status and problem code; canary and stable should be alike.",
+            "percentunit",
+            Query(
+                f"sum by (service, status, code) (rate(http_requests_total{outcome}[1m])) "
+                f"/ on (service) group_left () sum by (service) (service_track:http_requests:rate1m{selector} > 0)",
+                "{{service}} {{status}} {{code}}",
+            ),
+            soft_max=0.1,
+            empty=empty,
+        ),
+        time_series_panel(
+            f"{name}: CPU per request",
+            "CPU time of requests that no other one overlaps.",
+            "s",
+            Query(
+                f"sum by (service) (rate(http_request_cpu_seconds_sum{selector}[1m])) "
+                f"/ (sum by (service) (rate(http_request_cpu_seconds_count{selector}[1m])) > 0)",
+                "{{service}}",
+            ),
             empty=empty,
         ),
         time_series_panel(

@@ -237,8 +237,9 @@ async def test_outcomes_are_those_of_each_version(
     # Of 10 that stable answered with 404, 8 were retries; 30 more retries succeeded.
     stable.requests["/api/v1/accounts", "404"] = 10
     stable.add_requests(130)
-    retried = 'http_canary_retries_total{handler="/api/v1/accounts",method="GET",canary_status="404",status="%s"}'
-    stable.values[retried % 404], stable.values[retried % 200] = 8, 30
+    retried = 'http_canary_retries_total{handler="/api/v1/accounts",method="GET",canary_status="%s",status="%s"}'
+    stable.values[retried % (404, 404)], stable.values[retried % (404, 200)] = 8, 30
+    stable.values[retried % (500, 200)] = 0
     stable.values[own % (3, "2xx")], stable.values[own % (4, "404")] = 140, 2
     window = AnalysisWindow(began, prometheus.wait_for_scrape(replicas), began, before_seconds=60)
     found = (await PrometheusSamples(prometheus.url, client).read(window)).outcomes

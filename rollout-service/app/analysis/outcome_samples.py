@@ -24,7 +24,9 @@ async def read_outcomes(
         prometheus.increase(f"http_requests_total{{{_REQUEST}}}", *step, *labels),
         prometheus.increase('bank_transactions_total{job="services"}', *step, "type", "status"),
         prometheus.increase(
-            'http_canary_retries_total{job="services", track="stable"}', *step, "handler", "method", "status"
+            'http_canary_retries_total{job="services", track="stable"}',
+            *step,
+            *("handler", "method", "status", "canary_status"),
         ),
         prometheus.increase('bank_client_outcomes_total{job="services"}', *step, "bucket", "outcome"),
         prometheus.increase('bank_client_outcomes_total{job="services", track="stable"}', *before, "bucket", "outcome"),
@@ -36,7 +38,8 @@ async def read_outcomes(
 
 def _of_requests(service: str, requests: Values, retries: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:
     """Return the outcomes of a service's requests; what stable answered after a canary is not stable's own."""
-    retried = summed({key: value for key, value in retries.items() if key[2] == service}, 4, 5, 6)
+    own_retries = {key: value for key, value in retries.items() if key[2] == service}
+    retried = summed(own_retries, 4, 5, 6)
     canary, stable = (_by_outcome(requests, service, track) for track in ("canary", "stable"))
     answered = summed(stable, 0, 1, 2)
     own = {
@@ -51,7 +54,12 @@ def _of_requests(service: str, requests: Values, retries: Values, everyone: tupl
         stable=_unsuccessful(own),
         canary_clients=_clients(everyone[:1], service, "canary"),
         stable_clients=_clients(everyone, service, "stable"),
-        retried=sum(value for (_, _, status), value in retried.items() if status.startswith("2")),
+        # The test of errors counts the canary's 5xx.
+        retried=sum(
+            value
+            for (status, canary_status), value in summed(own_retries, 6, 7).items()
+            if status.startswith("2") and not canary_status.startswith("5")
+        ),
     )
 
 
