@@ -1,7 +1,7 @@
 """Compares posted transactions with their events in the outbox, whichever release posted them.
 
-Transaction and events are written in one database transaction, so whoever reads a transaction and then the outbox finds
-its events, unless the release that posted it wrote none, or wrong ones.
+Transaction and events are written in one database transaction, so a reader of the transaction finds its events in the
+outbox afterwards, unless the release that posted it wrote none, or wrong ones.
 """
 
 from collections import Counter
