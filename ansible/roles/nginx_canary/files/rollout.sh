@@ -26,16 +26,28 @@ cd "$(dirname "$0")"
 rejected=3
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
-# fenced CHECK ID COMMAND …: run a command if rollout-service accepts CHECK for this rollout.
+# fenced CHECK ID COMMAND …: run a command while rollout-service accepts CHECK for this rollout, which renews the lease.
 # Replicas are changed by one command at a time: one that was interrupted for long checks again before it continues.
 fenced() {
+    local work checked status
     exec 9>.rollout.lock
     if ! flock --timeout 60 9; then
-        echo "another command of rollout.sh has been running for a minute: $(fuser .rollout.lock 2>/dev/null || true)" >&2
+        echo "another command of rollout.sh has been running for a minute in $PWD" >&2
         return 1
     fi
     operate "$1" "$2" >/dev/null
-    "${@:3}"
+    "${@:3}" &
+    work=$! checked=$SECONDS
+    while kill -0 "$work" 2>/dev/null; do
+        sleep 0.2
+        [ $((SECONDS - checked)) -ge 5 ] || continue
+        checked=$SECONDS
+        operate "$1" "$2" >/dev/null && continue
+        status=$?
+        kill "$work" 2>/dev/null || true
+        return "$status"
+    done
+    wait "$work"
 }
 
 # containers SERVICE [FILTER …]: print the ids of the running containers of a service.
