@@ -182,6 +182,10 @@ class DeployedBank(Bank):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
+    def leave_driver(self) -> None:
+        """Let the last deployment go on beside the next one; the caller ends it."""
+        self._driver = None
+
     def rollback_environment(self) -> dict[str, str]:
         """Return the environment in which `make rollback` is about this stack."""
         return {**ENVIRONMENT, "ARGS": f"--extra-vars @{self._variables}"}

@@ -1,0 +1,276 @@
+"""Break what a rollout relies on: full and read-only disks, a frozen driver, two drivers at once. One version remains.
+
+    make drills DRILL=rollout_safety [ARGS="--only full-disk,frozen --rate 40"]
+
+It deploys releases with Ansible from a dedicated registry on Docker, under load. The folders of the rollout state and
+of NGINX's selection are small file systems of their own, so it needs root. Exits 1 when a check fails.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.client import eventually
+from harness.commands import exit_code, info, run
+from harness.deployed_stack import DeployedBank, Releases
+from harness.load import customers
+from drills.rollout.rollouts import Drill, timeline
+
+from shared.testing.paths import ROOT
+from shared.testing.progress import Progress
+
+# Bars.
+MAX_SECONDS_WITHDRAW = 30.0
+MAX_SECONDS_ROLLBACK = 15.0
+STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_step_timeout_seconds": 240}
+
+
+class Disk:
+    """A small file system at a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "none", str(folder)])
+
+    def fill(self) -> None:
+        """Use up all space."""
+        with (self.folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(b"x" * 512)
+
+    def read_only(self, on: bool) -> None:
+        """Make it read-only, or writable again."""
+        run(["mount", "-o", f"remount,{'ro' if on else 'rw'}", str(self.folder)])
+
+    def repair(self) -> None:
+        """Make it writable and free the space."""
+        self.read_only(False)
+        (self.folder / "filler").unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Unmount it, also while a container is still using it."""
+        subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
+
+
+def canary_at(weight: int, before: str, state: dict[str, Any]) -> bool:
+    """Return whether a rollout other than the previous one sends this share of the clients to the canary."""
+    return bool(state["id"] != before and state["phase"] == "canary" and state["weight"] == weight)
+
+
+def rollback(bank: DeployedBank) -> "subprocess.Popen[str]":
+    """Start `make rollback`."""
+    return subprocess.Popen(  # pylint: disable=consider-using-with  # waited for by the caller
+        ["make", "rollback"],
+        cwd=ROOT,
+        env=bank.rollback_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def ended(drill: Drill, name: str) -> None:
+    """Wait for the end of the rollout, and check that one version serves all clients."""
+    bank = drill.bank
+    eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 120)
+    timeline(bank.state(), bank.state()["history"][0]["at"])
+    drill.check(not bank.containers("baseline"), f"{name}: baselines left: {bank.containers('baseline')}")
+    drill.check_stable_alone(name, drill.good[-1])
+
+
+def full_disk(drill: Drill, disks: list[Disk]) -> None:
+    """The disks fill up at 10 %: the guard withdraws a faulty canary as fast as always, and so does `make rollback`."""
+    bank = drill.bank
+    with customers(bank, drill.rate) as result:
+        before = bank.state()["id"]
+        process = bank.start_deploy(drill.releases.derive("bad-errors", "base", "errors"))
+        bank.reached(process, partial(canary_at, 10, before))
+        withdrawn("full disk", drill, process, disks, Disk.fill)
+        before = bank.state()["id"]
+        process = bank.start_deploy(drill.next_good())
+        drill.good.pop()
+        bank.reached(process, partial(canary_at, 10, before))
+        for disk in disks:
+            disk.fill()
+        by_person(drill, "full disk", lambda: bank.revision() == "stable")
+        repair(disks)
+        process.communicate(timeout=600)
+    drill.check_quiet(result, "full disk")
+    ended(drill, "full disk")
+
+
+def read_only(drill: Drill, disks: list[Disk]) -> None:
+    """The disks become read-only at 10 %: NGINX cannot be switched, so the canaries are removed."""
+    bank = drill.bank
+    with customers(bank, drill.rate) as result:
+        before = bank.state()["id"]
+        process = bank.start_deploy(drill.next_good())
+        drill.good.pop()
+        bank.reached(process, partial(canary_at, 10, before))
+        for disk in disks:
+            disk.read_only(True)
+        by_person(drill, "read-only", lambda: not bank.containers("canary"))
+        repair(disks)
+        process.communicate(timeout=600)
+    drill.check_quiet(result, "read-only")
+    ended(drill, "read-only")
+
+
+def withdrawn(
+    name: str, drill: Drill, process: "subprocess.Popen[str]", disks: list[Disk], fault: Callable[[Disk], None]
+) -> None:
+    """Break the disks, and measure until the guard has taken the traffic off a faulty canary."""
+    for disk in disks:
+        fault(disk)
+    began = time.time()
+    eventually(lambda: drill.bank.revision() == "stable", 120)
+    took = time.time() - began
+    drill.check(took <= MAX_SECONDS_WITHDRAW, f"{name}: the guard withdraws a faulty canary after {took:.1f} s")
+    output, _ = process.communicate(timeout=600)
+    drill.check(process.returncode != 0, f"{name}: the deployment fails")
+    repair(disks)
+    eventually(lambda: drill.bank.state()["phase"] == "idle", 60)
+    if drill.bank.state()["outcome"] != "rolled-back":
+        print(output[-3000:])
+
+
+def by_person(drill: Drill, name: str, off: Callable[[], bool]) -> None:
+    """Measure from `make rollback` until the canary has no traffic."""
+    began = time.time()
+    process = rollback(drill.bank)
+    eventually(off, 120)
+    took = time.time() - began
+    drill.check(took <= MAX_SECONDS_ROLLBACK, f"{name}: `make rollback` takes the traffic off after {took:.1f} s")
+    with suppress(subprocess.TimeoutExpired):
+        process.communicate(timeout=120)
+    process.kill()
+
+
+def repair(disks: list[Disk]) -> None:
+    for disk in disks:
+        disk.repair()
+
+
+def frozen(drill: Drill, _disks: list[Disk]) -> None:
+    """A driver freezes at 10 %, another one deploys to the end, and the first one wakes up: nothing changes."""
+    bank = drill.bank
+    before = bank.state()["id"]
+    first = bank.start_deploy(drill.next_good())
+    drill.good.pop()
+    bank.reached(first, partial(canary_at, 10, before))
+    os.killpg(first.pid, signal.SIGSTOP)
+    began = time.time()
+    try:
+        eventually(lambda: bank.state()["phase"] == "idle" and bank.revision() == "stable", 240)
+        info(f"  stable alone {time.time() - began:.0f} s after the driver froze")
+        bank.leave_driver()
+        done = bank.deploy(drill.next_good())
+        drill.check(done.code == 0, f"frozen: another driver deploys ({done.ended - done.began:.0f} s)")
+        if done.code:
+            print(done.output[-4000:])
+        winner = bank.state()["id"]
+    finally:
+        os.killpg(first.pid, signal.SIGCONT)
+    output, _ = first.communicate(timeout=600)
+    drill.check(first.returncode != 0, "frozen: the first driver fails when it wakes up")
+    drill.check("is not the current one" in " ".join(output.split()), "frozen: its message names the current rollout")
+    time.sleep(5)
+    state = bank.state()
+    drill.check((state["id"], state["outcome"]) == (winner, "promoted"), f"frozen: {state['phase']}: {state['reason']}")
+    drill.check(bank.deployed() == drill.good[-1], f"frozen: {bank.deployed()} is recorded as deployed")
+    ended(drill, "frozen")
+
+
+def two_drivers(drill: Drill, _disks: list[Disk]) -> None:
+    """Two drivers deploy at the same time: one version is promoted, and every client is on it."""
+    bank = drill.bank
+    releases = [drill.next_good(), drill.next_good()]
+    drill.good[-2:] = []
+    drivers = []
+    for release in releases:
+        drivers.append(bank.start_deploy(release))
+        bank.leave_driver()
+    outputs = [driver.communicate(timeout=1200)[0] for driver in drivers]
+    codes = [driver.returncode for driver in drivers]
+    drill.check(codes.count(0) >= 1, f"two drivers: exit codes {codes}")
+    if codes.count(0) == 0:
+        print("\n".join(output[-2000:] for output in outputs))
+    drill.good.append(bank.state()["version"] if bank.state()["outcome"] == "promoted" else drill.good[-1])
+    drill.check(bank.deployed() == drill.good[-1], f"two drivers: {bank.deployed()} is recorded as deployed")
+    ended(drill, "two drivers")
+
+
+SCENARIOS: dict[str, Callable[[Drill, list[Disk]], None]] = {
+    "full-disk": full_disk,
+    "read-only": read_only,
+    "frozen": frozen,
+    "two-drivers": two_drivers,
+}
+
+
+@contextmanager
+def small_disks(folder: Path) -> Iterator[list[Disk]]:
+    """Mount small file systems for the rollout state and NGINX's selection."""
+    with ExitStack() as stack:
+        disks = [Disk(folder / "state"), Disk(folder / "host/var/docker/nginx/selected")]
+        for disk in disks:
+            stack.callback(disk.remove)
+        yield disks
+
+
+def run_scenarios(folder: Path, names: list[str], rate: float) -> list[str]:
+    """Set up the stack, run the scenarios, and return the failed checks."""
+    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+    releases = Releases(folder, info)
+    try:
+        with small_disks(folder) as disks:
+            base = releases.build("base", offline)
+            bank = DeployedBank(folder, releases.public_key, offline, STEPS)
+            try:
+                done = bank.deploy(base)
+                assert done.code == 0, done.output[-6000:]
+                bank.wait_until_answering()
+                drill = Drill(bank, releases, rate, True, (1,), ["base"])
+                progress = Progress("drill rollout_safety", len(names))
+                for name in names:
+                    progress.step(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
+                    SCENARIOS[name](drill, disks)
+                return drill.failures
+            finally:
+                repair(disks)
+                bank.close()
+    finally:
+        releases.close()
+
+
+def main() -> int:
+    """Run the selected scenarios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(SCENARIOS), help=f"some of: {', '.join(SCENARIOS)}")
+    parser.add_argument("--rate", type=float, default=40, help="requests per second (default 40)")
+    options = parser.parse_args()
+    names = options.only.split(",")
+    if unknown := set(names) - SCENARIOS.keys():
+        parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
+    if os.geteuid() != 0:
+        info("skipped: mounting small file systems needs root")
+        return 1
+    with tempfile.TemporaryDirectory() as folder:
+        failures = run_scenarios(Path(folder), names, options.rate)
+    info(f"{len(names)} scenarios, {len(failures)} failed checks")
+    return exit_code(failures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
