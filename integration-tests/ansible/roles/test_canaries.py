@@ -30,7 +30,7 @@ class Tool:
         self.docker.write_text(_DOCKER, encoding="utf-8")
         self.docker.chmod(0o755)
         (folder / ".env").write_text("COMPOSE_PROJECT_NAME=bank\n", encoding="utf-8")
-        self.tool = shutil.copy(_TOOL, folder)
+        self.tool = Path(shutil.copy(_TOOL, folder))
         self.running("rollout-service", 1)
 
     def running(self, service: str, count: int) -> None:
@@ -108,6 +108,28 @@ def test_a_command_for_another_rollout_changes_no_replica(tool: Tool, command: t
     tool.docker.with_name("docker.refuses").touch()
     done = tool(*command)
     assert (done.returncode == 3 or done.stdout == "waiting\n") and tool.asked == [], done.stderr
+
+
+_SLOW_DOCKER = """#!/bin/bash
+case "$*" in
+    ps*) echo 1 ;;
+    exec*) echo "${*: -2}" >>"$0.checked"; [ ! -e "$0.refuses" ] || exit 3 ;;
+    compose*) sleep 0.5; ENDS; sleep 0.7 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_long_command_renews_the_lease_and_stops_when_the_rollout_has_ended(tool: Tool, refuses: bool) -> None:
+    text = tool.tool.read_text(encoding="utf-8")
+    assert "renew_seconds=5" in text
+    tool.tool.write_text(text.replace("renew_seconds=5", "renew_seconds=0"), encoding="utf-8")
+    ends = 'touch "$0.refuses"' if refuses else ":"
+    tool.docker.write_text(_SLOW_DOCKER.replace("ENDS", ends), encoding="utf-8")
+    done = tool("canaries", "a-rollout", "baseline")
+    checked = tool.docker.with_name("docker.checked").read_text(encoding="utf-8").splitlines()
+    assert done.returncode == (3 if refuses else 0), done.stderr
+    assert set(checked) == {"renew a-rollout"} and len(checked) >= 2
 
 
 def test_commands_name_the_rollout(tool: Tool) -> None:

@@ -24,6 +24,8 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 rejected=3
+# Interval of renewals while a command runs, well below the duration of the lease.
+renew_seconds=5
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
 # fenced CHECK ID COMMAND …: run a command while rollout-service accepts CHECK for this rollout, which renews the lease.
@@ -40,7 +42,7 @@ fenced() {
     work=$! checked=$SECONDS
     while kill -0 "$work" 2>/dev/null; do
         sleep 0.2
-        [ $((SECONDS - checked)) -ge 5 ] || continue
+        [ $((SECONDS - checked)) -ge "$renew_seconds" ] || continue
         checked=$SECONDS
         operate "$1" "$2" >/dev/null && continue
         status=$?
