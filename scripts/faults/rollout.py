@@ -206,8 +206,9 @@ class Rollout:
 
 def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> Result:
     """Run a rollout to its end while customers send requests at a rate (per second); return the result."""
-    with traffic(customers, rate, _MAX_SECONDS) as outcomes, rollout:
-        rollout.provision()
-        rollout.follow(outcomes, promote)
-        rollout.finish(outcomes)
+    with traffic(customers, rate, _MAX_SECONDS) as outcomes:
+        with rollout:
+            rollout.provision()
+            rollout.follow(outcomes, promote)
+            rollout.finish(outcomes)
     return rollout.result
