@@ -110,7 +110,10 @@ def main(arguments: list[str]) -> int:
         left = f"left: {'; '.join(tour.left)}" if tour.left else "everything is as before"
         print(f"break-release: stopped; {left}", file=sys.stderr)
         return 130
-    except (StackError, httpx.HTTPError, OSError, TimeoutError) as error:
+    except httpx.HTTPError as error:
+        print(f"break-release: the bank does not serve its customers: {error}; see make ps", file=sys.stderr)
+        return 1
+    except (StackError, OSError) as error:
         print(f"break-release: {error}", file=sys.stderr)
         return 1
     print()
