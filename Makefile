@@ -150,7 +150,7 @@ bench: ## measure transfers per second against pgbench (ARGS=--json)
 	@scripts/local/ensure_packages.sh nginx postgresql wrk
 	@PYTHONPATH=.:load-tests $(PYTHON_BIN) -m bench.bench $(ARGS)
 
-load: ## run a load test with 10 users for a minute; fails on errors or a high p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT)
+load: ## run a load test with 10 users for a minute; fails on errors or a high p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT); SHAPE=surge: ten times the users
 	@scripts/local/bootstrap.sh dev
 	@load-tests/run_load_test.sh
 

@@ -13,6 +13,8 @@ from locust import HttpUser, between, events, task
 from locust.exception import StopUser
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
+from recorded_posts import POSTS
+from surge_outcomes import Post
 from shared.testing import lab_keys
 
 _API = "/api/v1"
@@ -94,7 +96,13 @@ class Customer(HttpUser):
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         # Locust groups by name: with the ids in it, every request would be a line of its own.
         name = _API + (name or path)
+        token = str(self.client.headers["Authorization"]).removeprefix("Bearer ")
+        if moves_money := "amount" in body:
+            # Before it is sent: a customer may be stopped while it waits for the response.
+            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token)
         answer = self.client.post(_API + path, json=body, headers=headers, name=name, timeout=_TIMEOUT_SECONDS)
+        if moves_money:
+            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token, answer.status_code)
         return answer.json() if answer.status_code == 201 else None
 
     def _get(self, path: str, name: str) -> None:
