@@ -11,7 +11,7 @@ from typing import Any
 
 _TOKEN = re.compile(
     r"\s*(?:(?P<string>'(?:[^']|'')*')|(?P<number>-?\d+(?:\.\d+)?)|(?P<name>[A-Za-z_][\w-]*)"
-    r"|(?P<operator>&&|\|\||==|!=|[!().,\[\]]))"
+    r"|(?P<operator>&&|\|\||==|!=|[!().,*\[\]]))"
 )
 _EMBEDDED = re.compile(r"\$\{\{(.*?)\}\}", re.DOTALL)
 _LITERALS = {"true": True, "false": False, "null": None}
@@ -65,6 +65,17 @@ def _number(value: Any) -> float:
         return float("nan")
 
 
+def _contains(whole: Any, part: Any) -> bool:
+    """Return whether a list has an element, or a text another one."""
+    if isinstance(whole, list):
+        return any(_equal(one, part) for one in whole)
+    return text(part).casefold() in text(whole).casefold()
+
+
+def _member(value: Any, key: Any) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
+
+
 class _Parser:
     """A recursive descent parser that evaluates while it reads."""
 
@@ -75,7 +86,7 @@ class _Parser:
             "success": lambda: not failed,
             "failure": lambda: failed,
             "cancelled": lambda: False,
-            "contains": lambda whole, part: text(part).casefold() in text(whole).casefold(),
+            "contains": _contains,
             "format": lambda pattern, *values: re.sub(r"\{(\d+)\}", lambda match: text(values[int(match[1])]), pattern),
             "toJSON": lambda value: json.dumps(value, indent=2),
             # Identifies a cache, whose content this rehearsal provides.
@@ -135,10 +146,13 @@ class _Parser:
     def _postfix(self) -> Any:
         value = self._primary()
         while operator := self._accept(".", "["):
+            if operator == "." and self._accept("*"):
+                value = list(value.values()) if isinstance(value, Mapping) else []
+                continue
             key = self._key() if operator == "." else self._or()
             if operator == "[":
                 self._expect("]")
-            value = value.get(key) if isinstance(value, Mapping) else None
+            value = [_member(one, key) for one in value] if isinstance(value, list) else _member(value, key)
         return value
 
     def _key(self) -> str:

@@ -118,7 +118,7 @@ class Stack:
         """Roll back a rollout unless it has ended or another one is current; return the state."""
         state = self.rollout("status")
         ended = state["id"] != rollout or state["phase"] in ("idle", "done")
-        return state if ended else self.rollout("abort", reason)
+        return state if ended else self.rollout("abort", rollout, reason)
 
     def revision(self) -> str:
         """Return the name of the configuration that NGINX serves."""

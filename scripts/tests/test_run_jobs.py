@@ -34,6 +34,8 @@ _CONTEXTS: dict[str, Any] = {
         ("contains('verdict faults', matrix.drill) && format('--seed {0}', github.run_number) || ''", "--seed 7"),
         ("'it''s'", "it's"),
         ("null == ''", True),
+        ("contains(needs.*.result, 'success')", True),
+        ("contains(needs.*.result, 'cancelled')", False),
         ("1 == '1'", True),
         ("(false || 0) == ''", True),
         ("toJSON(needs)", '{\n  "build": {\n    "result": "success"\n  }\n}'),

@@ -1,7 +1,7 @@
 """Buckets of clients: the clients of a service in a few groups by hash, for metrics.
 
 A canary's clients stay its clients, so one of them with unusual requests changes the mix of all responses. A fault of
-the release shows in many buckets, a client's habits in one (docs/adr/0020-outcomes-by-client.md).
+the release shows in many buckets, a client's habits in one (docs/adr/0021-outcomes-by-client.md).
 """
 
 import base64
