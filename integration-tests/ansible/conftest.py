@@ -67,4 +67,5 @@ def settings(registry: Registry, release: dict[str, Any], tmp_path: Path) -> dic
         "banking_app_dir": str(tmp_path / "opt"),
         "banking_app_state_dir": str(tmp_path / "state"),
         "banking_app_secrets": {"jwks": jwks},
+        "banking_app_environment": {"BANK_PORT": str(free_port())},
     }

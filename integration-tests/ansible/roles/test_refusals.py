@@ -1,6 +1,7 @@
 """What the role banking_app refuses before anything is pulled or started. Real Cosign, a real registry."""
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,15 @@ def test_a_second_host_is_refused(tmp_path: Path, settings: dict[str, Any]) -> N
     assert refused.failed and "This play has 2 hosts: localhost, second." in " ".join(refused.output.split())
     limited = _look(tmp_path, settings, "--inventory", str(second), "--limit", "localhost")
     assert not limited.failed, limited.output
+
+
+def test_a_port_in_use_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        refused = _look(tmp_path, {**settings, "banking_app_environment": {"BANK_PORT": str(port)}})
+    assert refused.failed and f"Port {port} is in use on 127.0.0.1. Nothing was changed." in " ".join(
+        refused.output.split()
+    )
 
 
 def test_the_next_key_is_accepted_alongside_the_current_key(
