@@ -42,7 +42,7 @@ class _Labelled:
             yield metric
 
     def _labels_for(self, sample: Sample) -> dict[str, str]:
-        own = {name: sample.labels[name] for name in ("service", "track") if name in sample.labels}
+        own = {name: value for name, value in sample.labels.items() if name in ("service", "track")}
         return {**self._labels, **own}
 
 

@@ -290,7 +290,7 @@ FAULT_BARS: dict[str, tuple[float | None, float]] = {
     "no-events": (30, 0.95),
     "cpu-x3": (30, 0.95),
     "leak": (None, 0.99),
-    "slow-1-in-50": (None, 0.99),
+    "slow-1-in-50": (None, 0.97),
 }
 
 

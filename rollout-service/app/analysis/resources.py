@@ -42,19 +42,20 @@ def _first_worse(first: Finding, second: Finding) -> Finding:
 
 def _compare_cpu(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:
     """Compare the CPU time of each handler's requests; the figures are those with the strongest evidence."""
+    level = policy.latency_alpha / _MAX_HANDLERS
     busiest = sorted(canary.cpu, key=lambda name: -canary.cpu[name].get("+Inf", 0.0))[:_MAX_HANDLERS]
-    best = None
-    for name in busiest:
-        found = _compare_buckets(canary.cpu[name], stable.cpu.get(name, {}), policy.latency_alpha / _MAX_HANDLERS)
-        if found is None or found.superiority < _SUPERIORITY or found.mean < policy.cpu_ratio * found.other_mean:
-            continue
-        if best is None or found.z - found.boundary > best[0].z - best[0].boundary:
-            best = found, name
-    if best is None:
+    found = [
+        (compared, name)
+        for name in busiest
+        if (compared := _compare_buckets(canary.cpu[name], stable.cpu.get(name, {}), level))
+        and compared.superiority >= _SUPERIORITY
+        and compared.mean >= policy.cpu_ratio * compared.other_mean
+    ]
+    if not found:
         return Finding(False, True, {})
-    found, name = best
-    figures = {"cpu_z": found.z, "cpu_z_limit": found.boundary, "cpu_ratio": found.mean / found.other_mean}
-    return Finding(found.z >= found.boundary, True, figures, name)
+    best, name = max(found, key=lambda one: one[0].z - one[0].boundary)
+    figures = {"cpu_z": best.z, "cpu_z_limit": best.boundary, "cpu_ratio": best.mean / best.other_mean}
+    return Finding(best.z >= best.boundary, True, figures, name)
 
 
 def _compare_cores(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:

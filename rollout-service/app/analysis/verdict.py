@@ -38,6 +38,9 @@ from app.analysis.resources import compare_resources
 
 # Exceeded by equal tracks in 1 % of looks: not significant, but too high for a promotion.
 _SUSPICIOUS_Z = 2.33
+# A canary with at most this ratio of stable's rate is accepted, if stable's rate is known from this many requests.
+_COMPARABLE_RATIO = 3
+_LEAST_BAD = 5
 # Minimum number of bucket bounds for comparing latencies: two finite ones and infinity.
 _MIN_BOUNDS = 3
 # Far above any count; its cube still fits into a float.
@@ -69,9 +72,8 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
         return Verdict("hold", "not-enough-samples", figures)
     if doubt := next((one for one in tests if not one[2].acceptable), None):
         return Verdict("hold", doubt[1], figures, doubt[2].detail)
-    if samples.seconds < policy.bake_seconds:
-        return Verdict("hold", "baking", figures)
-    return Verdict("promote", "healthy", figures)
+    baked = samples.seconds >= policy.bake_seconds
+    return Verdict("promote", "healthy", figures) if baked else Verdict("hold", "baking", figures)
 
 
 def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, Finding]]:
@@ -146,11 +148,12 @@ def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, l
     in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
     with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
     tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
+    comparable = stable_bad >= _LEAST_BAD and bad * stable_total <= _COMPARABLE_RATIO * stable_bad * total
     return Finding(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
         and with_before >= -math.log(policy.alpha),
-        acceptable=min(above_floor, tolerated) <= math.log(policy.beta),
+        acceptable=min(above_floor, tolerated) <= math.log(policy.beta) or comparable,
         figures={
             **{f"canary_{name}": bad, f"stable_{name}": stable_bad},
             **({"canary_requests": total, "stable_requests": stable_total} if name == "errors" else {}),
