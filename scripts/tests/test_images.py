@@ -34,7 +34,7 @@ def test_base_images_are_pinned_and_the_services_own_are_not(tmp_path: Path) -> 
     assert all(after[name] == f"{before[name]}@sha256:{'a' * 64}" for name in before.keys() - own)
 
 
-# Lines of a Dockerfile that the others lack, without continuation marks: docs/adr/0018-a-dockerfile-for-each-service.md.
+# Lines of a Dockerfile that others lack, without continuation marks: docs/adr/0018-a-dockerfile-for-each-service.md.
 _MIGRATIONS = "COPY SERVICE/migrations /app/migrations"
 _DIFFERENCES = {
     "account-service": {

@@ -35,7 +35,8 @@ class SettingsEnvironment:
         """Return the names of the settings that prevent the start, sorted; there must be at least one."""
         with pytest.raises(SystemExit) as caught:
             self.load()
-        assert caught.value.code == 2
+        if caught.value.code != 2:
+            pytest.fail(f"the process exited with {caught.value.code}, not with 2")
         return sorted(
             line.split(":")[0].removeprefix("setting ") for line in self._capsys.readouterr().err.splitlines()
         )
