@@ -8,6 +8,7 @@ own machine. Exits 1 if a job failed.
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -204,6 +205,9 @@ def main() -> int:
         print(f"ci: {error}", file=sys.stderr)
         return 2
     results: list[Result] = []
+    # Removes the user as well if the rehearsal is stopped.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(1))
     with temporary_user() as user:
         if lacking := missing(user, tomllib.loads((ROOT / ".ci/runner.toml").read_text(encoding="utf-8"))):
             print(
