@@ -25,7 +25,7 @@ _POLL_SECONDS = 0.5
 _LAG_SECONDS = 3.0
 # A round opens accounts and counts as requests of the step, so there are few: at the start of a step and later in it.
 _ROUND_AT_SECONDS = (0.0, 30.0)
-NO_TOKEN = "skipped: no synthetic token"
+SKIPPED = "skipped: no synthetic token"
 
 
 class ContractProbe:
@@ -72,7 +72,7 @@ class ContractProbe:
 
     async def _probe_step(self, step: tuple[str, int]) -> None:
         if not (token := self._token()):
-            self.status = NO_TOKEN
+            self.status = SKIPPED
             return
         first = contract.regressions(await self._probe_tracks(token))
         # A single difference may come from a replica that was stopping.

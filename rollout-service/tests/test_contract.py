@@ -12,7 +12,7 @@ import pytest
 
 from app import contract, contract_probe
 from app.contract import Probe, ProbeResult, Response
-from app.contract_probe import NO_TOKEN, ContractProbe
+from app.contract_probe import SKIPPED, ContractProbe
 from app.prometheus import CONTRACT_FAILURES
 from app.state_machine import Rollout
 
@@ -178,7 +178,7 @@ async def test_a_single_difference_is_not_confirmed(token: Path, monkeypatch: py
 async def test_the_probe_is_skipped_without_a_token(file: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
     probe = ContractProbe("http://bank", file, PROBES, bank(drop_code("canary")))
     await run_step(probe, monkeypatch)
-    assert probe.status == NO_TOKEN and probe.verdict(9.0) is None
+    assert probe.status == SKIPPED and probe.verdict(9.0) is None
 
 
 @pytest.mark.parametrize(("late", "found"), [(3, ""), (10**9, "body/n: expected 1, got 0")])

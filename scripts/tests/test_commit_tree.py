@@ -164,7 +164,9 @@ def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> N
     ],
 )
 def test_uncommitted_content_is_not_released(root: Path, change: str, variables: dict[str, str], said: str) -> None:
-    copy_from_project(root, "scripts/release/release.sh", "scripts/stack/stack_env.sh", "scripts/lib/registry.sh", ".env")
+    copy_from_project(
+        root, "scripts/release/release.sh", "scripts/stack/stack_env.sh", "scripts/lib/registry.sh", ".env"
+    )
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "second")
     subprocess.run(["sh", "-c", change], cwd=root, check=True)

@@ -32,7 +32,7 @@ async def read_resources(
             *_LABELS,
         ),
     )
-    (cpu, lag, seconds), (files, threads, started, memory, requests) = await asyncio.gather(counters, gauges)
+    (cpu, lag, seconds), (files, threads, started, memory, completed) = await asyncio.gather(counters, gauges)
     elapsed = now - warm
 
     def use(of: set[Key]) -> ResourceUse:
@@ -44,7 +44,7 @@ async def read_resources(
             cores=max(at_all.values(), default=0.0) / elapsed if at_all and elapsed >= 10 else None,
             files=max((files[key] for key in of if key in files), default=None),
             threads=max((threads[key] for key in of if key in threads), default=None),
-            memory=tuple(_memory(memory[key], requests.get(key, {})) for key in sorted(of) if key in memory),
+            memory=tuple(_memory(memory[key], completed.get(key, {})) for key in sorted(of) if key in memory),
         )
 
     found = []
