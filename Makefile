@@ -98,7 +98,7 @@ ci: ## run the jobs of the workflows as GitHub's runner does, as an unprivileged
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.ci.run_jobs $(JOBS)
 
-break-release: ## roll a faulty release out on the stack of make up, and watch it being withdrawn (FAULT=errors; without FAULT: list the faults; DAMAGE=1)
+break-release: ## roll a faulty release out on the stack of make up, and watch its rollback (FAULT=errors; without FAULT: list the faults; DAMAGE=1)
 	@scripts/stack/break_release.sh $(FAULT)
 
 release-drill: ## tamper with a signed and attested release in a local registry, and check that each case is rejected

@@ -59,7 +59,7 @@ class ContractProbe:
         """Return the verdict on a confirmed difference; None without one."""
         if not self.difference:
             return None
-        return {"verdict": "rollback", "reason": "contract", "at": now, "figures": {}, "difference": self.difference}
+        return {"verdict": "rollback", "reason": "contract", "at": now, "figures": {}, "detail": self.difference}
 
     async def run(self) -> None:
         """Probe each step until cancelled."""

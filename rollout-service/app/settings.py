@@ -22,7 +22,7 @@ class CanaryMetric(BaseModel):
         "higher_is_worse", description="Which direction is worse."
     )
     tolerance: float = Field(0.1, ge=0, description="Tolerated difference, as a ratio of stable's value.")
-    analyses: int = Field(3, ge=1, le=60, description="Consecutive analyses, five seconds apart, that must be worse.")
+    analyses: int = Field(3, ge=1, le=60, description="Consecutive samples, five seconds apart, that must be worse.")
 
 
 class RolloutSettings(ProcessSettings):

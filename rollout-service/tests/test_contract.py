@@ -148,7 +148,7 @@ async def test_a_confirmed_difference_rolls_back(token: Path, monkeypatch: pytes
     await run_step(probe, monkeypatch)
     verdict = probe.verdict(9.0)
     assert verdict and (verdict["verdict"], verdict["reason"]) == ("rollback", "contract")
-    assert verdict["difference"] == "account-service no-token: body/code: missing"
+    assert verdict["detail"] == "account-service no-token: body/code: missing"
     assert counter._value.get() == before + 2  # pylint: disable=protected-access
     probe.follow(replace(STEP, step=1))
     assert probe.verdict(9.0) is None, "it belongs to the step"

@@ -1,7 +1,7 @@
 """`make break-release FAULT=…`: roll a faulty release out on the stack of `make up`, under the eyes of customers.
 
-It ends with everything as before, also after Ctrl-C: the release is withdrawn, its containers and images are removed.
-Exits with 1 when customers lost requests, when the release was not withdrawn in time, or when anything is left.
+It restores the initial state, also after Ctrl-C: the release is rolled back, its containers and images are removed.
+Exits with 1 when customers lost requests, when the release was not rolled back in time, or when anything is left.
 """
 
 import os

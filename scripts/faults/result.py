@@ -10,23 +10,24 @@ from scripts.faults.stack import Request
 
 # Reasons of which one must be in the verdict, by fault; any rollback is right for other faults.
 _REASONS = {
-    "errors": "errors|retries",
-    "some-errors": "errors|retries",
-    "401-all": "outcomes|retries|probe|errors",
-    "404-all": "outcomes|retries|probe|errors",
-    "422-valid": "outcomes|retries|probe|errors",
-    "409-half": "outcomes|retries|probe|errors",
-    "wrong-balance-field": "probe|answers",
-    "no-events": "effects|reconciliation|outcomes",
-    "wrong-amount-event": "effects|reconciliation|outcomes",
-    "double-post": "ledger-violation|errors|retries",
+    "errors": "errors|retries|contract",
+    "some-errors": "errors|retries|contract",
+    "401-all": "outcomes|retries|contract|errors",
+    "404-all": "outcomes|retries|contract|errors",
+    "422-valid": "outcomes|retries|contract|errors",
+    "409-half": "outcomes|retries|contract|errors",
+    "wrong-balance-field": "contract",
+    "no-events": "events|reconciliation|outcomes|contract",
+    "wrong-amount-event": "events|reconciliation|outcomes|contract",
+    "double-post": "ledger-violation|errors|retries|contract",
     "consumer": "consumer|dead-letters",
     "slow": "latency",
     "slow-1-in-50": "latency",
-    "leak": "memory|resources|restarts",
-    "cpu-x3": "cpu|resources|latency",
+    "leak": "memory|restart",
+    "cpu-x3": "cpu|latency",
+    # While the canaries start, before any analysis.
     "unready": "ready",
-    "bad-config": "outcomes|retries|probe|errors",
+    "bad-config": "outcomes|retries|contract|errors",
 }
 # Rolled back, but not because of the fault.
 _UNDECIDED = re.compile("no verdict within|lease expired|end of ")
@@ -71,11 +72,13 @@ class Traffic:
 def count(requests: Iterable[Request], canaries: set[str]) -> Traffic:
     """Return the traffic of the canaries with these addresses."""
     own = [one for one in requests if one.upstream in canaries]
-    failed = [one for one in own if one.upstream_status >= 400 or not one.upstream_status]
+    # Contract probes contain refusals.
+    customers = [one for one in own if one.user_agent == USER_AGENT]
+    failed = [one for one in customers if one.upstream_status >= 400 or not one.upstream_status]
     return Traffic(
         len(own),
-        sum(one.user_agent == USER_AGENT for one in own),
-        sum(one.user_agent == USER_AGENT for one in failed),
+        len(customers),
+        len(failed),
         min((one.at for one in own), default=None),
         min((one.at for one in failed), default=None),
         max((one.at for one in own), default=None),
@@ -97,13 +100,13 @@ class Result:
 
     @property
     def reason(self) -> str:
-        """Why the release was withdrawn."""
+        """Why the release was rolled back."""
         return str(self.state.get("reason", ""))
 
 
 def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[Threshold]:
     """Return the thresholds of a faulty release; `max_lost` is the share of the canary's requests that may be lost."""
-    withdrawn = (
+    rolled_back = (
         result.state.get("outcome") == "rolled-back"
         and not _UNDECIDED.match(result.reason)
         and not result.passed
@@ -114,19 +117,19 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
     traffic, lost = result.traffic, len(result.lost)
     found = [
         Threshold(
-            f"withdrawn before {LAST_WEIGHT} %",
-            f"highest share {result.weight} %, {'passed the analysis' if result.passed else result.reason}",
-            withdrawn,
+            f"rolled back before {LAST_WEIGHT} %",
+            f"highest weight {result.weight} %, {'passed the analysis' if result.passed else result.reason}",
+            rolled_back,
         ),
         Threshold(
             f"reason: {expected.replace('|', ' or ')}",
             result.reason,
-            withdrawn and re.search(expected, result.reason) is not None,
+            rolled_back and re.search(expected, result.reason) is not None,
         ),
         Threshold(
             f"first bad request to last canary request: at most {limit:.0f} s",
             f"{traffic.seconds:.1f} s, {traffic.rate:.1f} canary requests/s",
-            withdrawn and traffic.seconds <= limit,
+            rolled_back and traffic.seconds <= limit,
         ),
         Threshold(
             f"lost by customers: at most {max_lost:.0%} of the canary's requests",

@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.faults.customers import Customer, Outcomes, traffic
 from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
-from scripts.faults.stack import CANARIES, RejectedError, Request, Stack, StackError
+from scripts.faults.stack import BASELINES, CANARIES, RejectedError, Request, Stack, StackError
 
 _POLL_SECONDS = 1
 _RENEW_SECONDS = 5
@@ -33,7 +33,7 @@ class Plan:
     steps: tuple[int, ...] = (10, LAST_WEIGHT)
     bake_seconds: float = 40
     budget_seconds: float = 50
-    # Whether a release that passes the analysis of the first step is watched to the end, instead of withdrawn.
+    # Whether a release that passes the analysis of the first step is watched to the end, instead of rolled back.
     to_the_end: bool = True
     # Whether rollout-service sends requests to the canary as well.
     synthetic: bool = False
@@ -109,8 +109,13 @@ class Rollout:
                 self._stack.rollout("renew", self._id)
 
     def _start_canaries(self) -> None:
-        variables = {f"{one.upper().replace('-', '_')}_CANARY_IMAGE": image for one, image in self._images.items()}
-        self._stack.compose("--profile", "canary", "up", "--detach", "--no-deps", "--no-build", *CANARIES, **variables)
+        variables = {
+            f"{service.upper().replace('-', '_')}_{kind}_IMAGE": image
+            for kind, images in (("CANARY", self._images), ("PREVIOUS", self._stack.images()))
+            for service, image in images.items()
+        }
+        services = (*CANARIES, *BASELINES)
+        self._stack.compose("--profile", "canary", "up", "--detach", "--no-deps", "--no-build", *services, **variables)
 
     def _provisioned(self) -> Mapping[str, Any]:
         """Report the canaries as ready, which rollout-service rejects until they are; return the state."""
@@ -150,7 +155,7 @@ class Rollout:
         if shown != self._shown:
             self._shown = shown
             self._report(
-                f"{state['phase']:12} share {state['weight']:2} %  canary: {met} requests, {failed} failed"
+                f"{state['phase']:12} weight {state['weight']:2} %  canary: {met} requests, {failed} failed"
                 f"  customers: {outcomes.sent} sent, {len(outcomes.lost)} lost  verdict: {verdict or '-'}"
             )
 
@@ -173,7 +178,7 @@ class Rollout:
         result.sent, result.lost, result.wrong = outcomes.sent, list(outcomes.lost), list(outcomes.wrong)
 
     def _end(self) -> None:
-        """Withdraw the release if it is still in progress, and wait until its canaries are gone."""
+        """Roll the release back if it is still in progress, and wait until its canaries are gone."""
         if not self._id:
             return
         state = self._stack.abort(self._id, f"end of {self._plan.driver}")
@@ -188,13 +193,14 @@ class Rollout:
         try:
             self._end()
         except StackError as error:
-            self._report(f"rollout-service cannot withdraw the release: {error}")
+            self._report(f"rollout-service cannot roll the release back: {error}")
         self.result.remains = self._remains()
 
     def _remains(self) -> list[str]:
         """Return what differs from before the rollout, after removing what nobody else would remove."""
-        if any(one.service in CANARIES for one in self._stack.containers()):
-            self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *CANARIES)
+        started = (*CANARIES, *BASELINES)
+        if any(one.service in started for one in self._stack.containers()):
+            self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *started)
         replicas, revision = self._stack.replicas(), self._stack.revision()
         found = [
             f"{service}: {replicas[service]} instead of {number} replicas"

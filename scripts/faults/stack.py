@@ -14,6 +14,8 @@ from shared.testing.paths import ROOT
 
 SERVICES = ("account-service", "transaction-service")
 CANARIES = tuple(f"{service}-canary" for service in SERVICES)
+# Additional replicas of the running version, which are as old as the canaries.
+BASELINES = tuple(f"{service}-baseline" for service in SERVICES)
 _TIMEOUT_SECONDS = 120
 _REJECTED = 3
 _NANOSECONDS = re.compile(r"(\.\d{6})\d*Z$")
@@ -95,9 +97,9 @@ class Stack:
         return found
 
     def replicas(self) -> dict[str, int]:
-        """Return the number of running containers by service, canaries included."""
+        """Return the number of running containers by service, canaries and baselines included."""
         running = Counter(one.service for one in self.containers())
-        return {service: running[service] for service in (*SERVICES, *CANARIES)}
+        return {service: running[service] for service in (*SERVICES, *CANARIES, *BASELINES)}
 
     def canary_addresses(self) -> set[str]:
         """Return address:port of the running canaries, as NGINX knows them."""

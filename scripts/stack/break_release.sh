@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Roll a faulty release out on the running stack and watch how it is withdrawn: break_release.sh FAULT
+# Roll a faulty release out on the running stack and watch how it is rolled back: break_release.sh FAULT
 # Without FAULT it lists the faults. DAMAGE=1 allows faults that leave wrong data behind.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

@@ -13,7 +13,17 @@ from scripts.faults.customers import Outcomes
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
 from scripts.faults.result import Result, Traffic, thresholds, count
 from scripts.faults.rollout import Plan, Rollout, require_idle
-from scripts.faults.stack import CANARIES, SERVICES, Container, RejectedError, Request, Stack, StackError, _parse
+from scripts.faults.stack import (
+    BASELINES,
+    CANARIES,
+    SERVICES,
+    Container,
+    RejectedError,
+    Request,
+    Stack,
+    StackError,
+    _parse,
+)
 
 _IMAGES = dict.fromkeys(SERVICES, "image")
 
@@ -34,7 +44,7 @@ class FakeStack(Stack):
 
     def compose(self, *arguments: str, **variables: str) -> str:
         self.commands.append(arguments)
-        self.running |= dict.fromkeys(CANARIES, 1 if "up" in arguments else 0)
+        self.running |= dict.fromkeys((*CANARIES, *BASELINES), 1 if "up" in arguments else 0)
         return ""
 
     def canary_addresses(self) -> set[str]:
@@ -63,7 +73,7 @@ class FakeStack(Stack):
                 raise RejectedError("ended", dict(self.state))
             case "abort" | "promoted":
                 self.state |= {"phase": "idle" if arguments[0] == "abort" else "done", "outcome": "rolled-back"}
-                self.running |= dict.fromkeys(CANARIES, 0)
+                self.running |= dict.fromkeys((*CANARIES, *BASELINES), 0)
         return dict(self.state)
 
 
@@ -85,13 +95,13 @@ CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-sam
 WITHDRAWN = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome": "rolled-back"}
 
 
-def test_each_change_is_reported_once_and_a_withdrawn_release_is_measured() -> None:
+def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() -> None:
     result, said = rolled_out(FakeStack(CANARY, CANARY, WITHDRAWN, {"phase": "idle"}))
     assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back", "ended:"]
     assert (result.weight, result.passed, result.traffic.failed, result.remains) == (10, False, 1, [])
 
 
-def test_a_release_that_passes_is_withdrawn_and_misses_its_threshold() -> None:
+def test_a_release_that_passes_is_rolled_back_and_misses_its_threshold() -> None:
     stack = FakeStack(CANARY, {"phase": "canary", "weight": 50}, {"phase": "promoting"})
     result, _ = rolled_out(stack)
     assert result.passed and stack.state["phase"] == "idle"
@@ -113,7 +123,7 @@ def test_an_equal_release_is_promoted_and_not_rolled_back() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StackError, AssertionError])
-def test_whatever_happens_the_release_is_withdrawn(error: type[BaseException]) -> None:
+def test_whatever_happens_the_release_is_rolled_back(error: type[BaseException]) -> None:
     stack = FakeStack()
     one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
     with pytest.raises(error), one:
@@ -130,7 +140,7 @@ def test_the_canaries_are_removed_even_without_rollout_service() -> None:
         one.provision()
         stack.healthy = False
     assert stack.commands[-1][:3] == ("--profile", "canary", "rm") and one.result.remains == []
-    assert "cannot withdraw" in said[-1]
+    assert "cannot roll the release back" in said[-1]
 
 
 def test_another_rollout_is_left_alone() -> None:

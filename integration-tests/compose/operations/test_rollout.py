@@ -80,7 +80,7 @@ def test_a_rollout_without_a_driver_is_rolled_back(bank: ComposedBank) -> None:
     assert (state["id"], state["outcome"]) == (rollout, "rolled-back") and "a test" in state["reason"]
 
 
-def test_a_faulty_release_is_withdrawn_and_leaves_nothing(bank: ComposedBank) -> None:
+def test_a_faulty_release_is_rolled_back_and_leaves_nothing(bank: ComposedBank) -> None:
     stack, secrets = Stack(bank.environment), Path(bank.environment["VAR_DIR"]) / "secrets"
     # As `make break-release`, with fewer customers; synthetic requests reach the canary in any case.
     plan = Plan("a test", synthetic=True)

@@ -40,7 +40,7 @@ class ComposedDrill:
         self.missed: list[str] = []
 
     def faulty(self, fault: str) -> None:
-        """Roll out a release with a fault, and withdraw it where the analysis would not."""
+        """Roll out a release with a fault, and roll it back where the analysis would not."""
         mismatches = self._bank.reconciled()["mismatches"]
         try:
             images = release.build(self._stack, fault)

@@ -279,8 +279,8 @@ POPULATIONS = {
     "50 requests/s, few unusual heavy clients": Population(50, 200, 1.5, "unusual"),
     "50 requests/s, most clients fail often": Population(50, 200, 1.1, "mostly failing"),
 }
-# Five canary requests per second, as 10 % of 50: seconds, and the share that must be withdrawn within them. Without
-# seconds, the share that must be withdrawn before promotion.
+# Five canary requests per second, as 10 % of 50: seconds, and the share that must be rolled back within them. Without
+# seconds, the share that must be rolled back before promotion.
 FAULT_BARS: dict[str, tuple[float | None, float]] = {
     "401-all": (10, 0.95),
     "404-all": (10, 0.95),

@@ -23,7 +23,7 @@ FAULTS: dict[str, Callable[[Patch], None]] = {
     "cpu-x3": resources.cpu,
     "death": requests.death,
     "unready": requests.unready,
-    "bad-config": lambda patch: os.environ.update(AUTH_AUDIENCE="banking-staging"),
+    "bad-config": lambda patch: patch(os, "environ", {**os.environ, "AUTH_AUDIENCE": "banking-staging"}),
     "none": lambda patch: None,
 }
 
