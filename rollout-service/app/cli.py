@@ -96,7 +96,8 @@ def _run(name: str, given: Sequence[str], settings: RolloutSettings, file: State
     """Run a command and return the new state. Raises InvalidTransition, ValidationError, OSError, InvalidStateFile."""
     clock = Clock()
     if name in _STORED_FIRST:
-        file.store()
+        # Written even if unchanged: this fails on a disk that has become read-only.
+        file.store(always=True)
     if name in _COMPLETES:
         _check(name, settings, file, given[0], clock)
     if name == "begin":

@@ -5,6 +5,7 @@ import logging
 import sys
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,11 @@ SKIPPED = "skipped: no synthetic token"
 
 
 class ContractProbe:
-    """Probes both tracks in each step of a rollout; `difference` is set once a canary has differed twice in a row."""
+    """Probes both tracks in each step of a rollout.
+
+    `difference` is set once a canary has differed twice in a row; `requests` is how many requests of the step, per
+    service and track, were probes.
+    """
 
     def __init__(
         self,
@@ -45,6 +50,8 @@ class ContractProbe:
         self._step: tuple[str, int] | None = None
         self._begun_at = 0.0
         self._rounds = 0
+        self._per_round = max(Counter(probe.service for probe in probes).values(), default=0)
+        self.requests = 0
         self.difference = ""
         self.status = ""
 
@@ -53,7 +60,7 @@ class ContractProbe:
         step = (state.id, state.step) if state.phase == "canary" and state.shifted_at else None
         if step != self._step:
             self._step, self._begun_at, self._rounds = step, time.monotonic(), 0
-            self.difference = self.status = ""
+            self.difference, self.status, self.requests = "", "", 0
 
     def verdict(self, now: float) -> Mapping[str, Any] | None:
         """Return the verdict on a confirmed difference; None without one."""
@@ -92,6 +99,7 @@ class ContractProbe:
         async with self._connect() as client:
             tracks = [probe_track(client, self._url, token, track, self._probes) for track in _CHOICES]
             results = [result for found in await asyncio.gather(*tracks) for result in found]
+        self.requests += self._per_round
         for result in results:
             CONTRACT_FAILURES.labels(result.service, result.track, result.probe).inc(bool(result.difference))
         return results
@@ -124,7 +132,7 @@ async def probe_track(
             if isinstance(response.body, Mapping):
                 saved = {name: response.body.get(key) for name, key in probe.save.items()}
                 names |= {name: value for name, value in saved.items() if isinstance(value, str)}
-        except (httpx.HTTPError, KeyError):
+        except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, RecursionError):
             result = ProbeResult(probe.service, track, probe.name, None)
         results.append(result)
     return results

@@ -55,12 +55,12 @@ class StateFile:
                 _write(self._memory, _text(after))
         return after
 
-    def store(self) -> None:
-        """Write the state to the host, if it is not stored yet, and reserve space for the next one."""
+    def store(self, *, always: bool = False) -> None:
+        """Write the state to the host, if it is not stored yet or `always`, and reserve space for the next one."""
         # One process at a time, and not under the lock of `change`: a disk may hang.
         with _locked(self._memory.with_suffix(".storing")):
             text = _text(self.load())
-            if not self.is_stored():
+            if always or not self.is_stored():
                 try:
                     _write(self._file, text)
                 except OSError:

@@ -280,7 +280,8 @@ def complete_restore(state: Rollout, rollout_id: str, now: float) -> Rollout:
 
 def expire(state: Rollout, now: float) -> Rollout:
     """Apply timeouts: lease, provisioning, a step, an approval, the scale-down delay, and a slow rollback."""
-    if state.phase == "done" and now - state.changed_at > state.warm_seconds:
+    # The driver may still drain replicas of the previous version.
+    if state.phase == "done" and now - state.changed_at > state.warm_seconds and now > state.lease_until:
         return _enter(state, "idle", now, "previous version removed: scale-down delay elapsed")
     if state.phase == "rolling-back" and not state.overdue and now - state.changed_at > _OVERDUE_SECONDS:
         text = f"ROLLBACK NOT COMPLETE after {_OVERDUE_SECONDS // 60} minutes ({state.reason}); run make rollback"

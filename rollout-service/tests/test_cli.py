@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app import cli, readiness
+from app import cli, readiness, state_file
 from app.clock import Clock
 from app.containers import Container, Containers, DockerError
 from app.state_file import StateFile
@@ -174,3 +174,20 @@ def test_an_unwritable_state_directory_is_reported(
 ) -> None:
     tmp_path.joinpath("memory/rollout.lock").mkdir(parents=True)
     assert run("status") == 1 and "cannot read or write" in capsys.readouterr().err
+
+
+def test_nothing_advances_on_a_disk_that_has_become_read_only(
+    run: Run, file: StateFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file.change(lambda _state: promoting())
+    file.store()
+
+    def read_only(path: Path, text: str) -> None:
+        if path.parent.name != "memory":
+            raise OSError(30, "Read-only file system")
+        write(path, text)
+
+    write = state_file._write  # pylint: disable=protected-access
+    monkeypatch.setattr(state_file, "_write", read_only)
+    monkeypatch.setattr(Containers, "observe", lambda _self: stable("b"))
+    assert run("promoted", "one") == 1 and file.load().phase == "promoting"

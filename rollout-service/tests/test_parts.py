@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -255,6 +256,29 @@ async def test_every_analysis_is_recorded_and_old_rollouts_are_pruned(lab: Lab, 
     assert [path.name for path in kept] == ["001.json", "002.json"]
     assert load_record(kept[0]).about == {"rollout": "one", "version": "v2", "step": 0, "weight": 10}
     assert len(list(tmp_path.joinpath("verdicts").iterdir())) == 20
+
+
+async def test_a_disk_that_hangs_delays_no_analysis_and_takes_one_thread(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(asked: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("no such host", request=asked)
+
+    writes, released = [], threading.Event()
+
+    def hang(*_arguments: object) -> None:
+        writes.append(1)
+        released.wait(30)
+
+    monkeypatch.setattr("app.analysis.runner.write_record", hang)
+    monkeypatch.setattr("app.analysis.runner._STORE_SECONDS", 0.01)
+    analyzer = Analyzer(PrometheusSamples("http://prometheus", client(unreachable)), make_settings(lab, tmp_path))
+    try:
+        for _ in range(10):
+            assert (await analyzer.run(at_step(), NOW + 5))["reason"] == "no-data"
+        assert writes == [1]
+    finally:
+        released.set()
 
 
 # Synthetic requests ---------------------------------------------------------------------------------------------------

@@ -66,6 +66,8 @@ def test_a_process_that_never_rests_is_found() -> None:
     found = results(cores=1.0)["cpu"]
     assert found.worse and found.detail == "process"
     assert worse(cores=0.7) == worse(cores=None) == []
+    # A replica that serves four times the requests of a stable one may use four times the CPU.
+    assert worse(cores=1.0, memory=(memory(9, 80_000, 800),)) == []
 
 
 def test_a_late_event_loop_is_found() -> None:

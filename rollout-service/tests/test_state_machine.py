@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -161,3 +162,9 @@ def test_the_state_survives_serialization(make: Callable[[], Rollout]) -> None:
     assert from_json(json.dumps(to_dict(make()))) == make()
     with pytest.raises(ValueError, match="phase"):
         from_json('{"phase": "dancing"}')
+
+
+def test_the_previous_version_stays_while_a_driver_is_still_draining() -> None:
+    state = replace(done(), warm_seconds=0, lease_until=NOW + LEASE)
+    assert state_machine.expire(state, NOW + LEASE).phase == "done"
+    assert state_machine.expire(state, NOW + LEASE + 1).phase == "idle"

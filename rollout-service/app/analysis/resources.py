@@ -63,8 +63,15 @@ def _compare_cores(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> 
     figures = {"canary_cores": canary.cores, "stable_cores": stable.cores}
     if canary.cores is None or stable.cores is None:
         return Finding(False, True, figures)
-    more = canary.cores - stable.cores >= policy.cpu_cores
-    return Finding(more and canary.cores >= policy.cpu_ratio * stable.cores, True, figures, "process")
+    # At a high weight more clients are sent to a replica of the canary than to one of stable.
+    expected = stable.cores * max(1.0, _served(canary) / max(1.0, _served(stable)))
+    more = canary.cores - expected >= policy.cpu_cores
+    return Finding(more and canary.cores >= policy.cpu_ratio * expected, True, figures, "process")
+
+
+def _served(use: ResourceUse) -> float:
+    """Return the requests of the busiest replica between its first and last scrape."""
+    return max((one[-1][0] - one[0][0] for one in use.memory if one), default=0.0)
 
 
 def _compare_lag(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Finding:

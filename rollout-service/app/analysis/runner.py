@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from app.analysis.model import Policy
@@ -18,6 +19,7 @@ from app.state_machine import Rollout
 log = logging.getLogger(__name__)
 
 _MAX_ROLLOUTS = 20
+_STORE_SECONDS = 1.0
 
 
 async def analyze(
@@ -35,12 +37,16 @@ class Analyzer:
         self._source = source
         self._settings = settings
         self._folder = settings.state_dir / "verdicts"
+        self._writing: asyncio.Task[None] | None = None
 
-    async def run(self, state: Rollout, now: float) -> Mapping[str, Any]:
-        """Analyze the current step, store the record, and return verdict, reason and figures."""
+    async def run(self, state: Rollout, now: float, probed: int = 0) -> Mapping[str, Any]:
+        """Analyze the current step, store the record, and return verdict, reason and figures.
+
+        `probed` requests of each service and track were contract probes, which do not replace clients' requests.
+        """
         policy = Policy(
             bake_seconds=max(state.bake_seconds, 1e-3),
-            least_requests=self._settings.min_requests,
+            least_requests=self._settings.min_requests + probed,
             ceiling_seconds=self._settings.max_p95_latency_seconds,
         )
         window = AnalysisWindow(
@@ -48,19 +54,24 @@ class Analyzer:
         )
         about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
         record = await analyze(self._source, window, policy, about)
-        folder = self._folder / state.id
-        if not folder.exists():
-            await asyncio.to_thread(self._prune_records)
-        try:
-            await asyncio.to_thread(write_record, folder, record)
-        except OSError as error:
-            # A full disk must not prevent the rollback of a bad canary.
-            log.error("cannot store the analysis record: %s", error)
+        # A disk that hangs must not delay a rollback, nor take more than one of the few threads.
+        if self._writing is None or self._writing.done():
+            self._writing = asyncio.create_task(asyncio.to_thread(self._store, self._folder / state.id, record))
+            await asyncio.wait({self._writing}, timeout=_STORE_SECONDS)
         verdict = record.verdict
         return {
             **{"verdict": verdict.verdict, "reason": verdict.reason, "detail": verdict.detail, "at": now},
             "figures": _json_safe(verdict.figures),
         }
+
+    def _store(self, folder: Path, record: AnalysisRecord) -> None:
+        try:
+            if not folder.exists():
+                self._prune_records()
+            write_record(folder, record)
+        except OSError as error:
+            # A full disk must not prevent the rollback of a bad canary.
+            log.error("cannot store the analysis record: %s", error)
 
     def _prune_records(self) -> None:
         folders = sorted((path for path in self._folder.glob("*") if path.is_dir()), key=lambda path: path.name)
