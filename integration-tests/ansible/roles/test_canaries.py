@@ -124,7 +124,7 @@ def test_a_long_command_renews_the_lease_and_stops_when_the_rollout_has_ended(to
     text = tool.tool.read_text(encoding="utf-8")
     assert "renew_seconds=5" in text
     tool.tool.write_text(text.replace("renew_seconds=5", "renew_seconds=0"), encoding="utf-8")
-    ends = 'touch "$0.refuses"' if refuses else ":"
+    ends = 'touch "$0.refuses"; sleep 5' if refuses else ":"
     tool.docker.write_text(_SLOW_DOCKER.replace("ENDS", ends), encoding="utf-8")
     done = tool("canaries", "a-rollout", "baseline")
     checked = tool.docker.with_name("docker.checked").read_text(encoding="utf-8").splitlines()

@@ -46,6 +46,8 @@ fenced() {
         checked=$SECONDS
         operate "$1" "$2" >/dev/null && continue
         status=$?
+        # Docker may be busy for a while: only a rejection ends the command, otherwise the lease decides.
+        [ "$status" -eq "$rejected" ] || continue
         kill "$work" 2>/dev/null || true
         return "$status"
     done
