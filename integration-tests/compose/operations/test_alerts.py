@@ -11,7 +11,7 @@ import yaml
 from harness.composed_stack import ComposedBank
 from drills.monitoring.alerts import REPLICA, run, show
 from harness.promql import Count, table
-from harness.client import eventually
+from harness.client import eventually, usd
 from harness.load import retrying_transfers
 
 from shared.testing.paths import ROOT
@@ -54,6 +54,8 @@ def test_every_selector_of_every_rule_finds_series_under_load(bank: ComposedBank
         account = bank.post("/accounts", {"currency": currency}).json()["id"]
         deposit = bank.post(f"/accounts/{account}/deposits", {"amount": 1, "currency": currency})
         assert deposit.status_code == 201, deposit.text
+    # A client's error.
+    assert bank.post("/transfers", usd(10**12, from_account=source, to_account=target)).status_code == 409
     counts: list[Count] = []
 
     def complete() -> bool:

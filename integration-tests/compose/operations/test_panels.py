@@ -14,10 +14,13 @@ EMPTY = {
     "canary: Canary: errors A": _NO_ROLLOUT,
     "canary: Canary: requests A": _NO_ROLLOUT,
     "canary: Canary: p95 latency A": _NO_ROLLOUT,
+    "canary: Canary: outcomes A": _NO_ROLLOUT,
+    "canary: Canary: CPU per request A": _NO_ROLLOUT,
     "canary: Canary traffic A": _NO_ROLLOUT,
     "canary: Average duration A": _NO_ROLLOUT,
     "canary: Last verdict A": _NO_ROLLOUT,
     "canary: Verdicts A": _NO_ROLLOUT,
+    "autoscaling: Current and desired replicas B": "only there in a dry run",
     "autoscaling: Failures by operation A": "only there after a failure",
     "overview: Ledger imbalance A": "only there when the ledger is broken",
 }
