@@ -14,8 +14,9 @@ _TOOL = ROOT / "ansible" / "roles" / "nginx_canary" / "files" / "rollout.sh"
 # Lists as many containers as the file of the service says, and writes down what else it is asked.
 _DOCKER = """#!/bin/bash
 asked=$*
+service=${asked##*compose.service=}
 case "$asked" in
-    ps*) seq "$(cat "$0.${asked##*service=}")" ;;
+    ps*) seq "$(cat "$0.${service%% *}")" ;;
     exec*) if [ -e "$0.refuses" ]; then exit 3; else echo '{"phase": "canary"}'; fi ;;
     *) echo "$asked" >>"$0.asked" ;;
 esac

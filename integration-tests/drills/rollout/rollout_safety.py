@@ -90,7 +90,7 @@ def ended(drill: Drill, name: str) -> None:
 
 
 def full_disk(drill: Drill, disks: list[Disk]) -> None:
-    """The disks fill up at 10 %: rollout-service rolls a faulty canary back as fast as usual, and so does `make rollback`."""
+    """The disks fill up at 10 %: rollout-service rolls a faulty canary back as usual, and so does `make rollback`."""
     bank = drill.bank
     with customers(bank, drill.rate) as result:
         before = bank.state()["id"]
@@ -136,7 +136,7 @@ def withdrawn(
     began = time.time()
     eventually(lambda: drill.bank.revision() == "stable", 120)
     took = time.time() - began
-    drill.check(took <= MAX_SECONDS_WITHDRAW, f"{name}: rollout-service rolled the faulty canary back after {took:.1f} s")
+    drill.check(took <= MAX_SECONDS_WITHDRAW, f"{name}: the faulty canary was rolled back after {took:.1f} s")
     output, _ = process.communicate(timeout=600)
     drill.check(process.returncode != 0, f"{name}: the deployment fails")
     repair(disks)
