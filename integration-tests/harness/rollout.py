@@ -1,6 +1,9 @@
 """A rollout on the composed stack, driven manually through rollout-service's command line."""
 
 import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from harness.client import eventually
@@ -31,3 +34,21 @@ def start_rollout(bank: ComposedBank, **changes: Any) -> str:
     eventually(lambda: rollout_cli(bank, "provisioned", rollout)["phase"] == "canary", 90)
     eventually(lambda: rollout_cli(bank, "renew", rollout)["weight"] > 0, 30)
     return rollout
+
+
+@contextmanager
+def renewing(bank: ComposedBank, rollout: str) -> Iterator[None]:
+    """Renew the lease of a rollout while the block runs: on a busy machine it may take longer than a lease."""
+    stop = threading.Event()
+
+    def renew() -> None:
+        while not stop.wait(5):
+            rollout_cli(bank, "renew", rollout)
+
+    driver = threading.Thread(target=renew)
+    driver.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        driver.join()

@@ -5,7 +5,6 @@ SCREENSHOTS=docs/images saves screenshots there.
 
 import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from harness.browser import DESKTOP, PHONE, Browser, Looked, chromium
 from harness.composed_stack import ComposedBank
 from harness.client import eventually
-from harness.rollout import rollout_cli as operate, start_rollout as begun
+from harness.rollout import renewing, rollout_cli as operate, start_rollout as begun
 
 from shared.testing.paths import ROOT
 
@@ -34,19 +33,10 @@ def browser() -> Iterator[Browser]:
 def rollout(bank: ComposedBank, **changes: Any) -> Iterator[str]:
     """A rollout whose canaries receive traffic, with its lease renewed; rolled back afterwards."""
     name = begun(bank, **changes)
-    stop = threading.Event()
-
-    def renew() -> None:
-        while not stop.wait(5):
-            operate(bank, "renew", name)
-
-    driver = threading.Thread(target=renew)
-    driver.start()
     try:
-        yield name
+        with renewing(bank, name):
+            yield name
     finally:
-        stop.set()
-        driver.join()
         operate(bank, "abort", "current", "eve has asked bob")
         eventually(lambda: operate(bank, "status")["phase"] == "idle", 90)
 

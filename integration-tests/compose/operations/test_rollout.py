@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness.composed_stack import ComposedBank
 from harness.client import eventually, usd
-from harness.rollout import SERVICES, rollout_cli, start_rollout
+from harness.rollout import SERVICES, renewing, rollout_cli, start_rollout
 
 from scripts.faults import release
 from scripts.faults.customers import connect, open_accounts
@@ -42,29 +42,29 @@ def rolled_back(bank: ComposedBank) -> Iterator[None]:
 def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(bank: ComposedBank) -> None:
     # Longer than the test, so that the weight does not change.
     rollout = start_rollout(bank, bake_seconds=90)
-    time.sleep(RELOAD_SECONDS)
-    assert {track(bank, "tester", "always") for _ in range(5)} == {"canary"}
-    assert {track(bank, "tester", "never") for _ in range(5)} == {"stable"}
-    rollout_cli(bank, "renew", rollout)
-    tracks = {client: track(bank, client) for client in map(str, range(300))}
-    assert tracks == {client: track(bank, client) for client in tracks}, "a client stays on its track"
-    assert 10 <= sum(side == "canary" for side in tracks.values()) <= 55, "about a tenth"
+    with renewing(bank, rollout):
+        time.sleep(RELOAD_SECONDS)
+        assert {track(bank, "tester", "always") for _ in range(5)} == {"canary"}
+        assert {track(bank, "tester", "never") for _ in range(5)} == {"stable"}
+        tracks = {client: track(bank, client) for client in map(str, range(300))}
+        assert tracks == {client: track(bank, client) for client in tracks}, "a client stays on its track"
+        assert 10 <= sum(side == "canary" for side in tracks.values()) <= 55, "about a tenth"
 
-    source, target = bank.open(1_000), bank.open()
-    bank.post("/transfers", usd(5, from_account=source, to_account=target))
-    rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="dry_run"}) > 0'
+        source, target = bank.open(1_000), bank.open()
+        bank.post("/transfers", usd(5, from_account=source, to_account=target))
+        rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="dry_run"}) > 0'
 
-    def analyzed() -> bool:
-        state = rollout_cli(bank, "renew", rollout)
-        figures = state["verdict"].get("figures", {})
-        return all(figures.get(one, {}).get("canary_requests") for one in SERVICES)
+        def analyzed() -> bool:
+            state = rollout_cli(bank, "renew", rollout)
+            figures = state["verdict"].get("figures", {})
+            return all(figures.get(one, {}).get("canary_requests") for one in SERVICES)
 
-    eventually(analyzed, 60)
-    probed = eventually(lambda: rollout_cli(bank, "renew", rollout)["verdict"].get("contract"), 30)
-    assert probed.startswith("0 of "), probed
-    eventually(lambda: bank.prometheus.query(rehearsed), 30)
-    assert bank.reconciled()["mismatches"] == 0
-    bank.run_module(ACCOUNT, "app.verify")
+        eventually(analyzed, 60)
+        probed = eventually(lambda: rollout_cli(bank, "renew", rollout)["verdict"].get("contract"), 30)
+        assert probed.startswith("0 of "), probed
+        eventually(lambda: bank.prometheus.query(rehearsed), 30)
+        assert bank.reconciled()["mismatches"] == 0
+        bank.run_module(ACCOUNT, "app.verify")
 
     aborted = time.monotonic()
     assert rollout_cli(bank, "abort", "current", "a person")["phase"] == "rolling-back"
