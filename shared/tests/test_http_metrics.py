@@ -114,7 +114,7 @@ async def test_outcomes_are_counted_by_bucket(client: httpx.AsyncClient, path: s
     assert value("bank_client_outcomes_total", **labels) == before + 1
     # A retry of what a canary has answered is the same client's request.
     await client.get(path, headers={"Authorization": token(sub="alice"), "X-Canary-Status": "404"})
-    # Nobody knows whose this is.
+    # The request names no client.
     await client.get(path)
     assert value("bank_client_outcomes_total", **labels) == before + 1
 
