@@ -119,8 +119,13 @@ class Stack:
     def abort(self, rollout: str, reason: str) -> dict[str, Any]:
         """Roll back a rollout unless it has ended or another one is current; return the state."""
         state = self.rollout("status")
-        ended = state["id"] != rollout or state["phase"] in ("idle", "done")
-        return state if ended else self.rollout("abort", rollout, reason)
+        if state["id"] != rollout or state["phase"] in ("idle", "done"):
+            return state
+        try:
+            return self.rollout("abort", rollout, reason)
+        except RejectedError as error:
+            # The rollback has ended meanwhile.
+            return dict(error.state)
 
     def revision(self) -> str:
         """Return the name of the configuration that NGINX serves."""

@@ -239,3 +239,16 @@ def test_customers_tell_lost_requests_from_wrong_answers() -> None:
     outcomes.record(customers.httpx.ReadTimeout("slow"), "")
     outcomes.record(customers.httpx.Response(201), "")
     assert (outcomes.sent, len(outcomes.lost), outcomes.wrong) == (4, 2, ["balance 2 instead of 1"])
+
+
+def test_a_rollback_that_ends_before_the_abort_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = FakeStack()
+    rolling_back = {**stack.state, "id": "1", "phase": "rolling-back"}
+
+    def rollout_service(*arguments: str, stdin: str = "") -> dict[str, Any]:
+        if arguments[0] == "abort":
+            raise RejectedError("no rollout is in progress", {**rolling_back, "phase": "idle"})
+        return rolling_back
+
+    monkeypatch.setattr(stack, "rollout", rollout_service)
+    assert stack.abort("1", "the end")["phase"] == "idle"
