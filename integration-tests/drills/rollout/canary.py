@@ -9,7 +9,6 @@ deploys them with Ansible from a dedicated registry. Faults (`--faults`): rolls 
 
 import argparse
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from drills.rollout.rollouts import (
     canary_lines,
     failed,
     moment,
+    rollback,
     timeline,
     watched,
 )
@@ -36,7 +36,6 @@ from harness.client import eventually
 from harness.load import Load, burst, customers
 
 from scripts.faults.faulty import DESCRIPTIONS
-from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 
 # Bars.
@@ -290,15 +289,7 @@ def back(drill: Drill) -> None:
     with customers(bank, drill.rate) as result:
         time.sleep(3)
         began = time.time()
-        process = subprocess.Popen(  # pylint: disable=consider-using-with  # waited for below
-            ["make", "rollback"],
-            cwd=ROOT,
-            env=bank.rollback_environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        process = rollback(bank)
         eventually(lambda: bank.revision() != "stable", 60)
         switched = time.time()
         output, _ = process.communicate(timeout=600)

@@ -23,9 +23,8 @@ from harness.client import eventually
 from harness.commands import exit_code, info, run
 from harness.deployed_stack import DeployedBank, Releases
 from harness.load import customers
-from drills.rollout.rollouts import Drill, timeline
+from drills.rollout.rollouts import Drill, rollback, timeline
 
-from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 
 # Bars.
@@ -65,19 +64,6 @@ class Disk:
 def canary_at(weight: int, before: str, state: dict[str, Any]) -> bool:
     """Return whether a rollout other than the previous one sends this share of the clients to the canary."""
     return bool(state["id"] != before and state["phase"] == "canary" and state["weight"] == weight)
-
-
-def rollback(bank: DeployedBank) -> "subprocess.Popen[str]":
-    """Start `make rollback`."""
-    return subprocess.Popen(  # pylint: disable=consider-using-with  # waited for by the caller
-        ["make", "rollback"],
-        cwd=ROOT,
-        env=bank.rollback_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def ended(drill: Drill, name: str) -> None:

@@ -1,5 +1,6 @@
 """Observation of a rollout in a drill: its timeline, the requests sent to canaries, and lost requests."""
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from harness.client import repeating
 from harness.commands import info
 from harness.deployed_stack import DeployedBank, Releases
 from harness.load import Load, assert_one_effect_each, burst
+
+from shared.testing.paths import ROOT
 
 # After a reload, a kept-alive connection may be served by the previous NGINX worker for this time.
 RELOAD_SECONDS = 8.0
@@ -115,3 +118,16 @@ def failed(line: dict[str, Any]) -> bool:
 
 def any_request(_line: dict[str, Any]) -> bool:
     return True
+
+
+def rollback(bank: DeployedBank) -> "subprocess.Popen[str]":
+    """Start `make rollback`."""
+    return subprocess.Popen(  # pylint: disable=consider-using-with  # waited for by the caller
+        ["make", "rollback"],
+        cwd=ROOT,
+        env=bank.rollback_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
