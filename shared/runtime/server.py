@@ -15,6 +15,7 @@ import uvicorn
 
 from shared import logging_config
 from shared.observability import tracing
+from shared.runtime.responses import OneWriteProtocol
 from shared.runtime.settings import ProcessSettings
 
 log = logging.getLogger(__name__)
@@ -102,7 +103,7 @@ def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
         host=settings.host,
         port=settings.port,
         loop="uvloop",
-        http="httptools",
+        http=OneWriteProtocol,
         ws="none",
         lifespan="on",
         log_config=None,

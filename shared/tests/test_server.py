@@ -8,8 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
@@ -18,6 +19,7 @@ import uvloop
 
 from shared.testing.ports import free_port
 from shared.testing.paths import ROOT
+from shared.runtime.responses import OneWriteTransport
 from shared.runtime.server import ignore_abandoned_lookups
 
 NOWHERE = "nobody-has-this-name.invalid"
@@ -137,6 +139,18 @@ class Clients:
         return b"connection: close" not in head
 
 
+def connected(port: int) -> socket.socket:
+    """Return a connection to a service that may still be starting."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), 1)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
 async def stop_under_load(service: subprocess.Popen[str], starved: float = 0) -> tuple[Clients, int]:
     """Serve, stop in the middle of requests, and return what the clients saw and the exit code.
 
@@ -146,10 +160,7 @@ async def stop_under_load(service: subprocess.Popen[str], starved: float = 0) ->
     clients = Clients(free_port())
     print(clients.port, file=service.stdin, flush=True)
     process = int(service.stdout.readline())
-    while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", clients.port), 1):
-            break
-        await asyncio.sleep(0.01)
+    await asyncio.to_thread(lambda: connected(clients.port).close())
     running = asyncio.create_task(clients.run())
     while clients.answered < 100:
         await asyncio.sleep(0.01)
@@ -173,6 +184,48 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
             assert clients.cut_off in ([], [(0, ANY)]), clients.cut_off
             assert exit_code in (0, -signal.SIGTERM)
         service.stdin.close()
+
+
+def test_a_response_is_one_write() -> None:
+    """A process killed between headers and body would leave a proxy with a response that nobody can repeat."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", _SERVICE], cwd=ROOT, text=True, **pipes) as service:
+        assert service.stdin is not None and service.stdout is not None
+        port = free_port()
+        print(port, file=service.stdin, flush=True)
+        process = int(service.stdout.readline())
+        with connected(port) as connection:
+            received = []
+            for _ in range(100):
+                connection.sendall(_REQUEST)
+                received.append(connection.recv(65536))
+            connection.sendall(_REQUEST.replace(b"GET", b"HEAD"))
+            received.append(connection.recv(65536))
+        os.kill(process, signal.SIGTERM)
+        service.stdout.readline()
+        service.stdin.close()
+    bodies = [response.partition(b"\r\n\r\n")[2] for response in received]
+    assert all(body.startswith(b"{") for body in bodies[:100]), bodies
+    assert bodies[100] == b"" and received[100].endswith(b"\r\n\r\n")
+
+
+async def test_headers_without_a_body_and_large_bodies_are_sent_in_order() -> None:
+    sent: list[bytes] = []
+    wrapped = SimpleNamespace(write=lambda data: sent.append(bytes(data)), close=lambda: sent.append(b"closed"))
+    transport = OneWriteTransport(wrapped, asyncio.get_running_loop())  # type: ignore[arg-type]
+    transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert not sent
+    await asyncio.sleep(0)
+    assert sent == [b"HTTP/1.1 100 Continue\r\n\r\n"]
+    transport.write(b"HTTP/1.1 200 OK\r\n\r\n")
+    transport.write(b"one")
+    transport.write(b"two")
+    assert sent[1:] == [b"HTTP/1.1 200 OK\r\n\r\none", b"two"]
+    transport.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    transport.close()
+    assert sent[3:] == [b"HTTP/1.1 204 No Content\r\n\r\n", b"closed"]
+    await asyncio.sleep(0)
+    assert len(sent) == 5
 
 
 def test_garbage_is_collected_from_the_moment_a_service_serves() -> None:
