@@ -91,7 +91,7 @@ async def test_rate_limited_requests_get_429(
     client: httpx.AsyncClient, application, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     account = await create_account(client, 10)
-    monkeypatch.setattr(application.app.state.service, "_rate_limiter", RateLimiter(0.1, 2))
+    monkeypatch.setattr(application.app.state.service, "_rate_limiter", RateLimiter(0.1, 2, lambda: 0))
     money = {"amount": 1, "currency": "USD"}
     path = f"/api/v1/accounts/{account}/withdrawals"
     responses = [await client.post(path, json=money, headers=key_header()) for _ in range(3)]
