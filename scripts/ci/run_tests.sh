@@ -85,7 +85,7 @@ room=$(df --output=avail --block-size=G /dev/shm 2>/dev/null | tr -dc 0-9)
 [ "${room:-0}" -lt 6 ] || in_memory=(TMPDIR=/dev/shm)
 
 run_suite() {
-    local suite=$1 folder=$root tests=$1/tests as_root=() coverage=() covered=service.py status=0 environment=() started=$SECONDS
+    local suite=$1 folder=$root tests=$1/tests as_root=() coverage=() covered=service.py status=0 environment=() started=$SECONDS cpu
     shift
     case $suite in shared | *-service) environment=("${in_memory[@]}") ;; esac
     case $suite in
@@ -105,14 +105,19 @@ run_suite() {
         ansible*) [ "$(id -u)" -eq 0 ] || [ "${CI-}" != true ] || as_root=(sudo -n --preserve-env --set-home) ;;
     esac
     (cd "$folder" && "${lower_priority[@]}" "${as_root[@]}" env "PATH=$PATH" "${environment[@]}" "PYTHONPATH=$root" "COVERAGE_FILE=$reports/.coverage.$suite" \
-        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@") || status=1
+        "$python" -m pytest "$tests" "--junitxml=$reports/$suite.xml" "${coverage[@]}" "$@"
+        status=$?
+        times >"$reports/$suite.times"
+        exit "$status") || status=1
     [ ${#coverage[@]} -eq 0 ] ||
         (cd "$folder" && "$root/scripts/ci/coverage_gate.sh" "$reports/.coverage.$suite" "*/app/$covered" 90 "$reports/coverage-$suite.json") || {
         echo "$suite: coverage of app/$covered is below 90 %"
         status=1
     }
     [ "$status" -eq 0 ] || touch "$reports/$suite.failed"
-    info "$suite $([ "$status" -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s" >&3
+    # The second line of `times`: what processes have used that ended and were waited for, servers and containers excluded.
+    cpu=$(awk -F '[ms ]+' 'NR == 2 {printf "%.0f", 60 * ($1 + $3) + $2 + $4}' "$reports/$suite.times")
+    info "$suite $([ "$status" -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s, $cpu s of CPU" >&3
     return "$status"
 }
 
