@@ -17,7 +17,7 @@ from scripts.stack import nats_users
 from shared import nats_setup
 from shared.messaging import streams
 from shared.events import DATA_MODELS, Event
-from shared.tests.support import NatsServer, event, eventually, names
+from shared.tests.support import NatsServer, event, names
 from shared.messaging.transport import NatsConnection, NatsSource
 
 PASSWORDS = {user: f"{user}-has-a-password" for user in ("account", "transaction", "setup")}

@@ -136,7 +136,8 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _switch_to_wal(cursor: Any) -> None:
     # SQLite's busy timeout does not apply to this statement; only the first connections to a new file compete for it.
-    for _ in range(100):
+    deadline = time.monotonic() + _SQLITE_BUSY_SECONDS
+    while time.monotonic() < deadline:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             return

@@ -101,7 +101,7 @@ class Authenticator:
         """Load the keys. Raises OSError, httpx.HTTPError or ValueError on failure."""
         if self._jwks.startswith(("http://", "https://")):
             # Total timeout: an issuer that trickles bytes never exceeds the read timeout of the client.
-            async with asyncio.timeout(_FETCH_SECONDS), httpx.AsyncClient() as client:
+            async with asyncio.timeout(_FETCH_SECONDS), httpx.AsyncClient(timeout=_FETCH_SECONDS) as client:
                 content = (await client.get(self._jwks)).raise_for_status().content
         else:
             content = Path(self._jwks).read_bytes()

@@ -27,6 +27,8 @@ from shared.messaging.streams import STREAM
 log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5
+# Timeout of a request to JetStream, also of a publish.
+_REQUEST_SECONDS = 5
 # The existence of the streams is checked at most once per interval.
 _STREAM_CHECK_SECONDS = 5.0
 _INACTIVE_THRESHOLD_SECONDS = 60
@@ -138,7 +140,7 @@ class NatsConnection:
                 self._client = client
             elif time.monotonic() - self._streams_checked_at > _STREAM_CHECK_SECONDS:
                 await self._ensure_streams(self._client)
-            return self._client.jetstream(timeout=5)
+            return self._client.jetstream(timeout=_REQUEST_SECONDS)
 
     async def _recheck_streams(self) -> None:
         # It may be another server, or one that has lost its disk.
@@ -146,7 +148,7 @@ class NatsConnection:
 
     async def _ensure_streams(self, client: Client) -> None:
         """Create missing streams."""
-        stream = client.jetstream(timeout=5)
+        stream = client.jetstream(timeout=_REQUEST_SECONDS)
         created = await streams.ensure(stream, STREAM)
         await streams.ensure(stream, streams.DEAD_LETTERS)
         self._stream, self._streams_checked_at = created, time.monotonic()

@@ -20,6 +20,7 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from shared.http.problems import PROBLEM_TYPES, MEDIA_TYPE, ProblemDocument
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples
+from shared.testing.timing import BUSY_SECONDS
 
 _UUID = re.compile("[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _MALFORMED_CODES = {"malformed-request", "idempotency-key-missing", "method-not-allowed"}
@@ -28,14 +29,21 @@ _MALFORMED_CODES = {"malformed-request", "idempotency-key-missing", "method-not-
 Replace = Callable[[str, str], str]
 
 
+def _schema(url: str) -> Any:
+    """Return the document of a service, whose responses may take long on a busy machine."""
+    schema = schemathesis.openapi.from_url(url, timeout=BUSY_SECONDS)
+    schema.config.update(request_timeout=BUSY_SECONDS)
+    schema.config.generation.update(with_security_parameters=False)
+    return schema
+
+
 def assert_conforms_to_openapi(url: str, lab: Lab, replace: Replace = lambda name, value: value) -> None:
     """Send valid and invalid requests to every operation and check every response.
 
     Checks: no 5xx; status, content type and body as documented; errors are problems; invalid requests are rejected, and
     valid ones are not malformed. `replace` may substitute existing ids for generated ones.
     """
-    schema = schemathesis.openapi.from_url(url)
-    schema.config.generation.update(with_security_parameters=False)
+    schema = _schema(url)
     for found in schema.get_all_operations():
         if isinstance(found, Err):
             raise found.err()
@@ -77,9 +85,7 @@ def follow_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -
 
     Each of the `walks` has up to `length` requests; the same `number` (seed) gives the same walks.
     """
-    schema = schemathesis.openapi.from_url(url)
-    schema.config.generation.update(with_security_parameters=False)
-    machine: Any = schema.as_state_machine()
+    machine: Any = _schema(url).as_state_machine()
     walked = LinkWalk()
 
     class Walk(machine):  # type: ignore[misc]  # made by Schemathesis at run time
@@ -128,7 +134,7 @@ def follow_links(url: str, lab: Lab, walks: int, length: int, number: int = 1) -
 def assert_documented_methods(base: str, document: dict[str, Any]) -> None:
     """Check that a 405 on every path lists exactly the documented methods."""
     for path, operations in document["paths"].items():
-        response = httpx.patch(base + re.sub(r"{\w+}", str(uuid.uuid4()), path))
+        response = httpx.patch(base + re.sub(r"{\w+}", str(uuid.uuid4()), path), timeout=BUSY_SECONDS)
         assert response.status_code == 405, path
         allowed = {method.lower() for method in response.headers["allow"].split(", ")}
         # HEAD is not documented, but supported wherever GET is.

@@ -169,7 +169,7 @@ class LocalStack:
         """Send a replica a signal and wait until it has exited; it stays down until `restart`."""
         process = self.processes[service][index]
         process.kill(sign)
-        process.wait(15)
+        process.wait(_READY_SECONDS)
 
     def restart(self, service: str, index: int = 0) -> None:
         """Start a replica again (stopping it first if it runs) and wait until it is ready. Raises StackError."""

@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from sqlalchemy import MetaData
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.testing.ports import free_port
+from shared.testing.timing import BUSY_SECONDS, eventually
 from shared.db.database import write_all, write_transaction
 from shared.events import CloudEvent, Event, new_event
 from shared.ids import utc_now
@@ -81,13 +82,6 @@ async def read(engine: AsyncEngine, after: int = 0, limit: int = 10_000) -> list
         return await outbox.read(connection, after, limit)
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]], seconds: float = 15) -> None:
-    """Wait until the condition holds; fail on timeout."""
-    async with asyncio.timeout(seconds):
-        while not await holds():
-            await asyncio.sleep(0.02)
-
-
 def metric(name: str, **labels: str) -> float:
     """Return the value of a metric, 0 if it has never been set."""
     return REGISTRY.get_sample_value(name, labels) or 0.0
@@ -145,7 +139,7 @@ class NatsServer:
         """Stop the server with SIGTERM; its data is kept."""
         if self._process is not None:
             self._process.terminate()
-            await asyncio.to_thread(self._process.wait, 10)
+            await asyncio.to_thread(self._process.wait, BUSY_SECONDS)
             self._process = None
 
     def url_of(self, user: str, password: str) -> str:

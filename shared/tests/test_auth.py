@@ -27,7 +27,7 @@ from starlette.routing import Route
 from shared.http import auth
 from shared.http.auth import LEEWAY_SECONDS, Authenticator, Caller, check_service_token, require_operator
 from shared.http.problems import Problem
-from shared.testing.fixtures import assert_prompt
+from shared.testing.timing import StoppedClock, assert_prompt
 from shared.tests.support import served
 
 Key = RSAPrivateKey | Ed25519PrivateKey
@@ -107,17 +107,35 @@ async def refreshing(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
         yield
 
 
-async def test_a_token_is_good_though_the_issuers_clock_is_ahead(tmp_path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    """The clock of the authenticator and of PyJWT, stopped."""
+    clock = StoppedClock(float(int(time.time())))
+
+    class Datetime(jwt.api_jwt.datetime):  # type: ignore[name-defined,misc]
+        """PyJWT's clock."""
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            """Return the time of the clock."""
+            return cls.fromtimestamp(clock.now, tz)
+
+    monkeypatch.setattr(auth, "time", clock)
+    monkeypatch.setattr(jwt.api_jwt, "datetime", Datetime)
+    return clock
+
+
+async def test_a_token_is_good_though_the_issuers_clock_is_ahead(tmp_path: Path, clock: StoppedClock) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
-    header = bearer(ED25519, "one", iat=time.time() + 30)
-    assert (await authenticator.authenticate(header)).subject == "alice"
-    header = bearer(ED25519, "one", nbf=time.time() + LEEWAY_SECONDS - 5)
-    assert (await authenticator.authenticate(header)).subject == "alice"
-    header = bearer(ED25519, "one", exp=time.time() - LEEWAY_SECONDS + 5)
-    assert (await authenticator.authenticate(header)).subject == "alice"
-    for late in ({"nbf": time.time() + LEEWAY_SECONDS + 5}, {"exp": time.time() - LEEWAY_SECONDS - 1}):
+    for good in (
+        {"iat": clock.now + 30},
+        {"nbf": clock.now + LEEWAY_SECONDS},
+        {"exp": clock.now - LEEWAY_SECONDS + 1},
+    ):
+        assert (await authenticator.authenticate(bearer(ED25519, "one", **good))).subject == "alice"
+    for late in ({"nbf": clock.now + LEEWAY_SECONDS + 1}, {"exp": clock.now - LEEWAY_SECONDS}):
         await rejected(authenticator, bearer(ED25519, "one", **late))
 
 
@@ -156,28 +174,18 @@ async def test_a_key_of_one_kind_does_not_check_tokens_of_another(tmp_path: Path
     assert "token is invalid" in await rejected(authenticator, bearer(ED25519, "one"))
 
 
-async def test_a_cached_token_expires(tmp_path: Path) -> None:
+async def test_a_cached_token_expires(tmp_path: Path, clock: StoppedClock, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "jwks.json"
     file.write_bytes(jwks(one=ED25519))
     authenticator = Authenticator(str(file), "issuer", "bank")
-    header = bearer(ED25519, "one", exp=int(time.time()) + 100)
+    header = bearer(ED25519, "one", exp=clock.now + 100)
     assert (await authenticator.authenticate(header)).subject == "alice"
-    with pytest.MonkeyPatch.context() as patch:
-        now = time.time()
-        patch.setattr(auth.time, "time", lambda: now + 99 + LEEWAY_SECONDS)
+    with monkeypatch.context() as patch:
+        patch.setattr(jwt, "decode", lambda *_arguments, **_options: pytest.fail("the token is not cached"))
+        clock.now += 99 + LEEWAY_SECONDS
         await authenticator.authenticate(header)
-        patch.setattr(auth.time, "time", lambda: now + 101 + LEEWAY_SECONDS)
-        patch.setattr(jwt.api_jwt, "datetime", LaterDatetime)
-        assert "expired" in await rejected(authenticator, header)
-
-
-class LaterDatetime(jwt.api_jwt.datetime):  # type: ignore[name-defined,misc]
-    """PyJWT's clock, some minutes ahead."""
-
-    @classmethod
-    def now(cls, tz: Any = None) -> Any:
-        """Return a later time."""
-        return jwt.api_jwt.datetime.fromtimestamp(time.time() + 200, tz)
+    clock.now += 1
+    assert "expired" in await rejected(authenticator, header)
 
 
 async def test_token_cache_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +221,7 @@ async def test_the_keys_of_a_file_rotate(
         await authenticator.authenticate(bearer(new, "new"))
 
 
-async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, clock: StoppedClock) -> None:
     new = Ed25519PrivateKey.generate()
     issuer.content = jwks(old=rsa_key())
     authenticator = Authenticator(issuer.url, "issuer", "bank")
@@ -223,7 +231,7 @@ async def test_the_keys_of_an_issuer_rotate(issuer: Issuer, monkeypatch: pytest.
     for _ in range(3):
         await rejected(authenticator, bearer(new, "new"))
     assert issuer.requests == 1, "invalid tokens do not flood the issuer with requests"
-    monkeypatch.setattr(auth, "_MIN_FETCH_INTERVAL_SECONDS", 0)
+    clock.now += 5
     await authenticator.authenticate(bearer(new, "new"))
     await rejected(authenticator, bearer(rsa_key(), "old"))
 
@@ -309,26 +317,41 @@ def test_the_services_token() -> None:
 
 async def test_an_issuer_that_hangs_keeps_one_waiting_and_not_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     async def dribble(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        asked.append(True)
+        asked.set()
+        connections.add(writer)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n")
         while not writer.is_closing():
             writer.write(b" ")
             await asyncio.sleep(0.05)
-        gone.set()
+        connections.remove(writer)
 
-    gone, asked, during = asyncio.Event(), list[bool](), list[bool]()
-    monkeypatch.setattr(auth, "_FETCH_SECONDS", 1)
+    asked, connections, loads = asyncio.Event(), set[asyncio.StreamWriter](), list[bool]()
     server = await asyncio.start_server(dribble, "127.0.0.1", 0)
-    authenticator = Authenticator(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "issuer", "bank")
-    monkeypatch.setattr(authenticator, "_keys", {"one": jwt.PyJWK(jwk(ED25519, "one"), "EdDSA")})
 
-    async def authenticate() -> None:
-        assert (await authenticator.authenticate(bearer(ED25519, "one"))).subject == "alice"
-        during.append(not gone.is_set())
+    def authenticator() -> Authenticator:
+        made = Authenticator(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "issuer", "bank")
+        made._keys = {"one": jwt.PyJWK(jwk(ED25519, "one"), "EdDSA")}  # pylint: disable=protected-access
+        return made
+
+    async def authenticate(with_keys: Authenticator) -> None:
+        assert (await with_keys.authenticate(bearer(ED25519, "one"))).subject == "alice"
 
     async with server:
+        waiting = authenticator()
+        one = asyncio.create_task(authenticate(waiting))
+        await asked.wait()
+        await asyncio.gather(*(authenticate(waiting) for _ in range(19)))
+        assert not one.done(), "one waits for the issuer, and no other"
+        one.cancel()
+        await asyncio.wait([one])
+
+        impatient = authenticator()
+        load = impatient.load
+        monkeypatch.setattr(impatient, "load", lambda: loads.append(True) or load())
+        monkeypatch.setattr(auth, "_FETCH_SECONDS", 0.2)
         with assert_prompt():
-            await asyncio.gather(*(authenticate() for _ in range(20)), gone.wait())
-        assert during[:19] == [True] * 19, "one waits for the issuer, and no other"
-        await authenticate()
-        assert asked == [True], "nobody asks a dead issuer again and again"
+            await authenticate(impatient)
+        await authenticate(impatient)
+        assert loads == [True], "nobody asks a dead issuer again and again"
+        while connections:
+            await asyncio.sleep(0.01)

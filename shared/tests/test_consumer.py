@@ -1,18 +1,20 @@
 """The consumer: poison events, outages, stale offsets, outcomes and lag."""
 
 import asyncio
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
+from shared.messaging import consumer as consumer_module
 from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, OffsetCommit, StaleOffset
 from shared.events import CloudEvent, Event
-from shared.ids import rfc3339, utc_now
+from shared.ids import rfc3339
 from shared.prometheus.registry import REGISTRY
+from shared.runtime import tasks
+from shared.testing.timing import StoppedClock
 from shared.tests.support import InMemoryHandler, event, events, metric
 from shared.messaging.transport import Delivery
 
@@ -203,35 +205,47 @@ async def test_stale_offset_discards_the_delivery_and_continues_from_the_new_off
     assert (handler.seen, source.dead, source.outcomes[0]) == (["e3"], [], "nacked")
 
 
-async def test_duplicates_are_counted_and_the_lag_is_measured() -> None:
-    item = event("once")
-    item["time"] = rfc3339(utc_now() - timedelta(seconds=40))
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> StoppedClock:
+    """The clock of the consumer, stopped."""
+    clock = StoppedClock()
+    monkeypatch.setattr(consumer_module, "time", clock)
+    monkeypatch.setattr(consumer_module, "utc_now", lambda: datetime.fromtimestamp(clock.now, UTC))
+    return clock
+
+
+def event_at(name: str, timestamp: float) -> Event:
+    """Return an event of this time."""
+    return {**event(name), "time": rfc3339(datetime.fromtimestamp(timestamp, UTC))}
+
+
+async def test_duplicates_are_counted_and_the_lag_is_measured(clock: StoppedClock) -> None:
+    item = event_at("once", clock.now - 40)
     duplicates = metric("bank_events_consumed_total", type=TYPE, outcome="duplicate")
     source, handler = FakeSource([item], feed=False), FakeHandler()
     await consumer(source, handler).step()
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates
-    assert 40 <= metric("bank_consumer_lag_seconds") < 50
-    source.raw = [item, event("new")]
+    assert metric("bank_consumer_lag_seconds") == 40
+    source.raw = [item, event_at("new", clock.now - 2)]
     await consumer(source, handler).step()
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates + 1
     assert handler.seen == ["once", "new"]
-    assert 0 <= metric("bank_consumer_lag_seconds") < 10
-    source.raw = [{**item, "time": rfc3339(datetime(2100, 1, 1, tzinfo=UTC))}]
+    assert metric("bank_consumer_lag_seconds") == 2
+    source.raw = [event_at("later", clock.now + 100)]
     await consumer(source, handler).step()
     assert metric("bank_consumer_lag_seconds") == 0, "a clock that is ahead is not a lag"
 
 
-async def test_lag_grows_while_the_consumer_is_stalled(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = FakeSource(events(1), feed=False)
+async def test_lag_grows_while_the_consumer_is_stalled(clock: StoppedClock) -> None:
+    source = FakeSource([event_at("e1", clock.now)], feed=False)
     away = consumer(source, FakeHandler())
     await away.step()
     source.failures = 9
-    now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + 100)
+    clock.now += 100
     for _ in range(2):
         with pytest.raises(ConnectionRefusedError):
             await away.step()
-    assert 100 <= metric("bank_consumer_lag_seconds") < 110
+    assert metric("bank_consumer_lag_seconds") == 100
     source.failures = 0
     await away.step()
     assert metric("bank_consumer_lag_seconds") == 0, "an empty delivery counts as success"
@@ -252,17 +266,20 @@ async def test_empty_delivery_is_ignored_and_invalid_events_advance_the_offset()
     assert handler.offset == 2 and len(handler.dead_letters) == 2
 
 
-async def test_delivery_in_progress_is_nacked_on_shutdown() -> None:
+async def test_delivery_in_progress_is_nacked_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", 0.05)
+
     class Stuck(FakeHandler):
         """A handler that never finishes."""
 
         async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
+            processing.set()
             await asyncio.Event().wait()
             return set()
 
-    source = FakeSource(events(1), feed=False)
+    source, processing = FakeSource(events(1), feed=False), asyncio.Event()
     running = asyncio.create_task(consumer(source, Stuck()).run())
-    await asyncio.sleep(0.01)
+    await processing.wait()
     running.cancel()
     await asyncio.wait([running])
     assert source.outcomes == ["nacked"] and running.cancelled()

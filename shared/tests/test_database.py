@@ -3,9 +3,9 @@
 import asyncio
 import socket
 import sqlite3
-import threading
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ from shared.db.database import (
 )
 from shared.http.idempotency import StoredResponse
 from shared.ids import new_id, utc_now
-from shared.testing.fixtures import assert_prompt, create_tables, opened
+from shared.testing.fixtures import create_tables, opened
+from shared.testing.timing import StoppedClock, assert_prompt, eventually
 
 metadata = MetaData()
 keys = idempotency.table(metadata)
@@ -133,6 +134,10 @@ async def test_inserts_and_updates_are_combined(engine: AsyncEngine) -> None:
     assert await stored(engine) == [{**rows[1], "name": "other"}, rows[2], {**rows[0], "number": 7}]
 
 
+# Returns once the process of the session has ended.
+_TERMINATE = text("SELECT pg_terminate_backend(:pid, 60000)")
+
+
 async def test_idle_connection_that_died_is_replaced(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async for engine in opened(postgres_url):
         async with engine.connect() as first, engine.connect() as second:
@@ -140,7 +145,7 @@ async def test_idle_connection_that_died_is_replaced(postgres_url: str, monkeypa
         async for other in opened(postgres_url):
             async with other.connect() as connection:
                 for victim in victims:
-                    await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": victim})
+                    assert await connection.scalar(_TERMINATE, {"pid": victim})
         monkeypatch.setattr(database, "_PING_AFTER_SECONDS", 0.0)
         async with engine.connect() as third, engine.connect() as fourth:
             for connection in (third, fourth):
@@ -213,21 +218,25 @@ async def test_thousands_of_keys_are_stored_and_found(engine: AsyncEngine) -> No
 
 
 async def test_a_killed_connection_is_an_outage(postgres_engine: AsyncEngine) -> None:
-    async def killed(statement: str) -> DBAPIError:
+    async def is_in(state: str, pid: int) -> bool:
+        async with postgres_engine.connect() as connection:
+            found = text("SELECT state FROM pg_stat_activity WHERE pid = :pid")
+            return bool(await connection.scalar(found, {"pid": pid}) == state)
+
+    async def killed(statement: str, state: str) -> DBAPIError:
         with pytest.raises(DBAPIError) as caught:
             async with write_transaction(postgres_engine) as victim:
                 pid = await victim.scalar(text("SELECT pg_backend_pid()"))
                 query = asyncio.create_task(victim.execute(text(statement)))
-                await asyncio.sleep(0.1)
+                await eventually(partial(is_in, state, pid))
                 async with postgres_engine.connect() as killer:
-                    await killer.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": pid})
+                    assert await killer.scalar(_TERMINATE, {"pid": pid})
                 await query
-                await asyncio.sleep(0.1)
                 await victim.execute(text("SELECT 1"))
         return caught.value
 
-    for statement in ("SELECT 1", "SELECT pg_sleep(5)"):
-        error = await killed(statement)
+    for statement, state in (("SELECT 1", "idle in transaction"), ("SELECT pg_sleep(60)", "active")):
+        error = await killed(statement, state)
         assert is_unavailable(error) and not is_retryable(error)
     await ping(postgres_engine)
 
@@ -271,10 +280,12 @@ async def test_a_pool_that_is_used_up_and_a_lock_that_takes_too_long(postgres_ur
 
 
 async def test_a_statement_that_takes_too_long_is_an_outage_and_the_connection_is_good_again(postgres_url: str) -> None:
-    engine = create_engine(postgres_url, statement_seconds=1)
-    with assert_prompt(), pytest.raises(DBAPIError) as caught:
+    engine = create_engine(postgres_url, statement_seconds=70)
+    with pytest.raises(DBAPIError) as caught:
         async with engine.connect() as connection:
-            await connection.execute(text("SELECT pg_sleep(20)"))
+            assert await connection.scalar(text("SHOW statement_timeout")) == "70s"
+            await connection.execute(text("SET LOCAL statement_timeout = '50ms'"))
+            await connection.execute(text("SELECT pg_sleep(60)"))
     assert is_unavailable(caught.value) and not is_retryable(caught.value)
     await ping(engine)
     await engine.dispose()
@@ -321,14 +332,24 @@ def test_other_errors_are_not_an_outage() -> None:
     assert is_unavailable(ConnectionResetError()) and is_unavailable(TimeoutError())
 
 
-async def test_first_connection_to_a_new_sqlite_file_waits_for_a_writer(tmp_path: Path) -> None:
+async def test_first_connection_to_a_new_sqlite_file_waits_for_a_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = sqlite3.connect(tmp_path / "new.db", isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
-    committing = threading.Timer(0.3, lambda: other.execute("COMMIT"))
-    committing.start()
+    clock = StoppedClock()
+    started = clock.now
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now - started > 10 and other.in_transaction:
+            other.execute("COMMIT")
+
+    monkeypatch.setattr(clock, "sleep", sleep)
+    monkeypatch.setattr(database, "time", clock)
     engine = create_engine(f"sqlite+aiosqlite:///{tmp_path}/new.db")
     await ping(engine)
-    committing.join()
+    assert not other.in_transaction
     other.close()
     await engine.dispose()
 

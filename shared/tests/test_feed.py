@@ -14,7 +14,8 @@ from shared.testing.ports import free_port
 from shared.messaging import feed
 from shared.runtime.server import ShutdownSignal
 from shared.runtime.settings import ServiceSettings
-from shared.testing.fixtures import Lab, assert_prompt
+from shared.testing.fixtures import Lab
+from shared.testing.timing import assert_prompt
 from shared.tests.support import append, events, names, outbox, sequence, served
 from shared.messaging.transport import FeedSource
 from shared.http.web import Service, create_app
@@ -45,6 +46,12 @@ async def url(application: Service) -> AsyncIterator[str]:
         yield address
 
 
+@pytest.fixture(autouse=True)
+def long_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a poll wait for longer than any test."""
+    monkeypatch.setattr(feed, "MAX_WAIT_SECONDS", 3600)
+
+
 @asynccontextmanager
 async def reading(url: str, lab: Lab, limit: int = 500, wait_seconds: float = 0) -> AsyncIterator[FeedSource]:
     """A reader of the feed."""
@@ -72,7 +79,7 @@ async def test_a_reader_gets_all_events_by_following_positions(engine: AsyncEngi
 
 
 async def test_long_poll_returns_as_soon_as_there_are_events(engine: AsyncEngine, url: str, lab: Lab) -> None:
-    async with reading(url, lab, wait_seconds=20) as source:
+    async with reading(url, lab, wait_seconds=3600) as source:
         waiting = asyncio.create_task(source.receive(0))
         await asyncio.sleep(0.3)
         assert not waiting.done()
@@ -94,7 +101,7 @@ async def test_long_poll_without_events_times_out(url: str, lab: Lab) -> None:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_long_polls_return_immediately_on_shutdown(url: str, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with reading(url, lab, wait_seconds=20) as source:
+    async with reading(url, lab, wait_seconds=3600) as source:
         waiting = asyncio.create_task(source.receive(3))
         await asyncio.sleep(0.3)
         monkeypatch.setattr(ShutdownSignal, "now", True)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.group_commit import Closed, GroupCommit, QueueFull
+from shared.testing.timing import BUSY_SECONDS
 
 
 class Rejected(Exception):
@@ -27,6 +28,7 @@ class Database:
         self.batches: list[list[int]] = []
         self.written: list[int] = []
         self.flushing = 0
+        self.begun = asyncio.Event()
         self.open = asyncio.Event()
         self.open.set()
 
@@ -35,6 +37,7 @@ class Database:
         self.flushing += 1
         assert self.flushing == 1, "concurrent flushes"
         self.batches.append(list(batch))
+        self.begun.set()
         await asyncio.sleep(0)
         await self.open.wait()
         self.flushing -= 1
@@ -70,9 +73,9 @@ async def test_items_that_arrive_during_a_flush_are_the_next_batch() -> None:
     commit = GroupCommit(database.flush, divisible=lambda error: False, max_batch=4, on_batch=sizes.append)
     database.open.clear()
     first = asyncio.create_task(commit.submit(0))
-    await asyncio.sleep(0.01)
+    await database.begun.wait()
     others = [asyncio.create_task(commit.submit(work)) for work in range(1, 7)]
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
     assert database.batches == [[0]] and not first.done()
     database.open.set()
     await asyncio.gather(first, *others)
@@ -106,7 +109,7 @@ async def test_full_queue_rejects_new_items_only() -> None:
     commit = group(database, max_batch=2, max_waiting=3)
     database.open.clear()
     taken = [asyncio.create_task(commit.submit(work)) for work in range(3)]
-    await asyncio.sleep(0.01)
+    await database.begun.wait()
     taken += [asyncio.create_task(commit.submit(work)) for work in (3, 4)]
     await asyncio.sleep(0)
     with pytest.raises(QueueFull):
@@ -124,7 +127,7 @@ async def test_what_waits_is_bounded_by_how_much_work_it_is() -> None:
     )
     database.open.clear()
     taken = [asyncio.create_task(commit.submit(5))]
-    await asyncio.sleep(0.01)
+    await database.begun.wait()
     sizes = (6, 4, 1, 30)
     taken += [asyncio.create_task(commit.submit(size)) for size in sizes]
     await asyncio.sleep(0)
@@ -157,7 +160,7 @@ async def test_cancelled_drain_does_not_cancel_items() -> None:
     commit = group(database)
     database.open.clear()
     taken = asyncio.create_task(commit.submit(1))
-    await asyncio.sleep(0.01)
+    await database.begun.wait()
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(commit.drain(), 0.01)
     database.open.set()
@@ -170,7 +173,7 @@ async def test_cancelled_caller_does_not_cancel_its_item(flushing: bool) -> None
     commit = group(database)
     database.open.clear()
     tasks = [asyncio.create_task(commit.submit(work)) for work in range(3)]
-    await asyncio.sleep(0.01 if flushing else 0)
+    await (database.begun.wait() if flushing else asyncio.sleep(0))
     tasks[1].cancel()
     await asyncio.sleep(0)
     database.open.set()
@@ -209,7 +212,7 @@ async def test_every_item_gets_exactly_its_own_result(
         for _ in range(number if action == "turn" else 0):
             await asyncio.sleep(0)
     database.open.set()
-    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 5)
+    results = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), BUSY_SECONDS)
     await commit.drain()
     assert len(database.written) == len(set(database.written)), "something was written twice"
     assert database.written == sorted(database.written), "out of order"

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import httpx
 import jwt
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.http import problems
+from shared.http import problems, web
 from shared.http.clients import BUCKETS, bucket_of, bucket_of_request
 from shared.http.problems import Problem
 from shared.http.web import LeanRoute, create_app
@@ -20,6 +21,7 @@ from shared.prometheus.process import measure_loop_lag
 from shared.prometheus.registry import REGISTRY
 from shared.runtime.settings import ProcessSettings
 from shared.testing.fixtures import Lab
+from shared.testing.timing import StoppedClock
 
 
 def value(name: str, **labels: str) -> float:
@@ -40,10 +42,13 @@ async def _odd(_request: Request) -> Response:
     return Response(b'{"code":"of-the-client"}', 409)
 
 
+# Shows the CPU time of the process.
+CPU = StoppedClock()
+
+
 async def _busy(_request: Request) -> Response:
-    end = time.thread_time() + 0.005
-    while time.thread_time() < end:
-        pass
+    CPU.now += 0.5
+    # Let the other requests begin.
     await asyncio.sleep(0.01)
     return Response(b"")
 
@@ -88,7 +93,10 @@ def test_only_known_problem_codes_become_labels(body: bytes) -> None:
     assert problems.code_of(body) == ""
 
 
-async def test_cpu_time_counts_only_requests_that_run_alone(client: httpx.AsyncClient) -> None:
+async def test_cpu_time_counts_only_requests_that_run_alone(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "time", SimpleNamespace(thread_time=CPU.time, perf_counter=time.perf_counter))
     labels = {"handler": "/api/busy", "method": "GET"}
 
     def measured() -> tuple[float, float]:
@@ -97,10 +105,9 @@ async def test_cpu_time_counts_only_requests_that_run_alone(client: httpx.AsyncC
 
     count, seconds = measured()
     await client.get("/api/busy")
-    assert measured()[0] == count + 1
-    assert 0.005 <= measured()[1] - seconds < 0.2
+    assert measured() == (count + 1, seconds + 0.5)
     await asyncio.gather(client.get("/api/busy"), client.get("/api/busy"))
-    assert measured()[0] == count + 1
+    assert measured() == (count + 1, seconds + 0.5)
 
 
 # Clients --------------------------------------------------------------------------------------------------------------
@@ -151,11 +158,13 @@ def test_clients_spread_over_all_buckets() -> None:
 
 
 async def test_a_blocked_event_loop_is_measured() -> None:
-    before = value("event_loop_lag_seconds_sum")
+    count, before = value("event_loop_lag_seconds_count"), value("event_loop_lag_seconds_sum")
     task = asyncio.create_task(measure_loop_lag())
-    await asyncio.sleep(0.2)
-    time.sleep(0.15)
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    # Its timer is due after 0.25 s.
+    time.sleep(0.4)
+    while value("event_loop_lag_seconds_count") == count:
+        await asyncio.sleep(0.01)
     task.cancel()
-    assert value("event_loop_lag_seconds_sum") - before >= 0.05
+    assert value("event_loop_lag_seconds_sum") - before >= 0.1
     assert value("process_threads") >= 1

@@ -125,9 +125,13 @@ def test_masking_takes_linear_time() -> None:
 
     def seconds(size: int, part: str) -> float:
         text = part * (size // len(part)) + ":"
-        begun = time.process_time()
+        begun = time.thread_time()
         mask_text(text, hide_amounts=True)
-        return time.process_time() - begun
+        return time.thread_time() - begun
+
+    def is_linear(part: str) -> bool:
+        return seconds(100_000, part) < 0.1 + 30 * seconds(10_000, part)
 
     for part in LONG:
-        assert seconds(100_000, part) < 0.1 + 30 * seconds(10_000, part), part
+        # A garbage collection or a busy machine slows some attempts down, but not all.
+        assert any(is_linear(part) for _ in range(5)), part

@@ -108,7 +108,9 @@ async def test_concurrent_sequencers_skip_nothing(postgres_engine: AsyncEngine) 
     assert reader.seen == ["second-1", "second-2", "first"]
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(
     sizes=st.lists(st.integers(1, 9), max_size=8),
     pass_limit=st.integers(1, 9),

@@ -13,8 +13,10 @@ from shared.db.database import create_engine, write_transaction
 from shared.events import Event
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
 from shared.messaging.relay import Relay
-from shared.tests.support import append, event, events, eventually, metric, names, outbox, read
+from shared.tests.support import append, event, events, metric, names, outbox, read
 from shared.messaging.transport import NatsConnection
+from shared.runtime import tasks
+from shared.testing.timing import eventually
 
 
 class FakeBus(NatsConnection):
@@ -76,7 +78,7 @@ async def test_events_are_sequenced_and_published_once_in_order(engine: AsyncEng
 async def test_relay_without_broker_sequences_events_and_is_woken_by_commits(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "_IDLE_SECONDS", 60)
+    monkeypatch.setattr(relay_module, "_IDLE_SECONDS", 3600)
     relay = Relay(engine, outbox, None, "test")
     before = metric("bank_events_published_total", type="bank.entry.posted")
     async with running(relay):
@@ -131,9 +133,10 @@ async def test_blocked_relay_is_visible_in_metrics(engine: AsyncEngine, monkeypa
     bus = FakeBus()
 
     async def hang(events: Sequence[Event]) -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     monkeypatch.setattr(bus, "publish", hang)
+    monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", 0.05)
 
     async def aged() -> bool:
         return metric("bank_outbox_pending") == 3 and metric("bank_outbox_oldest_seconds") > 1
@@ -170,10 +173,22 @@ async def _leaders(engine: AsyncEngine) -> list[tuple[str, int]]:
         return [(row.application_name, row.pid) for row in await connection.execute(text(statement))]
 
 
+class Candidate(Relay):
+    """A relay that counts its candidacies that have ended."""
+
+    ended = 0
+
+    async def _run_as_candidate(self) -> None:
+        try:
+            await super()._run_as_candidate()
+        finally:
+            self.ended += 1
+
+
 async def test_standby_relay_takes_over_from_the_leader(postgres_engine: AsyncEngine, postgres_url: str) -> None:
     engines = {name: create_engine(postgres_url, name=name) for name in ("a", "b")}
     buses = {name: FakeBus() for name in engines}
-    relays = {name: Relay(engine, outbox, buses[name], "test") for name, engine in engines.items()}
+    relays = {name: Candidate(engine, outbox, buses[name], "test") for name, engine in engines.items()}
     leader = ("", 0)
     written = 0
 
@@ -200,10 +215,15 @@ async def test_standby_relay_takes_over_from_the_leader(postgres_engine: AsyncEn
         async with running(relays["a"]):
             await eventually(is_led)
             await only_the_leader_works()
+            former = relays[leader[0]]
+
+            async def has_noticed(ended: int = former.ended) -> bool:
+                return former.ended > ended
+
             async with postgres_engine.connect() as connection:
-                await connection.execute(text("SELECT pg_terminate_backend(:pid)"), {"pid": leader[1]})
+                await connection.execute(text("SELECT pg_terminate_backend(:pid, 60000)"), {"pid": leader[1]})
             await eventually(is_led)
-            await asyncio.sleep(0.3)  # longer than the former leader needs to notice
+            await eventually(has_noticed)
             await only_the_leader_works()
         if leader[0] == "a":
             await eventually(is_led)

@@ -2,10 +2,8 @@
 
 import asyncio
 import re
-import time
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
-from types import SimpleNamespace
 
 import httpx
 import orjson
@@ -24,6 +22,7 @@ from shared.ids import new_id, rfc3339
 from shared.http.problems import PROBLEM_TYPES, Problem
 from shared.runtime.settings import ProcessSettings
 from shared.testing.fixtures import Lab
+from shared.testing.timing import StoppedClock, assert_prompt
 from shared.http.web import documented_problems
 
 PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=255)
@@ -191,30 +190,32 @@ async def test_readiness_lists_failed_checks_and_times_out_hanging_ones(
         raise ConnectionRefusedError("secret address")
 
     async def hangs() -> None:
-        await asyncio.sleep(60)
+        await asyncio.Event().wait()
 
     async def database() -> None:
         await ping(engine)
 
     ended = asyncio.create_task(asyncio.sleep(0), name="ended")
     await ended
-    lasting = asyncio.create_task(asyncio.sleep(60), name="lasting")
+    lasting = asyncio.create_task(hangs(), name="lasting")
     checks: dict[str, health.Check] = {"database": database, "lasting": health.task_check(lasting)}
     app = Starlette(routes=health.routes(lambda: checks))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
         ready = await client.get("/health/ready")
         assert (ready.status_code, ready.json()["checks"]) == (200, {"database": "ok", "lasting": "ok"})
-        checks |= {"fails": fails, "hangs": hangs, "ended": health.task_check(ended)}
-        monkeypatch.setattr(health, "_CHECK_SECONDS", 1)
-        async with asyncio.timeout(30):
-            ready = await client.get("/health/ready")
+        checks |= {"fails": fails, "ended": health.task_check(ended)}
+        ready = await client.get("/health/ready")
         assert (ready.status_code, ready.json()["code"]) == (503, "unavailable")
         assert ready.headers["content-type"] == "application/problem+json" and "secret" not in ready.text
         assert {error["pointer"]: error["detail"] for error in ready.json()["errors"]} == {
             "/checks/fails": "ConnectionRefusedError",
-            "/checks/hangs": "TimeoutError",
             "/checks/ended": "RuntimeError",
         }
+        monkeypatch.setattr(health, "_CHECK_SECONDS", 0.05)
+        checks = {"hangs": hangs, "lasting": health.task_check(lasting)}
+        with assert_prompt():
+            ready = await client.get("/health/ready")
+        assert ready.json()["errors"] == [{"pointer": "/checks/hangs", "detail": "TimeoutError"}]
         assert (await client.get("/health/live")).status_code == 200
     lasting.cancel()
 
@@ -222,8 +223,9 @@ async def test_readiness_lists_failed_checks_and_times_out_hanging_ones(
 async def test_summary_reports_readiness_and_runs_checks_at_most_once_a_second(
     monkeypatch: pytest.MonkeyPatch, lab: Lab
 ):
-    asked = []
+    asked, clock = [], StoppedClock()
     fails = False
+    monkeypatch.setattr(summary, "time", clock)
 
     async def database() -> None:
         asked.append(1)
@@ -238,6 +240,6 @@ async def test_summary_reports_readiness_and_runs_checks_at_most_once_a_second(
         who = {"service": "some-service", "version": "v7", "track": "stable"}
         assert answers[0].json() == {**who, "ready": True, "failing": [], "more": 1}
         fails = True
-        monkeypatch.setattr(summary, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 1.1))
+        clock.now += 1
         answer = await client.get("/health/summary")
         assert (answer.status_code, answer.json()["failing"]) == (200, ["database"]) and "secret" not in answer.text

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
@@ -20,7 +21,8 @@ import uvloop
 from shared.testing.ports import free_port
 from shared.testing.paths import ROOT
 from shared.runtime.responses import OneWriteTransport
-from shared.runtime.server import ignore_abandoned_lookups
+from shared.runtime.server import _DRAIN_LOOKS, ignore_abandoned_lookups
+from shared.testing.timing import BUSY_SECONDS
 
 NOWHERE = "nobody-has-this-name.invalid"
 
@@ -35,7 +37,7 @@ async def told_after(leave_something: Callable[[], Awaitable[None]]) -> str:
 
     asyncio.get_running_loop().set_exception_handler(handler)
     await leave_something()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(2 * BUSY_SECONDS):  # where no resolver answers, a look-up takes half a minute
         while not told:
             await asyncio.sleep(0.05)
             gc.collect()
@@ -98,6 +100,8 @@ for port in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
+# Each look at the connections takes at least 10 ms.
+_DRAIN_SECONDS = _DRAIN_LOOKS / 100
 _REQUEST = b"GET /health/live HTTP/1.1\r\nHost: bank\r\n\r\n"
 
 
@@ -107,6 +111,7 @@ class Clients:
     def __init__(self, port: int) -> None:
         self.port = port
         self.refused = self.answered = 0
+        # Connections that were closed on a request of a client that has kept its pace.
         self.cut_off: list[tuple[int, str]] = []
 
     async def run(self) -> None:
@@ -114,25 +119,33 @@ class Clients:
         await asyncio.gather(*(self._until_refused(number / 100) for number in range(16)))
 
     async def _until_refused(self, pause: float) -> None:
+        loop = asyncio.get_running_loop()
         while True:
+            since = loop.time()
             try:
                 reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except ConnectionError:  # refused, or reset in the handshake: no request was sent
                 self.refused += 1
                 return
-            answers = 0
+            answers, idle = 0, 0.0
             try:
-                while await self._answer(reader, writer):
+                while True:
+                    sending = loop.time()
+                    writer.write(_REQUEST)
+                    since, idle = sending, loop.time() - since
+                    if not await self._answer(reader):
+                        break
                     answers += 1
                     self.answered += 1
                     await asyncio.sleep(pause)
             except (OSError, asyncio.IncompleteReadError) as error:
-                self.cut_off.append((answers, repr(error)))
+                # A connection without a request for that long is closed; a client of a busy machine may be too late.
+                if idle < _DRAIN_SECONDS:
+                    self.cut_off.append((answers, repr(error)))
             writer.close()
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """Send a request and tell whether the connection stays open after its answer."""
-        writer.write(_REQUEST)
+    async def _answer(self, reader: asyncio.StreamReader) -> bool:
+        """Read an answer and tell whether the connection stays open after it."""
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         assert head.startswith(b"http/1.1 200"), head
         await reader.readexactly(int(head.partition(b"content-length:")[2].split()[0]))
@@ -141,10 +154,10 @@ class Clients:
 
 def connected(port: int) -> socket.socket:
     """Return a connection to a service that may still be starting."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + BUSY_SECONDS
     while True:
         try:
-            return socket.create_connection(("127.0.0.1", port), 1)
+            return socket.create_connection(("127.0.0.1", port), BUSY_SECONDS)
         except OSError:
             if time.monotonic() > deadline:
                 raise
@@ -167,9 +180,11 @@ async def stop_under_load(service: subprocess.Popen[str], starved: float = 0) ->
     os.kill(process, signal.SIGTERM)
     if starved:
         await asyncio.sleep(0.1)
-        os.kill(process, signal.SIGSTOP)
-        await asyncio.sleep(starved)
-        os.kill(process, signal.SIGCONT)
+        # On a busy machine it may have ended by now.
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
+            await asyncio.sleep(starved)
+            os.kill(process, signal.SIGCONT)
     await running
     return clients, int(service.stdout.readline())
 
@@ -241,11 +256,11 @@ def test_garbage_is_collected_from_the_moment_a_service_serves() -> None:
 
 def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
     """By a handler: PID 1 of a container ignores a signal that is left to its default."""
-    code = "from shared.runtime import sigterm; import time; print(1, flush=True); time.sleep(60)"
+    code = "from shared.runtime import sigterm; import time; print(1, flush=True); time.sleep(600)"
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"1\n"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 128 + signal.SIGTERM
+        assert process.wait(BUSY_SECONDS) == 128 + signal.SIGTERM
 
 
 @pytest.mark.parametrize("service", ["account", "transaction", "autoscale", "rollout"])

@@ -6,36 +6,56 @@ import pytest
 
 from shared.runtime import tasks
 from shared.runtime.tasks import shield
+from shared.testing.timing import BUSY_SECONDS, assert_prompt
 
 
-async def step(seconds: float, done: list[str]) -> str:
-    await asyncio.sleep(seconds)
-    done.append("done")
-    return "result"
+class Step:
+    """A step that lasts until it is told to end."""
 
+    def __init__(self) -> None:
+        self.end = asyncio.Event()
+        self.done = False
 
-async def cancelled_in(seconds: float, done: list[str]) -> None:
-    task = asyncio.create_task(shield(step(seconds, done)))
-    await asyncio.sleep(0.01)
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async def run(self) -> str:
+        """Return a result at the end."""
+        await self.end.wait()
+        self.done = True
+        return "result"
+
+    async def cancelled(self) -> "asyncio.Task[str]":
+        """Return the task of a caller that is cancelled while the step runs."""
+        task = asyncio.create_task(shield(self.run()))
+        for cancel in (False, True):
+            if cancel:
+                task.cancel()
+            for _ in range(5):
+                await asyncio.sleep(0)
+        return task
 
 
 async def test_step_returns_its_result_or_raises_its_error():
-    assert await shield(step(0, [])) == "result"
+    step = Step()
+    step.end.set()
+    assert await shield(step.run()) == "result"
     with pytest.raises(TypeError):
-        await shield(step(None, []))  # type: ignore[arg-type]
+        await shield(asyncio.sleep(None))  # type: ignore[arg-type]
 
 
-async def test_cancellation_waits_for_the_step():
-    done: list[str] = []
-    await cancelled_in(0.1, done)
-    assert done == ["done"]
+async def test_cancellation_waits_for_the_step(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", BUSY_SECONDS)
+    step = Step()
+    task = await step.cancelled()
+    assert not task.done()
+    step.end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert step.done
 
 
 async def test_cancellation_gives_up_after_the_timeout(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", 0.05)
-    done: list[str] = []
-    await cancelled_in(60, done)
-    assert not done
+    step = Step()
+    task = await step.cancelled()
+    with pytest.raises(asyncio.CancelledError), assert_prompt():
+        await task
+    assert not step.done
