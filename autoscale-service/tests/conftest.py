@@ -19,7 +19,7 @@ from app.settings import AutoscaleSettings
 from shared.testing.ports import free_port
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
-from tests.support import TOKEN, Engine, FakeCluster, make_settings, replica_document
+from tests.support import ACCOUNT, TOKEN, Engine, FakeCluster, make_settings, replica_document, until
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cluster() -> FakeCluster:
 @pytest.fixture
 def settings(lab: Lab, tmp_path: Path) -> AutoscaleSettings:
     """Settings with a separate state directory."""
-    return make_settings(lab, state_dir=tmp_path / "state", metrics=["requests_per_second"], idle_interval_seconds=60)
+    return make_settings(lab, state_dir=tmp_path / "state", metrics=["requests_per_second"], idle_interval_seconds=3600)
 
 
 @pytest.fixture
@@ -43,7 +43,8 @@ async def application(
     monkeypatch.setattr(main, "PrometheusClient", lambda _url, _client: cluster)
     application = main.create(settings)
     async with application.app.router.lifespan_context(application.app):
-        await application.app.state.loop.tick()
+        # Until the first pass has decided; the loop is idle then.
+        await until(lambda: application.app.state.controller.status().get(ACCOUNT, {}).get("proposal"))
         yield application
 
 

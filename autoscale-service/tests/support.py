@@ -15,7 +15,8 @@ from app.metrics_client import ServiceMetrics
 from app.replica import NUMBER, PROJECT, SERVICE
 from app.scalers import AUTOSCALE, TRACK, Replicas, ScalingError, UpdateInProgress
 from app.settings import AutoscaleSettings
-from shared.testing.fixtures import Lab, assert_prompt
+from shared.testing.fixtures import Lab
+from shared.testing.timing import assert_prompt
 
 TOKEN = "a-secret-for-webhooks"
 ACCOUNT = "account-service"

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import hashlib
 import hmac
-import time
 from typing import Any
 
 import httpx
@@ -14,6 +13,8 @@ import pytest
 from shared.prometheus.registry import REGISTRY
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
+from shared.testing.timing import StoppedClock
+from app import api
 from app.settings import AutoscaleSettings
 from tests.support import ACCOUNT, TOKEN, FakeCluster, until
 
@@ -111,8 +112,12 @@ async def test_the_secret_is_accepted_as_a_basic_password(client: httpx.AsyncCli
     assert answer.status_code == 202
 
 
-async def test_a_signature_is_accepted_once_within_the_replay_window(client: httpx.AsyncClient) -> None:
-    content, now = orjson.dumps(GRAFANA), time.time()
+async def test_a_signature_is_accepted_once_within_the_replay_window(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = StoppedClock()
+    monkeypatch.setattr(api, "time", clock)
+    content, now = orjson.dumps(GRAFANA), clock.now
     headers = signed(content, now)
     assert (await client.post(HOOK, content=content, headers=headers)).status_code == 202
     refused = [

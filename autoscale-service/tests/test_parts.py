@@ -128,7 +128,7 @@ async def test_the_loop_survives_errors_and_wakes_immediately(
 ) -> None:
     folder = StateFolder(tmp_path)
     loop = Loop(
-        cluster.controller(lab), folder, make_settings(lab, active_interval_seconds=0.01, idle_interval_seconds=60)
+        cluster.controller(lab), folder, make_settings(lab, active_interval_seconds=0.01, idle_interval_seconds=3600)
     )
     beats: list[int] = []
 

@@ -1,7 +1,7 @@
 """Fixtures of transaction-service's tests."""
 
 from collections.abc import AsyncIterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from sqlalchemy import MetaData
@@ -18,10 +18,21 @@ from app.service import TransactionService
 from app.settings import TransactionSettings
 from app.storage.grants import GRANTS
 from shared.db.grants import Grants
-from shared.ids import utc_now
 from shared.testing.fixtures import Lab, served_url
 from shared.http.web import Service
-from tests.support import Ledger, make_settings
+from shared.testing.timing import BUSY_SECONDS
+from tests.support import NOON, Ledger, make_settings
+
+# After the events of most tests, and in their month.
+NOW = NOON + timedelta(days=8)
+
+
+@pytest.fixture(autouse=True)
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the clock of the service."""
+    for module in ("service", "ledger_client", "application.reconciler"):
+        monkeypatch.setattr(f"app.{module}.utc_now", lambda: NOW)
+    monkeypatch.setattr("app.ledger_client._SEQ_TIMEOUT_SECONDS", BUSY_SECONDS)
 
 
 @pytest.fixture
@@ -53,19 +64,19 @@ class Balances(LedgerClient):
     async def balances(self) -> AsyncIterator[tuple[datetime, Sequence[Balance]]]:
         """Yield the pages that the test set."""
         for page in self.found:
-            yield utc_now(), page
+            yield NOW, page
 
     async def account(self, account_id: str) -> LedgerState | None:
         """Return the account that the test set."""
         if self.ledger is None:
             return None
-        return LedgerState(utc_now(), {id_: each for id_, each in self.ledger.items() if id_ == account_id})
+        return LedgerState(NOW, {id_: each for id_, each in self.ledger.items() if id_ == account_id})
 
     async def accounts_of(self, owner: str) -> LedgerState | None:
         """Return the accounts that the test set."""
         if self.ledger is None:
             return None
-        return LedgerState(utc_now(), {id_: each for id_, each in self.ledger.items() if each.owner == owner})
+        return LedgerState(NOW, {id_: each for id_, each in self.ledger.items() if each.owner == owner})
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import pytest
 from app.api import _prefers_csv
 from app.application.ingestion import EventIngestion
 from shared.events import BATCH_MEDIA_TYPE
-from shared.ids import new_id, utc_now
+from shared.ids import new_id
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
+from tests.conftest import NOW
 from tests.support import Ledger
 
 AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
@@ -165,15 +166,14 @@ async def test_statement_as_json_and_csv(client: httpx.AsyncClient, ingestion: E
 async def test_the_default_period_is_the_current_month(
     client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
 ):
-    now = utc_now()
     alices = ledger.open()
-    for month in (now.replace(day=1) - timedelta(days=1), now):
+    for month in (NOW.replace(day=1) - timedelta(days=1), NOW - timedelta(seconds=1)):
         ledger.now = month
         ledger.deposit(alices, 100)
     await ingestion.apply(ledger.events, None)
     shown = (await client.get(f"/api/v1/statements/{alices}")).json()
     assert (shown["opening_balance"], shown["closing_balance"], len(shown["entries"])) == (100, 200, 1)
-    assert shown["from"] == f"{now:%Y-%m}-01T00:00:00.000000Z"
+    assert shown["from"] == f"{NOW:%Y-%m}-01T00:00:00.000000Z"
 
 
 async def test_a_period_ends_at_the_start_of_the_next_month(
@@ -261,6 +261,6 @@ async def test_internal_routes(client: httpx.AsyncClient, ingestion: EventIngest
     assert "bank_reconciliation_mismatches{" in metrics
     assert_problem(await client.get("/internal/events"), 401, "unauthorized")
     token = {"Authorization": f"Bearer {lab.service_token}"}
-    answer = await client.get("/internal/events?wait=5", headers=token)
+    answer = await client.get("/internal/events?wait=30", headers=token)
     assert answer.headers["content-type"] == BATCH_MEDIA_TYPE
     assert [event["data"]["action"] for event in answer.json()] == ["freeze"]

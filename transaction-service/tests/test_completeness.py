@@ -22,9 +22,10 @@ from app.settings import TransactionSettings
 from app.storage.ranges import gapless_ranges
 from app.storage.queries import TransactionFilter
 from shared.events import CloudEvent
-from shared.ids import new_id, utc_now
+from shared.ids import new_id
 from shared.http.problems import Problem
-from tests.conftest import Balances
+from shared.testing.timing import StoppedClock
+from tests.conftest import NOW, Balances
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger
 
 MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
@@ -141,10 +142,10 @@ async def test_a_period_that_ends_in_the_future_is_not_complete(
 ):
     await ingestion.apply(ledger.events, None)
     assert (await service.statement(ALICE, alices, NOON - DAY, None)).complete
-    found = await service.statement(ALICE, alices, NOON - DAY, utc_now() + MINUTE)
+    found = await service.statement(ALICE, alices, NOON - DAY, NOW + timedelta(microseconds=1))
     assert not found.complete and found.watermark.seq == found.watermark.account_seq == 3
     assert not (
-        await service.transactions(ALICE, TransactionFilter("alice", end=utc_now() + MINUTE), None, 50)
+        await service.transactions(ALICE, TransactionFilter("alice", end=NOW + timedelta(microseconds=1)), None, 50)
     ).complete
     del balances
 
@@ -306,10 +307,9 @@ async def test_each_lookup_is_one_request():
     whole, more = ({"items": [item], "more": more} for more in (False, True))
     asked: list[httpx.Request] = []
     asking = reader([httpx.Response(200, json=body) for body in (whole, whole, more)], asked)
-    before = utc_now()
     for found in (await asking.account("a"), await asking.accounts_of("alice & bob")):
         assert found is not None and found.accounts == {"a": LedgerAccount("a", "alice", "USD", 3)}
-        assert before <= found.as_of <= utc_now()
+        assert found.as_of == NOW
     assert await asking.accounts_of("alice") is None  # there are more than it tells
     assert [str(request.url) for request in asked[:2]] == [
         "http://account-service/internal/seqs?account_id=a",
@@ -324,11 +324,12 @@ async def test_each_lookup_is_one_request():
 async def test_a_failed_lookup_pauses_further_lookups(
     answer: httpx.Response | Exception, monkeypatch: pytest.MonkeyPatch
 ):
-    asked: list[httpx.Request] = []
+    asked, clock = list[httpx.Request](), StoppedClock()
+    monkeypatch.setattr(ledger_client_module, "time", clock)
     asking = reader([answer, httpx.Response(200, json={"items": [], "more": False})], asked)
     assert await asking.account("a") is None and await asking.account("a") is None
     assert len(asked) == 1
-    monkeypatch.setattr(asking, "_unavailable_until", 0.0)
+    clock.now += 1
     assert await asking.account("a") is not None
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from shared.testing.contract import assert_documented_methods, assert_conforms_to_openapi
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, serving
+from shared.testing.timing import BUSY_SECONDS
 
 # The service is another process, and what sends the requests need not be measured.
 pytestmark = pytest.mark.no_cover
@@ -51,6 +52,6 @@ def test_the_api_conforms_to_its_openapi_document(served: str, lab: Lab) -> None
 
 
 def test_every_route_of_the_contract_is_documented(served: str) -> None:
-    document = httpx.get(f"{served}/docs/transaction-service/openapi.json").json()
+    document = httpx.get(f"{served}/docs/transaction-service/openapi.json", timeout=BUSY_SECONDS).json()
     assert set(document["paths"]) == DOCUMENTED
     assert_documented_methods(served, document)
