@@ -2,6 +2,7 @@
 
 import json
 import random
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -13,6 +14,7 @@ from shared.testing.contract import assert_documented_methods, assert_conforms_t
 from shared.http.idempotency import parse_key
 from shared.http.problems import Problem
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, examples, serving
+from shared.testing.timing import BUSY_SECONDS
 from tests.support import key_header
 
 DOCUMENTED = {
@@ -37,7 +39,7 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def client(served: str, lab: Lab) -> Iterator[httpx.Client]:
     """A client with all permissions."""
-    with httpx.Client(base_url=served, headers=lab.operator()) as client:
+    with httpx.Client(base_url=served, headers=lab.operator(), timeout=BUSY_SECONDS) as client:
         yield client
 
 
@@ -70,8 +72,8 @@ def test_openapi_links_lead_to_their_operations(served: str, lab: Lab) -> None:
     assert walked.linked > 10 and walked.answers[201] > 1, walked
 
 
-def test_every_route_is_documented_completely(served: str) -> None:
-    document = httpx.get(f"{served}/docs/account-service/openapi.json").json()
+def test_every_route_is_documented_completely(served: str, client: httpx.Client) -> None:
+    document = client.get("/docs/account-service/openapi.json").json()
     operations = {
         f"{method.upper()} {path}": operation
         for path, methods in document["paths"].items()
@@ -106,9 +108,10 @@ def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None
     seen: set[str] = set()
     position = "0"
     own = {"Authorization": f"Bearer {lab.service_token}"}
+    deadline = time.monotonic() + BUSY_SECONDS
     while not expected <= seen:
+        assert time.monotonic() < deadline, f"no event of type {expected - seen}"
         response = client.get(f"/internal/events?after={position}&limit=1000&wait=5", headers=own)
-        assert response.json(), f"no event of type {expected - seen}"
         position = response.headers["x-next-position"]
         for event in response.json():
             schema = json.loads((folder / f"{event['type']}.json").read_text(encoding="utf-8"))
@@ -119,8 +122,8 @@ def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None
 @pytest.mark.parametrize(
     "key", ["a", '"a b"', "a b", 'a"b', '"a"b"', "~" * 255, "~" * 256, f'"{"~" * 255}"', "", '""', "é"]
 )
-def test_the_documented_key_pattern_matches_the_parser(served: str, key: str) -> None:
-    document = httpx.get(f"{served}/docs/account-service/openapi.json").json()
+def test_the_documented_key_pattern_matches_the_parser(client: httpx.Client, key: str) -> None:
+    document = client.get("/docs/account-service/openapi.json").json()
     parameters = document["paths"]["/api/v1/transfers"]["post"]["parameters"]
     (schema,) = (one["schema"] for one in parameters if one["name"] == "Idempotency-Key")
     try:
