@@ -8,17 +8,19 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import httpx
 import yaml
 
 from shared.testing.ports import free_port
+from shared.testing.timing import BUSY_SECONDS
 
 SCRAPE_SECONDS = 1
 LES = ("0.01", "0.1", "1.0", "2.5", "+Inf")
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = BUSY_SECONDS) -> None:
     """Wait until a condition holds. Raises AssertionError on timeout."""
     end = time.monotonic() + seconds
     while not condition():
@@ -38,6 +40,8 @@ class Replica:
     # Other series by `name{labels}`, with `{}` for no labels.
     values: dict[str, float] = field(default_factory=dict)
     healthy: bool = True
+    # Tells which values Prometheus has scraped.
+    generation: int = 0
 
     def __post_init__(self) -> None:
         replica = self
@@ -76,13 +80,16 @@ class Replica:
 
     def add_requests(self, requests: int, errors: int = 0, handler: str = "/api/v1/accounts") -> None:
         """Count requests, some of them with a 500."""
+        # Samples before this generation have none of them, and samples from the next one on have all.
+        self.generation += 1
         for status, count in (("200", requests - errors), ("500", errors)):
             self.requests[handler, status] = self.requests.get((handler, status), 0) + count
+        self.generation += 1
 
     def text(self) -> str:
         """Return the values in the text format, each with service, version and track."""
         common = f'service="{self.service}",version="{self.version}",track="{self.track}"'
-        lines = []
+        lines = [f"test_generation{{{common}}} {self.generation}"]
         for (handler, status), count in self.requests.items():
             code = {"404": "not-found", "500": "internal-error"}.get(status, "")
             labels = f'handler="{handler}",method="GET",status="{status}",code="{code}"'
@@ -112,6 +119,7 @@ class PrometheusServer:
     def __init__(self, binary: str, folder: Path) -> None:
         self._folder = folder
         self.url = f"http://127.0.0.1:{free_port()}"
+        self._client = httpx.Client(base_url=self.url, timeout=BUSY_SECONDS)
         self.scrape([])
         config = {
             "global": {"scrape_interval": f"{SCRAPE_SECONDS}s", "scrape_timeout": f"{SCRAPE_SECONDS}s"},
@@ -132,7 +140,7 @@ class PrometheusServer:
 
     def _ready(self) -> bool:
         try:
-            return httpx.get(f"{self.url}/-/ready").status_code == 200
+            return self._client.get("/-/ready").status_code == 200
         except httpx.TransportError:
             return False
 
@@ -145,22 +153,56 @@ class PrometheusServer:
         temporary.write_text(yaml.safe_dump(targets))
         temporary.replace(self._folder / "targets.yml")
 
-    def total(self, expression: str) -> float:
-        """Return the sum of an instant query's values."""
-        found = httpx.get(f"{self.url}/api/v1/query", params={"query": f"sum({expression})"}).json()["data"]["result"]
+    def total(self, expression: str, at: float | None = None) -> float:
+        """Return the sum of an instant query's values, now or at a time."""
+        found = self._query(f"sum({expression})", **({} if at is None else {"time": f"{at:.3f}"}))
         return float(found[0]["value"][1]) if found else 0.0
+
+    def _query(self, expression: str, **time_: str) -> list[Any]:
+        query = {"query": expression, **time_}
+        found: list[Any] = self._client.get("/api/v1/query", params=query).json()["data"]["result"]
+        return found
 
     def wait_for_scrape(self, replicas: list[Replica]) -> float:
         """Wait until Prometheus has scraped the current values of each replica, and return a time after that.
 
         It is one scrape interval ago: a sample has the time of the scrape's start, and on a busy machine may include
-        later values.
+        later values. At that time all of these replicas are up: a scrape that takes too long makes their series stale.
         """
+        time.sleep(2 * SCRAPE_SECONDS)
         for one in replicas:
-            selector = f'http_requests_total{{instance="{one.target}"}}'
-            wait_until(lambda selector=selector, one=one: self.total(selector) == sum(one.requests.values()))
-        time.sleep(3.5 * SCRAPE_SECONDS)
-        return time.time() - SCRAPE_SECONDS
+            one.generation += 1
+        at = 0.0
+
+        def all_scraped() -> bool:
+            nonlocal at
+            at = time.time() - SCRAPE_SECONDS
+            return all(self._has_scraped(one, one.generation, at) for one in replicas)
+
+        wait_until(all_scraped)
+        return at
+
+    def first_scrape(self, replica: Replica, generation: int) -> float:
+        """Return the time of the first sample with these or later values of a replica."""
+        (series,) = self._query(f'test_generation{{instance="{replica.target}"}}[1h]')
+        return min(float(at) for at, value in series["values"] if float(value) >= generation)
+
+    def first_time(self, generations: list[tuple[Replica, int]], since: float) -> float:
+        """Return the first time since another one at which each replica has these or later values."""
+        at = since
+        while not all(self._has_scraped(*one, at) for one in generations):
+            at += 0.1
+        return at
+
+    def _has_scraped(self, replica: Replica, generation: int, at: float) -> bool:
+        """Return whether a replica is up at a time, with these or later values."""
+        selector = f'{{instance="{replica.target}"}}'
+        is_up = bool(self.total(f"up{selector}", at))
+        return is_up and self.total(f"test_generation{selector}", at) >= generation
+
+    def wait_until_down(self, replica: Replica) -> None:
+        """Wait until a scrape of a replica has failed."""
+        wait_until(lambda: not self.total(f'up{{instance="{replica.target}"}}'))
 
     def wait_until_forgotten(self, replica: Replica) -> None:
         """Wait until Prometheus has dropped a replica, which takes some seconds."""
@@ -168,5 +210,6 @@ class PrometheusServer:
 
     def close(self) -> None:
         """Stop the server."""
+        self._client.close()
         self._process.terminate()
-        self._process.wait(20)
+        self._process.wait(BUSY_SECONDS)

@@ -15,6 +15,7 @@ from app.analysis.queries import AnalysisWindow
 from app.analysis.runner import analyze
 from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
+from shared.testing.timing import StoppedClock
 from tests.test_outcomes import counts
 from tests.test_resources import EQUAL
 from tests.test_verdict import track
@@ -118,14 +119,15 @@ def test_an_invalid_record_is_reported(tmp_path: Path, text: str, capsys: pytest
 
 
 def test_a_verdict_is_printed_and_stored(
-    tmp_path: Path, found: list[Samples], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, found: list[Samples], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.analysis.__main__.time", StoppedClock())
     assert main(["--since", "now-90", "--store", str(tmp_path)]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert (printed["verdict"], printed["reason"]) == ("promote", "healthy")
     stored = load_record(tmp_path / "001.json")
     assert stored.verdict.verdict == "promote"
-    assert stored.samples.seconds == pytest.approx(90, abs=20)
+    assert stored.samples.seconds == 90
     found.append(record(90).samples)
     assert main(["--since", "now-90"]) == 1
     found.append(record().samples)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from app.contract import Probe, ProbeResult, Response
 from app.contract_probe import SKIPPED, ContractProbe
 from app.prometheus import CONTRACT_FAILURES
 from app.state_machine import Rollout
+from shared.testing.timing import BUSY_SECONDS, StoppedClock
 
 NAMES = {"run": "r1", "source": "s1"}
 EXPECTED = {
@@ -129,7 +131,7 @@ async def run_step(probe: ContractProbe, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(contract_probe, "_POLL_SECONDS", 0)
     probe.follow(STEP)
     task = asyncio.create_task(probe.run())
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(BUSY_SECONDS):
         while not probe.status:
             await asyncio.sleep(0)
     task.cancel()
@@ -181,7 +183,7 @@ async def test_the_probe_is_skipped_without_a_token(file: Path | None, monkeypat
     assert probe.status == SKIPPED and probe.verdict(9.0) is None
 
 
-@pytest.mark.parametrize(("late", "found"), [(3, ""), (10**9, "body/n: expected 1, got 0")])
+@pytest.mark.parametrize(("late", "found"), [(3, ""), (19, ""), (10**9, "body/n: expected 1, got 0")])
 async def test_the_history_may_lag_for_a_while(late: int, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = iter(range(10**9))
     headers = {"X-App-Track": "stable", "X-App-Version": "1"}
@@ -189,7 +191,13 @@ async def test_the_history_may_lag_for_a_while(late: int, found: str, monkeypatc
     def answer(_request: httpx.Request) -> httpx.Response:
         return httpx.Response(200, json={"n": int(next(asked) >= late)}, headers=headers)
 
-    monkeypatch.setattr(contract_probe, "_LAG_SECONDS", 0.2)
+    clock = StoppedClock()
+
+    async def sleep(seconds: float) -> None:
+        clock.sleep(seconds)
+
+    monkeypatch.setattr(contract_probe, "time", clock)
+    monkeypatch.setattr(contract_probe, "asyncio", SimpleNamespace(sleep=sleep))
     probe = Probe("history", "transaction-service", "GET", "/x", 200, {"n": 1}, eventually=True)
     async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
         results = await contract_probe.probe_track(client, "http://bank", "t", "stable", (probe,))

@@ -27,7 +27,8 @@ from app.settings import RolloutSettings
 from app.state_file import StateFile
 from app.state_machine import SERVICES, Rollout
 from app.synthetic import SyntheticTraffic
-from shared.testing.fixtures import Lab, assert_prompt
+from shared.testing.fixtures import Lab
+from shared.testing.timing import BUSY_SECONDS, assert_prompt, eventually
 from tests.fake_stack import NOW, at_step, started, done, verdict
 
 Answer = Callable[[httpx.Request], httpx.Response]
@@ -264,11 +265,14 @@ async def test_a_disk_that_hangs_delays_no_analysis_and_takes_one_thread(
     def unreachable(asked: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("no such host", request=asked)
 
-    writes, released = [], threading.Event()
+    writes, released = list[int](), threading.Event()
 
     def hang(*_arguments: object) -> None:
         writes.append(1)
-        released.wait(30)
+        released.wait()
+
+    async def has_begun() -> bool:
+        return bool(writes)
 
     monkeypatch.setattr("app.analysis.runner.write_record", hang)
     monkeypatch.setattr("app.analysis.runner._STORE_SECONDS", 0.01)
@@ -276,6 +280,7 @@ async def test_a_disk_that_hangs_delays_no_analysis_and_takes_one_thread(
     try:
         for _ in range(10):
             assert (await analyzer.run(at_step(), NOW + 5))["reason"] == "no-data"
+            await eventually(has_begun)
         assert writes == [1]
     finally:
         released.set()
@@ -338,7 +343,7 @@ async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, 
         transport = httpx.ASGITransport(app=application)
         async with httpx.AsyncClient(transport=transport, base_url="http://rollout") as asking:
             # The scale-down delay has elapsed.
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(BUSY_SECONDS):
                 while (status := (await asking.get("/status")).json())["phase"] != "idle":
                     await asyncio.sleep(0.01)
                 while 'state="idle",' not in (await asking.get("/metrics")).text:

@@ -15,6 +15,7 @@ from app.containers import DockerError
 from app.nginx import NginxError
 from app.state_file import StateFile
 from app.state_machine import InvalidTransition, Rollout
+from shared.testing.timing import assert_prompt
 from tests.fake_stack import LEASE, NOW, FakeStack, at_step, done, others, promoting, request, stable, verdict
 
 
@@ -77,10 +78,12 @@ async def test_a_hanging_disk_delays_no_rollback(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("app.controller._STORE_SECONDS", 0.01)
     monkeypatch.setattr(stack.file, "store", hangs.wait)
     stack.verdict = verdict("rollback", "errors")
-    async with asyncio.timeout(20):
-        state = await stack.ticks(2)
+    try:
+        with assert_prompt():
+            state = await stack.ticks(2)
+    finally:
+        hangs.set()
     assert (state.phase, stack.served, versions(stack)) == ("idle", "stable", {("stable", "a")})
-    hangs.set()
 
 
 async def test_a_rollout_does_not_advance_while_its_state_cannot_be_stored(

@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from app.analysis.model import INVARIANTS, Policy, ResourceCounts, Samples, Trac
 from app.analysis.queries import AnalysisWindow
 from app.analysis.samples import MetricNames, PrometheusSamples
 from app.analysis.verdict import evaluate
-from tests.prometheus_server import PrometheusServer, Replica
+from tests.prometheus_server import SCRAPE_SECONDS, PrometheusServer, Replica
 
 SERVICES = ("account-service", "transaction-service")
 
@@ -113,13 +114,20 @@ async def test_latencies_exclude_the_warm_up(
     canary.add_requests(3, 1)
     for one in others:
         one.add_requests(1)
+    time.sleep(4 * SCRAPE_SECONDS)
     warm_time = prometheus.wait_for_scrape(replicas)
     canary.add_requests(20)
     stable.add_requests(100)
-    later = prometheus.wait_for_scrape(replicas)
+    prometheus.wait_for_scrape(replicas)
+    former = canary.generation
     canary.add_requests(500)
     stable.add_requests(4000)
-    now = prometheus.wait_for_scrape(replicas)
+    current = [(one, one.generation) for one in replicas]
+    time.sleep(2 * SCRAPE_SECONDS)
+    prometheus.wait_for_scrape(replicas)
+    # However long the scrapes took, the time between these is longer than an interval and shorter than the warm-up.
+    later = prometheus.first_scrape(canary, former + 1) - 0.001
+    now = prometheus.first_time(current, later + 2.5 * SCRAPE_SECONDS)
     source = PrometheusSamples(prometheus.url, client)
     window = AnalysisWindow(began, now, began, warm_up=warm_time - began, scrape=now - later)
 
@@ -164,6 +172,7 @@ async def test_missing_measurements_hold(
 
     # Prometheus returns the last values for minutes, but the canary is down.
     canary.healthy = False
+    prometheus.wait_until_down(canary)
     assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
     canary.healthy = True
     assert await verdict(prometheus.wait_for_scrape(replicas)) == ("promote", "healthy")

@@ -12,6 +12,7 @@ import pytest
 
 from app.selection import UnknownConfiguration, Selection
 from shared.testing.ports import free_port
+from shared.testing.timing import BUSY_SECONDS
 
 _CONFIGURATION = """
 pid {folder}/nginx.pid;
@@ -54,7 +55,7 @@ class Nginx:
                 process.terminate()
 
     def serves(self, name: str) -> bool:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + BUSY_SECONDS
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"http://127.0.0.1:{self.port}/revision").text == name:
