@@ -272,10 +272,11 @@ def _ignored(days: int, **changes: Any) -> list[dict[str, Any]]:
     ("ignored", "told"),
     [
         (_ignored(30), ""),
-        (_ignored(0, purls=["pkg:deb/debian/openssl@3.5"]), ""),
+        (_ignored(30, purls=["pkg:deb/debian/openssl@3.5"]), ""),
         (_ignored(30, purls=["pkg:deb/debian/curl"]), "1 of 1 are blocking"),
-        (_ignored(-1), "1 of 1 are blocking"),
-        (_ignored(91), "more than 90 days ahead"),
+        # Midnight may pass before the test runs.
+        (_ignored(-2), "1 of 1 are blocking"),
+        (_ignored(92), "more than 90 days ahead"),
         (_ignored(30, statement=" "), "no statement"),
         (_ignored(30, expired_at="never"), "is not an entry"),
         ([{"id": "CVE-2026-0001"}], "is not an entry"),
@@ -286,6 +287,15 @@ def test_an_accepted_vulnerability_is_justified_and_expires(scan: Run, ignored: 
     assert done.returncode == (1 if told else 0) and told in done.stderr
     if not told:
         assert f"accepted until {ignored[0]['expired_at']}: not reachable" in done.stdout
+
+
+@pytest.mark.parametrize(("days", "accepted", "problems"), [(-1, 0, 0), (0, 1, 0), (90, 1, 0), (91, 0, 1)])
+def test_an_acceptance_ends_with_its_last_day_and_within_90_days(days: int, accepted: int, problems: int) -> None:
+    today = datetime.now(UTC).date()
+    until = (today + timedelta(days=days)).isoformat()
+    entry = {"id": "CVE-2026-0001", "statement": "not reachable", "expired_at": until}
+    found = check_vulnerabilities.read_ignore_file({"vulnerabilities": [entry]}, today)
+    assert tuple(map(len, found)) == (accepted, problems)
 
 
 def test_the_ignore_file_is_valid(scan: Run) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from shared.testing.paths import ROOT
+from shared.testing.timing import BUSY_SECONDS
 
 _FUNCTIONS = "".join(
     match[0]
@@ -20,7 +21,7 @@ _FUNCTIONS = "".join(
 _SCRIPT = """
 info() { echo "$*"; }
 fail() { echo "FAILED: $*"; exit 1; }
-probe_seconds=0.5 registry_timed_out= PYTHON_IMAGE=python:3.13-slim
+probe_seconds=$PROBE_SECONDS registry_timed_out= PYTHON_IMAGE=python:3.13-slim
 probe_registry
 echo "images=${IMAGES-registry} timed_out=$registry_timed_out"
 """
@@ -31,7 +32,7 @@ echo "images=${IMAGES-registry} timed_out=$registry_timed_out"
     [
         ("exit 0", "x", "images=registry timed_out=\n"),
         ("echo 'dial tcp: lookup registry: no such host' >&2; exit 1", "x", "images=offline timed_out=\n"),
-        ("exec sleep 5", "x", "images=offline timed_out=1\n"),
+        ("exec sleep 600", "x", "images=offline timed_out=1\n"),
         (
             "echo 'ERROR: unexpected status: 429 Too Many Requests' >&2; exit 1",
             "x",
@@ -49,7 +50,10 @@ def test_a_registry_that_answers_is_not_replaced(tmp_path: Path, docker: str, mi
     program.chmod(0o755)
     done = subprocess.run(
         ["bash", "-euc", _FUNCTIONS + _SCRIPT],
-        env={"PATH": f"{tmp_path}:/usr/bin:/bin", "DEBIAN_MIRROR": mirror},
+        env={
+            **{"PATH": f"{tmp_path}:/usr/bin:/bin", "DEBIAN_MIRROR": mirror},
+            "PROBE_SECONDS": "0.5" if "sleep" in docker else str(BUSY_SECONDS),
+        },
         capture_output=True,
         text=True,
         check=False,
