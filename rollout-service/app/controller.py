@@ -76,16 +76,23 @@ class Controller:
         state = self._change(state_machine.expire)
         state = await self._run_analysis(state)
         applied = await self._apply_configuration(state)
-        state = self._file.load()
-        # Containers are removed only once no active configuration routes requests to them.
-        if applied and await self._clean_up(state):
-            state = self._change(state_machine.complete_cleanup)
+        wanted, state = state_machine.nginx_configuration(state), self._file.load()
+        # Containers are removed only once no active configuration routes requests to them; a driver may have changed
+        # the state meanwhile.
+        if applied and state_machine.nginx_configuration(state) == wanted and await self._clean_up(state):
+            state = self._complete_cleanup(state)
         await self._publish(state)
         await self._store()
         return state
 
     def _change(self, transition: Callable[[Rollout, float], Rollout]) -> Rollout:
         return self._file.change(lambda state: transition(state, self._clock.now(state)))
+
+    def _complete_cleanup(self, cleaned: Rollout) -> Rollout:
+        """End the rollback that the containers have been cleaned up for; one that began since then is left alone."""
+        return self._change(
+            lambda latest, now: state_machine.complete_cleanup(latest, now) if latest == cleaned else latest
+        )
 
     async def _store(self) -> None:
         """Store the state on the host; a write that hangs goes on in the background."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -107,6 +108,40 @@ async def test_a_rollback_after_promotion_switches_to_the_previous_version_once_
     assert (stack.served, state.phase, len(stack.containers)) == ("stable", "rolling-back", 6), "old workers ask them"
     state = await stack.ticks(5)
     assert (stack.served, state.phase, len(stack.containers)) == ("stable", "idle", 4)
+
+
+@pytest.mark.parametrize("during", ["revision", "observe"])
+async def test_replicas_that_nginx_still_routes_to_outlive_a_command_during_a_pass(
+    fake_stack: MakeStack, monkeypatch: pytest.MonkeyPatch, during: str
+) -> None:
+    """An abort of a canary, and the end of a restore: both change what NGINX has to serve."""
+
+    def restored(state: Rollout) -> Rollout:
+        return state_machine.complete_restore(state, "one", NOW)
+
+    def aborted(state: Rollout) -> Rollout:
+        return state if state.phase == "rolling-back" else state_machine.abort(state, "one", "an operator", NOW)
+
+    restoring = state_machine.abort(done(), "one", "an operator", NOW)
+    for state, track, command in ((at_step(), "canary", aborted), (restoring, "previous", restored)):
+        stack = fake_stack(state)
+        stack.containers += others(track, "a")
+        stack.served = served = state_machine.nginx_configuration(state)
+        # Long after the last reload.
+        stack.now = NOW + 20
+        look = getattr(stack, during)
+
+        def change(stack: FakeStack = stack, look: Any = look, command: Any = command) -> Any:
+            """The driver's command arrives meanwhile."""
+            stack.file.change(command)
+            return look()
+
+        with monkeypatch.context() as patched:
+            patched.setattr(stack, during, change)
+            found = await stack.controller.tick()
+        assert found.phase != "idle" and stack.served == served
+        assert {one.track for one in stack.containers} == {"stable", track}, "NGINX still routes to them"
+        assert (await stack.ticks(10)).phase == "idle" and {one.track for one in stack.containers} == {"stable"}
 
 
 async def test_previous_replicas_are_removed_after_the_scale_down_delay(fake_stack: MakeStack) -> None:
