@@ -25,7 +25,7 @@ from shared.testing import lab_keys
 
 _SCALE = float(os.environ.get("SURGE_SCALE", "1"))
 _REPORT = Path("reports/load/surge.json")
-_REPEATS, _SETTLE_SECONDS = 20, 30
+_REPEATS, _SETTLE_SECONDS = 20, 120
 _SERIES = '{__name__=~"service:replicas:ready|autoscale_dry_run_replicas",track=~"stable|",service="account-service"}'
 
 logging.getLogger("httpx").setLevel(logging.WARNING)
@@ -109,7 +109,7 @@ def _replicas(start: float, end: float) -> dict[str, list[tuple[float, float]]]:
 def _report(environment: Environment, **_: Any) -> None:
     end = time.time()
     operator = {"Authorization": f"Bearer {lab_keys.sign(_key(), 'load-operator', 'bank:operator')}"}
-    with httpx.Client(base_url=str(environment.host), timeout=10) as client:
+    with httpx.Client(base_url=str(environment.host), timeout=60) as client:
         posts = [_repeat(client, key, post) if post.is_unknown else post for key, post in POSTS.items()]
         expected = expected_balances(posts)
         lost = money_lost(expected, _balances(client, list(expected), operator))

@@ -1,17 +1,22 @@
 """Chromium without a window, for the tests of the operations page."""
 
 import os
+import re
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.client import WAIT_SECONDS
 from playwright.sync_api import Browser, Error, Page, Route, sync_playwright
 
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1100, "height": 800}
+
+_FAILED_POLL = re.compile("Failed to load resource: (the server responded with a status of 50[234]|net::ERR_)")
 
 # Every text that can be seen, with the contrast to what is behind it (WCAG 2: 4.5 is enough), if that is too little.
 _FAINT = """() => {
@@ -41,7 +46,7 @@ def chromium() -> Iterator[Browser]:
     # Root has no sandbox, and a container hardly any shared memory.
     arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=arguments)
+        browser = playwright.chromium.launch(executable_path=program, args=arguments, timeout=2 * WAIT_SECONDS * 1000)
         yield browser
         browser.close()
 
@@ -54,6 +59,7 @@ class Looked:
 
     def __init__(self, browser: Browser, url: str, **options: Any) -> None:
         self._context = browser.new_context(base_url=url, **{"viewport": DESKTOP, **options})
+        self._context.set_default_timeout(WAIT_SECONDS * 1000)
         self._context.route("**/*", self._fetch)
         self.connected = True
         self.page: Page = self._context.new_page()
@@ -77,7 +83,8 @@ class Looked:
         route.abort("connectionfailed")
 
     def _complain(self, kind: str, text: str) -> None:
-        if kind in ("error", "warning"):
+        # The page itself shows a poll that failed, which on a busy machine one may.
+        if kind in ("error", "warning") and not _FAILED_POLL.search(text):
             self.complaints.append(text)
 
     def __enter__(self) -> "Looked":
@@ -89,11 +96,28 @@ class Looked:
         self._context.unroute_all(behavior="ignoreErrors")
         self._context.close()
 
-    def waits_for(self, panel: str, text: str, seconds: float = 20) -> str:
+    def waits_until(self, condition: Callable[[], bool], seconds: float = 2 * WAIT_SECONDS) -> None:
+        """Wait until the page shows what it has to: one poll of a busy service may fail. Fail if it never does."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.page.inner_text("body")
+            # Not time.sleep: the browser's requests are answered meanwhile.
+            self.page.wait_for_timeout(100)
+
+    def waits_for(self, panel: str, text: str, seconds: float = 2 * WAIT_SECONDS) -> str:
         """Return a panel's text once it contains some; fail if it never does."""
         element = self.page.locator(f"#{panel}")
         element.filter(has_text=text).wait_for(timeout=seconds * 1000)
         return element.inner_text()
+
+    def text(self, panel: str) -> str:
+        """Return a panel's text."""
+        return self.page.inner_text(f"#{panel}")
+
+    def counts(self, panel: str, *words: str) -> list[int]:
+        """Return how often each word is in a panel now."""
+        text = self.text(panel)
+        return [text.count(word) for word in words]
 
     def faint(self) -> list[Any]:
         """Return what is hard to read: contrast and text."""

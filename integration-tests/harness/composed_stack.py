@@ -20,6 +20,7 @@ from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
 
 _START_SECONDS = 1200
+_COMMAND_SECONDS = 300
 _PSQL = (
     "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
     ' psql -h 127.0.0.1 -U postgres -qAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"'
@@ -71,22 +72,21 @@ class ComposedBank(Bank):
 
     def compose(self, *arguments: str, **environment: str) -> str:
         """Run `docker compose` on this stack, with additional variables, and return its output."""
-        return self._run(["scripts/stack/compose.sh", *arguments], 180, **environment)
+        return self._run(["scripts/stack/compose.sh", *arguments], _COMMAND_SECONDS, **environment)
 
     def attempt(self, *arguments: str) -> tuple[int, str]:
-        """Run `docker compose` on this stack; return its exit code and output."""
+        """Run `docker compose` on this stack; return its exit code, and its errors followed by its output."""
         done = subprocess.run(
             ["scripts/stack/compose.sh", *arguments],
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            capture_output=True,
             text=True,
-            timeout=180,
+            timeout=_COMMAND_SECONDS,
             check=False,
         )
-        return done.returncode, done.stdout
+        return done.returncode, done.stderr + done.stdout
 
     def script(self, path: str, **environment: str) -> str:
         """Run one of the project's scripts on this stack and return its output."""
@@ -94,7 +94,12 @@ class ComposedBank(Bank):
 
     def docker(self, *arguments: str) -> str:
         """Run a `docker` command and return its output."""
-        return self._run(["docker", *arguments], 60)
+        return self._run(["docker", *arguments], _COMMAND_SECONDS)
+
+    def logs(self, container: str, *options: str) -> str:
+        """Return what a container has logged, on standard output and standard error."""
+        command = ["docker", "logs", *options, container]
+        return output_of(command, self._environment, _COMMAND_SECONDS, with_errors=True)
 
     def inside(self, service: str, *command: str) -> str:
         """Run a command in a container of a service and return its output."""
@@ -137,7 +142,7 @@ class ComposedBank(Bank):
 
     def logs_since(self, service: str, moment: str) -> str:
         """Return what the first container of a service has logged since a time, each line with its timestamp."""
-        return self.docker("logs", "--timestamps", "--since", moment, self.containers(service)[0])
+        return self.logs(self.containers(service)[0], "--timestamps", "--since", moment)
 
     def inspect(self, template: str, *containers: str) -> list[str]:
         """Return a line of `docker inspect --format` for each container."""
@@ -164,7 +169,7 @@ class ComposedBank(Bank):
         self._down()
 
     def _down(self) -> None:
-        self._run(["scripts/stack/down.sh"], 180, VOLUMES="1")
+        self._run(["scripts/stack/down.sh"], _COMMAND_SECONDS, VOLUMES="1")
 
     def _run(self, command: list[str], seconds: int, **environment: str) -> str:
         return output_of(command, {**self._environment, **environment}, seconds)
@@ -177,7 +182,7 @@ class SwarmBank(ComposedBank):
         super().__init__(folder, SWARM="1", **variables)
 
     def inside(self, service: str, *command: str) -> str:
-        return self._run(["docker", "exec", self.containers(service)[0], *command], 180)
+        return self._run(["docker", "exec", self.containers(service)[0], *command], _COMMAND_SECONDS)
 
     def containers(self, service: str) -> list[str]:
         label = f"label=com.docker.swarm.service.name={self.project}_{service}"

@@ -82,7 +82,7 @@ def started(command: str, folder: Path, environment: Mapping[str, str], log: Pat
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGINT)
-        process.wait(60)
+        process.wait(120)
 
 
 def run(document: str, stack: str, environment: Mapping[str, str], seconds: int) -> list[ExampleRun]:

@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.client import eventually
+from harness.client import REQUEST_SECONDS, eventually
 
 from shared.testing.ports import free_port
 from shared.testing.processes import Process, stop_all
 from shared.testing.nginx_config import render
+
+_IDLE_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Upstream:
                     self.broken.append(head)
                     return
                 self.received.append(request)
-                self.open.wait(30)
+                self.open.wait(REQUEST_SECONDS)
                 content = json.dumps({"target": request.target}).encode()
                 try:
                     connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
@@ -95,18 +97,22 @@ class Edge:
 
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """Open a connection from an address of this host."""
-        return socket.create_connection(("127.0.0.1", self.port), 15, (source, 0))
+        return socket.create_connection(("127.0.0.1", self.port), REQUEST_SECONDS, (source, 0))
 
-    def send(self, request: bytes, source: str = "127.0.0.1") -> str:
-        """Send bytes as they are on a connection of their own; return what comes back until it is closed or idle."""
+    def send(self, request: bytes, source: str = "127.0.0.1", expected: int = 1) -> str:
+        """Send bytes as they are on a connection of their own; return what comes back until it is closed.
+
+        After the expected number of whole responses an idle connection will do.
+        """
         with self.connect(source) as connection:
             connection.sendall(request)
             answer = b""
             try:
                 while chunk := connection.recv(65536):
                     answer += chunk
-                    # Kept open for a next request, or about to be closed.
-                    connection.settimeout(0.3)
+                    if _responses(answer) >= expected:
+                        # Kept open for a next request, or about to be closed.
+                        connection.settimeout(_IDLE_SECONDS)
             except (TimeoutError, ConnectionResetError):
                 pass  # idle, or closed with something unread
             return answer.decode("latin-1")
@@ -119,6 +125,17 @@ class Edge:
     def last(self) -> Received:
         """Return what the upstream got last."""
         return self.upstream.received[-1]
+
+
+def _responses(answer: bytes) -> int:
+    """Return the number of whole responses at the beginning of what came back."""
+    count = 0
+    while True:
+        head, end, answer = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"\r\nContent-Length: (\d+)", head)
+        if not end or len(answer) < (size := int(length[1]) if length else 0):
+            return count
+        count, answer = count + 1, answer[size:]
 
 
 def statuses(answer: str) -> list[int]:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
 
-from harness.client import Bank, eventually, repeating, usd
+from harness.client import REQUEST_SECONDS, WAIT_SECONDS, Bank, eventually, repeating, usd
 
 _MONEY = 100_000_000
 _CUSTOMERS = 10_000
@@ -69,7 +69,7 @@ def send_once(
 class Worker:
     """One kept-alive connection and one pair of accounts; it sends for any client identity."""
 
-    def __init__(self, bank: Bank, source: str, target: str, timeout: float = 10) -> None:
+    def __init__(self, bank: Bank, source: str, target: str, timeout: float = REQUEST_SECONDS) -> None:
         address = urlsplit(bank.api_url)
         self._connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=timeout)
         self._bank = bank
@@ -273,15 +273,17 @@ class History:
 
 @contextmanager
 def retrying_transfers(
-    bank: Bank, source: str, target: str, *, clients: int = 8, timeout: float = 30
+    bank: Bank, source: str, target: str, *, clients: int = 8, timeout: float = 2 * WAIT_SECONDS
 ) -> Iterator[History]:
     """Transfer 1 repeatedly while the block runs; each client sends its next transfer after the previous response."""
     history = History()
     pool = [Worker(bank, source, target) for _ in range(clients)]
-    with repeating(*(partial(history.transfer, worker, timeout) for worker in pool)):
-        yield history
-    for worker in pool:
-        worker.close()
+    try:
+        with repeating(*(partial(history.transfer, worker, timeout) for worker in pool)):
+            yield history
+    finally:
+        for worker in pool:
+            worker.close()
 
 
 def assert_exactly_once(bank: Bank, history: History, source: str, target: str, start: int) -> None:

@@ -21,7 +21,7 @@ class LocalBank(Bank):
         environment = {**os.environ, **self.stack.environment(service)}
         command = [sys.executable, "-m", module]
         done = subprocess.run(
-            command, cwd=ROOT / service, env=environment, capture_output=True, text=True, timeout=120, check=False
+            command, cwd=ROOT / service, env=environment, capture_output=True, text=True, timeout=600, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from harness.client import REQUEST_SECONDS
 
 _SELECTORS = {"vectorSelector", "matrixSelector"}
 
@@ -31,7 +32,7 @@ class Prometheus:
     """A Prometheus 3 by its HTTP API."""
 
     def __init__(self, url: str) -> None:
-        self._client = httpx.Client(base_url=url, timeout=20)
+        self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS)
 
     def close(self) -> None:
         """Let go of the connection."""

@@ -65,7 +65,7 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     log = folder / "sshd.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as daemon:
         try:
-            eventually(lambda: b"Server listening" in log.read_bytes() or daemon.poll() is not None, 20)
+            eventually(lambda: b"Server listening" in log.read_bytes() or daemon.poll() is not None)
             assert daemon.poll() is None, log.read_text(encoding="utf-8")
             yield SshHost(
                 port=port,

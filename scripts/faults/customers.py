@@ -18,7 +18,7 @@ from shared.testing import lab_keys
 
 USER_AGENT = "bank-customer"
 _WORKERS = 16
-_TIMEOUT_SECONDS = 20
+_TIMEOUT_SECONDS = 60
 _DEPOSIT = 100_000
 # Cumulative shares of the requests: transfers, reads of an account; the rest reads the history.
 _TRANSFERS, _ACCOUNTS = 0.5, 0.67

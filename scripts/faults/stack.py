@@ -16,7 +16,7 @@ SERVICES = ("account-service", "transaction-service")
 CANARIES = tuple(f"{service}-canary" for service in SERVICES)
 # Additional replicas of the running version, which are as old as the canaries.
 BASELINES = tuple(f"{service}-baseline" for service in SERVICES)
-_TIMEOUT_SECONDS = 120
+_TIMEOUT_SECONDS = 300
 _REJECTED = 3
 _NANOSECONDS = re.compile(r"(\.\d{6})\d*Z$")
 

@@ -19,7 +19,7 @@ from shared.testing import lab_keys
 _BOLD, _GREEN, _RED, _DIM, _END = (
     ("\033[1m", "\033[32m", "\033[31m", "\033[2m", "\033[0m") if sys.stdout.isatty() else ("", "", "", "", "")
 )
-_TIMEOUT_SECONDS = 20
+_TIMEOUT_SECONDS = 60
 _FREEZE_ABOVE = 10_000_000
 _METRICS = re.compile(
     r"^(bank_transactions_total|bank_flags_total|bank_events_consumed_total|bank_ledger_imbalance"
@@ -202,7 +202,7 @@ def main() -> int:
     base_url = os.environ.get("BASE_URL") or "http://127.0.0.1:8080"
     try:
         key = lab_keys.ensure(lab_keys.var_dir() / "secrets").key
-        with httpx.Client(base_url=base_url, timeout=15) as client:
+        with httpx.Client(base_url=base_url, timeout=_TIMEOUT_SECONDS) as client:
             tour(client, key)
         print_metrics(base_url)
     except httpx.ConnectError:

@@ -27,8 +27,8 @@ _SETTLE_SECONDS = 8
 # A new stack has metrics after some scrapes, and what its start cost has passed.
 _REST_SECONDS = 180
 _SEND = (
-    "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers)"
-    ".status_code for headers, body, size in json.loads(sys.argv[2])]))"
+    "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers,"
+    " timeout=60).status_code for headers, body, size in json.loads(sys.argv[2])]))"
 )
 
 

@@ -331,7 +331,7 @@ class FaultInjector:
         return lambda: self._empty_disk(fault, ballast, began)
 
     def _empty_disk(self, fault: Fault, ballast: Path, began: str) -> None:
-        lines = self.bank.docker("logs", "--since", began, self._target(fault)).lower().count("no space left")
+        lines = self.bank.logs(self._target(fault), "--since", began).lower().count("no space left")
         self.said_full[fault.target] += lines
         ballast.unlink(missing_ok=True)
         # Docker's restart backoff grows with every exit; an operator who freed the disk restarts the container at once.
