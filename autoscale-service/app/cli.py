@@ -21,6 +21,7 @@ from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.runtime.settings import load_or_exit
 
+_TIMEOUT_SECONDS = 30.0
 _NONE = "0" * 64
 _ROOT = {"Image": "alpine", "Cmd": ["sh"], "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
 FORBIDDEN: Sequence[tuple[str, str, Any]] = (
@@ -52,14 +53,16 @@ FORBIDDEN: Sequence[tuple[str, str, Any]] = (
 
 
 def _status(settings: AutoscaleSettings) -> int:
-    print(json.dumps(httpx.get(f"http://127.0.0.1:{settings.port}/status").json(), indent=2))
+    answer = httpx.get(f"http://127.0.0.1:{settings.port}/status", timeout=_TIMEOUT_SECONDS)
+    print(json.dumps(answer.json(), indent=2))
     return 0
 
 
 def _rejected(settings: AutoscaleSettings) -> int:
     """Print each call, the response and the reason; return 1 if a call is not rejected."""
     allowed = 0
-    with httpx.Client(base_url=settings.docker_url.replace("tcp://", "http://")) as client:
+    url = settings.docker_url.replace("tcp://", "http://")
+    with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
         for method, path, body in FORBIDDEN:
             response = client.request(method, path, json=body)
             allowed += response.status_code not in (403, 404)

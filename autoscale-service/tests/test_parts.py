@@ -200,7 +200,7 @@ def test_rejected_calls_can_be_listed(
 
 @pytest.mark.usefixtures("operator_environment")
 def test_the_status_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(httpx, "get", lambda _url: httpx.Response(200, json={"leading": True}))
+    monkeypatch.setattr(httpx, "get", lambda _url, timeout: httpx.Response(200, json={"leading": True}))
     assert cli.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leading": True}
 
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.."
 
 # Compose's progress is written to a log file.
 export COMPOSE_ANSI=never
-timeout_seconds=180
+timeout_seconds=300
 probe_seconds=10
 registry_timed_out=
 
