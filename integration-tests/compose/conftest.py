@@ -1,11 +1,14 @@
 """One composed stack for all tests of this folder."""
 
+import json
 import os
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+from harness.client import eventually
 from harness.composed_stack import ComposedBank
+from harness.rollout import SERVICES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,7 +33,19 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="module")
 def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
-    """Keep the autoscaler from mending what a test breaks, and from deciding as well."""
+    """Two replicas of each service, and an autoscaler that neither mends what a test breaks nor decides."""
+
+    def at_two() -> bool:
+        """Undo what earlier tests' load has led to, once the autoscaler has ended what it had begun."""
+        if any(one["working"] for one in json.loads(bank.operate("status"))["services"].values()):
+            return False
+        for service in SERVICES:
+            bank.operate("scale", service, "2")
+        return all(len(bank.containers(service)) == 2 for service in SERVICES)
+
     bank.operate("pause")
-    yield
-    bank.operate("resume")
+    try:
+        eventually(at_two, 120)
+        yield
+    finally:
+        bank.operate("resume")

@@ -12,6 +12,9 @@ from harness.composed_stack import ComposedBank
 from drills.autoscaling.autoscale_webhooks import send
 from harness.client import usd
 
+# Containers stay while they are looked at one by one.
+steady = pytest.mark.usefixtures("autoscaler_rests")
+
 # Public by nature: keys that everybody may know, and addresses that are the sink's unless somebody gives others.
 PUBLIC = ("jwks",)
 SERVICE_IMAGES = ("account-service", "transaction-service", "autoscale-service", "rollout-service")
@@ -58,13 +61,14 @@ def used(bank: ComposedBank) -> None:
         bank.client.get("/internal/events", headers=headers)
 
 
-# Before other tests bring load: afterwards the autoscaler has replicas to take away.
+# The first one, before other tests bring load and before the autoscaler rests.
 def test_invalid_webhooks_are_rejected_without_effect(bank: ComposedBank) -> None:
     rows, wrong = send(bank)
     print("\n".join(rows))
     assert wrong == []
 
 
+@steady
 def test_secrets_are_not_visible_through_docker(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
     used(bank)
     containers = all_containers(bank)
@@ -73,7 +77,7 @@ def test_secrets_are_not_visible_through_docker(bank: ComposedBank, secrets: dic
         for container in containers:
             name = bank.docker("inspect", "--format", "{{.Name}}", container).strip()
             yield f"inspect of {name}", bank.docker("inspect", container).encode()
-            yield f"logs of {name}", bank.docker("logs", container).encode()
+            yield f"logs of {name}", bank.logs(container).encode()
         yield "the resolved compose.yml", bank.compose("config").encode()
 
     found = list(places())
@@ -83,6 +87,7 @@ def test_secrets_are_not_visible_through_docker(bank: ComposedBank, secrets: dic
     assert shown({"project": bank.project.encode()}, found)
 
 
+@steady
 def test_secrets_are_in_no_command_line_and_no_environment(bank: ComposedBank, secrets: dict[str, bytes]) -> None:
     pids = [
         int(line.split()[1])
@@ -129,6 +134,7 @@ def _saved(images: list[str]) -> Iterator[tuple[str, bytes]]:
     assert save.returncode == 0
 
 
+@steady
 def test_only_nginx_publishes_a_port(bank: ComposedBank) -> None:
     published = {}
     for container in all_containers(bank):
@@ -172,7 +178,7 @@ CONNECT = (
     "import socket, sys\n"
     "for place in sys.argv[1:]:\n"
     "    host, port = place.split(':')\n"
-    "    try: socket.create_connection((host, int(port)), 2); print('open', place)\n"
+    "    try: socket.create_connection((host, int(port)), 30); print('open', place)\n"
     "    except OSError: print('closed', place)\n"
 )
 
@@ -196,6 +202,7 @@ def test_a_service_reaches_only_its_dependencies(
     assert lines == [f"open {place}" for place in reaches] + [f"closed {place}" for place in does_not]
 
 
+@steady
 def test_only_services_with_external_destinations_have_egress(bank: ComposedBank) -> None:
     leads_out = set()
     for container in all_containers(bank):
@@ -207,7 +214,7 @@ def test_only_services_with_external_destinations_have_egress(bank: ComposedBank
 
 
 def test_nginx_reaches_only_the_services(bank: ComposedBank) -> None:
-    script = 'timeout 2 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null && echo open || echo closed'
+    script = 'timeout 30 bash -c "exec 3<>/dev/tcp/$1/$2" 2>/dev/null && echo open || echo closed'
 
     def reached(host: str, port: str) -> str:
         return bank.inside("nginx", "sh", "-c", script, "sh", host, port).strip()

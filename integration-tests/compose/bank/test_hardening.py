@@ -25,6 +25,9 @@ _NOT_OURS = {"receiver"}
 _SECCOMP_FILTER = "2"
 _MONEY = 100_000
 
+# Containers stay while they are looked at one by one.
+pytestmark = pytest.mark.usefixtures("autoscaler_rests")
+
 
 def declared(bank: ComposedBank, profiles: str) -> dict[str, Any]:
     """Return the services of docker-compose.yml as compose resolves them."""
@@ -148,7 +151,7 @@ def as_role(bank: ComposedBank, role: str, database: str, statement: str) -> tup
     password = bank.secrets.joinpath(f"{role}_password").read_text(encoding="utf-8")
     (container,) = bank.containers("postgres")
     command = ["docker", "exec", container, "sh", "-c", _AS_ROLE, "sh", role, database, password, statement]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     return done.returncode, done.stdout + done.stderr
 
 
