@@ -16,6 +16,12 @@ from shared.testing.processes import Process, stop_all
 MakeBank = Callable[..., LocalBank]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the first test the time it takes to start a bank on a busy machine."""
+    for item in items:
+        item.add_marker(pytest.mark.timeout(900))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nginx() -> None:
     """Skip where NGINX is not installed."""
@@ -50,6 +56,17 @@ def bank(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     bank = LocalBank(stack)
     yield bank
     bank.close()
+
+
+@pytest.fixture(autouse=True)
+def whole(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Restart the replicas of the shared bank that a failed test has left stopped."""
+    stack: LocalStack | None = request.getfixturevalue("bank").stack if "bank" in request.fixturenames else None
+    yield
+    for service, replicas in stack.processes.items() if stack else ():
+        for index, replica in enumerate(replicas):
+            if replica.pid is None:
+                stack.restart(service, index)
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ def test_the_recorded_contract_is_the_services_own(bank: LocalBank, tmp_path: Pa
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, f"change rollout-service/app/contract.json:\n{done.stdout}{done.stderr}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from harness.client import REQUEST_SECONDS
 from harness.documented import (
     ExampleRun,
     differences,
@@ -33,12 +34,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
     folder = tmp_path_factory.mktemp("reader")
     environment = on_ports_of_its_own(folder / "var", os.environ)
     command = start_command((ROOT / "README.md").read_text(encoding="utf-8"))
-    with started(command, ROOT, environment, folder / "log", 110):
+    with started(command, ROOT, environment, folder / "log", 300):
         yield environment
 
 
+def _get(url: str) -> httpx.Response:
+    return httpx.get(url, timeout=REQUEST_SECONDS)
+
+
 def follow(document: str, reader: dict[str, str]) -> list[ExampleRun]:
-    return run(document, "embedded", reader, 110)
+    return run(document, "embedded", reader, 300)
 
 
 @pytest.mark.parametrize("document", GUIDES)
@@ -52,7 +57,7 @@ def test_the_walk_through_calls_every_operation(reader: dict[str, str]) -> None:
     documented = {
         (method.upper(), path)
         for service in SERVICES
-        for path, methods in httpx.get(f"{reader['BASE_URL']}/docs/{service}/openapi.json").json()["paths"].items()
+        for path, methods in _get(f"{reader['BASE_URL']}/docs/{service}/openapi.json").json()["paths"].items()
         for method in methods
     }
     before = succeeded(reader)
@@ -66,7 +71,7 @@ def succeeded(reader: dict[str, str]) -> Counter[tuple[str, str]]:
     """Return how often each operation has been called with success, as both services count it."""
     found: Counter[tuple[str, str]] = Counter()
     for port in ("ACCOUNT_PORT", "TRANSACTION_PORT"):
-        metrics = httpx.get(f"http://127.0.0.1:{reader[port]}/metrics").text
+        metrics = _get(f"http://127.0.0.1:{reader[port]}/metrics").text
         for labels, count in re.findall(r"^http_requests_total\{(.*)\} (\S+)$", metrics, flags=re.MULTILINE):
             of = dict(re.findall(r'(\w+)="([^"]*)"', labels))
             if of["status"].startswith("2"):
@@ -102,6 +107,6 @@ def test_an_output_that_differs_is_found(shown: str, printed: str, differs: bool
 def test_a_command_that_fails_is_found(tmp_path: Path) -> None:
     examples = [Example(Block(1, "sh", text), None) for text in ("A=1; echo $A", "echo $A; false", "echo never")]
     with pytest.raises(AssertionError, match=r"page\.md:1 ended with 1"):
-        run_examples("page.md", examples, {"PATH": os.environ["PATH"]}, 10, tmp_path)
-    ran = run_examples("page.md", examples[:1], {"PATH": os.environ["PATH"]}, 10, tmp_path)
+        run_examples("page.md", examples, {"PATH": os.environ["PATH"]}, 60, tmp_path)
+    ran = run_examples("page.md", examples[:1], {"PATH": os.environ["PATH"]}, 60, tmp_path)
     assert [one.output.strip() for one in ran] == ["1"]

@@ -4,10 +4,9 @@ import http.client
 import json
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from harness import edge as edge_module
 import pytest
 from harness.edge import Edge, running_edge
-from harness.client import eventually
+from harness.client import REQUEST_SECONDS, WAIT_SECONDS, eventually, repeating
 
 from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
@@ -49,7 +48,7 @@ class Pool:
 
     def send(self, word: str, method: str = "POST", **headers: str) -> Answer:
         """Send a request that holds a word, as a client of the bank does."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.edge.port, timeout=REQUEST_SECONDS)
         try:
             body = json.dumps({"reference": word}) if method == "POST" else None
             given = {"Idempotency-Key": "key", "Content-Type": "application/json", **headers}
@@ -67,9 +66,15 @@ class Pool:
             return sum(replica.died for replica in self.stable), sum(replica.died for replica in self.canaries)
 
         # A process that is killed closes its connections before it has ended.
-        eventually(lambda: sum(died()) >= expected, 5)
+        eventually(lambda: sum(died()) >= expected)
         time.sleep(0.05)
         return died()
+
+    @staticmethod
+    def kill(replica: Process) -> None:
+        """Kill a replica and wait until it is gone: until then it may take a request."""
+        replica.kill()
+        replica.wait(WAIT_SECONDS)
 
     def start(self, name: str, count: int, status: int = 201) -> list[str]:
         """Start replicas with a name and return their addresses."""
@@ -105,7 +110,7 @@ def running_pool(
         with running_edge(folder / "nginx", nginx_worker_processes=1, **given) as pool.edge:
             for choice, status in (("always", canary_status), ("never", 201)) if canaries else (("never", 201),):
                 for _ in range(2 * max(stable, canaries)):
-                    eventually(lambda word=choice, due=status: pool.send("", **{"X-Canary": word}).status == due, 10)
+                    eventually(lambda word=choice, due=status: pool.send("", **{"X-Canary": word}).status == due)
             yield pool
     finally:
         stop_all([*pool.stable, *pool.canaries])
@@ -166,7 +171,7 @@ def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool, canary
     assert_gave_up(answer)
     assert pool.deaths(2) == (2, 0)
     for canary in pool.canaries:
-        canary.kill()
+        pool.kill(canary)
     answer = pool.send("life")
     assert (answer.status, answer.track) == (201, "stable")
     assert_gave_up(pool.send("death"))
@@ -181,7 +186,7 @@ def test_503_responses_do_not_exclude_replicas(make_pool: MakePool, replicas: in
         assert pool.send("life").status == 201
     # Nor from one that is left when another has died.
     if replicas > 1:
-        pool.stable[0].kill()
+        pool.kill(pool.stable[0])
         assert pool.send("busy").status == 503
         assert {pool.send("life").status for _ in range(10)} == {201}
 
@@ -204,33 +209,26 @@ def test_a_request_that_hangs_holds_two_replicas(make_pool: MakePool, monkeypatc
     )
     pool = make_pool(4)
     assert_gave_up(pool.send("hang"))
-    assert (pool.folder / "replicas.log").read_text(encoding="utf-8").splitlines() == ["hangs"] * 2
+    log = pool.folder / "replicas.log"
+    # NGINX does not wait until a replica has read the request.
+    eventually(lambda: len(log.read_text(encoding="utf-8").splitlines()) >= 2)
+    assert log.read_text(encoding="utf-8").splitlines() == ["hangs"] * 2
 
 
 def test_the_operations_page_tries_at_most_two_replicas(make_pool: MakePool) -> None:
     pool = make_pool(4, nginx_page="/nowhere")
-    connection = http.client.HTTPConnection("127.0.0.1", pool.edge.port, timeout=20)
-    connection.request("GET", "/ops/account-service.json?death")
-    assert connection.getresponse().status == 502
-    connection.close()
+    with closing(http.client.HTTPConnection("127.0.0.1", pool.edge.port, timeout=REQUEST_SECONDS)) as connection:
+        connection.request("GET", "/ops/account-service.json?death")
+        assert connection.getresponse().status == 502
     assert pool.deaths(2) == (2, 0)
 
 
 def test_a_replica_killed_under_load_loses_no_request(make_pool: MakePool) -> None:
     pool = make_pool(3)
-    stop, statuses = threading.Event(), []
-
-    def ask() -> None:
-        while not stop.is_set():
-            statuses.append(pool.send("life").status)
-
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.3)
-    pool.stable[0].kill()
-    time.sleep(0.5)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert len(statuses) > 50 and set(statuses) == {201}
+    statuses: list[int] = []
+    with repeating(*[lambda: statuses.append(pool.send("life").status)] * 8):
+        eventually(lambda: len(statuses) > 50)
+        pool.stable[0].kill()
+        before = len(statuses)
+        eventually(lambda: len(statuses) > before + 100)
+    assert set(statuses) == {201}

@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import edge as edge_module
 from harness.edge import Edge, running_edge, statuses
 from harness.client import eventually
 
@@ -60,24 +61,43 @@ def closed(connection: socket.socket) -> bool:
     return True
 
 
-def test_slow_header_clients_block_nobody_and_are_disconnected(make_edge: MakeEdge) -> None:
+_BEGUN = b"GET /api/v1/accounts HTTP/1.1\r\nHost: bank\r\nX-Slow: "
+
+
+def test_slow_header_clients_block_nobody(make_edge: MakeEdge, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nobody is disconnected meanwhile, however long it takes.
+    render = edge_module.render
+    monkeypatch.setattr(
+        edge_module, "render", lambda **given: render(**given).replace("header_timeout 10s", "header_timeout 10m")
+    )
     edge = make_edge()
     with ExitStack() as crowd:
         slow = [crowd.enter_context(edge.connect()) for _ in range(2500)]
-        begun = time.monotonic()
         for connection in slow:
-            connection.sendall(b"GET /api/v1/accounts HTTP/1.1\r\nHost: bank\r\nX-Slow: ")
-        seconds = []
-        while time.monotonic() < begun + 8:
+            connection.sendall(_BEGUN)
+        for _ in range(4):
             for connection in slow[::50]:
                 connection.sendall(b"x")
-            asked = time.monotonic()
             assert statuses(edge.get("/api/v1/accounts")) == [201]
-            seconds.append(time.monotonic() - asked)
-            time.sleep(0.5)
-        assert len(seconds) > 3, f"not while the crowd is there: {seconds}"
-        eventually(lambda: all(closed(connection) for connection in slow[:: len(slow) // 20]), 8)
-    assert len(edge.upstream.received) == len(seconds)
+        assert not any(closed(connection) for connection in slow[::250])
+    assert len(edge.upstream.received) == 4
+
+
+def test_slow_header_clients_are_disconnected(make_edge: MakeEdge) -> None:
+    edge = make_edge()
+    with ExitStack() as crowd:
+        slow = [crowd.enter_context(edge.connect()) for _ in range(20)]
+        for connection in slow:
+            connection.sendall(_BEGUN)
+
+        def all_closed() -> bool:
+            for connection in slow:
+                with suppress(OSError):
+                    connection.sendall(b"x")
+            return all(closed(connection) for connection in slow)
+
+        eventually(all_closed, every=0.5)
+    assert edge.upstream.received == []
 
 
 def test_slow_bodies_never_reach_a_service(make_edge: MakeEdge) -> None:
@@ -89,7 +109,7 @@ def test_slow_bodies_never_reach_a_service(make_edge: MakeEdge) -> None:
         for _ in range(4):
             assert statuses(edge.get("/api/v1/accounts")) == [201]
         assert {one.method for one in edge.upstream.received} == {"GET"}, "a body that is not whole holds no replica"
-        eventually(lambda: all(closed(connection) for connection in slow[::20]), 14)
+        eventually(lambda: all(closed(connection) for connection in slow[::20]))
 
 
 @pytest.mark.parametrize("chunked", [False, True])
@@ -111,13 +131,20 @@ def test_an_oversized_body_is_rejected(make_edge: MakeEdge, chunked: bool) -> No
 def test_concurrent_large_bodies_are_limited_and_small_ones_are_served(make_edge: MakeEdge) -> None:
     edge = make_edge(nginx_max_large_bodies=4)
     with ExitStack() as crowd:
-        for length in (16_000, 20_000, MAX_BODY):
-            connection = crowd.enter_context(edge.connect())
+        large = [crowd.enter_context(edge.connect()) for _ in range(4)]
+        for connection, length in zip(large, (16_000, 20_000, MAX_BODY)):
             connection.sendall(head(length) + b"x" * 10_000)
-        chunked = crowd.enter_context(edge.connect())
-        chunked.sendall(b"POST /api/v1/transfers HTTP/1.1\r\nHost: bank\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n")
-        time.sleep(0.3)
-        answer = edge.send(head(100_000))
+        top = b"POST /api/v1/transfers HTTP/1.1\r\nHost: bank\r\nTransfer-Encoding: chunked\r\n\r\n"
+        large[3].sendall(top + b"9999\r\n")
+
+        def refused() -> str:
+            """Return how another one is refused; those before it are not disconnected as long as something comes."""
+            for connection in large:
+                connection.sendall(b"x")
+            answer = edge.send(head(100_000) + b"x" * 100_000)
+            return answer if statuses(answer) != [201] else ""
+
+        answer = eventually(refused)
         assert problem(answer)["code"] == "unavailable" and says_when_to_come_again(answer)
         assert statuses(edge.send(head(15_999) + b"x" * 15_999)) == [201]
         assert statuses(edge.get("/api/v1/accounts")) == [201]
@@ -125,10 +152,10 @@ def test_concurrent_large_bodies_are_limited_and_small_ones_are_served(make_edge
 
 
 def test_rate_limits_are_per_client_and_cannot_be_evaded(make_edge: MakeEdge) -> None:
-    edge = make_edge(nginx_rate_limit="2r/s", nginx_rate_limit_burst=5)
+    edge = make_edge(nginx_rate_limit="1r/m", nginx_rate_limit_burst=5)
     begun = time.monotonic()
     answers = [edge.get("/api/v1/accounts", f"X-Forwarded-For: 9.9.9.{n}", f"X-Client-ID: {n}") for n in range(20)]
-    allowed = 6 + 2 * (time.monotonic() - begun)
+    allowed = 6 + (time.monotonic() - begun) / 60
     found = Counter(status for answer in answers for status in statuses(answer))
     assert 5 <= found[201] <= allowed + 1 and found[201] + found[429] == 20
     refused = next(answer for answer in answers if statuses(answer) == [429])

@@ -18,7 +18,7 @@ def check(folder: Path, stats: str, exceptions: str = "") -> subprocess.Complete
     (folder / "load_stats.csv").write_text(_STATS + stats, encoding="utf-8")
     (folder / "load_exceptions.csv").write_text(_EXCEPTIONS + exceptions, encoding="utf-8")
     command = [sys.executable, str(ROOT / "load-tests" / "check_report.py"), str(folder / "load"), "250", "0.1"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_a_good_run_passes_and_prints_its_values(tmp_path: Path):
@@ -53,6 +53,6 @@ def test_it_reports_a_bank_that_does_not_respond():
         # Bound but not listening: nobody else answers here meanwhile.
         taken.bind(("127.0.0.1", 0))
         command = [str(ROOT / "load-tests" / "run_load_test.sh"), f"BASE_URL=http://127.0.0.1:{taken.getsockname()[1]}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1 and "nothing answers at http://127.0.0.1:" in done.stderr

@@ -20,7 +20,7 @@ from shared.testing.paths import ROOT
 def test_the_demo_succeeds(bank: LocalBank):
     environment = {**os.environ, "VAR_DIR": str(bank.stack.var_dir), "BASE_URL": bank.stack.api_url}
     command = [sys.executable, "-m", "scripts.local.demo"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All steps succeeded" in done.stdout and "bank_transactions_total" in done.stdout
 

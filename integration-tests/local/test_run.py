@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
 import pytest
+from harness.client import REQUEST_SECONDS, WAIT_SECONDS, eventually
 
 from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
@@ -21,30 +23,33 @@ def environment(var: Path, **changes: str) -> dict[str, str]:
     return {**os.environ, **ports, "VAR_DIR": str(var), **changes}
 
 
-def start(env: dict[str, str]) -> subprocess.Popen[str]:
-    """Start the bank and wait until it says that it is ready."""
+Start = Callable[[dict[str, str]], subprocess.Popen[str]]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start the bank and wait until it says that it is ready; what a test leaves running is killed."""
     command = [sys.executable, "-m", "scripts.local.run"]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "Ctrl-C" in line:
-            return process
-    raise AssertionError(f"ended with {process.wait()} before it was ready")
+    output = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with ExitStack() as stack:
+
+        def make(env: dict[str, str]) -> subprocess.Popen[str]:
+            process = stack.enter_context(subprocess.Popen(command, cwd=ROOT, env=env, text=True, **output))
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "Ctrl-C" in line:
+                    return process
+            raise AssertionError(f"ended with {process.wait()} before it was ready")
+
+        yield make
 
 
 def refused(env: dict[str, str]) -> str:
     """Start the bank where it cannot run, and return the one line that it says."""
     command = [sys.executable, "-m", "scripts.local.run"]
     done = subprocess.run(
-        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 1
     lines = done.stderr.strip().splitlines()
@@ -53,38 +58,41 @@ def refused(env: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_on_signals_and_keeps_its_data(tmp_path: Path, sign: signal.Signals):
+def test_it_stops_on_signals_and_keeps_its_data(start: Start, tmp_path: Path, sign: signal.Signals):
     env = environment(tmp_path / "var")
     url = f"http://127.0.0.1:{env['PORT']}"
     token = subprocess.check_output(
         [sys.executable, "-m", "shared.testing.lab_keys", "alice"], cwd=ROOT, env=env, text=True
     ).strip()
     headers = {"Authorization": f"Bearer {token}", "Idempotency-Key": "first"}
+
+    def open_account() -> httpx.Response:
+        body = {"currency": "USD"}
+        return httpx.post(f"{url}/api/v1/accounts", json=body, headers=headers, timeout=REQUEST_SECONDS)
+
     process = start(env)
-    assert process.stdout is not None
-    opened = httpx.post(f"{url}/api/v1/accounts", json={"currency": "USD"}, headers=headers)
+    opened = open_account()
     assert opened.status_code == 201
     process.send_signal(sign)
-    assert process.wait(20) == 0
-    process.stdout.close()
+    assert process.wait(2 * WAIT_SECONDS) == 0
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
 
     process = start(env)
-    again = httpx.post(f"{url}/api/v1/accounts", json={"currency": "USD"}, headers=headers)
+    again = open_account()
     assert (again.content, again.headers["Idempotent-Replayed"]) == (opened.content, "true")
     # Even a supervisor that is killed leaves nobody behind.
     process.kill()
-    process.communicate(timeout=5)
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline:
+    process.wait(WAIT_SECONDS)
+
+    def gone() -> bool:
         try:
             httpx.get(f"http://127.0.0.1:{env['ACCOUNT_PORT']}/health/live")
         except httpx.TransportError:
-            break
-        time.sleep(0.1)
-    else:
-        raise AssertionError("account-service outlived its supervisor")
+            return True
+        return False
+
+    eventually(gone)
 
 
 def test_it_reports_startup_errors_in_one_line(tmp_path: Path):
