@@ -38,9 +38,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
     """A registry on a port of its own."""
     folder = tmp_path_factory.mktemp("registry")
     variables = {"REGISTRY_DIR": str(folder), "REGISTRY_PORT": str(free_port())}
-    address = run("scripts/images/local_registry.sh", "start", **variables).strip()
     try:
-        yield Registry(address, folder)
+        yield Registry(run("scripts/images/local_registry.sh", "start", **variables).strip(), folder)
     finally:
         run("scripts/images/local_registry.sh", "stop", **variables)
 

@@ -14,11 +14,14 @@ from shared.testing.paths import ROOT
 
 # make drills DRILL=simulation runs thousands, with any seed.
 SEEDS = range(1, examples(30) + 1)
-# A process that crashes gives its connections back to nobody.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    # A process that crashes gives its connections back to nobody.
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    # Only computes, and gives way to suites with stacks.
+    pytest.mark.timeout(900 * SEARCH_FACTOR),
+]
 
 
-@pytest.mark.timeout(900 * SEARCH_FACTOR)
 def test_no_seed_has_a_violation() -> None:
     outcomes = [run(seed) for seed in SEEDS]
     assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
@@ -27,7 +30,6 @@ def test_no_seed_has_a_violation() -> None:
     assert faults["crash"] > len(SEEDS) and len(faults) > 12, faults
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_a_mutation_is_found(name: str) -> None:
     assert find(name, [MUTATIONS[name].seen_in, *range(1, 301)]) is not None

@@ -38,7 +38,7 @@ END
         setsid docker-registry serve "$folder/registry.yml" >"$folder/registry.log" 2>&1 </dev/null &
         echo $! >"$pid_file"
     fi
-    for _ in $(seq 50); do
+    for _ in $(seq 600); do
         kill -0 "$(cat "$pid_file")" 2>/dev/null || fail "docker-registry exited on start: $(tail -n 1 "$folder/registry.log")"
         if listening; then
             echo "$address"
@@ -46,7 +46,7 @@ END
         fi
         sleep 0.1
     done
-    fail "docker-registry does not listen on $address after 5 s; see $folder/registry.log"
+    fail "docker-registry does not listen on $address after a minute; see $folder/registry.log"
 }
 
 stop() {

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from harness.client import REQUEST_SECONDS
 from harness.plays import Registry, play, run
 from harness.ssh_host import USER, SshHost, ssh_host
 
@@ -58,8 +59,11 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
     }
     yield variables
     if (tmp_path / "opt/.env").exists():
-        run("docker", "compose", "down", "--volumes", "--remove-orphans", cwd=tmp_path / "opt")
-    run("sh", "-c", f"docker image rm $(docker image ls --quiet '{registry.address}/*/*' | sort -u) --force")
+        run("docker", "compose", "--profile", "*", "down", "--volumes", "--remove-orphans", cwd=tmp_path / "opt")
+    # By name: another suite may have the same image under another one.
+    name = '{{.Repository}}{{if eq .Tag "<none>"}}@{{.Digest}}{{else}}:{{.Tag}}{{end}}'
+    listed = run("docker", "image", "ls", "--digests", "--format", name, f"{registry.address}/*/*").split()
+    run("docker", "image", "rm", "--force", *dict.fromkeys(listed))
 
 
 @pytest.fixture
@@ -97,7 +101,8 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     token = lab_keys.sign(tmp_path / "lab/lab-key.pem", "alice")
     for path in ("accounts", "transactions"):
         url = f"http://127.0.0.1:{port}/api/v1/{path}"
-        assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=REQUEST_SECONDS)
+        assert answer.status_code == httpx.codes.OK
 
     folder = tmp_path / "opt"
     secrets = folder / "var/docker/secrets"

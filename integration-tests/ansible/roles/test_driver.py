@@ -17,16 +17,24 @@ _PLAY = """
   tasks:
     - ansible.builtin.include_role: {name: nginx_canary, tasks_from: step, rolespec_validate: false}
 """
+# Answers only when the driver is dead.
+_SLOW_TOOL = """#!/bin/sh
+echo "$*" >>{asked}
+waited=0
+until [ -e {answer} ] || [ $waited -ge 600 ]; do
+    sleep 0.5
+    waited=$((waited + 1))
+done
+echo '{{"phase": "canary", "step": 0}}'
+"""
 
 
 def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> None:
     asked = tmp_path / "asked"
     asked.touch()
     tool = tmp_path / "rollout.sh"
-    # So slow that the driver dies before the first answer.
-    tool.write_text(
-        f'#!/bin/sh\necho "$*" >>{asked}\nsleep 2\necho \'{{"phase": "canary", "step": 0}}\'\n', encoding="utf-8"
-    )
+    answer = tmp_path / "answer"
+    tool.write_text(_SLOW_TOOL.format(asked=asked, answer=answer), encoding="utf-8")
     tool.chmod(0o755)
     (tmp_path / "play.yml").write_text(_PLAY, encoding="utf-8")
     variables = {
@@ -52,12 +60,11 @@ def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> 
         ) as driver,
     ):
         try:
-            eventually(
-                lambda: asked.read_text().count("ensure_canaries a-rollout 50") >= 1 or driver.poll() is not None, 60
-            )
+            eventually(lambda: "ensure_canaries a-rollout 50" in asked.read_text() or driver.poll() is not None, 300)
             assert driver.poll() is None, (tmp_path / "log").read_text()
         finally:
             driver.send_signal(signal.SIGKILL)
+    answer.touch()
     last = asked.read_text()
     time.sleep(8)
     assert asked.read_text() == last

@@ -40,15 +40,15 @@ def private(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "users").write_text(f"{_USER}:{_HASH}\n", encoding="utf-8")
     settings = {"REGISTRY_DIR": str(folder), "REGISTRY_PORT": str(free_port())}
     start = ("scripts/images/local_registry.sh", "start")
-    address = run(*start, **settings, REGISTRY_HTPASSWD=str(folder / "users")).strip()
-    # Ours, not that of this machine's root.
-    monkeypatch.setitem(plays.ENVIRONMENT, "DOCKER_CONFIG", str(folder / "docker"))
-    login = {"REGISTRY": f"{address}/bank", "REGISTRY_USERNAME": _USER, "REGISTRY_PASSWORD": _PASSWORD}
-    run("scripts/images/registry_login.sh", **login)
-    assert (folder / "docker/config.json").stat().st_mode & 0o077 == 0
-    for name in ("now.key", "now.pub"):
-        (folder / name).write_bytes((registry.folder / name).read_bytes())
     try:
+        address = run(*start, **settings, REGISTRY_HTPASSWD=str(folder / "users")).strip()
+        # Ours, not that of this machine's root.
+        monkeypatch.setitem(plays.ENVIRONMENT, "DOCKER_CONFIG", str(folder / "docker"))
+        login = {"REGISTRY": f"{address}/bank", "REGISTRY_USERNAME": _USER, "REGISTRY_PASSWORD": _PASSWORD}
+        run("scripts/images/registry_login.sh", **login)
+        assert (folder / "docker/config.json").stat().st_mode & 0o077 == 0
+        for name in ("now.key", "now.pub"):
+            (folder / name).write_bytes((registry.folder / name).read_bytes())
         yield Registry(address, folder)
     finally:
         run("scripts/images/local_registry.sh", "stop", **settings)
@@ -80,7 +80,7 @@ def test_a_host_pulls_with_the_credentials_of_the_deployment(tmp_path: Path, rel
     # Neither in the log nor on the host.
     encoded = base64.b64encode(f"{_USER}:{_PASSWORD}".encode()).decode()
     assert _PASSWORD not in pulled.output and encoded not in pulled.output
-    assert set(Path("/tmp").glob("*bank-trust-*")) == folders
+    assert set(Path("/tmp").glob("*bank-trust-*")) <= folders
 
 
 def test_a_registry_that_is_down_is_reported_as_such(tmp_path: Path, settings: dict[str, Any]) -> None:
