@@ -92,16 +92,23 @@ def test_prometheus_and_alertmanager_accept_their_configurations(bank: ComposedB
     def well() -> bool:
         groups = bank.prometheus.get("rules")["groups"]
         targets = bank.prometheus.get("targets", state="active")["activeTargets"]
-        replicas = Counter(
-            (target["labels"]["service"], target["labels"]["track"])
+        # Replicas that are gone stay in the list for a while.
+        up = Counter(
+            (target["labels"]["job"], target["labels"].get("service"), target["labels"].get("track"))
             for target in targets
-            if target["labels"]["job"] == "services"
+            if target["labels"]["job"] in ("services", "load") and target["health"] == "up"
         )
-        running = {(service, "stable"): len(bank.containers(service)) for service in SERVICES}
+        running = {service: len(bank.containers(service)) for service in SERVICES}
+        expected = {("services", service, "stable"): count for service, count in running.items()}
+        expected["load", None, None] = sum(running.values())
         found[:] = [
             *(rule["lastError"] for group in groups for rule in group["rules"] if rule.get("lastError")),
-            *((target["labels"], target["lastError"]) for target in targets if target["health"] != "up"),
-            *([replicas] if replicas != running else []),
+            *(
+                (target["labels"], target["lastError"])
+                for target in targets
+                if target["health"] != "up" and target["labels"]["job"] not in ("services", "load")
+            ),
+            *([up] if up != expected else []),
         ]
         return not found
 
