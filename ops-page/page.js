@@ -181,7 +181,7 @@ function showAutoscaler(edge, answer) {
   if (state.paused) status = make("p.wary", "▲ Paused by an operator");
   else if (!state.leading) status = make("p.wary", "▲ Standby (another instance is the leader)");
   else if (state.dry_run) status = make("p.wary", "▲ Dry run (decides, but does not change replicas)");
-  const services = Object.entries(state.services).map(([name, service]) => [name, `${service.desired} desired: ${reasonText(service.why)}`]);
+  const services = Object.entries(state.services).map(([name, service]) => [name, `${service.desired} desired: ${reasonText(service.reason)}`]);
   const decisions = state.decisions.map((one) => [
     one.at,
     `${one.service} ${one.from} → ${one.to}: ${reasonText(one.reason)}${one.failed ? " (failed)" : ""}`,

@@ -131,7 +131,7 @@ def public_view(
     leading: bool, paused: bool, dry_run: bool, services: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return what unauthenticated clients may see: replicas, bounds and recent decisions, newest first."""
-    names = ("current", "ready", "desired", "minimum", "maximum", "why")
+    names = ("current", "ready", "desired", "minimum", "maximum", "reason")
     actions = [{"service": name, **action} for name, service in services.items() for action in service["last_actions"]]
     return {
         "leading": leading,

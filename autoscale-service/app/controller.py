@@ -51,14 +51,14 @@ class _Service:
     actions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=20))
 
     @property
-    def working(self) -> bool:
+    def operation_in_progress(self) -> bool:
         return self.work is not None and not self.work.done()
 
     def is_pending(self, now: float) -> bool:
         """Return whether a change is due soon: an alert fires, replicas start, or a window or backoff is running."""
         decision = self.decision
         waits = decision is not None and decision.pending
-        return self.working or self.alert_until > now or waits or self.seen.ready < self.seen.current
+        return self.operation_in_progress or self.alert_until > now or waits or self.seen.ready < self.seen.current
 
 
 class Controller:
@@ -107,7 +107,7 @@ class Controller:
             return True
         self._observe_backoff = _Backoff()
         # A service with an operation in progress stays known even if this pass did not find it.
-        busy = {name: service for name, service in self._services.items() if service.working}
+        busy = {name: service for name, service in self._services.items() if service.operation_in_progress}
         known = {name: self._services.get(name) or self._new(name, seen) for name, seen in found.items()}
         self._services = busy | known
         self.observed = True
@@ -116,7 +116,7 @@ class Controller:
             service = self._services[name]
             service.seen, service.measured = seen, measured.get(name, ServiceMetrics())
             service.spec = self._settings.spec(seen.minimum, seen.maximum)
-            if not service.working:
+            if not service.operation_in_progress:
                 await self._reconcile(name, service, act)
         return any(service.is_pending(self._clock()) for service in self._services.values())
 
@@ -286,19 +286,19 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
         "ready": service.seen.ready,
         "desired": decision.desired if decision else service.seen.current,
         "proposal": decision.proposal if decision else None,
-        "why": decision.reason if decision else "no decision yet",
+        "reason": decision.reason if decision else "no decision yet",
         "minimum": spec.minimum,
         "maximum": spec.maximum,
         "load": _metric_values(service.measured),
         "panic": history.overloaded_at > now - spec.panic_seconds,
-        "alert_for_more": service.alert_until > now,
-        "windows": {
+        "alert_active": service.alert_until > now,
+        "stabilization_windows": {
             way: [entry.replicas for entry in history.recommendations if entry.when > now - seconds]
             for way, seconds in recent.items()
         },
-        "working": service.working,
+        "operation_in_progress": service.operation_in_progress,
         "failures": service.backoff.failures,
-        "next_try_in": max(0.0, round(service.backoff.until - now, 1)),
+        "retry_after_seconds": max(0.0, round(service.backoff.until - now, 1)),
         "last_actions": list(service.actions),
     }
 

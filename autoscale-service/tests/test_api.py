@@ -76,14 +76,14 @@ async def test_an_alert_is_accepted_and_wakes_the_loop(
     assert (answer.status_code, answer.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
     await until(lambda: cluster.changes)
     assert cluster.changes[0][1] == 4
-    assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+    assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_active"]
 
 
 async def test_alerts_of_one_webhook_are_resolved_separately(client: httpx.AsyncClient) -> None:
     both = [ALERT, {**ALERT, "status": "resolved", "endsAt": "2026-01-01T12:05:00Z"}]
     answer = await client.post(HOOK, json={**ALERTMANAGER, "alerts": both})
     assert answer.json() == {"alerts": 2}
-    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_active"]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ async def test_an_unknown_service_rejects_the_whole_webhook(
     assert (await client.post(HOOK, json=mixed)).status_code == 422
     assert counted("unknown_service") + counted("malformed") == before + 1
     await asyncio.sleep(0.05)
-    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_for_more"]
+    assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_active"]
     assert cluster.changes == []
 
 
@@ -212,7 +212,7 @@ async def test_only_operators_pause_and_resume(client: httpx.AsyncClient, lab: L
 async def test_status_metrics_health_and_openapi_document_are_served(client: httpx.AsyncClient) -> None:
     status = (await client.get("/status")).json()
     assert status["leading"] and status["paused"] is None and status["dry_run"] is False
-    assert status["services"][ACCOUNT]["why"] == "at-minimum"
+    assert status["services"][ACCOUNT]["reason"] == "at-minimum"
     metrics = (await client.get("/metrics")).text
     # The label is the scaled service, not the exporting one.
     assert 'autoscale_replicas{kind="current",service="account-service"' in metrics

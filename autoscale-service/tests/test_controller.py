@@ -171,7 +171,7 @@ async def test_replicas_that_never_become_ready_are_backed_off(lab: Lab) -> None
     await controller.tick(act=True)
     assert failures("health") == before + 1
     status = controller.status()[ACCOUNT]
-    assert (status["failures"], status["next_try_in"]) == (1, 10)
+    assert (status["failures"], status["retry_after_seconds"]) == (1, 10)
 
 
 async def test_a_failed_removal_is_reported_and_does_not_block_scaling(lab: Lab) -> None:
@@ -210,7 +210,7 @@ async def test_during_an_update_nothing_changes_and_proposals_are_recorded(lab: 
     controller = cluster.controller(lab)
     await cluster.run(controller, 4 * MINUTES)
     status = controller.status()[ACCOUNT]
-    assert (status["why"], status["desired"], cluster.changes, cluster.cleared) == ("rolling", 6, [], 1)
+    assert (status["reason"], status["desired"], cluster.changes, cluster.cleared) == ("rolling", 6, [], 1)
     assert [failures(operation) for operation in OPERATIONS] == before and status["failures"] == 0
     cluster.rolling, cluster.cleared = False, 0
     await cluster.run(controller, 6 * MINUTES)
@@ -250,7 +250,7 @@ async def test_a_standby_or_paused_instance_only_observes(lab: Lab) -> None:
     assert await controller.tick(act=False)
     await controller.wait_idle()
     status = controller.status()[ACCOUNT]
-    assert (status["current"], status["desired"], status["why"], status["proposal"]) == (2, 6, "rate-limited", 8)
+    assert (status["current"], status["desired"], status["reason"], status["proposal"]) == (2, 6, "rate-limited", 8)
     assert cluster.changes == [] and math.isclose(status["load"]["requests_per_second"]["value"], 400)
 
 

@@ -92,14 +92,14 @@ def test_no_scaling_during_an_update(bank: ComposedBank, next_image: str) -> Non
     bank.compose(*grow, ACCOUNT_SERVICE_IMAGE=next_image)
     (new,) = set(bank.containers(SERVICE)) - set(before)
     try:
-        eventually(lambda: status(bank)["why"] == "rolling", 120)
+        eventually(lambda: status(bank)["reason"] == "rolling", 120)
         for count in ("2", "4"):
             with pytest.raises(AssertionError, match="replicas of two images"):
                 bank.operate("scale", SERVICE, count)
         assert len(bank.containers(SERVICE)) == 3 and status(bank)["failures"] == failures
     finally:
         bank.docker("rm", "--force", new)
-    eventually(lambda: status(bank)["why"] != "rolling", 120)
+    eventually(lambda: status(bank)["reason"] != "rolling", 120)
 
 
 @pytest.mark.usefixtures("rollouts_rest")

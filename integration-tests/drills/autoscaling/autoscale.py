@@ -63,7 +63,7 @@ class Autoscaled:
     def replicas(self, count: int) -> bool:
         """Return whether exactly `count` replicas exist and are ready."""
         status = self.status()
-        return (status["current"], status["ready"], status["working"]) == (count, count, False)
+        return (status["current"], status["ready"], status["operation_in_progress"]) == (count, count, False)
 
     def healthy(self, count: int) -> bool:
         """Return whether exactly `count` containers are healthy; also works while the autoscaler is paused."""

@@ -58,7 +58,7 @@ class FailureDrill:
     def calm(self) -> bool:
         """Return whether the stack is in its initial state, without failures or a pending retry."""
         status = self.stack.status()
-        return self.stack.replicas(START) and (status["failures"], status["next_try_in"]) == (0, 0)
+        return self.stack.replicas(START) and (status["failures"], status["retry_after_seconds"]) == (0, 0)
 
     def notified(self, service: str, operation: str, since: float) -> float | None:
         """Return when the receiver was notified of a failure."""

@@ -113,7 +113,8 @@ def _is_idle(bank: ComposedBank) -> bool:
     """
     services = json.loads(bank.operate("status"))["services"].values()
     return all(
-        one["proposal"] is not None and one["desired"] == one["current"] and not one["working"] for one in services
+        one["proposal"] is not None and one["desired"] == one["current"] and not one["operation_in_progress"]
+        for one in services
     )
 
 
