@@ -1,10 +1,10 @@
-"""Deploy good and bad releases under load: good ones are promoted, bad ones rolled back, and no request is lost.
+"""Deploy good and faulty releases under load: good ones are promoted, faulty ones rolled back, and no request is lost.
 
     make drills DRILL=canary [ARGS="--only good,errors --rate 100"] [ARGS="--faults 401-all,leak,aa"]
 
-Scenarios (`--only`): builds and signs releases (bad ones are the real images with a package that injects a fault), and
-deploys them with Ansible from a dedicated registry. Faults (`--faults`): rolls faulty releases, and ten equal ones
-(`aa`), out on one composed stack. Prints measured values for each; exits 1 when a check fails.
+Scenarios (`--only`): builds and signs releases (faulty ones are the real images with a package that injects a fault)
+and deploys them with Ansible from a dedicated registry. Faults (`--faults`): rolls out faulty releases, and ten equal
+ones (`aa`), on one composed stack. Prints measured values for each; exits 1 when a check fails.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from drills.rollout.rollouts import (
     RELOAD_SECONDS,
     Drill,
     any_request,
-    canary_lines,
+    canary_requests,
     failed,
-    moment,
+    print_timeline,
+    record_canary_addresses,
     rollback,
-    timeline,
-    watched,
+    timestamp,
 )
 from harness.client import eventually
 from harness.load import Load, burst, customers
@@ -38,10 +38,10 @@ from harness.load import Load, burst, customers
 from scripts.faults.faulty import DESCRIPTIONS
 from shared.testing.progress import Progress
 
-# Bars.
-MAX_SECONDS_IN = 30.0
-MAX_SECONDS_REVERT = 60.0
-MAX_SECONDS_BACK = 10.0
+# Thresholds.
+MAX_SECONDS_TO_ROLL_BACK = 30.0
+MAX_SECONDS_WITHOUT_DRIVER = 60.0
+MAX_SECONDS_TO_SWITCH = 10.0
 SPLIT, TOLERANCE, MIN_CLIENTS = 0.10, 0.01, 2500
 STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_step_timeout_seconds": 240}
 
@@ -67,7 +67,7 @@ def good(drill: Drill) -> None:
         bank.reached(process, TRANSITIONS["canary 10 %"])
         time.sleep(RELOAD_SECONDS)
         for count in counts:
-            split_at(drill, count)
+            check_split(drill, count)
         if not drill.short:
             # Being promoted doubles them, which is more than two cores start beside the load.
             bank.scale(2)
@@ -78,18 +78,18 @@ def good(drill: Drill) -> None:
     if process.returncode:
         print(output[-4000:])
     state = bank.state()
-    timeline(state, began)
+    print_timeline(state, began)
     drill.check(state["outcome"] == "promoted", f"good: the outcome is {state['outcome']}")
     if state["outcome"] == "promoted":
-        cohorts(drill, result, state)
+        check_tracks(drill, result, state)
     else:
         drill.good.pop()
-    drill.check_quiet(result, "good")
-    drill.check_stable_alone("good", drill.good[-1])
+    drill.check_no_loss(result, "good")
+    drill.check_only_stable_serves("good", drill.good[-1])
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "resume")
 
 
-def split_at(drill: Drill, replicas: int) -> None:
+def check_split(drill: Drill, replicas: int) -> None:
     """Measure the share of clients on the canary at a number of stable replicas."""
     if not drill.short:
         drill.bank.scale(replicas)
@@ -108,67 +108,70 @@ def split_at(drill: Drill, replicas: int) -> None:
     )
 
 
-def cohorts(drill: Drill, result: Load, state: dict[str, Any]) -> None:
+def check_tracks(drill: Drill, result: Load, state: dict[str, Any]) -> None:
     """Check that no client changed tracks within a step, and none left the canary when its weight grew."""
-    notes = [note for note in state["history"] if note["reason"].endswith("% of clients")]
-    ends = [note["at"] for note in notes[1:]] + [next(n["at"] for n in state["history"] if n["phase"] == "promoting")]
-    groups: list[set[str]] = []
-    for note, end in zip(notes, ends):
-        sides: dict[str, set[str]] = defaultdict(set)
-        for one in result.between(note["at"] + RELOAD_SECONDS, end - 1):
-            sides[one.client].add(one.track)
-        flipped = sum(len(tracks) > 1 for tracks in sides.values())
-        several = len(result.between(note["at"] + RELOAD_SECONDS, end - 1)) - len(sides)
+    steps = [step for step in state["history"] if step["reason"].endswith("% of clients")]
+    promoted_at = next(entry["at"] for entry in state["history"] if entry["phase"] == "promoting")
+    ends = [*(step["at"] for step in steps[1:]), promoted_at]
+    on_canary: list[set[str]] = []
+    for step, end in zip(steps, ends):
+        tracks_of: dict[str, set[str]] = defaultdict(set)
+        for one in result.between(step["at"] + RELOAD_SECONDS, end - 1):
+            tracks_of[one.client].add(one.track)
+        changed = sum(len(tracks) > 1 for tracks in tracks_of.values())
+        repeated = len(result.between(step["at"] + RELOAD_SECONDS, end - 1)) - len(tracks_of)
         drill.check(
-            flipped == 0,
-            f"good: {flipped} of {len(sides)} clients changed tracks at {note['weight']} % ({several} repeated)",
+            changed == 0,
+            f"good: {changed} of {len(tracks_of)} clients changed tracks at {step['weight']} % ({repeated} repeated)",
         )
-        groups.append({client for client, tracks in sides.items() if tracks == {"canary"}})
-    everybody = {one.client for one in result.between(notes[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
-    left = (groups[0] & everybody) - groups[-1]
+        on_canary.append({client for client, tracks in tracks_of.items() if tracks == {"canary"}})
+    clients = {one.client for one in result.between(steps[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
+    left = (on_canary[0] & clients) - on_canary[-1]
     drill.check(not left, f"good: {len(left)} clients left the canary when its weight grew")
 
 
-# Bad releases ---------------------------------------------------------------------------------------------------------
+# Faulty releases ------------------------------------------------------------------------------------------------------
 
 
-def bad(fault: str, reasons: str, *, seen_by_nginx: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
+def faulty(fault: str, reasons: str, *, is_bad: Callable[[dict[str, Any]], bool]) -> Callable[[Drill], None]:
     """Return a scenario: a release with a fault must be rolled back for one of the reasons."""
 
     def scenario(drill: Drill) -> None:
-        bank, release = drill.bank, drill.releases.derive(f"bad-{fault}", "base", fault)
-        with customers(bank, drill.rate) as result, watched(bank) as addresses:
+        bank, release = drill.bank, drill.releases.derive(f"faulty-{fault}", "base", fault)
+        with customers(bank, drill.rate) as result, record_canary_addresses(bank) as addresses:
             time.sleep(5)
             done = bank.deploy(release)
             time.sleep(RELOAD_SECONDS)
             ended = time.time()
         check_rolled_back(drill, fault, reasons, done)
-        lines = canary_lines(bank.edge_log(done.began), addresses, bank.state()["history"])
-        first = next((moment(line["at"]) for line in lines if seen_by_nginx(line)), None)
+        lines = canary_requests(bank.edge_log(done.began), addresses, bank.state()["history"])
+        first = next((timestamp(line["at"]) for line in lines if is_bad(line)), None)
         if first is not None:
-            last = max(moment(line["at"]) for line in lines)
-            requests = [line for line in lines if moment(line["at"]) >= first]
+            last = max(timestamp(line["at"]) for line in lines)
+            requests = [line for line in lines if timestamp(line["at"]) >= first]
             per_second = len(requests) / max(1.0, last - first)
             drill.check(
-                last - first <= MAX_SECONDS_IN,
-                f"{fault}: {last - first:.1f} s from the first bad request to the last canary request"
+                last - first <= MAX_SECONDS_TO_ROLL_BACK,
+                f"{fault}: {last - first:.1f} s from the first faulty request to the last canary request"
                 f" ({len(requests)} of them, {per_second:.0f} per second)",
             )
         elif reasons != "ready":
-            drill.check(False, f"{fault}: no bad request in NGINX's log")
+            drill.check(False, f"{fault}: no faulty request in NGINX's log")
         info(f"  {fault}: {sum(ended > one.at for one in result.served)} responses, {len(lines)} of the canary")
-        drill.check_quiet(result, fault)
-        drill.check_stable_alone(fault, drill.good[-1])
+        drill.check_no_loss(result, fault)
+        drill.check_only_stable_serves(fault, drill.good[-1])
 
     return scenario
 
 
 def check_rolled_back(drill: Drill, name: str, reasons: str, done: Deployment) -> None:
     state = drill.bank.state()
-    timeline(state, done.began)
+    print_timeline(state, done.began)
     drill.check(done.code != 0, f"{name}: the deployment fails ({done.ended - done.began:.0f} s)")
-    why = state["reason"]
-    drill.check(state["outcome"] == "rolled-back" and re.search(reasons, why), f"{name}: {state['outcome']}: {why}")
+    reason = state["reason"]
+    drill.check(
+        state["outcome"] == "rolled-back" and re.search(reasons, reason), f"{name}: {state['outcome']}: {reason}"
+    )
 
 
 def rejected(drill: Drill) -> None:
@@ -192,24 +195,24 @@ def rejected(drill: Drill) -> None:
         )
 
 
-def tried(drill: Drill) -> None:
+def dry_run(drill: Drill) -> None:
     """A dry run: a good release is rolled back after its last verdict and is not deployed."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
     with customers(bank, drill.rate) as result:
         done = bank.deploy(release, "--extra-vars", "'{\"nginx_canary_promote\": false}'")
         time.sleep(RELOAD_SECONDS)
-    drill.check(done.code == 0, f"tried: the deployment succeeds ({done.ended - done.began:.0f} s)")
+    drill.check(done.code == 0, f"dry-run: the deployment succeeds ({done.ended - done.began:.0f} s)")
     state = bank.state()
-    timeline(state, done.began)
-    drill.check("promoting" in {note["phase"] for note in state["history"]}, "tried: every step was passed")
-    drill.check("dry run of" in state["reason"], f"tried: {state['outcome']}: {state['reason']}")
-    drill.check(bank.deployed() == drill.good[-1], f"tried: {bank.deployed()} is deployed")
-    drill.check_quiet(result, "tried")
-    drill.check_stable_alone("tried", drill.good[-1])
+    print_timeline(state, done.began)
+    drill.check("promoting" in {note["phase"] for note in state["history"]}, "dry-run: every step was passed")
+    drill.check("dry run of" in state["reason"], f"dry-run: {state['outcome']}: {state['reason']}")
+    drill.check(bank.deployed() == drill.good[-1], f"dry-run: {bank.deployed()} is deployed")
+    drill.check_no_loss(result, "dry-run")
+    drill.check_only_stable_serves("dry-run", drill.good[-1])
 
 
-def prometheus_gone(drill: Drill) -> None:
+def prometheus_down(drill: Drill) -> None:
     """Prometheus stops during the analysis of a good canary: the rollout waits and is not promoted."""
     bank, release = drill.bank, drill.next_good()
     drill.good.pop()
@@ -223,9 +226,9 @@ def prometheus_gone(drill: Drill) -> None:
         finally:
             bank.compose("start", "prometheus")
         done = Deployment(process.returncode, output, began, time.time())
-    check_rolled_back(drill, "no Prometheus", "no verdict within 60 s .no-data", done)
-    drill.check_quiet(result, "no Prometheus")
-    drill.check_stable_alone("no Prometheus", drill.good[-1])
+    check_rolled_back(drill, "prometheus-down", "no verdict within 60 s .no-data", done)
+    drill.check_no_loss(result, "prometheus-down")
+    drill.check_only_stable_serves("prometheus-down", drill.good[-1])
     # Prometheus has to discover the replicas again.
     time.sleep(20)
 
@@ -246,7 +249,7 @@ def entered(transition: Callable[[dict[str, Any]], bool], before: str, state: di
     return state["id"] != before and transition(state)
 
 
-def killed(drill: Drill) -> None:
+def driver_killed(drill: Drill) -> None:
     """The driver is killed at each transition: all clients are on stable within a minute; a new deployment works."""
     bank = drill.bank
     wanted = ("canary 10 %",) if drill.short else tuple(TRANSITIONS)
@@ -268,24 +271,25 @@ def killed(drill: Drill) -> None:
             took = time.time() - died
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
-            timeline(state, died)
+            print_timeline(state, died)
             drill.check(
-                took <= MAX_SECONDS_REVERT, f"killed at {name}: stable alone after {took:.1f} s ({state['reason']})"
+                took <= MAX_SECONDS_WITHOUT_DRIVER,
+                f"driver-killed at {name}: stable alone after {took:.1f} s ({state['reason']})",
             )
-            drill.check_stable_alone(f"killed at {name}", drill.good[-1])
+            drill.check_only_stable_serves(f"driver-killed at {name}", drill.good[-1])
         release = drill.next_good()
         done = bank.deploy(release)
-        drill.check(done.code == 0, f"killed: a new deployment works at once ({done.ended - done.began:.0f} s)")
+        drill.check(done.code == 0, f"driver-killed: a new deployment works at once ({done.ended - done.began:.0f} s)")
         if done.code:
             print(done.output[-4000:])
-    drill.check_quiet(result, "killed")
+    drill.check_no_loss(result, "driver-killed")
 
 
-def back(drill: Drill) -> None:
+def rollback_after_promotion(drill: Drill) -> None:
     """After a promotion `make rollback` restores the previous version within seconds, without pulling images."""
     bank = drill.bank
     before = bank.state()
-    drill.check(before["phase"] == "done", f"back: the state is {before['phase']}")
+    drill.check(before["phase"] == "done", f"rollback-after-promotion: the state is {before['phase']}")
     with customers(bank, drill.rate) as result:
         time.sleep(3)
         began = time.time()
@@ -297,32 +301,32 @@ def back(drill: Drill) -> None:
         time.sleep(RELOAD_SECONDS)
     new = drill.good.pop()
     last = max((one.at for one in result.served if one.version == new and one.at < switched + 30), default=began)
-    drill.check(process.returncode == 0, f"back: `make rollback` ends after {ended - began:.0f} s")
+    drill.check(process.returncode == 0, f"rollback-after-promotion: `make rollback` ends after {ended - began:.0f} s")
     if process.returncode:
         print(output[-4000:])
-    timeline(bank.state(), began)
+    print_timeline(bank.state(), began)
     drill.check(
-        switched - began <= MAX_SECONDS_BACK,
-        f"back: NGINX serves the previous version after {switched - began:.1f} s"
+        switched - began <= MAX_SECONDS_TO_SWITCH,
+        f"rollback-after-promotion: NGINX serves the previous version after {switched - began:.1f} s"
         f" (last response of the new one after {last - began:.1f} s)",
     )
-    drill.check_quiet(result, "back")
-    drill.check_stable_alone("back", drill.good[-1])
+    drill.check_no_loss(result, "rollback-after-promotion")
+    drill.check_only_stable_serves("rollback-after-promotion", drill.good[-1])
 
 
 SCENARIOS: dict[str, Callable[[Drill], None]] = {
     "good": good,
-    "back": back,
-    "tried": tried,
-    "errors": bad("errors", "errors|contract", seen_by_nginx=failed),
-    "some-errors": bad("some-errors", "errors|contract", seen_by_nginx=failed),
-    "slow": bad("slow", "latency", seen_by_nginx=any_request),
-    "consumer": bad("consumer", "consumer|dead-letters", seen_by_nginx=any_request),
-    "double-post": bad("double-post", "ledger-violation|contract", seen_by_nginx=failed),
-    "unready": bad("unready", "ready", seen_by_nginx=any_request),
-    "refused": rejected,
-    "prometheus": prometheus_gone,
-    "killed": killed,
+    "rollback-after-promotion": rollback_after_promotion,
+    "dry-run": dry_run,
+    "errors": faulty("errors", "errors|contract", is_bad=failed),
+    "some-errors": faulty("some-errors", "errors|contract", is_bad=failed),
+    "slow": faulty("slow", "latency", is_bad=any_request),
+    "consumer": faulty("consumer", "consumer|dead-letters", is_bad=any_request),
+    "double-post": faulty("double-post", "ledger-violation|contract", is_bad=failed),
+    "unready": faulty("unready", "ready", is_bad=any_request),
+    "rejected": rejected,
+    "prometheus-down": prometheus_down,
+    "driver-killed": driver_killed,
 }
 
 

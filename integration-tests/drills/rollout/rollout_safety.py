@@ -23,13 +23,13 @@ from harness.client import eventually
 from harness.commands import exit_code, info, run
 from harness.deployed_stack import DeployedBank, Releases
 from harness.load import customers
-from drills.rollout.rollouts import Drill, rollback, timeline
+from drills.rollout.rollouts import Drill, rollback, print_timeline
 
 from shared.testing.progress import Progress
 
-# Bars.
-MAX_SECONDS_WITHDRAW = 30.0
-MAX_SECONDS_ROLLBACK = 15.0
+# Thresholds.
+MAX_SECONDS_AUTOMATIC_ROLLBACK = 30.0
+MAX_SECONDS_MANUAL_ROLLBACK = 15.0
 STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx_canary_step_timeout_seconds": 240}
 
 
@@ -66,13 +66,13 @@ def canary_at(weight: int, before: str, state: dict[str, Any]) -> bool:
     return bool(state["id"] != before and state["phase"] == "canary" and state["weight"] == weight)
 
 
-def ended(drill: Drill, name: str) -> None:
+def check_end(drill: Drill, name: str) -> None:
     """Wait for the end of the rollout, and check that one version serves all clients."""
     bank = drill.bank
     eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 120)
-    timeline(bank.state(), bank.state()["history"][0]["at"])
+    print_timeline(bank.state(), bank.state()["history"][0]["at"])
     drill.check(not bank.containers("baseline"), f"{name}: baselines left: {bank.containers('baseline')}")
-    drill.check_stable_alone(name, drill.good[-1])
+    drill.check_only_stable_serves(name, drill.good[-1])
 
 
 def full_disk(drill: Drill, disks: list[Disk]) -> None:
@@ -82,18 +82,18 @@ def full_disk(drill: Drill, disks: list[Disk]) -> None:
         before = bank.state()["id"]
         process = bank.start_deploy(drill.releases.derive("bad-errors", "base", "errors"))
         bank.reached(process, partial(canary_at, 10, before))
-        withdrawn("full disk", drill, process, disks, Disk.fill)
+        check_automatic_rollback("full disk", drill, process, disks, Disk.fill)
         before = bank.state()["id"]
         process = bank.start_deploy(drill.next_good())
         drill.good.pop()
         bank.reached(process, partial(canary_at, 10, before))
         for disk in disks:
             disk.fill()
-        by_person(drill, "full disk", lambda: bank.revision() == "stable")
+        check_manual_rollback(drill, "full disk", lambda: bank.revision() == "stable")
         repair(disks)
         process.communicate(timeout=600)
-    drill.check_quiet(result, "full disk")
-    ended(drill, "full disk")
+    drill.check_no_loss(result, "full disk")
+    check_end(drill, "full disk")
 
 
 def read_only(drill: Drill, disks: list[Disk]) -> None:
@@ -106,23 +106,23 @@ def read_only(drill: Drill, disks: list[Disk]) -> None:
         bank.reached(process, partial(canary_at, 10, before))
         for disk in disks:
             disk.read_only(True)
-        by_person(drill, "read-only", lambda: not bank.containers("canary"))
+        check_manual_rollback(drill, "read-only", lambda: not bank.containers("canary"))
         repair(disks)
         process.communicate(timeout=600)
-    drill.check_quiet(result, "read-only")
-    ended(drill, "read-only")
+    drill.check_no_loss(result, "read-only")
+    check_end(drill, "read-only")
 
 
-def withdrawn(
+def check_automatic_rollback(
     name: str, drill: Drill, process: "subprocess.Popen[str]", disks: list[Disk], fault: Callable[[Disk], None]
 ) -> None:
-    """Break the disks, and measure until the guard has taken the traffic off a faulty canary."""
+    """Break the disks, and measure until rollout-service has rolled a faulty canary back."""
     for disk in disks:
         fault(disk)
     began = time.time()
     eventually(lambda: drill.bank.revision() == "stable", 120)
     took = time.time() - began
-    drill.check(took <= MAX_SECONDS_WITHDRAW, f"{name}: the faulty canary was rolled back after {took:.1f} s")
+    drill.check(took <= MAX_SECONDS_AUTOMATIC_ROLLBACK, f"{name}: the faulty canary was rolled back after {took:.1f} s")
     output, _ = process.communicate(timeout=600)
     drill.check(process.returncode != 0, f"{name}: the deployment fails")
     repair(disks)
@@ -131,13 +131,16 @@ def withdrawn(
         print(output[-3000:])
 
 
-def by_person(drill: Drill, name: str, off: Callable[[], bool]) -> None:
+def check_manual_rollback(drill: Drill, name: str, off: Callable[[], bool]) -> None:
     """Measure from `make rollback` until the canary has no traffic."""
     began = time.time()
     process = rollback(drill.bank)
     eventually(off, 120)
     took = time.time() - began
-    drill.check(took <= MAX_SECONDS_ROLLBACK, f"{name}: `make rollback` takes the traffic off after {took:.1f} s")
+    drill.check(
+        took <= MAX_SECONDS_MANUAL_ROLLBACK,
+        f"{name}: `make rollback` removes the canary from traffic after {took:.1f} s",
+    )
     with suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=120)
     process.kill()
@@ -175,7 +178,7 @@ def frozen(drill: Drill, _disks: list[Disk]) -> None:
     state = bank.state()
     drill.check((state["id"], state["outcome"]) == (winner, "promoted"), f"frozen: {state['phase']}: {state['reason']}")
     drill.check(bank.deployed() == drill.good[-1], f"frozen: {bank.deployed()} is recorded as deployed")
-    ended(drill, "frozen")
+    check_end(drill, "frozen")
 
 
 def two_drivers(drill: Drill, _disks: list[Disk]) -> None:
@@ -194,7 +197,7 @@ def two_drivers(drill: Drill, _disks: list[Disk]) -> None:
         print("\n".join(output[-2000:] for output in outputs))
     drill.good.append(bank.state()["version"] if bank.state()["outcome"] == "promoted" else drill.good[-1])
     drill.check(bank.deployed() == drill.good[-1], f"two drivers: {bank.deployed()} is recorded as deployed")
-    ended(drill, "two drivers")
+    check_end(drill, "two drivers")
 
 
 SCENARIOS: dict[str, Callable[[Drill, list[Disk]], None]] = {

@@ -44,7 +44,7 @@ class Drill:
         self.good.append(version)
         return release
 
-    def check_quiet(self, result: Load, name: str) -> None:
+    def check_no_loss(self, result: Load, name: str) -> None:
         """Check that no request was lost and the ledger is consistent."""
         for line in result.lost[:5]:
             info(f"  lost: {line}")
@@ -60,7 +60,7 @@ class Drill:
             f"{name}: ledger consistent; {report['mismatches']} mismatches, {report['pending']} pending",
         )
 
-    def check_stable_alone(self, name: str, version: str) -> None:
+    def check_only_stable_serves(self, name: str, version: str) -> None:
         """Check that all clients are routed to stable and no canary is left."""
         state = self.bank.state()
         self.check(state["phase"] in ("idle", "done"), f"{name}: the state is {state['phase']} ({state['reason']})")
@@ -70,7 +70,7 @@ class Drill:
         self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
 
 
-def timeline(state: dict[str, Any], began: float) -> None:
+def print_timeline(state: dict[str, Any], began: float) -> None:
     """Print the history of a rollout and the metrics of its last verdict."""
     for note in state["history"]:
         share = f"{note['weight']:3} %"
@@ -81,26 +81,28 @@ def timeline(state: dict[str, Any], began: float) -> None:
 
 
 @contextmanager
-def watched(bank: DeployedBank) -> Iterator[set[str]]:
+def record_canary_addresses(bank: DeployedBank) -> Iterator[set[str]]:
     """Collect the addresses of canaries while the block runs."""
     found: set[str] = set()
     with repeating(lambda: found.update(bank.canary_addresses()), every=1.0):
         yield found
 
 
-def moment(text: str) -> float:
+def timestamp(text: str) -> float:
     whole, _, rest = text.rstrip("Z").partition(".")
     return datetime.fromisoformat(f"{whole}+00:00").timestamp() + float(f"0.{rest or 0}")
 
 
-def canary_lines(log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def canary_requests(
+    log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
     """Return the requests sent to a canary first, during the rollout: later containers may reuse its address."""
     began = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
     ended = next((note["at"] for note in history if note["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
     return [
         line
         for line in log
-        if began <= moment(line["at"]) <= ended and line["upstream"].split(",")[0].split(" ")[0] in addresses
+        if began <= timestamp(line["at"]) <= ended and line["upstream"].split(",")[0].split(" ")[0] in addresses
     ]
 
 
