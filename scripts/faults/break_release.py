@@ -1,7 +1,7 @@
-"""`make break-release FAULT=…`: roll a faulty release out on the stack of `make up`, under the eyes of customers.
+"""`make break-release FAULT=…`: roll a faulty release out on the stack of `make up` while simulated customers use it.
 
 It restores the initial state, also after Ctrl-C: the release is rolled back, its containers and images are removed.
-Exits with 1 when customers lost requests, when the release was not rolled back in time, or when anything is left.
+Exits with 1 if customers lost requests, the release was not rolled back in time, or anything is left behind.
 """
 
 import os
@@ -39,30 +39,30 @@ def _request_stop(_sign: int, _frame: FrameType | None) -> None:
     raise _StopRequested
 
 
-class _Tour:
+class _Attempt:
     """One rollout of a faulty release."""
 
     def __init__(self, stack: Stack, fault: str) -> None:
         self._stack = stack
         self._fault = fault
         self._started = time.monotonic()
-        self.left: list[str] = []
+        self.leftovers: list[str] = []
 
     def run(self) -> list[Threshold]:
         """Roll the release out and return the thresholds. Raises StackError."""
         stack, fault = self._stack, self._fault
         require_idle(stack)
-        self._say(f"{release.version(fault)}: {_FAULTS[fault]}")
-        self._say(f"watch it on the operations page: {stack.url}/")
+        self._print(f"{release.version(fault)}: {_FAULTS[fault]}")
+        self._print(f"watch it on the operations page: {stack.url}/")
         try:
             images = release.build(stack, fault)
-            self._say(f"built {' and '.join(images.values())}")
-            result = self._roll_out(Rollout(stack, release.version(fault), images, Plan(_DRIVER), self._say))
+            self._print(f"built {' and '.join(images.values())}")
+            result = self._roll_out(Rollout(stack, release.version(fault), images, Plan(_DRIVER), self._print))
         finally:
-            self.left += [f"image {image}" for image in release.remove(stack)]
-        result.remains = self.left
+            self.leftovers += [f"image {image}" for image in release.remove(stack)]
+        result.leftovers = self.leftovers
         for line in [*result.lost[:3], *result.wrong[:3]]:
-            self._say(f"customer got: {line}")
+            self._print(f"customer got: {line}")
         seconds = time.monotonic() - self._started
         return [
             *thresholds(fault, result, max_lost=0),
@@ -71,14 +71,14 @@ class _Tour:
 
     def _roll_out(self, rollout: Rollout) -> Result:
         with customers.connect(self._stack.url, self._stack.ca_certificate) as client:
-            people = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
-            self._say(f"{len(people)} customers send {_RATE} requests per second")
+            opened = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
+            self._print(f"{len(opened)} customers send {_RATE} requests per second")
             try:
-                return roll_out(rollout, people, _RATE)
+                return roll_out(rollout, opened, _RATE)
             finally:
-                self.left += rollout.result.remains
+                self.leftovers += rollout.result.leftovers
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         print(f"{time.monotonic() - self._started:5.0f} s  {text}", flush=True)
 
 
@@ -89,7 +89,7 @@ def _usage() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the tour with a fault and return the exit code."""
+    """Roll a faulty release out and return the exit code."""
     fault = arguments[0] if arguments else ""
     if fault not in _FAULTS:
         print(_usage(), file=sys.stderr)
@@ -103,12 +103,12 @@ def main(arguments: list[str]) -> int:
         return 2
     for sign in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(sign, _request_stop)
-    tour = _Tour(Stack(os.environ), fault)
+    attempt = _Attempt(Stack(os.environ), fault)
     try:
-        found = tour.run()
+        results = attempt.run()
     except _StopRequested:
-        left = f"left: {'; '.join(tour.left)}" if tour.left else "everything is as before"
-        print(f"break-release: stopped; {left}", file=sys.stderr)
+        leftovers = f"left behind: {'; '.join(attempt.leftovers)}" if attempt.leftovers else "everything is as before"
+        print(f"break-release: stopped; {leftovers}", file=sys.stderr)
         return 130
     except httpx.HTTPError as error:
         print(f"break-release: the bank does not serve its customers: {error}; see make ps", file=sys.stderr)
@@ -117,10 +117,10 @@ def main(arguments: list[str]) -> int:
         print(f"break-release: {error}", file=sys.stderr)
         return 1
     print()
-    for each in found:
-        mark = style("met   ", "32", sys.stdout) if each.met else style("missed", "31", sys.stdout)
-        print(f"{mark}  {each.name}: {each.value}")
-    return 0 if all(each.met for each in found) else 1
+    for result in results:
+        mark = style("met   ", "32", sys.stdout) if result.met else style("missed", "31", sys.stdout)
+        print(f"{mark}  {result.name}: {result.value}")
+    return 0 if all(result.met for result in results) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Synthetic customers of the composed stack: each has a token and two accounts, and checks what it is told."""
+"""Synthetic customers of the composed stack: each has a token and two accounts, and checks the responses."""
 
 import random
 import ssl
@@ -25,8 +25,8 @@ _TRANSFERS, _ACCOUNTS = 0.5, 0.67
 
 
 @dataclass
-class Outcomes:
-    """What the customers' requests came to: without a 2xx they are lost, with false content they are wrong."""
+class RequestStats:
+    """Results of the customers' requests: lost without a 2xx response, wrong if the response has a false value."""
 
     sent: int = 0
     lost: list[str] = field(default_factory=list)
@@ -56,16 +56,16 @@ class Customer:
         # None after a request whose effect is unknown, until the account is read.
         self._balance: int | None = _DEPOSIT
 
-    def act(self, draw: float, outcomes: Outcomes) -> None:
+    def send_request(self, draw: float, stats: RequestStats) -> None:
         """Send one request, and check the response against what the customer knows."""
         step = self._transfer if draw < _TRANSFERS else self._read_account if draw < _ACCOUNTS else self._read_history
         try:
             response, mistake = step()
         except httpx.HTTPError as error:
             self._balance = None
-            outcomes.record(error, "")
+            stats.record(error, "")
         else:
-            outcomes.record(response, mistake)
+            stats.record(response, mistake)
 
     def _transfer(self) -> tuple[httpx.Response, str]:
         body = {"from_account": self._source, "to_account": self._target, "amount": 1, "currency": "USD"}
@@ -132,15 +132,15 @@ def connect(url: str, ca_certificate: str) -> httpx.Client:
 
 
 @contextmanager
-def traffic(customers: list[Customer], rate: float, seconds: float) -> Iterator[Outcomes]:
+def traffic(customers: list[Customer], rate: float, seconds: float) -> Iterator[RequestStats]:
     """Send the customers' requests at a rate (per second) while the block runs, at most for some seconds."""
-    outcomes, stop, ends = Outcomes(), threading.Event(), time.monotonic() + seconds
+    stats, stop, ends = RequestStats(), threading.Event(), time.monotonic() + seconds
 
     def work(number: int) -> None:
         draw, own, turn = random.Random(number), customers[number::_WORKERS], 0  # nosec B311
         due = time.monotonic() + number / rate
         while not stop.wait(max(0.0, due - time.monotonic())) and time.monotonic() < ends:
-            own[turn % len(own)].act(draw.random(), outcomes)
+            own[turn % len(own)].send_request(draw.random(), stats)
             turn += 1
             # Missed requests are not made up for in a burst.
             due = max(due + _WORKERS / rate, time.monotonic())
@@ -149,7 +149,7 @@ def traffic(customers: list[Customer], rate: float, seconds: float) -> Iterator[
     for thread in threads:
         thread.start()
     try:
-        yield outcomes
+        yield stats
     finally:
         stop.set()
         for thread in threads:

@@ -47,7 +47,7 @@ class Threshold(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Traffic:
+class CanaryTraffic:
     """The requests that reached a canary first: all of them, customers' and failed ones of these, and their times."""
 
     requests: int = 0
@@ -69,13 +69,13 @@ class Traffic:
         return self.requests / max(1.0, (self.last or 0) - (self.first or 0))
 
 
-def count(requests: Iterable[Request], canaries: set[str]) -> Traffic:
+def count(requests: Iterable[Request], canaries: set[str]) -> CanaryTraffic:
     """Return the traffic of the canaries with these addresses."""
     own = [one for one in requests if one.upstream in canaries]
     # Contract probes contain refusals.
     customers = [one for one in own if one.user_agent == USER_AGENT]
     failed = [one for one in customers if one.upstream_status >= 400 or not one.upstream_status]
-    return Traffic(
+    return CanaryTraffic(
         len(own),
         len(customers),
         len(failed),
@@ -87,16 +87,16 @@ def count(requests: Iterable[Request], canaries: set[str]) -> Traffic:
 
 @dataclass
 class Result:
-    """What happened in a rollout: the last state, the highest weight, the traffic, and what customers were told."""
+    """What happened in a rollout: last state, highest weight, traffic, and the customers' lost and wrong responses."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
     weight: int = 0
     passed: bool = False
-    traffic: Traffic = Traffic()
+    traffic: CanaryTraffic = CanaryTraffic()
     sent: int = 0
     lost: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
-    remains: list[str] = field(default_factory=list)
+    leftovers: list[str] = field(default_factory=list)
 
     @property
     def reason(self) -> str:
@@ -138,6 +138,6 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
             # A release that never gets a request loses none.
             lost <= max_lost * traffic.customers,
         ),
-        Threshold("everything as before", "; ".join(result.remains) or "yes", not result.remains),
+        Threshold("everything as before", "; ".join(result.leftovers) or "yes", not result.leftovers),
     ]
     return found if fault != "unready" else [found[0], found[3], found[4]]

@@ -1,4 +1,4 @@
-"""The rollout of a release on the composed stack, driven through rollout-service, and its end in any case."""
+"""Rolls a release out on the composed stack through rollout-service, and restores the stack in any case."""
 
 import json
 import threading
@@ -9,14 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.faults.customers import Customer, Outcomes, traffic
-from scripts.faults.result import LAST_WEIGHT, Result, Traffic, count
+from scripts.faults.customers import Customer, RequestStats, traffic
+from scripts.faults.result import LAST_WEIGHT, Result, CanaryTraffic, count
 from scripts.faults.stack import BASELINES, CANARIES, RejectedError, Request, Stack, StackError
 
 _POLL_SECONDS = 1
 _RENEW_SECONDS = 5
-_END_SECONDS = 60
-# Of the times in NGINX's log.
+_ROLLBACK_TIMEOUT_SECONDS = 60
+# Resolution of the timestamps in NGINX's log.
 _RESOLUTION_SECONDS = 1e-6
 # Customers stop on their own after this time.
 _MAX_SECONDS = 300
@@ -33,8 +33,8 @@ class Plan:
     steps: tuple[int, ...] = (10, LAST_WEIGHT)
     bake_seconds: float = 40
     budget_seconds: float = 50
-    # Whether a release that passes the analysis of the first step is watched to the end, instead of rolled back.
-    to_the_end: bool = True
+    # Whether a release that passes the first step's analysis continues to the last one, instead of being rolled back.
+    run_all_steps: bool = True
     # Whether rollout-service sends requests to the canary as well.
     synthetic: bool = False
 
@@ -51,7 +51,7 @@ def require_idle(stack: Stack) -> None:
 
 
 class Rollout:
-    """A rollout in progress. Ends it when the block ends, whatever has happened in it."""
+    """A rollout in progress, as a context manager that rolls it back on exit, also after an error."""
 
     def __init__(self, stack: Stack, version: str, images: Mapping[str, str], plan: Plan, report: Report) -> None:
         self._stack = stack
@@ -63,8 +63,8 @@ class Rollout:
         self._addresses: set[str] = set()
         # Requests of canaries in NGINX's log, which is read from this time on.
         self._requests: list[Request] = []
-        self._since = 0.0
-        self._shown: tuple[Any, ...] = ()
+        self._log_read_until = 0.0
+        self._reported: tuple[Any, ...] = ()
         self._id = ""
         self.result = Result()
 
@@ -86,7 +86,7 @@ class Rollout:
     def provision(self) -> None:
         """Start the canaries, and wait until they are ready and measured."""
         self._report("starting the canaries")
-        self._since = time.time()
+        self._log_read_until = time.time()
         stop = threading.Event()
         with ThreadPoolExecutor(2) as pool:
             started = pool.submit(self._start_canaries)
@@ -124,7 +124,7 @@ class Rollout:
         except RejectedError as error:
             return error.state
 
-    def follow(self, outcomes: Outcomes, promote: bool = False) -> None:
+    def follow(self, stats: RequestStats, promote: bool = False) -> None:
         """Watch the rollout, reporting each change, until it has ended or may be promoted."""
         while True:
             state: Mapping[str, Any]
@@ -132,7 +132,7 @@ class Rollout:
                 state = self._stack.rollout("renew", self._id)
             except RejectedError as error:
                 state = error.state
-            self._observe(state, outcomes)
+            self._observe(state, stats)
             if state["id"] != self._id or state["phase"] in ("idle", "rolling-back", "done"):
                 return
             if state["phase"] == "promoting":
@@ -141,33 +141,33 @@ class Rollout:
                     return
                 with suppress(RejectedError):
                     self._stack.rollout("promoted", self._id)
-            if not self._plan.to_the_end and self.result.weight >= LAST_WEIGHT:
+            if not self._plan.run_all_steps and self.result.weight >= LAST_WEIGHT:
                 return
             time.sleep(_POLL_SECONDS)
 
-    def _observe(self, state: Mapping[str, Any], outcomes: Outcomes) -> None:
+    def _observe(self, state: Mapping[str, Any], stats: RequestStats) -> None:
         result = self.result
         result.state, result.weight = state, max(result.weight, state["weight"])
         result.traffic = self._traffic()
         verdict = state["verdict"].get("reason", "") if state["verdict"] else ""
         met, failed = result.traffic.customers, result.traffic.failed
-        shown = (state["phase"], state["weight"], verdict, bool(met), bool(failed), len(outcomes.lost))
-        if shown != self._shown:
-            self._shown = shown
+        current = (state["phase"], state["weight"], verdict, bool(met), bool(failed), len(stats.lost))
+        if current != self._reported:
+            self._reported = current
             self._report(
                 f"{state['phase']:12} weight {state['weight']:2} %  canary: {met} requests, {failed} failed"
-                f"  customers: {outcomes.sent} sent, {len(outcomes.lost)} lost  verdict: {verdict or '-'}"
+                f"  customers: {stats.sent} sent, {len(stats.lost)} lost  verdict: {verdict or '-'}"
             )
 
-    def _traffic(self) -> Traffic:
+    def _traffic(self) -> CanaryTraffic:
         """Read the new lines of NGINX's log; return the traffic of the canaries so far."""
         if self._addresses:
-            new = self._stack.requests(self._since)
-            self._since = max([self._since, *(one.at + _RESOLUTION_SECONDS for one in new)])
+            new = self._stack.requests(self._log_read_until)
+            self._log_read_until = max([self._log_read_until, *(one.at + _RESOLUTION_SECONDS for one in new)])
             self._requests += [one for one in new if one.upstream in self._addresses]
         return count(self._requests, self._addresses)
 
-    def finish(self, outcomes: Outcomes) -> None:
+    def finish(self, stats: RequestStats) -> None:
         """Wait until everything is as before, and complete the result."""
         self._report(f"ended: {self.result.reason}; removing the canaries")
         self._end()
@@ -175,14 +175,14 @@ class Rollout:
             time.sleep(_RELOAD_SECONDS)
         result = self.result
         result.traffic = self._traffic()
-        result.sent, result.lost, result.wrong = outcomes.sent, list(outcomes.lost), list(outcomes.wrong)
+        result.sent, result.lost, result.wrong = stats.sent, list(stats.lost), list(stats.wrong)
 
     def _end(self) -> None:
         """Roll the release back if it is still in progress, and wait until its canaries are gone."""
         if not self._id:
             return
         state = self._stack.abort(self._id, f"end of {self._plan.driver}")
-        deadline = time.monotonic() + _END_SECONDS
+        deadline = time.monotonic() + _ROLLBACK_TIMEOUT_SECONDS
         while state["id"] == self._id and state["phase"] != "idle" and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             state = self._stack.rollout("status")
@@ -194,10 +194,10 @@ class Rollout:
             self._end()
         except StackError as error:
             self._report(f"rollout-service cannot roll the release back: {error}")
-        self.result.remains = self._remains()
+        self.result.leftovers = self._find_leftovers()
 
-    def _remains(self) -> list[str]:
-        """Return what differs from before the rollout, after removing what nobody else would remove."""
+    def _find_leftovers(self) -> list[str]:
+        """Remove remaining canaries and baselines; return what else differs from before the rollout."""
         started = (*CANARIES, *BASELINES)
         if any(one.service in started for one in self._stack.containers()):
             self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *started)
@@ -212,9 +212,9 @@ class Rollout:
 
 def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> Result:
     """Run a rollout to its end while customers send requests at a rate (per second); return the result."""
-    with traffic(customers, rate, _MAX_SECONDS) as outcomes:
+    with traffic(customers, rate, _MAX_SECONDS) as stats:
         with rollout:
             rollout.provision()
-            rollout.follow(outcomes, promote)
-            rollout.finish(outcomes)
+            rollout.follow(stats, promote)
+            rollout.finish(stats)
     return rollout.result

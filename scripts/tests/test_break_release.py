@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from scripts.faults import break_release, customers, rollout
-from scripts.faults.customers import Outcomes
+from scripts.faults.customers import RequestStats
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
-from scripts.faults.result import Result, Traffic, thresholds, count
+from scripts.faults.result import Result, CanaryTraffic, thresholds, count
 from scripts.faults.rollout import Plan, Rollout, require_idle
 from scripts.faults.stack import (
     BASELINES,
@@ -79,15 +79,15 @@ class FakeStack(Stack):
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(rollout, "traffic", lambda *_: nullcontext(Outcomes()))
-    for name in ("_POLL_SECONDS", "_RELOAD_SECONDS", "_END_SECONDS"):
+    monkeypatch.setattr(rollout, "traffic", lambda *_: nullcontext(RequestStats()))
+    for name in ("_POLL_SECONDS", "_RELOAD_SECONDS", "_ROLLBACK_TIMEOUT_SECONDS"):
         monkeypatch.setattr(rollout, name, 0)
     yield
 
 
-def rolled_out(stack: FakeStack, *, promote: bool = False, to_the_end: bool = True) -> tuple[Result, list[str]]:
+def rolled_out(stack: FakeStack, *, promote: bool = False, run_all_steps: bool = True) -> tuple[Result, list[str]]:
     said: list[str] = []
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", to_the_end=to_the_end), said.append)
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", run_all_steps=run_all_steps), said.append)
     return rollout.roll_out(one, [], 1, promote), said
 
 
@@ -98,7 +98,7 @@ WITHDRAWN = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome"
 def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() -> None:
     result, said = rolled_out(FakeStack(CANARY, CANARY, WITHDRAWN, {"phase": "idle"}))
     assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back", "ended:"]
-    assert (result.weight, result.passed, result.traffic.failed, result.remains) == (10, False, 1, [])
+    assert (result.weight, result.passed, result.traffic.failed, result.leftovers) == (10, False, 1, [])
 
 
 def test_a_release_that_passes_is_rolled_back_and_misses_its_threshold() -> None:
@@ -111,7 +111,7 @@ def test_a_release_that_passes_is_rolled_back_and_misses_its_threshold() -> None
 
 def test_at_half_of_the_clients_a_drill_has_seen_enough() -> None:
     stack = FakeStack({"phase": "canary", "weight": 50})
-    result, _ = rolled_out(stack, to_the_end=False)
+    result, _ = rolled_out(stack, run_all_steps=False)
     assert result.weight == 50 and stack.state["phase"] == "idle"
 
 
@@ -129,7 +129,7 @@ def test_whatever_happens_the_release_is_rolled_back(error: type[BaseException])
     with pytest.raises(error), one:
         one.provision()
         raise error
-    assert stack.state["phase"] == "idle" and one.result.remains == []
+    assert stack.state["phase"] == "idle" and one.result.leftovers == []
 
 
 def test_the_canaries_are_removed_even_without_rollout_service() -> None:
@@ -139,7 +139,7 @@ def test_the_canaries_are_removed_even_without_rollout_service() -> None:
     with one:
         one.provision()
         stack.healthy = False
-    assert stack.commands[-1][:3] == ("--profile", "canary", "rm") and one.result.remains == []
+    assert stack.commands[-1][:3] == ("--profile", "canary", "rm") and one.result.leftovers == []
     assert "cannot roll the release back" in said[-1]
 
 
@@ -159,7 +159,7 @@ def test_what_is_left_is_told() -> None:
     one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
     with one:
         stack.running["account-service"] = 1
-    assert one.result.remains == ["account-service: 1 instead of 2 replicas"]
+    assert one.result.leftovers == ["account-service: 1 instead of 2 replicas"]
 
 
 def test_requests_are_read_from_the_log_of_nginx() -> None:
@@ -178,11 +178,13 @@ def test_the_canary_is_measured_from_its_first_bad_request_to_its_last() -> None
         Request(9, "canary", 200, 200, customers.USER_AGENT),
     ]
     found = count(log, {"canary"})
-    assert found == Traffic(requests=3, customers=2, failed=1, first=2, first_failed=4, last=9)
+    assert found == CanaryTraffic(requests=3, customers=2, failed=1, first=2, first_failed=4, last=9)
     assert found.seconds == 5 and count(log[1:2], {"canary"}).seconds == 0 and count([], set()).seconds == 0
 
 
-GOOD = Result({"outcome": "rolled-back", "reason": "errors"}, 10, False, Traffic(200, 100, 50, 0, 1, 9), 900, ["one"])
+GOOD = Result(
+    {"outcome": "rolled-back", "reason": "errors"}, 10, False, CanaryTraffic(200, 100, 50, 0, 1, 9), 900, ["one"]
+)
 
 
 @pytest.mark.parametrize(
@@ -193,9 +195,9 @@ GOOD = Result({"outcome": "rolled-back", "reason": "errors"}, 10, False, Traffic
         ({"passed": True}, [0, 1, 2]),
         ({"state": {"outcome": "rolled-back", "reason": "no verdict within 50 s (errors)"}}, [0, 1, 2]),
         ({"state": {"outcome": "rolled-back", "reason": "latency"}}, [1]),
-        ({"traffic": Traffic(200, 100, 50, 0, 1, 40)}, [2]),
+        ({"traffic": CanaryTraffic(200, 100, 50, 0, 1, 40)}, [2]),
         ({"lost": ["one", "two"]}, [3]),
-        ({"remains": ["a canary"]}, [4]),
+        ({"leftovers": ["a canary"]}, [4]),
     ],
 )
 def test_each_threshold_is_missed_alone(changes: dict[str, Any], missed: list[int]) -> None:
@@ -205,7 +207,7 @@ def test_each_threshold_is_missed_alone(changes: dict[str, Any], missed: list[in
 
 def test_a_tour_accepts_no_lost_request_and_a_total_failure_less_time() -> None:
     assert not thresholds("errors", GOOD, max_lost=0)[3].met
-    slower = Result(**{**GOOD.__dict__, "traffic": Traffic(200, 100, 50, 0, 1, 12)})
+    slower = Result(**{**GOOD.__dict__, "traffic": CanaryTraffic(200, 100, 50, 0, 1, 12)})
     assert thresholds("errors", slower)[2].met and not thresholds("401-all", slower)[2].met
 
 
@@ -233,12 +235,12 @@ def test_without_a_stack_it_says_how_to_start_one(
 
 
 def test_customers_tell_lost_requests_from_wrong_answers() -> None:
-    outcomes = Outcomes()
-    outcomes.record(customers.httpx.Response(200), "balance 2 instead of 1")
-    outcomes.record(customers.httpx.Response(404, text="gone"), "")
-    outcomes.record(customers.httpx.ReadTimeout("slow"), "")
-    outcomes.record(customers.httpx.Response(201), "")
-    assert (outcomes.sent, len(outcomes.lost), outcomes.wrong) == (4, 2, ["balance 2 instead of 1"])
+    stats = RequestStats()
+    stats.record(customers.httpx.Response(200), "balance 2 instead of 1")
+    stats.record(customers.httpx.Response(404, text="gone"), "")
+    stats.record(customers.httpx.ReadTimeout("slow"), "")
+    stats.record(customers.httpx.Response(201), "")
+    assert (stats.sent, len(stats.lost), stats.wrong) == (4, 2, ["balance 2 instead of 1"])
 
 
 def test_a_rollback_that_ends_before_the_abort_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

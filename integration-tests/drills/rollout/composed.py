@@ -44,7 +44,7 @@ class ComposedDrill:
         mismatches = self._bank.reconciled()["mismatches"]
         try:
             images = release.build(self._stack, fault)
-            result = self._run(release.version(fault), images, Plan(_DRIVER, to_the_end=False), _RATE)
+            result = self._run(release.version(fault), images, Plan(_DRIVER, run_all_steps=False), _RATE)
         finally:
             release.remove(self._stack)
         self._check(fault, thresholds(fault, result))
