@@ -1,4 +1,4 @@
-"""How a service's process runs: uvicorn, stopped by SIGTERM without losing what is in flight."""
+"""Runs a service under uvicorn, with a graceful shutdown on SIGTERM that loses no request in flight."""
 
 import asyncio
 import gc
@@ -21,25 +21,25 @@ from shared.runtime.settings import ProcessSettings
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
-# Kept-alive connections that were idle for so many looks of 10 ms are closed. Each look reads all that has come, so
-# that a process without CPU time closes no connection on a request that it has not read.
-_DRAIN_LOOKS = 25
+# Kept-alive connections that were idle for this many iterations of 10 ms are closed. Iterations instead of a deadline,
+# because each one reads all received requests: a process without CPU time closes no connection with an unread request.
+_DRAIN_ITERATIONS = 25
 _GC_THRESHOLDS = (10_000, 20, 50)
 
 
 class ShutdownSignal:
-    """Tells the answers of this process that it is about to stop: long ones end, and all close their connections."""
+    """Set when the process shuts down: long responses end early, and every response closes its connection."""
 
     now = False
 
 
 def ignore_abandoned_lookups(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """Handle what the event loop could tell nobody, except that a name was not found for a caller who gave up waiting.
+    """Log an exception that no caller received, except a failed DNS lookup whose caller has timed out.
 
-    uvloop leaves a look-up behind when the connection that it is for runs out of time, as in every outage.
+    uvloop keeps a lookup running when the connection attempt that needs it times out, as in every outage.
     """
     if isinstance(context.get("exception"), socket.gaierror) and not isinstance(context.get("future"), asyncio.Task):
-        log.debug("a name was not found, and nobody waits for it any more: %r", context["exception"])
+        log.debug("DNS lookup failed after its caller had timed out: %r", context["exception"])
         return
     loop.default_exception_handler(context)
 
@@ -54,25 +54,25 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Close no connection on a request that is on its way: to its sender that would look like a crash."""
+        """Close idle connections without losing a request in transit, which its sender would take for a crash."""
         listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
         for server in self.servers:
             server.close()
-        # Closed by the event loop in its next round; our duplicates keep what waits to be accepted.
+        # Closed by the event loop in its next round; our duplicates keep the connections that wait to be accepted.
         await asyncio.sleep(0)
         for listener in listeners:
             await self._accept_waiting(listener)
-        for _ in range(_DRAIN_LOOKS):
+        for _ in range(_DRAIN_ITERATIONS):
             if not self.server_state.connections:
                 break
             await asyncio.sleep(0.01)
         await super().shutdown(sockets)
 
     async def _accept_waiting(self, listener: socket.socket) -> None:
-        """Accept the connections that the kernel has accepted already, and then no more.
+        """Accept the connections in the kernel's queue, and then no more.
 
-        The kernel goes on accepting until the listener is closed, and closing it resets what nobody has accepted: no
-        call does both. With a queue of length 0 that is one connection at most.
+        The kernel queues connections until the listener is closed, and closing it resets those in the queue; no call
+        accepts them and closes at once. With a queue of length 0 at most one connection is reset.
         """
         accepted = []
         listener.setblocking(False)
@@ -84,7 +84,7 @@ class _Server(uvicorn.Server):
             await asyncio.get_running_loop().connect_accepted_socket(self._protocol, connection)
 
     def _protocol(self) -> asyncio.Protocol:
-        """Return what serves a connection, as uvicorn makes it."""
+        """Return the protocol of a connection, created as uvicorn does."""
         protocol: Any = self.config.http_protocol_class
         made: asyncio.Protocol = protocol(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
@@ -93,7 +93,7 @@ class _Server(uvicorn.Server):
 
 
 def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
-    """Serve the application until SIGTERM or SIGINT: stop accepting, finish what is in flight, shut down."""
+    """Serve the application until SIGTERM or SIGINT: stop accepting, finish requests in flight, exit."""
     logging_config.configure(
         settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
     )
@@ -114,7 +114,7 @@ def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
         timeout_graceful_shutdown=_GRACE_SECONDS,
     )
     log.info("starting on %s:%s", settings.host, settings.port)
-    # What was made by now stays for good: collecting it again and again would stall requests for tens of milliseconds.
+    # Objects created so far are permanent: collecting them repeatedly would stall requests for tens of milliseconds.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     gc.enable()  # off since `shared.sigterm` was imported

@@ -1,10 +1,10 @@
-"""Importing this ends the process on SIGTERM from now on; entry points import it before anything else.
+"""Importing this module makes SIGTERM end the process; entry points import it before anything else.
 
-PID 1 of a container ignores a signal without a handler. A replica that was told to stop while it started would go on,
-and be killed with requests in flight when its time to stop is over.
+PID 1 of a container ignores a signal without a handler, so a replica that is stopped while it starts would continue,
+and be killed with requests in flight at the end of the grace period.
 
-It also keeps the garbage collector off until `shared.server.run`: during imports it looks again and again through
-objects that stay for good, a tenth of the CPU time of a start.
+It also disables the garbage collector until `shared.runtime.server.run`: during imports it scans permanent objects
+repeatedly, which takes a tenth of the CPU time of a start.
 """
 
 import gc

@@ -1,4 +1,4 @@
-"""How a service's process stops, and what it says of things that nobody waits for."""
+"""Graceful shutdown of a service, and its handling of exceptions that no caller receives."""
 
 import asyncio
 import gc
@@ -21,57 +21,57 @@ import uvloop
 from shared.testing.ports import free_port
 from shared.testing.paths import ROOT
 from shared.runtime.responses import OneWriteTransport
-from shared.runtime.server import _DRAIN_LOOKS, ignore_abandoned_lookups
+from shared.runtime.server import _DRAIN_ITERATIONS, ignore_abandoned_lookups
 from shared.testing.timing import BUSY_SECONDS
 
-NOWHERE = "nobody-has-this-name.invalid"
+UNKNOWN_HOST = "nobody-has-this-name.invalid"
 
 
-async def told_after(leave_something: Callable[[], Awaitable[None]]) -> str:
-    """Let something fail that nobody waits for, and return what the loop's handler was told of it."""
-    told: list[dict[str, Any]] = []
+async def unhandled_error(abandon: Callable[[], Awaitable[None]]) -> str:
+    """Run a function that leaves a failed future behind; return the message that the loop's handler received."""
+    contexts: list[dict[str, Any]] = []
 
     def handler(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         ignore_abandoned_lookups(loop, context)
-        told.append(context)
+        contexts.append(context)
 
     asyncio.get_running_loop().set_exception_handler(handler)
-    await leave_something()
-    async with asyncio.timeout(2 * BUSY_SECONDS):  # where no resolver answers, a look-up takes half a minute
-        while not told:
+    await abandon()
+    async with asyncio.timeout(2 * BUSY_SECONDS):  # where no resolver answers, a lookup takes half a minute
+        while not contexts:
             await asyncio.sleep(0.05)
             gc.collect()
-    (context,) = told
+    (context,) = contexts
     return str(context["message"])
 
 
-async def connection_given_up() -> None:
-    connecting = asyncio.ensure_future(asyncio.open_connection(NOWHERE, 4222))
+async def cancelled_connection() -> None:
+    connecting = asyncio.ensure_future(asyncio.open_connection(UNKNOWN_HOST, 4222))
     await asyncio.sleep(0)
     connecting.cancel()
     await asyncio.wait([connecting])
     assert connecting.cancelled()
 
 
-async def other_future() -> None:
+async def abandoned_future() -> None:
     asyncio.get_running_loop().create_future().set_exception(ConnectionRefusedError())
 
 
-async def task_that_looks_up() -> None:
-    await asyncio.wait([asyncio.create_task(asyncio.open_connection(NOWHERE, 4222))])
+async def abandoned_task() -> None:
+    await asyncio.wait([asyncio.create_task(asyncio.open_connection(UNKNOWN_HOST, 4222))])
 
 
-def test_a_look_up_that_ends_after_its_caller_is_no_error(caplog: pytest.LogCaptureFixture):
+def test_a_lookup_that_fails_after_its_caller_is_no_error(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.DEBUG, "shared.runtime.server")
-    assert uvloop.run(told_after(connection_given_up)) == "Future exception was never retrieved"
+    assert uvloop.run(unhandled_error(cancelled_connection)) == "Future exception was never retrieved"
     assert [(record.levelname, record.name) for record in caplog.records] == [("DEBUG", "shared.runtime.server")]
 
 
-@pytest.mark.parametrize("leave_something", [other_future, task_that_looks_up])
-def test_everything_else_that_nobody_waits_for_is_an_error(
-    leave_something: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("abandon", [abandoned_future, abandoned_task])
+def test_other_exceptions_without_a_caller_are_errors(
+    abandon: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ):
-    assert "never retrieved" in uvloop.run(told_after(leave_something))
+    assert "never retrieved" in uvloop.run(unhandled_error(abandon))
     assert [record.levelname for record in caplog.records] == ["ERROR"]
 
 
@@ -101,7 +101,7 @@ for port in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 # Each look at the connections takes at least 10 ms.
-_DRAIN_SECONDS = _DRAIN_LOOKS / 100
+_DRAIN_SECONDS = _DRAIN_ITERATIONS / 100
 _REQUEST = b"GET /health/live HTTP/1.1\r\nHost: bank\r\n\r\n"
 
 
@@ -202,7 +202,7 @@ def test_a_process_that_stops_answers_every_request_that_it_has_been_sent() -> N
 
 
 def test_a_response_is_one_write() -> None:
-    """A process killed between headers and body would leave a proxy with a response that nobody can repeat."""
+    """A process killed between headers and body must not leave half a response, which a proxy cannot retry."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen([sys.executable, "-c", _SERVICE], cwd=ROOT, text=True, **pipes) as service:
         assert service.stdin is not None and service.stdout is not None
