@@ -17,7 +17,7 @@ from app.storage.queries import TransactionFilter
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.ids import Identifier
-from shared.moments import From, To
+from shared.timestamps import From, To
 from shared.http.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}

@@ -12,7 +12,7 @@ from app.domain.audit import Action, AuditFilter
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.ids import Identifier
-from shared.moments import From, To
+from shared.timestamps import From, To
 from shared.http.web import current_caller, documented_problems, link
 
 _LINKS = {
