@@ -5,22 +5,7 @@ from typing import get_args
 
 import pytest
 
-from app.domain.commands import (
-    CaptureHold,
-    Command,
-    Deposit,
-    HoldResult,
-    OpenAccount,
-    PlaceHold,
-    References,
-    Refusal,
-    ReleaseHold,
-    Reverse,
-    SetStatus,
-    TransactionResult,
-    Transfer,
-    Withdraw,
-)
+from app.domain import commands
 from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
@@ -49,27 +34,27 @@ def unit() -> UnitOfWork:
 
 
 def code(result: object) -> str:
-    return result.code if isinstance(result, Refusal) else "done"
+    return result.code if isinstance(result, commands.Refusal) else "done"
 
 
-def pay(amount: int, source: str = "alice", target: str = "bob", currency: str = "USD") -> Transfer:
-    return Transfer("t", source, target, amount, currency, None)
+def pay(amount: int, source: str = "alice", target: str = "bob", currency: str = "USD") -> commands.Transfer:
+    return commands.Transfer("t", source, target, amount, currency, None)
 
 
 def test_commands_declare_what_their_decisions_read() -> None:
-    commands: list[Command] = [
-        OpenAccount("new", "1", "JPY", None),
-        Deposit("d", "a", 1, "USD", None),
-        Withdraw("w", "b", 1, "EUR", None),
-        Transfer("t", "c", "d", 1, "USD", None),
-        Reverse("r", "original", None),
-        PlaceHold("h", "e", 1, "CHF", NOW),
-        CaptureHold("x", "captured", None),
-        ReleaseHold("released", "voided"),
-        SetStatus("f", "frozen"),
+    one_of_each: list[commands.Command] = [
+        commands.OpenAccount("new", "1", "JPY", None),
+        commands.Deposit("d", "a", 1, "USD", None),
+        commands.Withdraw("w", "b", 1, "EUR", None),
+        commands.Transfer("t", "c", "d", 1, "USD", None),
+        commands.Reverse("r", "original", None),
+        commands.PlaceHold("h", "e", 1, "CHF", NOW),
+        commands.CaptureHold("x", "captured", None),
+        commands.ReleaseHold("released", "voided"),
+        commands.SetStatus("f", "frozen"),
     ]
-    assert {type(command) for command in commands} == set(get_args(Command))
-    assert References.union(command.references for command in commands) == References(
+    assert {type(command) for command in one_of_each} == set(get_args(commands.Command))
+    assert commands.References.union(command.references for command in one_of_each) == commands.References(
         accounts=set("abcdef"),
         transactions={"original"},
         holds={"captured", "released"},
@@ -97,7 +82,7 @@ def test_amounts_in_problems_have_the_decimals_of_their_currency(amount: int, cu
 def test_a_transfer_posts_two_entries_that_sum_to_zero(unit: UnitOfWork):
     result = decide(unit, pay(30), ALICE, NOW)
 
-    assert isinstance(result, TransactionResult)
+    assert isinstance(result, commands.TransactionResult)
     assert result.entries == (Entry("alice", 5, "t", -30, 70), Entry("bob", 1, "t", 30, 30))
     assert [event.type for event in unit.events] == ["bank.entry.posted"] * 2
     assert (unit.accounts["alice"].balance, unit.accounts["bob"].balance) == (70, 30)
@@ -115,15 +100,15 @@ def test_a_transfer_posts_two_entries_that_sum_to_zero(unit: UnitOfWork):
         (pay(1, source="bob", target="alice"), "not-found"),
         (pay(1, source="cash"), "not-found"),
         (pay(1, target="cash"), "not-found"),
-        (Withdraw("w", "bob", 1, "USD", None), "not-found"),
-        (Withdraw("w", "alice", 1, "EUR", None), "currency-mismatch"),
-        (Deposit("d", "euro", 1, "USD", None), "currency-mismatch"),
-        (Reverse("r", "nothing", None), "not-found"),
-        (CaptureHold("c", "nothing", None), "not-found"),
-        (SetStatus("alice", "closed"), "balance-not-zero"),
+        (commands.Withdraw("w", "bob", 1, "USD", None), "not-found"),
+        (commands.Withdraw("w", "alice", 1, "EUR", None), "currency-mismatch"),
+        (commands.Deposit("d", "euro", 1, "USD", None), "currency-mismatch"),
+        (commands.Reverse("r", "nothing", None), "not-found"),
+        (commands.CaptureHold("c", "nothing", None), "not-found"),
+        (commands.SetStatus("alice", "closed"), "balance-not-zero"),
     ],
 )
-def test_refusals_change_nothing(unit: UnitOfWork, command: Command, expected: str):
+def test_refusals_change_nothing(unit: UnitOfWork, command: commands.Command, expected: str):
     before = [(a.balance, a.held, a.seq, a.status) for a in unit.accounts.values()]
     assert code(decide(unit, command, ALICE, NOW)) == expected
     if expected != "done":
@@ -137,22 +122,22 @@ SYNTHETIC_CALLER = Caller("alice", frozenset({SYNTHETIC, CASH_DESK, OPERATOR}))
 @pytest.mark.parametrize(
     ("command", "expected"),
     [
-        (Deposit("d", "alice", 1, "USD", None), "done"),
-        (Deposit("d", "bob", 1, "USD", None), "forbidden"),
-        (Deposit("d", "nobody", 1, "USD", None), "forbidden"),
+        (commands.Deposit("d", "alice", 1, "USD", None), "done"),
+        (commands.Deposit("d", "bob", 1, "USD", None), "forbidden"),
+        (commands.Deposit("d", "nobody", 1, "USD", None), "forbidden"),
         (pay(1, target="second"), "done"),
         (pay(1), "forbidden"),
         (pay(1, source="bob", target="alice"), "forbidden"),
         (pay(1, target="cash"), "forbidden"),
-        (Withdraw("w", "alice", 1, "USD", None), "forbidden"),
-        (PlaceHold("h", "alice", 1, "USD", NOW), "forbidden"),
-        (CaptureHold("c", "hold", None), "forbidden"),
-        (Reverse("r", "paid", None), "forbidden"),
-        (SetStatus("bob", "frozen"), "forbidden"),
-        (OpenAccount("new", "1", "USD", None), "done"),
+        (commands.Withdraw("w", "alice", 1, "USD", None), "forbidden"),
+        (commands.PlaceHold("h", "alice", 1, "USD", NOW), "forbidden"),
+        (commands.CaptureHold("c", "hold", None), "forbidden"),
+        (commands.Reverse("r", "paid", None), "forbidden"),
+        (commands.SetStatus("bob", "frozen"), "forbidden"),
+        (commands.OpenAccount("new", "1", "USD", None), "done"),
     ],
 )
-def test_synthetic_money_stays_on_the_callers_own_accounts(unit: UnitOfWork, command: Command, expected: str):
+def test_synthetic_money_stays_on_the_callers_own_accounts(unit: UnitOfWork, command: commands.Command, expected: str):
     """Other scopes of the token do not lift the restriction."""
     unit.accounts["second"] = account("second", "alice")
     assert code(decide(unit, command, SYNTHETIC_CALLER, NOW)) == expected
@@ -161,12 +146,12 @@ def test_synthetic_money_stays_on_the_callers_own_accounts(unit: UnitOfWork, com
 def test_frozen_accounts_only_receive_and_closed_ones_refuse_everything(unit: UnitOfWork):
     unit.accounts["alice"].status = "frozen"
     assert code(decide(unit, pay(1), ALICE, NOW)) == "account-frozen"
-    assert code(decide(unit, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "done"
+    assert code(decide(unit, commands.Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "done"
     unit.accounts["bob"].status = "closed"
     unit.accounts["alice"].status = "active"
     assert code(decide(unit, pay(1), ALICE, NOW)) == "account-closed"
-    assert code(decide(unit, Deposit("d", "bob", 1, "USD", None), OPERATOR_CALLER, NOW)) == "account-closed"
-    assert code(decide(unit, SetStatus("bob", "active"), OPERATOR_CALLER, NOW)) == "account-closed"
+    assert code(decide(unit, commands.Deposit("d", "bob", 1, "USD", None), OPERATOR_CALLER, NOW)) == "account-closed"
+    assert code(decide(unit, commands.SetStatus("bob", "active"), OPERATOR_CALLER, NOW)) == "account-closed"
 
 
 def test_balances_stay_within_the_limit(unit: UnitOfWork):
@@ -174,7 +159,7 @@ def test_balances_stay_within_the_limit(unit: UnitOfWork):
     assert code(decide(unit, pay(6), ALICE, NOW)) == "balance-limit"
     assert code(decide(unit, pay(5), ALICE, NOW)) == "done"
     unit.accounts["cash"].balance = -MAX_BALANCE
-    assert code(decide(unit, Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "balance-limit"
+    assert code(decide(unit, commands.Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "balance-limit"
 
 
 @pytest.mark.parametrize(
@@ -193,29 +178,29 @@ def test_balances_stay_within_the_limit(unit: UnitOfWork):
 def test_permission_to_reverse(unit: UnitOfWork, type_: str, source: str, target: str, caller, expected: str):
     unit.accounts["bob"].balance = 50
     unit.originals["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
-    assert code(decide(unit, Reverse("r", "o", None), caller, NOW)) == expected
+    assert code(decide(unit, commands.Reverse("r", "o", None), caller, NOW)) == expected
     if expected == "done":
-        assert code(decide(unit, Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
+        assert code(decide(unit, commands.Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
 
 
 def test_a_hold_expires_before_it_is_swept(unit: UnitOfWork):
     unit.accounts["alice"].held = 60
     unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW, None, NOW, "owner")
-    assert code(decide(unit, CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
-    assert code(decide(unit, ReleaseHold("h", "voided"), ALICE, NOW)) == "hold-not-active"
+    assert code(decide(unit, commands.CaptureHold("c", "h", None), ALICE, NOW)) == "hold-not-active"
+    assert code(decide(unit, commands.ReleaseHold("h", "voided"), ALICE, NOW)) == "hold-not-active"
     early = NOW - timedelta(seconds=1)
-    assert code(decide(unit, ReleaseHold("h", "expired"), ALICE, early)) == "hold-not-active"
-    assert code(decide(unit, CaptureHold("c", "h", 61), ALICE, early)) == "hold-exceeded"
-    released = decide(unit, ReleaseHold("h", "expired"), ALICE, NOW)
-    assert isinstance(released, HoldResult) and released.hold.status == "expired"
+    assert code(decide(unit, commands.ReleaseHold("h", "expired"), ALICE, early)) == "hold-not-active"
+    assert code(decide(unit, commands.CaptureHold("c", "h", 61), ALICE, early)) == "hold-exceeded"
+    released = decide(unit, commands.ReleaseHold("h", "expired"), ALICE, NOW)
+    assert isinstance(released, commands.HoldResult) and released.hold.status == "expired"
     assert unit.accounts["alice"].held == 0
 
 
 def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
     unit.accounts["alice"].held = 100
     unit.holds["h"] = Hold("h", "alice", 100, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner")
-    result = decide(unit, CaptureHold("c", "h", 40), ALICE, NOW)
-    assert isinstance(result, HoldResult) and result.capture is not None
+    result = decide(unit, commands.CaptureHold("c", "h", 40), ALICE, NOW)
+    assert isinstance(result, commands.HoldResult) and result.capture is not None
     assert (result.hold.status, result.hold.captured_amount, result.hold.transaction_id) == ("captured", 40, "c")
     assert (unit.accounts["alice"].balance, unit.accounts["alice"].available) == (60, 60)
 
@@ -232,8 +217,13 @@ def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
         (None, OPERATOR_CALLER, "done"),
     ],
 )
-@pytest.mark.parametrize("command", [CaptureHold("c", "h", None), CaptureHold("c", "h", 1), ReleaseHold("h", "voided")])
-def test_permission_to_end_a_hold(unit: UnitOfWork, command: Command, placed_by: str | None, caller, expected: str):
+@pytest.mark.parametrize(
+    "command",
+    [commands.CaptureHold("c", "h", None), commands.CaptureHold("c", "h", 1), commands.ReleaseHold("h", "voided")],
+)
+def test_permission_to_end_a_hold(
+    unit: UnitOfWork, command: commands.Command, placed_by: str | None, caller, expected: str
+):
     unit.accounts["alice"].held = 60
     unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
     assert code(decide(unit, command, caller, NOW)) == expected
@@ -242,5 +232,5 @@ def test_permission_to_end_a_hold(unit: UnitOfWork, command: Command, placed_by:
 
 @pytest.mark.parametrize(("caller", "placed_by"), [(ALICE, "owner"), (OPERATOR_CALLER, "operator")])
 def test_a_hold_records_who_placed_it(unit: UnitOfWork, caller, placed_by: str):
-    result = decide(unit, PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
-    assert isinstance(result, HoldResult) and result.hold.placed_by == placed_by
+    result = decide(unit, commands.PlaceHold("h", "alice", 60, "USD", NOW + timedelta(1)), caller, NOW)
+    assert isinstance(result, commands.HoldResult) and result.hold.placed_by == placed_by

@@ -12,17 +12,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from app.analysis.model import (
-    INVARIANTS,
-    OutcomeCounts,
-    Policy,
-    ResourceCounts,
-    ResourceUse,
-    Samples,
-    ServiceCounts,
-    TrackCounts,
-    Verdict,
-)
+from app.analysis import model
 from app.analysis.verdict import evaluate
 
 SCRAPE_SECONDS = 5.0
@@ -34,7 +24,7 @@ _WARM_UP_SECONDS = 10.0
 _BUCKETS = 64
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, float("inf"))
 _CPU = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.128, float("inf"))
-_POLICY = Policy()
+_POLICY = model.Policy()
 
 Kind = Literal["usual", "unusual", "mostly failing"]
 
@@ -106,11 +96,11 @@ class _Track:
             found.setdefault(outcome, {})[bucket] = count
         return found
 
-    def counts(self) -> TrackCounts:
-        return TrackCounts(self.requests, 0, _cumulative(self.latencies, _LATENCIES))
+    def counts(self) -> model.TrackCounts:
+        return model.TrackCounts(self.requests, 0, _cumulative(self.latencies, _LATENCIES))
 
-    def use(self) -> ResourceUse:
-        return ResourceUse({"POST /x": _cumulative(self.cpu, _CPU)}, {}, 0.1, 50, 9, (tuple(self.memory),))
+    def use(self) -> model.ResourceUse:
+        return model.ResourceUse({"POST /x": _cumulative(self.cpu, _CPU)}, {}, 0.1, 50, 9, (tuple(self.memory),))
 
 
 def _cumulative(counts: list[int], bounds: tuple[float, ...]) -> dict[str, float]:
@@ -133,9 +123,11 @@ class SimulatedRollout:
         self._before = _Track()
         for _, bucket, missing, refused in self._requests(_BEFORE_REQUESTS):
             self._before.clients[self._usual(missing, refused), bucket] += 1
-        self._before_counts = TrackCounts(_BEFORE_REQUESTS, 0, {"1.0": _BEFORE_REQUESTS, "+Inf": _BEFORE_REQUESTS})
+        self._before_counts = model.TrackCounts(
+            _BEFORE_REQUESTS, 0, {"1.0": _BEFORE_REQUESTS, "+Inf": _BEFORE_REQUESTS}
+        )
 
-    def step(self, share: float) -> Iterator[tuple[float, Verdict]]:
+    def step(self, share: float) -> Iterator[tuple[float, model.Verdict]]:
         """Yield the seconds since the start of a step, and the verdict, at each analysis."""
         canary, stable = _Track(), _Track()
         retried, seconds = 0, 0.0
@@ -184,24 +176,24 @@ class SimulatedRollout:
         if seconds >= _WARM_UP_SECONDS:
             track.memory.append((track.requests, track.resident))
 
-    def _samples(self, seconds: float, canary: _Track, stable: _Track, retried: int) -> Samples:
+    def _samples(self, seconds: float, canary: _Track, stable: _Track, retried: int) -> model.Samples:
         known = Counter(stable.clients)
         known.update(self._before.clients)
         both = _Track()
         both.clients = known
-        outcomes = OutcomeCounts(
+        outcomes = model.OutcomeCounts(
             *("service", canary.requests, stable.requests, dict(canary.outcomes), dict(stable.outcomes)),
             *(canary.by_client(), both.by_client(), retried),
         )
-        invariants = dict.fromkeys(INVARIANTS, 0.0)
+        invariants = dict.fromkeys(model.INVARIANTS, 0.0)
         if not self._fault.events:
             invariants["events"] = float(canary.requests)
-        return Samples(
+        return model.Samples(
             seconds,
-            (ServiceCounts("service", stable.counts(), canary.counts(), None),),
+            (model.ServiceCounts("service", stable.counts(), canary.counts(), None),),
             invariants,
             outcomes=(outcomes,),
-            resources=(ResourceCounts("service", canary.use(), stable.use(), True),),
+            resources=(model.ResourceCounts("service", canary.use(), stable.use(), True),),
         )
 
 

@@ -1,11 +1,10 @@
-"""Imports inside the service run one way, and decisions are pure."""
+"""Imports inside transaction-service run one way, and its decisions are pure."""
 
 from pathlib import Path
 
 from shared.testing.layers import impure_imports, upward_imports
 
 APP = Path(__file__).parent.parent / "app"
-# Highest first: a module imports from its own package and from lower layers only.
 LAYERS = [
     ["__main__"],
     ["main", "migrate", "rebuild"],
