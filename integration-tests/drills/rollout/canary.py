@@ -18,14 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.commands import exit_code, info, run
-from harness.deployed_stack import SERVICES, DeployedBank, Deployment, Releases
+from harness.commands import exit_code, info
+from harness.deployed_stack import SERVICES, Deployment
 from drills.rollout.composed import AA, FAULTS, run_composed
 from drills.rollout.rollouts import (
     RELOAD_SECONDS,
     Drill,
     any_request,
     canary_requests,
+    deployed_bank,
     failed,
     print_timeline,
     record_canary_addresses,
@@ -332,28 +333,15 @@ SCENARIOS: dict[str, Callable[[Drill], None]] = {
 
 def run_scenarios(folder: Path, names: list[str], options: argparse.Namespace) -> list[str]:
     """Set up the stack, run the scenarios, and return the failed checks."""
-    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
-    releases = Releases(folder, info)
-    try:
-        base = releases.build("base", offline)
-        bank = DeployedBank(folder, releases.public_key, offline, STEPS)
-        try:
-            done = bank.deploy(base)
-            assert done.code == 0, done.output[-6000:]
-            info(f"deployed for the first time in {done.ended - done.began:.0f} s")
-            bank.wait_until_answering()
-            drill = Drill(bank, releases, options.rate, options.short, tuple(options.replicas), ["base"])
-            progress = Progress("drill canary", len(names))
-            for name in names:
-                progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
-                began = time.monotonic()
-                SCENARIOS[name](drill)
-                progress.info(f"{name} took {time.monotonic() - began:.0f} s")
-            return drill.failures
-        finally:
-            bank.close()
-    finally:
-        releases.close()
+    with deployed_bank(folder, STEPS) as (bank, releases):
+        drill = Drill(bank, releases, options.rate, options.short, tuple(options.replicas), ["base"])
+        progress = Progress("drill canary", len(names))
+        for name in names:
+            progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
+            began = time.monotonic()
+            SCENARIOS[name](drill)
+            progress.info(f"{name} took {time.monotonic() - began:.0f} s")
+        return drill.failures
 
 
 def main() -> int:

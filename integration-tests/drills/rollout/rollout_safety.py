@@ -21,9 +21,8 @@ from typing import Any
 
 from harness.client import eventually
 from harness.commands import exit_code, info, run
-from harness.deployed_stack import DeployedBank, Releases
 from harness.load import customers
-from drills.rollout.rollouts import Drill, rollback, print_timeline
+from drills.rollout.rollouts import Drill, deployed_bank, print_timeline, rollback
 
 from shared.testing.progress import Progress
 
@@ -220,27 +219,16 @@ def small_disks(folder: Path) -> Iterator[list[Disk]]:
 
 def run_scenarios(folder: Path, names: list[str], rate: float) -> list[str]:
     """Set up the stack, run the scenarios, and return the failed checks."""
-    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
-    releases = Releases(folder, info)
-    try:
-        with small_disks(folder) as disks:
-            base = releases.build("base", offline)
-            bank = DeployedBank(folder, releases.public_key, offline, STEPS)
-            try:
-                done = bank.deploy(base)
-                assert done.code == 0, done.output[-6000:]
-                bank.wait_until_answering()
-                drill = Drill(bank, releases, rate, True, (1,), ["base"])
-                progress = Progress("drill rollout_safety", len(names))
-                for name in names:
-                    progress.step(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
-                    SCENARIOS[name](drill, disks)
-                return drill.failures
-            finally:
-                repair(disks)
-                bank.close()
-    finally:
-        releases.close()
+    with small_disks(folder) as disks, deployed_bank(folder, STEPS) as (bank, releases):
+        try:
+            drill = Drill(bank, releases, rate, True, (1,), ["base"])
+            progress = Progress("drill rollout_safety", len(names))
+            for name in names:
+                progress.step(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
+                SCENARIOS[name](drill, disks)
+            return drill.failures
+        finally:
+            repair(disks)
 
 
 def main() -> int:

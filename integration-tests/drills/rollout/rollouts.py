@@ -2,14 +2,14 @@
 
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from harness.client import repeating
-from harness.commands import info
+from harness.commands import info, run
 from harness.deployed_stack import DeployedBank, Releases
 from harness.load import Load, assert_one_effect_each, burst
 
@@ -68,6 +68,20 @@ class Drill:
         self.check(not self.bank.containers("canary"), f"{name}: canaries left: {self.bank.containers('canary')}")
         served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).served}
         self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
+
+
+@contextmanager
+def deployed_bank(folder: Path, steps: dict[str, Any]) -> Iterator[tuple[DeployedBank, Releases]]:
+    """Deploy the release `base` with these variables of the role, and yield the stack and the releases."""
+    offline = bool(run(["docker", "images", "--quiet", "bank-offline/python:3.13"]).strip())
+    with closing(Releases(folder, info)) as releases:
+        base = releases.build("base", offline)
+        with closing(DeployedBank(folder, releases.public_key, offline, steps)) as bank:
+            done = bank.deploy(base)
+            assert done.code == 0, done.output[-6000:]
+            info(f"deployed for the first time in {done.ended - done.began:.0f} s")
+            bank.wait_until_answering()
+            yield bank, releases
 
 
 def print_timeline(state: dict[str, Any], began: float) -> None:
