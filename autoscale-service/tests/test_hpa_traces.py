@@ -1,9 +1,8 @@
-"""The policy gives what Kubernetes' own tests expect of the HorizontalPodAutoscaler.
+"""The policy decides like Kubernetes' HorizontalPodAutoscaler in its own unit tests.
 
-Each trace names the test it restates: of replica_calculator_test.go (R) or horizontal_test.go (H) in
-kubernetes/kubernetes, pkg/controller/podautoscaler. Left out are traces of what is not cluster: scaling from zero, and
-the CPU metric's rule that an unmeasured pod going down counts as using its whole request (ours is that of the other
-metrics: it counts as loaded to the target).
+Each trace names its test in kubernetes/kubernetes, pkg/controller/podautoscaler: R is replica_calculator_test.go, H is
+horizontal_test.go. Not included: scaling from zero, and the rule for CPU that an unmeasured pod counts as using its
+whole request when scaling down; here it counts as loaded to the target, as for the other metrics.
 """
 
 import pytest
