@@ -207,10 +207,10 @@ def roll_out(population: Population, seed: str, steps: tuple[float, ...] = (0.1,
     return "promoted"
 
 
-def seconds_to_withdraw(
+def seconds_to_roll_back(
     name: str, population: Population, seed: str, steps: tuple[float, ...] = (0.1, 0.5)
 ) -> tuple[float, int, str]:
-    """Return after how many seconds, and in which step, a faulty version is withdrawn, and the reason.
+    """Return after how many seconds, and in which step, a faulty version is rolled back, and the reason.
 
     The seconds are infinite, and the reason empty, if it is promoted.
     """

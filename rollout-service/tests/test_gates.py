@@ -22,7 +22,7 @@ def test_a_healthy_step_waits_for_its_approval() -> None:
     assert message(state, state.history[-1])["attachments"][0]["color"] == "danger"
     held = state_machine.apply_verdict(state, 0, verdict("promote"), NOW + 30)
     assert (held.waiting_since, len(held.history)) == (NOW + 20, len(state.history)), "notified once"
-    # Stable's lack of traffic at night is no reason to withdraw what has been found healthy.
+    # Stable's lack of traffic at night is no reason to roll back what has been found healthy.
     assert state_machine.apply_verdict(held, 0, verdict("hold", "no-data"), NOW + 500).phase == "canary"
     approved = state_machine.approve(held, "one", 10, "alice", NOW + 600)
     assert approved.history[-1]["reason"] == "approved at 10 % by alice"
@@ -40,7 +40,7 @@ def test_a_gate_at_the_last_step_holds_the_promotion() -> None:
     assert state_machine.apply_verdict(state, 1, verdict("promote"), NOW).phase == "promoting"
 
 
-def test_a_canary_that_turns_bad_at_a_gate_is_withdrawn() -> None:
+def test_a_canary_that_turns_bad_at_a_gate_is_rolled_back() -> None:
     state = state_machine.apply_verdict(waiting(), 0, verdict("rollback", "errors"), NOW + 100)
     assert (state.phase, state.waiting_since) == ("rolling-back", 0)
 

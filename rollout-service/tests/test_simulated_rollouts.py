@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.simulated_rollouts import Population, roll_out, seconds_to_withdraw
+from tests.simulated_rollouts import Population, roll_out, seconds_to_roll_back
 
 
 @pytest.mark.parametrize(
@@ -17,7 +17,7 @@ from tests.simulated_rollouts import Population, roll_out, seconds_to_withdraw
 )
 def test_a_fault_is_found_soon(fault: str, reason: str, most: float) -> None:
     for seed in range(2):
-        seconds, _, found = seconds_to_withdraw(fault, Population(50), f"{fault} {seed}")
+        seconds, _, found = seconds_to_roll_back(fault, Population(50), f"{fault} {seed}")
         assert (found, seconds <= most) == (reason, True)
 
 

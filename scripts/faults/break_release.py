@@ -66,7 +66,7 @@ class _Attempt:
         seconds = time.monotonic() - self._started
         return [
             *thresholds(fault, result, max_lost=0),
-            Threshold(f"command to end: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
+            Threshold(f"total duration: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
         ]
 
     def _roll_out(self, rollout: Rollout) -> Result:
@@ -107,7 +107,9 @@ def main(arguments: list[str]) -> int:
     try:
         results = attempt.run()
     except _StopRequested:
-        leftovers = f"left behind: {'; '.join(attempt.leftovers)}" if attempt.leftovers else "everything is as before"
+        leftovers = (
+            f"left behind: {'; '.join(attempt.leftovers)}" if attempt.leftovers else "the initial state is restored"
+        )
         print(f"break-release: stopped; {leftovers}", file=sys.stderr)
         return 130
     except httpx.HTTPError as error:

@@ -122,7 +122,7 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
             rolled_back,
         ),
         Threshold(
-            f"reason: {expected.replace('|', ' or ')}",
+            f"reason is one of: {expected.replace('|', ', ')}" if expected else "reason",
             result.reason,
             rolled_back and re.search(expected, result.reason) is not None,
         ),
@@ -132,12 +132,12 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
             rolled_back and traffic.seconds <= limit,
         ),
         Threshold(
-            f"lost by customers: at most {max_lost:.0%} of the canary's requests",
-            f"{lost} of {result.sent} requests; the canary got {traffic.customers}, of which it failed"
-            f" {traffic.failed}; {len(result.wrong)} wrong answers",
+            f"failed customer requests: at most {max_lost:.0%} of the canary's requests",
+            f"{lost} of {result.sent}, {len(result.wrong)} wrong responses;"
+            f" canary: {traffic.customers} requests, {traffic.failed} failed",
             # A release that never gets a request loses none.
             lost <= max_lost * traffic.customers,
         ),
-        Threshold("everything as before", "; ".join(result.leftovers) or "yes", not result.leftovers),
+        Threshold("initial state restored", "; ".join(result.leftovers) or "yes", not result.leftovers),
     ]
     return found if fault != "unready" else [found[0], found[3], found[4]]

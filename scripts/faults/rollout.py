@@ -156,7 +156,7 @@ class Rollout:
             self._reported = current
             self._report(
                 f"{state['phase']:12} weight {state['weight']:2} %  canary: {met} requests, {failed} failed"
-                f"  customers: {stats.sent} sent, {len(stats.lost)} lost  verdict: {verdict or '-'}"
+                f"  customers: {stats.sent} requests, {len(stats.lost)} failed  verdict: {verdict or '-'}"
             )
 
     def _traffic(self) -> CanaryTraffic:
@@ -169,7 +169,7 @@ class Rollout:
 
     def finish(self, stats: RequestStats) -> None:
         """Wait until everything is as before, and complete the result."""
-        self._report(f"ended: {self.result.reason}; removing the canaries")
+        self._report(f"rollout ended ({self.result.reason}); removing the canaries")
         self._end()
         if self._addresses:
             time.sleep(_RELOAD_SECONDS)

@@ -1,4 +1,4 @@
-"""The rollout of a faulty release: what it measures, and that it ends with everything as before."""
+"""The rollout of a faulty release: what it measures, and that it restores the initial state."""
 
 import json
 from collections.abc import Iterator
@@ -86,18 +86,18 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rolled_out(stack: FakeStack, *, promote: bool = False, run_all_steps: bool = True) -> tuple[Result, list[str]]:
-    said: list[str] = []
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", run_all_steps=run_all_steps), said.append)
-    return rollout.roll_out(one, [], 1, promote), said
+    reported: list[str] = []
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", run_all_steps=run_all_steps), reported.append)
+    return rollout.roll_out(one, [], 1, promote), reported
 
 
 CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-samples"}}
-WITHDRAWN = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome": "rolled-back"}
+ROLLING_BACK = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome": "rolled-back"}
 
 
 def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() -> None:
-    result, said = rolled_out(FakeStack(CANARY, CANARY, WITHDRAWN, {"phase": "idle"}))
-    assert [line.split()[0] for line in said] == ["starting", "canary", "rolling-back", "ended:"]
+    result, reported = rolled_out(FakeStack(CANARY, CANARY, ROLLING_BACK, {"phase": "idle"}))
+    assert [line.split()[0] for line in reported] == ["starting", "canary", "rolling-back", "rollout"]
     assert (result.weight, result.passed, result.traffic.failed, result.leftovers) == (10, False, 1, [])
 
 
@@ -134,13 +134,13 @@ def test_whatever_happens_the_release_is_rolled_back(error: type[BaseException])
 
 def test_the_canaries_are_removed_even_without_rollout_service() -> None:
     stack = FakeStack()
-    said: list[str] = []
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), said.append)
+    reported: list[str] = []
+    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), reported.append)
     with one:
         one.provision()
         stack.healthy = False
     assert stack.commands[-1][:3] == ("--profile", "canary", "rm") and one.result.leftovers == []
-    assert "cannot roll the release back" in said[-1]
+    assert "cannot roll the release back" in reported[-1]
 
 
 def test_another_rollout_is_left_alone() -> None:
@@ -155,7 +155,7 @@ def test_another_rollout_is_left_alone() -> None:
 
 
 def test_what_is_left_is_told() -> None:
-    stack = FakeStack(CANARY, WITHDRAWN)
+    stack = FakeStack(CANARY, ROLLING_BACK)
     one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
     with one:
         stack.running["account-service"] = 1
@@ -205,7 +205,7 @@ def test_each_threshold_is_missed_alone(changes: dict[str, Any], missed: list[in
     assert [number for number, each in enumerate(found) if not each.met] == missed
 
 
-def test_a_tour_accepts_no_lost_request_and_a_total_failure_less_time() -> None:
+def test_break_release_accepts_no_failed_request_and_a_total_failure_less_time() -> None:
     assert not thresholds("errors", GOOD, max_lost=0)[3].met
     slower = Result(**{**GOOD.__dict__, "traffic": CanaryTraffic(200, 100, 50, 0, 1, 12)})
     assert thresholds("errors", slower)[2].met and not thresholds("401-all", slower)[2].met
@@ -234,7 +234,7 @@ def test_without_a_stack_it_says_how_to_start_one(
     assert "make up" in capsys.readouterr().err
 
 
-def test_customers_tell_lost_requests_from_wrong_answers() -> None:
+def test_customers_distinguish_failed_requests_from_wrong_responses() -> None:
     stats = RequestStats()
     stats.record(customers.httpx.Response(200), "balance 2 instead of 1")
     stats.record(customers.httpx.Response(404, text="gone"), "")

@@ -27,7 +27,7 @@ from app.analysis.model import (
 )
 from app.analysis.verdict import evaluate
 from harness.commands import check
-from tests.simulated_rollouts import Population, roll_out, seconds_to_withdraw
+from tests.simulated_rollouts import Population, roll_out, seconds_to_roll_back
 
 POLICY = Policy()
 STEPS = (0.1, 0.5)
@@ -303,7 +303,7 @@ def run_sticky_equal(job: tuple[str, int, int]) -> list[str]:
 def run_sticky_fault(job: tuple[str, int, int]) -> list[tuple[float, int, str]]:
     """Simulate some rollouts of one faulty version."""
     name, seed, number = job
-    return [seconds_to_withdraw(name, Population(50), f"{seed} {name} {number + one}") for one in range(_CHUNK)]
+    return [seconds_to_roll_back(name, Population(50), f"{seed} {name} {number + one}") for one in range(_CHUNK)]
 
 
 def report_sticky(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
