@@ -1,6 +1,6 @@
-"""Hold Locust's CSV report against the bars: check_report.py PREFIX P95_LIMIT_MS ERROR_LIMIT_PERCENT
+"""Hold Locust's CSV report against the thresholds: check_report.py PREFIX P95_LIMIT_MS ERROR_LIMIT_PERCENT
 
-Prints the figures, and one line for each bar that is missed; the exit code is 1 if there is any.
+Prints the figures, and one line for each threshold that is missed; the exit code is 1 if there is any.
 """
 
 import csv
@@ -11,7 +11,7 @@ Rows = list[dict[str, str]]
 
 
 def missed(stats: Rows, exceptions: Rows, p95_limit: float, error_limit: float) -> tuple[str, list[str]]:
-    """Return the figures as a line, and a line for each bar that they miss."""
+    """Return the figures as a line, and a line for each threshold that they miss."""
     total = next((row for row in stats if row["Name"] == "Aggregated"), None)
     if total is None or int(total["Request Count"]) == 0:
         return "0 requests", ["no requests were made"]

@@ -29,7 +29,7 @@ _accounts: list[str] = []
 
 def _let_the_report_catch_up(**_: Any) -> None:
     # Locust writes the CSV once per interval and not at the end: the last requests, the slow ones that were waited
-    # for among them, would be missing from what the bars look at.
+    # for among them, would be missing from what the thresholds look at.
     time.sleep(CSV_STATS_INTERVAL_SEC + 0.5)
 
 

@@ -99,14 +99,14 @@ def timeline(seconds: Mapping[int, Second], step: int = 5) -> list[dict[str, Any
 
 
 def missed(seconds: Iterable[Second], lost: int, mismatches: int, unresolved: int) -> list[str]:
-    """Return the bars that a surge has missed."""
+    """Return the thresholds that a surge has missed."""
     every = list(seconds)
     bare, ok = sum(one.bare_refusals for one in every), sum(one.ok for one in every)
-    bars = {
+    thresholds = {
         "no request succeeded": ok == 0,
         f"{lost} minor units of money are lost or doubled": lost != 0,
         f"the history of {mismatches} accounts differs from the ledger": mismatches != 0,
         f"{unresolved} requests got no answer, even when they were repeated": unresolved != 0,
         f"{bare} refusals have no Retry-After": bare != 0,
     }
-    return [line for line, is_missed in bars.items() if is_missed]
+    return [line for line, is_missed in thresholds.items() if is_missed]

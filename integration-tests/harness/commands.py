@@ -1,4 +1,4 @@
-"""Helpers of the drills: running the project's commands, and printing progress, bars and the result."""
+"""Helpers of the drills: running the project's commands, and printing progress, thresholds and the result."""
 
 import os
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.sta
 
 
 class Result(NamedTuple):
-    """A bar, the measured value, and whether the bar is met."""
+    """A threshold, the measured value, and whether the threshold is met."""
 
-    bar: str
+    threshold: str
     value: str
     met: bool
 
@@ -32,20 +32,20 @@ def info(text: str) -> None:
 
 
 def check(met: bool | None, text: str) -> bool:
-    """Print a measured value and whether its bar is met; return False if it is missed. `met` is None without a bar."""
+    """Print a measured value and whether its threshold is met (None: it has none); return False if it is missed."""
     print(f"{'       ' if met is None else 'met    ' if met else 'missed '} {text}", flush=True)
     return met is not False
 
 
 def finish(progress: Progress, results: Sequence[Result]) -> int:
-    """Print every bar with its value and the number of bars met; return a drill's exit code."""
-    met = [check(result.met, f"{result.bar}: {result.value}") for result in results]
-    progress.finished(f"{sum(met)} of {len(met)} bars met", good=all(met))
+    """Print every threshold with its value and the number of thresholds met; return a drill's exit code."""
+    met = [check(result.met, f"{result.threshold}: {result.value}") for result in results]
+    progress.finished(f"{sum(met)} of {len(met)} thresholds met", good=all(met))
     return 0 if all(met) else 1
 
 
 def exit_code(missed: Sequence[str]) -> int:
-    """Print the bars that were missed; return a drill's exit code."""
+    """Print the thresholds that were missed; return a drill's exit code."""
     for line in missed:
         info(f"missed: {line}")
     return 1 if missed else 0

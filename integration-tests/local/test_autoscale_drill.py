@@ -1,4 +1,4 @@
-"""The autoscaling drill reports a missed bar as a result, not as a crash."""
+"""The autoscaling drill reports a missed threshold as a result, not as a crash."""
 
 import math
 
@@ -20,8 +20,8 @@ def test_milestones_for_any_number_of_replicas_at_the_load_step(before: int, cam
 def test_missed_bars_are_reported() -> None:
     assert missed(19, True, 0) == []
     late, away, lost = missed(math.inf, False, 2)
-    assert "never within 180 s, bar 20 s" in late and "did not return" in away and lost.startswith("2 ")
-    assert missed(20.3, True, 0) == ["enough replicas served after 20.3 s, bar 20 s"]
+    assert "never within 180 s, threshold 20 s" in late and "did not return" in away and lost.startswith("2 ")
+    assert missed(20.3, True, 0) == ["enough replicas served after 20.3 s, threshold 20 s"]
 
 
 def test_a_condition_that_times_out_is_no_error() -> None:

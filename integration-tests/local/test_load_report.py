@@ -1,4 +1,4 @@
-"""The bars of the load test bite, on reports as Locust writes them."""
+"""The load test fails when a threshold is exceeded, on reports as Locust writes them."""
 
 import socket
 import subprocess
@@ -22,7 +22,7 @@ def check(folder: Path, stats: str, exceptions: str = "") -> subprocess.Complete
 
 
 def test_a_good_run_passes_and_prints_its_values(tmp_path: Path):
-    # One slow kind of request alone decides nothing, and the bars themselves are still good.
+    # One slow kind of request alone decides nothing, and the thresholds themselves are still good.
     done = check(tmp_path, "GET,/slow,1,0,0.1,900,900,900\n,Aggregated,1000,1,16.6,12,250,400\n")
     assert done.returncode == 0, done.stderr
     assert "1000 requests" in done.stdout and "1 errors = 0.10 % (at most 0.1 %)" in done.stdout

@@ -1,4 +1,4 @@
-"""`make load SHAPE=surge`: its shape, its bars, and a short surge on the local stack."""
+"""`make load SHAPE=surge`: its shape, its thresholds, and a short surge on the local stack."""
 
 import json
 import os

@@ -37,7 +37,7 @@ from simulation.world import Process, World
 
 ACCOUNT, TRANSACTION = "account-service", "transaction-service"
 SERVICES = (ACCOUNT, TRANSACTION)
-MOST_REPLICAS = 2
+MAX_REPLICAS = 2
 # From here on the fraud rules freeze and flag.
 FREEZE, REVIEW = 500, 300
 # What waits for nothing in particular waits longer here: an idle bank costs as much to simulate as a busy one.
@@ -71,7 +71,7 @@ class Lab:
         self.engines: dict[str, AsyncEngine] = {}
         for service, file in self.templates.items():
             create_database(service, file)
-            for number in range(MOST_REPLICAS):
+            for number in range(MAX_REPLICAS):
                 self.engines[f"{service}-{number}"] = create_engine(f"sqlite+inline://{service}-{number}/")
         asyncio.run(self._warm_up())
 

@@ -5,8 +5,8 @@
 A is pgbench running the transfer's own statements one by one, a transaction per transfer; A1 is the same as one
 function call. Both, and the HTTP service, use the same PostgreSQL (fsync and synchronous_commit on), the same schema
 and 64 connections, in interleaved rounds; ratios are medians of the rounds' ratios. Only account-service runs while
-transfers are measured: transaction-service catches up with events at another time. Exits 1 when a bar is missed or
-an invariant of the ledger is broken afterwards.
+transfers are measured: transaction-service catches up with events at another time. Exits 1 if a threshold is missed, or an
+invariant of the ledger is broken afterwards.
 """
 
 import argparse
@@ -38,9 +38,9 @@ HERE = Path(__file__).resolve().parent
 
 CONNECTIONS = 64
 UNIFORM, HOT = 1000, 10
-RATIO_BARS = {("direct", UNIFORM): 1.1, ("through NGINX", UNIFORM): 0.9}
+MIN_RATIOS = {("direct", UNIFORM): 1.1, ("through NGINX", UNIFORM): 0.9}
 P99_BAR_MS = 50
-TRACING_BAR = 2
+MAX_TRACING_PERCENT = 2
 SHARE_OF_PEAK = 0.6
 # Of a round: four variants on two spreads of accounts.
 _MEASUREMENTS = 8
@@ -289,7 +289,7 @@ def table(runs: list[Run]) -> list[dict[str, object]]:
 
 
 def main() -> int:
-    """Run the benchmark, print the table, and return 0 only if every bar is met."""
+    """Run the benchmark, print the table, and return 0 only if every threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=8, help="length of one measurement (default 8)")
     parser.add_argument("--rounds", type=int, default=3, help="how often all are repeated (default 3)")
@@ -315,32 +315,38 @@ def main() -> int:
         return 1
     rows = table(runs)
     checks = [
-        (f"{variant}, {accounts} accounts: ratio to A", ratio(runs, variant, accounts, "A"), bar, ">=")
-        for (variant, accounts), bar in RATIO_BARS.items()
+        (f"{variant}, {accounts} accounts: ratio to A", ratio(runs, variant, accounts, "A"), threshold, ">=")
+        for (variant, accounts), threshold in MIN_RATIOS.items()
     ]
     checks.append(
         (f"p99 at {calm.per_second:.0f}/s ({calm.per_second / peak:.0%} of peak), ms", calm.p99, P99_BAR_MS, "<=")
     )
     share = tracing_off_us() / median_of(runs, "direct", UNIFORM, lambda run: run.cpu["app"])
-    checks.append(("tracing that is off, share of the service's CPU per transfer, %", share * 100, TRACING_BAR, "<="))
-    met = [value >= bar if sign == ">=" else value <= bar for _, value, bar, sign in checks]
+    checks.append(
+        ("tracing that is off, share of the service's CPU per transfer, %", share * 100, MAX_TRACING_PERCENT, "<=")
+    )
+    met = [value >= threshold if sign == ">=" else value <= threshold for _, value, threshold, sign in checks]
     if arguments.json:
-        bars = [
-            {"what": what, "value": round(value, 2), "bar": bar, "met": ok}
-            for (what, value, bar, _), ok in zip(checks, met)
+        thresholds = [
+            {"what": what, "value": round(value, 2), "threshold": threshold, "met": ok}
+            for (what, value, threshold, _), ok in zip(checks, met)
         ]
-        print(json.dumps({"table": rows, "calm": asdict(calm), "bars": bars, "broken_invariants": broken}, indent=2))
+        print(
+            json.dumps(
+                {"table": rows, "calm": asdict(calm), "thresholds": thresholds, "broken_invariants": broken}, indent=2
+            )
+        )
     else:
         names = list(rows[0])
         print("  ".join(f"{name:>15}" for name in names))
         for row in rows:
             print("  ".join(f"{row[name]!s:>15}" for name in names))
-        for (what, value, bar, sign), ok in zip(checks, met):
-            print(f"{'met    ' if ok else 'missed '} {what}: {value:.2f} (bar {sign} {bar})")
+        for (what, value, threshold, sign), ok in zip(checks, met):
+            print(f"{'met    ' if ok else 'missed '} {what}: {value:.2f} (threshold {sign} {threshold})")
         print(f"{'missed ' if broken else 'met    '} ledger invariants {broken}")
     good = all(met) and not broken
     sound = "the ledger's invariants are broken" if broken else "the ledger is sound"
-    progress.finished(f"{sum(met)} of {len(met)} bars met, {sound}", good=good)
+    progress.finished(f"{sum(met)} of {len(met)} thresholds met, {sound}", good=good)
     return 0 if good else 1
 
 

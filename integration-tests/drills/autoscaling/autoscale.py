@@ -119,7 +119,7 @@ def nth(moments: list[float], index: int) -> float | None:
 
 
 def within(seconds: float, condition: Callable[[], bool], every: float = 1) -> bool:
-    """Return whether the condition becomes true in time; the drill continues after a missed bar."""
+    """Return whether the condition becomes true in time; the drill continues after a missed threshold."""
     try:
         eventually(condition, seconds, every=every)
     except AssertionError:
@@ -189,7 +189,7 @@ def scale_ins(stack: Autoscaled, load: Load, wanted: int) -> int:
 
 
 def run(bank: ComposedBank, wanted: int) -> list[str]:
-    """Run the drill and return the bars that were missed."""
+    """Run the drill and return the thresholds that were missed."""
     stack = Autoscaled(bank)
     bank.wait_until_answering(60)
     eventually(lambda: stack.replicas(START), 60)
@@ -214,14 +214,14 @@ def run(bank: ComposedBank, wanted: int) -> list[str]:
 
 
 def missed(took: float, back: bool, lost: int) -> list[str]:
-    """Return the bars that were missed."""
+    """Return the thresholds that were missed."""
     when = "never within 180 s" if math.isinf(took) else f"after {took:.1f} s"
-    bars = {
-        f"enough replicas served {when}, bar {MAX_SECONDS} s": took > MAX_SECONDS,
+    thresholds = {
+        f"enough replicas served {when}, threshold {MAX_SECONDS} s": took > MAX_SECONDS,
         f"the autoscaler did not return to {START} replicas within 180 s": not back,
         f"{lost} requests were lost": lost > 0,
     }
-    return [line for line, is_missed in bars.items() if is_missed]
+    return [line for line, is_missed in thresholds.items() if is_missed]
 
 
 def main() -> int:
@@ -234,10 +234,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, one_node_swarm() if options.swarm else nullcontext():
         bank = kind(Path(folder), **SETTINGS)
         try:
-            missed_bars = run(bank, options.scale_ins)
+            missed_thresholds = run(bank, options.scale_ins)
         finally:
             bank.close()
-    return exit_code(missed_bars)
+    return exit_code(missed_thresholds)
 
 
 if __name__ == "__main__":

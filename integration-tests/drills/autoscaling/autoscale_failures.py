@@ -183,7 +183,7 @@ def evaluate(fault: Fault, attempts: list[float], notified: float | None, rise: 
     if fault.notifies and (notified is None or notified > ALERT_SECONDS):
         wrong.append(f"ScalingFailed did not reach the receiver within {ALERT_SECONDS} s")
     least = [FIRST_PAUSE * 2**index - SLACK for index in range(2)]
-    if not pauses or any(pause < bar for pause, bar in zip(pauses, least)):
+    if not pauses or any(pause < threshold for pause, threshold in zip(pauses, least)):
         wrong.append("the next attempt did not back off")
     if left:
         wrong.append(f"left behind or missing: {left}")

@@ -3,7 +3,7 @@
     make drills DRILL=autoscale_policy
 
 No Docker and no waiting: ten minutes of a service under load, decided every three seconds by the real controller and
-policy with their defaults. Prints a line per cluster with its bar, and exits 1 if one is missed.
+policy with their defaults. Prints a line per cluster with its threshold, and exits 1 if one is missed.
 """
 
 import asyncio
@@ -63,14 +63,14 @@ async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert
 
 
 def report(what: str, figure: int, *, most: int | None = None, least: int = 0) -> bool:
-    """Print a line and return whether the bar is met."""
+    """Print a line and return whether the threshold is met."""
     met = least <= figure and (most is None or figure <= most)
-    bar = f"at least {least}" if most is None else f"at most {most}"
-    return check(met, f"{what:72} {figure:3}   ({bar})")
+    threshold = f"at least {least}" if most is None else f"at most {most}"
+    return check(met, f"{what:72} {figure:3}   ({threshold})")
 
 
 async def run() -> int:
-    """Run all simulations, including two that must miss: a bar that cannot be missed proves nothing."""
+    """Run all simulations, including two that must miss: a threshold that cannot be missed proves nothing."""
     logging.disable(logging.CRITICAL)
     met = []
     with tempfile.TemporaryDirectory() as folder:

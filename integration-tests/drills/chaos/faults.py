@@ -7,7 +7,7 @@ restarted and frozen; network partitioned, cut in one direction, lossy or slow; 
 the clients' operations: transfers, batches, deposits, withdrawals, holds, captures, voids and reversals. Some clients
 have short timeouts, some give up, some retry at the end. Once all events are consumed, the clients' responses are
 checked against the ledger, its events, the history and the statements. Prints faults, operations and violations; exits
-1 when a bar is missed. The same seed gives the same plan where the same kinds of faults are available; --plan only
+1 if a threshold is missed. The same seed gives the same plan where the same kinds of faults are available; --plan only
 prints it.
 """
 
@@ -192,16 +192,16 @@ def show(plan: Plan, lab: FaultInjector | None = None) -> None:
 
 
 def conclude(plan: Plan, result: Result) -> int:
-    """Print violations and bars; return 1 when a bar is missed."""
+    """Print violations and thresholds; return 1 when a threshold is missed."""
     for finding in result.findings:
         info(f"violation: {finding}")
     planned = Counter(fault.kind for fault in plan.faults)
     print("faults: " + ", ".join(f"{count} × {kind}" for kind, count in planned.most_common()))
     slowest = ", ".join(f"{kind} {took:.1f} s" for kind, took in sorted(result.back.items()))
-    print(f"recovery (bar: {ANSWERING_SECONDS:.0f} s): {slowest}")
+    print(f"recovery (threshold: {ANSWERING_SECONDS:.0f} s): {slowest}")
     print(
         f"seed {plan.seed}: {result.caused} of {len(plan.faults)} faults, {plan.transfers} transfers,"
-        f" {len(result.findings)} violations (bar: 0)"
+        f" {len(result.findings)} violations (threshold: 0)"
     )
     return 1 if result.findings else 0
 

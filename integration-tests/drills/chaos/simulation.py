@@ -50,7 +50,7 @@ def simulate(seeds: range, jobs: int) -> int:
         not broken,
         f"{done} seeds from {seeds.start}, {requests} requests, {steps} steps,"
         f" {faults.total()} faults of which {faults['crash']} crashes, {simulated / 3600:.1f} simulated hours;"
-        f" {broken} seeds with violations (bar: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
+        f" {broken} seeds with violations (threshold: 0); {seconds:.0f} s, {done / seconds:.1f} seeds/s",
     )
     return broken
 
@@ -79,7 +79,7 @@ def find_mutations(seeds: range, jobs: int) -> int:
             missed += found is None
             came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
             check(found is not None, f"{name:67} {came}")
-    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} mutations found (bar: all, within {len(seeds)} seeds)")
+    print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} mutations found (threshold: all, within {len(seeds)} seeds)")
     return missed
 
 

@@ -48,7 +48,7 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[LinkWalk, str]:
 
 
 def report(service: str, walked: LinkWalk, finding: str, cases: int) -> bool:
-    """Print the result of a service; return whether the bar is met."""
+    """Print the result of a service; return whether the threshold is met."""
     if finding:
         print(finding)
     met = not finding and walked.cases >= cases
@@ -95,7 +95,7 @@ def main() -> int:
             met.append(is_consistent(bank))
             bank.client.close()
     cases = sum(walked.cases for walked, _ in found)
-    print(f"{cases} cases in all (bar: {options.cases} to each service); {time.monotonic() - began:.0f} s")
+    print(f"{cases} cases in all (threshold: {options.cases} to each service); {time.monotonic() - began:.0f} s")
     return 0 if all(met) else 1
 
 

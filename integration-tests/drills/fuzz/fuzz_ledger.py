@@ -128,7 +128,7 @@ def main() -> int:
     check(
         met,
         f"{steps:,} steps in {rounds} rounds from seed {options.seed}, {findings} findings"
-        f" (bar: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s",
+        f" (threshold: {options.steps:,} steps, none found); {seconds:.0f} s, {steps / seconds:.0f} steps/s",
     )
     return 0 if met else 1
 

@@ -7,7 +7,7 @@ Each round measures the peak (closed loop, with the best number of connections),
 that do not wait for each other), then 60 % of the peak. Goodput counts what is in the ledger, not the responses. wrk is
 the open loop here, because a thousand connections cost more CPU in Python than the bank needs; probes alongside it
 measure latencies, and whether a rejection has Retry-After. Generator, service, database and NGINX share the machine, so
-ratios are computed within a round. Exits 1 when a bar is missed.
+ratios are computed within a round. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from shared.testing.progress import Progress
 
 OFFERED = 3.0
 NORMAL = 0.6
-GOODPUT_BAR = 0.8
+MIN_GOODPUT = 0.8
 ACCEPTED_MS = 250
 REJECTED_MS = 100
 RECOVERY_SECONDS = 3
@@ -88,7 +88,7 @@ def _resident_mb(pid: str) -> float:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """Return a percentile; NaN without values, which meets no bar."""
+    """Return a percentile; NaN without values, which meets no threshold."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else float("nan")
 
@@ -220,7 +220,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Result]:
     after = statistics.median(each.normal.goodput / each.normal.offered for each in rounds)
     found = [
         Result(f"offered ÷ peak >= {OFFERED}", f"{offered:.2f}", offered >= OFFERED),
-        Result(f"goodput ÷ peak >= {GOODPUT_BAR}", f"{goodput:.2f}", goodput >= GOODPUT_BAR),
+        Result(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),
         Result("responses other than 201, 429 and 503: 0", f"{other} of {answers.total()}", other == 0),
         Result(
             f"accepted: p99 in NGINX's log and p95 of probes <= {ACCEPTED_MS} ms",
@@ -244,7 +244,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Result]:
 
 
 def main() -> int:
-    """Run the drill, print the bars, and return 0 only if all are met."""
+    """Run the drill, print the thresholds, and return 0 only if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=int, default=10, help="length of one measurement (default 10)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default 3)")

@@ -5,7 +5,7 @@
 One account-service on SQLite. While a request is under way, another client asks for /health/live again and again: its
 slowest answer waited for the event loop. Memory is what the process' peak (VmHWM) grew by. Each case takes the least of
 its rounds, as other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and how
-long reading an ordinary transfer takes against pydantic alone. Exits 1 when a bar is missed.
+long reading an ordinary transfer takes against pydantic alone. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -140,10 +140,10 @@ def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int
 
 
 def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
-    """Print a case beside its bars; return whether they were met."""
+    """Print a case beside its thresholds; return whether they were met."""
     met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_ANSWER_BYTES
-    bars = f"bars {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
-    return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({bars})")
+    thresholds = f"thresholds {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
+    return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({thresholds})")
 
 
 def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
@@ -199,11 +199,13 @@ def measure_reading(rounds: int) -> bool:
             times[read] = min(times[read], timeit.timeit(read, number=2000) / 2000)
     ratio = times[checked] / times[alone]
     figures = f"{times[checked] * 1e6:.2f} µs, pydantic alone {times[alone] * 1e6:.2f} µs"
-    return check(ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (bar {MAX_READ_RATIO})")
+    return check(
+        ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (threshold {MAX_READ_RATIO})"
+    )
 
 
 def main() -> int:
-    """Measure everything, and say whether every bar was met."""
+    """Measure everything, and say whether every threshold was met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (default 3)")
     rounds = parser.parse_args().rounds

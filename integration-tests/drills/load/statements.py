@@ -281,7 +281,7 @@ def measure(service: Service, folder: Path, entries: int, seconds: float, progre
 
 
 def main() -> int:
-    """Run the drill, print the bars, and return 0 only if all are met."""
+    """Run the drill, print the thresholds, and return 0 only if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the large account")
     parser.add_argument("--seconds", type=float, default=20, help="how long other requests are measured")

@@ -3,7 +3,7 @@
     make drills DRILL=alerts
 
 A fake receiver takes the place of Slack, the autoscaler and the dead man's switch. Prints a line per alert; exits 1
-when a bar is missed.
+when a threshold is missed.
 """
 
 import sys
@@ -22,7 +22,7 @@ from shared.testing.progress import Progress
 
 _RECEIVER = "integration-tests/harness/receiver"
 COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autoscaler.yml"
-BAR_SECONDS = 120.0
+MAX_SECONDS = 120.0
 _PATIENCE_SECONDS = 300.0
 _LOOK_SECONDS = 2.0
 # The lock of an outbox' sequencer (shared/messaging/outbox.py): no event is published while another session holds it.
@@ -61,8 +61,8 @@ class Result:
 
     @property
     def passed(self) -> bool:
-        """Whether the bar is met and the message is correct."""
-        return self.firing is not None and self.firing <= BAR_SECONDS and self.resolved is not None and not self.wrong
+        """Whether the threshold is met and the message is correct."""
+        return self.firing is not None and self.firing <= MAX_SECONDS and self.resolved is not None and not self.wrong
 
 
 def killed_replica(bank: ComposedBank) -> Callable[[], object]:
@@ -220,7 +220,7 @@ def _calls(bank: ComposedBank) -> list[dict[str, Any]]:
 
 def line(fault: str, alert: str, firing: str, resolved: str, verdict: str) -> str:
     """Return a line of the table."""
-    return f"{fault:30} {alert:24} {firing:>10} {resolved:>10} {BAR_SECONDS:>5.0f} s  {verdict}"
+    return f"{fault:30} {alert:24} {firing:>10} {resolved:>10} {MAX_SECONDS:>5.0f} s  {verdict}"
 
 
 def show(result: Result) -> str:
@@ -239,7 +239,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
         bank = ComposedBank(Path(folder), COMPOSE_FILE=COMPOSE_FILE)
         try:
-            print(line("fault", "alert", "notified", "resolved", "bar:"), flush=True)
+            print(line("fault", "alert", "notified", "resolved", "threshold:"), flush=True)
             passed = True
             progress = Progress("drill alerts", len(FAULTS) + 1)
             for fault in FAULTS:

@@ -3,7 +3,7 @@
     make drills DRILL=first_transfer
 
 Clones the committed state without .venv, data or pip cache, extracts the two commands from the clone's README and runs
-them. Exits 1 when the first transfer takes longer than the bar.
+them. Exits 1 when the first transfer takes longer than the threshold.
 """
 
 import os
@@ -65,13 +65,13 @@ def follow_readme(folder: Path) -> float:
 
 
 def main() -> int:
-    """Run the drill; return 0 only if the bar is met."""
+    """Run the drill; return 0 only if the threshold is met."""
     if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
         print("NGINX is not installed yet: its installation is included")
     with tempfile.TemporaryDirectory() as folder:
         seconds = follow_readme(Path(folder))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())
-    text = f"first transfer after {seconds:.1f} s (bar: {MAX_SECONDS:.0f} s); load average {load}"
+    text = f"first transfer after {seconds:.1f} s (threshold: {MAX_SECONDS:.0f} s); load average {load}"
     return 0 if check(seconds <= MAX_SECONDS, text) else 1
 
 

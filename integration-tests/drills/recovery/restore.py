@@ -5,7 +5,7 @@
 A backup is made under load and a restore target time is recorded. PostgreSQL is killed and its volume removed: it is
 restored to the last transaction in the archive, and after a second loss to the target time. At the end NATS' volume is
 removed under load. After each step the acknowledged transfers are compared with the ledger, and the ledger with the
-history. Prints measured values and bars; exits 1 when one is missed.
+history. Prints measured values and thresholds; exits 1 when one is missed.
 """
 
 import argparse
@@ -59,17 +59,17 @@ class Clients:
 
 @dataclass
 class Report:
-    """Measured values and their bars; `missed` lists the bars that were missed."""
+    """Measured values and their thresholds; `missed` lists the thresholds that were missed."""
 
     missed: list[str] = field(default_factory=list)
 
-    def at_most(self, what: str, figure: float, bar: float, unit: str = "") -> None:
-        """Print a value and its upper bar."""
-        self._line(what, f"{figure:g}{unit} (bar: at most {bar:g}{unit})", figure <= bar)
+    def at_most(self, what: str, figure: float, threshold: float, unit: str = "") -> None:
+        """Print a value and its maximum."""
+        self._line(what, f"{figure:g}{unit} (threshold: at most {threshold:g}{unit})", figure <= threshold)
 
-    def at_least(self, what: str, figure: float, bar: float) -> None:
-        """Print a value and its lower bar."""
-        self._line(what, f"{figure:g} (bar: at least {bar:g})", figure >= bar)
+    def at_least(self, what: str, figure: float, threshold: float) -> None:
+        """Print a value and its minimum."""
+        self._line(what, f"{figure:g} (threshold: at least {threshold:g})", figure >= threshold)
 
     def _line(self, what: str, text: str, met: bool) -> None:
         if not check(met, f"{what}: {text}"):

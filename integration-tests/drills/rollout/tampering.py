@@ -268,7 +268,7 @@ def main() -> int:
         finally:
             drill.close()
     seconds = time.monotonic() - started
-    print(f"{drill.failures} cases missed (bar: 0), {seconds:.0f} s")
+    print(f"{drill.failures} cases missed (threshold: 0), {seconds:.0f} s")
     return 1 if drill.failures else 0
 
 

@@ -4,7 +4,7 @@
 
 Nothing is started: counts are drawn as Prometheus would return them, and analyzed after each scrape. Equal versions
 must not be rolled back (a step still on hold at its timeout counts as rolled back), bad ones must be rolled back
-within few requests. Exits 1 when a bar is missed.
+within few requests. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -232,8 +232,8 @@ def run_bad(job: tuple[str, float, bool, int, int]) -> list[float]:
 
 
 def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
-    """Roll out equal versions; return the number of missed bars."""
-    print(f"equal versions, steps {STEPS}, {rollouts} rollouts each (bar: at most 1 % not promoted)", flush=True)
+    """Roll out equal versions; return the number of missed thresholds."""
+    print(f"equal versions, steps {STEPS}, {rollouts} rollouts each (threshold: at most 1 % not promoted)", flush=True)
     missed = wrong_in_all = 0
     names = list(equal_cases())
     for name, outcomes in zip(names, pool.map(run_equal, [(name, rollouts, seed) for name in names])):
@@ -248,7 +248,7 @@ def report_equal(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
 
 
 def report_bad(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
-    """Roll out bad versions; return the number of missed bars."""
+    """Roll out bad versions; return the number of missed thresholds."""
     print(f"bad versions against 0.1 % errors, {rollouts} first steps each", flush=True)
     # With 10 % on a service that has run for a while or is new to Prometheus, and with 50 %.
     ways = [(0.1, True), (0.1, False), (0.5, True)]
@@ -258,20 +258,21 @@ def report_bad(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
 
 def _report_case(job: tuple[str, float, bool, int, int], needed: Sequence[float]) -> bool:
     name, share, known, rollouts, _ = job
-    _, most, bar = BAD[name]
+    _, most, threshold = BAD[name]
     caught = sorted(one for one in needed if one < math.inf)
-    # Bars are for a rollout's first step, on a service that has run for a while.
-    bound = bar if share == STEPS[0] and known else None
+    # Thresholds are for a rollout's first step, on a service that has run for a while.
+    bound = threshold if share == STEPS[0] and known else None
     middle = f"{statistics.median(caught):.0f}" if caught else "-"
     slowest = f"{needed_by(needed, 0.95):.0f}"
     line = (
         f"{name:22} {share:4.0%}{'' if known else ', stable new':13} {len(caught) / rollouts:6.1%} caught within "
-        f"{most} canary requests (median {middle}, 95 % within {slowest})" + (f"; bar {bound:.0%}" if bound else "")
+        f"{most} canary requests (median {middle}, 95 % within {slowest})"
+        + (f"; threshold {bound:.0%}" if bound else "")
     )
     return not check(None if bound is None else len(caught) >= bound * rollouts, line)
 
 
-# Rollouts with sticky clients and all tests together: population by name, and whether the bar of 1 % is for it.
+# Rollouts with sticky clients and all tests together: population by name, and whether the threshold of 1 % is for it.
 POPULATIONS = {
     "10 requests/s": Population(10),
     "50 requests/s": Population(50),
@@ -281,7 +282,7 @@ POPULATIONS = {
 }
 # Five canary requests per second, as 10 % of 50: seconds, and the share that must be rolled back within them. Without
 # seconds, the share that must be rolled back before promotion.
-FAULT_BARS: dict[str, tuple[float | None, float]] = {
+FAULT_THRESHOLDS: dict[str, tuple[float | None, float]] = {
     "401-all": (10, 0.95),
     "404-all": (10, 0.95),
     "422-valid": (30, 0.95),
@@ -307,9 +308,10 @@ def run_sticky_fault(job: tuple[str, int, int]) -> list[tuple[float, int, str]]:
 
 
 def report_sticky(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
-    """Roll out equal and faulty versions to sticky clients; return the number of missed bars."""
+    """Roll out equal and faulty versions to sticky clients; return the number of missed thresholds."""
     print(
-        "equal versions, sticky clients by Zipf's law, all tests together (bar: at most 1 % not promoted)", flush=True
+        "equal versions, sticky clients by Zipf's law, all tests together (threshold: at most 1 % not promoted)",
+        flush=True,
     )
     missed = 0
     starts = range(0, rollouts, _CHUNK)
@@ -321,15 +323,15 @@ def report_sticky(pool: ProcessPoolExecutor, rollouts: int, seed: int) -> int:
         why = ", ".join(f"{wrong.count(one)} {one}" for one in sorted(set(wrong)))
         missed += not check(len(wrong) <= len(results) / 100, f"{name:46} {len(wrong) / len(results):6.2%}  {why}")
     print("faulty versions, 1,000 sticky clients, 5 canary requests/s in the first step", flush=True)
-    for name, (most, share) in FAULT_BARS.items():
+    for name, (most, share) in FAULT_THRESHOLDS.items():
         found = [one for part in pool.map(run_sticky_fault, [(name, seed, start) for start in starts]) for one in part]
         seconds = [one for one, _, _ in found]
         within = sum(one <= (most or BUDGET_SECONDS * 2) for one in seconds) / len(found)
         first = sum(step == 0 for _, step, _ in found) / len(found)
         reasons = ", ".join(sorted({reason for _, _, reason in found if reason}))
-        bar = f"within {most:.0f} s" if most else "before promotion"
+        threshold = f"within {most:.0f} s" if most else "before promotion"
         line = (
-            f"{name:18} {within:6.1%} {bar:16} (bar {share:.0%}); {first:6.1%} in the first step; "
+            f"{name:18} {within:6.1%} {threshold:16} (threshold {share:.0%}); {first:6.1%} in the first step; "
             f"median {statistics.median(seconds):.0f} s, 95 % within {needed_by(seconds, 0.95):.0f} s; {reasons}"
         )
         missed += not check(within >= share, line)
@@ -342,7 +344,7 @@ def needed_by(needed: Sequence[float], share: float) -> float:
 
 
 def main() -> int:
-    """Run all simulations; return 0 only if every bar is met."""
+    """Run all simulations; return 0 only if every threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=1000, help="rollouts of each case (default 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default 1)")
@@ -352,7 +354,7 @@ def main() -> int:
         missed = report_equal(pool, options.rollouts, options.seed)
         missed += report_bad(pool, options.rollouts, options.seed)
         missed += report_sticky(pool, options.rollouts, options.seed)
-    print(f"{missed} bars missed; {time.monotonic() - began:.0f} s")
+    print(f"{missed} thresholds missed; {time.monotonic() - began:.0f} s")
     return int(missed > 0)
 
 

@@ -4,8 +4,8 @@
 
 A dedicated stack. Bodies close to 1 MiB (unknown fields, depth, long integers, repeated names) on every route, long
 queries and headers, 2, 4 and 20 concurrent statements of an account with 100,000 entries, batches of 1,000 refused
-transfers; then a release that some requests crash. Prints values and bars: crashed replicas (0; a query of death: at
-most 2) and failed requests of customers (0), and exits 1 when one is missed.
+transfers; then a release that some requests crash. Prints values and thresholds: crashed replicas (0; a query of death:
+at most 2) and failed requests of customers (0), and exits 1 when one is missed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from harness.load import Load, assert_one_effect_each, customers
 
 from shared.testing.paths import ROOT
 
-# Bars.
+# Thresholds.
 MAX_DEATHS_OF_ONE_REQUEST = 2
 MAX_ERROR_BYTES = 64 * 1024
 # Or four times the p95 without attacks, on a busy machine.
@@ -42,7 +42,7 @@ MAX_SECONDS = 600
 
 ENTRIES = 100_000
 # NGINX accepts 32 large bodies concurrently.
-AT_ONCE = 24
+CONCURRENT = 24
 BATCHES = 24
 REPLICAS = {"account-service": 4, "transaction-service": 2}
 SETTINGS = {
@@ -100,7 +100,7 @@ class Hostile:
         return waits[int(len(waits) * 0.95)] if waits else float("inf")
 
     def check(self, met: bool, text: str) -> None:
-        """Print a value with its bar, and record a missed bar."""
+        """Print a value with its threshold, and record a missed threshold."""
         self.good = check(met, text) and self.good
 
     def send(self, request: CraftedRequest) -> Answer:
@@ -168,10 +168,12 @@ class Hostile:
             self.wait_until_all_run()
         for line in failed[:3]:
             info(f"  a customer: {line}")
-        self.check(len(died) <= max_deaths, f"{name}: crashed replicas: {len(died)} (bar {max_deaths})")
+        self.check(len(died) <= max_deaths, f"{name}: crashed replicas: {len(died)} (threshold {max_deaths})")
         asked = served + len(failed)
-        self.check(not failed and served > 0, f"{name}: failed requests of customers: {len(failed)} of {asked} (bar 0)")
-        self.check(p95 <= self._max_p95, f"{name}: customers' p95 {p95:.2f} s (bar {self._max_p95:.1f} s)")
+        self.check(
+            not failed and served > 0, f"{name}: failed requests of customers: {len(failed)} of {asked} (threshold 0)"
+        )
+        self.check(p95 <= self._max_p95, f"{name}: customers' p95 {p95:.2f} s (threshold {self._max_p95:.1f} s)")
         return answers
 
     def wait_until_all_run(self) -> None:
@@ -189,7 +191,7 @@ class Hostile:
         broken = Counter(f"{one.name}: {one.status}" for one in answers if one.status in _BROKEN)
         for kind, count in broken.most_common(8):
             info(f"  {count} × {kind}")
-        self.check(not broken, f"{name}: responses 500, 502, 504 or none: {broken.total()} (bar 0)")
+        self.check(not broken, f"{name}: responses 500, 502, 504 or none: {broken.total()} (threshold 0)")
 
     def print_memory(self) -> None:
         """Print the peak memory of each replica."""
@@ -203,20 +205,20 @@ class Hostile:
 def send_bodies(drill: Hostile, again: int) -> None:
     """Bodies that are expensive to parse, on every route."""
     account = drill.bank.open(subject="mallory")
-    answers = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), AT_ONCE))
+    answers = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
     drill.check_none_broke("bodies", answers)
     for name, one in sorted({one.name: one for one in sorted(answers, key=lambda one: one.seconds)}.items()):
         info(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
     largest = max((one for one in answers if one.status >= 400), key=lambda one: one.bytes, default=None)
     size = largest.bytes if largest else 0
-    drill.check(size <= MAX_ERROR_BYTES, f"bodies: largest error response {size} bytes (bar {MAX_ERROR_BYTES})")
+    drill.check(size <= MAX_ERROR_BYTES, f"bodies: largest error response {size} bytes (threshold {MAX_ERROR_BYTES})")
     drill.print_memory()
 
 
 def send_heads(drill: Hostile, again: int) -> None:
     """Queries and headers of the maximum length."""
     account = drill.bank.open(subject="mallory")
-    answers = drill.attack("heads", lambda: drill.send_all(heads(account) * again, AT_ONCE))
+    answers = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
     drill.check_none_broke("heads", answers)
 
 
@@ -247,7 +249,7 @@ def send_refusals(drill: Hostile, _again: int) -> None:
     """Batches of 1,000 transfers without funds."""
     account, other = drill.bank.open(subject="mallory"), drill.bank.open(subject="mallory")
     requests = [refusals(account, other) for _ in range(BATCHES)]
-    answers = drill.attack("refusals", lambda: drill.send_all(requests, AT_ONCE))
+    answers = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
     drill.check_none_broke("refusals", answers)
     served = [one for one in answers if one.status == 200]
     size = max((one.bytes for one in served), default=0)
@@ -312,11 +314,11 @@ def main() -> int:
             bank.close()
             subprocess.run(["docker", "image", "rm", "--force", _deadly_image(bank)], capture_output=True, check=False)
     took = time.monotonic() - began
-    return 0 if check(took <= MAX_SECONDS, f"total time {took:.0f} s (bar {MAX_SECONDS} s)") and good else 1
+    return 0 if check(took <= MAX_SECONDS, f"total time {took:.0f} s (threshold {MAX_SECONDS} s)") and good else 1
 
 
 def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: float) -> bool:
-    """Run rounds alongside customers; return whether every bar is met."""
+    """Run rounds alongside customers; return whether every threshold is met."""
     with customers(bank, rate) as load:
         drill = Hostile(bank, load)
         for name in rounds:

@@ -19,7 +19,7 @@ from shared.tests.test_logging import PLACES
 
 
 def main() -> int:
-    """Run the test with many records; return 0 only if the bar is met."""
+    """Run the test with many records; return 0 only if the threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--records", type=int, default=100_000, help="how many records to write (default 100000)")
     records = parser.parse_args().records
@@ -39,7 +39,7 @@ def main() -> int:
     if done.returncode or leaks:
         print(done.stdout[-4000:], done.stderr[-1000:], sep="\n", file=sys.stderr)
     met = done.returncode == 0 and leaks == 0 and written >= records
-    return 0 if check(met, f"{written} records, {leaks} leaks (bar: {records} records, 0 leaks)") else 1
+    return 0 if check(met, f"{written} records, {leaks} leaks (threshold: {records} records, 0 leaks)") else 1
 
 
 if __name__ == "__main__":
