@@ -3,27 +3,29 @@
 import math
 
 import pytest
-from drills.autoscaling.autoscale import NEEDED, milestones, missed, within
+from drills.autoscaling.autoscale import REPLICAS_NEEDED, becomes_true, milestones, missed
 
 
-@pytest.mark.parametrize("before", range(NEEDED + 2))
-@pytest.mark.parametrize("came", range(NEEDED + 2))
+@pytest.mark.parametrize("before", range(REPLICAS_NEEDED + 2))
+@pytest.mark.parametrize("came", range(REPLICAS_NEEDED + 2))
 def test_milestones_for_any_number_of_replicas_at_the_load_step(before: int, came: int) -> None:
     started = [float(n) for n in range(came)]
     served = [float(n) for n in range(before + came)]
     found = milestones(before, started, served)
     assert found["first new container started"] == (0.0 if came else None)
     assert found["first request served by a new one"] == (float(before) if came else None)
-    assert found[f"{NEEDED} replicas serving"] == (NEEDED - 1.0 if before + came >= NEEDED else None)
+    assert found[f"{REPLICAS_NEEDED} replicas serving"] == (
+        REPLICAS_NEEDED - 1.0 if before + came >= REPLICAS_NEEDED else None
+    )
 
 
 def test_missed_bars_are_reported() -> None:
     assert missed(19, True, 0) == []
-    late, away, lost = missed(math.inf, False, 2)
-    assert "never within 180 s, threshold 20 s" in late and "did not return" in away and lost.startswith("2 ")
+    late, high, lost = missed(math.inf, False, 2)
+    assert "never within 180 s, threshold 20 s" in late and "did not scale down" in high and lost.startswith("2 ")
     assert missed(20.3, True, 0) == ["enough replicas served after 20.3 s, threshold 20 s"]
 
 
 def test_a_condition_that_times_out_is_no_error() -> None:
-    assert not within(0, lambda: False)
-    assert within(1, lambda: True)
+    assert not becomes_true(0, lambda: False)
+    assert becomes_true(1, lambda: True)

@@ -5,8 +5,8 @@
 A is pgbench running the transfer's own statements one by one, a transaction per transfer; A1 is the same as one
 function call. Both, and the HTTP service, use the same PostgreSQL (fsync and synchronous_commit on), the same schema
 and 64 connections, in interleaved rounds; ratios are medians of the rounds' ratios. Only account-service runs while
-transfers are measured: transaction-service catches up with events at another time. Exits 1 if a threshold is missed, or an
-invariant of the ledger is broken afterwards.
+transfers are measured: transaction-service catches up with events at another time. Exits 1 if a threshold is missed,
+or if the ledger is inconsistent afterwards.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from drills.autoscaling.autoscale import SERVICE, Autoscaled
+from drills.autoscaling.autoscale import SERVICE, AutoscaledStack
 from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank
 from drills.autoscaling.docker_faults import FaultyDocker, Refusal, faulty_docker
@@ -26,14 +26,14 @@ from harness.client import eventually
 
 from shared.testing.progress import Progress
 
-TARGET, START = 8, 2
+TARGET_RPS, INITIAL_REPLICAS = 8, 2
 LOW, HIGH = 6, 30
 # The autoscaler's first backoff (BACKOFF_SECONDS), and the tolerance for clocks and logs.
 FIRST_PAUSE, SLACK = 10, 0.5
 ALERT_SECONDS = 120
 SETTINGS = {
-    "ACCOUNT_SERVICE_REPLICAS": str(START),
-    "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET),
+    "ACCOUNT_SERVICE_REPLICAS": str(INITIAL_REPLICAS),
+    "ACCOUNT_SERVICE_TARGET_RPS": str(TARGET_RPS),
     "AUTOSCALE_SCALE_DOWN_STABILIZATION_SECONDS": "10",
     "AUTOSCALE_SCALE_DOWN_POLICY": "[8,100,5]",
 }
@@ -45,7 +45,7 @@ class FailureDrill:
 
     def __init__(self, bank: ComposedBank, docker: FaultyDocker, load: Load) -> None:
         self.bank = bank
-        self.stack = Autoscaled(bank)
+        self.stack = AutoscaledStack(bank)
         self.docker = docker
         self.load = load
 
@@ -58,7 +58,7 @@ class FailureDrill:
     def calm(self) -> bool:
         """Return whether the stack is in its initial state, without failures or a pending retry."""
         status = self.stack.status()
-        return self.stack.replicas(START) and (status["failures"], status["retry_after_seconds"]) == (0, 0)
+        return self.stack.replicas(INITIAL_REPLICAS) and (status["failures"], status["retry_after_seconds"]) == (0, 0)
 
     def notified(self, service: str, operation: str, since: float) -> float | None:
         """Return when the receiver was notified of a failure."""
@@ -204,7 +204,7 @@ def nameless_image(drill: FailureDrill) -> list[str]:
             return [f"Docker has removed the image {names}, of which containers run"]
         drill.load.rate = HIGH
         began = time.time()
-        eventually(lambda: drill.stack.status()["ready"] > START, 150, every=1)
+        eventually(lambda: drill.stack.status()["ready"] > INITIAL_REPLICAS, 150, every=1)
         took = time.time() - began
         info(f"the image is untagged and Docker does not remove it: a new replica is ready after {took:.0f} s")
         return []
