@@ -1,4 +1,4 @@
-"""The bank in a world: replicas of both services, wired as `shared.runtime.process` does it."""
+"""Replicas of both services in a simulated world, wired as `shared.runtime.process` does."""
 
 import asyncio
 import logging
@@ -38,9 +38,9 @@ from simulation.world import Process, World
 ACCOUNT, TRANSACTION = "account-service", "transaction-service"
 SERVICES = (ACCOUNT, TRANSACTION)
 MAX_REPLICAS = 2
-# From here on the fraud rules freeze and flag.
+# Amount from which the fraud rules flag and freeze.
 FREEZE, REVIEW = 500, 300
-# What waits for nothing in particular waits longer here: an idle bank costs as much to simulate as a busy one.
+# Longer polling intervals than in production: an idle bank costs as much to simulate as a busy one.
 _PAUSES = {
     "shared.messaging.relay._IDLE_SECONDS": 3.0,
     "shared.messaging.relay._RETRY_SECONDS": 3.0,
@@ -52,7 +52,7 @@ _BEGIN = datetime(2027, 1, 1, tzinfo=UTC)
 
 
 class Lab:
-    """What all seeds of this process share: settings, empty databases, and engines that have compiled everything."""
+    """What all seeds of this process share: settings, empty databases, and engines with compiled statements."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,7 +76,7 @@ class Lab:
         asyncio.run(self._warm_up())
 
     async def _warm_up(self) -> None:
-        # The first connection of an engine asks for more than the later ones.
+        # The first connection of an engine executes more statements than later ones.
         for name, engine in self.engines.items():
             sqlite.OPENERS[name] = lambda name=name: sqlite.Connection(str(self.templates[name.rpartition("-")[0]]))
             await ping(engine)
@@ -85,24 +85,24 @@ class Lab:
 
 @cache
 def lab() -> Lab:
-    """Return the one lab of this process."""
+    """Return the lab of this process."""
     logging.disable(logging.CRITICAL)
     # A process that is killed returns no connections.
     warnings.filterwarnings("ignore", "The garbage collector is trying to clean up", SAWarning)
     folder = Path(tempfile.mkdtemp(prefix="simulation-", dir=scratch()))
-    # At the end of a worker of a pool, too, where atexit is not asked.
+    # Also at the end of a pool worker, which does not run atexit handlers.
     Finalize(None, shutil.rmtree, args=(folder,), kwargs={"ignore_errors": True}, exitpriority=1)
     return Lab(folder)
 
 
 def scratch() -> Path | None:
-    """Return a folder in memory, where there is one."""
+    """Return a folder on a memory file system if there is one."""
     memory = Path("/dev/shm")  # nosec B108  # only where to make a folder of one's own
     return memory if memory.is_dir() else None
 
 
 class Bank:
-    """Starts the replicas of a world, and starts them again."""
+    """Starts and restarts the replicas of a world."""
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -114,7 +114,7 @@ class Bank:
             self.start(name)
 
     def start(self, name: str) -> None:
-        """Start a replica, with nothing but what is in its database."""
+        """Start a replica; its only state is its database."""
         world, service = self.world, name.rpartition("-")[0]
         process = world.processes[name] = Process(world, name)
         world.note(f"{name} starts")
@@ -143,13 +143,13 @@ class Bank:
 
 
 class _FeedClient:
-    """What FeedSource takes for httpx.AsyncClient: it asks a replica of the producer for its real feed."""
+    """Stands in for httpx.AsyncClient in FeedSource: requests the real feed from a replica of the producer."""
 
     def __init__(self, world: World) -> None:
         self._world = world
 
     async def get(self, url: str, params: Mapping[str, Any]) -> Any:
-        """Do a GET of the feed at a replica."""
+        """Request the feed from a replica."""
         service = url.removeprefix("http://").partition("/")[0]
         scope = {
             "type": "http",
@@ -163,23 +163,23 @@ class _FeedClient:
         return SimpleNamespace(raise_for_status=lambda: None, content=answer.body, headers=answer.headers)
 
     async def aclose(self) -> None:
-        """Do nothing: there is nothing to close."""
+        """Do nothing: no connection is open."""
 
 
 @contextmanager
 def simulated(world: World) -> Iterator[None]:
-    """Put the world in the place of clock, ids, broker, network and PostgreSQL's advisory locks."""
+    """Replace clock, ids, broker, network and PostgreSQL's advisory locks by those of the world."""
 
     class Clock(datetime):
-        """A clock that shows the world's time."""
+        """A clock with the simulated time."""
 
         @classmethod
         def now(cls, tz: Any = None) -> datetime:
-            """Return the time of the world."""
+            """Return the simulated time."""
             return (_BEGIN + timedelta(seconds=world.time())).astimezone(tz)
 
     async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:
-        """Do what PostgreSQL does: a lock lives as long as the connection that has it."""
+        """Acquire the lock as in PostgreSQL: it is held until its connection closes."""
         await connection.execute(text("SELECT 1"))
         mine = (await connection.get_raw_connection()).dbapi_connection
         holder = world.locks.get(lock)

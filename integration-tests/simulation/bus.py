@@ -1,7 +1,7 @@
-"""A simulated JetStream: what `nats.connect` gives, as far as the bank uses it, with everything that may go wrong.
+"""A simulated JetStream with faults: the parts of the NATS client that the bank uses.
 
 Events are stored once they are accepted; publishing may fail before or after that. Deliveries are lost, shuffled and
-repeated, acknowledgements are lost, and what is not acknowledged in time comes again.
+repeated, acknowledgements are lost, and unacknowledged events are redelivered.
 """
 
 import asyncio
@@ -13,30 +13,30 @@ from typing import Any, Protocol
 from nats.errors import ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
 
-# A real broker gives a consumer fifteen times as long.
+# A fifteenth of the real AckWait.
 ACK_WAIT_SECONDS = 2.0
 _NEVER = float("inf")
 
 
 class Network(Protocol):
-    """The way to the broker, and what happens on it."""
+    """The network to the broker, with its faults."""
 
     def time(self) -> float:
         """Return the time in seconds."""
 
     async def travel(self, what: str) -> None:
-        """Let a message travel. Raises when the sender is no more, OSError when there is an outage."""
+        """Delay a message. Raises CancelledError if its sender was killed, OSError during an outage."""
 
     def happens(self, fault: str) -> bool:
-        """Tell whether a fault happens now."""
+        """Return whether a fault happens now."""
 
     def shuffle(self, items: list[Any]) -> None:
-        """Bring items into another order."""
+        """Shuffle items."""
 
 
 @dataclass
 class Stored:
-    """An event in the stream, and for each durable consumer when it may be delivered (never again: acknowledged)."""
+    """An event in the stream, and by durable consumer the time from which it may be delivered (acknowledged: never)."""
 
     subject: str
     data: bytes
@@ -54,7 +54,7 @@ class Broker:
         self._arrived = asyncio.Event()
 
     def store(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
-        """Keep a message, unless one with its id is known."""
+        """Store a message unless its id is a duplicate."""
         if subject.startswith("dead."):
             self.dead.append(Stored(subject, data))
             return
@@ -67,12 +67,12 @@ class Broker:
         self._arrived.set()
 
     def waiting(self, durable: str, subject: str) -> list[Stored]:
-        """Return what a consumer has not acknowledged."""
+        """Return the events that a consumer has not acknowledged."""
         wanted = subject.removesuffix(">")
         return [one for one in self.events if one.subject.startswith(wanted) and one.due.get(durable, 0) < _NEVER]
 
     async def wait(self, seconds: float) -> None:
-        """Wait until something is stored, but no longer than this."""
+        """Wait until an event is stored, at most some seconds."""
         self._arrived.clear()
         try:
             async with asyncio.timeout(seconds):
@@ -81,7 +81,7 @@ class Broker:
             pass
 
     async def connect(self, _url: str, **_options: Any) -> "Client":
-        """Do what `nats.connect` does."""
+        """Connect, like `nats.connect`."""
         await self.network.travel("nats connect")
         return Client(self)
 
@@ -94,7 +94,7 @@ class Client:
         self.is_closed = False
 
     def jetstream(self, **_options: Any) -> "JetStream":
-        """Return what publishes and subscribes."""
+        """Return the JetStream context."""
         return JetStream(self._broker)
 
     async def close(self) -> None:
@@ -103,13 +103,13 @@ class Client:
 
 
 class JetStream:
-    """The client's side of JetStream."""
+    """A JetStream context."""
 
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
     async def stream_info(self, _name: str) -> Any:
-        """Find every stream, always the same; what makes them is tested on a real broker."""
+        """Return the same information for every stream; creating streams is tested on a real broker."""
         await self._broker.network.travel("nats stream info")
         return SimpleNamespace(created=None)
 
@@ -139,7 +139,7 @@ class Subscription:
         self._durable = durable
 
     async def fetch(self, batch: int, timeout: float) -> Sequence[Any]:
-        """Return some of what is due. Raises nats.errors.TimeoutError when that is nothing for a while."""
+        """Return some of the events that are due. Raises nats.errors.TimeoutError if there are none for a while."""
         network = self._broker.network
         await network.travel("nats fetch")
         deadline = network.time() + timeout
@@ -176,7 +176,7 @@ class Subscription:
         async def settle(name: str, due: float) -> None:
             await self._broker.network.travel(f"nats {name}")
             if not self._broker.network.happens(f"lost {name}"):
-                # Acknowledged is acknowledged, whatever comes later.
+                # A later nak does not revoke an acknowledgement.
                 stored.due[self._durable] = max(due, stored.due[self._durable]) if due == _NEVER else due
 
         async def ack() -> None:

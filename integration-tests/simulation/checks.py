@@ -1,4 +1,4 @@
-"""What has to hold in the end, read from the databases by plain SQL: one line for each thing that does not."""
+"""Invariants after a run, read from the databases by plain SQL; each violation is one line."""
 
 import sqlite3
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from simulation.services import load
 
 
 def undelivered(bank: Bank) -> list[str]:
-    """Return what is still on its way; after quiet that is nothing."""
+    """Return events in transit; empty once the bank is idle."""
     world, missing = bank.world, []
     with world.reading(ACCOUNT) as ledger, world.reading(TRANSACTION) as history:
         for service, database in ((ACCOUNT, ledger), (TRANSACTION, history)):
@@ -37,7 +37,7 @@ def undelivered(bank: Bank) -> list[str]:
 
 
 def findings(bank: Bank, clients: Clients, poison: Poison) -> list[str]:
-    """Return every promise that is broken; to be asked after quiet."""
+    """Return all violations; call it once the bank is idle."""
     world = bank.world
     with world.reading(ACCOUNT) as ledger, world.reading(TRANSACTION) as history:
         return [
@@ -79,7 +79,7 @@ def _broken_ledger(ledger: sqlite3.Connection) -> list[str]:
 
 
 def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[str]:
-    """Return what is wrong with a request: an acknowledged one has one effect, any other one at most one."""
+    """Return the violations of a request: an acknowledged one has exactly one effect, any other one at most one."""
     bodies = {answer.body for answer in asked.answers}
     if len(bodies) > 1:
         return [f"{asked.key} got {len(bodies)} different answers"]
@@ -142,7 +142,7 @@ def _wrong_history(ledger: sqlite3.Connection, history: sqlite3.Connection) -> l
 
 
 def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> list[str]:
-    """Findings are those of the pure rules; each is told by one event and freezes at most once."""
+    """Check that findings are those of the pure rules, and that each has one event and freezes at most once."""
     wrong = []
     customers = {id_.replace("-", "") for id_ in _column(ledger, "SELECT id FROM accounts WHERE kind = 'customer'")}
     entry, evaluate = load(TRANSACTION).fraud.Entry, load(TRANSACTION).fraud.evaluate
@@ -162,8 +162,8 @@ def _wrong_flags(ledger: sqlite3.Connection, history: sqlite3.Connection) -> lis
     told = Counter(event["id"] for event in flagged)
     if told != Counter(expected.keys()):
         wrong.append(f"{told.total()} findings are told instead of {len(expected)}")
-    # An event tells the request that it comes from, and no request moves so much twice. A finding that is told without
-    # the event at hand that caused it names none: of those each may freeze.
+    # An event names its request, and no request moves as much twice. A finding that is published without
+    # the event that caused it names none; each of these may freeze.
     nameless = Counter(
         event["subject"] for event in flagged if event["data"]["action"] == "freeze" and event.get("requestid") is None
     )

@@ -1,4 +1,4 @@
-"""Clients of the simulated bank: they send requests with keys, send them again, or give up; and they remember."""
+"""Clients of the simulated bank: they send requests with keys, retry or give up, and record the responses."""
 
 import asyncio
 import random
@@ -19,14 +19,14 @@ from simulation.services import load
 
 _OPERATOR = Caller("operator", frozenset({OPERATOR, CASH_DESK}))
 _ACCOUNTS, _MONEY = 3, 1000
-# So many tries that nothing a seed has in store is in the way.
+# Enough attempts to outlast the faults of any seed.
 _CERTAIN = 500
 _KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "hold", "capture", "void"]
 
 
 @dataclass
 class ClientOperation:
-    """A request under one key, and the answers that came: what the bank has acknowledged."""
+    """A request with one key, and the responses to it."""
 
     kind: str
     key: str
@@ -37,7 +37,7 @@ class ClientOperation:
 
 
 class Clients:
-    """All clients of a world; `wrong` are answers that no fault excuses."""
+    """All clients of a world; `wrong` are responses that no fault explains."""
 
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
@@ -51,7 +51,7 @@ class Clients:
         self._repeated: list[asyncio.Task[Any]] = []
 
     async def run(self) -> None:
-        """Open the accounts, then let all clients work at the same time; return when all are done."""
+        """Open the accounts, then run all clients concurrently; return when all are done."""
         try:
             await asyncio.gather(*(self._open(number) for number in range(_ACCOUNTS)))
             await asyncio.gather(*(self._work(number) for number in range(self.world.plan.clients)))
@@ -85,7 +85,7 @@ class Clients:
                 await self._unfreeze(self.chance.choice(self._accounts))
 
     async def unfreeze_all(self) -> None:
-        """Let every account pay again: what freezes one now is a finding that was not heard before, or a mistake."""
+        """Unfreeze every account: only a finding that was not consumed before may freeze one now."""
         for account in self._accounts:
             await self._unfreeze(account)
 
@@ -93,7 +93,7 @@ class Clients:
         await self._send(lambda: load(ACCOUNT).commands.SetStatus(account, "active"), None)
 
     def _draw(self, key: str) -> ClientOperation:
-        """Draw a request; its key is its reference as well, so that its effects can be counted."""
+        """Draw a request; its key is also its reference, so that its effects can be counted."""
         commands, chance = load(ACCOUNT).commands, self.chance
         kind = chance.choice(_KINDS)
         one, other = chance.sample(self._accounts, 2)
@@ -108,7 +108,7 @@ class Clients:
                 "hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at
             )
         if kind in ("capture", "void") and self._held:
-            # One request for each, so that its effects can be counted.
+            # One request per account, so that its effects can be counted.
             hold = self._held.pop(chance.randrange(len(self._held)))
             if kind == "capture":
                 return ClientOperation(kind, key, lambda: commands.CaptureHold(new_id(), hold, None), hold=hold)
@@ -122,7 +122,7 @@ class Clients:
         return ClientOperation("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
 
     async def _ask(self, asked: ClientOperation, tries: int) -> Any:
-        """Send a request up to so many times; return its answer, None when there is none."""
+        """Send a request, with a number of attempts; return its response, None without one."""
         if asked not in self.asked:
             self.asked.append(asked)
         for _ in range(tries):
@@ -134,7 +134,7 @@ class Clients:
         return None
 
     async def _send(self, build: Callable[[], Any], asked: ClientOperation | None) -> Any:
-        """Send a request once to one of the replicas; return the answer, None when there is none."""
+        """Send a request once to one of the replicas; return the response, None without one."""
         work = _work(build(), asked)
         try:
             answer = await self.world.call(

@@ -1,4 +1,4 @@
-"""An event loop without a clock and without luck: a seed says what runs next, and time jumps to the next timer."""
+"""A deterministic event loop: a seed determines what runs next, and time jumps to the next timer."""
 
 import asyncio
 import heapq
@@ -9,14 +9,14 @@ from typing import Any
 
 
 class SimulatedLoop(base_events.BaseEventLoop):
-    """Runs whatever is ready in an order drawn from `chance`; `on_step` is called before each step.
+    """Runs ready callbacks in an order drawn from `chance`; `on_step` is called before each step.
 
-    A real loop keeps the order of what is ready; here any order may come, as it may when answers come from elsewhere.
+    A real loop runs them in order; here any order is possible, as it is when responses come from other machines.
     """
 
     def __init__(self, chance: random.Random, on_step: Callable[[], None]) -> None:
         super().__init__()
-        self._ready: list[asyncio.Handle] = []  # a list, where the base has a deque
+        self._ready: list[asyncio.Handle] = []  # a list instead of the deque of the base class
         self._now = 0.0
         self._chance = chance
         self._on_step = on_step
@@ -29,12 +29,12 @@ class SimulatedLoop(base_events.BaseEventLoop):
         return self._now
 
     def owner(self) -> Any:
-        """Return to whom the running task belongs; None for the world itself."""
+        """Return the owner of the running task; None for the world itself."""
         task = asyncio.current_task(self)
         return None if task is None else self.owners.get(task)
 
     def spawn(self, work: Coroutine[Any, Any, Any], owner: Any) -> asyncio.Task[Any]:
-        """Start a task for an owner; what it starts belongs to the same one."""
+        """Start a task for an owner; tasks that it starts have the same owner."""
         task = asyncio.Task(work, loop=self)
         self.owners[task] = owner
         task.add_done_callback(self.owners.pop)
@@ -50,7 +50,7 @@ class SimulatedLoop(base_events.BaseEventLoop):
         return task
 
     def _run_once(self) -> None:
-        """Take one step: the base class calls it again and again."""
+        """Run one step; the base class calls this repeatedly."""
         ready, timers = self._ready, self._scheduled
         if not ready and timers:
             self._now = max(self._now, timers[0]._when)
@@ -73,7 +73,7 @@ class SimulatedLoop(base_events.BaseEventLoop):
         handle._run()
 
     def _write_to_self(self) -> None:
-        """Do nothing: nobody else is there to be woken by."""
+        """Do nothing: no other thread wakes this loop."""
 
     def _process_events(self, event_list: Any) -> None:
         """Do nothing: there are no sockets."""

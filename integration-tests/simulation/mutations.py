@@ -27,9 +27,9 @@ _Replacements = list[tuple[Any, str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What is replaced by what, and words of the finding that has to come of it: no other one counts.
+    """A replacement of code, and text of the violation that it must cause: no other one counts.
 
-    `seen_in` is a seed that is known to show it; another one may after a change.
+    `seen_in` is a seed known to find it; after a change it may be another one.
     """
 
     replacements: Callable[[], _Replacements]

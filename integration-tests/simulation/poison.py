@@ -1,4 +1,4 @@
-"""Events that no consumer can process: each has to end as a dead letter, and must hold up nothing else."""
+"""Poison events: each must become a dead letter and must not block others."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ _WITHIN_SECONDS = 10.0
 
 
 class Poison:
-    """Puts poison into the feed and the broker; `expected` are the dead letters of each service."""
+    """Writes poison events to the feed and the broker; `expected` are the dead letters of each service."""
 
     def __init__(self, world: World) -> None:
         self.expected: Counter[str] = Counter()
@@ -23,7 +23,7 @@ class Poison:
         self._chance = random.Random(f"{world.seed}/poison")
 
     async def run(self) -> None:
-        """Put everything that the plan has where it does harm, at some time each."""
+        """Write the poison events of the plan, each at a random time."""
         for number in range(self._world.plan.poison):
             await asyncio.sleep(self._chance.uniform(0, _WITHIN_SECONDS))
             await self._put(f"poison-{number}")
@@ -32,7 +32,7 @@ class Poison:
         event = _event(identifier)
         kind = self._chance.choice(["wrong data", "no event", "no text", "wrong flag"])
         if kind in ("no text", "wrong flag") and self._world.plan.transport == "feed":
-            kind = "wrong data"  # a feed has nothing but what a service has written
+            kind = "wrong data"  # a feed only contains what a service has written
         self._world.note(f"poison: {kind}")
         self.expected[ACCOUNT if kind == "wrong flag" else TRANSACTION] += 1
         if kind == "no text":

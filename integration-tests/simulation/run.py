@@ -1,4 +1,4 @@
-"""One seed from beginning to end."""
+"""Runs one seed from start to end."""
 
 import asyncio
 import gc
@@ -15,14 +15,14 @@ from simulation.clients import Clients
 from simulation.poison import Poison
 from simulation.world import World
 
-# Simulated seconds: how long everything may take to calm down.
+# Simulated seconds: timeout until the bank is idle.
 _CALM_SECONDS = 120.0
 _LOOK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came out of a seed."""
+    """The result of a seed."""
 
     seed: int
     findings: tuple[str, ...]
@@ -35,11 +35,11 @@ class Outcome:
 
 
 def run(seed: int, *, keep_lines: bool = False) -> Outcome:
-    """Simulate a seed and return what came out; the same seed always gives the same."""
+    """Simulate a seed and return the result, which is the same for the same seed."""
     folder = Path(tempfile.mkdtemp(dir=lab().folder))
     gc.collect()
     gc.freeze()
-    gc.disable()  # what it cleans up it would clean up whenever it likes
+    gc.disable()  # garbage collection would run finalizers at arbitrary times
     try:
         world = World(seed, lab().templates, folder, keep_lines=keep_lines)
         with simulated(world):
@@ -72,7 +72,7 @@ async def _live(world: World) -> tuple[list[str], int]:
     deadline = world.time() + _CALM_SECONDS
     while checks.undelivered(bank) and world.time() < deadline:
         await asyncio.sleep(_LOOK_SECONDS)
-    # What comes again comes now, and must change nothing.
+    # Remaining redeliveries arrive now, and must change nothing.
     await asyncio.sleep(2 * ACK_WAIT_SECONDS)
     for process in world.processes.values():
         if process is not None:

@@ -1,4 +1,4 @@
-"""Both services in one process, though each calls its package `app`; and their databases, empty."""
+"""Imports both services into one process although the package of each is `app`; creates their empty databases."""
 
 import importlib
 import pkgutil
@@ -26,7 +26,7 @@ class Modules:
 
 @cache
 def load(service: str) -> Modules:
-    """Import a service, and let go of the name so that the other one may have it."""
+    """Import a service, and free the name `app` for the other one."""
     before = {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "app"}
     sys.path.insert(0, str(ROOT / service))
     try:
@@ -42,7 +42,7 @@ def load(service: str) -> Modules:
 
 
 def create_database(service: str, file: Path) -> None:
-    """Make a database with the tables of the service, ready to be copied."""
+    """Create a database with the tables of the service, to be copied for each seed."""
     engine = create_engine(f"sqlite:///{file}")
     load(service).models.metadata.create_all(engine)
     engine.dispose()

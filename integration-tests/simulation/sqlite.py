@@ -1,8 +1,8 @@
 """SQLite inside the event loop, as a dialect of SQLAlchemy: `sqlite+inline://<address>/`.
 
-aiosqlite gives every connection a thread, and threads take turns as they like. Here a statement is executed where it
-is awaited. `OPENERS` has for every address what opens a connection; a gate may delay, refuse or cut off each of its
-statements, and waits in the loop's own time where another connection has the lock.
+aiosqlite uses a thread for each connection, whose scheduling is not deterministic. Here a statement is executed where
+it is awaited. `OPENERS` maps addresses to functions that open a connection; a gate may delay, reject or interrupt each
+of its statements, and waits in simulated time while another connection holds the lock.
 """
 
 import sqlite3
@@ -28,20 +28,20 @@ class Conflict(sqlite3.OperationalError):
 
 
 class Gate(Protocol):
-    """What stands between a process and its database."""
+    """Injects faults between a process and its database."""
 
     async def before(self, connection: "Connection", statement: str) -> None:
-        """Let a statement pass in its own time, or raise."""
+        """Delay a statement, or raise."""
 
     async def blocked(self, connection: "Connection", statement: str) -> None:
-        """Wait a while for a lock, or raise."""
+        """Wait for a lock, or raise."""
 
     async def after(self, connection: "Connection", statement: str) -> None:
-        """Let the answer pass in its own time, or raise."""
+        """Delay the response, or raise."""
 
 
 class Connection:
-    """A connection as the DB-API has it; without a gate nothing waits."""
+    """A DB-API connection; without a gate nothing waits."""
 
     def __init__(self, path: str, gate: Gate | None = None) -> None:
         self.raw: sqlite3.Connection | None = sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -51,7 +51,7 @@ class Connection:
 
     @property
     def is_open(self) -> bool:
-        """Tell whether the database can be reached."""
+        """Return whether the database can be reached."""
         return self.raw is not None
 
     def used(self) -> sqlite3.Connection:
@@ -81,7 +81,7 @@ class Connection:
             self.raw = None
 
     def perform(self, statement: str, action: Callable[[], Any]) -> None:
-        """Carry out an action, which is a statement."""
+        """Execute an action as a statement."""
         await_(_at_once(action) if self._gate is None else self._pass(self._gate, statement, action))
 
     async def _pass(self, gate: Gate, statement: str, action: Callable[[], Any]) -> None:
@@ -103,7 +103,7 @@ async def _at_once(action: Callable[[], Any]) -> None:
 
 
 class Cursor:
-    """A cursor as the DB-API has it."""
+    """A DB-API cursor."""
 
     server_side = False
 
@@ -116,19 +116,19 @@ class Cursor:
         return getattr(self._cursor, name)
 
     def execute(self, statement: str, parameters: Sequence[Any] = ()) -> None:
-        """Execute a statement in its turn."""
+        """Execute a statement."""
         self._connection.perform(statement, lambda: self._cursor.execute(statement, parameters))
 
     def executemany(self, statement: str, parameters: Sequence[Sequence[Any]]) -> None:
-        """Execute a statement for each set of parameters, in one turn."""
+        """Execute a statement for each set of parameters."""
         self._connection.perform(statement, lambda: self._cursor.executemany(statement, parameters))
 
     async def _async_soft_close(self) -> None:
-        """Do nothing: the rows are here already."""
+        """Do nothing: all rows have been read."""
 
 
 class _Driver:
-    """What SQLAlchemy takes for the module of the driver."""
+    """Stands in for the driver module in SQLAlchemy."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sqlite3, name)

@@ -1,4 +1,4 @@
-"""The simulation finds nothing in the bank, finds every mutation, and repeats itself."""
+"""The simulation finds no violation in the bank, finds every mutation, and is deterministic."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ from shared.testing.paths import ROOT
 # make drills DRILL=simulation runs thousands, with any seed.
 SEEDS = range(1, examples(30) + 1)
 pytestmark = [
-    # A process that crashes gives its connections back to nobody.
+    # A crashed process returns no connections to its pool.
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     # Only computes, and gives way to suites with stacks.
     pytest.mark.timeout(900 * SEARCH_FACTOR),
@@ -26,7 +26,7 @@ def test_no_seed_has_a_violation() -> None:
     outcomes = [run(seed) for seed in SEEDS]
     assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
     faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
-    # A simulation in which nothing goes wrong shows nothing.
+    # A simulation without faults proves nothing.
     assert faults["crash"] > len(SEEDS) and len(faults) > 12, faults
 
 

@@ -1,4 +1,4 @@
-"""The world of one seed: its faults, its network, and the processes that live and die in it."""
+"""The world of one seed: faults, network and processes."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ from simulation import sqlite
 from simulation.bus import Broker
 from simulation.loop import SimulatedLoop
 
-# How often each fault happens where it may, in a seed that has it.
+# Probability of each fault at each opportunity, in seeds that have it.
 RATES = {
     "crash": (0.0005, 0.002, 0.006),
     "lost request": (0.05, 0.2),
@@ -42,7 +42,7 @@ _PATIENCE_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a seed has in store: half of all faults, each at a rate of its own, and a bank of a certain kind."""
+    """What a seed draws: half of all faults, each with its own rate, and the configuration of the bank."""
 
     rates: dict[str, float]
     transport: str
@@ -68,7 +68,7 @@ def plan(seed: int) -> Plan:
 
 
 class Process:
-    """One life of a replica: its tasks and connections. Dead, it does nothing more that anybody could see."""
+    """A process of a replica: its tasks and connections. Once killed it has no further effects."""
 
     def __init__(self, world: "World", name: str) -> None:
         self.world = world
@@ -83,7 +83,7 @@ class Process:
         return self.world.loop.spawn(work, self)
 
     def kill(self) -> None:
-        """End the process between two steps, as SIGKILL does."""
+        """Kill the process between two steps, like SIGKILL."""
         self.alive = False
         for connection in self.connections:
             connection.close()
@@ -93,7 +93,7 @@ class Process:
 
 
 class World:
-    """Everything that the processes share: time, chance, network, broker, and the databases' files."""
+    """Everything that the processes share: time, random numbers, network, broker, and database files."""
 
     def __init__(self, seed: int, templates: dict[str, Path], folder: Path, *, keep_lines: bool = False) -> None:
         self.seed = seed
@@ -117,7 +117,7 @@ class World:
     # What happened ----------------------------------------------------------------------------------------------------
 
     def note(self, what: str) -> None:
-        """Write down what happens; two runs of a seed write the same."""
+        """Add an entry to the trace, which is the same in every run of a seed."""
         line = f"{self.loop.steps:6} {self.loop.time():10.6f} {what}"
         self._hash.update(line.encode())
         if self.lines is not None:
@@ -125,13 +125,13 @@ class World:
 
     @property
     def trace(self) -> str:
-        """Return the hash of all that happened."""
+        """Return the hash of the trace."""
         return self._hash.hexdigest()
 
     # Chance -----------------------------------------------------------------------------------------------------------
 
     def happens(self, fault: str) -> bool:
-        """Tell whether a fault happens now, and count it."""
+        """Return whether a fault happens now, and count it."""
         rate = self.plan.rates.get(fault, 0.0)
         if not self.faulty or not rate or self.chance.random() >= rate:
             return False
@@ -140,7 +140,7 @@ class World:
         return True
 
     def shuffle(self, items: list[Any]) -> None:
-        """Bring items into another order."""
+        """Shuffle items."""
         self.chance.shuffle(items)
 
     def new_id(self) -> str:
@@ -153,7 +153,7 @@ class World:
     # Processes --------------------------------------------------------------------------------------------------------
 
     def process(self) -> Process | None:
-        """Return the process that is running now; None for the world itself. Raises CancelledError in a dead one."""
+        """Return the process of the running task; None for the world itself. Raises CancelledError if it was killed."""
         process: Process | None = self.loop.owner()
         if process is not None and not process.alive:
             raise asyncio.CancelledError
@@ -177,16 +177,16 @@ class World:
         return self.loop.time()
 
     async def travel(self, what: str) -> None:
-        """Let something take its time, during which anything may happen to others, or to whom it is for."""
+        """Wait for a random time, during which any process may be killed."""
         process = self.process()
         await asyncio.sleep(_SLOW_SECONDS * self.chance.random() if self.happens("slow answer") else 0)
         self.process()
         self.note(f"{process.name if process else 'outside'} {what}")
 
     async def call(self, name: str, serve: Callable[[Process], Coroutine[Any, Any, Any]]) -> Any:
-        """Ask a replica for something, over a network that loses requests and answers.
+        """Send a request to a replica, over a network that loses requests and responses.
 
-        Raises OSError (TimeoutError too) when there is no answer, and what the replica raised.
+        Raises OSError (including TimeoutError) without a response, and what the replica raised.
         """
         await self.travel(f"calls {name}")
         process = self.processes.get(name)
@@ -209,19 +209,19 @@ class World:
         return self.folder / f"{service}.db"
 
     def open_connection(self, name: str) -> sqlite.Connection:
-        """Open a connection for the replica that has this name."""
+        """Open a connection for the replica of this name."""
         process = self.process()
         assert process is not None and process.name == name
         service = name.rpartition("-")[0]
         connection = sqlite.Connection(str(self.file(service)), _Gate(self, process))
-        # As in PostgreSQL the number comes from a sequence before the row can be seen, and not in order of commits.
+        # As in PostgreSQL, numbers come from a sequence, before the row is visible and not in commit order.
         connection.used().create_function("reserved_id", 0, lambda: self._number(connection))
         connection.used().execute(_RESERVE)
         process.connections.add(connection)
         return connection
 
     def next_reserved(self, service: str) -> int:
-        """Draw the first of the numbers of what a transaction will write to the outbox."""
+        """Reserve the numbers of the outbox rows that a transaction will write; return the first."""
         self._reserved[service] += 1
         return self._reserved[service] * 100
 
@@ -232,7 +232,7 @@ class World:
 
     @contextmanager
     def reading(self, service: str) -> Iterator[sqlite3.Connection]:
-        """Open a database from outside of the simulation."""
+        """Open a database outside of the simulation."""
         connection = sqlite3.connect(self.file(service), timeout=0)
         try:
             yield connection
@@ -241,7 +241,7 @@ class World:
 
 
 def _answer(reply: asyncio.Future[Any], process: Process, done: asyncio.Task[Any]) -> None:
-    """Hand the result of a request over, unless nobody waits for it or its process is no more."""
+    """Deliver the result of a request, unless its caller gave up or its process was killed."""
     error = None if done.cancelled() else done.exception()
     if reply.done():
         return
@@ -259,14 +259,14 @@ BEGIN UPDATE outbox SET id = reserved_id() WHERE id = NEW.id; END"""
 
 
 class _Gate:
-    """Between a process and its database; only the living pass."""
+    """The gate between a process and its database; a killed process never passes."""
 
     def __init__(self, world: World, process: Process) -> None:
         self._world = world
         self._process = process
 
     async def before(self, connection: sqlite.Connection, statement: str) -> None:
-        """Wait for one's turn; the connection may be lost, or the transaction be in conflict with another one."""
+        """Delay the statement; the connection may be lost, or the transaction conflict with another one."""
         world = self._world
         if statement == "BEGIN IMMEDIATE":
             connection.reserved = world.next_reserved(self._process.name.rpartition("-")[0])
@@ -281,7 +281,7 @@ class _Gate:
                 raise sqlite.Conflict("another transaction was first")
 
     async def blocked(self, connection: sqlite.Connection, statement: str) -> None:
-        """Wait for the holder of the lock; other tasks continue meanwhile."""
+        """Wait until the lock is released; other tasks continue meanwhile."""
         del connection
         self._world.process()
         await asyncio.sleep(self._world.chance.uniform(0.005, 0.05))
@@ -289,7 +289,7 @@ class _Gate:
         self._world.note(f"{self._process.name} waited for {statement}")
 
     async def after(self, connection: sqlite.Connection, statement: str) -> None:
-        """Let the answer to a commit travel: until it is there nobody knows."""
+        """Delay the response to a commit, whose result is unknown until then."""
         if statement == "COMMIT":
             await self._world.travel("committed")
             if self._world.happens("lost connection at commit"):
