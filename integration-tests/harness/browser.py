@@ -1,4 +1,4 @@
-"""Chromium without a window, for the tests of the operations page."""
+"""Headless Chromium for the tests of the operations page."""
 
 import os
 import re
@@ -18,7 +18,7 @@ DESKTOP = {"width": 1100, "height": 800}
 
 _FAILED_POLL = re.compile("Failed to load resource: (the server responded with a status of 50[234]|net::ERR_)")
 
-# Every text that can be seen, with the contrast to what is behind it (WCAG 2: 4.5 is enough), if that is too little.
+# Returns visible texts whose contrast to the background is below 4.5, the minimum of WCAG 2 AA.
 _FAINT = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (colour) => rgb(colour).slice(0, 3).map((one) => one / 255)
@@ -39,11 +39,11 @@ _FAINT = """() => {
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Start Debian's Chromium; skip, visibly, where it is not installed."""
+    """Start Debian's Chromium; skip the test, with a reason, if it is not installed."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("Chromium is not installed; on Debian: apt-get install chromium")
-    # Root has no sandbox, and a container hardly any shared memory.
+    # The sandbox does not work as root, and a container has little shared memory.
     arguments = ["--disable-dev-shm-usage"] + (["--no-sandbox"] if os.geteuid() == 0 else [])
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=arguments, timeout=2 * WAIT_SECONDS * 1000)
@@ -52,7 +52,7 @@ def chromium() -> Iterator[Browser]:
 
 
 class Looked:
-    """A page that is looked at, and what the browser complains of; `options` are those of a browser context.
+    """A page with the errors that the browser reported; `options` are those of a browser context.
 
     With `connected` false, the page's requests fail.
     """
@@ -120,15 +120,15 @@ class Looked:
         return [text.count(word) for word in words]
 
     def faint(self) -> list[Any]:
-        """Return what is hard to read: contrast and text."""
+        """Return the texts with too little contrast, and their contrast."""
         found: list[Any] = self.page.evaluate(_FAINT)
         return found
 
     def overflows(self) -> bool:
-        """Tell whether one would have to scroll sideways."""
+        """Return whether the page scrolls horizontally."""
         return bool(self.page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
     def picture(self, file: Path) -> None:
-        """Keep what is seen, whole."""
+        """Save a screenshot of the whole page."""
         file.parent.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=file, full_page=True)

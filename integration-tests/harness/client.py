@@ -85,7 +85,7 @@ class Bank:
         eventually(answers, seconds)
 
     def reconciled(self, seconds: float = 2 * WAIT_SECONDS) -> dict[str, Any]:
-        """Return the reconciliation report once the history has caught up, or the last one when the time is over."""
+        """Return the reconciliation report once the history has caught up, or the last one at the timeout."""
         deadline = time.monotonic() + seconds
         while True:
             report: dict[str, Any] = self.get("/reconciliation", subject="op", scope="bank:operator")
@@ -141,7 +141,7 @@ def eventually(condition: Callable[[], Any], seconds: float = WAIT_SECONDS, ever
 
 @contextmanager
 def repeating(*actions: Callable[[], object], every: float = 0) -> Iterator[None]:
-    """Run each action again and again in a thread of its own while the block runs, with a pause after each call.
+    """Run each action repeatedly in its own thread while the block runs, with a pause after each call.
 
     An action that raises is not run again, and its error is raised when the block ends.
     """

@@ -1,8 +1,8 @@
-"""A replica that a request can kill: python mortal.py PORT NAME [STATUS].
+"""A replica that requests can crash: python crashing_replica.py PORT NAME [STATUS].
 
-It answers every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. Some words in a
-request change that: `death` kills the process before it answers (`NAME dies` only one with this name), `halfway` in
-the middle of the headers; `hang` is printed and never answered, `busy` is answered 503.
+It responds to every request with STATUS (201) and its NAME in X-App-Track, over kept-alive connections. Words in a
+request change that: `death` kills the process before the response (`NAME dies` only the replica of this name),
+`halfway` in the middle of the headers; `hang` is printed and gets no response, `busy` gets 503.
 """
 
 import os
@@ -16,12 +16,12 @@ STATUS = int(sys.argv[3]) if len(sys.argv) > 3 else 201
 
 
 def die() -> None:
-    """End as a process does that the kernel kills for its memory."""
+    """Kill this process, like the kernel when memory runs out."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Handler(socketserver.StreamRequestHandler):
-    """Answers the requests of one connection."""
+    """Handles the requests of one connection."""
 
     def handle(self) -> None:
         """Read requests until the connection is closed."""
@@ -47,7 +47,7 @@ class Handler(socketserver.StreamRequestHandler):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Listens as soon as it is made; what is not accepted yet waits."""
+    """Listens once it is created; connections wait until they are accepted."""
 
     allow_reuse_address = True
     daemon_threads = True

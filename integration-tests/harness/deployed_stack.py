@@ -1,4 +1,4 @@
-"""What drills deploy, and where: releases good and bad in a registry of their own, and a stack that Ansible deploys."""
+"""Good and faulty releases in a dedicated registry, and a stack on this machine that Ansible deploys them to."""
 
 import json
 import os
@@ -26,8 +26,8 @@ Say = Callable[[str], None]
 
 
 class Releases:
-    """Releases in a local registry, signed with a key of its own. Attested ones are built from the commit; others are
-    rehearsals: of this tree as it is, or with a fault that no commit has."""
+    """Releases in a local registry, signed with a dedicated key. Attested ones are built from the commit; others are
+    rehearsal releases of the working tree, possibly with an injected fault."""
 
     def __init__(self, folder: Path, say: Say, attested: bool = False) -> None:
         self._folder = folder
@@ -43,7 +43,7 @@ class Releases:
         self.public_key = folder / "cosign.pub"
 
     def close(self) -> None:
-        """Stop the registry and forget the images."""
+        """Stop the registry and remove the images."""
         self._registry.close()
 
     def build(self, first: str, offline: bool) -> Path:
@@ -57,7 +57,7 @@ class Releases:
         return self._release(first, BUILD="1", **images)
 
     def derive(self, version: str, base: str, fault: str, **environment: str) -> Path:
-        """Make a release of another one: the same images, with a fault ("none": with none) and another version."""
+        """Derive a release: the same images with a fault (or "none") and another version."""
         registry = self._environment["REGISTRY"]
         for service in SERVICES:
             arguments = {"RELEASE": f"{registry}/{service}:{base}", "FAULT": fault, "VERSION": version}
@@ -74,7 +74,7 @@ class Releases:
         return next(line for line in found.splitlines() if line.startswith(f"{name}@"))
 
     def unsigned_digest(self) -> str:
-        """Push an image that nobody signs, and return its reference."""
+        """Push an unsigned image and return its reference."""
         name = f"{self._environment['REGISTRY']}/account-service"
         words = ["--build-arg", f"RELEASE={name}:base", "--build-arg", "FAULT=none", "--build-arg", "VERSION=nobody"]
         run(["docker", "build", "--quiet", *words, "--tag", f"{name}:nobody", str(_FAULTY)])
@@ -83,7 +83,7 @@ class Releases:
 
     @staticmethod
     def with_image(release: str, service: str, image: str) -> str:
-        """Return a release that names another image of a service; "tag" names its own by tag."""
+        """Return a release with another image of a service; "tag" is its own image, referenced by tag."""
         document = json.loads(release)
         images = document["banking_app_release"]["images"]
         images[service] = images[service].partition("@")[0] + ":base" if image == "tag" else image
@@ -101,7 +101,7 @@ class Releases:
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """How a deployment went."""
+    """The result of a deployment."""
 
     code: int
     output: str
@@ -147,7 +147,7 @@ class DeployedBank(Bank):
         super().__init__(f"http://127.0.0.1:{port}", secrets)
 
     def start_deploy(self, release: Path, *more: str) -> "subprocess.Popen[str]":
-        """Start a deployment in a process group of its own; what is left of the last one ends."""
+        """Start a deployment in its own process group; stop the remaining processes of the previous one."""
         if self._driver is not None and self._driver.poll() is None:
             self.kill(self._driver)
         words = ["--extra-vars", f"@{self._variables}", *more]
@@ -165,13 +165,13 @@ class DeployedBank(Bank):
         return self._driver
 
     def reached(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
-        """Wait until a deployment has brought the rollout to a state; fail with its last words if it ends before."""
+        """Wait until the rollout has reached a state; fail with the end of the output if the deployment ends before."""
         while not state(self.state()):
             assert process.poll() is None, process.communicate()[0][-4000:]
             time.sleep(0.1)
 
     def deploy(self, release: Path, *more: str) -> Deployment:
-        """Deploy a release, to the end."""
+        """Deploy a release and wait for the end."""
         began = time.time()
         process = self.start_deploy(release, *more)
         output, _ = process.communicate(timeout=1800)
@@ -183,11 +183,11 @@ class DeployedBank(Bank):
         process.communicate()
 
     def leave_driver(self) -> None:
-        """Let the last deployment go on beside the next one; the caller ends it."""
+        """Keep the last deployment running alongside the next one; the caller ends it."""
         self._driver = None
 
     def rollback_environment(self) -> dict[str, str]:
-        """Return the environment in which `make rollback` is about this stack."""
+        """Return the environment in which `make rollback` applies to this stack."""
         return {**ENVIRONMENT, "ARGS": f"--extra-vars @{self._variables}"}
 
     def compose(self, *arguments: str) -> str:
@@ -198,7 +198,7 @@ class DeployedBank(Bank):
         return self.compose("exec", "-T", service, "python", "-m", module)
 
     def state(self) -> dict[str, Any]:
-        """Return the state of the rollout; before the first one there is none."""
+        """Return the state of the rollout; it is empty before the first one."""
         if not self.state_file.exists():
             return {"id": "", "phase": "idle", "weight": 0, "reason": "", "outcome": "", "history": []}
         found: dict[str, Any] = json.loads(self.state_file.read_text(encoding="utf-8"))
@@ -210,17 +210,17 @@ class DeployedBank(Bank):
         return str(record["version"])
 
     def containers(self, track: str) -> list[str]:
-        """Return the names of the containers of a track, those that do not run as well."""
+        """Return the names of the containers of a track, including stopped ones."""
         labels = [f"label=com.docker.compose.project={self.project}", f"label=banking.track={track}"]
         filters = [word for label in labels for word in ("--filter", label)]
         return run(["docker", "ps", "--all", "--format", "{{.Names}}", *filters]).split()
 
     def revision(self) -> str:
-        """Return the name of the configuration that NGINX serves by."""
+        """Return the name of NGINX's current configuration."""
         return self.compose("exec", "-T", "nginx", "wget", "-q", "-O", "-", "http://127.0.0.1:8081/revision").strip()
 
     def edge_log(self, since: float) -> list[dict[str, Any]]:
-        """Return NGINX's lines since a moment, each with its time."""
+        """Return NGINX's access log since a time."""
         name = self.compose("ps", "--quiet", "nginx").strip()
         found = []
         for line in run(["docker", "logs", "--since", f"{since:.3f}", "--timestamps", name]).splitlines():
@@ -230,7 +230,7 @@ class DeployedBank(Bank):
         return found
 
     def canary_addresses(self) -> set[str]:
-        """Return address:port of the canaries where NGINX meets them."""
+        """Return address:port of the canaries on NGINX's network."""
         template = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
         names = self.containers("canary")
         if not names:
@@ -241,7 +241,7 @@ class DeployedBank(Bank):
         return {f"{address}:8000" for address in done.stdout.split()}
 
     def scale(self, replicas: int) -> None:
-        """Let the autoscaler bring both services to so many replicas."""
+        """Scale both services to a number of replicas through the autoscaler."""
         operate = ("exec", "-T", "autoscale-service", "python", "-m", "app.cli")
         for service in SERVICES:
             self.compose(*operate, "scale", service, str(replicas))

@@ -1,4 +1,4 @@
-"""The shell blocks of the documentation, run as a reader would run them: in order, in one shell, on a running stack."""
+"""Runs the shell blocks of the documentation as a reader would: in order, in one shell, on a running stack."""
 
 import difflib
 import json
@@ -16,11 +16,11 @@ from shared.testing.documents import Example, blocks, examples
 from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
 
-# Where the documents say that the bank is, and where a replica of account-service.
+# Addresses of the bank and of a replica of account-service in the documents.
 DEFAULT_URL = "http://127.0.0.1:8080"
 _REPLICA_URL = "http://127.0.0.1:8101"
 
-# What differs each time, and what stands for it in both texts.
+# Values that differ in each run, and their placeholders.
 _DIFFERS = {
     re.compile(r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"): "ID",
     re.compile(r"\b\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z"): "TIME",
@@ -32,14 +32,14 @@ _DIFFERS = {
 
 @dataclass(frozen=True, slots=True)
 class ExampleRun:
-    """An example, and what it printed."""
+    """An example and its output."""
 
     example: Example
     output: str
 
 
 def start_command(text: str) -> str:
-    """Return the command of a document that starts the embedded stack. Raises StopIteration where there is none."""
+    """Return the command of a document that starts the local stack. Raises StopIteration if there is none."""
     return next(block.text for block in blocks(text) if (block.marker, block.value) == ("starts", "embedded"))
 
 
@@ -58,9 +58,9 @@ def on_ports_of_its_own(var: Path, environment: Mapping[str, str]) -> dict[str, 
 
 @contextmanager
 def started(command: str, folder: Path, environment: Mapping[str, str], log: Path, seconds: float) -> Iterator[None]:
-    """Run a command that keeps its terminal while the block runs, and end it as Ctrl-C does.
+    """Run a foreground command while the block runs, and stop it like Ctrl-C.
 
-    The block begins when the command says that it is ready; fails with its last words if it ends before.
+    The block begins when the command reports that it is ready; fails with the end of its output if it ends before.
     """
     with log.open("wb") as output:
         process = subprocess.Popen(  # pylint: disable=consider-using-with  # waited for below
@@ -86,7 +86,7 @@ def started(command: str, folder: Path, environment: Mapping[str, str], log: Pat
 
 
 def run(document: str, stack: str, environment: Mapping[str, str], seconds: int) -> list[ExampleRun]:
-    """Run the blocks of a document that are meant for a stack. Fails with the first one that ends with an error."""
+    """Run the blocks of a document that are marked for a stack; fail at the first error."""
     wanted = examples((ROOT / document).read_text(encoding="utf-8"), stack)
     return run_examples(document, wanted, environment, seconds)
 
@@ -96,7 +96,7 @@ def run_examples(
 ) -> list[ExampleRun]:
     """Run examples one after the other in one shell, so that later ones use the variables of earlier ones.
 
-    The environment's BASE_URL and ACCOUNT_PORT are used where a document has the addresses of a stack that is alone.
+    The environment's BASE_URL and ACCOUNT_PORT replace the default addresses in the document.
     """
     script = ["set -euo pipefail"]
     for number, example in enumerate(wanted):
@@ -118,7 +118,7 @@ def run_examples(
 
 
 def differences(document: str, ran: list[ExampleRun]) -> list[str]:
-    """Return where a document shows another output than there was."""
+    """Return the differences between documented and actual output."""
     found = []
     for one in ran:
         if one.example.output is not None and (wrong := difference(one.example.output.text, one.output)):
@@ -127,10 +127,10 @@ def differences(document: str, ran: list[ExampleRun]) -> list[str]:
 
 
 def difference(shown: str, printed: str) -> str:
-    """Return how an output differs from the one that a document shows; empty if it does not.
+    """Return how an output differs from the documented one; empty if it does not.
 
-    JSON is compared by its values. Otherwise each line shown has to be there, in this order; `…` stands for anything,
-    and what is between two lines may be left out where a line `…` says so.
+    JSON is compared by its values. Otherwise the output must contain each documented line in this order: `…` matches
+    anything within a line, and a line `…` any number of lines.
     """
     shown, printed = _constant(shown), _constant(printed)
     try:

@@ -1,4 +1,4 @@
-"""NGINX alone, as the project configures it, before an upstream that remembers every byte it gets."""
+"""NGINX with the project's configuration, in front of an upstream that records every byte it receives."""
 
 import json
 import re
@@ -23,7 +23,7 @@ _IDLE_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as the upstream got it; header names are in lower case, each with all of its values."""
+    """A request as the upstream received it; header names are in lower case, each with all of its values."""
 
     method: str
     target: str
@@ -33,7 +33,7 @@ class Received:
 
 @dataclass
 class Upstream:
-    """Reads requests by the book (RFC 9112), remembers them and answers 201; `open` holds the answers back."""
+    """Parses requests strictly (RFC 9112), records them and responds 201; responses wait while `open` is not set."""
 
     received: list[Received] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
@@ -72,7 +72,7 @@ def _head(stream: Any) -> bytes:
 
 
 def _parse(head: bytes, stream: Any) -> Received | None:
-    """Return the request, or None for anything that another reader might understand otherwise."""
+    """Return the request, or None if another parser might interpret it differently."""
     first, *lines = head.decode("latin-1").split("\r\n")[:-1]
     headers: dict[str, list[str]] = {}
     for line in lines:
@@ -89,7 +89,7 @@ def _parse(head: bytes, stream: Any) -> Received | None:
 
 @dataclass
 class Edge:
-    """A running NGINX and what is behind it."""
+    """A running NGINX and its upstream."""
 
     port: int
     upstream: Upstream
@@ -100,9 +100,9 @@ class Edge:
         return socket.create_connection(("127.0.0.1", self.port), REQUEST_SECONDS, (source, 0))
 
     def send(self, request: bytes, source: str = "127.0.0.1", expected: int = 1) -> str:
-        """Send bytes as they are on a connection of their own; return what comes back until it is closed.
+        """Send raw bytes on a new connection; return everything received until it is closed.
 
-        After the expected number of whole responses an idle connection will do.
+        An idle connection also ends it after the expected number of whole responses.
         """
         with self.connect(source) as connection:
             connection.sendall(request)
@@ -118,12 +118,12 @@ class Edge:
             return answer.decode("latin-1")
 
     def get(self, path: str, *headers: str, source: str = "127.0.0.1") -> str:
-        """Ask for a path, sent as it is, and return the answer."""
+        """Request a path, sent unchanged, and return the response."""
         lines = [f"GET {path} HTTP/1.1", "Host: bank", *headers, "Connection: close", "", ""]
         return self.send("\r\n".join(lines).encode("latin-1"), source)
 
     def last(self) -> Received:
-        """Return what the upstream got last."""
+        """Return the last request that the upstream received."""
         return self.upstream.received[-1]
 
 
@@ -139,13 +139,13 @@ def _responses(answer: bytes) -> int:
 
 
 def statuses(answer: str) -> list[int]:
-    """Return the statuses of all responses in what came back."""
+    """Return the statuses of all responses in the received bytes."""
     return [int(status) for status in re.findall(r"HTTP/1\.1 (\d{3}) ", answer)]
 
 
 @contextmanager
 def running_edge(folder: Path, **variables: Any) -> Iterator[Edge]:
-    """Start NGINX from the project's template, with some of its variables given."""
+    """Start NGINX from the project's template, with some variables set."""
     program = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin")
     assert program is not None
     upstream, listener = Upstream(), socket.create_server(("127.0.0.1", 0), backlog=512)

@@ -82,7 +82,7 @@ class Worker:
         return send(self._connection, "POST", "/api/v1/transfers", headers, body)
 
     def read(self, path: str, client: str = "") -> Response:
-        """Read what a path returns."""
+        """Read a resource."""
         return send(self._connection, "GET", f"/api/v1/{path}", self._headers(client))
 
     def _headers(self, client: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The bank on the embedded stack."""
+"""The bank on the local stack."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Plays of the roles on this machine, and a registry with signed images for them."""
+"""Runs plays of the roles on this machine, and a registry with signed images for them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ ENVIRONMENT = {**os.environ, "COSIGN_PASSWORD": ""}
 
 
 def run(*command: str, cwd: Path = ROOT, **variables: str) -> str:
-    """Run a command and return what it printed; its errors are in the failure."""
+    """Run a command and return its output; a failure includes its standard error."""
     done = subprocess.run(
         command, cwd=cwd, env={**ENVIRONMENT, **variables}, capture_output=True, text=True, check=False, timeout=1200
     )
@@ -29,26 +29,26 @@ def run(*command: str, cwd: Path = ROOT, **variables: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Play:
-    """What a run of Ansible came to."""
+    """The result of a run of Ansible."""
 
     failed: bool
     output: str
 
     @property
     def changed(self) -> int:
-        """Tell how many tasks changed something."""
+        """Return the number of changed tasks."""
         return int(self.output.split("changed=")[1].split()[0])
 
 
 def command(file: Path, variables: Mapping[str, Any]) -> list[str]:
-    """Return the words that run a playbook on this machine, from ROOT; the variables are written to their `folder`."""
+    """Return the command that runs a playbook on this machine from ROOT; the variables are written to `folder`."""
     given = Path(variables["folder"]) / "variables.json"
     given.write_text(json.dumps(variables), encoding="utf-8")
     return [".venv-ops/bin/ansible-playbook", str(file), "-i", "ansible/inventory/hosts.ini", "-e", f"@{given}"]
 
 
 def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
-    """Run a playbook on this machine, with more arguments of ansible-playbook if given."""
+    """Run a playbook on this machine, with additional arguments of ansible-playbook."""
     done = subprocess.run(
         [*command(file, variables), *arguments],
         cwd=ROOT,
@@ -63,14 +63,14 @@ def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
 
 @dataclass(frozen=True, slots=True)
 class Registry:
-    """A registry and what signs for it."""
+    """A registry and its signing keys."""
 
     address: str
     folder: Path
     names: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def key(self, name: str) -> Path:
-        """Return a private key, made on first use; its public key is beside it, as .pub."""
+        """Return a private key, generated on first use; the public key is next to it, as .pub."""
         private = self.folder / f"{name}.key"
         if not private.exists():
             run(COSIGN, "generate-key-pair", "--output-key-prefix", name, cwd=self.folder)
@@ -92,7 +92,7 @@ class Registry:
         run(COSIGN, "sign", "--yes", *self._signs(key), *annotations, image)
 
     def attest(self, image: str, service: str, *, repository: str) -> None:
-        """Attest parts and origin of an image as scripts/release/attest.sh does."""
+        """Attest SBOM and provenance of an image as scripts/release/attest.sh does."""
         documents = {
             "cyclonedx": {"bomFormat": "CycloneDX", "components": [{"type": "library", "name": "small"}]},
             "slsaprovenance1": provenance.predicate(service, "v1", repository, COMMIT, "", datetime.now(UTC)),
@@ -104,7 +104,7 @@ class Registry:
             run(COSIGN, "attest", "--yes", *self._signs("now"), *words)
 
     def _signs(self, key: str) -> tuple[str, ...]:
-        """Return how Cosign is told to sign with a key, without a public log."""
+        """Return the options of Cosign to sign with a key, without a transparency log."""
         signing = self.folder / "signing.json"
         if not signing.exists():
             run(COSIGN, "signing-config", "create", "--out", str(signing))

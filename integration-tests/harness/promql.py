@@ -1,6 +1,6 @@
-"""PromQL against a running Prometheus: what an expression selects, and how many series that is.
+"""PromQL queries to a running Prometheus: which series an expression selects, and how many.
 
-For contract tests: a selector that finds nothing is a name that nobody exports, or a label that nobody sets.
+For contract tests: a selector without series has a metric that is not exported, or a label that is not set.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ _SELECTORS = {"vectorSelector", "matrixSelector"}
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """How many series an expression gives, and each of its selectors finds."""
+    """Number of series of an expression and of each of its selectors."""
 
     where: str
     expression: str
@@ -24,7 +24,7 @@ class Count:
 
     @property
     def empty(self) -> list[str]:
-        """The selectors that find nothing."""
+        """The selectors without series."""
         return [selector for selector, series in self.selectors.items() if not series]
 
 
@@ -35,11 +35,11 @@ class Prometheus:
         self._client = httpx.Client(base_url=url, timeout=REQUEST_SECONDS)
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self._client.close()
 
     def get(self, path: str, **parameters: str) -> Any:
-        """Return the data of an answer; an expression that does not parse fails with Prometheus' own words."""
+        """Return the data of a response; an invalid expression fails with Prometheus' error message."""
         answer = self._client.get(f"/api/v1/{path}", params=parameters)
         assert answer.status_code == 200, f"{parameters}: {answer.text}"
         return answer.json()["data"]
@@ -52,7 +52,7 @@ class Prometheus:
         return [{"metric": {}, "value": found["result"]}]
 
     def value(self, expression: str) -> float | None:
-        """Return the first value of an instant query, None where there is none."""
+        """Return the first value of an instant query, None without one."""
         found = self.query(expression)
         return float(found[0]["value"][1]) if found else None
 
@@ -61,13 +61,13 @@ class Prometheus:
         return list(dict.fromkeys(_selector(node) for node in _nodes(self.get("parse_query", query=expression))))
 
     def count(self, where: str, expression: str) -> Count:
-        """Count what an expression gives and what its selectors find now."""
+        """Count the current series of an expression and of its selectors."""
         selectors = {selector: len(self.query(selector)) for selector in self.selectors(expression)}
         return Count(where, expression, len(self.query(expression)), selectors)
 
 
 def table(counts: Iterable[Count]) -> str:
-    """Return `where → series` lines, with the selectors that find nothing."""
+    """Return `where → series` lines, with the selectors that have no series."""
     return "\n".join(
         f"{count.where:60} {count.series:5} series" + "".join(f"  nothing in {name}" for name in count.empty)
         for count in counts

@@ -1,4 +1,4 @@
-"""A registry of images for a drill, and what somebody who owns it could do to it by its own API."""
+"""An image registry for a drill, and manipulations that its owner could make through its API."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 class LocalRegistry:
-    """A registry on this machine, with a port and a folder of its own."""
+    """A registry on this machine, with its own port and folder."""
 
     def __init__(self, folder: Path) -> None:
         port = free_port()
@@ -27,7 +27,7 @@ class LocalRegistry:
         run(["scripts/images/local_registry.sh", "start"], **self._environment)
 
     def close(self) -> None:
-        """Stop it and forget its images."""
+        """Stop it and remove its images."""
         run(["scripts/images/local_registry.sh", "stop"], **self._environment)
         images = run(["docker", "images", "--quiet", "--filter", f"reference={self.prefix}/*"]).split()
         if images:
@@ -41,7 +41,7 @@ class Registry:
         self._client = httpx.Client(base_url=f"http://{address}/v2/{name}", timeout=30)
 
     def index(self, digest: str) -> dict[str, Any]:
-        """Return what is attached to an image, by the tag that Cosign uses where there is no referrers API."""
+        """Return the index of attachments of an image, by the tag that Cosign uses without the referrers API."""
         answer = self._client.get(f"/manifests/{digest.replace(':', '-')}", headers={"Accept": _INDEX})
         answer.raise_for_status()
         found: dict[str, Any] = answer.json()
@@ -62,13 +62,13 @@ class Registry:
         return [layer["digest"] for layer in answer.json()["layers"]]
 
     def blob(self, digest: str) -> bytes:
-        """Return a part of an image, or of what is said about it."""
+        """Return a blob: a layer, configuration or attestation."""
         answer = self._client.get(f"/blobs/{digest}")
         answer.raise_for_status()
         return answer.content
 
     def put_blob(self, content: bytes) -> str:
-        """Upload a part and return its digest."""
+        """Upload a blob and return its digest."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         place = self._client.post("/blobs/uploads/").headers["location"]
         self._client.put(
@@ -88,7 +88,7 @@ class Registry:
         return digest, len(content)
 
     def attach(self, source: str, target: str, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> int:
-        """Attach what belongs to the image `source` to `target`, its bundles changed; return how many differ."""
+        """Attach the attachments of `source` to `target`, with changed bundles; return how many differ."""
         index, changed = self.index(source), 0
         subject = self.manifest_entry(target)
         for entry in index["manifests"]:
@@ -106,7 +106,7 @@ class Registry:
         return changed
 
     def manifest_entry(self, digest: str) -> dict[str, Any]:
-        """Return how an index names a manifest."""
+        """Return the entry of a manifest in an index."""
         answer = self._client.get(
             f"/manifests/{digest}",
             headers={"Accept": f"{_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"},
@@ -116,7 +116,7 @@ class Registry:
 
 
 def alter_parts(bundle: dict[str, Any]) -> dict[str, Any]:
-    """Return a bundle whose CycloneDX document names no package any more; other bundles as they are."""
+    """Return a bundle with an empty CycloneDX document; other bundles unchanged."""
     changed: dict[str, Any] = json.loads(json.dumps(bundle))
     envelope = changed.get("dsseEnvelope", {})
     statement = json.loads(base64.b64decode(envelope.get("payload", "e30=")))

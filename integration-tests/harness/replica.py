@@ -1,4 +1,4 @@
-"""A replica that answers every request with one status and repeats what it received."""
+"""A fake replica that responds to every request with one status and echoes the request."""
 
 import hashlib
 import http.server
@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-# From method, path and headers to the status of the answer.
+# Maps method, path and headers to the status of the response.
 Behaviour = Callable[[str, str, Any], int]
 
 
 def always(status: int) -> Behaviour:
-    """Answer every request with the same status."""
+    """Respond to every request with the same status."""
     return lambda method, path, headers: status
 
 
@@ -28,17 +28,17 @@ class Replica:
 
 @contextmanager
 def running_replica(track: str, behaviour: Behaviour) -> Iterator[Replica]:
-    """Serve on a free port over kept-alive connections. A status above 999 is answered before the body is read."""
+    """Serve on a free port over kept-alive connections. With a status above 999, respond before reading the body."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        """Answers the requests of one connection."""
+        """Handles the requests of one connection."""
 
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
         wbufsize = -1
 
         def answer(self) -> None:
-            """Answer with the status, and the received method, path and body as a digest."""
+            """Respond with the status, and with method, path and digest of the body."""
             replica.received.append((self.command, self.path, self.headers.get("X-Canary-Status", "")))
             status = behaviour(self.command, self.path, self.headers)
             early = status > 999

@@ -1,6 +1,6 @@
-"""This machine as a host behind SSH: a user who is not root and may use sudo, known to one SSH daemon only.
+"""This machine as a host reached over SSH: a user with sudo rights who exists for one SSH daemon only.
 
-Daemon and user live in a mount namespace with an /etc of its own, so that nothing of it is on the machine itself.
+Daemon and user are in a mount namespace with its own /etc, so the machine itself is not changed.
 """
 
 import subprocess
@@ -15,7 +15,7 @@ from harness.client import eventually
 from shared.testing.ports import free_port
 
 USER = "deployer"
-# $1 is the folder, $2 the user. Locked accounts are refused by sshd, one without a valid password ("*") is not.
+# $1 is the folder, $2 the user. sshd rejects locked accounts, but not one without a valid password ("*").
 _START = """
 cp --archive /etc "$1/etc"
 mount --bind "$1/etc" /etc
@@ -27,7 +27,7 @@ exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 
 @dataclass(frozen=True, slots=True)
 class SshHost:
-    """Where the daemon listens on loopback, with what to reach it as USER."""
+    """Port of the daemon on loopback, and the keys to log in as USER."""
 
     port: int
     private_key: str
@@ -35,14 +35,14 @@ class SshHost:
 
 
 def _key(file: Path) -> str:
-    """Make a key pair and return its public key without the comment."""
+    """Generate a key pair and return its public key without the comment."""
     run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file))
     return " ".join(file.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
 
 
 @contextmanager
 def ssh_host(folder: Path) -> Iterator[SshHost]:
-    """Serve SSH while the block runs; the folder has to be one that every user may enter."""
+    """Serve SSH while the block runs; every user must have access to the folder."""
     run("scripts/local/ensure_packages.sh", "openssh-server", "sudo")
     port, host_key = free_port(), _key(folder / "host_key")
     (folder / "authorized_keys").write_text(_key(folder / "user_key"), encoding="utf-8")
@@ -59,7 +59,7 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     }
     lines = [f"{name} {value}" for name, value in settings.items()]
     (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    # Its privilege separation wants it, and only an init system makes it.
+    # Required by privilege separation, and otherwise created by an init system.
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     command = ["unshare", "--mount", "sh", "-euc", _START, "sh", str(folder), USER]
     log = folder / "sshd.log"

@@ -51,7 +51,7 @@ class ShadowConsumer:
     async def step(self) -> int:
         """Receive one delivery and perform a dry run; return its number of events."""
         if self._position is None:
-            # Of a feed, that is where stable is now; a broker begins with what is new.
+            # In a feed, start at the current offset of stable; a broker delivers only new events.
             self._position = await shield(self._handler.committed_offset())
         delivery = await self._source.receive(self._position)
         await shield(self._dry_run(delivery))

@@ -1,4 +1,4 @@
-"""How responses leave the process: a response's headers and the beginning of its body in one write."""
+"""Writes the headers of a response and the beginning of its body at once."""
 
 import asyncio
 from typing import Any, cast
@@ -14,10 +14,10 @@ class OneWriteProtocol(HttpToolsProtocol):
 
 
 class OneWriteTransport:
-    """Hold the headers of a response back until its body follows, but not beyond this round of the event loop.
+    """Buffers the headers of a response until its body follows, at most until the next iteration of the event loop.
 
-    uvicorn writes them one after the other. A process that is killed in between has sent headers, and a proxy that
-    has received headers can no longer repeat the request on another replica.
+    uvicorn writes them separately. If the process is killed in between, the proxy has received headers and can no
+    longer retry the request on another replica.
     """
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
@@ -25,7 +25,7 @@ class OneWriteTransport:
         self._headers = b""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Write what is held back and the data, or hold the data back if it begins a response."""
+        """Write the buffered headers and the data; buffer the data if it begins a response."""
         if self._headers:
             data, self._headers = self._headers + data, b""
         elif data[:5] == b"HTTP/":
@@ -40,19 +40,19 @@ class OneWriteTransport:
         self._transport.close()
 
     def is_closing(self) -> bool:
-        """Tell whether the connection is closing or closed."""
+        """Return whether the connection is closing or closed."""
         return self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        """Stop passing on what is received."""
+        """Stop reading from the connection."""
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Pass on again what is received."""
+        """Resume reading from the connection."""
         self._transport.resume_reading()
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what the connection knows by this name, such as its socket."""
+        """Return transport information, such as the socket."""
         return self._transport.get_extra_info(name, default)
 
     def _flush(self) -> None:

@@ -117,7 +117,7 @@ def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
     # Objects created so far are permanent: collecting them repeatedly would stall requests for tens of milliseconds.
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
-    gc.enable()  # off since `shared.sigterm` was imported
+    gc.enable()  # disabled since `shared.runtime.sigterm` was imported
     server = _Server(config)
     try:
         server.run()

@@ -2,8 +2,8 @@
 
     make drills DRILL=autoscale_policy
 
-No Docker and no waiting: ten minutes of a service under load, decided every three seconds by the real controller and
-policy with their defaults. Prints a line per cluster with its threshold, and exits 1 if one is missed.
+No Docker and no waiting: ten simulated minutes of a service under load, with a decision every three seconds by the
+real controller and policy with their defaults. Prints a line and threshold per cluster; exits 1 if one is missed.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ from shared.testing.fixtures import Lab
 MINUTES = 60
 SEEDS = range(100)
 SILENT = 10 * MINUTES
-# The cluster's clock begins here.
+# Start of the cluster's clock.
 BEGIN = 1_000_000
 CAPACITY, REPLICAS = 100, 6
 
 
 async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> int:
-    """Return the most reversals in ten minutes of ±15 % noise around what the replicas should carry."""
+    """Return the maximum number of reversals in ten minutes of ±15 % noise around the target load."""
     worst = 0
     for seed in SEEDS:
         chance = random.Random(seed)
@@ -41,9 +41,9 @@ async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> i
 
 
 async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert: bool = False) -> int:
-    """Return how often replicas went in ten minutes of silence.
+    """Return the number of scale-downs during ten minutes without metrics.
 
-    A minute before, the load of six replicas changes to another: the window of five minutes would end in the silence.
+    A minute before, the load of six replicas changes: the window of five minutes would end during the outage.
     """
     change, silence = BEGIN + 4 * MINUTES, BEGIN + 5 * MINUTES
     cluster = FakeCluster(
@@ -70,7 +70,7 @@ def report(what: str, figure: int, *, most: int | None = None, least: int = 0) -
 
 
 async def run() -> int:
-    """Run all simulations, including two that must miss: a threshold that cannot be missed proves nothing."""
+    """Run all simulations, including two that must miss their thresholds: one that cannot be missed proves nothing."""
     logging.disable(logging.CRITICAL)
     met = []
     with tempfile.TemporaryDirectory() as folder:

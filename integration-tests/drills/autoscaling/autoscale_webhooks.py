@@ -1,8 +1,8 @@
-"""Send the autoscaler webhooks that it has to refuse, on a composed stack: forged, replayed, too large, about others.
+"""Send webhooks that the autoscaler must reject to a composed stack: forged, replayed, too large, of other services.
 
     make drills DRILL=autoscale_webhooks
 
-Prints a line for each, and fails if one is answered otherwise, is not counted, or any container comes or goes.
+Prints a line for each, and fails if one is accepted or not counted, or if any container is started or removed.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from harness.client import eventually
 SERVICE = "account-service"
 _HOOK = "http://127.0.0.1:8000/webhook/autoscale"
 _MOST_BYTES = 256 * 1024
-# Longer than the loop needs to look, decide and start something.
+# Longer than the loop needs to observe, decide and start an operation.
 _SETTLE_SECONDS = 8
-# A new stack has metrics after some scrapes, and what its start cost has passed.
+# Until a new stack has metrics, and the CPU load of its start has passed.
 _REST_SECONDS = 180
 _SEND = (
     "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers,"
@@ -34,7 +34,7 @@ _SEND = (
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A request, and how it has to be answered; `size` is what its body is filled up to with blanks."""
+    """A request and the expected response; its body is padded to `size` with spaces."""
 
     name: str
     headers: dict[str, str]
@@ -59,10 +59,10 @@ def _signed(body: str, secret: str, when: float) -> dict[str, str]:
 
 
 def webhooks(secret: str, now: float) -> list[Webhook]:
-    """Return what is sent, in this order; two of them are good, for others to be repetitions or changes of."""
+    """Return the webhooks in order; two are valid, and others are replays or modifications of them."""
     good, bearer = _payload(SERVICE), {"Authorization": f"Bearer {secret}"}
     signed = _signed(good, secret, now)
-    # Refused before it is read who it is about.
+    # Rejected before the body is parsed.
     forged = [
         ("no secret", {}, good),
         ("another secret", {"Authorization": f"Bearer {'x' * len(secret)}"}, good),
@@ -91,7 +91,7 @@ def webhooks(secret: str, now: float) -> list[Webhook]:
 
 
 def _counted(bank: ComposedBank) -> Counter[str]:
-    """Return what the autoscaler has counted, by outcome."""
+    """Return the autoscaler's counter by outcome."""
     script = "import httpx; print(httpx.get('http://127.0.0.1:8000/metrics').text)"
     found: Counter[str] = Counter()
     for text in bank.inside("autoscale-service", "python", "-c", script).splitlines():

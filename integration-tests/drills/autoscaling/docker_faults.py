@@ -1,4 +1,4 @@
-"""A proxy in front of Docker's socket that forwards all calls except those that are to fail."""
+"""A proxy in front of Docker's socket that forwards all calls except those that should fail."""
 
 import http.client
 import re
@@ -25,7 +25,7 @@ class Refusal:
 
 
 class _Engine(http.client.HTTPConnection):
-    """A connection to the Engine itself."""
+    """A connection to the Docker Engine."""
 
     def __init__(self) -> None:
         super().__init__("docker")

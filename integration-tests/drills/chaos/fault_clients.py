@@ -217,7 +217,7 @@ class Client:
         return self._bank.headers(_SUBJECTS[account % len(_SUBJECTS)])
 
     def _ask(self, request: _Request, timeout: float, patience: float) -> None:
-        """Send it, retrying with the same key until there is a final response or the time is over."""
+        """Send it, retrying with the same key until there is a final response or the time limit."""
         # The batch has a key besides those of its items.
         key = request.asked[0].key + ("/batch" if request.batch else "")
         headers = {**request.headers, "Idempotency-Key": key}

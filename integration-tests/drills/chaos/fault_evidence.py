@@ -1,4 +1,4 @@
-"""What the fault drill's checker looks at, read from a running stack: ledger, events, history and statements."""
+"""Reads the data for the history checker from a running stack: ledger, events, history and statements."""
 
 import time
 
@@ -18,7 +18,7 @@ def _number(bank: ComposedBank, database: str, query: str) -> int:
 
 
 def ledger(bank: ComposedBank) -> Ledger:
-    """Read the money as account-service has it."""
+    """Read accounts, transactions, entries and holds of account-service."""
     accounts = _rows(bank, "account", "SELECT id, currency, kind = 'cash', balance, held, seq FROM accounts")
     holds = _rows(bank, "account", "SELECT id, account_id, amount, captured_amount, status, transaction_id FROM holds")
     return Ledger(
@@ -45,7 +45,7 @@ def _as_entries(rows: list[list[str]]) -> list[Entry]:
 
 
 def events(bank: ComposedBank) -> Events:
-    """Read what account-service has sent, and what of it transaction-service has taken in."""
+    """Read the events that account-service has published and those that transaction-service has consumed."""
     posted = ", ".join(
         f"e->'data'->>'{name}'" for name in ("account_id", "seq", "transaction_id", "amount", "balance_after")
     )
@@ -74,7 +74,7 @@ def events(bank: ComposedBank) -> Events:
 
 
 def told(bank: ComposedBank, accounts: list[str]) -> HistoryView:
-    """Read the history, and the statements as customers get them."""
+    """Read the history, and the statements through the API."""
     statements = {}
     for account in accounts:
         found = bank.get(f"/statements/{account}", subject=OPERATOR, scope=OPERATOR_SCOPE)
@@ -88,13 +88,13 @@ def told(bank: ComposedBank, accounts: list[str]) -> HistoryView:
 
 
 def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:
-    """Wait until every event has arrived; return how many had not at first, and the seconds that it took.
+    """Wait until every event is consumed; return how many were missing at first, and the seconds that it took.
 
-    Raises AssertionError when none arrives for `standstill` seconds: slow is not lost.
+    Raises AssertionError if none is consumed for `standstill` seconds: slow events are not lost ones.
     """
 
     def missing() -> int:
-        # transaction-service hears its own findings, too.
+        # transaction-service consumes its own events, too.
         sent = sum(
             _number(bank, name, "SELECT coalesce(sum(size), 0) FROM outbox") for name in ("account", "transaction")
         )

@@ -148,7 +148,7 @@ def _listed(meaning: str, examples: Iterable[object]) -> Iterator[str]:
 
 
 def _answers(asked: Sequence[ClientOperation]) -> Iterator[str]:
-    """Check that a key always got the same answer, and that no two keys share an effect."""
+    """Check that a key always got the same response, and that no two keys share an effect."""
     yield from _listed("one key, different answers", (one.key for one in asked if len(set(one.answers)) > 1))
     made = Counter(one.answers[0] for one in asked if one.outcome == DONE and one.kind not in ("capture", "void"))
     yield from _listed("one effect for several keys", (effect for effect, count in made.items() if count > 1))
@@ -156,7 +156,7 @@ def _answers(asked: Sequence[ClientOperation]) -> Iterator[str]:
 
 
 def _operations(asked: Sequence[ClientOperation], ledger: Ledger, ours: Set[str]) -> Iterator[str]:
-    """Check everything that is known by its reference: done once, refused never, unknown at most once."""
+    """Check operations with a reference: acknowledged ones once, refused ones never, unknown ones at most once."""
     by_reference: dict[str, list[Transaction]] = defaultdict(list)
     for transaction in ledger.transactions:
         if transaction.type != "capture" and ours & {transaction.source, transaction.target}:
@@ -205,7 +205,7 @@ def _holds(asked: Sequence[ClientOperation], ledger: Ledger, ours: Set[str]) -> 
         if hold_id in holds and (holds[hold_id].account, holds[hold_id].amount) != (one.source, one.amount)
     )
     yield from _listed("a hold is not what was asked for", wrong)
-    # Of those that nobody was told of there may be as many as were left open.
+    # Holds without an acknowledgement: at most as many as there are unknown operations.
     extra = Counter((hold.account, hold.amount) for hold in holds.values() if hold.id not in known)
     extra.subtract((one.source, one.amount) for one in placed if one.outcome == UNKNOWN)
     yield from _listed("more holds than were asked for", (what for what, count in extra.items() if count > 0))
@@ -214,7 +214,7 @@ def _holds(asked: Sequence[ClientOperation], ledger: Ledger, ours: Set[str]) -> 
 
 
 def _ends_of_holds(asked: Sequence[ClientOperation], holds: Mapping[str, Hold]) -> Iterator[str]:
-    """Check that each hold ended as somebody asked for, and in no other way than was acknowledged."""
+    """Check that each hold ended by an operation that was sent, and as acknowledged."""
     done: dict[str, str] = {}
     possible: dict[str, set[str]] = defaultdict(set)
     amounts: dict[str, set[int]] = defaultdict(set)
@@ -262,7 +262,7 @@ def _captures(ledger: Ledger) -> Iterator[str]:
 
 
 def _accounts(ledger: Ledger) -> Iterator[str]:
-    """Check each account's own books: seq without gaps, the chain of balances, money that is held."""
+    """Check each account: seq without gaps, balances after each entry, held amount."""
     entries: dict[str, list[Entry]] = defaultdict(list)
     for entry in ledger.entries:
         entries[entry.account].append(entry)
@@ -295,7 +295,7 @@ def _accounts(ledger: Ledger) -> Iterator[str]:
 
 
 def _sums(ledger: Ledger) -> Iterator[str]:
-    """Check that money is neither made nor lost."""
+    """Check that balances sum to zero, and that each transaction has its two entries."""
     currencies: Counter[str] = Counter()
     for account in ledger.accounts:
         currencies[account.currency] += account.balance
@@ -314,7 +314,7 @@ def _sums(ledger: Ledger) -> Iterator[str]:
 def _same(
     where: str, ours: Sequence[Entry | Transaction], theirs: Sequence[Entry | Transaction], once: bool = False
 ) -> Iterator[str]:
-    """Check that both have the same; `once` means that theirs may not have one twice."""
+    """Check that both have the same items; with `once`, theirs must not have duplicates."""
     kind = "entries" if ours and isinstance(ours[0], Entry) else "transactions"
     mine, yours = set(ours), set(theirs)
     yield from _listed(f"{kind} of the ledger that are not in {where}", (_name(one) for one in mine - yours))
@@ -336,7 +336,7 @@ def _hold_events(ledger: Ledger, events: Events) -> Iterator[str]:
 
 
 def _delivery(events: Events) -> Iterator[str]:
-    """Check that every event has left, and has arrived."""
+    """Check that every event was published and consumed."""
     yield from _listed("two events have one id", (one for one, count in Counter(events.ids).items() if count > 1))
     yield from _listed("events that never arrived", set(events.ids) - set(events.seen))
     yield from _listed("events that arrived, but nobody sent", set(events.seen) - set(events.ids))
@@ -350,7 +350,7 @@ def _delivery(events: Events) -> Iterator[str]:
 
 
 def _statements(ledger: Ledger, told: HistoryView) -> Iterator[str]:
-    """Check that each statement is the account's entries, in their order."""
+    """Check that each statement has the account's entries in order."""
     own: dict[str, list[Entry]] = {account: [] for account in told.statements}
     for entry in sorted(ledger.entries, key=lambda entry: entry.seq):
         if entry.account in own:

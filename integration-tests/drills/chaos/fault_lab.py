@@ -1,7 +1,7 @@
 """Injects and repairs faults in the containers' networks, disks, clocks and processes.
 
-Faults of the network and of disks need root on the engine's own host. What cannot be done where it runs is found out by
-trying, and said.
+Network and disk faults need root on the host of the Docker Engine. Faults that are not available there are detected by
+trying, and reported.
 """
 
 import os
@@ -16,7 +16,7 @@ from drills.chaos.fault_plan import ACCOUNT, KINDS, TRANSACTION, Fault
 from harness.client import eventually
 
 Heal = Callable[[], None]
-# What causing or healing a fault may end with.
+# Errors of injecting or repairing a fault.
 FAILURES = (AssertionError, OSError, subprocess.SubprocessError)
 
 _DISK_BYTES = 4 * 1024**3
@@ -69,7 +69,7 @@ class FaultyEnvironment:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        # Why a kind of fault is not to be had.
+        # Why a kind of fault is not available.
         self.missing: dict[str, str] = {}
         self.disks: dict[str, Path] = {}
         self._skews = _FAKETIME.is_dir() or _works("scripts/local/ensure_packages.sh", "faketime")
@@ -93,8 +93,8 @@ class FaultyEnvironment:
     def _mount(self, name: str, owner: int) -> None:
         image, folder = self._folder / f"{name}.img", self._folder / f"{name}-disk"
         folder.mkdir()
-        # A journal within the journal below, or blocks that have yet to be found there, make each fsync several times
-        # as slow as on the disk itself.
+        # A journal on top of a journal, or unallocated blocks of the file, would make each fsync several times slower
+        # than on the disk itself.
         _run("dd", "if=/dev/zero", f"of={image}", "bs=16M", f"count={_DISK_BYTES >> 24}", "status=none")
         _run("mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", "-E", "nodiscard", str(image))
         _run("mount", "-o", "loop", str(image), str(folder))
@@ -129,7 +129,7 @@ class FaultInjector:
         if stage is None:
             self.missing["clock"] = self.missing["full disk"] = "the stack was not started for it"
         services = (ACCOUNT, TRANSACTION, "postgres", "nats", "nginx")
-        # Their ids stay: containers are killed and started, never replaced.
+        # Container ids do not change: containers are killed and started, never replaced.
         self._containers = {service: sorted(bank.containers(service)) for service in services}
         self._causes: dict[str, Callable[[Fault], Heal]] = {
             "kill": self._kill,
@@ -151,7 +151,7 @@ class FaultInjector:
             if self._shaping is _NETEM
             else ["slow network: this kernel has no netem, so a bandwidth of 400 kbit/s stands for delay"]
         )
-        # How often a part has logged that its disk was full.
+        # How often each component has logged that its disk was full.
         self.said_full: Counter[str] = Counter()
         self._look_around()
 
@@ -224,7 +224,7 @@ class FaultInjector:
 
     def _freeze(self, fault: Fault) -> Heal:
         container = self._target(fault)
-        # Not while one of its processes waits for a disk: older cgroups cannot freeze that.
+        # Not while a process waits for the disk: older cgroups cannot freeze it.
         eventually(lambda: self._frozen(container), _FREEZE_SECONDS, every=0.2)
         return lambda: self._thaw(container)
 
@@ -299,7 +299,7 @@ class FaultInjector:
         return lambda: self._full_speed(file, f"{device} {prefix}{'max' if prefix else 0}")
 
     def _full_speed(self, file: Path, line: str) -> None:
-        # It is gone with its container.
+        # The limit was removed with its container.
         if file.exists():
             file.write_text(line, encoding="utf-8")
 
@@ -310,7 +310,7 @@ class FaultInjector:
         return lambda: self._set_clock(container, "+0")
 
     def _set_clock(self, container: str, offset: str) -> None:
-        # A container that has been started again has a new, empty /tmp, and the right time.
+        # A restarted container has a new /tmp, and therefore the correct time.
         if self._pid(container):
             self.bank.docker("exec", "--env", "LD_PRELOAD=", container, "sh", "-c", f"echo {offset} >/tmp/clock")
 
@@ -320,7 +320,7 @@ class FaultInjector:
         ballast = disk / _BALLAST
         free = os.statvfs(disk)
         _run("fallocate", "--length", str(max(free.f_bavail * free.f_frsize - 16 * 1024**2, 4096)), str(ballast))
-        # The rest, of which nobody knows beforehand how much the file system needs for itself.
+        # The rest: the overhead of the file system is not known in advance.
         with ballast.open("ab", buffering=0) as file:
             try:
                 while True:

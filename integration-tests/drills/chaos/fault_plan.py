@@ -1,7 +1,7 @@
-"""The plan of a fault drill: which faults, and what clients ask for. The same seed gives the same plan.
+"""The plan of a fault drill: its faults and the clients' operations. The same seed gives the same plan.
 
-Plain data without clock or network. Accounts, replicas and earlier answers are named by number, since their ids are
-known only when the plan is carried out.
+Plain data without clock or network. Accounts, replicas and earlier responses are identified by number, because their
+ids are known only when the plan runs.
 """
 
 import hashlib
@@ -13,11 +13,11 @@ ACCOUNT, TRANSACTION = "account-service", "transaction-service"
 ACCOUNTS = 24
 CLIENTS = 16
 OPENING_BALANCE = 500_000
-# More than any account ever has: these are refused.
+# More than any account ever has: refused.
 TOO_MUCH = 10**9
 
 _EVERYTHING = (ACCOUNT, TRANSACTION, "postgres", "nats", "nginx")
-# Who talks to whom.
+# Connections between services.
 _PAIRS = (
     (ACCOUNT, "postgres"),
     (ACCOUNT, "nats"),
@@ -28,7 +28,7 @@ _PAIRS = (
     (TRANSACTION, ACCOUNT),
 )
 _ONE = tuple((name, "") for name in _EVERYTHING)
-# What can happen to whom (and whom else), how often it is drawn, and for how many seconds it may last.
+# Fault, target (and peer), relative frequency, and range of durations in seconds.
 KINDS: dict[str, tuple[Sequence[tuple[str, str]], int, tuple[float, float]]] = {
     "kill": (_ONE, 6, (0.2, 3.0)),
     "restart": (_ONE, 2, (0.0, 0.0)),
@@ -42,16 +42,16 @@ KINDS: dict[str, tuple[Sequence[tuple[str, str]], int, tuple[float, float]]] = {
     "full disk": ((("postgres", ""), ("nats", "")), 2, (1.0, 5.0)),
 }
 _PAUSE = (0.3, 2.0)
-# Two at once, now and then.
+# Probability of two faults at once.
 _OVERLAPS = 0.2
 _SKEWS = (-300, -30, -2, 2, 30, 300)
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault. `replica` and `peer_replica` are numbers, modulo what there is; `skew` is in seconds.
+    """One fault. `replica` and `peer_replica` are indices, modulo the number of replicas; `skew` is in seconds.
 
-    It lasts some seconds and is healed; then there is a pause. One that overlaps is healed with the next one.
+    It is repaired after some seconds; then there is a pause. One that overlaps is repaired with the next one.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class Fault:
 
 
 def _named(service: str, replica: int) -> str:
-    """Return the name of one of two replicas; the others are alone."""
+    """Return the name of a target, with its replica if it has two."""
     return f"{service} {replica + 1}" if service in (ACCOUNT, TRANSACTION) else service
 
 
@@ -79,10 +79,10 @@ def _named(service: str, replica: int) -> str:
 class Operation:
     """One request of a client.
 
-    `manner` is how the client takes no answer: patient (waits long, tries again), hasty (waits 0.25 s at first, tries
-    again), once (waits 0.25 s and gives up) or later (the same, and comes back at the end). `again` asks once more
-    after the answer. `earlier` picks one of the client's holds or transactions, modulo what it has; `items` are the
-    target and amount of each transfer of a batch.
+    `manner` is the retry behaviour: patient (long timeout, retries), hasty (first timeout 0.25 s, retries), once
+    (timeout 0.25 s, gives up) or later (the same, and retries at the end). `again` repeats the request after its
+    response. `earlier` selects one of the client's holds or transactions, modulo their number; `items` are target and
+    amount of each transfer of a batch.
     """
 
     kind: str
@@ -96,13 +96,13 @@ class Operation:
 
     @property
     def transfers(self) -> int:
-        """How many transfers it is."""
+        """Number of transfers."""
         return len(self.items) if self.kind == "batch" else int(self.kind == "transfer")
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that happens in a run."""
+    """Faults and operations of a run."""
 
     seed: int
     faults: tuple[Fault, ...]
@@ -110,17 +110,17 @@ class Plan:
 
     @property
     def transfers(self) -> int:
-        """How many transfers clients ask for."""
+        """Number of transfers that clients request."""
         return sum(one.transfers for client in self.operations for one in client)
 
     @property
     def digest(self) -> str:
-        """A short name of exactly this plan."""
+        """A short hash of this plan."""
         return hashlib.sha256(repr((self.faults, self.operations)).encode()).hexdigest()[:12]
 
 
 def make_plan(seed: int, faults: int, transfers: int, kinds: Sequence[str]) -> Plan:
-    """Return the plan of a seed, with faults of the given kinds (those that can be caused where it runs)."""
+    """Return the plan of a seed, with faults of the given kinds (those available on this machine)."""
     each = [transfers // CLIENTS + (number < transfers % CLIENTS) for number in range(CLIENTS)]
     return Plan(
         seed,
@@ -130,7 +130,7 @@ def make_plan(seed: int, faults: int, transfers: int, kinds: Sequence[str]) -> P
 
 
 def _faults(draw: random.Random, count: int, kinds: Sequence[str]) -> Iterator[Fault]:
-    # Every kind and target once before any comes again by chance: few faults are then as different as can be.
+    # Every kind and target once before random ones, so that a few faults are as different as possible.
     ordered = [name for name in KINDS if name in kinds]
     fresh: list[tuple[str, tuple[str, str]]] = []
     before: Fault | None = None
@@ -140,7 +140,7 @@ def _faults(draw: random.Random, count: int, kinds: Sequence[str]) -> Iterator[F
         else:
             (kind,) = draw.choices(ordered, [KINDS[name][1] for name in ordered])
         targets, _, (least, most) = KINDS[kind]
-        # What is on its way with the one before is left alone.
+        # An overlapping fault must not have the same target as the one before.
         busy = {before.target, before.peer} - {""} if before is not None and before.overlaps else set()
         free = [pair for pair in targets if not busy & set(pair)] or list(targets)
         target, peer = draw.choice([pair for pair in free if (kind, pair) not in fresh] or free)

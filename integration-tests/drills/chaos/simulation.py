@@ -2,12 +2,12 @@
 
     make drills DRILL=simulation [ARGS="--seeds 10000 --seed 1"]
     make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed with its trace
-    make drills DRILL=simulation ARGS="--mutations"                      how soon mutations are found
+    make drills DRILL=simulation ARGS="--mutations"                      seeds until each mutation is found
 
 No containers and no waiting: group commit, outbox, relay, consumers and repositories are the real ones, on SQLite;
 scheduler, clock, network and broker are drawn from the seed, and processes are killed between any two steps. Every
-acknowledged request has exactly one effect, every other one at most one, the ledger's invariants hold, and after quiet
-the history is the ledger's. Exits 1 when a seed has a finding, and says which one.
+acknowledged request has exactly one effect, every other one at most one, the ledger's invariants hold, and once the
+bank is idle, history and ledger agree. Exits 1 when a seed has a violation, and prints it.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def _print_violations(outcome: Outcome, broken: int) -> None:
 
 
 def show_trace(seed: int) -> int:
-    """Simulate one seed and print everything that happened; return whether it has findings."""
+    """Simulate one seed and print its trace; return whether it has violations."""
     outcome = run(seed, keep_lines=True)
     print("\n".join(outcome.lines))
     print(f"trace {outcome.trace}")

@@ -2,7 +2,7 @@
 
     make drills DRILL=fuzz_api [ARGS="--cases 10000 --seed 1"]
 
-The embedded stack runs behind a real NGINX. Schemathesis generates the walks: a request uses the account,
+The local stack runs behind a real NGINX. Schemathesis generates the walks: a request uses the account,
 transaction or hold of an earlier response. No response may be a 5xx or undocumented, every error is a problem document,
 and afterwards the ledger's invariants hold and the history equals the ledger. Prints cases and responses; exits 1 on a
 failure, or when fewer cases were sent than requested.

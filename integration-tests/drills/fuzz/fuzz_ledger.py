@@ -2,9 +2,9 @@
 
     make drills DRILL=fuzz_ledger [ARGS="--steps 1000000 --seed 1"]
 
-The state machine is the one of account-service's tests; here it runs in rounds of seeds that follow each other, on all
-cores, and its SQLite without threads. Prints steps and rate; exits 1 when a round fails, with the shortest
-failing program, or when fewer steps were made than requested.
+The state machine is that of account-service's tests; here it runs in rounds with consecutive seeds on all cores, on
+SQLite without threads. Prints steps and rate; exits 1 when a round fails, with the shortest failing program, or when
+fewer steps were run than requested.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from shared.testing.fixtures import Lab
 from simulation import sqlite
 
 EXAMPLES, LENGTH = 50, 100
-_MEMORY = Path("/dev/shm")  # nosec B108  # memory, where there is such a folder
+_MEMORY = Path("/dev/shm")  # nosec B108  # a memory file system, if there is one
 
 
 class QuickBank(Bank):
-    """The machine on databases in memory, with one engine for all of them: what it compiled once stays compiled."""
+    """The state machine on in-memory databases, with one engine for all of them, which caches compiled statements."""
 
     template: Path
     engine_of_all: AsyncEngine | None = None
@@ -55,7 +55,7 @@ class QuickBank(Bank):
 
     @invariant()
     def service_and_model_agree(self) -> None:
-        """Do what the slower machine does after every step, and count the step."""
+        """Compare service and model, as the base class does after every step, and count the step."""
         QuickBank.steps += 1
         query = "SELECT id, balance, balance - held, status FROM accounts WHERE kind = 'customer'"
         assert {id_: rest for id_, *rest in self.reader.execute(query)} == {
@@ -68,7 +68,7 @@ class QuickBank(Bank):
 
 
 def play(number: int, scratch: str) -> tuple[int, int, str]:
-    """Play one round; return its seed, how many steps it made and, if it found something, what."""
+    """Run one round; return its seed, the number of steps, and the failure if there was one."""
     tempfile.tempdir = scratch
     QuickBank.lab = Lab(lab_keys.ensure(Path(scratch)))
     QuickBank.template = Path(scratch) / "template.db"
@@ -91,7 +91,7 @@ def play(number: int, scratch: str) -> tuple[int, int, str]:
 
 
 def prepare(scratch: str) -> None:
-    """Make what all rounds share: keys, and a database to copy."""
+    """Create what all rounds share: keys, and a database to copy."""
     lab_keys.ensure(Path(scratch))
     engine = create_sync_engine(f"sqlite:///{scratch}/template.db")
     metadata.create_all(engine)
@@ -99,7 +99,7 @@ def prepare(scratch: str) -> None:
 
 
 def main() -> int:
-    """Run rounds until enough steps are made."""
+    """Run rounds until there are enough steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
     parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")

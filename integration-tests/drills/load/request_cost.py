@@ -1,11 +1,11 @@
-"""Send the most expensive requests there are: how long each blocks account-service, and what memory it takes.
+"""Measure the most expensive requests: how long each blocks account-service, and how much memory it takes.
 
     make drills DRILL=request_cost [ARGS="--rounds 5"]
 
-One account-service on SQLite. While a request is under way, another client asks for /health/live again and again: its
-slowest answer waited for the event loop. Memory is what the process' peak (VmHWM) grew by. Each case takes the least of
-its rounds, as other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and how
-long reading an ordinary transfer takes against pydantic alone. Exits 1 when a threshold is missed.
+One account-service on SQLite. During a request another client polls /health/live: its slowest response waited for the
+event loop. Memory is the growth of the process' peak (VmHWM). The result of a case is the minimum of its rounds,
+because other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and parsing
+of an ordinary transfer compared with pydantic alone. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -48,7 +48,7 @@ print(blocked * 1000, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - befo
 
 
 class Transfer(bodies.StrictBody):
-    """As account-service reads a transfer, but for the list of currencies."""
+    """The body of a transfer as in account-service, except for the list of currencies."""
 
     from_account: Identifier
     to_account: Identifier
@@ -58,7 +58,7 @@ class Transfer(bodies.StrictBody):
 
 
 def hostile_bodies() -> Iterator[tuple[str, str, bytes]]:
-    """Yield name, path and body of what costs most to refuse."""
+    """Yield name, path and body of the requests that are most expensive to reject."""
     for name, content in HOSTILE.items():
         content = content.replace(b'"items"', b'"transfers"')
         yield f"{name}, batch", BATCH, content
@@ -75,14 +75,14 @@ def hostile_bodies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def valid_batch(source: str, target: str) -> bytes:
-    """Return a batch of 1000 transfers, of nearly a megabyte."""
+    """Return a batch of 1000 transfers of nearly 1 MB."""
     item = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD", "reference": "é, " * 46}
     items = [{"key": f"{uuid.uuid4().hex}-{n:0200}", **item} for n in range(1000)]
     return json.dumps({"transfers": items}).encode()
 
 
 class Probe:
-    """Asks a service for its health without a pause, and remembers the slowest answer."""
+    """Polls the health of a service without a pause, and records the slowest response."""
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url)
@@ -118,14 +118,14 @@ def memory_mb(process: int, field: str) -> float:
 
 
 def served_process() -> int:
-    """Return the id of the one child of this process that runs `app`."""
+    """Return the id of the child of this process that runs `app`."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii").split()
     (process,) = [int(one) for one in children if b"app" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0")]
     return process
 
 
 def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int) -> tuple[float, float, int]:
-    """Return how long a request blocked others (ms), what memory it took (MB), and the size of a refusal."""
+    """Return how long a request blocked others (ms), how much memory it took (MB), and the size of the response."""
     blocks, memory, size = [], [], 0
     for _ in range(rounds):
         Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
@@ -140,7 +140,7 @@ def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int
 
 
 def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
-    """Print a case beside its thresholds; return whether they were met."""
+    """Print a case with its thresholds; return whether they were met."""
     met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_ANSWER_BYTES
     thresholds = f"thresholds {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
     return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({thresholds})")
@@ -169,7 +169,7 @@ def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
 
 
 def measure_webhook(rounds: int) -> Iterator[bool]:
-    """Measure what reading a webhook costs, at its limit of 256 KB."""
+    """Measure the cost of parsing a webhook at the size limit of 256 KB."""
     for name in ("unknown fields", "numbers", "nested lists", "escaped quotes", "a long number", "names of surrogates"):
         content = HOSTILE[name].replace(b'"items"', b'"alerts"')[: 256 * 1024]
         results = []
@@ -183,7 +183,7 @@ def measure_webhook(rounds: int) -> Iterator[bool]:
 
 
 def measure_reading(rounds: int) -> bool:
-    """Compare reading an ordinary transfer with pydantic alone; interleaved, as the machine's speed varies."""
+    """Compare parsing of an ordinary transfer with pydantic alone; interleaved, because the machine's speed varies."""
     body = {"from_account": new_id(), "to_account": new_id(), "amount": 1050, "currency": "USD", "reference": "rent"}
     content = json.dumps(body).encode()
 
@@ -205,7 +205,7 @@ def measure_reading(rounds: int) -> bool:
 
 
 def main() -> int:
-    """Measure everything, and say whether every threshold was met."""
+    """Run the drill; return 0 only if every threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (default 3)")
     rounds = parser.parse_args().rounds

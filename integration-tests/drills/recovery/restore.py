@@ -98,15 +98,15 @@ def load(bank: ComposedBank, accounts: list[str], clients: Clients) -> Iterator[
 
 
 def remove_volume(bank: ComposedBank, service: str) -> None:
-    """Kill a service and remove its volume: what was on the disk is gone."""
+    """Kill a service and remove its volume."""
     bank.docker("kill", *bank.containers(service))
-    # It looks at every disk, and holds the volume.
+    # node-exporter mounts every disk, and would keep the volume in use.
     bank.compose("rm", "--force", "--stop", service, "node-exporter")
     bank.docker("volume", "rm", f"{bank.project}_{service}")
 
 
 def restored(bank: ComposedBank, moment: float | None) -> float:
-    """Restore to a moment, or the last transaction; return the seconds until a client could transfer again."""
+    """Restore to a time, or to the last transaction; return the seconds until a transfer succeeds."""
     began = time.monotonic()
     to = {} if moment is None else {"TO": datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")}
     for line in bank.script("scripts/stack/restore.sh", **to).splitlines():
@@ -126,13 +126,13 @@ def _transfers(bank: ComposedBank) -> bool:
 
 
 def posted(bank: ComposedBank, database: str) -> set[str]:
-    """Return the ids of the transactions that a database has as posted."""
+    """Return the ids of the posted transactions in a database."""
     condition = "" if database == "account" else " WHERE status = 'posted'"
     return set(bank.sql(database, f"SELECT id FROM transactions{condition}"))
 
 
 def wrong_balances(bank: ComposedBank, accounts: list[str], transfers: set[str]) -> int:
-    """Return how many balances, as clients see them, are not the first deposit and the transfers that are there."""
+    """Return how many balances in the API differ from the first deposit plus the transfers in the ledger."""
     rows = bank.sql("account", "SELECT id, amount, from_account, to_account FROM transactions WHERE type = 'transfer'")
     expected = dict.fromkeys(accounts, _MONEY)
     for transfer, amount, source, target in (row.split("|") for row in rows):
@@ -143,20 +143,20 @@ def wrong_balances(bank: ComposedBank, accounts: list[str], transfers: set[str])
 
 
 def check_agreement(bank: ComposedBank, accounts: list[str], report: Report) -> None:
-    """Compare ledger, balances and history, and look whether the bus has every event."""
+    """Compare ledger, balances and history, and check that the broker has every event."""
     bank.assert_ledger_is_sound()
     reconciliation = bank.reconciled(_PATIENCE_SECONDS)
     ledger = posted(bank, "account")
     report.at_most("accounts that the reconciliation finds wrong", reconciliation["mismatches"], 0)
     report.at_most("accounts whose history is not complete yet", reconciliation["pending"], 0)
     report.at_most("transactions in only one of ledger and history", len(ledger ^ posted(bank, "transaction")), 0)
-    report.at_most("balances that are not the sum of what is there", wrong_balances(bank, accounts, ledger), 0)
+    report.at_most("balances that differ from the ledger", wrong_balances(bank, accounts, ledger), 0)
     letters = sum(int(bank.sql(name, "SELECT count(*) FROM dead_letters")[0]) for name in ("account", "transaction"))
     report.at_most("dead letters", letters, 0)
 
 
 def missing_events(bank: ComposedBank) -> int:
-    """Return how many events of the outboxes the bus has not."""
+    """Return how many events of the outboxes the broker does not have."""
     sizes = (int(bank.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in ("account", "transaction"))
     return max(0, sum(sizes) - bank.messages_on_the_bus())
 
@@ -170,7 +170,7 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
         info(bank.script("scripts/stack/backup.sh").strip().splitlines()[-1])
         time.sleep(seconds)
         moment = time.time()
-        # Beyond the moment there is always more: it is archived for certain.
+        # Load continues after this time, so that its WAL is archived.
         time.sleep(max(seconds, _ARCHIVE_SECONDS + 5))
         lost_at = time.time()
         remove_volume(bank, "postgres")
@@ -215,7 +215,7 @@ def run(bank: ComposedBank, seconds: float, report: Report) -> None:
 
 
 def main() -> int:
-    """Run the drill on a stack of its own."""
+    """Run the drill on a dedicated stack."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=15, help="of load before the moment, and after (default 15)")
     arguments = parser.parse_args()

@@ -16,7 +16,7 @@ from scripts.faults.stack import Stack
 
 from shared.testing.progress import Progress
 
-# Those that leave the history wrong come last.
+# Faults that corrupt the history come last.
 FAULTS = (
     *("401-all", "404-all", "422-valid", "409-half", "wrong-balance-field", "leak", "cpu-x3", "slow-1-in-50"),
     *("bad-config", *LASTING),
@@ -40,7 +40,7 @@ class ComposedDrill:
         self.missed: list[str] = []
 
     def faulty(self, fault: str) -> None:
-        """Roll out a release with a fault, and roll it back where the analysis would not."""
+        """Roll out a release with a fault, and roll it back if the analysis does not."""
         mismatches = self._bank.reconciled()["mismatches"]
         try:
             images = release.build(self._stack, fault)
@@ -51,7 +51,7 @@ class ComposedDrill:
         self._check_ledger(fault, None if fault in LASTING else mismatches)
 
     def equal(self) -> None:
-        """Roll out the running release, again and again: each time it is promoted."""
+        """Roll out the running release repeatedly; it must be promoted each time."""
         plan = Plan(_DRIVER, bake_seconds=20, budget_seconds=240)
         for number in range(1, _AA_ROLLOUTS + 1):
             result = self._run("same", self._stack.images(), plan, _AA_RATE, promote=True)

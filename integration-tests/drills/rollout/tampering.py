@@ -39,7 +39,7 @@ def cosign(*words: str | Path) -> None:
 
 
 def tar_of(version: str) -> bytes:
-    """Return the smallest image with a package in it."""
+    """Return a minimal image that contains a package."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
         for name, text in {
@@ -80,7 +80,7 @@ class Drill:
     def release(
         self, version: str, number: int, key: str = "first", repository: str = REPOSITORY, **env: str
     ) -> Manifest:
-        """Make a release as deploy.yml does."""
+        """Create a release as deploy.yml does."""
         self.build(version)
         target = self.folder / version / "release.json"
         settings = {
@@ -125,19 +125,19 @@ class Drill:
 
 
 def digest_of(image: str) -> str:
-    """Return the digest of an image that is named by it."""
+    """Return the digest in an image reference."""
     return image.rpartition("@")[2]
 
 
 def with_image(manifest: Manifest, image: str) -> Manifest:
-    """Return the release with another image in it."""
+    """Return the release with another image."""
     changed: Manifest = json.loads(json.dumps(manifest))
     changed["banking_app_release"]["images"]["account-service"] = image
     return changed
 
 
 def altered_layer(drill: Drill, manifest: Manifest) -> str:
-    """Change a byte of the layer where the registry keeps it; return what Docker says to pulling it, '' if nothing."""
+    """Change a byte of a layer in the registry's storage; return Docker's error when pulling it, '' without one."""
     image = manifest["banking_app_release"]["images"]["account-service"]
     layer = drill.registry.manifest_layers(digest_of(image))[0].removeprefix("sha256:")
     blob = drill.folder / "registry/images/docker/registry/v2/blobs/sha256" / layer[:2] / layer / "data"
@@ -166,7 +166,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     drill.expect("4 signature copied to another digest", drill.verify(with_image(good, unsigned)), True, "no signature")
     bad_parts = drill.release("parts", 201)
     own = digest_of(bad_parts["banking_app_release"]["images"]["account-service"])
-    # Attached again as it was, so that what is refused below is refused for what was altered.
+    # Attached unchanged first, so that the rejections below are due to the changes.
     drill.registry.attach(own, own)
     drill.expect("  a release with everything attached again", drill.verify(bad_parts), False)
     if not drill.registry.attach(own, own, alter_parts):
@@ -200,7 +200,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
 
 
 def rotate(drill: Drill, good: Manifest) -> None:
-    """The next key comes into force without a deployment lost."""
+    """Rotate the key; deployments succeed before and after."""
     after = drill.release("after", 110, key="next")
     drill.expect("rotation: old key, both trusted", drill.verify(good), False)
     drill.expect("rotation: next key, both trusted", drill.verify(after), False)
@@ -208,7 +208,7 @@ def rotate(drill: Drill, good: Manifest) -> None:
 
 
 def deploy(drill: Drill, _good: Manifest) -> None:
-    """Ansible refuses what was tampered with before anything starts, and deploys the genuine release."""
+    """Ansible rejects tampered releases before it starts anything, and deploys the genuine one."""
     folder = drill.folder / "ansible"
     folder.mkdir()
     releases = Releases(folder, lambda text: print(f"       {text}", flush=True), attested=True)

@@ -67,7 +67,7 @@ LATENCIES = {
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """How a version of a service answers: the share of errors, which latencies, and how much slower than those."""
+    """How a version of a service responds: error rate, distribution of latencies, and a factor on them."""
 
     errors: float
     latencies: str
@@ -81,7 +81,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A rollout: requests per second of each of two services, and both versions of the first; the second is well."""
+    """A rollout: requests per second of each of two services, and both versions of the first; the second is healthy."""
 
     rate: float
     stable: Version
@@ -97,7 +97,7 @@ class Track:
         self._buckets = [0] * len(BOUNDS)
 
     def answer(self, requests: int) -> int:
-        """Answer some requests; return how many failed."""
+        """Serve some requests; return how many failed."""
         failed = binomial(self._chance, requests, self._version.errors)
         self.requests += requests
         self.errors += failed
@@ -111,7 +111,7 @@ class Track:
         return failed
 
     def counts(self) -> TrackCounts:
-        """Return the counts as Prometheus gives them."""
+        """Return the counts as Prometheus returns them."""
         total, buckets = 0, {}
         for bound, count in zip(BOUNDS, self._buckets):
             total += count
@@ -120,7 +120,7 @@ class Track:
 
 
 def binomial(chance: random.Random, tries: int, share: float) -> int:
-    """Draw a binomial number: exactly by inversion where few are expected, from the normal one where many are."""
+    """Draw from a binomial distribution: by inversion if few are expected, otherwise from the normal approximation."""
     if share > 0.5:
         return tries - binomial(chance, tries, 1 - share)
     spread = tries * share * (1 - share)
@@ -135,7 +135,7 @@ def binomial(chance: random.Random, tries: int, share: float) -> int:
 
 
 class Step:
-    """A step of a rollout under load: traffic by cohort, and what the canary fails is asked of stable again."""
+    """A step of a rollout under load: traffic by cohort, and the canary's failed requests are retried on stable."""
 
     def __init__(self, case: Case, share: float, chance: random.Random, known: bool = True) -> None:
         self._case, self._share, self._chance = case, share, chance
@@ -151,11 +151,11 @@ class Step:
 
     @property
     def canary_requests(self) -> int:
-        """How many requests the first service's canary has answered."""
+        """Number of requests that the first service's canary has served."""
         return self.tracks[0][1].requests
 
     def run(self, seconds: float) -> Verdict:
-        """Let some seconds pass and judge."""
+        """Simulate some seconds and analyze."""
         self.seconds += seconds
         expected = self._case.rate * seconds
         for stable, canary in self.tracks:
@@ -170,7 +170,7 @@ class Step:
 
 
 def rollout(case: Case, seed: str) -> tuple[str, float]:
-    """Roll out step by step; return `promoted`, or why not, and how many seconds it took."""
+    """Roll out step by step; return `promoted` or the reason for the rollback, and the duration in seconds."""
     chance = random.Random(seed)
     took = 0.0
     for share in STEPS:
@@ -185,9 +185,9 @@ def rollout(case: Case, seed: str) -> tuple[str, float]:
 
 
 def requests_needed(case: Case, share: float, seed: str, most: int, known: bool = True) -> float:
-    """Return how many canary requests the first step needs to roll a bad version back; infinity beyond `most`.
+    """Return the number of canary requests until the first step rolls a bad version back; infinity beyond `most`.
 
-    Judged every five canary requests on average, or forty times in all.
+    The analysis runs every five canary requests on average, or forty times in total.
     """
     step = Step(case, share, random.Random(seed), known)
     while step.canary_requests < most:
@@ -198,7 +198,7 @@ def requests_needed(case: Case, share: float, seed: str, most: int, known: bool 
 
 
 def equal_cases() -> dict[str, Case]:
-    """Return rollouts of equal versions by what they are like."""
+    """Return rollouts of equal versions by description."""
     cases = {}
     for rate in (10, 200):
         for number, errors in enumerate((0, 0.001, 0.01)):

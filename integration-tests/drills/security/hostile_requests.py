@@ -66,7 +66,7 @@ def transfer(account: str, **more: object) -> str:
 
 
 def batch_of_unknown_fields(account: str) -> bytes:
-    """Return a batch of 1,000 transfers close to the limit, each with as many unknown fields as there is room for."""
+    """Return a batch of 1,000 transfers close to the size limit, filled up with unknown fields."""
     room = MAX_BYTES // 1000 - len(transfer(account, key="key-0000")) - 4
     extra = unknown_fields(room // len('"aaa":1,')).decode()
     items = (transfer(account, key=f"key-{number:04}")[:-1] + "," + extra + "}" for number in range(1000))
@@ -74,7 +74,7 @@ def batch_of_unknown_fields(account: str) -> bytes:
 
 
 def wide(account: str) -> dict[str, bytes]:
-    """Return bodies of a transfer that are read in full before anything is wrong with them, by name."""
+    """Return bodies of a transfer that are invalid only at their end, by name."""
     known = transfer(account)[:-1].encode()
     inner = MAX_BYTES // 2 - 512
     digits = b"1" * (MAX_BYTES - 512)

@@ -1,4 +1,4 @@
-"""Stands for Slack, the autoscaler's webhook and the dead man's switch: prints what it gets, one JSON object a line."""
+"""Stands in for Slack, the autoscaler's webhook and the dead man's switch: prints each request as a line of JSON."""
 
 import json
 import sys
@@ -7,10 +7,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers every POST as Slack does, and every GET with an empty page, which is good enough for a scrape."""
+    """Responds to every POST like Slack, and to every GET with an empty page, which suffices for a scrape."""
 
     def do_POST(self) -> None:  # pylint: disable=invalid-name  # http.server calls it so
-        """Print one message."""
+        """Print a message."""
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         message = {
             "at": time.time(),
@@ -23,7 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         self._answer(b"ok")
 
     def do_GET(self) -> None:  # pylint: disable=invalid-name
-        """Answer health checks and scrapes."""
+        """Respond to health checks and scrapes."""
         self._answer(b"")
 
     def _answer(self, content: bytes) -> None:
@@ -34,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
-        """Say nothing: the output is the messages."""
+        """Log nothing: the output consists of the messages."""
 
 
 if __name__ == "__main__":
