@@ -51,7 +51,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         return [f"{replica.SERVICE}={service}", f"{replica.ONE_OFF}=False"]
 
     async def create(self, _match: re.Match[str], query: Query, body: Any) -> Query:
-        """A container may be made that is a copy of one that runs, with another number, and not too many."""
+        """Allow creating a copy of a running replica with another number, up to the maximum number of replicas."""
         labels: Any = body.get("Labels") if isinstance(body, dict) else None
         require(isinstance(labels, dict) and replica.is_ours(labels, self._project), "is not a replica of the project")
         number, service = str(labels.get(replica.NUMBER)), str(labels.get(replica.SERVICE))
