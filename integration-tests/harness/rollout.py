@@ -27,7 +27,7 @@ def start_rollout(bank: ComposedBank, **changes: Any) -> str:
     """
     images = {one: bank.inspect("{{.Config.Image}}", bank.containers(one)[0])[0] for one in SERVICES}
     request = {"driver": "a test", "version": "same", "images": images, "previous": images}
-    request |= {"bake_seconds": 900, "budget_seconds": 1200, "synthetic": True, **changes}
+    request |= {"bake_seconds": 900, "step_timeout_seconds": 1200, "synthetic": True, **changes}
     rollout: str = rollout_cli(bank, "begin", "-", stdin=json.dumps(request))["id"]
     # Without a build there are no images with the canaries' names from .env.
     names = {f"{one.upper().replace('-', '_')}_CANARY_IMAGE": image for one, image in images.items()}

@@ -37,7 +37,7 @@ class Clock:
         if state.boot_id == self._boot_id:
             return state.clock_offset + self.monotonic()
         # The wall clock may have been set back meanwhile, but no time before the last change can come again.
-        return max(self.wall(), state.changed_at, state.shifted_at)
+        return max(self.wall(), state.changed_at, state.step_started_at)
 
     def anchor(self, state: Rollout, lease_seconds: float) -> Rollout:
         """Tie the rollout's time to the current boot; a lease from before it lasts at most its usual duration."""

@@ -57,7 +57,7 @@ class ContractProbe:
 
     def follow(self, state: Rollout) -> None:
         """Start over when a step of a rollout has begun to serve clients; stop when it has ended."""
-        step = (state.id, state.step) if state.phase == "canary" and state.shifted_at else None
+        step = (state.id, state.step) if state.phase == "canary" and state.step_started_at else None
         if step != self._step:
             self._step, self._begun_at, self._rounds = step, time.monotonic(), 0
             self.difference, self.status, self.requests = "", "", 0

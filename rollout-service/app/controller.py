@@ -111,7 +111,7 @@ class Controller:
     async def _run_analysis(self, state: Rollout) -> Rollout:
         monotonic = self._clock.monotonic()
         due = monotonic - self._analyzed_at >= self._analysis_interval_seconds
-        if state.phase != "canary" or not state.shifted_at or not due:
+        if state.phase != "canary" or not state.step_started_at or not due:
             return state
         self._analyzed_at = monotonic
         # Prometheus has the times of the wall clock.

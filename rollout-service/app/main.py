@@ -57,7 +57,7 @@ def create(settings: RolloutSettings) -> Service:
     tasks: list[asyncio.Task[None]] = []
 
     def heartbeat(state: Rollout) -> None:
-        synthetic.enabled = state.synthetic and state.phase == "canary" and bool(state.shifted_at)
+        synthetic.enabled = state.synthetic and state.phase == "canary" and bool(state.step_started_at)
         probe.follow(state)
 
     def checks() -> dict[str, Check]:

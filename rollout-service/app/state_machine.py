@@ -9,9 +9,9 @@ All are idempotent, so a driver that was interrupted repeats its last command.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
 Phase = Literal["idle", "provisioning", "canary", "promoting", "done", "rolling-back"]
 PHASES: tuple[Phase, ...] = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
@@ -29,6 +29,11 @@ _ANALYSIS_GRACE_SECONDS = 30
 
 class InvalidTransition(Exception):
     """The current state does not allow the transition; the message gives the reason."""
+
+
+def _formerly(name: str, old: str) -> Any:
+    """Return the metadata of a field whose name is another one in states that earlier releases have stored."""
+    return Field(validation_alias=AliasChoices(name, old))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,8 @@ class Rollout:
     step: int = 0
     weight: int = 0
     bake_seconds: float = 0
-    budget_seconds: float = 0
-    warm_seconds: float = 0
+    step_timeout_seconds: Annotated[float, _formerly("step_timeout_seconds", "budget_seconds")] = 0
+    scale_down_delay_seconds: Annotated[float, _formerly("scale_down_delay_seconds", "warm_seconds")] = 0
     synthetic: bool = False
     gates: tuple[int, ...] = ()
     gate_timeout_seconds: float = 0
@@ -60,7 +65,7 @@ class Rollout:
     lease_until: float = 0
     started_at: float = 0
     changed_at: float = 0
-    shifted_at: float = 0
+    step_started_at: Annotated[float, _formerly("step_started_at", "shifted_at")] = 0
     waiting_since: float = 0
     approved_at: float = 0
     overdue: bool = False
@@ -103,8 +108,10 @@ class RolloutRequest(BaseModel):
     canaries: dict[str, int] = Field(dict.fromkeys(SERVICES, 1), description="Canary replicas of each service.")
     steps: list[int] = Field([10, 50], min_length=1, description="Canary weights in percent, in increasing order.")
     bake_seconds: float = Field(60, ge=0, description="Minimum duration of a step.")
-    budget_seconds: float = Field(600, gt=0, description="Maximum duration of provisioning, and of each step.")
-    warm_seconds: float = Field(1800, ge=0, description="How long the previous version keeps running after promotion.")
+    step_timeout_seconds: float = Field(600, gt=0, description="Maximum duration of provisioning, and of each step.")
+    scale_down_delay_seconds: float = Field(
+        1800, ge=0, description="How long the previous version keeps running after promotion."
+    )
     synthetic: bool = Field(False, description="Send synthetic requests to both tracks.")
     gates: list[int] = Field([], description="Weights that need an approval before the next step.")
     gate_timeout_seconds: float = Field(3600, gt=0, description="Maximum wait for an approval.")
@@ -140,8 +147,8 @@ def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, 
         canaries=request.canaries,
         steps=tuple(request.steps),
         bake_seconds=request.bake_seconds,
-        budget_seconds=request.budget_seconds,
-        warm_seconds=request.warm_seconds,
+        step_timeout_seconds=request.step_timeout_seconds,
+        scale_down_delay_seconds=request.scale_down_delay_seconds,
         synthetic=request.synthetic,
         gates=tuple(request.gates),
         gate_timeout_seconds=request.gate_timeout_seconds,
@@ -160,8 +167,8 @@ def _check_request(request: RolloutRequest) -> None:
         raise InvalidTransition(f"gates {sorted(unknown)} are not among the steps {request.steps}")
     if request.gates and request.skip_analysis.strip():
         raise InvalidTransition("gates need a canary: remove them, or do not skip the analysis")
-    if request.budget_seconds <= request.bake_seconds:
-        raise InvalidTransition("budget_seconds must be greater than bake_seconds")
+    if request.step_timeout_seconds <= request.bake_seconds:
+        raise InvalidTransition("step_timeout_seconds must be greater than bake_seconds")
 
 
 def renew(state: Rollout, rollout_id: str, now: float, lease: float) -> Rollout:
@@ -186,14 +193,14 @@ def record_traffic(state: Rollout, configuration: str, now: float) -> Rollout:
         return state
     weight = 0 if configuration in ("stable", "previous") else state.steps[state.step]
     state = replace(state, weight=weight)
-    if state.phase == "canary" and not state.shifted_at:
-        return _with_event(replace(state, shifted_at=now), now, f"{weight} % of clients")
+    if state.phase == "canary" and not state.step_started_at:
+        return _with_event(replace(state, step_started_at=now), now, f"{weight} % of clients")
     return state
 
 
 def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: float) -> Rollout:
     """Act on a verdict on a step: next step, promotion, approval, rollback, or hold until the step times out."""
-    if state.phase != "canary" or state.step != step or not state.shifted_at:
+    if state.phase != "canary" or state.step != step or not state.step_started_at:
         return state
     state = replace(state, verdict=dict(verdict))
     reason = ": ".join(str(part) for part in (verdict["reason"], verdict.get("detail")) if part)
@@ -202,8 +209,8 @@ def apply_verdict(state: Rollout, step: int, verdict: Mapping[str, Any], now: fl
             return roll_back(state, reason, now)
         case "promote":
             return _leave_step(state, reason, now)
-        case _ if not state.waiting_since and now - _budget_start(state) > state.budget_seconds:
-            return roll_back(state, f"no verdict within {state.budget_seconds:.0f} s ({reason})", now)
+        case _ if not state.waiting_since and now - _step_timeout_start(state) > state.step_timeout_seconds:
+            return roll_back(state, f"no verdict within {state.step_timeout_seconds:.0f} s ({reason})", now)
     return state
 
 
@@ -281,7 +288,7 @@ def complete_restore(state: Rollout, rollout_id: str, now: float) -> Rollout:
 def expire(state: Rollout, now: float) -> Rollout:
     """Apply timeouts: lease, provisioning, a step, an approval, the scale-down delay, and a slow rollback."""
     # The driver may still drain replicas of the previous version.
-    if state.phase == "done" and now - state.changed_at > state.warm_seconds and now > state.lease_until:
+    if state.phase == "done" and now - state.changed_at > state.scale_down_delay_seconds and now > state.lease_until:
         return _enter(state, "idle", now, "previous version removed: scale-down delay elapsed")
     if state.phase == "rolling-back" and not state.overdue and now - state.changed_at > _OVERDUE_SECONDS:
         text = f"ROLLBACK NOT COMPLETE after {_OVERDUE_SECONDS // 60} minutes ({state.reason}); run make rollback"
@@ -293,7 +300,7 @@ def expire(state: Rollout, now: float) -> Rollout:
 
 def _timeout(state: Rollout, now: float) -> str:
     """Return the reason why a driven phase has taken too long; empty if it has not."""
-    budget = state.budget_seconds
+    budget = state.step_timeout_seconds
     if state.phase in _DRIVEN and now > state.lease_until:
         return f"lease expired: no renewal from {state.driver}"
     if state.phase == "provisioning" and now - state.changed_at > budget:
@@ -303,19 +310,19 @@ def _timeout(state: Rollout, now: float) -> str:
     if state.waiting_since:
         expired = now - state.waiting_since > state.gate_timeout_seconds
         return f"not approved within {state.gate_timeout_seconds:.0f} s" if expired else ""
-    if not state.shifted_at:
+    if not state.step_started_at:
         return f"NGINX did not apply the step within {budget:.0f} s" if now - state.changed_at > budget else ""
-    late = now - _budget_start(state) > budget + _ANALYSIS_GRACE_SECONDS
+    late = now - _step_timeout_start(state) > budget + _ANALYSIS_GRACE_SECONDS
     return f"no analysis within {budget:.0f} s" if late else ""
 
 
-def _budget_start(state: Rollout) -> float:
-    return max(state.shifted_at, state.approved_at)
+def _step_timeout_start(state: Rollout) -> float:
+    return max(state.step_started_at, state.approved_at)
 
 
 def shift_times(state: Rollout, seconds: float) -> Rollout:
     """Return the state with its start and that of the step moved, to the time of another clock."""
-    return replace(state, started_at=state.started_at + seconds, shifted_at=state.shifted_at + seconds)
+    return replace(state, started_at=state.started_at + seconds, step_started_at=state.step_started_at + seconds)
 
 
 def complete_cleanup(state: Rollout, now: float) -> Rollout:
@@ -372,7 +379,7 @@ def _require_driven(state: Rollout, rollout_id: str) -> None:
 
 
 def _enter_step(state: Rollout, step: int, now: float, reason: str) -> Rollout:
-    fresh = replace(state, step=step, shifted_at=0, waiting_since=0, approved_at=0)
+    fresh = replace(state, step=step, step_started_at=0, waiting_since=0, approved_at=0)
     return _enter(fresh, "canary", now, reason)
 
 

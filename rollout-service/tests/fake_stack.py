@@ -20,7 +20,9 @@ NEW = {service: f"registry/{service}@sha256:{'b' * 64}" for service in SERVICES}
 def request(**changes: Any) -> RolloutRequest:
     """Return a driver's request, with some fields changed."""
     fields = {"driver": "ansible", "version": "v2", "images": NEW, "previous": OLD, "bake_seconds": 10}
-    return RolloutRequest.model_validate({**fields, "budget_seconds": 100, "warm_seconds": 1800, **changes})
+    return RolloutRequest.model_validate(
+        {**fields, "step_timeout_seconds": 100, "scale_down_delay_seconds": 1800, **changes}
+    )
 
 
 def started(**changes: Any) -> Rollout:

@@ -51,7 +51,7 @@ def test_a_reboot_extends_a_lease_by_at_most_its_duration(error: float, make: "o
     host.wall += 20 + error
     state = host.clock().anchor(state, LEASE)
     now = host.clock().now(state)
-    assert now >= max(state.changed_at, state.shifted_at) and state.lease_until <= now + LEASE
+    assert now >= max(state.changed_at, state.step_started_at) and state.lease_until <= now + LEASE
     host.wait(LEASE + 1)
     assert state_machine.expire(state, host.clock().now(state)).phase == "rolling-back"
 
@@ -83,7 +83,7 @@ async def test_the_analysis_is_neither_delayed_nor_shortened_by_a_wrong_clock(tm
     analyzed: list[tuple[float, float]] = []
 
     async def analyze(state: Rollout, now: float) -> dict[str, object]:
-        analyzed.append((now, now - state.shifted_at))
+        analyzed.append((now, now - state.step_started_at))
         return verdict("hold", "baking")
 
     stack.analyze = analyze  # type: ignore[method-assign,assignment]

@@ -100,7 +100,7 @@ def test_the_recorded_probes_are_complete() -> None:
 
 # Two of the recorded probes are enough for a bank that answers from memory.
 PROBES = tuple(probe for probe in contract.load() if probe.name in ("no-token", "forbidden-flags"))
-STEP = Rollout(id="one", phase="canary", steps=(10, 50), shifted_at=1)
+STEP = Rollout(id="one", phase="canary", steps=(10, 50), step_started_at=1)
 Change = Callable[[str, dict[str, Any]], dict[str, Any]]
 
 

@@ -27,9 +27,9 @@ def test_a_successful_rollout_passes_all_phases() -> None:
     state = state_machine.complete_provisioning(state, "one", NOW)
     assert (state.phase, state_machine.nginx_configuration(state), state.weight) == ("canary", "canary-10", 0)
     state = state_machine.record_traffic(state, "canary-10", NOW + 1)
-    assert (state.weight, state.shifted_at) == (10, NOW + 1)
+    assert (state.weight, state.step_started_at) == (10, NOW + 1)
     state = state_machine.apply_verdict(state, 0, verdict("promote"), NOW + 20)
-    assert (state.step, state_machine.nginx_configuration(state), state.shifted_at) == (1, "canary-50", 0)
+    assert (state.step, state_machine.nginx_configuration(state), state.step_started_at) == (1, "canary-50", 0)
     state = state_machine.record_traffic(state, "canary-50", NOW + 21)
     state = state_machine.apply_verdict(state, 1, verdict("promote"), NOW + 40)
     assert (state.phase, state_machine.nginx_configuration(state), state.weight) == ("promoting", "canary-50", 50)
@@ -131,7 +131,7 @@ def test_commands_are_idempotent() -> None:
         {"steps": [10, 10]},
         {"steps": [0, 50]},
         {"steps": [101]},
-        {"bake_seconds": 100, "budget_seconds": 100},
+        {"bake_seconds": 100, "step_timeout_seconds": 100},
     ],
 )
 def test_an_invalid_rollout_is_rejected(wrong: dict[str, object]) -> None:
@@ -164,7 +164,17 @@ def test_the_state_survives_serialization(make: Callable[[], Rollout]) -> None:
         from_json('{"phase": "dancing"}')
 
 
+def test_a_state_of_an_earlier_release_is_read_under_the_old_names() -> None:
+    old = {
+        "step_timeout_seconds": "budget_seconds",
+        "scale_down_delay_seconds": "warm_seconds",
+        "step_started_at": "shifted_at",
+    }
+    stored = {old.get(name, name): value for name, value in to_dict(at_step()).items()}
+    assert from_json(json.dumps(stored)) == at_step() and at_step().step_started_at
+
+
 def test_the_previous_version_stays_while_a_driver_is_still_draining() -> None:
-    state = replace(done(), warm_seconds=0, lease_until=NOW + LEASE)
+    state = replace(done(), scale_down_delay_seconds=0, lease_until=NOW + LEASE)
     assert state_machine.expire(state, NOW + LEASE).phase == "done"
     assert state_machine.expire(state, NOW + LEASE + 1).phase == "idle"

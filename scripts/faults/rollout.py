@@ -32,7 +32,7 @@ class Plan:
     driver: str
     steps: tuple[int, ...] = (10, LAST_WEIGHT)
     bake_seconds: float = 40
-    budget_seconds: float = 50
+    step_timeout_seconds: float = 50
     # Whether a release that passes the first step's analysis continues to the last one, instead of being rolled back.
     run_all_steps: bool = True
     # Whether rollout-service sends requests to the canary as well.
@@ -76,8 +76,8 @@ class Rollout:
             "previous": self._stack.images(),
             "steps": self._plan.steps,
             "bake_seconds": self._plan.bake_seconds,
-            "budget_seconds": self._plan.budget_seconds,
-            "warm_seconds": 0,
+            "step_timeout_seconds": self._plan.step_timeout_seconds,
+            "scale_down_delay_seconds": 0,
             "synthetic": self._plan.synthetic,
         }
         self._id = self._stack.rollout("begin", "-", stdin=json.dumps(request))["id"]

@@ -52,7 +52,7 @@ class ComposedDrill:
 
     def equal(self) -> None:
         """Roll out the running release repeatedly; it must be promoted each time."""
-        plan = Plan(_DRIVER, bake_seconds=20, budget_seconds=240)
+        plan = Plan(_DRIVER, bake_seconds=20, step_timeout_seconds=240)
         for number in range(1, _AA_ROLLOUTS + 1):
             result = self._run("same", self._stack.images(), plan, _AA_RATE, promote=True)
             outcome = str(result.state["outcome"])

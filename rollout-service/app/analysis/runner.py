@@ -50,7 +50,7 @@ class Analyzer:
             ceiling_seconds=self._settings.max_p95_latency_seconds,
         )
         window = AnalysisWindow(
-            step=state.shifted_at, now=now, rollout=state.started_at, warm_up=self._settings.warm_up_seconds
+            step=state.step_started_at, now=now, rollout=state.started_at, warm_up=self._settings.warm_up_seconds
         )
         about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
         record = await analyze(self._source, window, policy, about)

@@ -28,23 +28,23 @@ rejected=3
 renew_seconds=5
 project=$(sed -n 's/^COMPOSE_PROJECT_NAME=//p' .env)
 
-# fenced CHECK ID COMMAND …: run a command while rollout-service accepts CHECK for this rollout, which renews the lease.
+# with_lease CHECK ID COMMAND …: run a command while rollout-service accepts CHECK for this rollout, which renews the lease.
 # Replicas are changed by one command at a time: one that was interrupted for long checks again before it continues.
-fenced() {
+with_lease() {
     local work checked status
     exec 9>.rollout.lock
     if ! flock --timeout 60 9; then
         echo "another command of rollout.sh has been running for a minute in $PWD" >&2
         return 1
     fi
-    operate "$1" "$2" >/dev/null
+    rollout_service "$1" "$2" >/dev/null
     "${@:3}" &
     work=$! checked=$SECONDS
     while kill -0 "$work" 2>/dev/null; do
         sleep 0.2
         [ $((SECONDS - checked)) -ge "$renew_seconds" ] || continue
         checked=$SECONDS
-        operate "$1" "$2" >/dev/null && continue
+        rollout_service "$1" "$2" >/dev/null && continue
         status=$?
         # Docker may be busy for a while: only a rejection ends the command, otherwise the lease decides.
         [ "$status" -eq "$rejected" ] || continue
@@ -64,7 +64,7 @@ containers() {
 }
 
 # Without Compose, which first parses the whole stack: this would delay a rollback.
-operate() {
+rollout_service() {
     local container
     container=$(containers rollout-service)
     if [ -z "$container" ]; then
@@ -89,8 +89,8 @@ require_digest() {
     return 1
 }
 
-# by_image SERVICE yes|no IMAGE [FILTER …]: print the containers with this image, or with other images.
-by_image() {
+# containers_by_image SERVICE yes|no IMAGE [FILTER …]: print the containers with this image, or with other images.
+containers_by_image() {
     local service=$1 same=$2 wanted container
     wanted=$(docker image inspect --format '{{.Id}}' "$3")
     shift 3
@@ -103,19 +103,19 @@ by_image() {
     done
 }
 
-count() {
+count_words() {
     wc --words <<<"$*"
 }
 
-variable() {
+image_variable() {
     local upper=${1^^}
     echo "${upper//-/_}_IMAGE"
 }
 
 provisioned() {
     local status=0
-    operate renew "$1" >/dev/null
-    operate provisioned "$1" >/dev/null || status=$?
+    rollout_service renew "$1" >/dev/null
+    rollout_service provisioned "$1" >/dev/null || status=$?
     case $status in
         0) echo 'done' ;;
         "$rejected") echo waiting ;;
@@ -126,16 +126,16 @@ provisioned() {
 scale_up() {
     local service=$1 image=$2 old new healthy
     require_digest "$image"
-    old=$(by_image "$service" no "$image")
-    new=$(by_image "$service" yes "$image")
-    healthy=$(by_image "$service" yes "$image" health=healthy)
-    if [ "$(count "$new")" -gt "$(count "$healthy")" ]; then
+    old=$(containers_by_image "$service" no "$image")
+    new=$(containers_by_image "$service" yes "$image")
+    healthy=$(containers_by_image "$service" yes "$image" health=healthy)
+    if [ "$(count_words "$new")" -gt "$(count_words "$healthy")" ]; then
         echo waiting
-    elif [ "$(count "$new")" -gt 0 ] && [ "$(count "$new")" -ge "$(count "$old")" ]; then
+    elif [ "$(count_words "$new")" -gt 0 ] && [ "$(count_words "$new")" -ge "$(count_words "$old")" ]; then
         echo 'done'
     else
-        env "$(variable "$service")=$image" docker compose up --detach --no-deps --no-recreate --quiet-pull \
-            --scale "$service=$(($(count "$old $new") + 1))" "$service" >&2
+        env "$(image_variable "$service")=$image" docker compose up --detach --no-deps --no-recreate --quiet-pull \
+            --scale "$service=$(($(count_words "$old $new") + 1))" "$service" >&2
         echo waiting
     fi
 }
@@ -143,11 +143,11 @@ scale_up() {
 drain() {
     local service=$1 image=$2 old new stopping=.draining-$1
     require_digest "$image"
-    old=$(by_image "$service" no "$image")
-    new=$(by_image "$service" yes "$image" health=healthy)
+    old=$(containers_by_image "$service" no "$image")
+    new=$(containers_by_image "$service" yes "$image" health=healthy)
     # Replicas may be removed by others as well: never leave the service without healthy ones.
-    if [ "$(count "$new")" -lt "$(count "$old")" ] || [ -z "$new" ]; then
-        echo "$service: not draining, only $(count "$new") healthy new replicas for $(count "$old") old ones" >&2
+    if [ "$(count_words "$new")" -lt "$(count_words "$old")" ] || [ -z "$new" ]; then
+        echo "$service: not draining, only $(count_words "$new") healthy new replicas for $(count_words "$old") old ones" >&2
         return 1
     fi
     old=$(head -n 1 <<<"$old")
@@ -174,20 +174,20 @@ validate() {
     fi
 }
 
-stable() {
-    count "$(containers "$1")"
+stable_replicas() {
+    count_words "$(containers "$1")"
 }
 
 # A canary never gets more clients than a stable replica has now or had before: its latency would not be comparable.
 canary_count() {
     local replicas needed
-    replicas=$(stable "$1")
+    replicas=$(stable_replicas "$1")
     needed=$(((replicas * $2 + 99 - $2) / (100 - $2)))
     echo $((needed < replicas ? needed : replicas))
 }
 
-# by_service COMMAND [ARGUMENT …]: print the count of each service as JSON.
-by_service() {
+# json_by_service COMMAND [ARGUMENT …]: print the count of each service as JSON.
+json_by_service() {
     local service
     for service in account-service transaction-service; do
         printf '"%s": %d\n' "$service" "$("$1" "$service" "${@:2}")"
@@ -196,38 +196,38 @@ by_service() {
 
 ensure_canaries() {
     local service running needed
-    operate renew "$1"
+    rollout_service renew "$1"
     for service in account-service transaction-service; do
-        running=$(count "$(containers "$service-canary")")
+        running=$(count_words "$(containers "$service-canary")")
         needed=$(canary_count "$service" "$2")
         # Without canaries, rollout-service has rolled back: do not start new ones.
         if [ "$running" -gt 0 ] && [ "$needed" -gt "$running" ]; then
-            fenced renew "$1" docker compose up --detach --no-deps --no-recreate --quiet-pull \
+            with_lease renew "$1" docker compose up --detach --no-deps --no-recreate --quiet-pull \
                 --scale "$service-canary=$needed" "$service-canary" >&2
         fi
     done
 }
 
-# up TRACK …: start the replicas of both services on these tracks.
-up() {
+# start_tracks TRACK …: start the replicas of both services on these tracks.
+start_tracks() {
     local services=()
     for track; do services+=("account-service-$track" "transaction-service-$track"); done
     docker compose up --detach --no-deps --quiet-pull "${services[@]}" >&2
 }
 
 case "${1-} $#" in
-    'status 1' | 'restored 2' | 'renew 2' | 'promoted 2' | 'abort 3' | 'approve 4' | 'begin 2') operate "$@" ;;
-    'replicas 1') by_service stable ;;
-    'canary_count 2') by_service canary_count "$2" ;;
-    'canaries 2') fenced renew "$2" up canary ;;
-    'canaries 3') fenced renew "$2" up canary "$3" ;;
-    'previous 2') fenced renew "$2" up previous ;;
+    'status 1' | 'restored 2' | 'renew 2' | 'promoted 2' | 'abort 3' | 'approve 4' | 'begin 2') rollout_service "$@" ;;
+    'replicas 1') json_by_service stable_replicas ;;
+    'canary_count 2') json_by_service canary_count "$2" ;;
+    'canaries 2') with_lease renew "$2" start_tracks canary ;;
+    'canaries 3') with_lease renew "$2" start_tracks canary "$3" ;;
+    'previous 2') with_lease renew "$2" start_tracks previous ;;
     'provisioned 2') provisioned "$2" ;;
     'ensure_canaries 3') ensure_canaries "$2" "$3" ;;
-    'scale_up 4') fenced renew "$2" scale_up "$3" "$4" ;;
-    'drain 4') fenced renew "$2" drain "$3" "$4" ;;
-    'restore_scale_up 4') fenced restoring "$2" scale_up "$3" "$4" ;;
-    'restore_drain 4') fenced restoring "$2" drain "$3" "$4" ;;
+    'scale_up 4') with_lease renew "$2" scale_up "$3" "$4" ;;
+    'drain 4') with_lease renew "$2" drain "$3" "$4" ;;
+    'restore_scale_up 4') with_lease restoring "$2" scale_up "$3" "$4" ;;
+    'restore_drain 4') with_lease restoring "$2" drain "$3" "$4" ;;
     'validate 2') validate "$2" ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
