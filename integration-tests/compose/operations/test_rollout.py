@@ -84,7 +84,7 @@ def test_a_rollout_without_a_driver_is_rolled_back(bank: ComposedBank) -> None:
 def test_a_faulty_release_is_rolled_back_and_leaves_nothing(bank: ComposedBank) -> None:
     stack, secrets = Stack(bank.environment), Path(bank.environment["VAR_DIR"]) / "secrets"
     # As `make break-release`, with fewer customers; synthetic requests reach the canary in any case.
-    plan = Plan("a test", budget_seconds=600, synthetic=True)
+    plan = Plan("a test", step_timeout_seconds=600, synthetic=True)
     with connect(stack.url, stack.ca_certificate) as client:
         customers = open_accounts(client, secrets, 30)
         try:
