@@ -59,8 +59,8 @@ def test_scaling_under_load_loses_no_request_and_new_replicas_serve(bank: Compos
         with exit_codes(bank, "account-service", 2) as codes:
             scale(bank, 2)
         time.sleep(2)
-    # A replica that ignores SIGTERM while it starts is killed after 20 s, with requests in flight.
-    assert codes == ["0", "0"]
+    # A replica that ignores SIGTERM while it starts is killed after 20 s (137), with requests in flight.
+    assert len(codes) == 2 and "137" not in codes
     assert (history.errors, history.retries) == ([], [])
     assert_exactly_once(bank, history, source, target, MONEY)
 
