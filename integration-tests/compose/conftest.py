@@ -37,7 +37,7 @@ def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
 
     def at_two() -> bool:
         """Undo what earlier tests' load has led to, once the autoscaler has ended what it had begun."""
-        if any(one["working"] for one in json.loads(bank.operate("status"))["services"].values()):
+        if any(one["operation_in_progress"] for one in json.loads(bank.operate("status"))["services"].values()):
             return False
         for service in SERVICES:
             bank.operate("scale", service, "2")

@@ -100,7 +100,7 @@ for port in sys.stdin:
     print(child, flush=True)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-# Each look at the connections takes at least 10 ms.
+# Each iteration takes at least 10 ms.
 _DRAIN_SECONDS = _DRAIN_ITERATIONS / 100
 _REQUEST = b"GET /health/live HTTP/1.1\r\nHost: bank\r\n\r\n"
 

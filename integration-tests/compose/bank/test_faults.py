@@ -11,7 +11,7 @@ def test_random_faults_lose_and_duplicate_no_transfer(bank: ComposedBank):
     lab = FaultInjector(bank)
     plan = make_plan(3, 8, 600, lab.kinds)
     show(plan, lab)
-    # The time of a recovery is a bar of the drill.
+    # The time of a recovery is a threshold of the drill.
     result = run(lab, plan, recovery_seconds=PATIENCE_SECONDS)
     conclude(plan, result)
     assert result.findings == []

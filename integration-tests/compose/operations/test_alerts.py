@@ -158,7 +158,7 @@ def test_nginx_metrics_are_not_routed(bank: ComposedBank):
 def test_a_killed_replica_is_notified_and_resolved(bank: ComposedBank):
     (result,) = run(bank, REPLICA)
     print(show(result))
-    # How soon is a bar of the drill.
+    # How soon is a threshold of the drill.
     assert result.firing is not None and result.resolved is not None and not result.wrong, show(result)
 
 

@@ -65,7 +65,7 @@ class Result:
 
 
 def run(lab: FaultInjector, plan: Plan, recovery_seconds: float = ANSWERING_SECONDS) -> Result:
-    """Run a plan on a running stack and check the result; `recovery_seconds` is the bar of a recovery."""
+    """Run a plan on a running stack and check the result; `recovery_seconds` is the threshold of a recovery."""
     log = Log()
     accounts = open_accounts(lab.bank, log)
     back: dict[str, float] = {}
