@@ -12,6 +12,8 @@ from app.scalers import is_stable
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 NUMBER = "com.docker.compose.container-number"
+# Label with the revision of environment and secrets (docs/adr/0020).
+CONFIGURATION = "banking.configuration"
 ONE_OFF = "com.docker.compose.oneoff"
 # Label of replicas that the autoscaler created: only these are removed when they do not become ready.
 MADE = "banking.autoscale.made"

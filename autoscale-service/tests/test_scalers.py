@@ -162,13 +162,18 @@ def test_a_replica_that_becomes_unhealthy_is_kept(compose: ComposeScaler, engine
     assert compose.remove_failed(ACCOUNT) == 0
 
 
-def test_nothing_is_scaled_while_two_images_run(compose: ComposeScaler, engine: Engine) -> None:
-    new = replica_document(3)
-    new["Image"] = "sha256:" + "2" * 64
+@pytest.mark.parametrize("image, label", [("2", "1"), ("1", "2")], ids=["of an image", "of settings"])
+def test_nothing_is_scaled_while_two_versions_run(
+    compose: ComposeScaler, engine: Engine, image: str, label: str
+) -> None:
+    for one in engine.containers.values():
+        one["Config"]["Labels"]["banking.configuration"] = "1" * 64
+    new = replica_document(3, **{"banking.configuration": label * 64})
+    new["Image"] = "sha256:" + image * 64
     engine.containers[new["Id"]] = new
     assert compose.observe() == {ACCOUNT: Replicas(3, 3, rolling=True)}
     for count in (2, 4):
-        with pytest.raises(UpdateInProgress, match="two images"):
+        with pytest.raises(UpdateInProgress, match="two versions"):
             compose.scale(ACCOUNT, count)
     assert all(call.startswith("GET") for call in engine.calls)
     # Containers that never started, stopped ones and canaries do not count as an update.

@@ -22,6 +22,11 @@ STACK = {
     "TRANSACTION_SERVICE_TARGET_RPS": "150",
     "SERVICE_CPUS": "1.5",
     "SERVICE_MEMORY": "256M",
+    "POSTGRES_SSLMODE": "disable",
+    "AUTH_ISSUER": "issuer",
+    "AUTH_AUDIENCE": "audience",
+    "LOG_LEVEL": "INFO",
+    "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
 
 
@@ -77,8 +82,29 @@ def test_changed_secret_keeps_its_inode_for_mounts(tmp_path: Path) -> None:
     stack_secrets.make(tmp_path, {"jwks": '{"keys": [1]}'}, tls=False)
     jwks = tmp_path / "secrets" / "jwks"
     before = jwks.stat().st_ino
-    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False) == [jwks]
+    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False).updated == [str(jwks)]
     assert (jwks.read_text(encoding="utf-8"), jwks.stat().st_ino, jwks.stat().st_mode & 0o777) == ("{}", before, 0o644)
+
+
+def test_new_settings_and_secrets_give_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"jwks": '{"keys": [1]}'}
+    first = stack_secrets.make(tmp_path, given, tls=False)
+    assert stack_secrets.make(tmp_path, {}, tls=False) == stack_secrets.Made([], first.revisions)
+    with monkeypatch.context() as patch:
+        patch.setenv("AUTH_AUDIENCE", "another")
+        second = stack_secrets.make(tmp_path, {}, tls=False).revisions
+    # In check mode it is known, and nothing is written.
+    third = stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False, dry_run=True)
+    assert third.updated == [str(tmp_path / "secrets/jwks")]
+    assert (tmp_path / "secrets/jwks").read_text(encoding="utf-8") == given["jwks"]
+    found = [made["account-service"] for made in (first.revisions, second, third.revisions)]
+    assert len(set(found)) == 3
+    assert [(tmp_path / "revisions" / name).exists() for name in found] == [True, True, False]
+    # After a rollback from new keys to the first revision, its keys apply again.
+    stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False)
+    assert stack_secrets.make(tmp_path, {}, tls=False, deployed=found[0]).revisions == first.revisions
+    assert (tmp_path / "secrets/jwks").read_text(encoding="utf-8") == given["jwks"]
+    assert stack_secrets.make(tmp_path, {"jwks": "{}"}, tls=False, deployed=found[0]).revisions == third.revisions
 
 
 def test_certificate_without_key_is_rejected(

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.stack import revisions
 from scripts.stack.swarm_stack import stack
 
 # Output of `docker compose config --format json` (shortened).
@@ -36,9 +37,15 @@ CONFIG: dict[str, Any] = {
             "deploy": {"replicas": 2},
             "labels": {"banking.autoscale": "true", "banking.track": "stable"},
             "restart": "unless-stopped",
+            "volumes": [
+                {"type": "bind", "source": f"/srv/revisions/{'1' * 64}/secrets", "target": "/run/secrets", "bind": {}}
+            ],
+        },
+        "account-migrate": {
+            "image": "bank/account-service:v1",
+            "restart": "no",
             "secrets": [{"source": "jwks", "target": "/run/secrets/jwks"}],
         },
-        "account-migrate": {"image": "bank/account-service:v1", "restart": "no"},
         "postgres": {"image": "postgres:17", "restart": "unless-stopped", "shm_size": "268435456"},
         "docker-proxy": {
             "image": "bank/autoscale-service:v1",
@@ -81,6 +88,19 @@ def test_only_socket_proxies_are_placed_on_managers() -> None:
     placed = {name: service["deploy"].get("placement") for name, service in STACK["services"].items()}
     assert placed.pop("docker-proxy") == {"constraints": ["node.role == manager"]}
     assert set(placed.values()) == {None}
+
+
+def test_secrets_of_a_configuration_are_named_after_their_revision() -> None:
+    """Otherwise Swarm would refuse changed ones. With the name of a test's stack they are within its limit of 64."""
+    service = STACK["services"]["account-service"]
+    assert "volumes" not in service
+    assert {"source": "account-database_url-11111111", "target": "database_url"} in service["secrets"]
+    assert STACK["secrets"]["account-database_url-11111111"] == {
+        "file": f"/srv/revisions/{'1' * 64}/secrets/database_url"
+    }
+    assert STACK["secrets"]["jwks"] == {"file": "/srv/secrets/jwks"} and len(STACK["secrets"]) == 6
+    longest = max(len(secret) for secret in revisions.SECRETS["transaction-service"])
+    assert len("bank-test-01234567_transaction--11111111") + longest <= 64
 
 
 def test_networks_stay_internal_and_tmpfs_mounts_keep_their_size() -> None:

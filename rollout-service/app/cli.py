@@ -27,9 +27,10 @@ from pydantic import ValidationError
 
 from app import state_machine
 from app.clock import Clock
+from app.rollout_request import RolloutRequest
 from app.settings import RolloutSettings
 from app.state_file import StateFile, InvalidStateFile
-from app.state_machine import Transition, InvalidTransition, RolloutRequest, Rollout
+from app.state_machine import Transition, InvalidTransition, Rollout
 from shared.runtime.settings import load_or_exit
 
 REJECTED = 3

@@ -16,6 +16,7 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
 TRACK = "banking.track"
+CONFIGURATION = "banking.configuration"
 _TIMEOUT = 40
 
 
@@ -25,7 +26,10 @@ class DockerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A replica of a service on any track; `image` is the image's id."""
+    """A replica of a service on any track; `image` is the image's id, `revision` that of its configuration.
+
+    Replicas of earlier releases have no revision.
+    """
 
     id: str
     service: str
@@ -33,6 +37,7 @@ class Container:
     image: str
     running: bool
     healthy: bool
+    revision: str = ""
 
 
 @contextmanager
@@ -81,6 +86,7 @@ class Containers:
             document["Image"],
             bool(state["Running"]),
             bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy",
+            labels.get(CONFIGURATION, ""),
         )
 
     def image_ids(self, images: Mapping[str, str]) -> dict[str, str]:

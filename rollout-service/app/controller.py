@@ -7,6 +7,7 @@ or the driver was interrupted.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from app import state_machine
@@ -14,8 +15,9 @@ from app.clock import Clock
 from app.containers import Container, Containers, DockerError
 from app.nginx import NginxClient, NginxError
 from app.prometheus import DURATION, FAILURES, LAST_VERDICT, STATE, VERDICTS, WEIGHT
+from app.rollout_request import SERVICES
 from app.state_file import StateFile
-from app.state_machine import Rollout
+from app.state_machine import Rollout, Version
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +169,7 @@ class Controller:
     async def _is_ready(self, track: str) -> bool:
         replicas = await asyncio.to_thread(self._containers.observe)
         healthy = {replica.service for replica in replicas if replica.track == track and replica.healthy}
-        return healthy >= set(state_machine.SERVICES)
+        return healthy >= set(SERVICES)
 
     async def _clean_up(self, state: Rollout) -> bool:
         """Remove the containers that the state does not expect; return whether none of them remains."""
@@ -177,11 +179,13 @@ class Controller:
         if (not state.in_progress and recent) or (state.in_progress and state.phase != "rolling-back"):
             return False
         tracks = state_machine.tracks_to_keep(state)
-        images = state_machine.images_to_remove(state, self._clock.now(state))
+        unwanted = state_machine.versions_to_remove(state, self._clock.now(state))
+        images = {service: version.image for service, version in unwanted.items()}
         try:
             replicas = await asyncio.to_thread(self._containers.observe)
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}
-            surplus = containers_to_remove(replicas, tracks, ids)
+            versions = {service: replace(unwanted[service], image=image) for service, image in ids.items()}
+            surplus = containers_to_remove(replicas, tracks, versions)
             draining = [one for one in surplus if one.track == "previous"] if now < self._drained_at else []
             surplus = [one for one in surplus if one not in draining]
             if surplus:
@@ -213,24 +217,20 @@ class Controller:
 
 
 def containers_to_remove(
-    replicas: Iterable[Container], tracks: frozenset[str], images: Mapping[str, str]
+    replicas: Iterable[Container], tracks: frozenset[str], versions: Mapping[str, Version]
 ) -> list[Container]:
-    """Return the containers of other tracks, and the stable ones whose image id is among those to be removed.
+    """Return the containers of other tracks, and the stable ones that run a version to be removed, given by image id.
 
-    A service keeps the latter until it has a healthy stable replica with another image.
+    A service keeps the latter until it has a healthy stable replica of another version.
     """
     replicas = list(replicas)
-    replaceable = {
-        one.service
+    unwanted = {
+        one.id
         for one in replicas
-        if one.track == "stable" and one.healthy and one.image != images.get(one.service)
+        if one.track == "stable" and one.service in versions and versions[one.service].includes(one.image, one.revision)
     }
-    return [
-        one
-        for one in replicas
-        if one.track not in tracks
-        or (one.track == "stable" and one.image == images.get(one.service) and one.service in replaceable)
-    ]
+    replaceable = {one.service for one in replicas if one.track == "stable" and one.healthy and one.id not in unwanted}
+    return [one for one in replicas if one.track not in tracks or (one.id in unwanted and one.service in replaceable)]
 
 
 async def run(controller: Controller, interval_seconds: float, heartbeat: Callable[[Rollout], None]) -> None:

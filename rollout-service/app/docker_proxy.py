@@ -15,8 +15,8 @@ import httpx
 import orjson
 
 from app.containers import ONE_OFF, PROJECT, SERVICE, TRACK
+from app.rollout_request import SERVICES
 from app.selection import FOLDER, NAME, UnknownConfiguration, Selection
-from app.state_machine import SERVICES
 from shared.docker import socket_proxy
 from shared.docker.socket_proxy import AllowedCall, NotFound, Query, allow_parameters, require
 

@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 import httpx
 
 from app.containers import Container, Containers
+from app.rollout_request import SERVICES
 from app.settings import RolloutSettings
-from app.state_machine import SERVICES, Rollout
+from app.state_machine import Rollout
 
 _TIMEOUT_SECONDS = 3.0
 
@@ -24,14 +25,21 @@ def missing_canaries(state: Rollout, replicas: Iterable[Container], scraped: Map
     return missing
 
 
-def missing_stable_replicas(replicas: Iterable[Container], images: Mapping[str, str]) -> list[str]:
-    """Return a line for each service with more stable replicas of other images than healthy ones of the new image."""
+def missing_stable_replicas(
+    replicas: Iterable[Container], images: Mapping[str, str], revisions: Mapping[str, str]
+) -> list[str]:
+    """Return a line for each service with more stable replicas of other versions than healthy ones of the new version.
+
+    `images` are the ids of the new images; a service without a revision is compared by its image only.
+    """
     stable = [one for one in replicas if one.track == "stable" and one.running]
     missing = []
     for service in SERVICES:
         own = [one for one in stable if one.service == service]
-        new = sum(one.healthy and one.image == images.get(service) for one in own)
-        old = sum(one.image != images.get(service) for one in own)
+        wanted = images.get(service), revisions.get(service, "")
+        same = [one for one in own if (one.image, one.revision if wanted[1] else "") == wanted]
+        new = sum(one.healthy for one in same)
+        old = len(own) - len(same)
         if new < max(1, old):
             missing.append(f"{service}: {new} healthy replicas of the new version, {old} of other versions")
     return missing
@@ -56,4 +64,4 @@ def unmet_conditions(settings: RolloutSettings, state: Rollout) -> list[str]:
         # Without an analysis Prometheus is not needed, and may be the reason for it.
         scraped = state.canaries if state.skip_analysis else scraped_canaries(settings.prometheus_url)
         return missing_canaries(state, containers.observe(), scraped)
-    return missing_stable_replicas(containers.observe(), containers.image_ids(state.images))
+    return missing_stable_replicas(containers.observe(), containers.image_ids(state.images), state.revisions)

@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import AliasChoices, Field, TypeAdapter
+
+from app.rollout_request import RolloutRequest
 
 Phase = Literal["idle", "provisioning", "canary", "promoting", "done", "rolling-back"]
 PHASES: tuple[Phase, ...] = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
-SERVICES = ("account-service", "transaction-service")
 # Phases in which the driver has to renew its lease.
 _DRIVEN = ("provisioning", "canary", "promoting")
 # In place of an id, for commands of a person about whichever rollout is the current one.
@@ -37,9 +38,23 @@ def _formerly(name: str, old: str) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
+class Version:
+    """An image, and the revisions of the configuration that count as this version."""
+
+    image: str
+    revisions: frozenset[str]
+
+    def includes(self, image: str, revision: str) -> bool:
+        """Return whether a replica with this image and revision runs the version; "" among them stands for any."""
+        return image == self.image and (revision in self.revisions or self.revisions == {""})
+
+
+@dataclass(frozen=True, slots=True)
 class Rollout:
     """The state. Times are Unix timestamps, 0 for never; images are references by digest, by service.
 
+    A version of a service is its image and the revision of its configuration (scripts/stack/revisions.py); drivers that
+    roll images out only give no revisions.
     `weight` is the percentage of clients that NGINX is confirmed to send to the canary; `skip_analysis` is the reason
     for a rollout without a canary, empty otherwise. `boot_id` and `clock_offset` belong to app/clock.py.
     """
@@ -50,6 +65,8 @@ class Rollout:
     driver: str = ""
     images: Mapping[str, str] = field(default_factory=dict)
     previous: Mapping[str, str] = field(default_factory=dict)
+    revisions: Mapping[str, str] = field(default_factory=dict)
+    previous_revisions: Mapping[str, str] = field(default_factory=dict)
     canaries: Mapping[str, int] = field(default_factory=dict)
     steps: tuple[int, ...] = ()
     step: int = 0
@@ -96,36 +113,6 @@ def to_dict(state: Rollout) -> dict[str, Any]:
     return asdict(state)
 
 
-class RolloutRequest(BaseModel):
-    """A request for a rollout: the new version of both services, and the canary steps."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    driver: str = Field(min_length=1, description="Name of the driver, shown to operators.")
-    version: str = Field(min_length=1)
-    images: dict[str, str] = Field(description="New image of each service.")
-    previous: dict[str, str] = Field(description="Current image of each service.")
-    canaries: dict[str, int] = Field(dict.fromkeys(SERVICES, 1), description="Canary replicas of each service.")
-    steps: list[int] = Field([10, 50], min_length=1, description="Canary weights in percent, in increasing order.")
-    bake_seconds: float = Field(60, ge=0, description="Minimum duration of a step.")
-    step_timeout_seconds: float = Field(600, gt=0, description="Maximum duration of provisioning, and of each step.")
-    scale_down_delay_seconds: float = Field(
-        1800, ge=0, description="How long the previous version keeps running after promotion."
-    )
-    synthetic: bool = Field(False, description="Send synthetic requests to both tracks.")
-    gates: list[int] = Field([], description="Weights that need an approval before the next step.")
-    gate_timeout_seconds: float = Field(3600, gt=0, description="Maximum wait for an approval.")
-    skip_analysis: str = Field("", description="Reason to promote without canary traffic and analysis (emergency).")
-    observed: str | None = Field(None, description="Id of the last rollout when the driver read the running images.")
-
-    @field_validator("images", "previous", "canaries")
-    @classmethod
-    def _require_both_services(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if value.keys() != set(SERVICES):
-            raise ValueError(f"must have a value for each service: {', '.join(SERVICES)}")
-        return value
-
-
 def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, lease: float) -> Rollout:
     """idle or done → provisioning. Raises InvalidTransition."""
     if state.in_progress:
@@ -144,6 +131,8 @@ def start(state: Rollout, request: RolloutRequest, rollout_id: str, now: float, 
         driver=request.driver,
         images=request.images,
         previous=request.previous,
+        revisions=request.revisions,
+        previous_revisions=request.previous_revisions,
         canaries=request.canaries,
         steps=tuple(request.steps),
         bake_seconds=request.bake_seconds,
@@ -348,16 +337,23 @@ def tracks_to_keep(state: Rollout) -> frozenset[str]:
     return frozenset({"stable"})
 
 
-def images_to_remove(state: Rollout, now: float) -> Mapping[str, str]:
-    """Return the images, by service, that stable replicas must no longer run.
+def versions_to_remove(state: Rollout, now: float) -> Mapping[str, Version]:
+    """Return the versions, by service, that stable replicas must no longer run.
 
     After a rollback these are the new ones; after promotion, once the lease has expired, the previous ones. They stay
     unwanted when the rollout has ended: a command of its driver that was under way may still start a replica.
     """
     withdrawn = state.outcome == "rolled-back" and state.serving == "stable"
     promoted = state.outcome == "promoted" and now > state.lease_until
-    unwanted = state.images if withdrawn else state.previous if promoted else {}
-    return {service: image for service, image in unwanted.items() if state.images[service] != state.previous[service]}
+    if not withdrawn and not promoted:
+        return {}
+    found = {}
+    for service, image in (state.images if withdrawn else state.previous).items():
+        new, previous = state.revisions.get(service, ""), state.previous_revisions.get(service, "")
+        if (state.images[service], new) != (state.previous[service], previous):
+            # Replicas without a revision are those of an earlier release.
+            found[service] = Version(image, frozenset({new} if withdrawn else {previous, ""}))
+    return found
 
 
 def _require_current(state: Rollout, rollout_id: str) -> None:

@@ -9,12 +9,17 @@ from app.clock import Clock
 from app.containers import Container
 from app.controller import Controller
 from app.state_file import StateFile
-from app.state_machine import SERVICES, RolloutRequest, Rollout
+from app.rollout_request import SERVICES, RolloutRequest
+from app.state_machine import Rollout
 
 NOW = 1_000_000.0
 LEASE = 30.0
 OLD = {service: f"registry/{service}@sha256:{'a' * 64}" for service in SERVICES}
 NEW = {service: f"registry/{service}@sha256:{'b' * 64}" for service in SERVICES}
+# Revisions of the configuration before and after a change of settings.
+BEFORE, AFTER = (dict.fromkeys(SERVICES, digit * 64) for digit in "12")
+# A request to roll out new settings of the running images.
+SETTINGS = {"images": OLD, "revisions": AFTER, "previous_revisions": BEFORE}
 
 
 def request(**changes: Any) -> RolloutRequest:
@@ -39,12 +44,17 @@ def at_step(step: int = 0, **changes: Any) -> Rollout:
     return state
 
 
-def promoting() -> Rollout:
-    return state_machine.apply_verdict(at_step(1), 1, verdict("promote"), NOW)
+def promoting(**changes: Any) -> Rollout:
+    return state_machine.apply_verdict(at_step(1, **changes), 1, verdict("promote"), NOW)
 
 
-def done() -> Rollout:
-    return state_machine.complete_promotion(promoting(), "one", NOW)
+def done(**changes: Any) -> Rollout:
+    return state_machine.complete_promotion(promoting(**changes), "one", NOW)
+
+
+def images_to_remove(state: Rollout, now: float) -> dict[str, str]:
+    """Return the images of the versions that stable replicas must no longer run."""
+    return {service: one.image for service, one in state_machine.versions_to_remove(state, now).items()}
 
 
 def verdict(decision: str, reason: str = "healthy") -> dict[str, Any]:
@@ -114,8 +124,8 @@ class FakeStack:
         return state
 
 
-def stable(service: str, number: int, image: str = "a", healthy: bool = True) -> Container:
-    return Container(f"{service}-{number}{image}", service, "stable", image, True, healthy)
+def stable(service: str, number: int, image: str = "a", healthy: bool = True, revision: str = "") -> Container:
+    return Container(f"{service}-{number}{image}{revision}", service, "stable", image, True, healthy, revision)
 
 
 def others(track: str, image: str, healthy: bool = True) -> list[Container]:

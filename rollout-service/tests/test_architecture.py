@@ -23,9 +23,9 @@ LAYERS = [
         "analysis.samples",
     ],
     ["state_machine", "prometheus", "analysis.verdict", "contract"],
-    ["analysis"],
+    ["analysis", "rollout_request"],
 ]
-PURE = ["state_machine", "analysis.model", "analysis.verdict"]
+PURE = ["state_machine", "rollout_request", "analysis.model", "analysis.verdict"]
 
 
 def test_imports_run_one_way() -> None:

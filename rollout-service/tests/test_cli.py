@@ -15,7 +15,8 @@ from app import cli, readiness, state_file
 from app.clock import Clock
 from app.containers import Container, Containers, DockerError
 from app.state_file import StateFile
-from app.state_machine import SERVICES, Rollout
+from app.rollout_request import SERVICES
+from app.state_machine import Rollout
 from shared.testing.fixtures import Lab
 from tests.fake_stack import LEASE, NOW, at_step, done, others, promoting, request, stable
 

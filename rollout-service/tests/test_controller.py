@@ -11,8 +11,22 @@ from app.containers import DockerError
 from app.controller import containers_to_remove
 from app.nginx import NginxError
 from app.prometheus import FAILURES, STATE, WEIGHT
-from app.state_machine import SERVICES, Rollout
-from tests.fake_stack import NOW, FakeStack, at_step, started, done, others, promoting, stable, verdict
+from app.rollout_request import SERVICES
+from app.state_machine import Rollout, Version
+from tests.fake_stack import (
+    AFTER,
+    BEFORE,
+    NOW,
+    SETTINGS,
+    FakeStack,
+    at_step,
+    started,
+    done,
+    others,
+    promoting,
+    stable,
+    verdict,
+)
 
 MakeStack = Callable[[Rollout], FakeStack]
 
@@ -158,11 +172,36 @@ async def test_previous_replicas_are_removed_after_the_scale_down_delay(fake_sta
 
 
 def test_the_last_healthy_replicas_are_kept_whatever_their_image() -> None:
-    unwanted = {service: "b" for service in SERVICES}
+    unwanted = {service: Version("b", frozenset({""})) for service in SERVICES}
     only = [stable(SERVICES[0], 1, "b"), stable(SERVICES[1], 1, "b"), stable(SERVICES[1], 2, "a", healthy=False)]
     assert containers_to_remove(only, frozenset({"stable"}), unwanted) == []
     both = [*only, stable(SERVICES[0], 2, "a")]
     assert containers_to_remove(both, frozenset({"stable"}), unwanted) == [only[0]]
+
+
+async def test_withdrawn_settings_leave_the_replicas_with_the_former_ones(fake_stack: MakeStack) -> None:
+    """Both versions have the same image: a promotion that was interrupted leaves a mix of revisions."""
+    stack = fake_stack(promoting(**SETTINGS))
+    before, after = BEFORE["account-service"], AFTER["account-service"]
+    stack.containers = [stable(service, number, revision=before) for service in SERVICES for number in (1, 2)]
+    stack.containers += others("canary", "a") + [stable(service, 3, revision=after) for service in SERVICES]
+    stack.file.change(lambda state: state_machine.abort(state, "one", "no", stack.now))
+    state = await stack.ticks(3)
+    assert state.phase == "idle" and {(one.track, one.revision) for one in stack.containers} == {("stable", before)}
+    assert len(stack.containers) == 4
+
+
+async def test_former_settings_are_removed_after_a_promotion(fake_stack: MakeStack) -> None:
+    stack = fake_stack(done(**SETTINGS))
+    before, after = BEFORE["account-service"], AFTER["account-service"]
+    # Of an earlier release, whose replicas have no revision.
+    stack.containers = [
+        stable(service, number, revision=("", before)[number]) for service in SERVICES for number in (0, 1)
+    ]
+    stack.containers += others("previous", "a") + [stable(service, 3, revision=after) for service in SERVICES]
+    stack.now = NOW + 60
+    await stack.ticks(1)
+    assert {(one.track, one.revision) for one in stack.containers} == {("stable", after), ("previous", "")}
 
 
 async def test_each_event_is_notified_once_and_metrics_show_the_phase(fake_stack: MakeStack) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from app import state_machine
 from app.state_machine import InvalidTransition, Rollout
-from tests.fake_stack import LEASE, NEW, NOW, OLD, at_step, done, promoting, request, started
+from tests.fake_stack import LEASE, NEW, NOW, OLD, at_step, done, images_to_remove, promoting, request, started
 
 # Commands of the driver of rollout `another`, while `one` is current.
 COMMANDS: dict[str, Callable[[Rollout], Rollout]] = {
@@ -63,8 +63,8 @@ def test_a_rollout_based_on_outdated_images_cannot_start() -> None:
 
 
 def test_replicas_that_a_late_command_starts_stay_unwanted() -> None:
-    assert state_machine.images_to_remove(STATES["rolled back"](), NOW) == NEW
-    assert state_machine.images_to_remove(STATES["over"](), NOW + 1801) == OLD
+    assert images_to_remove(STATES["rolled back"](), NOW) == NEW
+    assert images_to_remove(STATES["over"](), NOW + 1801) == OLD
     same = state_machine.start(Rollout(), request(images=OLD), "two", NOW, LEASE)
     back = state_machine.complete_cleanup(state_machine.abort(same, "two", "no", NOW), NOW)
-    assert state_machine.images_to_remove(back, NOW) == {}
+    assert images_to_remove(back, NOW) == {}

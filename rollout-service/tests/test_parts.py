@@ -25,7 +25,8 @@ from app.notify import Notifier, message
 from app.prometheus import FAILURES
 from app.settings import RolloutSettings
 from app.state_file import StateFile
-from app.state_machine import SERVICES, Rollout
+from app.rollout_request import SERVICES
+from app.state_machine import Rollout
 from app.synthetic import SyntheticTraffic
 from shared.testing.fixtures import Lab
 from shared.testing.timing import BUSY_SECONDS, assert_prompt, eventually
@@ -86,6 +87,8 @@ async def test_a_rejected_configuration_raises_an_error(monkeypatch: pytest.Monk
 
 def document(number: str, service: str, track: str, health: str = "healthy", running: bool = True) -> dict[str, Any]:
     labels = {"com.docker.compose.service": service, "banking.track": track}
+    if track == "canary":
+        labels["banking.configuration"] = "1" * 64
     state = {"Running": running, "Health": {"Status": health}}
     return {"Id": number, "Image": "sha256:a", "Config": {"Labels": labels}, "State": state}
 
@@ -140,6 +143,8 @@ def test_containers_are_listed_by_service_and_track_and_stopped_gracefully() -> 
         ("account-service", "canary", True, False),
         ("transaction-service", "previous", False, False),
     ]
+    # Replicas of earlier releases have no revision.
+    assert [one.revision for one in found] == ["", "1" * 64, ""]
     containers.remove([found[1], Container("gone", "account-service", "canary", "", True, True)])
     assert api.done == ["stop 2", "remove 2 True"]
     assert containers.image_ids({"account-service": "x", "transaction-service": "missing"}) == {

@@ -3,12 +3,28 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from app import state_machine
 from app.state_machine import InvalidTransition, Rollout, from_json, to_dict
-from tests.fake_stack import LEASE, NEW, NOW, OLD, at_step, started, done, promoting, request, verdict
+from tests.fake_stack import (
+    AFTER,
+    BEFORE,
+    LEASE,
+    NEW,
+    NOW,
+    OLD,
+    SETTINGS,
+    at_step,
+    done,
+    images_to_remove,
+    promoting,
+    request,
+    started,
+    verdict,
+)
 
 EVERY = {
     "provisioning": started,
@@ -75,24 +91,22 @@ def test_an_expired_lease_rolls_back(make: Callable[[], Rollout]) -> None:
 def test_a_rollback_keeps_stable_before_promotion_and_restores_the_previous_version_after_it() -> None:
     early = state_machine.abort(promoting(), "one", "no", NOW)
     assert (early.serving, state_machine.tracks_to_keep(early)) == ("stable", {"stable"})
-    assert state_machine.images_to_remove(early, NOW) == NEW
+    assert images_to_remove(early, NOW) == NEW
     assert state_machine.complete_cleanup(early, NOW).phase == "idle"
 
     late = state_machine.abort(done(), "one", "no", NOW)
     assert (late.serving, state_machine.nginx_configuration(late)) == ("previous", "previous")
-    assert (
-        state_machine.tracks_to_keep(late) == {"stable", "previous"} and state_machine.images_to_remove(late, NOW) == {}
-    )
+    assert state_machine.tracks_to_keep(late) == {"stable", "previous"} and images_to_remove(late, NOW) == {}
     assert state_machine.complete_cleanup(late, NOW) is late, "stable has to be restored first"
     restored = state_machine.complete_restore(late, "one", NOW)
     assert (restored.phase, restored.serving) == ("rolling-back", "stable")
-    assert state_machine.images_to_remove(restored, NOW) == NEW, "stable runs the previous version again"
+    assert images_to_remove(restored, NOW) == NEW, "stable runs the previous version again"
     assert state_machine.complete_cleanup(restored, NOW).phase == "idle"
 
 
 def test_old_images_are_removed_once_the_lease_of_a_promotion_expires() -> None:
-    assert state_machine.images_to_remove(done(), NOW) == {}
-    assert state_machine.images_to_remove(done(), NOW + LEASE + 1) == OLD
+    assert images_to_remove(done(), NOW) == {}
+    assert images_to_remove(done(), NOW + LEASE + 1) == OLD
     assert state_machine.renew(done(), "one", NOW + 20, LEASE).lease_until == NOW + 20 + LEASE
 
 
@@ -178,3 +192,35 @@ def test_the_previous_version_stays_while_a_driver_is_still_draining() -> None:
     state = replace(done(), scale_down_delay_seconds=0, lease_until=NOW + LEASE)
     assert state_machine.expire(state, NOW + LEASE).phase == "done"
     assert state_machine.expire(state, NOW + LEASE + 1).phase == "idle"
+
+
+def test_a_version_is_an_image_and_a_revision() -> None:
+    withdrawn = state_machine.abort(promoting(**SETTINGS), "one", "no", NOW)
+    found = state_machine.versions_to_remove(withdrawn, NOW)["account-service"]
+    image = OLD["account-service"]
+    # Replicas without a revision are those of an earlier release, and so not of the new version.
+    assert [found.includes(image, one) for one in ("2" * 64, "1" * 64, "")] == [True, False, False]
+    assert not found.includes(NEW["account-service"], "2" * 64)
+    assert state_machine.versions_to_remove(done(**SETTINGS), NOW + LEASE + 1)["account-service"].revisions == {
+        "1" * 64,
+        "",
+    }
+    same = done(**{**SETTINGS, "revisions": BEFORE})
+    assert state_machine.versions_to_remove(same, NOW + LEASE + 1) == {}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"revisions": AFTER},
+        {"revisions": AFTER, "previous_revisions": {"account-service": "1" * 64}},
+        *(
+            {"revisions": AFTER | {"account-service": bad}, "previous_revisions": BEFORE}
+            for bad in ("", "1" * 63, "1" * 65, "A" * 64, "1" * 64 + "\n", "../" + "1" * 61, 1)
+        ),
+    ],
+)
+def test_revisions_have_a_strict_form_and_are_given_for_both_services(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="revisions"):
+        request(**changes)
+    assert started(**SETTINGS).revisions == AFTER

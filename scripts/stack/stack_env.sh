@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # Sourced by scripts that use docker-compose.yml: exports its variables. Variables of the shell take precedence, then the
-# values selected by `make up` (VAR_DIR/docker/stack.env), then the defaults in .env.
+# values selected by `make up` (VAR_DIR/docker/stack.env, revisions.env), then the defaults in .env.
 
 # read_env FILE: export the variables of a file that are not set.
 read_env() {
@@ -24,7 +24,10 @@ env_line() {
 VAR_DIR=$(realpath -m "${VAR_DIR:-var}")
 export VAR_DIR
 selected_env=$VAR_DIR/docker/stack.env
-[ ! -f "$selected_env" ] || read_env "$selected_env"
+revisions_env=$VAR_DIR/docker/revisions.env
+for file in "$selected_env" "$revisions_env"; do
+    [ ! -f "$file" ] || read_env "$file"
+done
 read_env .env
 ROLLOUT_DIR=${ROLLOUT_DIR:-$VAR_DIR/docker/rollout}
 export ROLLOUT_DIR

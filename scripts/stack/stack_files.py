@@ -1,4 +1,5 @@
-"""Generate the files that docker-compose.yml mounts: secrets, NGINX configurations and Prometheus files of this stack.
+"""Generate the files that docker-compose.yml uses: secrets, configurations of the services and of NGINX, and Prometheus
+files of this stack.
 
     python -m scripts.stack.stack_files
 
@@ -9,6 +10,7 @@ import ipaddress
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from scripts.stack import host_files, stack_secrets
@@ -173,6 +175,17 @@ def _make_folders(folder: Path) -> None:
         write(metrics, "[]\n")
 
 
+def write_revisions(folder: Path, revisions: Mapping[str, str]) -> None:
+    """Write the variables of docker-compose.yml that name the services' configurations, one on all tracks."""
+    names = {service: service.upper().replace("-", "_") for service in revisions}
+    lines = [
+        f"{names[service]}{track}_REVISION={revision}\n"
+        for service, revision in revisions.items()
+        for track in ("", "_CANARY", "_PREVIOUS")
+    ]
+    write(folder / "revisions.env", "".join(lines))
+
+
 def main() -> int:
     """Generate all files."""
     folder = lab_keys.var_dir() / "docker"
@@ -185,7 +198,7 @@ def main() -> int:
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
         given = given_secrets(lab)
         tls = write_tls(folder / "tls")
-        stack_secrets.make(folder, given, tls=tls)
+        write_revisions(folder, stack_secrets.make(folder, given, tls=tls).revisions)
         write_nginx(folder / "nginx", tls=tls)
     except RolloutInProgress as error:
         print(f"stack: {error}", file=sys.stderr)

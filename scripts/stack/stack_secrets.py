@@ -1,23 +1,27 @@
-"""Generate the secrets and Prometheus files of a stack.
+"""Generate the secrets, the Prometheus files, and the configurations of the two services of a stack.
 
-    python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json
+    python3 -m scripts.stack.stack_secrets FOLDER [--deployed REVISION] [--check] < GIVEN.json
 
-GIVEN.json maps names of secrets to values; other secrets are generated on first use and kept. Prints the changed files,
-one per line. Reads the variables of .env from the environment. Requires only Python: Ansible runs it on hosts,
-scripts/stack/stack_files.py calls it for `make up`.
+GIVEN.json maps names of secrets to values; other secrets are generated on first use and kept. After a rollback, those
+that only take effect in the replicas are again the secrets of REVISION, which account-service runs. Prints the changed
+files, and the revision of each service's configuration, as JSON; with --check nothing is written. Reads the variables
+of .env from the environment. Requires only Python: Ansible runs it on hosts, scripts/stack/stack_files.py calls it for
+`make up`.
 """
 
+import argparse
 import json
 import os
 import re
 import secrets
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from scripts.stack import nats_users
-from scripts.stack.host_files import write
+from scripts.stack import nats_users, revisions
+from scripts.stack.host_files import UnsafeFile, read, write
 
 SERVICES = ("account", "transaction")
 # Endpoint that discards messages (banking.conf.j2), for alerts without a configured receiver.
@@ -30,15 +34,25 @@ _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
 _OFF = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
+REVISIONS = "revisions"
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
-def secret_values(folder: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """Return all secrets by file name: given, existing or newly generated.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """The files that have changed, and the revision of each service's configuration."""
+
+    updated: list[str]
+    revisions: dict[str, str]
+
+
+def secret_values(folder: Path, given: Mapping[str, str], restored: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return all secrets by file name: given, restored, existing or newly generated.
 
     Raises KeyError without `jwks`, ValueError for an unknown name or an invalid value.
     """
-    known = {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir() if path.is_file()}
+    found = folder.iterdir() if folder.exists() else ()
+    known = {path.name: path.read_text(encoding="utf-8") for path in found if path.is_file()} | dict(restored or {})
 
     def value(name: str) -> str:
         # Editors append a line break, which the readers of these files strip.
@@ -136,34 +150,50 @@ def probed_addresses(*, tls: bool) -> str:
     )
 
 
-def make(folder: Path, given: Mapping[str, str], *, tls: bool) -> list[Path]:
-    """Generate all files below a folder; return the changed ones. Raises KeyError, ValueError, OSError."""
-    for part in ("", "secrets", "prometheus"):
-        (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
-    (folder / "prometheus").chmod(0o755)
-    secret_files = {folder / "secrets" / name: text for name, text in secret_values(folder / "secrets", given).items()}
-    prometheus_files = {
-        folder / "prometheus" / "rules.yml": prometheus_rules(),
-        folder / "prometheus" / "api.yml": probed_addresses(tls=tls),
-    }
-    changed = [path for path, text in secret_files.items() if write(path, text, keep_inode=True)]
-    return changed + [path for path, text in prometheus_files.items() if write(path, text)]
+def make(folder: Path, given: Mapping[str, str], *, tls: bool, deployed: str = "", dry_run: bool = False) -> Made:
+    """Generate all files below a folder; return what has changed. Raises KeyError, ValueError, OSError."""
+    restored = revisions.restored(folder / REVISIONS, deployed)
+    secret_texts = secret_values(folder / "secrets", given, restored)
+    contents = {service: revisions.files(os.environ, secret_texts, service) for service in revisions.SECRETS}
+    texts = {folder / "secrets" / name: text for name, text in secret_texts.items()}
+    texts |= {folder / "prometheus" / "rules.yml": prometheus_rules()}
+    texts |= {folder / "prometheus" / "api.yml": probed_addresses(tls=tls)}
+    changed = [str(path) for path, text in texts.items() if _differs(path, text)]
+    if not dry_run:
+        for part in ("", "secrets", "prometheus"):
+            (folder / part).mkdir(mode=0o700, parents=True, exist_ok=True)
+        (folder / "prometheus").chmod(0o755)
+        for path, text in texts.items():
+            write(path, text, keep_inode=path.parent.name == "secrets")
+        for content in contents.values():
+            revisions.save(folder / REVISIONS, content)
+    return Made(changed, {service: revisions.revision(content) for service, content in contents.items()})
+
+
+def _differs(path: Path, text: str) -> bool:
+    try:
+        return read(path) != text
+    except (FileNotFoundError, UnsafeFile):
+        return True
 
 
 def main() -> int:
     """Generate all files below the folder named on the command line."""
-    if len(sys.argv) != 2:
-        print("usage: python3 -m scripts.stack.stack_secrets FOLDER < GIVEN.json", file=sys.stderr)
-        return 2
+    parser = argparse.ArgumentParser(prog="python3 -m scripts.stack.stack_secrets", description="Generate secrets.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--deployed", default="", metavar="REVISION")
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    tls = bool(os.environ.get("NGINX_TLS_CERTIFICATE"))
     try:
-        changed = make(Path(sys.argv[1]), json.load(sys.stdin), tls=bool(os.environ.get("NGINX_TLS_CERTIFICATE")))
+        made = make(options.folder, json.load(sys.stdin), tls=tls, deployed=options.deployed, dry_run=options.check)
     except KeyError as error:
         print(f"stack: missing: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1
-    print("\n".join(map(str, changed)))
+    print(json.dumps(asdict(made)))
     return 0
 
 

@@ -13,6 +13,8 @@ Differences from the composed stack:
 - `docker stack deploy` does not support `dns_opt` and `security_opt`, so they are removed. Each tmpfs becomes a mount
   that is writable for all users of the container, because Swarm cannot set its owner.
 - Services that mount Docker's socket run on managers.
+- The secrets of a configuration (scripts/stack/revisions.py) are secrets of the stack with the revision in their names,
+  because Swarm secrets cannot be changed.
 """
 
 import json
@@ -20,10 +22,12 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
+from scripts.stack import revisions
 from scripts.stack.stack_secrets import memory_bytes
 
 _UNSUPPORTED = {"depends_on", "dns_opt", "profiles", "restart", "security_opt", "shm_size", "tmpfs"}
 _SOCKET = "/var/run/docker.sock"
+_SECRETS = "/run/secrets"
 _AUTOSCALE_LABEL = "banking.autoscale"
 
 
@@ -38,8 +42,22 @@ def _mount(volume: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in volume.items() if name in ("type", "source", "target", "read_only")}
 
 
+def _configuration_secrets(name: str, service: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return the secrets of the stack, by name, for the secrets of a service's configuration: target and file."""
+    folders = [volume["source"] for volume in service.get("volumes", []) if volume["target"] == _SECRETS]
+    return {
+        # Shortened: Swarm limits names to 64 characters, including that of the stack.
+        f"{name.removesuffix('-service')}-{secret}-{folder.split('/')[-2][:8]}": {
+            "target": secret,
+            "file": f"{folder}/{secret}",
+        }
+        for folder in folders
+        for secret in revisions.SECRETS[name]
+    }
+
+
 def _mounts(service: Mapping[str, Any]) -> list[dict[str, Any]]:
-    mounts = [_mount(volume) for volume in service.get("volumes", [])]
+    mounts = [_mount(volume) for volume in service.get("volumes", []) if volume["target"] != _SECRETS]
     mounts += [_tmpfs(entry) for entry in service.get("tmpfs", [])]
     if "shm_size" in service:
         mounts.append(_tmpfs(f"/dev/shm:size={service['shm_size']}"))  # nosec B108  # a path in the container
@@ -68,7 +86,7 @@ def _deploy(service: Mapping[str, Any], mounts: list[dict[str, Any]]) -> dict[st
     return deploy
 
 
-def _service(service: Mapping[str, Any]) -> dict[str, Any]:
+def _service(name: str, service: Mapping[str, Any]) -> dict[str, Any]:
     mounts = _mounts(service)
     ports = [
         {"mode": "host", "target": port["target"], "published": int(port["published"]), "protocol": port["protocol"]}
@@ -76,6 +94,9 @@ def _service(service: Mapping[str, Any]) -> dict[str, Any]:
     ]
     kept = {name: value for name, value in service.items() if name not in _UNSUPPORTED and value is not None}
     kept |= {"deploy": _deploy(service, mounts)}
+    kept.pop("volumes", None)
+    if secrets := _configuration_secrets(name, service):
+        kept["secrets"] = [{"source": source, "target": secret["target"]} for source, secret in secrets.items()]
     if service.get("restart") == "no":
         kept["healthcheck"] = {"disable": True}
     elif _AUTOSCALE_LABEL in service.get("labels", {}):
@@ -90,11 +111,14 @@ def stack(config: Mapping[str, Any]) -> dict[str, Any]:
         name: {"driver": "overlay", "attachable": True, "internal": network.get("internal", False)}
         for name, network in config["networks"].items()
     }
+    secrets = {name: secret["file"] for name, secret in config.get("secrets", {}).items()}
+    for name, service in config["services"].items():
+        secrets |= {source: secret["file"] for source, secret in _configuration_secrets(name, service).items()}
     return {
-        "services": {name: _service(service) for name, service in config["services"].items()},
+        "services": {name: _service(name, service) for name, service in config["services"].items()},
         "networks": networks,
         "volumes": {name: {} for name in config.get("volumes", {})},
-        "secrets": {name: {"file": secret["file"]} for name, secret in config.get("secrets", {}).items()},
+        "secrets": {name: {"file": file} for name, file in secrets.items()},
     }
 
 

@@ -254,6 +254,8 @@ choose_profiles
 step "secrets and configuration"
 make_readable docker monitoring ops-page
 .venv/bin/python -m scripts.stack.stack_files
+unset {ACCOUNT,TRANSACTION}_SERVICE_{,CANARY_,PREVIOUS_}REVISION
+read_env "$revisions_env"
 if [ "${BUILD-}" != 0 ]; then
     step "service images"
     tag=${VERSION:-$(version)}
@@ -275,6 +277,7 @@ else
         reload "${entry%:*}" "monitoring"$'\n'"$VAR_DIR/docker/prometheus" wget -q -O - --post-data= "http://127.0.0.1:${entry#*:}/-/reload"
     done
 fi
+scripts/stack/prune_revisions.sh "$VAR_DIR/docker/revisions" "$ACCOUNT_SERVICE_REVISION" "$TRANSACTION_SERVICE_REVISION" >/dev/null
 scheme=http
 [ -z "$NGINX_TLS_CERTIFICATE" ] || scheme=https
 url=$scheme://$BANK_ADDRESS:$BANK_PORT

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scripts.stack import revisions
 from shared.testing.paths import ROOT
 
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]
@@ -106,7 +107,31 @@ def test_each_secret_has_only_its_holders(secret: str) -> None:
         for one in service.get("secrets", [])
         if (one if isinstance(one, str) else one["source"]) == secret
     }
+    # Those of the rolled services are files of their configurations.
+    holders |= {
+        f"{service}{track}"
+        for service, names in revisions.SECRETS.items()
+        for track in ("", "-canary", "-baseline", "-previous")
+        if secret in names.values()
+    }
     assert holders == SECRETS[secret]
+
+
+@pytest.mark.parametrize("name", sorted(_BANK))
+def test_each_track_has_the_configuration_that_its_label_names(name: str) -> None:
+    service, _, track = name.partition("-service")
+    track = {"-baseline": "-previous"}.get(track, track)
+    variable = f"{service}-service{track}-revision".upper().replace("-", "_")
+    folder = f"${{VAR_DIR}}/docker/revisions/${{{variable}}}"
+    found = SERVICES[name]
+    assert found["labels"]["banking.configuration"] == f"${{{variable}}}"
+    assert found["env_file"] == [f"{folder}/environment"]
+    assert [(volume["source"], volume["target"]) for volume in found["volumes"]] == [
+        (f"{folder}/secrets", "/run/secrets")
+    ]
+    assert not found["volumes"][0]["bind"]["create_host_path"] and "secrets" not in found
+    # Everything else would be changed for all tracks at once, without a canary.
+    assert found["environment"] == {"APP_TRACK": "canary" if track == "-canary" else "stable"}
 
 
 def test_no_container_has_more_rights_than_the_least() -> None:
@@ -119,7 +144,6 @@ def test_no_container_has_more_rights_than_the_least() -> None:
         "network_mode",
         "userns_mode",
         "uts",
-        "env_file",
         "group_add",
     }
     for name, service in SERVICES.items():
@@ -127,6 +151,7 @@ def test_no_container_has_more_rights_than_the_least() -> None:
         assert service["security_opt"] == ["no-new-privileges:true"] and not odd & set(service), name
         assert (str(service.get("user", "")).split(":")[0] in ("0", "root")) == (name in _ROOT_USERS), name
     assert {name for name, service in SERVICES.items() if "ports" in service} == {"nginx", "grafana"}
+    assert {name for name, service in SERVICES.items() if "env_file" in service} == _BANK | _MIGRATIONS
 
 
 def test_the_threat_model_has_a_row_for_each_of_them() -> None:

@@ -22,6 +22,7 @@ _DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example:5000/bank/account-service@{_DIGEST}"
 EVIL = "AUTOSCALE_SERVICE_IMAGE=evil"
 IMAGES = {"account-service": IMAGE, "transaction-service": f"127.0.0.1:5000/bank/transaction-service@{_DIGEST}"}
+REVISIONS = {"account-service": "0123456789abcdef" * 4, "transaction-service": "fedcba9876543210" * 4}
 STATE: dict[str, Any] = {
     "id": "20260131T120000.123456Z",
     "phase": "done",
@@ -29,6 +30,8 @@ STATE: dict[str, Any] = {
     "driver": "somebody with ansible",
     "images": IMAGES,
     "previous": IMAGES,
+    "revisions": REVISIONS,
+    "previous_revisions": REVISIONS,
     "canaries": {"account-service": 1, "transaction-service": 1},
     "steps": [10, 50],
     "step": 1,
@@ -89,6 +92,8 @@ def test_only_needed_fields_of_a_state_are_read() -> None:
         "driver",
         "images",
         "previous",
+        "revisions",
+        "previous_revisions",
         "step",
         "serving",
         "outcome",
@@ -114,8 +119,10 @@ def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> N
             continue
         # Free text is one line; all other fields have one of few values.
         assert all(text.isprintable() and len(text) <= 500 for text in _texts(read))
-        for name in ("id", "phase", "serving", "images", "previous"):
-            assert read[name] == STATE[name] or (name, read[name]) in [("images", {}), ("previous", {})]
+        for name in ("id", "phase", "serving"):
+            assert read[name] == STATE[name]
+        for name in ("images", "previous", "revisions", "previous_revisions"):
+            assert read[name] in (STATE[name], {})
         assert isinstance(read["step"], int) and 0 <= read["step"] <= 100
 
 
@@ -301,69 +308,99 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
         assert re.search(r"\| dotenv", (ROOT / "ansible/roles/banking_app" / file).read_text(encoding="utf-8"))
 
 
-def _image(digit: str) -> str:
-    return f"registry.example:5000/bank/service@sha256:{digit * 64}"
+@pytest.mark.parametrize(
+    "revision",
+    [
+        "1" * 63,
+        "1" * 65,
+        "1" * 64 + "\n",
+        "\n" + "1" * 64,
+        "A" * 64,
+        "g" * 64,
+        "../" + "1" * 61,
+        "1" * 32 + "/" + "1" * 31,
+        "\u0661" * 64,
+        f"{'1' * 64}\n{EVIL}",
+        "$(touch evil)",
+        "",
+        None,
+        1,
+        ["1" * 64],
+    ],
+)
+def test_a_revision_is_64_hexadecimal_digits_and_nothing_else(revision: Any) -> None:
+    with pytest.raises(ValueError):
+        trust.revision(revision)
+    with pytest.raises(ValueError):
+        trust.generated_files(json.dumps({"updated": [], "revisions": REVISIONS | {"account-service": revision}}))
+    for field in ("revisions", "previous_revisions"):
+        with pytest.raises(ValueError):
+            _read(STATE | {field: REVISIONS | {"account-service": revision}})
+    if revision:
+        with pytest.raises(ValueError):
+            trust.version_variables({}, trust.versions(IMAGES, REVISIONS | {"account-service": revision}))
 
 
-_A, _B, _C = ({service: _image(digit) for service in IMAGES} for digit in "abc")
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"updated": [], "revisions": {}}', '{"updated": 1}', "nonsense"])
+def test_other_output_of_the_generator_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError):
+        trust.generated_files(text)
+
+
+def test_a_version_sets_image_and_revision_of_a_track() -> None:
+    found = trust.version_variables({"A": "1"}, trust.versions(IMAGES, REVISIONS), "CANARY")
+    assert found["ACCOUNT_SERVICE_CANARY_IMAGE"] == IMAGE
+    assert found["TRANSACTION_SERVICE_CANARY_REVISION"] == REVISIONS["transaction-service"]
+    assert len(found) == 5
+    # The record of an earlier release has no revisions.
+    assert set(trust.version_variables({}, trust.versions(IMAGES, {}))) == {
+        "ACCOUNT_SERVICE_IMAGE",
+        "TRANSACTION_SERVICE_IMAGE",
+    }
+    assert trust.version_part(trust.versions(IMAGES, REVISIONS), "revision") == REVISIONS
+
+
+_Versions = dict[str, dict[str, str]]
+
+
+def _version(digit: str, revision: str = "1") -> _Versions:
+    image = f"registry.example:5000/bank/service@sha256:{digit * 64}"
+    return {service: {"image": image, "revision": revision * 64} for service in IMAGES}
+
+
+_A, _B, _C = (_version(digit) for digit in "abc")
+# Other settings of the image a, and a replica of an earlier release, which has no revision.
+_A2, _A0, _B0 = _version("a", "2"), _version("a", ""), _version("b", "")
 
 
 @pytest.mark.parametrize(
-    ("running", "expected"),
+    ("running", "recorded", "wanted", "expected"),
     [
-        pytest.param([_A], _A, id="recorded, and another release is deployed"),
-        pytest.param([], _A, id="nothing runs: Compose starts what is recorded"),
-        pytest.param([_B], _B, id="the release runs already, unrecorded"),
-        pytest.param([_A, _B], _A, id="a mix: the replicas of the other release are replaced"),
-        pytest.param([_B, _C], _C, id="a mix with an earlier release"),
+        pytest.param([_A], _A, _B, _A, id="recorded, and another release is deployed"),
+        pytest.param([_A], _A, _A2, _A, id="recorded, and other settings of it are deployed"),
+        pytest.param([], _A, _B, _A, id="nothing runs: Compose starts what is recorded"),
+        pytest.param([_B], _A, _B, _B, id="the release runs already, unrecorded"),
+        pytest.param([_A2], _A, _A2, _A2, id="the settings run already, unrecorded"),
+        pytest.param([_A, _B], _A, _B, _A, id="a mix: the replicas of the other release are replaced"),
+        pytest.param([_A, _A2], _A, _A2, _A, id="a mix of settings"),
+        pytest.param([_B, _C], _A, _B, _C, id="a mix with an earlier release"),
+        pytest.param([_A], _B, _B, _A, id="a release that was undone is not deployed"),
+        pytest.param([_A2], _A, _A, _A2, id="settings that were undone are not deployed"),
+        pytest.param([_A0], _A0, _B, _version("a"), id="of an earlier release: as if it had the settings of this one"),
+        pytest.param([_A0], _A, _A2, _A, id="of an earlier release, recorded since with its settings"),
+        pytest.param([_A0], _A0, _A2, _A2, id="of an earlier release, which is deployed again"),
     ],
 )
-def test_what_is_deployed_is_observed(running: list[dict[str, str]], expected: dict[str, str]) -> None:
-    text = "".join(f"{service} {image}\n" for images in running for service, image in images.items())
-    assert trust.running_images(text, _A, _B, [_C, {}]) == expected
+def test_what_is_deployed_is_observed(
+    running: list[_Versions], recorded: _Versions, wanted: _Versions, expected: _Versions
+) -> None:
+    lines = [" ".join([service, *one.values()]) for versions in running for service, one in versions.items()]
+    observed = trust.running_versions("\n".join(lines), [recorded, _C, _A, _A2, _B0, {}])
+    assert trust.stable_versions(observed, recorded, wanted) == expected
 
 
-def test_a_release_that_was_undone_is_not_deployed() -> None:
-    """The record names the release, and stable runs the one before it."""
-    text = "".join(f"{service} {image}\n" for service, image in _A.items())
-    assert trust.running_images(text, _B, _B, [_A]) == _A
-
-
-def test_running_images_without_a_record_are_refused() -> None:
-    for image in (_image("d"), "evil", f"{_image('a')}\x1b[2J"):
-        with pytest.raises(ValueError, match="which no record of this host contains|is not an image"):
-            trust.running_images(f"account-service {image}\n", _A, _B, [_C])
-
-
-_METRIC = {
-    "name": "queue",
-    "canary": 'max(jobs{track="canary"})',
-    "stable": 'max(jobs{track="stable"})',
-    "direction": "higher_is_worse",
-    "tolerance": 0.2,
-}
-
-
-def test_metrics_of_the_analysis_are_passed_on() -> None:
-    assert trust.analysis_metrics([]) == []
-    assert trust.analysis_metrics([_METRIC, {**_METRIC, "name": "rate", "tolerance": "0"}])[1]["tolerance"] == 0
-
-
-@pytest.mark.parametrize(
-    ("metrics", "message"),
-    [
-        ("queue", "not a list"),
-        (["queue"], "not a list"),
-        ([_METRIC, _METRIC], "'queue' is used more than once"),
-        ([{}], "without a name"),
-        ([{**_METRIC, "threshold": 1}], "'queue': threshold is missing or not a setting"),
-        ([{**_METRIC, "name": "No Name"}], "lower-case letters"),
-        ([{**_METRIC, "canary": " "}], "the query canary is empty"),
-        ([{**_METRIC, "stable": 1}], "the query stable is empty"),
-        ([{**_METRIC, "direction": "up"}], "higher_is_worse or lower_is_worse"),
-        *[([{**_METRIC, "tolerance": value}], "a ratio of at least 0") for value in (-1, "x", None, float("nan"))],
-    ],
-)
-def test_an_invalid_metric_is_explained(metrics: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        trust.analysis_metrics(metrics)
+@pytest.mark.parametrize("digit, revision", [("b", "1"), ("a", "3")])
+def test_an_unknown_image_or_configuration_is_rejected(digit: str, revision: str) -> None:
+    (service, one), *_ = _version(digit, revision).items()
+    with pytest.raises(ValueError, match="which no record of this host contains"):
+        trust.running_versions(f"{service} {one['image']} {one['revision']}", [_A, _A2, _C])

@@ -6,13 +6,15 @@ Ansible prints the message of a ValueError and fails the task.
 import json
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _SERVICES = {"account-service", "transaction-service"}
 # As written by scripts/release/release.sh: optionally a registry, and always a digest.
 _IMAGE = re.compile(r"[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}")
+# As named by scripts/stack/revisions.py.
+_REVISION = re.compile(r"[0-9a-f]{64}")
 _NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 _ID = re.compile(r"([0-9]{8}T[0-9]{6}\.[0-9]{6}Z)?")
 # Cosign's messages of the network and the registry's API, and about options and keys; others are about signatures.
@@ -36,6 +38,54 @@ def image_reference(value: Any) -> str:
     if not isinstance(value, str) or not _IMAGE.fullmatch(value):
         raise ValueError(f"{value!r:.300} is not an image reference with a digest (registry/name@sha256:…)")
     return value
+
+
+def revision(value: Any) -> str:
+    """Return the revision of a configuration. Raises ValueError for anything else."""
+    if not isinstance(value, str) or not _REVISION.fullmatch(value):
+        raise ValueError(f"{value!r:.300} is not the revision of a configuration")
+    return value
+
+
+def generated_files(text: str) -> dict[str, Any]:
+    """Return what scripts/stack/stack_secrets.py prints. Raises ValueError for anything else."""
+    document = json.loads(text)
+    if not isinstance(document, dict) or not isinstance(document.get("updated"), list):
+        raise ValueError("the generator of the secrets printed something else than its result")
+    found = _revisions(document.get("revisions"))
+    if not found:
+        raise ValueError("the generator of the secrets printed no revisions")
+    return {"updated": [str(path) for path in document["updated"]], "revisions": found}
+
+
+def versions(images: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Return the version of each rolled service: its image and the revision of its configuration.
+
+    A record of an earlier release has no revisions, which gives empty ones.
+    """
+    return {
+        service: {"image": images[service], "revision": revisions.get(service, "")}
+        for service in sorted(_SERVICES)
+        if images.get(service)
+    }
+
+
+def version_part(found: Mapping[str, Mapping[str, str]], part: str) -> dict[str, str]:
+    """Return the images or the revisions of versions, by service."""
+    return {service: version[part] for service, version in found.items()}
+
+
+def version_variables(
+    variables: Mapping[str, Any], found: Mapping[str, Mapping[str, str]], track: str = ""
+) -> dict[str, Any]:
+    """Return variables of docker-compose.yml with those of versions on a track. Raises ValueError."""
+    added = {}
+    for service, version in found.items():
+        name = "_".join(part for part in (service.upper().replace("-", "_"), track) if part)
+        added[f"{name}_IMAGE"] = image_reference(version["image"])
+        if version["revision"]:
+            added[f"{name}_REVISION"] = revision(version["revision"])
+    return {**variables, **added}
 
 
 def dotenv(variables: Mapping[str, Any]) -> str:
@@ -129,6 +179,12 @@ def _images(value: Any) -> dict[str, str]:
     return {service: image_reference(image) for service, image in value.items()}
 
 
+def _revisions(value: Any) -> dict[str, str]:
+    if not isinstance(value, dict) or set(value) not in (set(), _SERVICES):
+        raise ValueError(f"{value!r:.300} are not the revisions of {' and '.join(sorted(_SERVICES))}")
+    return {service: revision(one) for service, one in value.items()}
+
+
 def _sanitize(value: Any) -> str:
     """Return text for display: truncated, without control characters."""
     return "".join(one if one.isprintable() else " " for one in str(value)[:_MAX_TEXT])
@@ -165,6 +221,8 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
     "outcome": ("", _one_of("", "promoted", "rolled-back")),
     "images": ({}, _images),
     "previous": ({}, _images),
+    "revisions": ({}, _revisions),
+    "previous_revisions": ({}, _revisions),
     "version": ("", _text),
     "driver": ("", _text),
     "reason": ("", _text),
@@ -172,30 +230,53 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
 }
 
 
-def running_images(
-    text: str, recorded: Mapping[str, str], release: Mapping[str, str], known: Sequence[Mapping[str, str]]
-) -> dict[str, str]:
-    """Return the image of each service that has to be replaced by that of the release, or the release's own.
+_Version = Mapping[str, str]
 
-    `text` has a line "SERVICE IMAGE" per running stable replica, as Docker reports it. A service without replicas has
-    the recorded image. Raises ValueError for an image that no record of this host contains.
+
+def running_versions(text: str, known: Sequence[Mapping[str, _Version]]) -> dict[str, list[dict[str, str]]]:
+    """Return the versions that each service runs.
+
+    `text` has a line "SERVICE IMAGE REVISION" per running stable replica, as Docker reports it; replicas of earlier
+    releases have no revision. Raises ValueError for an image or a revision that no record of this host contains.
     """
-    running: dict[str, set[str]] = defaultdict(set)
-    for line in text.splitlines():
-        service, _, image = line.partition(" ")
-        running[service].add(image)
-    found = {}
-    for service in sorted(_SERVICES):
-        images = running[service] or {recorded[service]}
-        trusted = {image_reference(one[service]) for one in (recorded, release, *known) if one.get(service)}
-        if unknown := images - trusted:
+    found: dict[str, list[dict[str, str]]] = {service: [] for service in sorted(_SERVICES)}
+    for line in sorted(set(text.splitlines())):
+        service, image, label = (*line.split(" "), "", "")[:3]
+        if service not in found:
+            continue
+        trusted = [one[service] for one in known if service in one]
+        images = {image_reference(one["image"]) for one in trusted}
+        if image not in images or label not in {"", *(one["revision"] for one in trusted)}:
             raise ValueError(
-                f"{service} runs {_sanitize(' and '.join(sorted(unknown)))}, which no record of this host contains"
+                f"{service} runs {_sanitize(f'{image} {label}'.strip())}, which no record of this host contains"
                 " (deployed.json, rollout-record.json). Stop these replicas, then deploy again"
             )
-        others = images - {release[service]}
-        found[service] = recorded[service] if recorded[service] in others else min(others, default=release[service])
+        found[service].append({"image": image, "revision": label and revision(label)})
     return found
+
+
+def stable_versions(
+    running: Mapping[str, Sequence[_Version]], recorded: Mapping[str, _Version], wanted: Mapping[str, _Version]
+) -> dict[str, _Version]:
+    """Return the version of each service that has to be replaced by the wanted one, or the wanted one itself.
+
+    A service without replicas has the recorded version. The revision of replicas without one is the recorded one.
+    """
+    found: dict[str, _Version] = {}
+    for service, release in wanted.items():
+        fallback = recorded[service]["revision"] or release["revision"]
+        candidates = [
+            {**version, "revision": version["revision"] or fallback}
+            for version in running[service] or [recorded[service]]
+        ]
+        others = [version for version in candidates if version != release]
+        before = {**recorded[service], "revision": fallback}
+        found[service] = before if before in others else min(others, key=_sorted, default=release)
+    return found
+
+
+def _sorted(version: _Version) -> tuple[str, str]:
+    return version["image"], version["revision"]
 
 
 def analysis_metrics(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -237,8 +318,13 @@ class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's inter
             "analysis_metrics": analysis_metrics,
             "dotenv": dotenv,
             "dotenv_with": dotenv_with,
+            "generated_files": generated_files,
             "image_reference": image_reference,
             "rollout_state": rollout_state,
-            "running_images": running_images,
+            "running_versions": running_versions,
             "signature_problem": signature_problem,
+            "stable_versions": stable_versions,
+            "version_part": version_part,
+            "version_variables": version_variables,
+            "versions": versions,
         }

@@ -16,7 +16,7 @@ import requests
 from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
-from app.replica import MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
+from app.replica import CONFIGURATION, MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
 from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
@@ -49,7 +49,8 @@ class _Replica:
         self.labels: Mapping[str, str] = document["Config"]["Labels"]
         self.service = self.labels[SERVICE]
         self.number = int(self.labels[NUMBER])
-        self.image: str = document["Image"]
+        # Image and configuration.
+        self.version = document["Image"], self.labels.get(CONFIGURATION, "")
         self.state: str = document["State"]["Status"]
         self.healthy = document["State"].get("Health", {}).get("Status") == "healthy"
         self.made_here = self.labels.get(MADE) == "true"
@@ -99,7 +100,7 @@ class ComposeScaler(DockerScaler):
         if not there:
             raise ScalingError("create", f"{service} has no replica to copy")
         if _rolling(there):
-            raise UpdateInProgress(f"{service} has replicas of two images")
+            raise UpdateInProgress(f"{service} has replicas of two versions")
         if replicas > len(there):
             self._start(there, max(replica.number for replica in found), replicas - len(there))
         newest_first = sorted(there, key=lambda one: (one.healthy, one.age, -one.number))
@@ -184,4 +185,4 @@ def _counted(replicas: list[_Replica]) -> Replicas:
 
 def _rolling(there: list[_Replica]) -> bool:
     # A container that never started is not a new version; remove_failed removes it.
-    return len({replica.image for replica in there if replica.state != "created"}) > 1
+    return len({replica.version for replica in there if replica.state != "created"}) > 1

@@ -5,6 +5,7 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,15 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
         "banking_app_project": f"bank-deploy-{uuid.uuid4().hex[:8]}",
         "banking_app_environment": {
             "BANK_PORT": str(free_port()),
+            # The fewest replicas for a rollout.
+            "ACCOUNT_SERVICE_REPLICAS": "1",
+            "TRANSACTION_SERVICE_REPLICAS": "1",
+            "AUTOSCALE_MIN_REPLICAS": "1",
             **({"COMPOSE_PROFILES": "", "OTEL_EXPORTER_OTLP_ENDPOINT": ""} if offline else {}),
         },
         "banking_app_environment_files": [_OFFLINE] if offline else [],
-        "nginx_canary_bake_seconds": 20,
+        "nginx_canary_steps": [10],
+        "nginx_canary_baseline": False,
     }
     yield variables
     if (tmp_path / "opt/.env").exists():
@@ -119,11 +125,64 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     second = play(_DEPLOY, bank)
     assert not second.failed, second.output
     assert second.changed == 0, second.output
-    assert "keep the settings" not in second.output
+    assert "keep their current limits" not in second.output
 
-    # New settings are a change that a canary has to show.
-    third = play(
-        _DEPLOY, {**bank, "banking_app_environment": {**bank["banking_app_environment"], "LOG_LEVEL": "DEBUG"}}
-    )
+    # New settings of the same images are rolled out as new images are, and a rollback restores the former ones.
+    before = _replicas(bank, "stable")
+    environment = {**bank["banking_app_environment"], "LOG_LEVEL": "WARNING"}
+    reason = {"nginx_canary_skip_analysis": True, "nginx_canary_skip_analysis_reason": "a test of settings"}
+    changed = {**bank, **reason, "banking_app_environment": environment}
+    third = play(_DEPLOY, changed)
     assert not third.failed, third.output
-    assert "account-service-1" in third.output and "keep their current settings" in third.output
+    after = _replicas(bank, "stable")
+    assert {one.level for one in after} == {"WARNING"} and {one.level for one in before} == {"INFO"}
+    assert {one.image for one in after} == {one.image for one in before}
+    assert not {one.revision for one in after} & {one.revision for one in before}
+    assert {one.level for one in _replicas(bank, "previous")} == {"INFO"}
+    for one in (*before, *after):
+        assert one.secrets == str(folder / "var/docker/revisions" / one.revision / "secrets")
+    record = json.loads((folder / "deployed.json").read_text(encoding="utf-8"))
+    assert set(record["revisions"].values()) == {one.revision for one in after}
+    assert set(record["previous"]["revisions"].values()) == {one.revision for one in before}
+
+    again = play(_DEPLOY, changed, "--check")
+    assert not again.failed and again.changed == 0, again.output
+
+    back = play(ROOT / "ansible/playbooks/rollback.yml", changed)
+    assert not back.failed, back.output
+    restored = _replicas(bank, "stable")
+    assert {one.revision for one in restored} == {one.revision for one in before}
+    assert {one.level for one in restored} == {"INFO"}
+    record = json.loads((folder / "deployed.json").read_text(encoding="utf-8"))
+    assert set(record["revisions"].values()) == {one.revision for one in before}
+    assert httpx.get(url, headers={"Authorization": f"Bearer {token}"}).status_code == httpx.codes.OK
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """A running replica: its image, the revision of its configuration, a setting, and where its secrets are."""
+
+    image: str
+    revision: str
+    level: str
+    secrets: str
+
+
+def _replicas(bank: dict[str, Any], track: str) -> list[_Replica]:
+    """Return the running replicas of both services on a track."""
+    labels = [f"com.docker.compose.project={bank['banking_app_project']}", f"banking.track={track}"]
+    found = run("docker", "ps", "--quiet", *(f"--filter=label={label}" for label in labels)).split()
+    documents = json.loads(run("docker", "inspect", *found))
+    assert {one["Config"]["Labels"]["com.docker.compose.service"].split("-")[0] for one in documents} == {
+        "account",
+        "transaction",
+    }
+    return [
+        _Replica(
+            one["Image"],
+            one["Config"]["Labels"]["banking.configuration"],
+            next(line.partition("=")[2] for line in one["Config"]["Env"] if line.startswith("LOG_LEVEL=")),
+            next(mount["Source"] for mount in one["Mounts"] if mount["Destination"] == "/run/secrets"),
+        )
+        for one in documents
+    ]

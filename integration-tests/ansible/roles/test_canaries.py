@@ -90,6 +90,7 @@ def test_rolled_back_or_rejected_rollouts_get_no_canaries(tool: Tool, canaries: 
 
 
 _IMAGE = f"bank/account-service@sha256:{'a' * 64}"
+_REVISION = "1" * 64
 
 
 @pytest.mark.parametrize(
@@ -97,10 +98,10 @@ _IMAGE = f"bank/account-service@sha256:{'a' * 64}"
     [
         ("canaries", "a-rollout", "baseline"),
         ("previous", "a-rollout"),
-        ("scale_up", "a-rollout", "account-service", _IMAGE),
-        ("drain", "a-rollout", "account-service", _IMAGE),
-        ("restore_scale_up", "a-rollout", "account-service", _IMAGE),
-        ("restore_drain", "a-rollout", "account-service", _IMAGE),
+        ("scale_up", "a-rollout", "account-service", _IMAGE, _REVISION),
+        ("drain", "a-rollout", "account-service", _IMAGE, _REVISION),
+        ("restore_scale_up", "a-rollout", "account-service", _IMAGE, _REVISION),
+        ("restore_drain", "a-rollout", "account-service", _IMAGE, _REVISION),
         ("provisioned", "a-rollout"),
     ],
 )
@@ -138,7 +139,13 @@ def test_a_long_command_renews_the_lease_and_stops_when_the_rollout_has_ended(to
 
 
 def test_commands_name_the_rollout(tool: Tool) -> None:
-    for command in (("abort", "because"), ("restored",), ("canaries",), ("previous",), ("scale_up", "x", _IMAGE)):
+    for command in (
+        ("abort", "because"),
+        ("restored",),
+        ("canaries",),
+        ("previous",),
+        ("scale_up", "x", _IMAGE, _REVISION),
+    ):
         assert tool(*command).returncode == 2
     assert tool("abort", "current", "because").returncode == 0
 
@@ -147,3 +154,43 @@ def test_without_rollout_service_it_names_what_to_start(tool: Tool) -> None:
     tool.running("rollout-service", 0)
     done = tool("abort", "current", "because")
     assert done.returncode == 1 and "rollout-service is not running; start it: docker compose up" in done.stderr
+
+
+# Two replicas of one image with the old configuration, and as many with the new one as the file says.
+_VERSIONS = """#!/bin/bash
+case "$*" in
+    ps*rollout-service*) echo rollout-service ;;
+    ps*) echo old-1; echo old-2; seq --format=new-%g "$(cat "$0.new")" ;;
+    exec*) echo '{"phase": "promoting"}' ;;
+    image*) echo sha256:a ;;
+    inspect*new-*) echo "sha256:a $NEW" ;;
+    inspect*) echo "sha256:a OLD" ;;
+    *) echo "$* $ACCOUNT_SERVICE_IMAGE $ACCOUNT_SERVICE_REVISION" >>"$0.asked" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("old", ["2" * 64, ""], ids=["of another revision", "of an earlier release"])
+def test_settings_replace_replicas_of_the_same_image(tool: Tool, old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEW", _REVISION)
+    tool.docker.write_text(_VERSIONS.replace("OLD", old), encoding="utf-8")
+    version = ("a-rollout", "account-service", _IMAGE, _REVISION)
+    tool.running("new", 1)
+    assert tool("scale_up", *version).stdout == "waiting\n"
+    (asked,) = tool.asked
+    assert "--scale account-service=4" in asked and asked.endswith(f"{_IMAGE} {_REVISION}")
+    assert tool("drain", *version).returncode == 1, "not enough new replicas"
+    tool.running("new", 2)
+    assert tool("scale_up", *version).stdout == "done\n"
+    assert tool("drain", *version).stdout == "waiting\n"
+    assert (tool.tool.parent / ".draining-account-service").read_text(encoding="utf-8") == "old-1\n"
+    # Drivers of earlier releases compare images only.
+    assert tool("drain", *version[:3], "").stdout == "done\n"
+
+
+@pytest.mark.parametrize("revision", ["1" * 63, "1" * 65, "A" * 64, "../" + "1" * 61, "1" * 64 + "\n", "-x"])
+def test_a_revision_has_one_form(tool: Tool, revision: str) -> None:
+    for command in ("scale_up", "drain", "restore_scale_up", "restore_drain"):
+        done = tool(command, "a-rollout", "account-service", _IMAGE, revision)
+        assert done.returncode == 1 and "the revision of a configuration" in done.stderr
+    assert tool.asked == []

@@ -77,6 +77,7 @@ _ROLE = """
 """
 _OWN, _OTHER = "20260131T120000.000001Z", "20260131T130000.000002Z"
 _IMAGES = {service: f"bank/{service}@sha256:{'a' * 64}" for service in ("account-service", "transaction-service")}
+_REVISIONS = dict.fromkeys(_IMAGES, "1" * 64)
 # Starts the driver's own rollout; by the next command another one is current, which rejects everything else.
 _TOOL = """#!/bin/sh
 echo "$*" >>{folder}/asked
@@ -100,6 +101,8 @@ def test_a_driver_that_wakes_up_late_leaves_the_rollout_of_another_alone(tmp_pat
         "nginx_canary_version": "v2",
         "nginx_canary_images": _IMAGES,
         "nginx_canary_previous": _IMAGES,
+        "nginx_canary_revisions": _REVISIONS,
+        "nginx_canary_previous_revisions": _REVISIONS,
         "nginx_canary_driver": "alice",
     }
     done = play(tmp_path / "play.yml", variables)

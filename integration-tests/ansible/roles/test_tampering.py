@@ -16,6 +16,8 @@ _ROLLED = SERVICES[:2]
 _ID = "20260131T120000.123456Z"
 _EVIL = "AUTOSCALE_SERVICE_IMAGE=evil"
 _OLD, _NEW, _UNKNOWN = ({service: f"bank/{service}@sha256:{one * 64}" for service in SERVICES} for one in "abe")
+# Revisions of their configurations.
+_BEFORE, _AFTER, _STRANGE = (dict.fromkeys(_ROLLED, one * 64) for one in "12f")
 _CASES = """
 - hosts: docker_hosts
   gather_facts: false
@@ -28,14 +30,17 @@ _CASE = """
 - ansible.builtin.command: "{{ folder }}/plant {{ case.name | quote }}"
 - block:
     - ansible.builtin.include_role: {name: banking_app, tasks_from: observe}
-    - ansible.builtin.debug: {msg: "OBSERVED {{ case.name }}: {{ banking_app_stable['account-service'] }}"}
+    - ansible.builtin.debug:
+        msg: "OBSERVED {{ case.name }}: {{ banking_app_observed['account-service'][0].values() | join(' ') }}"
   rescue:
     - ansible.builtin.debug: {msg: "REFUSED TO DEPLOY {{ case.name }}"}
 - block:
     - ansible.builtin.include_role: {name: nginx_canary, tasks_from: rollback}
       vars: {nginx_canary_reason: a test}
     - ansible.builtin.include_role: {name: banking_app, tasks_from: record_rollback}
-      vars: {banking_app_previous_images: "{{ nginx_canary_record.previous }}"}
+      vars:
+        banking_app_previous_versions: >-
+          {{ nginx_canary_record.previous | versions(nginx_canary_record.previous_revisions) }}
     - ansible.builtin.debug: {msg: "WENT BACK {{ case.name }}"}
   rescue:
     - ansible.builtin.debug: {msg: "REFUSED TO GO BACK {{ case.name }}"}
@@ -69,6 +74,8 @@ _STATE: dict[str, Any] = {
     "step": 1,
     "images": _rolled(_NEW),
     "previous": _rolled(_OLD),
+    "revisions": _AFTER,
+    "previous_revisions": _BEFORE,
     "verdict": {"verdict": "promote", "reason": "healthy"},
 }
 _DONE = _STATE | {"phase": "done"}
@@ -88,6 +95,12 @@ def _image(text: str) -> dict[str, str]:
 _TAMPERED: dict[str, tuple[Any, Any]] = {
     "images of somebody else": (_DONE | {"images": _rolled(_UNKNOWN)}, _BACK | {"previous": _rolled(_UNKNOWN)}),
     "a line of its own": _both(images=_image(f"{_NEW['account-service']}\n{_EVIL}")),
+    "a configuration of somebody else": (_DONE | {"revisions": _STRANGE}, _BACK | {"previous_revisions": _STRANGE}),
+    "the former settings as the new ones": (_DONE | {"revisions": _BEFORE}, _BACK | {"previous_revisions": _AFTER}),
+    "a folder of its own": _both(
+        revisions=_AFTER | {"account-service": "../../../state"},
+        previous_revisions=_BEFORE | {"account-service": "../../../state"},
+    ),
 }
 
 
@@ -99,15 +112,16 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "cases").mkdir()
     (tmp_path / "bin").mkdir()
     opt.mkdir()
-    old = {"version": "v1", "release": 1, "images": _OLD}
-    new = {"version": "v2", "release": 2, "images": _NEW, "previous": old}
+    old = {"version": "v1", "release": 1, "images": _OLD, "revisions": _BEFORE}
+    new = {"version": "v2", "release": 2, "images": _NEW, "revisions": _AFTER, "previous": old}
     (opt / "deployed.json").write_text(json.dumps(new), encoding="utf-8")
     record = {"id": _ID, "images": _rolled(_NEW), "previous": _rolled(_OLD)}
+    record |= {"revisions": _AFTER, "previous_revisions": _BEFORE}
     (opt / "rollout-record.json").write_text(json.dumps(record), encoding="utf-8")
     (opt / ".env").write_text("COMPOSE_PROJECT_NAME=bank\nACCOUNT_SERVICE_IMAGE=b\n", encoding="utf-8")
     tool = Path(plays.__file__).parents[2] / "ansible/roles/nginx_canary/files/rollout.sh"
     (opt / "rollout.sh").write_bytes(tool.read_bytes())
-    (tmp_path / "running").write_text("".join(f"{one} {image}\n" for one, image in _rolled(_NEW).items()), "utf-8")
+    _run(tmp_path, _NEW, _AFTER)
     docker = tmp_path / "bin/docker"
     docker.write_text(_DOCKER.format(folder=tmp_path, container="c" * 64), encoding="utf-8")
     plant = tmp_path / "plant"
@@ -122,11 +136,26 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+def _run(host: Path, images: dict[str, str], revisions: dict[str, str]) -> None:
+    """Let the stable replicas run these images and configurations."""
+    lines = (f"{service} {image} {revisions[service]}\n" for service, image in _rolled(images).items())
+    (host / "running").write_text("".join(lines), encoding="utf-8")
+
+
 def test_what_is_deployed_is_observed_not_remembered(host: Path) -> None:
-    """The rollout has been undone since the record was written: stable runs the previous images."""
-    (host / "running").write_text("".join(f"{one} {image}\n" for one, image in _rolled(_OLD).items()), "utf-8")
+    """The rollout has been undone since the record was written: stable runs the previous version."""
+    _run(host, _OLD, _BEFORE)
     output = _played(host, {"undone": (_DONE | {"phase": "idle"}, _BACK | {"serving": "stable", "phase": "idle"})})
-    assert f"OBSERVED undone: {_OLD['account-service']}" in output
+    assert _observed("undone", _OLD, _BEFORE) in output
+
+
+def test_a_replica_with_an_unknown_configuration_is_rejected(host: Path) -> None:
+    _run(host, _NEW, _STRANGE)
+    assert "REFUSED TO DEPLOY unknown" in _played(host, {"unknown": (_DONE, _BACK)})
+
+
+def _observed(case: str, images: dict[str, str], revisions: dict[str, str]) -> str:
+    return f"OBSERVED {case}: {images['account-service']} {revisions['account-service']}"
 
 
 def _played(host: Path, cases: dict[str, tuple[Any, Any]]) -> str:
@@ -173,30 +202,52 @@ def test_forged_container_state_is_not_used(host: Path) -> None:
 
 def test_rollback_uses_the_state_recorded_on_the_host(host: Path) -> None:
     output = _played(host, {"as it was": (_DONE, _BACK | {"serving": "stable", "phase": "idle"})})
-    assert f"OBSERVED as it was: {_NEW['account-service']}" in output and "WENT BACK as it was" in output, output
+    assert _observed("as it was", _NEW, _AFTER) in output and "WENT BACK as it was" in output, output
     files = _files(host)
     assert f"ACCOUNT_SERVICE_IMAGE={_OLD['account-service']}\n" in files[".env"]
-    assert json.loads(files["deployed.json"])["images"] == _OLD
+    assert f"ACCOUNT_SERVICE_REVISION={_BEFORE['account-service']}\n" in files[".env"]
+    deployed = json.loads(files["deployed.json"])
+    assert (deployed["images"], deployed["revisions"]) == (_OLD, _BEFORE)
+
+
+def test_a_rollback_of_settings_is_recorded(host: Path) -> None:
+    """Other settings of the previous images are deployed, and the rollout of a third revision is aborted."""
+    deployed = json.loads((host / "opt/deployed.json").read_text(encoding="utf-8"))
+    deployed |= {"images": _OLD, "revisions": _AFTER}
+    (host / "opt/deployed.json").write_text(json.dumps(deployed), encoding="utf-8")
+    third = {"images": _rolled(_OLD), "previous": _rolled(_OLD), "revisions": _STRANGE, "previous_revisions": _AFTER}
+    (host / "opt/rollout-record.json").write_text(json.dumps({"id": _ID, **third}), encoding="utf-8")
+    output = _played(host, {"aborted": (_DONE, _BACK | third | {"serving": "stable", "phase": "idle"})})
+    assert "WENT BACK aborted" in output, output
+    assert json.loads((host / "opt/deployed.json").read_text(encoding="utf-8")) == deployed
+    assert f"ACCOUNT_SERVICE_REVISION={_AFTER['account-service']}\n" in _files(host)[".env"]
 
 
 @pytest.mark.parametrize("number", [_ID, "$(touch evil)"])
 def test_the_start_of_a_rollout_is_recorded_by_root(host: Path, number: str) -> None:
     begun = {"id": number, "phase": "provisioning", "images": _rolled(_UNKNOWN), "previous": _rolled(_UNKNOWN)}
+    begun |= {"revisions": _STRANGE, "previous_revisions": _STRANGE}
     (host / "said").write_text(json.dumps(begun), encoding="utf-8")
     (host / "begin.yml").write_text(_BEGIN, encoding="utf-8")
     record = host / "opt/rollout-record.json"
     record.unlink()
-    names = {"nginx_canary_dir": str(host / "opt"), "nginx_canary_version": "v2", "nginx_canary_driver": "a test"}
-    done = play(
-        host / "begin.yml", {"folder": str(host), **names, "nginx_canary_images": _NEW, "nginx_canary_previous": _OLD}
-    )
+    names: dict[str, Any] = {
+        "nginx_canary_dir": str(host / "opt"),
+        "nginx_canary_version": "v2",
+        "nginx_canary_driver": "a test",
+    }
+    names |= {"nginx_canary_images": _NEW, "nginx_canary_previous": _OLD}
+    names |= {"nginx_canary_revisions": _AFTER, "nginx_canary_previous_revisions": _BEFORE}
+    done = play(host / "begin.yml", {"folder": str(host), **names})
     assert done.failed == (number != _ID), done.output
     if number == _ID:
         # What was asked for, whatever the answer says.
         assert json.loads(record.read_text(encoding="utf-8")) == {
             "id": _ID,
             "images": _rolled(_NEW),
+            "revisions": _AFTER,
             "previous": _rolled(_OLD),
+            "previous_revisions": _BEFORE,
         }
         assert record.stat().st_mode & 0o777 == 0o600
     else:

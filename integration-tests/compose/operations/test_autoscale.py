@@ -94,7 +94,7 @@ def test_no_scaling_during_an_update(bank: ComposedBank, next_image: str) -> Non
     try:
         eventually(lambda: status(bank)["reason"] == "rolling", 120)
         for count in ("2", "4"):
-            with pytest.raises(AssertionError, match="replicas of two images"):
+            with pytest.raises(AssertionError, match="replicas of two versions"):
                 bank.operate("scale", SERVICE, count)
         assert len(bank.containers(SERVICE)) == 3 and status(bank)["failures"] == failures
     finally:

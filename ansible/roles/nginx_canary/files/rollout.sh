@@ -9,15 +9,18 @@
 #                                             a new replica of the running version, which they are compared with
 #   rollout.sh provisioned ID                 check whether the canaries are ready and scraped
 #   rollout.sh ensure_canaries ID PERCENT     renew the lease, and add the canaries that this weight needs by now
-#   rollout.sh scale_up ID SERVICE IMAGE      start-first: add a replica of this image for each one of another image
+#   rollout.sh scale_up ID SERVICE IMAGE REVISION
+#                                             start-first: add a replica of this version for each one of another version
 #   rollout.sh previous ID                    start the pool that the variables *_PREVIOUS_* define
-#   rollout.sh drain ID SERVICE IMAGE         stop the replicas of other images, one after the other
-#   rollout.sh restore_scale_up | restore_drain ID SERVICE IMAGE
+#   rollout.sh drain ID SERVICE IMAGE REVISION
+#                                             stop the replicas of other versions, one after the other
+#   rollout.sh restore_scale_up | restore_drain ID SERVICE IMAGE REVISION
 #                                             the same for the previous version, in a rollback after a promotion
 #   rollout.sh validate FILE                  check an NGINX configuration
 #
 # ID is the rollout's, as `begin` prints it: commands for another rollout than the current one are rejected with exit code
 # 3 and change nothing. A person may use `current`.
+# A version is an image and the revision of a configuration (scripts/stack/revisions.py); an empty REVISION is any.
 # `provisioned`, `scale_up` and `drain` print `done` or `waiting`: repeat them until they are done. Each call takes a few
 # seconds and renews the lease, so that the rollout does not continue without its driver.
 set -euo pipefail
@@ -82,20 +85,22 @@ rollout_service() {
         head --bytes=1000000
 }
 
-# require_digest IMAGE: fail unless the image reference has a digest.
-require_digest() {
-    [[ $1 =~ ^[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}$ ]] && return
-    echo "rollout.sh: not an image reference with a digest" >&2
+# require_version IMAGE REVISION: fail unless the image reference has a digest, and the revision is one or empty.
+require_version() {
+    [[ $1 =~ ^[a-z0-9][A-Za-z0-9._:/-]{0,250}@sha256:[0-9a-f]{64}$ && $2 =~ ^([0-9a-f]{64})?$ ]] && return
+    echo "rollout.sh: not an image reference with a digest, and the revision of a configuration" >&2
     return 1
 }
 
-# containers_by_image SERVICE yes|no IMAGE [FILTER …]: print the containers with this image, or with other images.
-containers_by_image() {
-    local service=$1 same=$2 wanted container
-    wanted=$(docker image inspect --format '{{.Id}}' "$3")
-    shift 3
+# containers_by_version SERVICE yes|no IMAGE REVISION [FILTER …]: print the containers of this version, or of other versions.
+containers_by_version() {
+    local service=$1 same=$2 revision=$4 wanted container found
+    wanted="$(docker image inspect --format '{{.Id}}' "$3") $revision"
+    shift 4
     for container in $(containers "$service" "$@"); do
-        if [ "$(docker inspect --format '{{.Image}}' "$container")" = "$wanted" ]; then
+        found=$(docker inspect --format '{{.Image}} {{index .Config.Labels "banking.configuration"}}' "$container")
+        [ -n "$revision" ] || found="${found%% *} "
+        if [ "$found" = "$wanted" ]; then
             [ "$same" = no ] || echo "$container"
         else
             [ "$same" = yes ] || echo "$container"
@@ -107,9 +112,13 @@ count_words() {
     wc --words <<<"$*"
 }
 
-image_variable() {
-    local upper=${1^^}
-    echo "${upper//-/_}_IMAGE"
+# with_version SERVICE IMAGE REVISION COMMAND …: run a command with the variables of docker-compose.yml for this version.
+with_version() {
+    local name=${1^^} variables
+    name=${name//-/_}
+    variables=("${name}_IMAGE=$2")
+    [ -z "$3" ] || variables+=("${name}_REVISION=$3")
+    env "${variables[@]}" "${@:4}"
 }
 
 provisioned() {
@@ -124,27 +133,27 @@ provisioned() {
 }
 
 scale_up() {
-    local service=$1 image=$2 old new healthy
-    require_digest "$image"
-    old=$(containers_by_image "$service" no "$image")
-    new=$(containers_by_image "$service" yes "$image")
-    healthy=$(containers_by_image "$service" yes "$image" health=healthy)
+    local service=$1 image=$2 revision=$3 old new healthy
+    require_version "$image" "$revision"
+    old=$(containers_by_version "$service" no "$image" "$revision")
+    new=$(containers_by_version "$service" yes "$image" "$revision")
+    healthy=$(containers_by_version "$service" yes "$image" "$revision" health=healthy)
     if [ "$(count_words "$new")" -gt "$(count_words "$healthy")" ]; then
         echo waiting
     elif [ "$(count_words "$new")" -gt 0 ] && [ "$(count_words "$new")" -ge "$(count_words "$old")" ]; then
         echo 'done'
     else
-        env "$(image_variable "$service")=$image" docker compose up --detach --no-deps --no-recreate --quiet-pull \
+        with_version "$service" "$image" "$revision" docker compose up --detach --no-deps --no-recreate --quiet-pull \
             --scale "$service=$(($(count_words "$old $new") + 1))" "$service" >&2
         echo waiting
     fi
 }
 
 drain() {
-    local service=$1 image=$2 old new stopping=.draining-$1
-    require_digest "$image"
-    old=$(containers_by_image "$service" no "$image")
-    new=$(containers_by_image "$service" yes "$image" health=healthy)
+    local service=$1 image=$2 revision=$3 old new stopping=.draining-$1
+    require_version "$image" "$revision"
+    old=$(containers_by_version "$service" no "$image" "$revision")
+    new=$(containers_by_version "$service" yes "$image" "$revision" health=healthy)
     # Replicas may be removed by others as well: never leave the service without healthy ones.
     if [ "$(count_words "$new")" -lt "$(count_words "$old")" ] || [ -z "$new" ]; then
         echo "$service: not draining, only $(count_words "$new") healthy new replicas for $(count_words "$old") old ones" >&2
@@ -224,10 +233,10 @@ case "${1-} $#" in
     'previous 2') with_lease renew "$2" start_tracks previous ;;
     'provisioned 2') provisioned "$2" ;;
     'ensure_canaries 3') ensure_canaries "$2" "$3" ;;
-    'scale_up 4') with_lease renew "$2" scale_up "$3" "$4" ;;
-    'drain 4') with_lease renew "$2" drain "$3" "$4" ;;
-    'restore_scale_up 4') with_lease restoring "$2" scale_up "$3" "$4" ;;
-    'restore_drain 4') with_lease restoring "$2" drain "$3" "$4" ;;
+    'scale_up 5') with_lease renew "$2" scale_up "$3" "$4" "$5" ;;
+    'drain 5') with_lease renew "$2" drain "$3" "$4" "$5" ;;
+    'restore_scale_up 5') with_lease restoring "$2" scale_up "$3" "$4" "$5" ;;
+    'restore_drain 5') with_lease restoring "$2" drain "$3" "$4" "$5" ;;
     'validate 2') validate "$2" ;;
     *)
         sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2
