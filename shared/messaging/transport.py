@@ -32,6 +32,8 @@ _REQUEST_SECONDS = 5
 # The existence of the streams is checked at most once per interval.
 _STREAM_CHECK_SECONDS = 5.0
 _INACTIVE_THRESHOLD_SECONDS = 60
+# Events that are neither acked nor nacked are redelivered after this time.
+_ACK_WAIT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class NatsSource:
         if self._subscription is None or self._subscribed_to != name:
             await self._unsubscribe()
             stream = await self._bus.jetstream()
-            config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=30, max_ack_pending=5000)
+            config = ConsumerConfig(ack_policy=AckPolicy.EXPLICIT, ack_wait=_ACK_WAIT_SECONDS, max_ack_pending=5000)
             if self._durable is None:
                 config.deliver_policy, config.inactive_threshold = DeliverPolicy.NEW, _INACTIVE_THRESHOLD_SECONDS
             self._subscription = await stream.pull_subscribe(self._subject, self._durable, STREAM, config=config)

@@ -12,7 +12,7 @@ from shared.messaging import transport
 from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, OffsetCommit
 from shared.events import CloudEvent, Event
 from shared.messaging.streams import DEAD_LETTERS, STREAM
-from shared.testing.timing import assert_prompt, eventually
+from shared.testing.timing import BUSY_SECONDS, assert_prompt, eventually
 from shared.tests.support import InMemoryHandler, NatsServer, event, events, names
 from shared.messaging.transport import NatsConnection, NatsSource
 
@@ -67,14 +67,16 @@ async def test_event_published_twice_is_delivered_once(bus: NatsConnection) -> N
     assert len(await drained(reader(bus, durable="another"), 300)) == 300
 
 
-async def test_nacked_events_are_redelivered(bus: NatsConnection) -> None:
+async def test_nacked_events_are_redelivered(bus: NatsConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_ACK_WAIT_SECONDS", 3600)
     await bus.publish(events(3))
     source, seen = reader(bus), list[str]()
     while len(seen) < 3:
         delivery = await source.receive(0)
         seen += names(list(delivery.raw))
         await delivery.nack()
-    assert {"e1", "e2", "e3"} == {*names(await drained(source, 3))} >= {*seen}
+    async with asyncio.timeout(BUSY_SECONDS):
+        assert {"e1", "e2", "e3"} == {*names(await drained(source, 3))} >= {*seen}
 
 
 async def test_replicas_compete_for_events(bus: NatsConnection, nats_server: NatsServer) -> None:
