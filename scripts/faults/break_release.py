@@ -13,7 +13,7 @@ from types import FrameType
 import httpx
 
 from scripts.faults import customers, release
-from scripts.faults.faulty import DESCRIPTIONS, LASTING
+from scripts.faults.faulty import DESCRIPTIONS, LASTING, SETTINGS
 from scripts.faults.result import Threshold, Result, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle, roll_out
 from scripts.faults.stack import Stack, StackError
@@ -55,11 +55,11 @@ class _Attempt:
         self._print(f"{release.version(fault)}: {_FAULTS[fault]}")
         self._print(f"watch it on the operations page: {stack.url}/")
         try:
-            images = release.build(stack, fault)
-            self._print(f"built {' and '.join(images.values())}")
-            result = self._roll_out(Rollout(stack, release.version(fault), images, Plan(_DRIVER), self._print))
+            faulty = release.build(stack, fault)
+            self._print(f"prepared {' and '.join([*faulty.images.values(), *SETTINGS.get(fault, ())])}")
+            result = self._roll_out(Rollout(stack, faulty, Plan(_DRIVER), self._print))
         finally:
-            self.leftovers += [f"image {image}" for image in release.remove(stack)]
+            self.leftovers += release.remove(stack)
         result.leftovers = self.leftovers
         for line in [*result.lost[:3], *result.wrong[:3]]:
             self._print(f"customer got: {line}")

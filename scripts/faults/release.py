@@ -1,10 +1,28 @@
-"""The images of a faulty release: the images that stable runs, with one more layer."""
+"""A faulty release: the images that stable runs with one more layer, or the same images with other settings."""
 
+import re
 from contextlib import suppress
+from dataclasses import dataclass
 
+from scripts.faults.faulty import SETTINGS
 from scripts.faults.stack import SERVICES, Stack, StackError
+from scripts.stack import revisions
 
 _FOLDER = "scripts/faults"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Images, and revisions of the configuration, by service."""
+
+    version: str
+    images: dict[str, str]
+    revisions: dict[str, str]
+
+
+def running(stack: Stack) -> Release:
+    """Return what stable runs, under another version. Raises StackError without a running stack."""
+    return Release("same", stack.images(), stack.revisions())
 
 
 def version(fault: str) -> str:
@@ -12,23 +30,48 @@ def version(fault: str) -> str:
     return f"broken-{fault}"
 
 
-def build(stack: Stack, fault: str) -> dict[str, str]:
-    """Build the images of a faulty release and return them by service. Raises StackError."""
+def build(stack: Stack, fault: str) -> Release:
+    """Build a faulty release. Raises StackError."""
+    if fault in SETTINGS:
+        return Release(version(fault), stack.images(), _configure(stack, SETTINGS[fault]))
     built = {}
     for service, image in stack.images().items():
         built[service] = f"{_prefix(stack)}/{service}:{fault}"
         arguments = {"RELEASE": image, "FAULT": fault, "VERSION": version(fault)}
         words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
         stack.docker("build", "--quiet", *words, "--tag", built[service], _FOLDER)
-    return built
+    return Release(version(fault), built, stack.revisions())
+
+
+def _configure(stack: Stack, settings: dict[str, str]) -> dict[str, str]:
+    """Write the configurations that stable runs with some settings changed; return their revisions by service."""
+    found = {}
+    for service, running_revision in stack.revisions().items():
+        folder = stack.configurations / running_revision
+        try:
+            content = {
+                str(path.relative_to(folder)): path.read_text(encoding="utf-8")
+                for path in folder.rglob("*")
+                if path.is_file()
+            }
+            for name, value in settings.items():
+                content["environment"] = re.sub(f"(?m)^{name}=.*$", f"{name}='{value}'", content["environment"])
+            found[service] = revisions.save(stack.configurations, content).name
+        except (OSError, KeyError) as error:
+            raise StackError(f"{folder} is not the configuration of {service}; run make up: {error}") from error
+    return found
 
 
 def remove(stack: Stack) -> list[str]:
-    """Remove the images of all faulty releases of this stack; return those that remain."""
+    """Remove images and configurations of all faulty releases of this stack; return what remains."""
     for image in _images(stack):
         with suppress(StackError):
             stack.docker("rmi", "--force", image)
-    return _images(stack)
+    used = stack.revisions().values()
+    with suppress(StackError):
+        stack.run(["scripts/stack/prune_revisions.sh", str(stack.configurations), *used])
+    unused = {path.name for path in stack.configurations.glob("*")} - set(used)
+    return [f"image {image}" for image in _images(stack)] + [f"configuration {name}" for name in sorted(unused)]
 
 
 def _prefix(stack: Stack) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scripts.faults.customers import Customer, RequestStats, traffic
+from scripts.faults.release import Release, running
 from scripts.faults.result import LAST_WEIGHT, Result, CanaryTraffic, count
 from scripts.faults.stack import BASELINES, CANARIES, RejectedError, Request, Stack, StackError
 
@@ -53,10 +54,10 @@ def require_idle(stack: Stack) -> None:
 class Rollout:
     """A rollout in progress, as a context manager that rolls it back on exit, also after an error."""
 
-    def __init__(self, stack: Stack, version: str, images: Mapping[str, str], plan: Plan, report: Report) -> None:
+    def __init__(self, stack: Stack, release: Release, plan: Plan, report: Report) -> None:
         self._stack = stack
-        self._version = version
-        self._images = images
+        self._release = release
+        self._previous = running(stack)
         self._plan = plan
         self._report = report
         self._replicas = stack.replicas()
@@ -71,9 +72,11 @@ class Rollout:
     def __enter__(self) -> "Rollout":
         request = {
             "driver": self._plan.driver,
-            "version": self._version,
-            "images": self._images,
-            "previous": self._stack.images(),
+            "version": self._release.version,
+            "images": self._release.images,
+            "previous": self._previous.images,
+            "revisions": self._release.revisions,
+            "previous_revisions": self._previous.revisions,
             "steps": self._plan.steps,
             "bake_seconds": self._plan.bake_seconds,
             "step_timeout_seconds": self._plan.step_timeout_seconds,
@@ -110,9 +113,10 @@ class Rollout:
 
     def _start_canaries(self) -> None:
         variables = {
-            f"{service.upper().replace('-', '_')}_{kind}_IMAGE": image
-            for kind, images in (("CANARY", self._images), ("PREVIOUS", self._stack.images()))
-            for service, image in images.items()
+            f"{service.upper().replace('-', '_')}_{track}_{part}": value
+            for track, release in (("CANARY", self._release), ("PREVIOUS", self._previous))
+            for part, values in (("IMAGE", release.images), ("REVISION", release.revisions))
+            for service, value in values.items()
         }
         services = (*CANARIES, *BASELINES)
         self._stack.compose("--profile", "canary", "up", "--detach", "--no-deps", "--no-build", *services, **variables)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from shared.testing.paths import ROOT
@@ -46,11 +47,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A running container: its id, its service in docker-compose.yml, and its image."""
+    """A running container: its id, its service in docker-compose.yml, its image, and its configuration's revision."""
 
     id: str
     service: str
     image: str
+    revision: str = ""
 
 
 class Stack:
@@ -59,6 +61,7 @@ class Stack:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = {**os.environ, **variables}
         self.project = self._variables["COMPOSE_PROJECT_NAME"]
+        self.configurations = Path(self._variables.get("VAR_DIR", "var")) / "docker" / "revisions"
         # Looked up once: they are asked twice a second.
         self._rollout_service = self._nginx = ""
         address = self._variables.get("BANK_ADDRESS") or "127.0.0.1"
@@ -70,15 +73,15 @@ class Stack:
 
     def docker(self, *arguments: str) -> str:
         """Run a `docker` command and return its output."""
-        return self._run(["docker", *arguments])
+        return self.run(["docker", *arguments])
 
     def compose(self, *arguments: str, **variables: str) -> str:
         """Run `docker compose` on this stack, with additional variables, and return its output."""
-        return self._run(["scripts/stack/compose.sh", *arguments], variables=variables)
+        return self.run(["scripts/stack/compose.sh", *arguments], variables=variables)
 
     def containers(self) -> list[Container]:
         """Return the running containers of the stack."""
-        columns = '{{.ID}} {{.Label "com.docker.compose.service"}} {{.Image}}'
+        columns = '{{.ID}} {{.Label "com.docker.compose.service"}} {{.Image}} {{.Label "banking.configuration"}}'
         label = f"--filter=label=com.docker.compose.project={self.project}"
         return [Container(*line.split(" ")) for line in self.docker("ps", label, "--format", columns).splitlines()]
 
@@ -95,6 +98,10 @@ class Stack:
         if found.keys() != set(SERVICES):
             raise StackError("no stack is running on Docker Compose; start it with: make up")
         return found
+
+    def revisions(self) -> dict[str, str]:
+        """Return the revision of the configuration that stable runs, by service; replicas may have none."""
+        return {one.service: one.revision for one in self.containers() if one.service in SERVICES and one.revision}
 
     def replicas(self) -> dict[str, int]:
         """Return the number of running containers by service, canaries and baselines included."""
@@ -113,7 +120,7 @@ class Stack:
         if not self._rollout_service:
             self._rollout_service = self.container("rollout-service")
         command = ["docker", "exec", "--interactive", self._rollout_service, "python", "-m", "app.cli", *arguments]
-        state: dict[str, Any] = json.loads(self._run(command, stdin=stdin, rejected=_REJECTED))
+        state: dict[str, Any] = json.loads(self.run(command, stdin=stdin, rejected=_REJECTED))
         return state
 
     def abort(self, rollout: str, reason: str) -> dict[str, Any]:
@@ -139,9 +146,10 @@ class Stack:
         log = self.docker("logs", "--timestamps", f"--since={since:.6f}", self._nginx)
         return [request for line in log.splitlines() if (request := _parse(line))]
 
-    def _run(
+    def run(
         self, command: list[str], *, variables: Mapping[str, str] | None = None, stdin: str = "", rejected: int = -1
     ) -> str:
+        """Run a command and return its output. Raises StackError, and RejectedError for the exit code `rejected`."""
         try:
             done = subprocess.run(
                 command,

@@ -4,13 +4,15 @@ import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts.faults import break_release, customers, rollout
+from scripts.faults import break_release, customers, release, rollout
 from scripts.faults.customers import RequestStats
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
+from scripts.faults.release import Release
 from scripts.faults.result import Result, CanaryTraffic, thresholds, count
 from scripts.faults.rollout import Plan, Rollout, require_idle
 from scripts.faults.stack import (
@@ -25,7 +27,7 @@ from scripts.faults.stack import (
     _parse,
 )
 
-_IMAGES = dict.fromkeys(SERVICES, "image")
+_RELEASE = Release("broken-errors", dict.fromkeys(SERVICES, "image"), dict.fromkeys(SERVICES, "1" * 64))
 
 
 class FakeStack(Stack):
@@ -38,12 +40,17 @@ class FakeStack(Stack):
         self.running = dict.fromkeys(SERVICES, 2)
         self.commands: list[tuple[str, ...]] = []
         self.healthy = True
+        self.variables: dict[str, str] = {}
+        self.request: dict[str, Any] = {}
 
     def containers(self) -> list[Container]:
-        return [Container("1", service, "image") for service, count in self.running.items() for _ in range(count)]
+        return [
+            Container("1", service, "image", "2" * 64) for service, count in self.running.items() for _ in range(count)
+        ]
 
     def compose(self, *arguments: str, **variables: str) -> str:
         self.commands.append(arguments)
+        self.variables |= variables
         self.running |= dict.fromkeys((*CANARIES, *BASELINES), 1 if "up" in arguments else 0)
         return ""
 
@@ -64,7 +71,8 @@ class FakeStack(Stack):
             raise StackError("no answer")
         match arguments[0]:
             case "begin":
-                self.state |= {"id": "1", "phase": "provisioning", "version": json.loads(stdin)["version"]}
+                self.request = json.loads(stdin)
+                self.state |= {"id": "1", "phase": "provisioning", "version": self.request["version"]}
             case "provisioned":
                 self.state |= {"phase": "canary"}
             case "renew" if self.states:
@@ -86,9 +94,9 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def rolled_out(stack: FakeStack, *, promote: bool = False, run_all_steps: bool = True) -> tuple[Result, list[str]]:
-    reported: list[str] = []
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test", run_all_steps=run_all_steps), reported.append)
-    return rollout.roll_out(one, [], 1, promote), reported
+    said: list[str] = []
+    one = Rollout(stack, _RELEASE, Plan("a test", run_all_steps=run_all_steps), said.append)
+    return rollout.roll_out(one, [], 1, promote), said
 
 
 CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-samples"}}
@@ -99,6 +107,28 @@ def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() ->
     result, reported = rolled_out(FakeStack(CANARY, CANARY, ROLLING_BACK, {"phase": "idle"}))
     assert [line.split()[0] for line in reported] == ["starting", "canary", "rolling-back", "rollout"]
     assert (result.weight, result.passed, result.traffic.failed, result.leftovers) == (10, False, 1, [])
+
+
+def test_bad_settings_are_rolled_out_with_the_running_images(tmp_path: Path) -> None:
+    stack = FakeStack(CANARY, ROLLING_BACK)
+    stack.configurations = tmp_path
+    # As scripts/stack/revisions.py writes it.
+    content = {"environment": "AUTH_AUDIENCE='banking'\nLOG_LEVEL='INFO'\n", "secrets/jwks": "{}"}
+    (tmp_path / ("2" * 64) / "secrets").mkdir(parents=True)
+    for name, text in content.items():
+        (tmp_path / ("2" * 64) / name).write_text(text, encoding="utf-8")
+    faulty = release.build(stack, "bad-config")
+    assert faulty.images == stack.images() and not stack.commands
+    (revision,) = set(faulty.revisions.values())
+    changed = (tmp_path / revision / "environment").read_text(encoding="utf-8")
+    assert changed == "AUTH_AUDIENCE='banking-staging'\nLOG_LEVEL='INFO'\n" and revision != "2" * 64
+    with Rollout(stack, faulty, Plan("a test"), print) as one:
+        one.provision()
+    assert stack.request["revisions"] == dict.fromkeys(SERVICES, revision)
+    assert stack.request["previous_revisions"] == dict.fromkeys(SERVICES, "2" * 64)
+    assert stack.variables["ACCOUNT_SERVICE_CANARY_REVISION"] == revision
+    # The baseline has the settings of stable.
+    assert stack.variables["TRANSACTION_SERVICE_PREVIOUS_REVISION"] == "2" * 64
 
 
 def test_a_release_that_passes_is_rolled_back_and_misses_its_threshold() -> None:
@@ -125,7 +155,7 @@ def test_an_equal_release_is_promoted_and_not_rolled_back() -> None:
 @pytest.mark.parametrize("error", [KeyboardInterrupt, StackError, AssertionError])
 def test_whatever_happens_the_release_is_rolled_back(error: type[BaseException]) -> None:
     stack = FakeStack()
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    one = Rollout(stack, _RELEASE, Plan("a test"), print)
     with pytest.raises(error), one:
         one.provision()
         raise error
@@ -135,7 +165,7 @@ def test_whatever_happens_the_release_is_rolled_back(error: type[BaseException])
 def test_the_canaries_are_removed_even_without_rollout_service() -> None:
     stack = FakeStack()
     reported: list[str] = []
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), reported.append)
+    one = Rollout(stack, _RELEASE, Plan("a test"), reported.append)
     with one:
         one.provision()
         stack.healthy = False
@@ -148,7 +178,7 @@ def test_another_rollout_is_left_alone() -> None:
     stack.state |= {"id": "2", "phase": "canary", "version": "v2", "driver": "somebody"}
     with pytest.raises(StackError, match="v2 by somebody is in progress"):
         require_idle(stack)
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    one = Rollout(stack, _RELEASE, Plan("a test"), print)
     with one:
         stack.state["id"] = "2"
     assert not any(command[0] == "abort" for command in stack.commands)
@@ -156,7 +186,7 @@ def test_another_rollout_is_left_alone() -> None:
 
 def test_what_is_left_is_told() -> None:
     stack = FakeStack(CANARY, ROLLING_BACK)
-    one = Rollout(stack, "broken-errors", _IMAGES, Plan("a test"), print)
+    one = Rollout(stack, _RELEASE, Plan("a test"), print)
     with one:
         stack.running["account-service"] = 1
     assert one.result.leftovers == ["account-service: 1 instead of 2 replicas"]

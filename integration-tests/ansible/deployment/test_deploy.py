@@ -53,7 +53,7 @@ def bank(registry: Registry, settings: dict[str, Any], tmp_path: Path) -> Iterat
         "banking_app_project": f"bank-deploy-{uuid.uuid4().hex[:8]}",
         "banking_app_environment": {
             "BANK_PORT": str(free_port()),
-            # The fewest replicas for a rollout.
+            # As few replicas as a rollout allows.
             "ACCOUNT_SERVICE_REPLICAS": "1",
             "TRANSACTION_SERVICE_REPLICAS": "1",
             "AUTOSCALE_MIN_REPLICAS": "1",

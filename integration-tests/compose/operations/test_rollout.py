@@ -107,7 +107,7 @@ def test_a_faulty_release_is_rolled_back_and_leaves_nothing(bank: ComposedBank) 
     with connect(stack.url, stack.ca_certificate) as client:
         customers = open_accounts(client, secrets, 30)
         try:
-            rollout = Rollout(stack, "broken-errors", release.build(stack, "errors"), plan, print)
+            rollout = Rollout(stack, release.build(stack, "errors"), plan, print)
             result = roll_out(rollout, customers, 30)
         finally:
             left = release.remove(stack)

@@ -43,8 +43,7 @@ class ComposedDrill:
         """Roll out a release with a fault, and roll it back if the analysis does not."""
         mismatches = self._bank.reconciled()["mismatches"]
         try:
-            images = release.build(self._stack, fault)
-            result = self._run(release.version(fault), images, Plan(_DRIVER, run_all_steps=False), _RATE)
+            result = self._run(release.build(self._stack, fault), Plan(_DRIVER, run_all_steps=False), _RATE)
         finally:
             release.remove(self._stack)
         self._check(fault, thresholds(fault, result))
@@ -54,16 +53,16 @@ class ComposedDrill:
         """Roll out the running release repeatedly; it must be promoted each time."""
         plan = Plan(_DRIVER, bake_seconds=20, step_timeout_seconds=240)
         for number in range(1, _AA_ROLLOUTS + 1):
-            result = self._run("same", self._stack.images(), plan, _AA_RATE, promote=True)
+            result = self._run(release.running(self._stack), plan, _AA_RATE, promote=True)
             outcome = str(result.state["outcome"])
             promoted = outcome == "promoted" and not result.lost
             reason = f"{outcome}: {result.reason}; {len(result.lost)} of {result.sent} requests lost"
             self._check(f"{AA} {number}", [Threshold("promoted", reason, promoted)])
         self._check_ledger(AA, 0)
 
-    def _run(self, version: str, images: dict[str, str], plan: Plan, rate: float, promote: bool = False) -> Result:
+    def _run(self, new: release.Release, plan: Plan, rate: float, promote: bool = False) -> Result:
         """Run one rollout under load to its end."""
-        rollout = Rollout(self._stack, version, images, plan, info)
+        rollout = Rollout(self._stack, new, plan, info)
         result = roll_out(rollout, self._customers, rate, promote)
         for line in [*result.lost[:3], *result.wrong[:3]]:
             info(f"  customer got: {line}")

@@ -27,5 +27,7 @@ DESCRIPTIONS = {
     "bad-config": "the setting AUTH_AUDIENCE is another environment's: every token is rejected",
     "none": "no fault",
 }
+# Faults without another image: settings of the same release, by variable.
+SETTINGS = {"bad-config": {"AUTH_AUDIENCE": "banking-staging"}}
 # Faults that make history and ledger differ for good: what they have posted cannot be published again.
 LASTING = ("no-events", "wrong-amount-event")

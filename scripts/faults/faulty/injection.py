@@ -1,6 +1,5 @@
 """Injects a fault into the service of this process."""
 
-import os
 from collections.abc import Callable
 
 from . import Patch, effects, requests, resources
@@ -23,7 +22,6 @@ FAULTS: dict[str, Callable[[Patch], None]] = {
     "cpu-x3": resources.cpu,
     "death": requests.death,
     "unready": requests.unready,
-    "bad-config": lambda patch: patch(os, "environ", {**os.environ, "AUTH_AUDIENCE": "banking-staging"}),
     "none": lambda patch: None,
 }
 
