@@ -3,6 +3,7 @@
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,10 +15,12 @@ _PRINT = "from shared.testing.ports import free_port; print(*(free_port() for _ 
 
 def test_concurrent_runs_get_different_ports() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    runs = [subprocess.Popen([sys.executable, "-c", _PRINT], cwd=ROOT, text=True, **pipes) for _ in range(3)]
-    found = [port for run in runs for port in run.stdout.readline().split()]
-    for run in runs:
-        run.communicate("\n")
+    with ExitStack() as running:
+        command = [sys.executable, "-c", _PRINT]
+        runs = [running.enter_context(subprocess.Popen(command, cwd=ROOT, text=True, **pipes)) for _ in range(3)]
+        found = [port for run in runs for port in run.stdout.readline().split()]
+        for run in runs:
+            run.communicate("\n")
     assert len(found) == len(set(found)) == 360
 
 
