@@ -22,7 +22,7 @@ SECRETS = {
     f"{name}-service": {
         "ca_certificate": "ca_certificate",
         "jwks": "jwks",
-        "service_token": "service_token",
+        "service_token": "service_token",  # nosec B105  # the name of a file
         "database_url": f"{name}_database_url",
         "events_url": f"{name}_events_url",
     }

@@ -30,7 +30,7 @@ def free_port(count: int = 1) -> int:
 
 def _reserve_block() -> range:
     """Reserve a block by binding its first port until this process ends."""
-    for first in random.sample(_PORTS[::_BLOCK], len(_PORTS) // _BLOCK):
+    for first in random.sample(_PORTS[::_BLOCK], len(_PORTS) // _BLOCK):  # nosec B311
         with socket.socket() as guard:
             try:
                 guard.bind(("127.0.0.1", first))
