@@ -10,9 +10,13 @@ from shared.testing.paths import ROOT
 FOLDERS = sorted(file.parent for file in (ROOT / "scripts").glob("*/__init__.py"))
 
 
+# A faulty release is rolled out on a running stack, with configurations as the stack writes them.
+ALLOWED = {"faults": ["scripts.stack"]}
+
+
 def foreign_imports(folder: Path) -> list[str]:
     """Return the imports of other folders of scripts/, except its library."""
-    allowed = (f"scripts.{folder.name}", "scripts.lib")
+    allowed = (f"scripts.{folder.name}", "scripts.lib", *ALLOWED.get(folder.name, ()))
     return [
         f"{file.name} imports {module}"
         for file in sorted(folder.rglob("*.py"))
