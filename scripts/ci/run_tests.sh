@@ -132,8 +132,8 @@ run_queue() {
 }
 
 run_alongside() {
-    # Lower priority, so that suites do not slow down stacks whose latencies are tested.
-    [ "$stacks" -eq 0 ] || lower_priority=(nice -n 10)
+    # Lower priority, so that suites do not slow down stacks whose latencies are tested; local starts such stacks itself.
+    [ "$stacks" -eq 0 ] || [ "$1" = local ] || lower_priority=(nice -n 10)
     run_suite "$1" "${arguments[@]}"
 }
 
@@ -152,19 +152,20 @@ alongside=()
 for suite in "${suites[@]}"; do
     case $suite in
         compose*) composed+=("$suite") ;;
-        local | ansible*) others+=("$suite") ;;
+        ansible*) others+=("$suite") ;;
+        local) alongside=("$suite" "${alongside[@]}") ;;
         *) alongside+=("$suite") ;;
     esac
 done
 stacks=$((${#composed[@]} + ${#others[@]}))
-if [ ${#suites[@]} -eq "$stacks" ] && { [ ${#composed[@]} -eq 0 ] || [ ${#others[@]} -eq 0 ]; }; then
+if [[ ${#suites[@]} =~ ^(1|${#composed[@]}|${#others[@]})$ ]]; then
     # Nothing runs in parallel, so output is printed immediately.
     run_queue "${suites[@]}"
 else
     # Two stacks are idle half of the time, waiting for starts, scrapes and leases.
     [ ${#composed[@]} -eq 0 ] || [ ${#others[@]} -eq 0 ] || max_parallel=$((max_parallel + 1))
     [ ${#composed[@]} -eq 0 ] || run_in_background "composed stack" run_queue "${composed[@]}"
-    [ ${#others[@]} -eq 0 ] || run_in_background "other stacks" run_queue "${others[@]}"
+    [ ${#others[@]} -eq 0 ] || run_in_background ansible run_queue "${others[@]}"
     for suite in "${alongside[@]}"; do run_in_background "$suite" run_alongside "$suite"; done
     collect heading
 fi
