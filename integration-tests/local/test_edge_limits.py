@@ -65,7 +65,7 @@ _BEGUN = b"GET /api/v1/accounts HTTP/1.1\r\nHost: bank\r\nX-Slow: "
 
 
 def test_slow_header_clients_block_nobody(make_edge: MakeEdge, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Nobody is disconnected meanwhile, however long it takes.
+    # No client is disconnected during the test, even on a slow machine.
     render = edge_module.render
     monkeypatch.setattr(
         edge_module, "render", lambda **given: render(**given).replace("header_timeout 10s", "header_timeout 10m")
