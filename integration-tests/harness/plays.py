@@ -1,13 +1,17 @@
 """Runs plays of the roles on this machine, and a registry with signed images for them."""
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
+import pytest
 
 from scripts.release import provenance
 from shared.testing.paths import ROOT
@@ -18,13 +22,49 @@ COSIGN = str(ROOT / "scripts/release/cosign.sh")
 ENVIRONMENT = {**os.environ, "COSIGN_PASSWORD": ""}
 
 
+def _finish(command: Sequence[str], cwd: Path, variables: Mapping[str, str], seconds: int) -> tuple[int, str, str]:
+    """Run a command; return its exit code, output and errors.
+
+    One that takes longer is ended with its descendants, and the failure lists them: the last one is what it waits for.
+    """
+    with subprocess.Popen(
+        command,
+        cwd=cwd,
+        env={**ENVIRONMENT, **variables},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            tree = _end_with_descendants(process.pid)
+            output, errors = process.communicate()
+            pytest.fail(
+                f"{' '.join(command)} did not end within {seconds} s:\n{tree}\n{output[-3000:]}{errors[-1000:]}",
+                pytrace=False,
+            )
+    return process.returncode, output, errors
+
+
+def _end_with_descendants(pid: int) -> str:
+    """End a process and its descendants; return a line about each."""
+    root = psutil.Process(pid)
+    lines = []
+    # Ansible's workers have sessions of their own, so they are not in one process group.
+    for process in (root, *root.children(recursive=True)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            lines.append(f"{process.pid} {process.status()} {' '.join(process.cmdline())[:300]}")
+            process.kill()
+    return "\n".join(lines)
+
+
 def run(*command: str, cwd: Path = ROOT, **variables: str) -> str:
     """Run a command and return its output; a failure includes its standard error."""
-    done = subprocess.run(
-        command, cwd=cwd, env={**ENVIRONMENT, **variables}, capture_output=True, text=True, check=False, timeout=1200
-    )
-    assert done.returncode == 0, f"{command[0]}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
-    return done.stdout
+    code, output, errors = _finish(command, cwd, variables, 1200)
+    assert code == 0, f"{command[0]}: {output[-2000:]}{errors[-2000:]}"
+    return output
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +87,10 @@ def command(file: Path, variables: Mapping[str, Any]) -> list[str]:
     return [".venv-ops/bin/ansible-playbook", str(file), "-i", "ansible/inventory/hosts.ini", "-e", f"@{given}"]
 
 
-def play(file: Path, variables: Mapping[str, Any], *arguments: str) -> Play:
-    """Run a playbook on this machine, with additional arguments of ansible-playbook."""
-    done = subprocess.run(
-        [*command(file, variables), *arguments],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=1200,
-    )
-    return Play(done.returncode != 0, done.stdout + done.stderr)
+def play(file: Path, variables: Mapping[str, Any], *arguments: str, seconds: int = 300) -> Play:
+    """Run a playbook on this machine, with additional arguments of ansible-playbook; it fails after `seconds`."""
+    code, output, errors = _finish([*command(file, variables), *arguments], ROOT, {}, seconds)
+    return Play(code != 0, output + errors)
 
 
 @dataclass(frozen=True, slots=True)

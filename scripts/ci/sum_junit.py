@@ -1,8 +1,8 @@
 """Summarize JUnit reports: `python -m scripts.ci.sum_junit [--not-run "SUITE …"] PATH …` (paths without .xml).
 
-Prints a row per suite, the reasons of skipped tests, the suites that did not run with the command to run them, and
-finally `N passed, N failed, N skipped`. Exits 1 if a test failed or none passed; a suite without results counts as one
-failure.
+Prints a row per suite, the failed tests, the reasons of skipped tests, the suites that did not run with the command to
+run them, and finally `N passed, N failed, N skipped`. Exits 1 if a test failed or none passed; a suite without results
+counts as one failure.
 """
 
 import argparse
@@ -46,6 +46,14 @@ def skip_reasons(reports: Sequence[Path]) -> Counter[str]:
     return Counter(case.get("message", "no reason given") for case in found)
 
 
+def failures(report: Path) -> Iterator[str]:
+    """Yield the failed tests and the first lines of their messages."""
+    for case in (case for suite in _suites(report) for case in suite.iter("testcase")):
+        for problem in (*case.iter("failure"), *case.iter("error")):
+            message = (problem.get("message") or "").partition("\n")[0][:200]
+            yield f"{case.get('classname')}::{case.get('name')}: {message}"
+
+
 def seconds(report: Path) -> float:
     """Return the duration of the tests of a report."""
     return sum(float(suite.get("time", 0)) for suite in _suites(report))
@@ -57,6 +65,8 @@ def summary(reports: Sequence[Path], not_run: Sequence[str]) -> Iterator[str]:
     for report, numbers in zip(reports, counts):
         passed, failed, skipped = numbers
         yield f"{report.stem:24} {passed:5} passed {failed:4} failed {skipped:4} skipped {seconds(report):5.0f} s"
+    for report in reports:
+        yield from (f"failed: {line}" for line in failures(report))
     for reason, times in skip_reasons(reports).most_common():
         yield f"skipped {times}: {reason}"
     for suite in not_run:

@@ -10,8 +10,9 @@ import pytest
 from scripts.ci import sum_junit
 from shared.testing.local_stack import ROOT
 
-_REPORT = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="2" time="61.5">
-<testcase name="a"/><testcase name="b"><failure message="no"/></testcase>
+_FAILURE = '<failure message="no&#10;more"/>'
+_REPORT = f"""<testsuites><testsuite tests="4" failures="1" errors="0" skipped="2" time="61.5">
+<testcase name="a"/><testcase classname="tests.test_letters" name="b">{_FAILURE}</testcase>
 <testcase name="c"><skipped message="NGINX is not installed"/></testcase>
 <testcase name="d"><skipped message="NGINX is not installed"/></testcase>
 </testsuite></testsuites>"""
@@ -20,7 +21,7 @@ _REPORT = """<testsuites><testsuite tests="4" failures="1" errors="0" skipped="2
 @pytest.fixture
 def reports(tmp_path: Path) -> list[Path]:
     (tmp_path / "shared.xml").write_text(_REPORT, encoding="utf-8")
-    (tmp_path / "scripts.xml").write_text(_REPORT.replace('failures="1"', 'failures="0"'), encoding="utf-8")
+    (tmp_path / "scripts.xml").write_text(_REPORT.replace('failures="1"', 'failures="0"').replace(_FAILURE, ""), encoding="utf-8")
     return [tmp_path / f"{name}.xml" for name in ("shared", "scripts")]
 
 
@@ -31,6 +32,7 @@ def test_the_summary_lists_run_skipped_and_missing_suites(reports: list[Path]) -
         ["scripts", "2", "passed", "0", "failed", "2", "skipped", "62", "s"],
     ]
     assert lines[2:] == [
+        "failed: tests.test_letters::b: no",
         "skipped 4: NGINX is not installed",
         "not run: compose (needs Docker and takes minutes: make test-docker)",
         "not run: ansible (needs Docker and takes minutes: make test-ansible)",

@@ -21,6 +21,8 @@ from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
 
 _DEPLOY = ROOT / "ansible/playbooks/deploy.yml"
+# A deployment takes some minutes on a busy machine.
+_SECONDS = 1200
 _OFFLINE = "docker/offline/images.env"
 
 
@@ -122,7 +124,7 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_share=10)
 
     # As root on the machine itself it is the same deployment.
-    second = play(_DEPLOY, bank)
+    second = play(_DEPLOY, bank, seconds=_SECONDS)
     assert not second.failed, second.output
     assert second.changed == 0, second.output
     assert "keep their current limits" not in second.output
@@ -132,7 +134,7 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     environment = {**bank["banking_app_environment"], "LOG_LEVEL": "WARNING"}
     reason = {"nginx_canary_skip_analysis": True, "nginx_canary_skip_analysis_reason": "a test of settings"}
     changed = {**bank, **reason, "banking_app_environment": environment}
-    third = play(_DEPLOY, changed)
+    third = play(_DEPLOY, changed, seconds=_SECONDS)
     assert not third.failed, third.output
     after = _replicas(bank, "stable")
     assert {one.level for one in after} == {"WARNING"} and {one.level for one in before} == {"INFO"}
@@ -145,10 +147,10 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     assert set(record["revisions"].values()) == {one.revision for one in after}
     assert set(record["previous"]["revisions"].values()) == {one.revision for one in before}
 
-    again = play(_DEPLOY, changed, "--check")
+    again = play(_DEPLOY, changed, "--check", seconds=_SECONDS)
     assert not again.failed and again.changed == 0, again.output
 
-    back = play(ROOT / "ansible/playbooks/rollback.yml", changed)
+    back = play(ROOT / "ansible/playbooks/rollback.yml", changed, seconds=_SECONDS)
     assert not back.failed, back.output
     restored = _replicas(bank, "stable")
     assert {one.revision for one in restored} == {one.revision for one in before}
