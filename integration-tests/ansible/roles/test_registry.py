@@ -2,8 +2,9 @@
 
 import base64
 import dataclasses
+import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,19 @@ from shared.testing.ports import free_port
 
 _PLAY = """
 - hosts: docker_hosts
+  gather_facts: false
   tasks:
-    - ansible.builtin.include_role: {name: banking_app, tasks_from: "{{ item }}"}
-      loop: [preflight, cosign, verify, pull]
+    - ansible.builtin.include_role: {{name: banking_app, tasks_from: "{{{{ item }}}}"}}
+      loop: {parts}
 """
 _USER = "robot$ops"
 _PASSWORD = "s3cret:of/the $registry"
 _HASH = "$2b$04$DRL36zaTNJEfsEY0pLnOB.Sl9wiySM2TSm/0W1JMZD0cd6Lz/iFju"
 
 
-def _verify_and_pull(tmp_path: Path, variables: dict[str, Any], *arguments: str) -> Play:
-    playbook = tmp_path / "pull.yml"
-    playbook.write_text(_PLAY, encoding="utf-8")
+def _run_parts(parts: Sequence[str], tmp_path: Path, variables: dict[str, Any], *arguments: str) -> Play:
+    playbook = tmp_path / "parts.yml"
+    playbook.write_text(_PLAY.format(parts=json.dumps(parts)), encoding="utf-8")
     done = play(playbook, variables, *arguments)
     return dataclasses.replace(done, output=" ".join(done.output.split()))
 
@@ -67,13 +69,14 @@ def test_a_host_pulls_with_the_credentials_of_the_deployment(tmp_path: Path, rel
     login = {"banking_app_registry_username": _USER, "banking_app_registry_password": _PASSWORD}
     folders = set(Path("/tmp").glob("*bank-trust-*"))
 
-    refused = _verify_and_pull(tmp_path, release_there)
+    refused = _run_parts(["verify"], tmp_path, release_there)
     assert refused.failed and "could not be verified, because the registry did not return" in refused.output
     assert "has no valid signature" not in refused.output
-    refused = _verify_and_pull(tmp_path, {**release_there, **login, "banking_app_registry_password": "wrong"})
+    refused = _run_parts(["verify"], tmp_path, {**release_there, **login, "banking_app_registry_password": "wrong"})
     assert refused.failed and "could not be verified, because the registry did not return" in refused.output
 
-    pulled = _verify_and_pull(tmp_path, {**release_there, **login}, "-vvv", "--diff")
+    parts = ["preflight", "cosign", "verify", "pull"]
+    pulled = _run_parts(parts, tmp_path, {**release_there, **login}, "-vvv", "--diff")
     assert not pulled.failed, pulled.output
     for image in release_there["banking_app_release"]["images"].values():
         run("docker", "image", "inspect", image)
@@ -86,7 +89,7 @@ def test_a_host_pulls_with_the_credentials_of_the_deployment(tmp_path: Path, rel
 def test_a_registry_that_is_down_is_reported_as_such(tmp_path: Path, settings: dict[str, Any]) -> None:
     images = {service: f"127.0.0.1:{free_port()}/bank/{service}@sha256:{'a' * 64}" for service in SERVICES}
     release = {**settings["banking_app_release"], "images": images}
-    refused = _verify_and_pull(tmp_path, {**settings, "banking_app_release": release})
+    refused = _run_parts(["verify"], tmp_path, {**settings, "banking_app_release": release})
     assert refused.failed and "the registry did not return its signatures" in refused.output
     assert "connection refused" in refused.output and "has no valid signature" not in refused.output
 
@@ -99,5 +102,5 @@ def test_another_version_of_cosign_is_reported_as_such(
     program.write_text("#!/bin/sh\necho 'GitVersion:    v2.4.1'\n", encoding="utf-8")
     program.chmod(0o755)
     monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{program.parent}:{plays.ENVIRONMENT['PATH']}")
-    refused = _verify_and_pull(tmp_path, settings)
+    refused = _run_parts(["cosign"], tmp_path, settings)
     assert refused.failed and "Cosign 2.4.1 does not find signatures of Cosign 3" in refused.output
