@@ -246,6 +246,7 @@ step "Docker and Python"
 scripts/local/ensure_docker.sh | while read -r line; do info "$line"; done
 check_port nginx BANK
 check_secrets
+[ "${SWARM-}" = 1 ] || no_subnets=$(python3 scripts/stack/address_pools.py "$COMPOSE_PROJECT_NAME" 2>&1) || fail "$no_subnets"
 scripts/local/bootstrap.sh run
 step "base images"
 choose_images

@@ -4,10 +4,25 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.plays import play
+from harness import plays
+from harness.plays import play, run
 
 from shared.testing.paths import ROOT
 
+_CONFIGURE = """
+- hosts: docker_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: docker, tasks_from: address_pools}
+"""
+# A mount namespace in which /etc/docker is empty, and with `new` no engine is installed.
+_HOST = """
+[ "$1" != new ] || mount --bind /dev/null "$(PATH=$PATH:/usr/sbin command -v dockerd)"
+mount -t tmpfs tmpfs /etc/docker
+shift
+"$@" >&2
+cat /etc/docker/daemon.json 2>/dev/null || true
+"""
 _PLAYBOOK = ROOT / "ansible/playbooks/docker.yml"
 
 
@@ -29,3 +44,12 @@ def test_check_mode_reports_pending_changes(tmp_path: Path) -> None:
     done = play(_PLAYBOOK, {"folder": str(tmp_path), "docker_users": ["nobody"]}, "--check")
     assert not done.failed, done.output
     assert done.changed == 1, done.output
+
+
+@pytest.mark.parametrize("engine, configured", [("new", "172.17.0.0/16"), ("existing", "")])
+def test_only_a_new_engine_gets_small_subnets(tmp_path: Path, engine: str, configured: str) -> None:
+    playbook = tmp_path / "configure.yml"
+    playbook.write_text(_CONFIGURE, encoding="utf-8")
+    command = plays.command(playbook, {"folder": str(tmp_path)})
+    written = run("unshare", "--mount", "bash", "-ec", _HOST, "host", engine, *command)
+    assert configured in written and bool(written) == bool(configured)

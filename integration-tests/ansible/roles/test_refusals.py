@@ -1,12 +1,14 @@
 """What the role banking_app refuses before anything is pulled or started. Real Cosign, a real registry."""
 
 import json
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import plays
 from harness.plays import COMMIT, SERVICES, Play, Registry, play, run
 
 from shared.testing.paths import ROOT
@@ -79,6 +81,24 @@ def test_a_port_in_use_is_refused(tmp_path: Path, settings: dict[str, Any]) -> N
         used = {**settings, "banking_app_environment": {"BANK_PORT": str(port)}}
         refused = _look(tmp_path, used, parts=["preflight"])
     assert refused.failed and f"Port {port} is in use on 127.0.0.1. Nothing was changed." in " ".join(
+        refused.output.split()
+    )
+
+
+def test_too_few_subnets_are_refused(
+    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docker = tmp_path / "bin/docker"
+    docker.parent.mkdir()
+    pools = '[{"Base": "198.18.0.0/22", "Size": 24}]'
+    docker.write_text(
+        f"#!/bin/sh\ncase $* in *AddressPools*) echo '{pools}' ;; *) exec {shutil.which('docker')} \"$@\" ;; esac\n",
+        encoding="utf-8",
+    )
+    docker.chmod(0o755)
+    monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{docker.parent}:{plays.ENVIRONMENT['PATH']}")
+    refused = _look(tmp_path, settings, parts=["preflight"])
+    assert refused.failed and "free subnets for 4 more networks, and the stack needs 9. Nothing was changed." in " ".join(
         refused.output.split()
     )
 
