@@ -1,7 +1,7 @@
 """`make break-release FAULT=…`: roll a faulty release out on the stack of `make up` while simulated customers use it.
 
 It restores the initial state, also after Ctrl-C: the release is rolled back, its containers and images are removed.
-Exits with 1 if customers lost requests, the release was not rolled back in time, or anything is left behind.
+Exits with 1 if requests of customers failed, the release was not rolled back in time, or anything is left behind.
 """
 
 import os
@@ -14,11 +14,12 @@ import httpx
 
 from scripts.faults import customers, release
 from scripts.faults.faulty import DESCRIPTIONS, LASTING, SETTINGS
-from scripts.faults.result import Threshold, Result, thresholds
+from scripts.faults.result import RolloutResult, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle, roll_out
 from scripts.faults.stack import Stack, StackError
 from shared.testing import lab_keys
 from shared.testing.progress import style
+from shared.testing.thresholds import Threshold
 
 _MAX_SECONDS = 180
 _CUSTOMERS = 100
@@ -61,15 +62,15 @@ class _Attempt:
         finally:
             self.leftovers += release.remove(stack)
         result.leftovers = self.leftovers
-        for line in [*result.lost[:3], *result.wrong[:3]]:
+        for line in [*result.failed[:3], *result.wrong[:3]]:
             self._print(f"customer got: {line}")
         seconds = time.monotonic() - self._started
         return [
-            *thresholds(fault, result, max_lost=0),
-            Threshold(f"total duration: at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
+            *thresholds(fault, result, max_failed=0),
+            Threshold(f"total duration, at most {_MAX_SECONDS} s", f"{seconds:.0f} s", seconds <= _MAX_SECONDS),
         ]
 
-    def _roll_out(self, rollout: Rollout) -> Result:
+    def _roll_out(self, rollout: Rollout) -> RolloutResult:
         with customers.connect(self._stack.url, self._stack.ca_certificate) as client:
             opened = customers.open_accounts(client, lab_keys.var_dir() / "secrets", _CUSTOMERS)
             self._print(f"{len(opened)} customers send {_RATE} requests per second")

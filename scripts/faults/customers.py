@@ -26,10 +26,10 @@ _TRANSFERS, _ACCOUNTS = 0.5, 0.67
 
 @dataclass
 class RequestStats:
-    """Results of the customers' requests: lost without a 2xx response, wrong if the response has a false value."""
+    """Results of the customers' requests: failed without a 2xx response, wrong if the response has a false value."""
 
     sent: int = 0
-    lost: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -38,9 +38,9 @@ class RequestStats:
         with self.lock:
             self.sent += 1
             if isinstance(response, Exception):
-                self.lost.append(repr(response))
+                self.failed.append(repr(response))
             elif not response.is_success:
-                self.lost.append(f"{response.status_code} {response.text[:120]}")
+                self.failed.append(f"{response.status_code} {response.text[:120]}")
             elif mistake:
                 self.wrong.append(mistake)
 

@@ -3,10 +3,11 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from scripts.faults.customers import USER_AGENT
 from scripts.faults.stack import Request
+from shared.testing.thresholds import Threshold
 
 # Reasons of which one must be in the verdict, by fault; any rollback is right for other faults.
 _REASONS = {
@@ -34,16 +35,8 @@ _UNDECIDED = re.compile("no verdict within|lease expired|end of ")
 MAX_SECONDS = 30.0
 # Everything fails, so there is nothing to be counted first.
 MAX_SECONDS_ALL = 10.0
-MAX_LOST = 0.01
+MAX_FAILED = 0.01
 LAST_WEIGHT = 50
-
-
-class Threshold(NamedTuple):
-    """A threshold, the measured value, and whether it is met."""
-
-    name: str
-    value: str
-    met: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +52,7 @@ class CanaryTraffic:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the first bad request to the last one; all are bad where none of them failed."""
+        """Seconds from the first faulty response to the last request; without a failed one, the first request counts."""
         began = self.first if self.first_failed is None else self.first_failed
         return 0.0 if began is None or self.last is None else self.last - began
 
@@ -86,15 +79,15 @@ def count(requests: Iterable[Request], canaries: set[str]) -> CanaryTraffic:
 
 
 @dataclass
-class Result:
-    """What happened in a rollout: last state, highest weight, traffic, and the customers' lost and wrong responses."""
+class RolloutResult:
+    """Result of a rollout: last state, highest weight, traffic, and the customers' failed requests and wrong responses."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
     weight: int = 0
     passed: bool = False
     traffic: CanaryTraffic = CanaryTraffic()
     sent: int = 0
-    lost: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
 
@@ -104,8 +97,8 @@ class Result:
         return str(self.state.get("reason", ""))
 
 
-def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[Threshold]:
-    """Return the thresholds of a faulty release; `max_lost` is the share of the canary's requests that may be lost."""
+def thresholds(fault: str, result: RolloutResult, max_failed: float = MAX_FAILED) -> list[Threshold]:
+    """Return the thresholds of a faulty release; `max_failed` is the share of the canary's requests that may fail."""
     rolled_back = (
         result.state.get("outcome") == "rolled-back"
         and not _UNDECIDED.match(result.reason)
@@ -114,7 +107,7 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
     )
     expected = _REASONS.get(fault, "")
     limit = MAX_SECONDS_ALL if fault.endswith("-all") else MAX_SECONDS
-    traffic, lost = result.traffic, len(result.lost)
+    traffic, allowed = result.traffic, int(max_failed * result.traffic.customers)
     found = [
         Threshold(
             f"rolled back before {LAST_WEIGHT} %",
@@ -122,21 +115,20 @@ def thresholds(fault: str, result: Result, max_lost: float = MAX_LOST) -> list[T
             rolled_back,
         ),
         Threshold(
-            f"reason is one of: {expected.replace('|', ', ')}" if expected else "reason",
+            f"reason is one of {expected.replace('|', ', ')}" if expected else "reason",
             result.reason,
             rolled_back and re.search(expected, result.reason) is not None,
         ),
         Threshold(
-            f"first bad request to last canary request: at most {limit:.0f} s",
+            f"first faulty response to last canary request, at most {limit:.0f} s",
             f"{traffic.seconds:.1f} s, {traffic.rate:.1f} canary requests/s",
             rolled_back and traffic.seconds <= limit,
         ),
         Threshold(
-            f"failed customer requests: at most {max_lost:.0%} of the canary's requests",
-            f"{lost} of {result.sent}, {len(result.wrong)} wrong responses;"
-            f" canary: {traffic.customers} requests, {traffic.failed} failed",
-            # A release that never gets a request loses none.
-            lost <= max_lost * traffic.customers,
+            # A canary that never gets a request fails none.
+            f"failed customer requests, at most {allowed} of {result.sent}",
+            f"{len(result.failed)}" + (f", {len(result.wrong)} wrong responses" if result.wrong else ""),
+            len(result.failed) <= allowed,
         ),
         Threshold("initial state restored", "; ".join(result.leftovers) or "yes", not result.leftovers),
     ]

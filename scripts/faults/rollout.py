@@ -11,7 +11,7 @@ from typing import Any
 
 from scripts.faults.customers import Customer, RequestStats, traffic
 from scripts.faults.release import Release, running
-from scripts.faults.result import LAST_WEIGHT, Result, CanaryTraffic, count
+from scripts.faults.result import LAST_WEIGHT, CanaryTraffic, RolloutResult, count
 from scripts.faults.stack import BASELINES, CANARIES, RejectedError, Request, Stack, StackError
 
 _POLL_SECONDS = 1
@@ -67,7 +67,7 @@ class Rollout:
         self._log_read_until = 0.0
         self._reported: tuple[Any, ...] = ()
         self._id = ""
-        self.result = Result()
+        self.result = RolloutResult()
 
     def __enter__(self) -> "Rollout":
         request = {
@@ -153,14 +153,14 @@ class Rollout:
         result = self.result
         result.state, result.weight = state, max(result.weight, state["weight"])
         result.traffic = self._traffic()
-        verdict = state["verdict"].get("reason", "") if state["verdict"] else ""
-        met, failed = result.traffic.customers, result.traffic.failed
-        current = (state["phase"], state["weight"], verdict, bool(met), bool(failed), len(stats.lost))
+        verdict = "{verdict} ({reason})".format_map(state["verdict"]) if state["verdict"] else "none"
+        requests, failed = result.traffic.customers, result.traffic.failed
+        current = (state["phase"], state["weight"], verdict, bool(requests), bool(failed), len(stats.failed))
         if current != self._reported:
             self._reported = current
             self._report(
-                f"{state['phase']:12} weight {state['weight']:2} %  canary: {met} requests, {failed} failed"
-                f"  customers: {stats.sent} requests, {len(stats.lost)} failed  verdict: {verdict or '-'}"
+                f"{state['phase']:12} weight {state['weight']:2} %  canary: {requests} requests, {failed} failed"
+                f"  customers: {stats.sent} requests, {len(stats.failed)} failed  verdict: {verdict}"
             )
 
     def _traffic(self) -> CanaryTraffic:
@@ -179,7 +179,7 @@ class Rollout:
             time.sleep(_RELOAD_SECONDS)
         result = self.result
         result.traffic = self._traffic()
-        result.sent, result.lost, result.wrong = stats.sent, list(stats.lost), list(stats.wrong)
+        result.sent, result.failed, result.wrong = stats.sent, list(stats.failed), list(stats.wrong)
 
     def _end(self) -> None:
         """Roll the release back if it is still in progress, and wait until its canaries are gone."""
@@ -214,7 +214,7 @@ class Rollout:
         return found + ([f"NGINX serves {revision}"] if revision != "stable" else [])
 
 
-def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> Result:
+def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> RolloutResult:
     """Run a rollout to its end while customers send requests at a rate (per second); return the result."""
     with traffic(customers, rate, _MAX_SECONDS) as stats:
         with rollout:

@@ -13,7 +13,7 @@ from scripts.faults import break_release, customers, release, rollout
 from scripts.faults.customers import RequestStats
 from scripts.faults.faulty import DESCRIPTIONS, LASTING
 from scripts.faults.release import Release
-from scripts.faults.result import Result, CanaryTraffic, thresholds, count
+from scripts.faults.result import CanaryTraffic, RolloutResult, count, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle
 from scripts.faults.stack import (
     BASELINES,
@@ -93,19 +93,22 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def rolled_out(stack: FakeStack, *, promote: bool = False, run_all_steps: bool = True) -> tuple[Result, list[str]]:
+def rolled_out(
+    stack: FakeStack, *, promote: bool = False, run_all_steps: bool = True
+) -> tuple[RolloutResult, list[str]]:
     said: list[str] = []
     one = Rollout(stack, _RELEASE, Plan("a test", run_all_steps=run_all_steps), said.append)
     return rollout.roll_out(one, [], 1, promote), said
 
 
-CANARY = {"phase": "canary", "weight": 10, "verdict": {"reason": "not-enough-samples"}}
+CANARY = {"phase": "canary", "weight": 10, "verdict": {"verdict": "hold", "reason": "not-enough-samples"}}
 ROLLING_BACK = {"phase": "rolling-back", "weight": 0, "reason": "errors", "outcome": "rolled-back"}
 
 
 def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() -> None:
     result, reported = rolled_out(FakeStack(CANARY, CANARY, ROLLING_BACK, {"phase": "idle"}))
     assert [line.split()[0] for line in reported] == ["starting", "canary", "rolling-back", "rollout"]
+    assert reported[1].endswith("verdict: hold (not-enough-samples)")
     assert (result.weight, result.passed, result.traffic.failed, result.leftovers) == (10, False, 1, [])
 
 
@@ -200,7 +203,7 @@ def test_requests_are_read_from_the_log_of_nginx() -> None:
     assert _parse("2026-01-31T12:00:00Z an error") is None
 
 
-def test_the_canary_is_measured_from_its_first_bad_request_to_its_last() -> None:
+def test_the_canary_is_measured_from_its_first_faulty_response_to_its_last_request() -> None:
     log = [
         Request(1, "stable", 500, 500, customers.USER_AGENT),
         Request(2, "canary", 200, 200, "probe"),
@@ -212,7 +215,7 @@ def test_the_canary_is_measured_from_its_first_bad_request_to_its_last() -> None
     assert found.seconds == 5 and count(log[1:2], {"canary"}).seconds == 0 and count([], set()).seconds == 0
 
 
-GOOD = Result(
+GOOD = RolloutResult(
     {"outcome": "rolled-back", "reason": "errors"}, 10, False, CanaryTraffic(200, 100, 50, 0, 1, 9), 900, ["one"]
 )
 
@@ -226,18 +229,18 @@ GOOD = Result(
         ({"state": {"outcome": "rolled-back", "reason": "no verdict within 50 s (errors)"}}, [0, 1, 2]),
         ({"state": {"outcome": "rolled-back", "reason": "latency"}}, [1]),
         ({"traffic": CanaryTraffic(200, 100, 50, 0, 1, 40)}, [2]),
-        ({"lost": ["one", "two"]}, [3]),
+        ({"failed": ["one", "two"]}, [3]),
         ({"leftovers": ["a canary"]}, [4]),
     ],
 )
 def test_each_threshold_is_missed_alone(changes: dict[str, Any], missed: list[int]) -> None:
-    found = thresholds("errors", Result(**{**GOOD.__dict__, **changes}))
+    found = thresholds("errors", RolloutResult(**{**GOOD.__dict__, **changes}))
     assert [number for number, each in enumerate(found) if not each.met] == missed
 
 
 def test_break_release_accepts_no_failed_request_and_a_total_failure_less_time() -> None:
-    assert not thresholds("errors", GOOD, max_lost=0)[3].met
-    slower = Result(**{**GOOD.__dict__, "traffic": CanaryTraffic(200, 100, 50, 0, 1, 12)})
+    assert not thresholds("errors", GOOD, max_failed=0)[3].met
+    slower = RolloutResult(**{**GOOD.__dict__, "traffic": CanaryTraffic(200, 100, 50, 0, 1, 12)})
     assert thresholds("errors", slower)[2].met and not thresholds("401-all", slower)[2].met
 
 
@@ -270,7 +273,7 @@ def test_customers_distinguish_failed_requests_from_wrong_responses() -> None:
     stats.record(customers.httpx.Response(404, text="gone"), "")
     stats.record(customers.httpx.ReadTimeout("slow"), "")
     stats.record(customers.httpx.Response(201), "")
-    assert (stats.sent, len(stats.lost), stats.wrong) == (4, 2, ["balance 2 instead of 1"])
+    assert (stats.sent, len(stats.failed), stats.wrong) == (4, 2, ["balance 2 instead of 1"])
 
 
 def test_a_rollback_that_ends_before_the_abort_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ def test_a_faulty_release_is_rolled_back_and_leaves_nothing(bank: ComposedBank) 
         finally:
             left = release.remove(stack)
     assert re.search("errors|retries|contract", result.reason), result
-    assert (left, result.leftovers, result.lost, result.wrong) == ([], [], [], [])
+    assert (left, result.leftovers, result.failed, result.wrong) == ([], [], [], [])
 
 
 def test_the_docker_proxy_forbids_rollout_service_everything_else(bank: ComposedBank) -> None:

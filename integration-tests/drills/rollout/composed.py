@@ -10,11 +10,12 @@ from harness.composed_stack import ComposedBank
 from scripts.faults import release
 from scripts.faults.customers import Customer, connect, open_accounts
 from scripts.faults.faulty import LASTING
-from scripts.faults.result import Threshold, Result, thresholds
+from scripts.faults.result import RolloutResult, thresholds
 from scripts.faults.rollout import Plan, Rollout, roll_out
 from scripts.faults.stack import Stack
 
 from shared.testing.progress import Progress
+from shared.testing.thresholds import Threshold
 
 # Faults that corrupt the history come last.
 FAULTS = (
@@ -55,16 +56,16 @@ class ComposedDrill:
         for number in range(1, _AA_ROLLOUTS + 1):
             result = self._run(release.running(self._stack), plan, _AA_RATE, promote=True)
             outcome = str(result.state["outcome"])
-            promoted = outcome == "promoted" and not result.lost
-            reason = f"{outcome}: {result.reason}; {len(result.lost)} of {result.sent} requests lost"
+            promoted = outcome == "promoted" and not result.failed
+            reason = f"{outcome}: {result.reason}; {len(result.failed)} of {result.sent} requests failed"
             self._check(f"{AA} {number}", [Threshold("promoted", reason, promoted)])
         self._check_ledger(AA, 0)
 
-    def _run(self, new: release.Release, plan: Plan, rate: float, promote: bool = False) -> Result:
+    def _run(self, new: release.Release, plan: Plan, rate: float, promote: bool = False) -> RolloutResult:
         """Run one rollout under load to its end."""
         rollout = Rollout(self._stack, new, plan, info)
         result = roll_out(rollout, self._customers, rate, promote)
-        for line in [*result.lost[:3], *result.wrong[:3]]:
+        for line in [*result.failed[:3], *result.wrong[:3]]:
             info(f"  customer got: {line}")
         return result
 
