@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from harness.client import eventually
 from harness.composed_stack import ComposedBank
-from harness.rollout import SERVICES
+from harness.manual_rollout import SERVICES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

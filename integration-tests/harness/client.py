@@ -60,7 +60,7 @@ class Bank:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
-    def open(self, money: int = 0, subject: str = "alice") -> str:
+    def open_account(self, money: int = 0, subject: str = "alice") -> str:
         """Open an account with some money and return its id."""
         opened = self.post("/accounts", {"currency": "USD"}, subject=subject)
         assert opened.status_code == 201, opened.text
@@ -84,7 +84,7 @@ class Bank:
 
         eventually(answers, seconds)
 
-    def reconciled(self, seconds: float = 2 * WAIT_SECONDS) -> dict[str, Any]:
+    def reconciliation(self, seconds: float = 2 * WAIT_SECONDS) -> dict[str, Any]:
         """Return the reconciliation report once the history has caught up, or the last one at the timeout."""
         deadline = time.monotonic() + seconds
         while True:

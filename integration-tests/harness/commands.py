@@ -3,22 +3,14 @@
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from harness.client import output_of
 
 from shared.testing.progress import Progress
+from shared.testing.thresholds import Threshold
 
 # The flags of `make drills` must not reach the make targets that a drill runs.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
-
-
-class Result(NamedTuple):
-    """A threshold, the measured value, and whether the threshold is met."""
-
-    threshold: str
-    value: str
-    met: bool
 
 
 def run(command: list[str], seconds: int = 600, **environment: str) -> str:
@@ -37,9 +29,14 @@ def check(met: bool | None, text: str) -> bool:
     return met is not False
 
 
-def finish(progress: Progress, results: Sequence[Result]) -> int:
+def check_threshold(threshold: Threshold) -> bool:
+    """Print a threshold with the measured value; return whether it is met."""
+    return check(threshold.met, f"{threshold.name}: {threshold.value}")
+
+
+def finish(progress: Progress, thresholds: Sequence[Threshold]) -> int:
     """Print every threshold with its value and the number of thresholds met; return a drill's exit code."""
-    met = [check(result.met, f"{result.threshold}: {result.value}") for result in results]
+    met = [check_threshold(threshold) for threshold in thresholds]
     progress.finished(f"{sum(met)} of {len(met)} thresholds met", good=all(met))
     return 0 if all(met) else 1
 

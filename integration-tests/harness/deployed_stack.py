@@ -22,16 +22,16 @@ REPOSITORY = "https://git.example/distributed-banking-ops"
 SERVICES = ("account-service", "transaction-service")
 _OTHERS = ("autoscale-service", "rollout-service")
 _FAULTY = ROOT / "scripts" / "faults"
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 class Releases:
     """Releases in a local registry, signed with a dedicated key. Attested ones are built from the commit; others are
     rehearsal releases of the working tree, possibly with an injected fault."""
 
-    def __init__(self, folder: Path, say: Say, attested: bool = False) -> None:
+    def __init__(self, folder: Path, report: Report, attested: bool = False) -> None:
         self._folder = folder
-        self._say = say
+        self._report = report
         self._numbers = int(time.time())
         self._registry = LocalRegistry(folder / "registry")
         self._environment = {
@@ -46,7 +46,7 @@ class Releases:
         """Stop the registry and remove the images."""
         self._registry.close()
 
-    def build(self, first: str, offline: bool) -> Path:
+    def build(self, version: str, offline: bool) -> Path:
         """Build, push and sign the real images under a version; return the release."""
         if not self.public_key.exists():
             run(
@@ -54,7 +54,7 @@ class Releases:
                 **self._environment,
             )
         images = {"PYTHON_IMAGE": "bank-offline/python:3.13"} if offline else {}
-        return self._release(first, BUILD="1", **images)
+        return self._release(version, BUILD="1", **images)
 
     def derive(self, version: str, base: str, fault: str, **environment: str) -> Path:
         """Derive a release: the same images with a fault (or "none") and another version."""
@@ -93,9 +93,9 @@ class Releases:
         file = self._folder / f"{version}.json"
         self._numbers += 1
         began = time.monotonic()
-        said = {"VERSION": version, "RELEASE_NUMBER": str(self._numbers)}
-        run(["scripts/release/release.sh", str(file)], **{**self._environment, **said, **environment})
-        self._say(f"release {version}: made in {time.monotonic() - began:.0f} s")
+        identity = {"VERSION": version, "RELEASE_NUMBER": str(self._numbers)}
+        run(["scripts/release/release.sh", str(file)], **{**self._environment, **identity, **environment})
+        self._report(f"release {version}: made in {time.monotonic() - began:.0f} s")
         return file
 
 
@@ -164,8 +164,8 @@ class DeployedBank(Bank):
         )
         return self._driver
 
-    def reached(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
-        """Wait until the rollout has reached a state; fail with the end of the output if the deployment ends before."""
+    def wait_for_state(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
+        """Wait until the rollout has reached a state; fail with the end of the output if the deployment ends first."""
         while not state(self.state()):
             assert process.poll() is None, process.communicate()[0][-4000:]
             time.sleep(0.1)
@@ -182,7 +182,7 @@ class DeployedBank(Bank):
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
 
-    def leave_driver(self) -> None:
+    def detach_driver(self) -> None:
         """Keep the last deployment running alongside the next one; the caller ends it."""
         self._driver = None
 
@@ -219,7 +219,7 @@ class DeployedBank(Bank):
         """Return the name of NGINX's current configuration."""
         return self.compose("exec", "-T", "nginx", "wget", "-q", "-O", "-", "http://127.0.0.1:8081/revision").strip()
 
-    def edge_log(self, since: float) -> list[dict[str, Any]]:
+    def access_log(self, since: float) -> list[dict[str, Any]]:
         """Return NGINX's access log since a time."""
         name = self.compose("ps", "--quiet", "nginx").strip()
         found = []

@@ -1,7 +1,7 @@
 """The load generator of tests and drills: an open loop at a rate, and a closed loop of clients that retry.
 
 Both send with `Worker`. In the open loop (`open_loop`, `customers`, `burst`) each request is sent once, and without a
-2xx response it is lost. In the closed loop (`retrying_transfers`) each client retries with the same idempotency key.
+2xx response it has failed. In the closed loop (`retrying_transfers`) each client retries with the same idempotency key.
 """
 
 import http.client
@@ -89,7 +89,7 @@ class Worker:
         return {**self._bank.headers("alice"), **({"X-Client-ID": client} if client else {})}
 
     @property
-    def history(self) -> str:
+    def history_path(self) -> str:
         """The path of the newest transaction of the source."""
         return f"transactions?account_id={self.source}&limit=1"
 
@@ -118,7 +118,7 @@ class Load:
 
     rate: float = 0
     served: list[Served] = field(default_factory=list)
-    lost: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
     # Transfers by target account: acknowledged, and those that may or may not have been posted.
     moved: Counter[str] = field(default_factory=Counter)
     unknown: Counter[str] = field(default_factory=Counter)
@@ -130,7 +130,7 @@ class Load:
     @property
     def sent(self) -> int:
         """Number of requests sent."""
-        return len(self.served) + len(self.lost)
+        return len(self.served) + len(self.failed)
 
     @property
     def throughput(self) -> float:
@@ -155,7 +155,7 @@ class Load:
                 self.served.append(Served(started, client, track, version, response.seconds))
             else:
                 at = time.strftime("%H:%M:%S", time.gmtime(started))
-                self.lost.append(f"{at} {response.status or ''} {response.text[:200]}")
+                self.failed.append(f"{at} {response.status or ''} {response.text[:200]}")
             if not path:
                 (self.moved if success else self.unknown)[worker.target] += 1
 
@@ -174,7 +174,7 @@ def open_loop(
     if history_every:
         # transaction-service learns about accounts from their events.
         for worker in pool:
-            eventually(lambda worker=worker: worker.read(worker.history).status == 200)
+            eventually(lambda worker=worker: worker.read(worker.history_path).status == 200)
 
     def work(worker: Worker, number: int) -> None:
         draw = random.Random(number)
@@ -183,7 +183,7 @@ def open_loop(
         while not stop.wait(max(0.0, due - time.monotonic())):
             client = f"client-{draw.randrange(clients)}" if clients else ""
             reads = bool(history_every) and turn % history_every == 0
-            load.send(worker, client, worker.history if reads else "", late=time.monotonic() - due)
+            load.send(worker, client, worker.history_path if reads else "", late=time.monotonic() - due)
             turn += 1
             # Missed requests are not made up for in a burst: the rate drops, and `late` shows it.
             due = max(due + workers / load.rate, time.monotonic())
@@ -228,11 +228,11 @@ def burst(bank: Bank, clients: Iterable[str]) -> Load:
 
 
 def _open_worker(bank: Bank, timeout: float) -> Worker:
-    return Worker(bank, bank.open(_MONEY), bank.open(), timeout)
+    return Worker(bank, bank.open_account(_MONEY), bank.open_account(), timeout)
 
 
-def assert_one_effect_each(bank: Bank, load: Load) -> None:
-    """Fail unless each acknowledged transfer was posted once; a lost one may or may not have been posted."""
+def assert_transfers_posted_once(bank: Bank, load: Load) -> None:
+    """Fail unless each acknowledged transfer was posted once; a failed one may or may not have been posted."""
     for target in load.moved | load.unknown:
         moved, found = load.moved[target], bank.balance(target)
         assert moved <= found <= moved + load.unknown[target], (target, moved, found)
@@ -243,8 +243,8 @@ def assert_one_effect_each(bank: Bank, load: Load) -> None:
 
 
 @dataclass
-class History:
-    """The clients' view of their transfers: key → transaction id, reasons for retries, and keys without an answer."""
+class TransferLog:
+    """Transfers as clients see them: transaction ids by key, and responses of retried and of failed requests."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)
@@ -274,23 +274,23 @@ class History:
 @contextmanager
 def retrying_transfers(
     bank: Bank, source: str, target: str, *, clients: int = 8, timeout: float = 2 * WAIT_SECONDS
-) -> Iterator[History]:
+) -> Iterator[TransferLog]:
     """Transfer 1 repeatedly while the block runs; each client sends its next transfer after the previous response."""
-    history = History()
+    transfers = TransferLog()
     pool = [Worker(bank, source, target) for _ in range(clients)]
     try:
-        with repeating(*(partial(history.transfer, worker, timeout) for worker in pool)):
-            yield history
+        with repeating(*(partial(transfers.transfer, worker, timeout) for worker in pool)):
+            yield transfers
     finally:
         for worker in pool:
             worker.close()
 
 
-def assert_exactly_once(bank: Bank, history: History, source: str, target: str, start: int) -> None:
+def assert_exactly_once(bank: Bank, transfers: TransferLog, source: str, target: str, start: int) -> None:
     """Fail unless every acknowledged transfer was posted once and nothing else was."""
-    assert history.errors == []
+    assert transfers.errors == []
     moved = bank.balance(target)
     assert bank.balance(source) == start - moved
     # Every client retried until it had its response, so no transfer is left with an unknown result.
-    assert moved == len(history.acknowledged) == len(set(history.acknowledged.values()))
+    assert moved == len(transfers.acknowledged) == len(set(transfers.acknowledged.values()))
     bank.assert_ledger_is_sound()

@@ -34,8 +34,8 @@ class LocalRegistry:
             run(["docker", "rmi", "--force", *dict.fromkeys(images)])
 
 
-class Registry:
-    """One repository of images in a registry on this machine."""
+class ImageRepository:
+    """A repository of a registry on this machine: the images of one name."""
 
     def __init__(self, address: str, name: str) -> None:
         self._client = httpx.Client(base_url=f"http://{address}/v2/{name}", timeout=30)
@@ -70,9 +70,9 @@ class Registry:
     def put_blob(self, content: bytes) -> str:
         """Upload a blob and return its digest."""
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        place = self._client.post("/blobs/uploads/").headers["location"]
+        location = self._client.post("/blobs/uploads/").headers["location"]
         self._client.put(
-            httpx.URL(place).copy_merge_params({"digest": digest}),
+            httpx.URL(location).copy_merge_params({"digest": digest}),
             content=content,
             headers={"Content-Type": "application/octet-stream"},
         ).raise_for_status()
@@ -88,7 +88,7 @@ class Registry:
         return digest, len(content)
 
     def attach(self, source: str, target: str, change: Callable[[dict[str, Any]], dict[str, Any]] | None = None) -> int:
-        """Attach the attachments of `source` to `target`, with changed bundles; return how many differ."""
+        """Attach the attachments of `source` to `target`, with changed bundles; return how many have changed."""
         index, changed = self.index(source), 0
         subject = self.manifest_entry(target)
         for entry in index["manifests"]:
@@ -115,8 +115,8 @@ class Registry:
         return {"mediaType": answer.headers["content-type"], "digest": digest, "size": len(answer.content)}
 
 
-def alter_parts(bundle: dict[str, Any]) -> dict[str, Any]:
-    """Return a bundle with an empty CycloneDX document; other bundles unchanged."""
+def alter_sbom(bundle: dict[str, Any]) -> dict[str, Any]:
+    """Return a bundle with other components in its SBOM (CycloneDX); other bundles unchanged."""
     changed: dict[str, Any] = json.loads(json.dumps(bundle))
     envelope = changed.get("dsseEnvelope", {})
     statement = json.loads(base64.b64decode(envelope.get("payload", "e30=")))

@@ -21,8 +21,8 @@ def test_milestones_for_any_number_of_replicas_at_the_load_step(before: int, cam
 
 def test_missed_bars_are_reported() -> None:
     assert missed(19, True, 0) == []
-    late, high, lost = missed(math.inf, False, 2)
-    assert "never within 180 s, threshold 20 s" in late and "did not scale down" in high and lost.startswith("2 ")
+    late, high, failed = missed(math.inf, False, 2)
+    assert "never within 180 s, threshold 20 s" in late and "did not scale down" in high and failed.startswith("2 ")
     assert missed(20.3, True, 0) == ["enough replicas served after 20.3 s, threshold 20 s"]
 
 

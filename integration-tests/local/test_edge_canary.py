@@ -216,7 +216,7 @@ def test_stable_may_be_unreachable_too(make_tracks: MakeTracks) -> None:
 
 def test_the_bank_serves_and_counts_what_a_canary_refuses(bank: LocalBank, tmp_path: Path) -> None:
     pools = {name: [url.removeprefix("http://") for url in bank.stack.urls(name)] for name in SERVICES}
-    source, target = bank.open(100), bank.open()
+    source, target = bank.open_account(100), bank.open_account()
     with running_replica("canary", always(404)) as canary:
         canaries = {name: [canary.address] for name in SERVICES}
         with running_edge(

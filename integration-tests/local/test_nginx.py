@@ -50,7 +50,7 @@ def test_every_response_has_each_header_once(bank: LocalBank):
 
 
 def test_all_logs_have_the_request_id_and_no_token(bank: LocalBank):
-    account = bank.open()
+    account = bank.open_account()
     headers = {**bank.headers("alice"), "Idempotency-Key": f"log-{account}", "X-Request-ID": f"log-{account}"}
     bank.client.post(f"/api/v1/accounts/{account}/deposits", json=usd(5), headers=headers)
     folder = bank.stack.var_dir
@@ -78,7 +78,7 @@ EVIL = [
 
 @pytest.mark.parametrize("through_nginx", [True, False])
 def test_client_input_cannot_forge_log_lines(bank: LocalBank, through_nginx: bool):
-    account = bank.open(100)
+    account = bank.open_account(100)
     logs = [*bank.stack.var_dir.glob("log/*-service-*.log"), bank.stack.var_dir / "nginx" / "access.log"]
     before = {log: log.stat().st_size for log in logs}
     base = bank.stack.api_url if through_nginx else bank.stack.urls("account-service")[0]
@@ -134,7 +134,7 @@ def test_swagger_loads_nothing_from_elsewhere(bank: LocalBank):
 
 
 def test_unknown_input_is_rejected_through_nginx(bank: LocalBank):
-    account = bank.open(100)
+    account = bank.open_account(100)
     path, key = f"/api/v1/accounts/{account}/withdrawals", ("Idempotency-Key", f"strict-{account}")
     headers = [*bank.headers("alice").items(), ("Content-Type", "application/json"), key]
     twice = bank.client.post(path, json=usd(1), headers=[*headers, ("Idempotency-Key", "other")])

@@ -41,7 +41,7 @@ def test_static_files_are_cached_for_a_minute_and_status_never(bank: LocalBank):
 
 
 def test_the_page_reveals_nothing_that_requires_a_token(bank: LocalBank):
-    account = bank.open(123_456)
+    account = bank.open_account(123_456)
     statuses = [bank.client.get(f"/ops/{name}.json").text for name in ("edge", *SERVICES)]
     everything = "".join(statuses) + bank.client.get("/ops/page.js").text + bank.client.get("/").text
     for secret in (

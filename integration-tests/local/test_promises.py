@@ -27,7 +27,7 @@ def test_the_demo_succeeds(bank: LocalBank):
 
 @pytest.mark.parametrize(("attempts", "succeed"), [(80, 80), (200, 100)])
 def test_concurrent_withdrawals_never_overdraw(bank: LocalBank, attempts: int, succeed: int):
-    account = bank.open(1000)
+    account = bank.open_account(1000)
     with ThreadPoolExecutor(40) as pool:
         answers = list(pool.map(lambda _: bank.post(f"/accounts/{account}/withdrawals", usd(10)), range(attempts)))
 
@@ -37,7 +37,7 @@ def test_concurrent_withdrawals_never_overdraw(bank: LocalBank, attempts: int, s
 
 
 def test_fifty_concurrent_requests_with_one_key_have_one_effect(bank: LocalBank):
-    source, target = bank.open(1000), bank.open()
+    source, target = bank.open_account(1000), bank.open_account()
     body = usd(7, from_account=source, to_account=target)
     with ThreadPoolExecutor(50) as pool:
         answers = list(pool.map(lambda _: bank.post("/transfers", body, key=f"once-{source}"), range(50)))
@@ -52,8 +52,8 @@ def test_fifty_concurrent_requests_with_one_key_have_one_effect(bank: LocalBank)
 
 
 def test_killing_account_service_loses_and_duplicates_no_transfer(bank: LocalBank):
-    source, target = bank.open(1_000_000), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(1_000_000), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         for index in range(3):
             replica = index % bank.stack.settings[ACCOUNT].replicas
             time.sleep(1)
@@ -62,35 +62,35 @@ def test_killing_account_service_loses_and_duplicates_no_transfer(bank: LocalBan
             bank.stack.restart(ACCOUNT, replica)
         time.sleep(1)
 
-    assert len(history.acknowledged) > 20
-    assert_exactly_once(bank, history, source, target, 1_000_000)
-    assert bank.reconciled()["mismatches"] == 0
+    assert len(transfers.acknowledged) > 20
+    assert_exactly_once(bank, transfers, source, target, 1_000_000)
+    assert bank.reconciliation()["mismatches"] == 0
 
 
 def test_transfers_continue_without_transaction_service(bank: LocalBank):
-    source, target = bank.open(1_000_000), bank.open()
+    source, target = bank.open_account(1_000_000), bank.open_account()
     replicas = range(bank.stack.settings[TRANSACTION].replicas)
-    with retrying_transfers(bank, source, target) as history:
+    with retrying_transfers(bank, source, target) as transfers:
         for index in replicas:
             bank.stack.kill(TRANSACTION, index, signal.SIGTERM)
-        before = len(history.acknowledged)
+        before = len(transfers.acknowledged)
         time.sleep(2)
-        eventually(lambda: len(history.acknowledged) > before)
-        assert history.retries == []
+        eventually(lambda: len(transfers.acknowledged) > before)
+        assert transfers.retries == []
         for index in replicas:
             bank.stack.restart(TRANSACTION, index)
 
-    assert history.errors == [] and history.retries == []
-    report = bank.reconciled()
+    assert transfers.errors == [] and transfers.retries == []
+    report = bank.reconciliation()
     assert (report["mismatches"], report["pending"]) == (0, 0)
     statement = bank.get(f"/statements/{target}")
-    assert (statement["closing_balance"], statement["complete"]) == (len(history.acknowledged), True)
+    assert (statement["closing_balance"], statement["complete"]) == (len(transfers.acknowledged), True)
     newest = bank.get("/transactions", account_id=target, limit=1)["items"][0]
-    assert newest["id"] in history.acknowledged.values()
+    assert newest["id"] in transfers.acknowledged.values()
 
 
 def test_history_can_be_rebuilt_from_the_feed(bank: LocalBank):
-    account = bank.open(500)
+    account = bank.open_account(500)
     bank.post(f"/accounts/{account}/withdrawals", usd(200))
     eventually(lambda: len([i for i in bank.get("/transactions")["items"] if account in i.values()]) == 2)
     before = bank.get(f"/statements/{account}")["entries"]
@@ -98,7 +98,7 @@ def test_history_can_be_rebuilt_from_the_feed(bank: LocalBank):
     bank.run_module(TRANSACTION, "app.rebuild")
 
     assert bank.get(f"/statements/{account}")["entries"] == before
-    report = bank.reconciled()
+    report = bank.reconciliation()
     assert (report["mismatches"], report["pending"]) == (0, 0)
     assert bank.get(f"/accounts/{account}")["status"] == "active"
 
@@ -106,13 +106,13 @@ def test_history_can_be_rebuilt_from_the_feed(bank: LocalBank):
 def test_a_graceful_stop_completes_requests_in_flight(bank: LocalBank):
     if bank.stack.settings[ACCOUNT].replicas < 2:
         pytest.skip("stopping the only replica interrupts the service")
-    source, target = bank.open(1_000_000), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(1_000_000), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         for index in (0, 1):
             time.sleep(0.5)
             bank.stack.kill(ACCOUNT, index, signal.SIGTERM)
             bank.stack.restart(ACCOUNT, index)
             # NGINX skips a failed replica for fail_timeout, 2 s; it counts whole seconds, so up to 3 s.
             time.sleep(3.2)
-    assert (history.errors, history.retries) == ([], [])
-    assert_exactly_once(bank, history, source, target, 1_000_000)
+    assert (transfers.errors, transfers.retries) == ([], [])
+    assert_exactly_once(bank, transfers, source, target, 1_000_000)

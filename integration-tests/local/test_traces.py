@@ -69,7 +69,7 @@ def test_one_trace_from_nginx_to_the_frozen_account(
         OTEL_BSP_SCHEDULE_DELAY="200",
         FRAUD_FREEZE_AMOUNT="1000",
     )
-    source, target = bank.open(10_000), bank.open()
+    source, target = bank.open_account(10_000), bank.open_account()
     headers = {
         **bank.headers("alice"),
         "Idempotency-Key": "traced",
@@ -112,7 +112,7 @@ def test_one_trace_from_nginx_to_the_frozen_account(
 
 def test_a_batch_is_linked_to_all_its_requests(make_bank: Callable[..., LocalBank], receiver: Receiver):
     bank = make_bank(1, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.url, OTEL_BSP_SCHEDULE_DELAY="200")
-    account = bank.open()
+    account = bank.open_account()
     transfers = [{"key": f"k{n}", **usd(1, from_account=account, to_account=account)} for n in range(3)]
     sent: set[str] = set()
 

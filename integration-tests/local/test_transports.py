@@ -27,18 +27,18 @@ def test_the_demo_on_nats_and_no_event_lost_in_an_outage(
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
-    source, target = bank.open(100_000), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(100_000), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         time.sleep(0.5)
         stop_all([server])
-        during = len(history.acknowledged)
+        during = len(transfers.acknowledged)
         time.sleep(2)
-        eventually(lambda: len(history.acknowledged) > during)
-        assert history.retries == []
+        eventually(lambda: len(transfers.acknowledged) > during)
+        assert transfers.retries == []
         server.start()
         time.sleep(0.5)
-    assert_exactly_once(bank, history, source, target, 100_000)
-    report = bank.reconciled()
+    assert_exactly_once(bank, transfers, source, target, 100_000)
+    report = bank.reconciliation()
     assert (report["mismatches"], report["pending"]) == (0, 0)
 
 
@@ -46,8 +46,8 @@ def test_a_database_restart_under_load(make_bank: Callable[..., LocalBank], tmp_
     with PostgresServer() as server:
         urls = [server.create_database(name) for name in ("accounts", "transactions")]
         bank = make_bank(2, urls)
-        source, target = bank.open(1_000_000), bank.open()
-        with retrying_transfers(bank, source, target) as history:
+        source, target = bank.open_account(1_000_000), bank.open_account()
+        with retrying_transfers(bank, source, target) as transfers:
             time.sleep(1)
             server.stop("immediate")
             time.sleep(1)
@@ -56,7 +56,7 @@ def test_a_database_restart_under_load(make_bank: Callable[..., LocalBank], tmp_
             eventually(lambda: bank.post("/transfers", payment).status_code != 503, every=0.1)
             bank.post("/transfers", usd(1, from_account=source, to_account=target))
             time.sleep(1)
-        assert history.retries, "the outage was noticed"
-        assert_exactly_once(bank, history, source, target, 1_000_000)
-        assert bank.reconciled()["mismatches"] == 0
+        assert transfers.retries, "the outage was noticed"
+        assert_exactly_once(bank, transfers, source, target, 1_000_000)
+        assert bank.reconciliation()["mismatches"] == 0
         bank.close()

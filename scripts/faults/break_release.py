@@ -13,7 +13,7 @@ from types import FrameType
 import httpx
 
 from scripts.faults import customers, release
-from scripts.faults.faulty import DESCRIPTIONS, LASTING, SETTINGS
+from scripts.faults.faulty import DESCRIPTIONS, DAMAGING, SETTINGS
 from scripts.faults.result import RolloutResult, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle, roll_out
 from scripts.faults.stack import Stack, StackError
@@ -95,7 +95,7 @@ def main(arguments: list[str]) -> int:
     if fault not in _FAULTS:
         print(_usage(), file=sys.stderr)
         return 2
-    if fault in LASTING and os.environ.get("DAMAGE") != "1":
+    if fault in DAMAGING and os.environ.get("DAMAGE") != "1":
         print(
             f"break-release: {fault} leaves the history of its customers wrong for good, and reconciliation reports it;"
             " on a stack whose data you can discard (make down VOLUMES=1), add DAMAGE=1",

@@ -52,7 +52,7 @@ class CanaryTraffic:
 
     @property
     def seconds(self) -> float:
-        """Seconds from the first faulty response to the last request; without a failed one, the first request counts."""
+        """Seconds from the first failed request, or the first of all if none failed, to the last request."""
         began = self.first if self.first_failed is None else self.first_failed
         return 0.0 if began is None or self.last is None else self.last - began
 
@@ -80,7 +80,7 @@ def count(requests: Iterable[Request], canaries: set[str]) -> CanaryTraffic:
 
 @dataclass
 class RolloutResult:
-    """Result of a rollout: last state, highest weight, traffic, and the customers' failed requests and wrong responses."""
+    """Last state, highest weight and traffic of a rollout, and the customers' failed requests and wrong responses."""
 
     state: Mapping[str, Any] = field(default_factory=dict)
     weight: int = 0

@@ -11,7 +11,7 @@ import pytest
 
 from scripts.faults import break_release, customers, release, rollout
 from scripts.faults.customers import RequestStats
-from scripts.faults.faulty import DESCRIPTIONS, LASTING
+from scripts.faults.faulty import DESCRIPTIONS, DAMAGING
 from scripts.faults.release import Release
 from scripts.faults.result import CanaryTraffic, RolloutResult, count, thresholds
 from scripts.faults.rollout import Plan, Rollout, require_idle
@@ -250,7 +250,7 @@ def test_unknown_faults_are_answered_with_all_names(capsys: pytest.CaptureFixtur
     assert all(f"  {name} " in printed for name in DESCRIPTIONS if name not in ("none", "death"))
 
 
-@pytest.mark.parametrize("fault", LASTING)
+@pytest.mark.parametrize("fault", DAMAGING)
 def test_lasting_damage_needs_consent(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert break_release.main([fault]) == 2
     assert "DAMAGE=1" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def shown(secrets: dict[str, bytes], places: Iterable[tuple[str, bytes]]) -> lis
 
 def used(bank: ComposedBank) -> None:
     """Do what brings secrets near the logs: requests that succeed, fail and carry what they should not."""
-    account = bank.open(100)
+    account = bank.open_account(100)
     bank.post(f"/accounts/{account}/withdrawals", usd(1, reference="rent"))
     token = bank.secrets.joinpath("service_token").read_text(encoding="utf-8")
     for headers in ({"Authorization": f"Bearer {token}"}, {"X-Service-Token": token}, {"Cookie": f"token={token}"}):

@@ -30,7 +30,7 @@ def published(bank: ComposedBank, transaction_id: str, types: list[str]) -> list
 
 
 def test_a_deposit_reaches_the_history(bank: ComposedBank):
-    account = bank.open()
+    account = bank.open_account()
     deposit = bank.post(f"/accounts/{account}/deposits", usd(1050)).json()
 
     assert bank.balance(account) == 1050
@@ -45,7 +45,7 @@ def test_a_deposit_reaches_the_history(bank: ComposedBank):
 
 
 def test_a_transfer_is_atomic_and_in_both_statements(bank: ComposedBank):
-    alices, bobs = bank.open(500), bank.open(subject="bob")
+    alices, bobs = bank.open_account(500), bank.open_account(subject="bob")
     paid = bank.post("/transfers", usd(120, from_account=alices, to_account=bobs, reference="rent")).json()
 
     assert (bank.balance(alices), bank.balance(bobs, "bob")) == (380, 120)
@@ -62,7 +62,7 @@ def test_a_transfer_is_atomic_and_in_both_statements(bank: ComposedBank):
 
 
 def test_an_overdraft_is_refused_and_recorded(bank: ComposedBank):
-    account, other = bank.open(100), bank.open()
+    account, other = bank.open_account(100), bank.open_account()
     answer = bank.post("/transfers", usd(101, from_account=account, to_account=other))
 
     assert (answer.status_code, answer.json()["code"]) == (409, "insufficient-funds")
@@ -75,7 +75,7 @@ def test_an_overdraft_is_refused_and_recorded(bank: ComposedBank):
 
 
 def test_a_replayed_key_has_one_effect_across_replicas(bank: ComposedBank):
-    source, target = bank.open(1000), bank.open()
+    source, target = bank.open_account(1000), bank.open_account()
     body = usd(70, from_account=source, to_account=target)
     with ThreadPoolExecutor(30) as pool:
         answers = list(pool.map(lambda _: bank.post("/transfers", body, key=f"once-{source}"), range(60)))
@@ -93,7 +93,7 @@ def test_a_replayed_key_has_one_effect_across_replicas(bank: ComposedBank):
 
 
 def test_a_reversal_reaches_the_history_and_a_fraud_freeze_the_account(bank: ComposedBank):
-    alices, bobs = bank.open(50_000_000), bank.open(subject="bob")
+    alices, bobs = bank.open_account(50_000_000), bank.open_account(subject="bob")
     paid = bank.post("/transfers", usd(300, from_account=alices, to_account=bobs)).json()
     reversal = bank.post("/reversals", {"transaction_id": paid["id"]}, subject="bob").json()
     assert reversal["reverses"] == paid["id"] and bank.balance(alices) == 50_000_000

@@ -198,7 +198,7 @@ def test_account_service_cannot_change_posted_entries(bank: ComposedBank, statem
 
 @pytest.mark.parametrize("role", ["account_owner", "postgres"])
 def test_triggers_protect_posted_entries_from_owner_and_superuser(bank: ComposedBank, role: str):
-    bank.open(10)
+    bank.open_account(10)
     for statement in ("UPDATE entries SET amount = 0", "DELETE FROM transactions", "TRUNCATE entries"):
         code, said = as_role(bank, role, "account", statement)
         assert code != 0 and "BK001" in said, said
@@ -222,12 +222,12 @@ def test_ownership_of_an_older_database_is_migrated_under_load(bank: ComposedBan
         bank.sql(name, f"REASSIGN OWNED BY {name}_owner TO {name}")
     assert as_role(bank, "account", "account", "ALTER TABLE entries DISABLE TRIGGER append_only")[0] == 0
     assert as_role(bank, "account", "account", "ALTER TABLE entries ENABLE TRIGGER append_only")[0] == 0
-    source, target = bank.open(_MONEY), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(_MONEY), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         bank.compose("run", "--rm", "--no-deps", "-T", "postgres-setup")
         for name in ("account", "transaction"):
             bank.compose("run", "--rm", "--no-deps", "-T", f"{name}-migrate")
-    assert_exactly_once(bank, history, source, target, _MONEY)
-    assert history.retries == []
+    assert_exactly_once(bank, transfers, source, target, _MONEY)
+    assert transfers.retries == []
     test_no_service_role_owns_database_objects(bank)
     test_account_service_cannot_change_posted_entries(bank, "DELETE FROM entries")

@@ -25,7 +25,7 @@ def scale(bank: ComposedBank, replicas: int) -> None:
 
 def reconciled(bank: ComposedBank) -> None:
     """Fail unless both services agree once events have settled."""
-    report = bank.reconciled()
+    report = bank.reconciliation()
     assert (report["mismatches"], report["pending"]) == (0, 0), report
 
 
@@ -48,8 +48,8 @@ def exit_codes(bank: ComposedBank, service: str, count: int) -> Iterator[list[st
 
 
 def test_scaling_under_load_loses_no_request_and_new_replicas_serve(bank: ComposedBank):
-    source, target = bank.open(MONEY), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(MONEY), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         before = bank.addresses("account-service")
         scale(bank, 4)
         moment = now()
@@ -61,40 +61,40 @@ def test_scaling_under_load_loses_no_request_and_new_replicas_serve(bank: Compos
         time.sleep(2)
     # A replica that ignores SIGTERM while it starts is killed after 20 s (137), with requests in flight.
     assert len(codes) == 2 and "137" not in codes
-    assert (history.errors, history.retries) == ([], [])
-    assert_exactly_once(bank, history, source, target, MONEY)
+    assert (transfers.errors, transfers.retries) == ([], [])
+    assert_exactly_once(bank, transfers, source, target, MONEY)
 
 
 def test_a_killed_replica_loses_no_request_with_a_key(bank: ComposedBank):
-    source, target = bank.open(MONEY), bank.open()
+    source, target = bank.open_account(MONEY), bank.open_account()
     victim = bank.containers("account-service")[0]
     try:
-        with retrying_transfers(bank, source, target, clients=16) as history:
-            eventually(lambda: len(history.acknowledged) > 100)
+        with retrying_transfers(bank, source, target, clients=16) as transfers:
+            eventually(lambda: len(transfers.acknowledged) > 100)
             bank.docker("kill", victim)
             time.sleep(4)
     finally:
         bank.docker("start", victim)
     eventually(lambda: len(bank.addresses("account-service")) == 2)
-    assert (history.errors, history.retries) == ([], [])
-    assert_exactly_once(bank, history, source, target, MONEY)
+    assert (transfers.errors, transfers.retries) == ([], [])
+    assert_exactly_once(bank, transfers, source, target, MONEY)
     reconciled(bank)
 
 
 @pytest.mark.parametrize("service", ["postgres", "nats", "nginx"])
 def test_clients_recover_from_a_restart_under_load(bank: ComposedBank, service: str):
-    source, target = bank.open(MONEY), bank.open()
-    with retrying_transfers(bank, source, target) as history:
+    source, target = bank.open_account(MONEY), bank.open_account()
+    with retrying_transfers(bank, source, target) as transfers:
         time.sleep(1)
         bank.compose("restart", "--timeout", "20", service)
         begun = time.monotonic()
         bank.wait_until_answering()
         took = time.monotonic() - begun
         time.sleep(1)
-    print(f"{service}: answering {took:.1f} s after the restart; {len(history.retries)} retries by clients")
+    print(f"{service}: answering {took:.1f} s after the restart; {len(transfers.retries)} retries by clients")
     if service == "nats":
-        assert history.retries == [], "events wait, money does not"
-    assert_exactly_once(bank, history, source, target, MONEY)
+        assert transfers.retries == [], "events wait, money does not"
+    assert_exactly_once(bank, transfers, source, target, MONEY)
     reconciled(bank)
 
 

@@ -41,7 +41,7 @@ print(connection.recv(4096))
 @pytest.fixture(scope="module")
 def secured(bank: ComposedBank) -> Iterator[ComposedBank]:
     """The stack with TLS, and afterwards without, as the other tests want it; clients trust the lab's authority."""
-    account = bank.open(100)
+    account = bank.open_account(100)
     try:
         bank.script("scripts/stack/up.sh", TLS="1", BUILD="0")
         bank.api_url = bank.api_url.replace("http://", "https://")
@@ -84,10 +84,10 @@ def asked_nats(bank: ComposedBank, program: str, ca: str = "") -> tuple[int, str
 
 
 def test_a_transfer_over_https_reaches_the_history(secured: ComposedBank):
-    source, target = secured.open(1000), secured.open()
+    source, target = secured.open_account(1000), secured.open_account()
     paid = secured.post("/transfers", usd(70, from_account=source, to_account=target))
     assert paid.status_code == 201
-    report = secured.reconciled()
+    report = secured.reconciliation()
     assert (report["mismatches"], report["pending"]) == (0, 0)
     connections = secured.sql(
         "postgres",

@@ -15,7 +15,7 @@ from drills.monitoring.alerts import REPLICA, run, show
 from harness.promql import Count, table
 from harness.client import eventually, usd
 from harness.load import retrying_transfers
-from harness.rollout import SERVICES
+from harness.manual_rollout import SERVICES
 
 from shared.testing.paths import ROOT
 
@@ -51,7 +51,7 @@ def counted(bank: ComposedBank) -> list[Count]:
 
 
 def test_every_selector_of_every_rule_finds_series_under_load(bank: ComposedBank):
-    source, target = bank.open(1_000_000), bank.open()
+    source, target = bank.open_account(1_000_000), bank.open_account()
     # Rules convert minor units by currency: none, three and four decimals beside the dollar's two.
     for currency in ("JPY", "KWD", "CLF"):
         account = bank.post("/accounts", {"currency": currency}).json()["id"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from harness.browser import DESKTOP, PHONE, Browser, Looked, chromium
 from harness.composed_stack import ComposedBank
-from harness.rollout import SERVICES, running_rollout
+from harness.manual_rollout import SERVICES, running_rollout
 
 from shared.testing.paths import ROOT
 

@@ -27,7 +27,7 @@ EMPTY = {
 
 
 def test_every_panel_has_data_under_load(bank: ComposedBank):
-    source, target = bank.open(60_000_000_000), bank.open()
+    source, target = bank.open_account(60_000_000_000), bank.open_account()
     counts: list[Count] = []
 
     def complete() -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from harness.composed_stack import ComposedBank, now
 from harness.client import eventually, usd
-from harness.rollout import SERVICES, renewing, roll_back, rollout_cli, start_rollout
+from harness.manual_rollout import SERVICES, renewing, roll_back, rollout_cli, start_rollout
 
 from scripts.faults import release
 from scripts.faults.customers import connect, open_accounts
@@ -69,7 +69,7 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
         assert selected == pools(bank, list(selected)), "a client stays on its track"
         assert 10 <= list(selected.values()).count("canary") <= 55, "about a tenth"
 
-        source, target = bank.open(1_000), bank.open()
+        source, target = bank.open_account(1_000), bank.open_account()
         bank.post("/transfers", usd(5, from_account=source, to_account=target))
         rehearsed = 'sum(bank_events_consumed_total{track="canary", outcome="dry_run"}) > 0'
 
@@ -82,7 +82,7 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
         probed = eventually(lambda: rollout_cli(bank, "renew", rollout)["verdict"].get("contract"), 180)
         assert probed.startswith("0 of "), probed
         eventually(lambda: bank.prometheus.query(rehearsed), 180)
-        assert bank.reconciled()["mismatches"] == 0
+        assert bank.reconciliation()["mismatches"] == 0
         bank.run_module(ACCOUNT, "app.verify")
 
     aborted = time.monotonic()

@@ -2,7 +2,7 @@
 
     make drills DRILL=autoscale [ARGS="--scale-downs 50 --swarm"]
 
-Prints a timeline; exits 1 if it takes too long until enough replicas serve, or if a request is lost. It starts a
+Prints a timeline; exits 1 if it takes too long until enough replicas serve, or if a request fails. It starts a
 dedicated stack with small targets, so that one machine can serve the load, and short stabilization windows. With
 --swarm it is a Swarm stack from the same docker-compose.yml.
 """
@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank, SwarmBank, one_node_swarm
-from harness.load import Load, assert_one_effect_each, open_loop
+from harness.load import Load, assert_transfers_posted_once, open_loop
 from harness.client import eventually
 
 SERVICE = "account-service"
@@ -187,9 +187,7 @@ def scale_down_manually(stack: AutoscaledStack, load: Load, wanted: int) -> int:
         stack.bank.operate("scale", SERVICE, str(INITIAL_REPLICAS))
         eventually(lambda: stack.healthy(INITIAL_REPLICAS), 180, every=1)
         removed += count - INITIAL_REPLICAS
-        info(
-            f"  {removed} replicas removed at {load.rate:.0f} requests/s: {len(load.lost)} of {load.sent} requests lost"
-        )
+        info(f"  {removed} replicas removed at {load.rate:.0f}/s: {len(load.failed)} of {load.sent} requests failed")
     stack.bank.operate("resume")
     return removed
 
@@ -204,28 +202,30 @@ def run(bank: ComposedBank, wanted: int) -> list[str]:
         time.sleep(30)
         scale_up_seconds = measure_scale_up(stack, load)
         time.sleep(15)
-        lost = len(load.lost)
-        info(f"scaled up: {lost} of {load.sent} requests lost, slowest {load.slowest:.1f} s, latest {load.late:.1f} s")
+        failed = len(load.failed)
+        info(
+            f"scaled up: {failed} of {load.sent} requests failed, slowest {load.slowest:.1f} s, late {load.late:.1f} s"
+        )
         load.rate, dropped = BASE_RATE, time.time()
         scaled_down = becomes_true(180, lambda: stack.replicas(INITIAL_REPLICAS))
         result = "scaled down" if scaled_down else "NOT scaled down"
-        seconds, lost = time.time() - dropped, len(load.lost) - lost
-        info(f"load dropped: {result} to {INITIAL_REPLICAS} replicas after {seconds:.0f} s, {lost} requests lost")
+        seconds, failed = time.time() - dropped, len(load.failed) - failed
+        info(f"load dropped: {result} to {INITIAL_REPLICAS} replicas after {seconds:.0f} s, {failed} requests failed")
         removed = scale_down_manually(stack, load, wanted) if wanted else 0
-    assert_one_effect_each(bank, load)
-    info(f"total: {len(load.lost)} of {load.sent} requests lost; {removed} replicas removed; ledger consistent")
-    for line in load.lost[:10]:
-        info(f"  lost: {line}")
-    return missed(scale_up_seconds, scaled_down, len(load.lost))
+    assert_transfers_posted_once(bank, load)
+    info(f"total: {len(load.failed)} of {load.sent} requests failed; {removed} replicas removed; ledger consistent")
+    for line in load.failed[:10]:
+        info(f"  failed: {line}")
+    return missed(scale_up_seconds, scaled_down, len(load.failed))
 
 
-def missed(scale_up_seconds: float, scaled_down: bool, lost: int) -> list[str]:
+def missed(scale_up_seconds: float, scaled_down: bool, failed: int) -> list[str]:
     """Return the thresholds that were missed."""
     when = "never within 180 s" if math.isinf(scale_up_seconds) else f"after {scale_up_seconds:.1f} s"
     thresholds = {
         f"enough replicas served {when}, threshold {MAX_SECONDS} s": scale_up_seconds > MAX_SECONDS,
         f"the autoscaler did not scale down to {INITIAL_REPLICAS} replicas within 180 s": not scaled_down,
-        f"{lost} requests were lost": lost > 0,
+        f"{failed} requests failed": failed > 0,
     }
     return [line for line, is_missed in thresholds.items() if is_missed]
 

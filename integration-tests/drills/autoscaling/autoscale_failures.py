@@ -235,8 +235,8 @@ def main() -> int:
                         wrong += run(drill, fault)
                     progress.step("the image is untagged")
                     wrong += nameless_image(drill)
-                info(f"{len(load.lost)} of {load.sent} requests lost")
-                wrong += [f"lost: {one}" for one in load.lost[:5]]
+                info(f"{len(load.failed)} of {load.sent} requests failed")
+                wrong += [f"failed request: {one}" for one in load.failed[:5]]
                 bank.assert_ledger_is_sound()
             finally:
                 bank.close()

@@ -269,7 +269,7 @@ def open_accounts(bank: Bank, log: Log) -> list[str]:
     accounts = []
     for number in range(ACCOUNTS):
         subject = _SUBJECTS[number % len(_SUBJECTS)]
-        account = bank.open(subject=subject)
+        account = bank.open_account(subject=subject)
         key = f"opening-{number}"
         answer = bank.post(
             f"/accounts/{account}/deposits", usd(OPENING_BALANCE, reference=key), subject=subject, key=key

@@ -96,7 +96,7 @@ def check(bank: ComposedBank, log: Log, accounts: list[str]) -> list[str]:
     found = findings(log.asked, ledger, evidence.events(bank), evidence.told(bank, accounts))
     errors = {answer: count for answer, count in log.answers.items() if answer.startswith("500")}
     found += [f"{count} responses were {answer}" for answer, count in errors.items()]
-    report = bank.reconciled()
+    report = bank.reconciliation()
     if (report["mismatches"], report["pending"]) != (0, 0):
         found.append(f"reconciliation: {report}")
     info(

@@ -63,7 +63,7 @@ def is_consistent(bank: LocalBank) -> bool:
         broken = ""
     except AssertionError as error:
         broken = str(error)
-    reconciliation = bank.reconciled()
+    reconciliation = bank.reconciliation()
     met = not broken and not reconciliation["mismatches"] and not reconciliation["pending"]
     figures = ", ".join(f"{reconciliation[name]} {name}" for name in ("checked", "mismatches", "pending"))
     return check(met, f"ledger: {broken or 'all invariants hold'}; history: {figures}")

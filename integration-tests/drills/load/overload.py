@@ -26,13 +26,14 @@ from typing import Any
 
 from bench.bench import UNIFORM, Bench, Failure, started
 from harness.client import repeating
-from harness.commands import Result, finish
+from harness.commands import finish
 from harness.load import Response, send_once
 
 from shared.testing import lab_keys
 from shared.testing.local_stack import ACCOUNT, LocalStack, StackError
 from shared.testing.postgres import PostgresNotInstalled
 from shared.testing.progress import Progress
+from shared.testing.thresholds import Threshold
 
 OFFERED = 3.0
 NORMAL = 0.6
@@ -204,7 +205,7 @@ def recovered(normal: Phase) -> bool:
     return bool(later) and all(second[True] and not second[False] for second in later)
 
 
-def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Result]:
+def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]:
     """Return the results of all rounds."""
     rejected = [one for each in rounds for one in each.overload.probes if one.status in (429, 503)]
     accepted = [ms for each in rounds for ms in each.overload.probes_ms(201)]
@@ -219,27 +220,27 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Result]:
     back = sum(recovered(each.normal) for each in rounds)
     after = statistics.median(each.normal.goodput / each.normal.offered for each in rounds)
     found = [
-        Result(f"offered ÷ peak >= {OFFERED}", f"{offered:.2f}", offered >= OFFERED),
-        Result(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),
-        Result("responses other than 201, 429 and 503: 0", f"{other} of {answers.total()}", other == 0),
-        Result(
+        Threshold(f"offered ÷ peak >= {OFFERED}", f"{offered:.2f}", offered >= OFFERED),
+        Threshold(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),
+        Threshold("responses other than 201, 429 and 503: 0", f"{other} of {answers.total()}", other == 0),
+        Threshold(
             f"accepted: p99 in NGINX's log and p95 of probes <= {ACCEPTED_MS} ms",
             f"{logged:.0f} ms, {accepted_p95:.0f} ms ({len(accepted)} probes)",
             max(logged, accepted_p95) <= ACCEPTED_MS,
         ),
-        Result(
+        Threshold(
             f"rejected: p95 of probes <= {REJECTED_MS} ms, all with Retry-After",
             f"{rejected_p95:.0f} ms, {with_retry_after} of {len(rejected)} with Retry-After",
             rejected_p95 <= REJECTED_MS and with_retry_after == len(rejected) > 0,
         ),
-        Result(
+        Threshold(
             f"none rejected later than {RECOVERY_SECONDS} s after the overload, at {NORMAL:.0%} of peak",
             f"{back} of {len(rounds)} rounds; {after:.1%} of the offered transfers are in the ledger",
             back == len(rounds),
         ),
     ]
     for name, peak in memory.items():
-        found.append(Result(f"peak memory of {name} <= {MEMORY_MB} MB", f"{peak:.0f} MB", peak <= MEMORY_MB))
+        found.append(Threshold(f"peak memory of {name} <= {MEMORY_MB} MB", f"{peak:.0f} MB", peak <= MEMORY_MB))
     return found
 
 
@@ -274,7 +275,7 @@ def main() -> int:
         progress.finished(str(failure), good=False)
         return 1
     found = checks(rounds, drill.memory.peak)
-    found.append(Result("ledger invariants", broken or "hold", not broken))
+    found.append(Threshold("ledger invariants", broken or "hold", not broken))
     return finish(progress, found)
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from harness.client import repeating
-from harness.commands import Result, finish
+from harness.commands import finish
 from harness.load import Response, send_once
 
 from shared.testing.paths import ROOT
@@ -34,6 +34,7 @@ from shared.testing.ports import free_port
 from shared.testing.postgres import PostgresNotInstalled, PostgresServer
 from shared.testing.processes import Process, stop_all
 from shared.testing.progress import Progress
+from shared.testing.thresholds import Threshold
 
 SERVICE = "transaction-service"
 CONCURRENT = 20
@@ -238,7 +239,7 @@ def read_whole(service: Service, folder: Path, entries: int) -> tuple[float, boo
     return seconds, complete
 
 
-def measure(service: Service, folder: Path, entries: int, seconds: float, progress: Progress) -> list[Result]:
+def measure(service: Service, folder: Path, entries: int, seconds: float, progress: Progress) -> list[Threshold]:
     """Run all measurements and return their results."""
     probe(service, 3)
     progress.step(f"other requests alone, {seconds:.0f} s; idle {service.memory_mb():.0f} MB")
@@ -262,21 +263,21 @@ def measure(service: Service, folder: Path, entries: int, seconds: float, progre
     slower = p99(beside) / normal
     failed = sum(response.status != 200 for response in beside)
     return [
-        Result(
+        Threshold(
             f"peak memory <= {MAX_MEMORY_MB} MB", f"{service.memory_mb():.0f} MB", service.memory_mb() <= MAX_MEMORY_MB
         ),
-        Result(
+        Threshold(
             f"p99 of other requests alongside them <= {MAX_SLOWDOWN} × without them",
             f"{p99(beside):.1f} ms, {normal:.1f} ms without: {slower:.2f} ×, {len(beside)} requests",
             slower <= MAX_SLOWDOWN,
         ),
-        Result("failed other requests: 0", f"{failed} of {len(beside)}", failed == 0),
-        Result(f"statements still being read at the end: {CONCURRENT}", str(running), running == CONCURRENT),
-        Result(
+        Threshold("failed other requests: 0", f"{failed} of {len(beside)}", failed == 0),
+        Threshold(f"statements still being read at the end: {CONCURRENT}", str(running), running == CONCURRENT),
+        Threshold(
             f"one more than {MAX_CONCURRENT} concurrent statements is rejected with 429", str(refused), refused == 429
         ),
-        Result("work stops when clients disconnect: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
-        Result("a statement read to the end is complete", f"{complete}, {took:.1f} s", complete),
+        Threshold("work stops when clients disconnect: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
+        Threshold("a statement read to the end is complete", f"{complete}, {took:.1f} s", complete),
     ]
 
 

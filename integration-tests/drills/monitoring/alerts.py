@@ -86,7 +86,7 @@ def stopped(service: str) -> Callable[[ComposedBank], Callable[[], object]]:
 
 def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
     """Change one balance directly in the database."""
-    account = bank.open(1000)
+    account = bank.open_account(1000)
     change = "UPDATE accounts SET balance = balance {} WHERE id = '" + account + "'"
     bank.sql("account", change.format("+ 7"))
     return lambda: bank.sql("account", change.format("- 7"))
@@ -155,7 +155,7 @@ def _load(bank: ComposedBank, wanted: bool) -> Iterator[None]:
     if not wanted:
         yield
         return
-    source, target = bank.open(1_000_000), bank.open()
+    source, target = bank.open_account(1_000_000), bank.open_account()
     with retrying_transfers(bank, source, target, clients=2):
         yield
 

@@ -145,7 +145,7 @@ def wrong_balances(bank: ComposedBank, accounts: list[str], transfers: set[str])
 def check_agreement(bank: ComposedBank, accounts: list[str], report: Report) -> None:
     """Compare ledger, balances and history, and check that the broker has every event."""
     bank.assert_ledger_is_sound()
-    reconciliation = bank.reconciled(_PATIENCE_SECONDS)
+    reconciliation = bank.reconciliation(_PATIENCE_SECONDS)
     ledger = posted(bank, "account")
     report.at_most("accounts that the reconciliation finds wrong", reconciliation["mismatches"], 0)
     report.at_most("accounts whose history is not complete yet", reconciliation["pending"], 0)
@@ -163,7 +163,7 @@ def missing_events(bank: ComposedBank) -> int:
 
 def run(bank: ComposedBank, seconds: float, report: Report) -> None:
     """Lose, restore and compare."""
-    accounts = [bank.open(_MONEY) for _ in range(_ACCOUNTS)]
+    accounts = [bank.open_account(_MONEY) for _ in range(_ACCOUNTS)]
     clients = Clients()
     with load(bank, accounts, clients):
         time.sleep(2)

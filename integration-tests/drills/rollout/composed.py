@@ -5,11 +5,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness.commands import check, info
+from harness.commands import check_threshold, info
 from harness.composed_stack import ComposedBank
 from scripts.faults import release
 from scripts.faults.customers import Customer, connect, open_accounts
-from scripts.faults.faulty import LASTING
+from scripts.faults.faulty import DAMAGING
 from scripts.faults.result import RolloutResult, thresholds
 from scripts.faults.rollout import Plan, Rollout, roll_out
 from scripts.faults.stack import Stack
@@ -17,10 +17,10 @@ from scripts.faults.stack import Stack
 from shared.testing.progress import Progress
 from shared.testing.thresholds import Threshold
 
-# Faults that corrupt the history come last.
+# Faults that damage the history come last.
 FAULTS = (
     *("401-all", "404-all", "422-valid", "409-half", "wrong-balance-field", "leak", "cpu-x3", "slow-1-in-50"),
-    *("bad-config", *LASTING),
+    *("bad-config", *DAMAGING),
 )
 AA = "aa"
 _AA_ROLLOUTS = 10
@@ -42,13 +42,13 @@ class ComposedDrill:
 
     def faulty(self, fault: str) -> None:
         """Roll out a release with a fault, and roll it back if the analysis does not."""
-        mismatches = self._bank.reconciled()["mismatches"]
+        mismatches = self._bank.reconciliation()["mismatches"]
         try:
             result = self._run(release.build(self._stack, fault), Plan(_DRIVER, run_all_steps=False), _RATE)
         finally:
             release.remove(self._stack)
         self._check(fault, thresholds(fault, result))
-        self._check_ledger(fault, None if fault in LASTING else mismatches)
+        self._check_ledger(fault, None if fault in DAMAGING else mismatches)
 
     def equal(self) -> None:
         """Roll out the running release repeatedly; it must be promoted each time."""
@@ -71,13 +71,13 @@ class ComposedDrill:
 
     def _check(self, name: str, found: Sequence[Threshold]) -> None:
         self.missed += [
-            f"{name}: {each.name}" for each in found if not check(each.met, f"{name}: {each.name}: {each.value}")
+            f"{name}: {each.name}" for each in found if not check_threshold(each._replace(name=f"{name}: {each.name}"))
         ]
 
     def _check_ledger(self, name: str, mismatches: int | None) -> None:
         """Check the ledger's invariants; and that history and ledger differ as before, unless that is the fault."""
         self._bank.assert_ledger_is_sound()
-        report = self._bank.reconciled()
+        report = self._bank.reconciliation()
         met = mismatches is None or report["mismatches"] == mismatches
         self._check(name, [Threshold("ledger sound", f"{report['mismatches']} mismatches with the history", met)])
 

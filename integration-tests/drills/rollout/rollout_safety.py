@@ -3,7 +3,7 @@
     make drills DRILL=rollout_safety [ARGS="--only full-disk,frozen --rate 40"]
 
 It deploys releases with Ansible from a dedicated registry on Docker, under load. The folders of the rollout state and
-of NGINX's selection are small file systems of their own, so it needs root. Exits 1 when a check fails.
+of NGINX's selection are small file systems of their own, so it needs root. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 from harness.client import eventually
 from harness.commands import exit_code, info, run
 from harness.load import customers
-from drills.rollout.rollouts import Drill, deployed_bank, print_timeline, rollback
+from drills.rollout.deployed import DeployedDrill, deployed_bank, print_timeline, rollback
 
 from shared.testing.progress import Progress
 
@@ -65,55 +65,54 @@ def canary_at(weight: int, before: str, state: dict[str, Any]) -> bool:
     return bool(state["id"] != before and state["phase"] == "canary" and state["weight"] == weight)
 
 
-def check_end(drill: Drill, name: str) -> None:
+def check_end(drill: DeployedDrill, name: str) -> None:
     """Wait for the end of the rollout, and check that one version serves all clients."""
     bank = drill.bank
     eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 120)
     print_timeline(bank.state(), bank.state()["history"][0]["at"])
-    drill.check(not bank.containers("baseline"), f"{name}: baselines left: {bank.containers('baseline')}")
-    drill.check_only_stable_serves(name, drill.good[-1])
+    baselines = bank.containers("baseline")
+    drill.check(f"{name}: no baseline left", baselines or "none", not baselines)
+    drill.check_only_stable_serves(name)
 
 
-def full_disk(drill: Drill, disks: list[Disk]) -> None:
+def full_disk(drill: DeployedDrill, disks: list[Disk]) -> None:
     """The disks fill up at 10 %: rollout-service rolls a faulty canary back as usual, and so does `make rollback`."""
     bank = drill.bank
     with customers(bank, drill.rate) as result:
         before = bank.state()["id"]
         process = bank.start_deploy(drill.releases.derive("bad-errors", "base", "errors"))
-        bank.reached(process, partial(canary_at, 10, before))
+        bank.wait_for_state(process, partial(canary_at, 10, before))
         check_automatic_rollback("full disk", drill, process, disks, Disk.fill)
         before = bank.state()["id"]
-        process = bank.start_deploy(drill.next_good())
-        drill.good.pop()
-        bank.reached(process, partial(canary_at, 10, before))
+        process = bank.start_deploy(drill.build_good_release())
+        bank.wait_for_state(process, partial(canary_at, 10, before))
         for disk in disks:
             disk.fill()
         check_manual_rollback(drill, "full disk", lambda: bank.revision() == "stable")
         repair(disks)
         process.communicate(timeout=600)
-    drill.check_no_loss(result, "full disk")
+    drill.check_requests("full disk", result)
     check_end(drill, "full disk")
 
 
-def read_only(drill: Drill, disks: list[Disk]) -> None:
+def read_only(drill: DeployedDrill, disks: list[Disk]) -> None:
     """The disks become read-only at 10 %: NGINX cannot be switched, so the canaries are removed."""
     bank = drill.bank
     with customers(bank, drill.rate) as result:
         before = bank.state()["id"]
-        process = bank.start_deploy(drill.next_good())
-        drill.good.pop()
-        bank.reached(process, partial(canary_at, 10, before))
+        process = bank.start_deploy(drill.build_good_release())
+        bank.wait_for_state(process, partial(canary_at, 10, before))
         for disk in disks:
             disk.read_only(True)
         check_manual_rollback(drill, "read-only", lambda: not bank.containers("canary"))
         repair(disks)
         process.communicate(timeout=600)
-    drill.check_no_loss(result, "read-only")
+    drill.check_requests("read-only", result)
     check_end(drill, "read-only")
 
 
 def check_automatic_rollback(
-    name: str, drill: Drill, process: "subprocess.Popen[str]", disks: list[Disk], fault: Callable[[Disk], None]
+    name: str, drill: DeployedDrill, process: "subprocess.Popen[str]", disks: list[Disk], fault: Callable[[Disk], None]
 ) -> None:
     """Break the disks, and measure until rollout-service has rolled a faulty canary back."""
     for disk in disks:
@@ -121,24 +120,29 @@ def check_automatic_rollback(
     began = time.time()
     eventually(lambda: drill.bank.revision() == "stable", 120)
     took = time.time() - began
-    drill.check(took <= MAX_SECONDS_AUTOMATIC_ROLLBACK, f"{name}: the faulty canary was rolled back after {took:.1f} s")
+    drill.check(
+        f"{name}: the faulty canary is rolled back after at most {MAX_SECONDS_AUTOMATIC_ROLLBACK:.0f} s",
+        f"{took:.1f} s",
+        took <= MAX_SECONDS_AUTOMATIC_ROLLBACK,
+    )
     output, _ = process.communicate(timeout=600)
-    drill.check(process.returncode != 0, f"{name}: the deployment fails")
+    drill.check(f"{name}: deployment fails", f"exit code {process.returncode}", process.returncode != 0)
     repair(disks)
     eventually(lambda: drill.bank.state()["phase"] == "idle", 60)
     if drill.bank.state()["outcome"] != "rolled-back":
         print(output[-3000:])
 
 
-def check_manual_rollback(drill: Drill, name: str, off: Callable[[], bool]) -> None:
+def check_manual_rollback(drill: DeployedDrill, name: str, off: Callable[[], bool]) -> None:
     """Measure from `make rollback` until the canary has no traffic."""
     began = time.time()
     process = rollback(drill.bank)
     eventually(off, 120)
     took = time.time() - began
     drill.check(
+        f"{name}: `make rollback` removes the canary from traffic after at most {MAX_SECONDS_MANUAL_ROLLBACK:.0f} s",
+        f"{took:.1f} s",
         took <= MAX_SECONDS_MANUAL_ROLLBACK,
-        f"{name}: `make rollback` removes the canary from traffic after {took:.1f} s",
     )
     with suppress(subprocess.TimeoutExpired):
         process.communicate(timeout=120)
@@ -150,56 +154,66 @@ def repair(disks: list[Disk]) -> None:
         disk.repair()
 
 
-def frozen(drill: Drill, _disks: list[Disk]) -> None:
+def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
     """A driver freezes at 10 %, another one deploys to the end, and the first one wakes up: nothing changes."""
     bank = drill.bank
     before = bank.state()["id"]
-    first = bank.start_deploy(drill.next_good())
-    drill.good.pop()
-    bank.reached(first, partial(canary_at, 10, before))
+    first = bank.start_deploy(drill.build_good_release())
+    bank.wait_for_state(first, partial(canary_at, 10, before))
     os.killpg(first.pid, signal.SIGSTOP)
     began = time.time()
     try:
         eventually(lambda: bank.state()["phase"] == "idle" and bank.revision() == "stable", 240)
         info(f"  stable alone {time.time() - began:.0f} s after the driver froze")
-        bank.leave_driver()
-        done = bank.deploy(drill.next_good())
-        drill.check(done.code == 0, f"frozen: another driver deploys ({done.ended - done.began:.0f} s)")
+        bank.detach_driver()
+        second = drill.build_good_release()
+        done = bank.deploy(second)
+        drill.promoted.append(second.stem)
+        drill.check("frozen: another driver deploys", f"after {done.ended - done.began:.0f} s", done.code == 0)
         if done.code:
             print(done.output[-4000:])
         winner = bank.state()["id"]
     finally:
         os.killpg(first.pid, signal.SIGCONT)
     output, _ = first.communicate(timeout=600)
-    drill.check(first.returncode != 0, "frozen: the first driver fails when it wakes up")
-    drill.check("is not the current one" in " ".join(output.split()), "frozen: its message names the current rollout")
+    drill.check("frozen: the first driver fails when it wakes up", f"exit code {first.returncode}", first.returncode)
+    message = " ".join(output.split())
+    drill.check(
+        "frozen: its message names the current rollout", repr(message[-200:]), "is not the current one" in message
+    )
     time.sleep(5)
     state = bank.state()
-    drill.check((state["id"], state["outcome"]) == (winner, "promoted"), f"frozen: {state['phase']}: {state['reason']}")
-    drill.check(bank.deployed() == drill.good[-1], f"frozen: {bank.deployed()} is recorded as deployed")
+    drill.check(
+        "frozen: the second rollout stays promoted",
+        f"{state['phase']}: {state['reason']}",
+        (state["id"], state["outcome"]) == (winner, "promoted"),
+    )
+    drill.check(f"frozen: {drill.stable} is recorded as deployed", bank.deployed(), bank.deployed() == drill.stable)
     check_end(drill, "frozen")
 
 
-def two_drivers(drill: Drill, _disks: list[Disk]) -> None:
+def two_drivers(drill: DeployedDrill, _disks: list[Disk]) -> None:
     """Two drivers deploy at the same time: one version is promoted, and every client is on it."""
     bank = drill.bank
-    releases = [drill.next_good(), drill.next_good()]
-    drill.good[-2:] = []
+    releases = [drill.build_good_release(), drill.build_good_release()]
     drivers = []
     for release in releases:
         drivers.append(bank.start_deploy(release))
-        bank.leave_driver()
+        bank.detach_driver()
     outputs = [driver.communicate(timeout=1200)[0] for driver in drivers]
     codes = [driver.returncode for driver in drivers]
-    drill.check(codes.count(0) >= 1, f"two drivers: exit codes {codes}")
+    drill.check("two drivers: at least one succeeds", f"exit codes {codes}", 0 in codes)
     if codes.count(0) == 0:
         print("\n".join(output[-2000:] for output in outputs))
-    drill.good.append(bank.state()["version"] if bank.state()["outcome"] == "promoted" else drill.good[-1])
-    drill.check(bank.deployed() == drill.good[-1], f"two drivers: {bank.deployed()} is recorded as deployed")
+    if (state := bank.state())["outcome"] == "promoted":
+        drill.promoted.append(state["version"])
+    drill.check(
+        f"two drivers: {drill.stable} is recorded as deployed", bank.deployed(), bank.deployed() == drill.stable
+    )
     check_end(drill, "two drivers")
 
 
-SCENARIOS: dict[str, Callable[[Drill, list[Disk]], None]] = {
+SCENARIOS: dict[str, Callable[[DeployedDrill, list[Disk]], None]] = {
     "full-disk": full_disk,
     "read-only": read_only,
     "frozen": frozen,
@@ -218,15 +232,15 @@ def small_disks(folder: Path) -> Iterator[list[Disk]]:
 
 
 def run_scenarios(folder: Path, names: list[str], rate: float) -> list[str]:
-    """Set up the stack, run the scenarios, and return the failed checks."""
+    """Set up the stack, run the scenarios, and return the thresholds that were missed."""
     with small_disks(folder) as disks, deployed_bank(folder, STEPS) as (bank, releases):
         try:
-            drill = Drill(bank, releases, rate, True, (1,), ["base"])
+            drill = DeployedDrill(bank, releases, rate, True, (1,))
             progress = Progress("drill rollout_safety", len(names))
             for name in names:
                 progress.step(f"{name}: {(SCENARIOS[name].__doc__ or '').splitlines()[0]}")
                 SCENARIOS[name](drill, disks)
-            return drill.failures
+            return drill.missed
         finally:
             repair(disks)
 
@@ -244,9 +258,9 @@ def main() -> int:
         info("error: this drill mounts file systems, so it must run as root")
         return 1
     with tempfile.TemporaryDirectory() as folder:
-        failures = run_scenarios(Path(folder), names, options.rate)
-    info(f"{len(names)} scenarios, {len(failures)} failed checks")
-    return exit_code(failures)
+        missed = run_scenarios(Path(folder), names, options.rate)
+    info(f"{len(names)} scenarios, {len(missed)} thresholds missed")
+    return exit_code(missed)
 
 
 if __name__ == "__main__":

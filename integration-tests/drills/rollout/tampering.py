@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness import commands
-from harness.registry import LocalRegistry, Registry, alter_parts
+from harness.registry import ImageRepository, LocalRegistry, alter_sbom
 from harness.deployed_stack import REPOSITORY, DeployedBank, Releases
 
 from shared.testing.paths import ROOT
@@ -57,16 +57,16 @@ class Drill:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.local = LocalRegistry(folder / "registry")
-        self.prefix = self.local.prefix
-        self.registry = Registry(self.local.address, "bank/account-service")
+        self.registry = LocalRegistry(folder / "registry")
+        self.prefix = self.registry.prefix
+        self.repository = ImageRepository(self.registry.address, "bank/account-service")
         self.tags: list[str] = []
         self.failures = 0
         for name in ("first", "next"):
             cosign("generate-key-pair", "--output-key-prefix", folder / name)
 
     def close(self) -> None:
-        self.local.close()
+        self.registry.close()
 
     def build(self, version: str) -> str:
         """Build and push account-service:VERSION; return its reference by digest."""
@@ -102,7 +102,7 @@ class Drill:
         self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0, rehearsal: bool = True
     ) -> str:
         """Return '' if the verification accepts the release, otherwise its error."""
-        file = self.folder / "asked.json"
+        file = self.folder / "verified.json"
         file.write_text(json.dumps(manifest), encoding="utf-8")
         command = [sys.executable, "-m", "scripts.release.verify_release", str(file), "--repository", REPOSITORY]
         for key in keys:
@@ -120,8 +120,8 @@ class Drill:
         """Print and count one case; a rejection must have the expected reason."""
         good = bool(answer) == refused and reason in answer
         self.failures += not good
-        said = answer.splitlines()[0].removeprefix("release: REJECTED: ")[:150] if answer else "accepted"
-        commands.check(good, f"{what}: {said}")
+        message = answer.splitlines()[0].removeprefix("release: REJECTED: ")[:150] if answer else "accepted"
+        commands.check(good, f"{what}: {message}")
 
 
 def digest_of(image: str) -> str:
@@ -139,7 +139,7 @@ def with_image(manifest: Manifest, image: str) -> Manifest:
 def altered_layer(drill: Drill, manifest: Manifest) -> str:
     """Change a byte of a layer in the registry's storage; return Docker's error when pulling it, '' without one."""
     image = manifest["banking_app_release"]["images"]["account-service"]
-    layer = drill.registry.manifest_layers(digest_of(image))[0].removeprefix("sha256:")
+    layer = drill.repository.manifest_layers(digest_of(image))[0].removeprefix("sha256:")
     blob = drill.folder / "registry/images/docker/registry/v2/blobs/sha256" / layer[:2] / layer / "data"
     content = bytearray(blob.read_bytes())
     content[len(content) // 2] ^= 1
@@ -162,23 +162,23 @@ def tamper(drill: Drill, good: Manifest) -> None:
     run("docker", "push", "--quiet", f"{drill.prefix}/account-service:good")
     drill.expect("3 tag moved: what it names now", drill.verify(with_image(good, unsigned)), True, "no signature")
     drill.expect("  and the release itself, by digest", drill.verify(good), False)
-    drill.registry.attach(digest_of(image), digest_of(unsigned))
+    drill.repository.attach(digest_of(image), digest_of(unsigned))
     drill.expect("4 signature copied to another digest", drill.verify(with_image(good, unsigned)), True, "no signature")
-    bad_parts = drill.release("parts", 201)
-    own = digest_of(bad_parts["banking_app_release"]["images"]["account-service"])
+    attested = drill.release("attested", 201)
+    own = digest_of(attested["banking_app_release"]["images"]["account-service"])
     # Attached unchanged first, so that the rejections below are due to the changes.
-    drill.registry.attach(own, own)
-    drill.expect("  a release with everything attached again", drill.verify(bad_parts), False)
-    if not drill.registry.attach(own, own, alter_parts):
-        raise RuntimeError("the drill found no list of parts to alter")
-    drill.expect("6 list of parts altered", drill.verify(bad_parts), True, "SBOM")
+    drill.repository.attach(own, own)
+    drill.expect("  a release with everything attached again", drill.verify(attested), False)
+    if not drill.repository.attach(own, own, alter_sbom):
+        raise RuntimeError("the drill found no SBOM to alter")
+    drill.expect("6 SBOM altered", drill.verify(attested), True, "SBOM")
     bare = drill.release("bare", 202, ATTEST="0")
-    parts = drill.folder / "parts" / "account-service.cdx.json"
+    sbom = drill.folder / "attested" / "account-service.cdx.json"
     bare_image = bare["banking_app_release"]["images"]["account-service"]
     signing = drill.folder / "signing.json"
     cosign("signing-config", "create", "--out", signing)
     signs = ("--key", str(drill.folder / "first.key"), "--signing-config", str(signing))
-    cosign("attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", parts, bare_image)
+    cosign("attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", sbom, bare_image)
     drill.expect("7 provenance missing", drill.verify(bare), True, "no attested provenance")
     other = drill.release("other", 203, repository="https://git.example/somebody-else")
     drill.expect("8 provenance of another repository", drill.verify(other), True, "its provenance is not")
@@ -231,8 +231,8 @@ def deploy(drill: Drill, _good: Manifest) -> None:
             for what, (content, reason) in cases.items():
                 tampered.write_text(content, encoding="utf-8")
                 done = bank.deploy(tampered)
-                said = " ".join(done.output.split())
-                answer = reason if reason in said else said[-150:]
+                output = " ".join(done.output.split())
+                answer = reason if reason in output else output[-150:]
                 drill.expect(f"Ansible: {what}", answer if done.code else "", True, reason)
                 if bank.containers("stable"):
                     drill.expect(f"Ansible: {what}: something was started", "", True)

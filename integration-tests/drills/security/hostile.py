@@ -27,7 +27,7 @@ from harness.commands import check, info, run
 from harness.composed_stack import ComposedBank, now
 from drills.security.hostile_requests import CraftedRequest, bodies, heads, refusals
 from harness.client import eventually
-from harness.load import Load, assert_one_effect_each, customers
+from harness.load import Load, assert_transfers_posted_once, customers
 
 from shared.testing.paths import ROOT
 
@@ -152,13 +152,13 @@ class Hostile:
 
     def attack(self, name: str, send: Callable[[], list[Answer]], max_deaths: int = 0) -> list[Answer]:
         """Run an attack, print the result, and check replicas and customers."""
-        moment, lost, began = now(), len(self.load.lost), time.time()
+        moment, failed_before, began = now(), len(self.load.failed), time.time()
         answers = send()
         # Count effects that follow the last response as well.
         time.sleep(1)
         deaths = self.deaths(moment)
         died = [line for line in deaths if line.startswith("die")]
-        failed = self.load.lost[lost:]
+        failed = self.load.failed[failed_before:]
         served, p95 = len(self.load.between(began, time.time())), self._p95(began)
         statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in answers).most_common())
         slowest = max((one.seconds for one in answers), default=0)
@@ -204,7 +204,7 @@ class Hostile:
 
 def send_bodies(drill: Hostile, again: int) -> None:
     """Bodies that are expensive to parse, on every route."""
-    account = drill.bank.open(subject="mallory")
+    account = drill.bank.open_account(subject="mallory")
     answers = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
     drill.check_none_broke("bodies", answers)
     for name, one in sorted({one.name: one for one in sorted(answers, key=lambda one: one.seconds)}.items()):
@@ -217,7 +217,7 @@ def send_bodies(drill: Hostile, again: int) -> None:
 
 def send_heads(drill: Hostile, again: int) -> None:
     """Queries and headers of the maximum length."""
-    account = drill.bank.open(subject="mallory")
+    account = drill.bank.open_account(subject="mallory")
     answers = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
     drill.check_none_broke("heads", answers)
 
@@ -225,7 +225,7 @@ def send_heads(drill: Hostile, again: int) -> None:
 def read_statements(drill: Hostile, _again: int) -> None:
     """2, 4 and 20 concurrent statements of 100,000 entries."""
     bank = drill.bank
-    account, other = bank.open(1, "mallory"), bank.open(subject="mallory")
+    account, other = bank.open_account(1, "mallory"), bank.open_account(subject="mallory")
     eventually(lambda: bank.sql("transaction", f"SELECT 1 FROM entries WHERE account_id = '{account}'"), 60)
     bank.sql("transaction", _FILL.format(account=account, other=other, last=ENTRIES))
     bank.sql("transaction", "ANALYZE")
@@ -247,7 +247,7 @@ def read_statements(drill: Hostile, _again: int) -> None:
 
 def send_refusals(drill: Hostile, _again: int) -> None:
     """Batches of 1,000 transfers without funds."""
-    account, other = drill.bank.open(subject="mallory"), drill.bank.open(subject="mallory")
+    account, other = drill.bank.open_account(subject="mallory"), drill.bank.open_account(subject="mallory")
     requests = [refusals(account, other) for _ in range(BATCHES)]
     answers = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
     drill.check_none_broke("refusals", answers)
@@ -263,7 +263,7 @@ def kill_with_requests(drill: Hostile, _again: int) -> None:
     arguments = {"RELEASE": release, "FAULT": "death", "VERSION": "death"}
     words = [word for name, value in arguments.items() for word in ("--build-arg", f"{name}={value}")]
     run(["docker", "build", "--quiet", *words, "--tag", _deadly_image(bank), str(_FAULTY)])
-    # All replicas are replaced at once; requests lost by that do not count.
+    # All replicas are replaced at once; requests that fail meanwhile do not count.
     bank.compose("up", "--detach", "--no-deps", "account-service", ACCOUNT_SERVICE_IMAGE=_deadly_image(bank))
     drill.wait_until_all_run()
     deadly, body = (("X-CraftedRequest-ID", _DEADLY),), b'{"from_account":"x"}'
@@ -324,7 +324,7 @@ def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: floa
         for name in rounds:
             info(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
             ROUNDS[name](drill, again)
-    assert_one_effect_each(bank, load)
+    assert_transfers_posted_once(bank, load)
     info(f"ledger consistent after {load.sent} requests of customers")
     return drill.good
 

@@ -1,4 +1,4 @@
-"""Observation of a rollout in a drill: its timeline, the requests sent to canaries, and lost requests."""
+"""Drills on a stack that Ansible deploys: releases, the timeline of a rollout, requests of canaries, thresholds."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import repeating
-from harness.commands import info, run
+from harness.commands import check, info, run
 from harness.deployed_stack import DeployedBank, Releases
-from harness.load import Load, assert_one_effect_each, burst
+from harness.load import Load, assert_transfers_posted_once, burst
 
 from shared.testing.paths import ROOT
 
@@ -20,54 +20,67 @@ RELOAD_SECONDS = 8.0
 
 
 @dataclass
-class Drill:
-    """The stack, the releases, and the failed checks."""
+class DeployedDrill:
+    """The stack, the releases, and the thresholds that were missed."""
 
     bank: DeployedBank
     releases: Releases
     rate: float
     short: bool
     replicas: tuple[int, ...]
-    good: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
+    # Versions that have been promoted, in order: the last one is stable, the one before it the previous version.
+    promoted: list[str] = field(default_factory=lambda: ["base"])
+    missed: list[str] = field(default_factory=list)
+    _good_releases: int = 0
 
-    def check(self, holds: Any, expectation: str) -> None:
-        """Print an expectation and whether it holds; record it if not."""
-        info(f"  {'ok    ' if holds else 'FAILED'} {expectation}")
-        if not holds:
-            self.failures.append(expectation)
+    @property
+    def stable(self) -> str:
+        """The version that must be stable."""
+        return self.promoted[-1]
 
-    def next_good(self) -> Path:
-        """Build the next good release."""
-        version = f"good-{len(self.good)}"
-        release = self.releases.derive(version, "base", "none")
-        self.good.append(version)
-        return release
+    def check(self, threshold: str, value: object, met: Any) -> None:
+        """Print a threshold with the measured value; record it if it is missed."""
+        text = f"{threshold}: {value}"
+        if not check(bool(met), text):
+            self.missed.append(text)
 
-    def check_no_loss(self, result: Load, name: str) -> None:
-        """Check that no request was lost and the ledger is consistent."""
-        for line in result.lost[:5]:
-            info(f"  lost: {line}")
+    def build_good_release(self) -> Path:
+        """Build a release without a fault; the name of its file is its version."""
+        self._good_releases += 1
+        return self.releases.derive(f"good-{self._good_releases}", "base", "none")
+
+    def check_requests(self, name: str, result: Load) -> None:
+        """Check that no request failed and that the ledger is consistent."""
+        for line in result.failed[:5]:
+            info(f"  failed: {line}")
         self.check(
-            not result.lost,
-            f"{name}: {len(result.lost)} of {result.sent} requests failed"
+            f"{name}: no failed requests",
+            f"{len(result.failed)} of {result.sent}"
             f" ({result.throughput:.0f}/s of {self.rate:.0f}/s, slowest {result.slowest:.1f} s)",
+            not result.failed,
         )
-        assert_one_effect_each(self.bank, result)
-        report = self.bank.reconciled(60)
+        assert_transfers_posted_once(self.bank, result)
+        report = self.bank.reconciliation(60)
         self.check(
+            f"{name}: ledger consistent and equal to the history",
+            f"{report['mismatches']} mismatches, {report['pending']} pending",
             (report["mismatches"], report["pending"]) == (0, 0),
-            f"{name}: ledger consistent; {report['mismatches']} mismatches, {report['pending']} pending",
         )
 
-    def check_only_stable_serves(self, name: str, version: str) -> None:
+    def check_only_stable_serves(self, name: str) -> None:
         """Check that all clients are routed to stable and no canary is left."""
-        state = self.bank.state()
-        self.check(state["phase"] in ("idle", "done"), f"{name}: the state is {state['phase']} ({state['reason']})")
-        self.check(self.bank.revision() == "stable", f"{name}: NGINX's configuration is {self.bank.revision()}")
-        self.check(not self.bank.containers("canary"), f"{name}: canaries left: {self.bank.containers('canary')}")
+        state, revision, canaries = self.bank.state(), self.bank.revision(), self.bank.containers("canary")
+        self.check(
+            f"{name}: rollout ended", f"{state['phase']} ({state['reason']})", state["phase"] in ("idle", "done")
+        )
+        self.check(f"{name}: NGINX's configuration is stable", revision, revision == "stable")
+        self.check(f"{name}: no canary left", canaries or "none", not canaries)
         served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).served}
-        self.check(served == {("stable", version)}, f"{name}: clients are served by {sorted(served)}")
+        self.check(
+            f"{name}: all clients are served by stable {self.stable}",
+            sorted(served),
+            served == {("stable", self.stable)},
+        )
 
 
 @contextmanager
@@ -128,7 +141,7 @@ def short(figures: dict[str, Any]) -> str:
     )
 
 
-def failed(line: dict[str, Any]) -> bool:
+def upstream_failed(line: dict[str, Any]) -> bool:
     return line["upstream_status"].split(",")[0].strip().startswith("5")
 
 
