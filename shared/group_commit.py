@@ -29,7 +29,7 @@ class GroupCommit(Generic[Item, Result]):
     """Collects items into batches and returns each caller its own result.
 
     `flush` receives a batch in order of arrival and returns one result per item, in the same order, once all of them
-    are durable. If it raises, the batch had no effect; if `divisible(error)` is true, its halves are flushed
+    are durable. If it raises, the batch had no effect; if `should_split(error)` is true, its halves are flushed
     separately, so that one item that the database rejects does not fail the others.
 
     `max_batch` and `max_waiting` limit the sum of `size(item)`. An item larger than `max_batch` is a batch of its own.
@@ -39,14 +39,14 @@ class GroupCommit(Generic[Item, Result]):
         self,
         flush: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]],
         *,
-        divisible: Callable[[Exception], bool],
+        should_split: Callable[[Exception], bool],
         size: Callable[[Item], int] = lambda item: 1,
         max_batch: int = 256,
         max_waiting: int = 4096,
         on_batch: Callable[[int], object] = lambda size: None,
     ) -> None:
         self._flush = flush
-        self._divisible = divisible
+        self._should_split = should_split
         self._size = size
         self._max_batch = max_batch
         self._max_waiting = max_waiting
@@ -106,7 +106,7 @@ class GroupCommit(Generic[Item, Result]):
         try:
             results = await self._flush([item for item, _ in batch])
         except Exception as error:  # pylint: disable=broad-exception-caught  # raised in the callers
-            if len(batch) > 1 and self._divisible(error):
+            if len(batch) > 1 and self._should_split(error):
                 middle = len(batch) // 2
                 await self._commit_batch(batch[:middle])
                 await self._commit_batch(batch[middle:])

@@ -79,6 +79,7 @@ _LINKS: dict[type, dict[str, Any]] = {
     schemas.HoldView: _HOLD_LINKS,
 }
 
+# FastAPI documents lean routes, but does not parse their requests (docs/adr/0002-lean-routes.md).
 _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 _reads = APIRouter(prefix="/api/v1")
 
@@ -111,11 +112,11 @@ def _queries(request: Request) -> Queries:
 
 def _context(request: Request) -> RequestContext:
     scope = request.scope
-    bucket = bucket_of_request(scope["headers_by_name"])
-    return RequestContext(scope["path"], scope["request_id"], TRACE_PARENT.get(), bucket)
+    client_bucket = bucket_of_request(scope["headers_by_name"])
+    return RequestContext(scope["path"], scope["request_id"], TRACE_PARENT.get(), client_bucket)
 
 
-def _operation(request: Request) -> str:
+def _hashed_path(request: Request) -> str:
     """Return the path that is hashed with the request, in lower case: ids are not case-sensitive."""
     path: str = request.scope["path"]
     return path.lower()
@@ -136,7 +137,7 @@ async def _execute(
     """Execute a request that requires an Idempotency-Key."""
     caller = await current_caller(request)
     key = idempotency.parse_key(request.headers.get("idempotency-key"))
-    path, context = _operation(request), _context(request)
+    path, context = _hashed_path(request), _context(request)
     try:
         body = await bodies.read(request, model)
     except (ValidationError, Problem):
@@ -156,7 +157,7 @@ async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
     """Return the hash of an invalid request; None if it cannot be parsed, so that it was never valid."""
     try:
         content = idempotency.canonical(model, bodies.loads(await request.body() or b"{}", model.max_nodes))
-        return idempotency.request_hash(_operation(request), content)
+        return idempotency.request_hash(_hashed_path(request), content)
     except (ValueError, TypeError, Problem):
         return None
 
@@ -186,7 +187,7 @@ def _transfer_of(body: schemas.TransferBody, _caller: Caller) -> Transfer:
 
 @_writes.post(**_document("/accounts/{id:uuid}/deposits", schemas.MoneyBody, schemas.TransactionView, 201))
 async def deposit(request: Request) -> Response:
-    """Deposit money into an account; requires the scope bank:deposit (or bank:synthetic)."""
+    """Deposit money into an account; requires the scope bank:deposit or bank:operator (bank:synthetic for own accounts)."""
 
     def command(body: schemas.MoneyBody, caller: Caller) -> Deposit:
         # The ledger decides which accounts a synthetic caller may credit.

@@ -28,7 +28,7 @@ class FlagHandler(Handler):
 
     async def committed_offset(self) -> int:
         async with self._engine.connect() as connection:
-            return await feed_state.position(connection, _FEED)
+            return await feed_state.committed_offset(connection, _FEED)
 
     async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         new = {event.id for event in events if not await self._freeze(event)}

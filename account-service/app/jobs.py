@@ -1,4 +1,4 @@
-"""Periodic jobs: expired holds, old idempotency keys, the ledger's imbalance, and events of posted transactions."""
+"""Periodic jobs: release expired holds, purge old idempotency keys, measure the imbalance, check events."""
 
 import asyncio
 import logging

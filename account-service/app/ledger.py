@@ -1,4 +1,4 @@
-"""The ledger's decisions: pure functions, without clock, network or database.
+"""The ledger's decisions: deterministic, because they use no clock, network or database.
 
 A `UnitOfWork` holds the accounts that a batch has locked. `decide` is called with its commands in order of arrival; it
 changes the unit of work, or returns a refusal and changes nothing. Storage then writes the changes.
@@ -36,7 +36,8 @@ _NO_HOLD = Refusal("not-found", "Hold not found; check the id.")
 _NO_TRANSACTION = Refusal("not-found", "Transaction not found; check the id.")
 _OPERATOR_HOLD = Refusal("forbidden", "The owner did not place this hold; ask an operator to capture or void it.")
 _SYNTHETIC = Refusal(
-    "forbidden", "A token with the scope bank:synthetic can only open, fund and transfer between its own accounts."
+    "forbidden",
+    "A token with the scope bank:synthetic can only open accounts, deposit into them and transfer between them.",
 )
 _CLOSED = Refusal("account-closed", "The account is closed; use another account.")
 _STATUS_EVENTS = {"frozen": "bank.account.frozen", "active": "bank.account.unfrozen", "closed": "bank.account.closed"}

@@ -29,8 +29,8 @@ def create(settings: AccountSettings) -> Service:
     queries = Queries(engine)
 
     CHECKED.labels("ledger").set_to_current_time()
-    measurements: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
-    periodic_jobs: Jobs = {
+    all_jobs: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
+    stable_jobs: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
         "event-check": (settings.event_check_seconds, jobs.EventCheck(engine).run),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
@@ -39,7 +39,7 @@ def create(settings: AccountSettings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         async with runtime.run_background_tasks(
-            "bank.transaction.flagged", FlagHandler(engine, service), measurements, periodic_jobs
+            "bank.transaction.flagged", FlagHandler(engine, service), all_jobs, stable_jobs
         ):
             yield
             await service.drain()

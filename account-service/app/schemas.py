@@ -95,7 +95,7 @@ class BatchItemBody(TransferBody):
 class BatchBody(StrictBody):
     """Body of `POST /transfers:batch`."""
 
-    # A transfer has six names and six values.
+    # A transfer has up to 24 nodes: its object, 6 names, 5 texts, 6 colons and 6 commas.
     max_nodes = 25 * MAX_BATCH + 100
 
     # Stops at the first invalid transfer: reporting all errors would cost more than the transfers.
@@ -180,7 +180,8 @@ class HoldView(BaseModel):
     created_at: datetime
     placed_by: Literal["owner", "operator"] | None = Field(
         None,
-        description="Only operators can capture or void a hold that was placed by an operator or has no value here.",
+        description="Who placed the hold. Only operators can capture or void a hold of an operator; null counts as one, because "
+        "earlier versions did not record it.",
     )
     transaction: TransactionView | None = None
 
@@ -202,16 +203,21 @@ class BatchView(BaseModel):
 
 
 class AuditEntryView(BaseModel):
-    """A change and who made it. Changes by the bank itself have the subject `bank` and the scope `system`."""
+    """A change and who made it."""
 
     id: str
     created_at: datetime
     action: Action
-    account_id: str = Field(description="Account; of a transaction the debited account, of a deposit the credited one.")
+    account_id: str = Field(
+        description="The changed account. Of a transaction the debited account, or the credited one if a cash account of the "
+        "bank was debited, as by a deposit."
+    )
     transaction_id: str | None
     hold_id: str | None
-    subject: str = Field(description="Subject of the token.")
-    scope: str = Field(description="Scopes of the token that begin with `bank:`.")
+    subject: str = Field(description="Subject of the token; `bank` for a change by the bank itself.")
+    scope: str = Field(
+        description="Scopes of the token that begin with `bank:`; `system` for a change by the bank itself."
+    )
     request_id: str | None
     event_id: str | None = Field(description="Event that caused a change by the bank itself.")
 

@@ -37,7 +37,7 @@ class AccountService:
         self._batches = BatchExecutor(engine, on_commit, log_commits=settings.access_log)
         self._group_commit: GroupCommit[LedgerRequest, LedgerResponse] = GroupCommit(
             self._batches.execute,
-            divisible=lambda error: not is_unavailable(error),
+            should_split=lambda error: not is_unavailable(error),
             size=lambda request: request.operations,
             max_batch=settings.group_commit_max_batch,
             max_waiting=settings.group_commit_max_waiting,

@@ -4,7 +4,7 @@ import asyncio
 import sys
 
 from app.settings import AccountSettings
-from app.storage.invariants import INVARIANTS, broken_invariants
+from app.storage.invariants import VIOLATION_QUERIES, broken_invariants
 from shared.db.database import create_engine
 from shared.runtime.settings import load_or_exit
 
@@ -24,5 +24,5 @@ async def verify(database_url: str) -> list[str]:
 
 if __name__ == "__main__":
     broken = asyncio.run(verify(load_or_exit(AccountSettings).database_url))
-    print("\n".join(broken) or f"all {len(INVARIANTS)} invariants hold")
+    print("\n".join(broken) or f"all {len(VIOLATION_QUERIES)} invariants hold")
     sys.exit(1 if broken else 0)

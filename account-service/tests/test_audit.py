@@ -140,7 +140,7 @@ async def test_changes_by_the_bank_differ_from_those_of_a_token_with_its_subject
         CloudEvent.model_validate(event)
 
 
-async def test_a_change_and_its_audit_entry_are_one_transaction(
+async def test_a_change_and_its_audit_entry_share_a_database_transaction(
     service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
 ) -> None:
     account = await open_account(service, money=100)

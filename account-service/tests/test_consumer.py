@@ -1,4 +1,4 @@
-"""The dry run of a canary's consumer: an account is frozen and the transaction rolled back."""
+"""The dry run of a canary's consumer: an account is frozen, and the database transaction rolled back."""
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine

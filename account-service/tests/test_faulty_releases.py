@@ -15,7 +15,7 @@ from app.consumer import FlagHandler
 from app.models import entries, outbox
 from app.service import AccountService
 from app.settings import AccountSettings
-from scripts.faults.faulty import DESCRIPTIONS, LASTING, SETTINGS, requests, resources
+from scripts.faults.faulty import DESCRIPTIONS, DAMAGING, SETTINGS, requests, resources
 from scripts.faults.faulty.injection import FAULTS, inject
 from shared.http.web import Service
 from shared.testing.fixtures import Lab
@@ -245,4 +245,4 @@ def test_every_fault_is_described_and_tested() -> None:
     assert DESCRIPTIONS.keys() == FAULTS.keys() | SETTINGS.keys()
     # The drill rolls these out (integration-tests/drills/rollout); here: they are settings of this service.
     assert all(name.lower() in AccountSettings.model_fields for names in SETTINGS.values() for name in names)
-    assert set(LASTING) <= FAULTS.keys()
+    assert set(DAMAGING) <= FAULTS.keys()

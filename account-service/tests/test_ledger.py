@@ -60,7 +60,7 @@ def test_commands_declare_what_their_decisions_read() -> None:
         holds={"captured", "released"},
         captured_holds={"captured"},
         cash={"USD", "EUR"},
-        named_cash={"CHF"},
+        unlocked_cash={"CHF"},
     )
 
 

@@ -1,16 +1,20 @@
 """The database rejects inconsistent batches, and the service counts them in a metric."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from sqlalchemy import CheckConstraint
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.domain.commands import Transfer
+from app.models import metadata
+from app.prometheus import CONSTRAINTS
 from app.service import AccountService
 from app.storage import repository
-from app.storage.triggers import VIOLATION
+from app.storage.triggers import APPEND_ONLY, CHECK_ENTRIES, VIOLATION
 from shared.db.database import Write
 from shared.ids import new_id
 from shared.prometheus.registry import REGISTRY
@@ -78,3 +82,10 @@ async def test_an_inconsistent_batch_is_rejected_and_counted(
     async with engine.connect() as connection:
         found = [await repository.find_account(connection, account) for account in (source, target)]
     assert [(one.balance, one.seq) for one in found if one] == [(90, 2), (10, 1)]
+
+
+def test_violations_of_every_constraint_are_counted_from_zero() -> None:
+    constraints = [constraint for table in metadata.tables.values() for constraint in table.constraints]
+    checks = {str(constraint.name) for constraint in constraints if isinstance(constraint, CheckConstraint)}
+    triggers = set(re.findall(r"CONSTRAINT = '(\w+)'", "".join((*CHECK_ENTRIES, *APPEND_ONLY))))
+    assert set(CONSTRAINTS) == checks | triggers

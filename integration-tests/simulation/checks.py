@@ -74,8 +74,8 @@ def _freezes(event: dict[str, Any]) -> bool:
 
 
 def _broken_ledger(ledger: sqlite3.Connection) -> list[str]:
-    invariants: dict[str, str] = load(ACCOUNT).invariants.INVARIANTS
-    return [meaning for meaning, query in invariants.items() if ledger.execute(query).fetchone() is not None]
+    queries: dict[str, str] = load(ACCOUNT).invariants.VIOLATION_QUERIES
+    return [violation for violation, query in queries.items() if ledger.execute(query).fetchone() is not None]
 
 
 def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[str]:

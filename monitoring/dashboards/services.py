@@ -120,7 +120,7 @@ def build() -> Dashboard:
                 ),
                 time_series_panel(
                     "Group commit",
-                    "Average number of operations per database transaction; it grows with the load.",
+                    "Average number of requests per database transaction; it grows with the load. A transfer batch is one request.",
                     "short",
                     Query(
                         "sum by (service) (rate(bank_group_commit_batch_size_sum[1m])) "

@@ -251,7 +251,7 @@ def test_unknown_faults_are_answered_with_all_names(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("fault", DAMAGING)
-def test_lasting_damage_needs_consent(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaging_faults_need_consent(fault: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert break_release.main([fault]) == 2
     assert "DAMAGE=1" in capsys.readouterr().err
 

@@ -43,7 +43,7 @@ _POSTGRES_SETTINGS = {
     # Tables are in memory or on flash, where a few index lookups are cheaper than a sequential scan.
     "random_page_cost": "1.1",
 }
-# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The transaction can be retried.
+# PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The database transaction can be retried.
 _RETRYABLE_STATES = {"40001", "40P01", "55P03"}
 # PostgreSQL: connection exceptions, insufficient resources, operator intervention (server starting or stopping).
 _OUTAGE_CLASSES = ("08", "53", "57")
@@ -168,7 +168,7 @@ async def write_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnectio
 
 @asynccontextmanager
 async def dry_run_transaction(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """Open a write transaction that is always rolled back."""
+    """Open a database transaction for writing that is always rolled back."""
     async with engine.connect() as connection:
         await connection.execution_options(writes=True)
         transaction = await connection.begin()

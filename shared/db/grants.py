@@ -13,7 +13,7 @@ Grants = Mapping[str, str]
 
 
 def statements(role: str, grants: Grants) -> list[str]:
-    """Return the statements that set a role's privileges to exactly these; execute them in one transaction.
+    """Return the statements that set a role's privileges to exactly these; execute them in one database transaction.
 
     The previous version keeps running with them: only revoke what it does not need either.
     """
@@ -28,6 +28,6 @@ def statements(role: str, grants: Grants) -> list[str]:
 
 
 def grant(connection: Connection, role: str, grants: Grants) -> None:
-    """Set a role's privileges to exactly these; called by the owner of the tables in its transaction."""
+    """Set a role's privileges to exactly these; called by the owner of the tables in its database transaction."""
     for statement in statements(role, grants):
         connection.exec_driver_sql(statement)

@@ -32,7 +32,7 @@ class FeedState:
             Column("created_at", UtcDateTime, nullable=False),
         )
 
-    async def position(self, connection: AsyncConnection, name: str) -> int:
+    async def committed_offset(self, connection: AsyncConnection, name: str) -> int:
         """Return the committed offset in the feed `name`, initially 0."""
         positions = self.positions
         return await connection.scalar(select(positions.c.position).where(positions.c.name == name)) or 0

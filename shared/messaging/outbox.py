@@ -64,7 +64,7 @@ class Outbox:
         )
 
     def write(self, events: Sequence[Event], now: datetime) -> Write:
-        """Return the write that appends the events; execute it in the transaction that causes them."""
+        """Return the write that appends the events; execute it in the database transaction that causes them."""
         parts = [events[n : n + MAX_EVENTS_PER_ROW] for n in range(0, len(events), MAX_EVENTS_PER_ROW)]
         rows = [(len(part), orjson.dumps(part), now) for part in parts]
         return Write(self.rows, ("size", "events", "created_at"), rows)

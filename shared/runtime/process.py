@@ -66,11 +66,11 @@ class Runtime:
 
     @asynccontextmanager
     async def run_background_tasks(
-        self, subject: str, handler: Handler, measurements: Jobs, periodic_jobs: Jobs
+        self, subject: str, handler: Handler, jobs: Jobs, stable_jobs: Jobs
     ) -> AsyncIterator[None]:
         """Run relay, consumer and periodic jobs while the block runs.
 
-        A canary runs `measurements` only; jobs that change data are left to the stable replicas.
+        A canary does not run `stable_jobs`, so that a faulty version changes no data on its own.
         """
         try:
             await self.authenticator.load()
@@ -81,8 +81,8 @@ class Runtime:
         if source is not None:
             consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
             work["consumer"] = consumer.run()
-        jobs = {**measurements, **({} if self._is_canary else periodic_jobs)}
-        work |= {name: _every(seconds, name, job) for name, (seconds, job) in jobs.items()}
+        own_jobs = {**jobs, **({} if self._is_canary else stable_jobs)}
+        work |= {name: _every(seconds, name, job) for name, (seconds, job) in own_jobs.items()}
         self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         try:
             yield

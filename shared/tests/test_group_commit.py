@@ -53,7 +53,7 @@ def group(database: Database, max_batch: int = 256, max_waiting: int = 4096) -> 
     """Return a group commit on the database."""
     return GroupCommit(
         database.flush,
-        divisible=lambda error: isinstance(error, Rejected),
+        should_split=lambda error: isinstance(error, Rejected),
         max_batch=max_batch,
         max_waiting=max_waiting,
     )
@@ -70,7 +70,7 @@ async def test_concurrent_items_are_one_batch_in_order_of_arrival() -> None:
 
 async def test_items_that_arrive_during_a_flush_are_the_next_batch() -> None:
     database, sizes = Database(), list[int]()
-    commit = GroupCommit(database.flush, divisible=lambda error: False, max_batch=4, on_batch=sizes.append)
+    commit = GroupCommit(database.flush, should_split=lambda error: False, max_batch=4, on_batch=sizes.append)
     database.open.clear()
     first = asyncio.create_task(commit.submit(0))
     await database.begun.wait()
@@ -123,7 +123,7 @@ async def test_what_waits_is_bounded_by_how_much_work_it_is() -> None:
     """One request may contain a thousand transfers; sixteen of those count like sixteen thousand requests."""
     database = Database()
     commit = GroupCommit(
-        database.flush, divisible=lambda error: False, size=lambda work: work, max_batch=10, max_waiting=20
+        database.flush, should_split=lambda error: False, size=lambda work: work, max_batch=10, max_waiting=20
     )
     database.open.clear()
     taken = [asyncio.create_task(commit.submit(5))]

@@ -23,7 +23,7 @@ async def move(engine: AsyncEngine, after: int, position: int) -> None:
 async def position(engine: AsyncEngine, name: str = "feed") -> int:
     """Return the committed offset of a feed."""
     async with engine.connect() as connection:
-        return await inbox.position(connection, name)
+        return await inbox.committed_offset(connection, name)
 
 
 async def dead_letter(engine: AsyncEngine, raw: Any, reason: str = "why") -> None:

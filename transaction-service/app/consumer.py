@@ -15,7 +15,7 @@ class HistoryHandler(Handler):
         self._ingestion = ingestion
 
     async def committed_offset(self) -> int:
-        return await self._ingestion.position()
+        return await self._ingestion.committed_offset()
 
     async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         return await self._ingestion.apply(events, offset_commit)

@@ -28,11 +28,11 @@ def create(settings: TransactionSettings) -> Service:
     ingestion = EventIngestion(runtime.engine, settings.thresholds, runtime.relay.committed)
     reconciler = Reconciler(runtime.engine, settings, ledger)
     CHECKED.labels("reconciliation").set_to_current_time()
-    measurements: Jobs = {"reconciliation": (settings.reconciliation_seconds, reconciler.reconcile)}
+    jobs: Jobs = {"reconciliation": (settings.reconciliation_seconds, reconciler.reconcile)}
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.run_background_tasks("bank.>", HistoryHandler(ingestion), measurements, {}):
+        async with runtime.run_background_tasks("bank.>", HistoryHandler(ingestion), jobs, {}):
             yield
         await ledger.close()
         await runtime.close()

@@ -137,7 +137,7 @@ async def test_a_poison_event_is_dead_lettered_and_blocks_no_others(
     consumer = Consumer(Source(), HistoryHandler(ingestion), pause=nothing)  # type: ignore[arg-type]
     await consumer.consume(Delivery(raw, 4, 0, nothing, nothing))
 
-    assert await ingestion.position() == 4
+    assert await ingestion.committed_offset() == 4
     assert len((await history(engine))[1]) == 2
     async with engine.connect() as connection:
         assert (await connection.scalars(select(inbox.dead_letters.c.event_id))).all() == [poison.id]
@@ -148,12 +148,12 @@ async def test_the_offset_is_committed_with_the_effect_or_not_at_all(
 ):
     ledger.deposit(ledger.open(), 100)
     await ingestion.apply(ledger.events[:1], OffsetCommit(0, 1))
-    assert await ingestion.position() == 1
+    assert await ingestion.committed_offset() == 1
     with pytest.raises(StaleOffset):
         await ingestion.apply(ledger.events, OffsetCommit(0, 3))
     assert await history(engine) == ([], [])
     await ingestion.apply(ledger.events, OffsetCommit(1, 3))
-    assert await ingestion.position() == 3 and len((await history(engine))[1]) == 2
+    assert await ingestion.committed_offset() == 3 and len((await history(engine))[1]) == 2
 
 
 async def test_events_received_by_several_replicas_are_added_once(

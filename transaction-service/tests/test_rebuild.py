@@ -55,7 +55,7 @@ async def test_a_rebuilt_history_is_identical(ingestion: EventIngestion, ledger:
 
     assert count == len(ledger.events) == 15
     assert (await history(engine), await flagged(engine), await outbox_events(engine)) == before
-    assert await ingestion.position() == 15
+    assert await ingestion.committed_offset() == 15
     assert lines == [f"{events} events so far" for events in (4, 8, 12, 15)]
 
 

@@ -1,4 +1,4 @@
-"""Audit entries: who changed what, written in the transaction that makes the change.
+"""Audit entries: who changed what, written in the database transaction that makes the change.
 
 The actor of a transaction is stored in the transaction's own row, which adds almost no load. All other changes,
 captures of holds included, have an entry in the audit log. Reads return both.

@@ -82,7 +82,7 @@ class BatchExecutor:
 
 def _count(results: Iterable[tuple[Result, str | None]]) -> None:
     """Count posted and refused transactions in the metrics."""
-    for result, bucket in results:
+    for result, client_bucket in results:
         posted = result.capture if isinstance(result, HoldResult) else result
         if isinstance(posted, TransactionResult):
             transaction = posted.transaction
@@ -94,5 +94,5 @@ def _count(results: Iterable[tuple[Result, str | None]]) -> None:
             status = "refused"
         else:
             continue
-        if bucket is not None:
-            CLIENT_OUTCOMES.labels(bucket, status).inc()
+        if client_bucket is not None:
+            CLIENT_OUTCOMES.labels(client_bucket, status).inc()

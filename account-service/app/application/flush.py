@@ -31,7 +31,7 @@ class Flush:
     now: datetime
     new_responses: list[StoredResponse] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    # Each with the bucket of its client.
+    # Each with the client bucket of its request.
     results: list[tuple[Result, str | None]] = field(default_factory=list)
     audit_entries: list[AuditEntry] = field(default_factory=list)
     # The actor of each of the unit's transactions.
@@ -65,10 +65,10 @@ async def execute(
     return flush, ledger_responses
 
 
-def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None = None) -> LedgerResponse:
+def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: str | None = None) -> LedgerResponse:
     """Return the stored response of a request, or decide it; called in the order of arrival.
 
-    `batch_request_id` is the request id of the batch that the request is an item of.
+    `transfer_batch_request_id` is the request id of the transfer batch that the request is part of.
     """
     if request.key is not None and (stored := flush.responses.get(request.key)) is not None:
         return stored_responses.replay(stored, request.request_hash, request.context)
@@ -77,13 +77,13 @@ def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None 
             return responses.problem_response(idempotency.reused(request.key[1]), request.context)
         request_id = request.context.request_id or ""
         items = [(item, _respond(flush, item, request_id)) for item in request.command.items]
-        response = LedgerResponse(request.success_status, responses.batch_body(items))
-        stored_body = stored_responses.compact_batch(items, request_id)
+        response = LedgerResponse(request.success_status, responses.transfer_batch_body(items))
+        stored_body = stored_responses.compact_transfer_batch(items, request_id)
     else:
         response = _decide(flush, request, request.command)
         stored_body = response.body
         if response.status >= 400:
-            stored_body = stored_responses.compact_problem(response.body, batch_request_id)
+            stored_body = stored_responses.compact_problem(response.body, transfer_batch_request_id)
     if request.key is not None:
         subject, key = request.key
         stored = StoredResponse(subject, key, request.request_hash, response.status, stored_body, flush.now)
@@ -95,7 +95,7 @@ def _respond(flush: Flush, request: LedgerRequest, batch_request_id: str | None 
 def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerResponse:
     unit = flush.unit
     result = decide(unit, command, request.caller, flush.now)
-    flush.results.append((result, request.context.bucket))
+    flush.results.append((result, request.context.client_bucket))
     if unit.events and not isinstance(result, Refusal):
         _record_actor(flush, request, command, result)
     flush.events.extend(_event(event, flush.now, request) for event in unit.events)

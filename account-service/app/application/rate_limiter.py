@@ -45,7 +45,7 @@ class RateLimiter:
 class FairQueue:
     """Keeps one subject from filling the queue with batches: it may queue one, or several of up to `limit` operations.
 
-    Single operations are limited by NGINX, which opens few connections to a replica at once.
+    Single operations need no limit here: each is a request in flight, and NGINX limits those per replica.
     """
 
     def __init__(self, limit: int) -> None:

@@ -15,12 +15,12 @@ EVENT_SUBJECT = ""
 
 @dataclass(frozen=True, slots=True)
 class RequestContext:
-    """Path, request id and trace of a request, for its problems and events; the client's bucket, for metrics."""
+    """Path, request id and trace of a request, for its problems and events; the client bucket, for metrics."""
 
     path: str
     request_id: str | None = None
     traceparent: str | None = None
-    bucket: str | None = None
+    client_bucket: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class LedgerRequest:
 
     @property
     def operations(self) -> int:
-        """Number of operations; a batch counts as its transfers."""
+        """Number of operations; a transfer batch counts as its transfers."""
         return len(self.command.items) if isinstance(self.command, TransferBatch) else 1
 
 
@@ -60,7 +60,7 @@ class LedgerResponse:
 
 
 def flatten(requests: Iterable[LedgerRequest]) -> Iterable[LedgerRequest]:
-    """Return the requests, each batch of transfers followed by its items."""
+    """Return the requests, each transfer batch followed by its transfers."""
     for request in requests:
         yield request
         if isinstance(request.command, TransferBatch):

@@ -34,14 +34,14 @@ def problem_body(problem: Problem, path: str, request_id: str) -> bytes:
     return orjson.dumps(problems.document(problem, path, request_id))
 
 
-def batch_body(responses: ItemResponses) -> bytes:
-    """Return the body of the response to a batch of transfers."""
+def transfer_batch_body(responses: ItemResponses) -> bytes:
+    """Return the body of the response to a transfer batch."""
     items = b",".join(item_body(item, response, response.body) for item, response in responses)
     return b'{"results":[' + items + b"]}"
 
 
 def item_body(item: LedgerRequest, response: LedgerResponse, body: bytes) -> bytes:
-    """Return the result of one transfer of a batch."""
+    """Return the result of one transfer of a transfer batch."""
     _, key = item.key or ("", "")
     head = orjson.dumps({"key": key, "status": response.status, "replayed": response.replayed})
     name = b"transaction" if succeeded(item, response) else b"problem"

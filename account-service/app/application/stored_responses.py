@@ -1,8 +1,8 @@
 """Responses as they are stored under their idempotency keys; refusals are stored without derivable fields.
 
-A client can send a batch of a thousand refused transfers at little cost, so storing it has to be cheap too. During a
-rolling deployment the previous version replays a stored refusal as it is: a problem with only `code`, `detail` and
-`request_id`.
+A client can send a batch of a thousand refused transfers at little cost, so storing it has to be cheap too. Older
+versions stored whole problems, which are replayed as they are. Such a version, still running during a rollout, replays
+a compact refusal as it is, too: a problem with only `code`, `detail` and `request_id`.
 """
 
 from typing import Any
@@ -10,13 +10,13 @@ from typing import Any
 import orjson
 
 from app.application.requests import LedgerResponse, RequestContext
-from app.application.responses import ItemResponses, batch_body, item_body, problem_response, succeeded
+from app.application.responses import ItemResponses, transfer_batch_body, item_body, problem_response, succeeded
 from shared.http import idempotency, problems
 from shared.http.idempotency import StoredResponse
 from shared.http.problems import Problem
 
-# Tells a compact batch from a full response body, which never begins like this.
-_COMPACT_BATCH = b'{"request_id":'
+# Tells a compact transfer batch from a full response body, which never begins like this.
+_COMPACT_TRANSFER_BATCH = b'{"request_id":'
 
 
 def replay(stored: StoredResponse, request_hash: bytes, context: RequestContext) -> LedgerResponse:
@@ -26,19 +26,19 @@ def replay(stored: StoredResponse, request_hash: bytes, context: RequestContext)
     return problem_response(idempotency.reused(stored.key), context)
 
 
-def compact_problem(body: bytes, batch_request_id: str | None) -> bytes:
-    """Return the part of a problem that is stored; without its request id where that of its batch is the same."""
+def compact_problem(body: bytes, transfer_batch_request_id: str | None) -> bytes:
+    """Return the part of a problem that is stored; without its request id if that of its transfer batch is the same."""
     problem = orjson.loads(body)
     names = ["code", "detail"]
-    if problem["request_id"] != batch_request_id:
+    if problem["request_id"] != transfer_batch_request_id:
         names.append("request_id")
     return orjson.dumps({name: problem[name] for name in names})
 
 
-def compact_batch(responses: ItemResponses, request_id: str) -> bytes:
-    """Return the response to a batch as it is stored, with compact refusals."""
+def compact_transfer_batch(responses: ItemResponses, request_id: str) -> bytes:
+    """Return the response to a transfer batch as it is stored, with compact refusals."""
     if all(succeeded(item, response) for item, response in responses):
-        return batch_body(responses)
+        return transfer_batch_body(responses)
     items = b",".join(
         item_body(
             item,
@@ -47,14 +47,14 @@ def compact_batch(responses: ItemResponses, request_id: str) -> bytes:
         )
         for item, response in responses
     )
-    return _COMPACT_BATCH + orjson.dumps(request_id) + b',"results":[' + items + b"]}"
+    return _COMPACT_TRANSFER_BATCH + orjson.dumps(request_id) + b',"results":[' + items + b"]}"
 
 
 def restore(status: int, body: bytes, context: RequestContext) -> bytes:
     """Return the body of the first response from a stored one; `context` is that of the repeated request."""
     if status >= 400:
         return orjson.dumps(_restore_problem(orjson.loads(body), context.path, context.request_id or ""))
-    if not body.startswith(_COMPACT_BATCH):
+    if not body.startswith(_COMPACT_TRANSFER_BATCH):
         return body
     batch = orjson.loads(body)
     for result in batch["results"]:
@@ -64,7 +64,7 @@ def restore(status: int, body: bytes, context: RequestContext) -> bytes:
 
 
 def _restore_problem(stored: dict[str, Any], path: str, request_id: str) -> dict[str, Any]:
-    # The previous version stored whole problems.
+    # Stored as a whole, by an older version.
     if "type" in stored:
         return stored
     return problems.document(Problem(stored["code"], stored["detail"]), path, stored.get("request_id", request_id))

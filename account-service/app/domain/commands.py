@@ -21,10 +21,10 @@ class References:
     holds: Set[str] = _NONE
     # Holds that are paid out to the cash account of their currency.
     captured_holds: Set[str] = _NONE
-    # Currencies whose cash account is debited or credited.
+    # Currencies whose cash account is locked, to be debited or credited.
     cash: Set[str] = _NONE
-    # Currencies whose cash account is only named, in the event of a refusal.
-    named_cash: Set[str] = _NONE
+    # Currencies whose cash account is not locked: only its id is needed, for the event of a refused hold.
+    unlocked_cash: Set[str] = _NONE
 
     @classmethod
     def union(cls, parts: Iterable["References"]) -> Self:
@@ -120,7 +120,7 @@ class PlaceHold:
     @property
     def references(self) -> References:
         """The account; the cash account is the counterparty of a refused hold."""
-        return References(accounts={self.account_id}, named_cash={self.currency})
+        return References(accounts={self.account_id}, unlocked_cash={self.currency})
 
 
 @dataclass(frozen=True, slots=True)

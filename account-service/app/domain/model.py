@@ -35,7 +35,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A posted movement of money between two accounts."""
+    """A movement of money between two accounts, posted or refused."""
 
     id: str
     type: str

@@ -8,7 +8,7 @@ from app.domain.model import Account, Entry, Hold, Transaction
 
 @dataclass(slots=True)
 class UnitOfWork:
-    """State that a batch of commands reads and changes; storage writes the changes in one transaction."""
+    """State that a batch of commands reads and changes; storage writes the changes in one database transaction."""
 
     accounts: dict[str, Account]
     # Ids of cash accounts by currency.

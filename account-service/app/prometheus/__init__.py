@@ -18,7 +18,7 @@ AMOUNT = Counter(
 )
 BATCH_SIZE = Histogram(
     "bank_group_commit_batch_size",
-    "Requests per database transaction.",
+    "Requests per database transaction; a transfer batch is one request.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
     registry=REGISTRY,
 )
@@ -28,8 +28,13 @@ VIOLATIONS = Counter(
     ["constraint"],
     registry=REGISTRY,
 )
-# Initialized to 0, so that increase() sees the first violation.
-for _constraint in ("double_entry", "balance_of_last_entry", "customer_balance_not_negative"):
+# Of the triggers and of the tables (app.models). Initialized to 0, so that increase() sees the first violation of each.
+CONSTRAINTS = (
+    *("double_entry", "balance_of_last_entry", "append_only", "customer_balance_not_negative", "held_is_covered"),
+    *("known_kind", "known_status", "amount_is_positive", "two_accounts", "seq_starts_at_one", "hold_is_positive"),
+    *("capture_within_hold", "known_hold_status"),
+)
+for _constraint in CONSTRAINTS:
     VIOLATIONS.labels(_constraint)
 EVENT_MISMATCHES = Counter(
     "bank_event_mismatches",

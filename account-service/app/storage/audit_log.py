@@ -15,7 +15,8 @@ from shared.ids import first_id
 _FIELDS = tuple(field.name for field in fields(AuditEntry))
 # Maximum difference between the time in an id and the time of its row.
 _ID_TOLERANCE_SECONDS = 60
-_IS_BY_OPERATOR: ColumnElement[bool] = text(BY_OPERATOR)  # type: ignore[assignment]
+# As in the predicate of the index; text cannot be negated.
+_INDEXED_BY_OPERATOR: ColumnElement[bool] = text(BY_OPERATOR)  # type: ignore[assignment]
 
 
 def write(audited: Sequence[AuditEntry]) -> Write:
@@ -62,11 +63,11 @@ def _posted(criteria: AuditFilter, before: str | None) -> list[Select[Any]]:
     if criteria.subject is not None:
         owned = select(accounts.c.id).where(accounts.c.owner == criteria.subject)
         touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(owned))
-        return [posted.where(_IS_BY_OPERATOR), posted.where(~_is_by_operator(), row.id.in_(touched))]
+        return [posted.where(_INDEXED_BY_OPERATOR), posted.where(~_has_operator_scope(), row.id.in_(touched))]
     return [posted]
 
 
-def _is_by_operator() -> ColumnElement[bool]:
+def _has_operator_scope() -> ColumnElement[bool]:
     return transactions.c.scope.contains("bank:operator")
 
 

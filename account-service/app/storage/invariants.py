@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-INVARIANTS: Mapping[str, str] = {
+# By violation: a query for what violates the invariant, which must find nothing.
+VIOLATION_QUERIES: Mapping[str, str] = {
     "entries of a transaction do not sum to zero": """
         SELECT transaction_id FROM entries GROUP BY transaction_id HAVING sum(amount) <> 0 OR count(*) < 2""",
     "a transaction has no entries": """
@@ -32,8 +33,8 @@ INVARIANTS: Mapping[str, str] = {
 async def broken_invariants(connection: AsyncConnection) -> list[str]:
     """Check the whole ledger; return a line with up to three examples for every violated invariant."""
     broken = []
-    for meaning, query in INVARIANTS.items():
+    for violation, query in VIOLATION_QUERIES.items():
         found = (await connection.scalars(text(query))).fetchmany(3)
         if found:
-            broken.append(f"{meaning}: {', '.join(str(example) for example in found)}")
+            broken.append(f"{violation}: {', '.join(str(example) for example in found)}")
     return broken

@@ -101,8 +101,8 @@ async def load_unit_of_work(
     unlocked_holds = await _holds(connection, references.holds)
     captured = {hold.currency for hold in unlocked_holds if hold.id in references.captured_holds}
     cash_currencies = references.cash | captured
-    if not cash_currencies | references.named_cash <= cash_accounts.keys():
-        # Another replica has opened it, or no account has this currency: a command alone opens no cash account.
+    if not cash_currencies | references.unlocked_cash <= cash_accounts.keys():
+        # Another replica may have opened it. If there is none, no account has the currency: the command will be refused.
         cash_accounts = await _cash_accounts(connection)
     account_ids = {
         *references.accounts,

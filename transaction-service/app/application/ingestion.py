@@ -40,10 +40,10 @@ class EventIngestion:
         self._thresholds = thresholds
         self._committed = committed
 
-    async def position(self) -> int:
+    async def committed_offset(self) -> int:
         """Return the committed offset in account-service's feed."""
         async with self._engine.connect() as connection:
-            return await inbox.position(connection, FEED)
+            return await inbox.committed_offset(connection, FEED)
 
     async def apply(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
         """Add events to the history and publish new findings; return the ids of the new events.
