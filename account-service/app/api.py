@@ -187,7 +187,7 @@ def _transfer_of(body: schemas.TransferBody, _caller: Caller) -> Transfer:
 
 @_writes.post(**_document("/accounts/{id:uuid}/deposits", schemas.MoneyBody, schemas.TransactionView, 201))
 async def deposit(request: Request) -> Response:
-    """Deposit money into an account; requires the scope bank:deposit or bank:operator (bank:synthetic for own accounts)."""
+    """Deposit money; requires the scope bank:deposit or bank:operator (bank:synthetic for own accounts)."""
 
     def command(body: schemas.MoneyBody, caller: Caller) -> Deposit:
         # The ledger decides which accounts a synthetic caller may credit.

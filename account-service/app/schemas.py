@@ -180,8 +180,8 @@ class HoldView(BaseModel):
     created_at: datetime
     placed_by: Literal["owner", "operator"] | None = Field(
         None,
-        description="Who placed the hold. Only operators can capture or void a hold of an operator; null counts as one, because "
-        "earlier versions did not record it.",
+        description="Who placed the hold; null if an earlier version did not record it. Only operators can capture or "
+        "void a hold with `operator` or null.",
     )
     transaction: TransactionView | None = None
 
@@ -209,8 +209,8 @@ class AuditEntryView(BaseModel):
     created_at: datetime
     action: Action
     account_id: str = Field(
-        description="The changed account. Of a transaction the debited account, or the credited one if a cash account of the "
-        "bank was debited, as by a deposit."
+        description="The changed account. Of a transaction the debited account, or the credited one if a cash account "
+        "was debited, as by a deposit."
     )
     transaction_id: str | None
     hold_id: str | None

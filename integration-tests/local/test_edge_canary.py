@@ -61,7 +61,7 @@ def make_tracks(tmp_path: Path) -> Iterator[MakeTracks]:
             given = {
                 "nginx_pools": {name: [pools[0].address] for name in SERVICES},
                 "nginx_canary_pools": {name: [pools[1].address] for name in SERVICES},
-                "nginx_canary_share": 100,
+                "nginx_canary_weight": 100,
                 **variables,
             }
             edge = stack.enter_context(running_edge(tmp_path / "nginx", nginx_worker_processes=1, **given))
@@ -220,7 +220,7 @@ def test_the_bank_serves_and_counts_what_a_canary_refuses(bank: LocalBank, tmp_p
     with running_replica("canary", always(404)) as canary:
         canaries = {name: [canary.address] for name in SERVICES}
         with running_edge(
-            tmp_path / "nginx", nginx_pools=pools, nginx_canary_pools=canaries, nginx_canary_share=100
+            tmp_path / "nginx", nginx_pools=pools, nginx_canary_pools=canaries, nginx_canary_weight=100
         ) as edge:
             with httpx.Client(base_url=f"http://127.0.0.1:{edge.port}/api/v1", timeout=REQUEST_SECONDS) as client:
                 for number in range(10):

@@ -34,7 +34,7 @@ def make_edge(tmp_path: Path) -> Iterator[MakeEdge]:
             tracks = {
                 "nginx_pools": {name: [pools["stable"]] for name in SERVICES},
                 "nginx_canary_pools": {name: [pools["canary"]] for name in SERVICES},
-                "nginx_canary_share": 50,
+                "nginx_canary_weight": 50,
             }
             return stack.enter_context(running_edge(tmp_path / "nginx", **tracks, **variables))
 
@@ -84,7 +84,7 @@ def test_a_client_keeps_its_version_when_its_token_is_refreshed(make_edge: MakeE
 def subject_pattern() -> re.Pattern[str]:
     """Return the expression by which NGINX finds the subject of a token."""
     pools = {name: ["x"] for name in SERVICES}
-    configuration = render(nginx_listen="1", nginx_pools=pools, nginx_canary_pools=pools, nginx_canary_share=50)
+    configuration = render(nginx_listen="1", nginx_pools=pools, nginx_canary_pools=pools, nginx_canary_weight=50)
     (pattern,) = re.findall(r'"~(\^\[Bb\]earer .*)" \$subject;', configuration)
     return re.compile(pattern.replace("(?<subject>", "(?P<subject>"), re.ASCII)
 

@@ -104,7 +104,7 @@ def running_pool(
         if canaries:
             addresses = pool.start("canary", canaries, canary_status)
             given["nginx_canary_pools"] = {name: addresses for name in given["nginx_pools"]}
-            given["nginx_canary_share"] = 1
+            given["nginx_canary_weight"] = 1
         given |= variables
         # One worker, so that its kept-alive connections are those that the next request gets.
         with running_edge(folder / "nginx", nginx_worker_processes=1, **given) as pool.edge:
@@ -164,7 +164,7 @@ def test_a_canary_that_dies_counts_as_one(make_pool: MakePool, canaries: int, me
 @pytest.mark.parametrize("canary_status", [404, 500, 502])
 def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool, canary_status: int) -> None:
     """An answer is no death, whatever its status."""
-    pool = make_pool(6, 2, canary_status=canary_status, nginx_canary_share=100)
+    pool = make_pool(6, 2, canary_status=canary_status, nginx_canary_weight=100)
     answer = pool.send("life")
     assert (answer.status, answer.track) == (201, "stable")
     answer = pool.send("stable dies")

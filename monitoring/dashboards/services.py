@@ -120,7 +120,7 @@ def build() -> Dashboard:
                 ),
                 time_series_panel(
                     "Group commit",
-                    "Average number of requests per database transaction; it grows with the load. A transfer batch is one request.",
+                    "Average number of requests (a transfer batch is one) per database transaction; grows with load.",
                     "short",
                     Query(
                         "sum by (service) (rate(bank_group_commit_batch_size_sum[1m])) "

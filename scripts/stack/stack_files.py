@@ -81,8 +81,8 @@ def trusted_proxies() -> list[str]:
     return proxies
 
 
-def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_share: int = 0) -> str:
-    """Return an NGINX configuration for the containers; canary_share is the canary weight in percent."""
+def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str = "", canary_weight: int = 0) -> str:
+    """Return an NGINX configuration for the containers; canary_weight is the canary weight in percent."""
     return render(
         nginx_listen="8080",
         nginx_internal_listen="8082",
@@ -90,7 +90,7 @@ def nginx_configuration(*, tls: bool, revision: str = "stable", pool_suffix: str
         nginx_proxy_protocol=os.environ.get("NGINX_PROXY_PROTOCOL") == "1",
         nginx_pools={name: [f"{name}{pool_suffix}:8000"] for name in _POOLS},
         nginx_canary_pools={name: [f"{name}-canary:8000"] for name in _POOLS},
-        nginx_canary_share=canary_share,
+        nginx_canary_weight=canary_weight,
         nginx_revision=revision,
         nginx_access_log="/dev/stdout",
         nginx_error_log="stderr",
@@ -132,7 +132,7 @@ def write_nginx(folder: Path, *, tls: bool) -> None:
     }
     for step in steps:
         name = f"canary-{step}"
-        prepared[name] = nginx_configuration(tls=tls, revision=name, canary_share=step)
+        prepared[name] = nginx_configuration(tls=tls, revision=name, canary_weight=step)
     for name, text in prepared.items():
         write(folder / "prepared" / f"{name}.conf", text)
     for file in (folder / "prepared").iterdir():

@@ -28,7 +28,7 @@ def upgrade(service_folder: Path, database_url: str, *, role: str = "", grants: 
 
 
 def run_environment(metadata: MetaData) -> None:
-    """Run the migrations in one database transaction on the configured database; called by migrations/env.py of a service."""
+    """Run the migrations in one database transaction on the configured database; called by migrations/env.py."""
     asyncio.run(_run(metadata, **context.config.attributes))
 
 

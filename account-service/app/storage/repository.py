@@ -102,7 +102,7 @@ async def load_unit_of_work(
     captured = {hold.currency for hold in unlocked_holds if hold.id in references.captured_holds}
     cash_currencies = references.cash | captured
     if not cash_currencies | references.unlocked_cash <= cash_accounts.keys():
-        # Another replica may have opened it. If there is none, no account has the currency: the command will be refused.
+        # Another replica may have opened it. If there is none, no account has the currency: the command is refused.
         cash_accounts = await _cash_accounts(connection)
     account_ids = {
         *references.accounts,

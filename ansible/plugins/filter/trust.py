@@ -59,7 +59,7 @@ def generated_files(text: str) -> dict[str, Any]:
 
 
 def versions(images: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """Return the version of each rolled service: its image and the revision of its configuration.
+    """Return the version of each service of a rollout: its image and the revision of its configuration.
 
     A record of an earlier release has no revisions, which gives empty ones.
     """
@@ -258,9 +258,9 @@ def running_versions(text: str, known: Sequence[Mapping[str, _Version]]) -> dict
 def stable_versions(
     running: Mapping[str, Sequence[_Version]], recorded: Mapping[str, _Version], wanted: Mapping[str, _Version]
 ) -> dict[str, _Version]:
-    """Return the version of each service that has to be replaced by the wanted one, or the wanted one itself.
+    """Return the version of each service that a rollout replaces; the wanted one if no other is running.
 
-    A service without replicas has the recorded version. The revision of replicas without one is the recorded one.
+    A service without replicas has the recorded version, and a replica without a revision the recorded one.
     """
     found: dict[str, _Version] = {}
     for service, release in wanted.items():
@@ -271,42 +271,42 @@ def stable_versions(
         ]
         others = [version for version in candidates if version != release]
         before = {**recorded[service], "revision": fallback}
-        found[service] = before if before in others else min(others, key=_sorted, default=release)
+        found[service] = before if before in others else min(others, key=_sort_key, default=release)
     return found
 
 
-def _sorted(version: _Version) -> tuple[str, str]:
+def _sort_key(version: _Version) -> tuple[str, str]:
     return version["image"], version["revision"]
 
 
-def analysis_metrics(metrics: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the own metrics of the analysis for rollout-service. Raises ValueError for an invalid one."""
-    if not isinstance(metrics, list) or not all(isinstance(one, Mapping) for one in metrics):
-        raise ValueError("nginx_canary_metrics is not a list of metrics")
-    checked = [_metric(one) for one in metrics]
+def analysis_criteria(criteria: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return operators' own criteria of the analysis for rollout-service. Raises ValueError for an invalid one."""
+    if not isinstance(criteria, list) or not all(isinstance(one, Mapping) for one in criteria):
+        raise ValueError("nginx_canary_criteria is not a list of criteria")
+    checked = [_criterion(one) for one in criteria]
     if repeated := [name for name, count in Counter(one["name"] for one in checked).items() if count > 1]:
-        raise ValueError(f"nginx_canary_metrics: the name {repeated[0]!r} is used more than once")
+        raise ValueError(f"nginx_canary_criteria: the name {repeated[0]!r} is used more than once")
     return checked
 
 
-def _metric(metric: Mapping[str, Any]) -> dict[str, Any]:
-    where = f"nginx_canary_metrics: {metric.get('name', '(without a name)')!r:.100}"
-    if unknown := set(metric) ^ {"name", "canary", "stable", "direction", "tolerance"}:
+def _criterion(criterion: Mapping[str, Any]) -> dict[str, Any]:
+    where = f"nginx_canary_criteria: {criterion.get('name', '(without a name)')!r:.100}"
+    if unknown := set(criterion) ^ {"name", "canary", "stable", "direction", "tolerance"}:
         raise ValueError(f"{where}: {', '.join(sorted(map(str, unknown)))} is missing or not a setting")
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", str(metric["name"])):
+    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", str(criterion["name"])):
         raise ValueError(f"{where}: a name has up to 40 lower-case letters, digits and hyphens")
     for query in ("canary", "stable"):
-        if not isinstance(metric[query], str) or not metric[query].strip():
+        if not isinstance(criterion[query], str) or not criterion[query].strip():
             raise ValueError(f"{where}: the query {query} is empty")
-    if metric["direction"] not in ("higher_is_worse", "lower_is_worse"):
+    if criterion["direction"] not in ("higher_is_worse", "lower_is_worse"):
         raise ValueError(f"{where}: direction must be higher_is_worse or lower_is_worse")
     try:
-        tolerance = float(metric["tolerance"])
+        tolerance = float(criterion["tolerance"])
     except (TypeError, ValueError):
         tolerance = math.nan
     if not 0 <= tolerance < math.inf:
         raise ValueError(f"{where}: tolerance must be a ratio of at least 0, such as 0.2 for 20 %")
-    return {**metric, "tolerance": tolerance}
+    return {**criterion, "tolerance": tolerance}
 
 
 class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's interface
@@ -315,7 +315,7 @@ class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's inter
     def filters(self) -> dict[str, Callable[..., Any]]:
         """Return the filters by name."""
         return {
-            "analysis_metrics": analysis_metrics,
+            "analysis_criteria": analysis_criteria,
             "dotenv": dotenv,
             "dotenv_with": dotenv_with,
             "generated_files": generated_files,

@@ -121,7 +121,7 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     # The role and `make up` render the one template with the same values.
     rendered = (folder / "var/docker/nginx/prepared/canary-10.conf").read_text(encoding="utf-8")
     monkeypatch.setenv("NGINX_TRACE_SHARE", "10%")
-    assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_share=10)
+    assert rendered == stack_files.nginx_configuration(tls=False, revision="canary-10", canary_weight=10)
 
     # As root on the machine itself it is the same deployment.
     second = play(_DEPLOY, bank, seconds=_SECONDS)

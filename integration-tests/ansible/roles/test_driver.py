@@ -100,9 +100,9 @@ def test_a_driver_that_wakes_up_late_leaves_the_rollout_of_another_alone(tmp_pat
         "nginx_canary_dir": str(tmp_path),
         "nginx_canary_version": "v2",
         "nginx_canary_images": _IMAGES,
-        "nginx_canary_previous": _IMAGES,
+        "nginx_canary_running_images": _IMAGES,
         "nginx_canary_revisions": _REVISIONS,
-        "nginx_canary_previous_revisions": _REVISIONS,
+        "nginx_canary_running_revisions": _REVISIONS,
         "nginx_canary_driver": "alice",
     }
     done = play(tmp_path / "play.yml", variables)

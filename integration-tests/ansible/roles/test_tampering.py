@@ -238,8 +238,8 @@ def test_the_start_of_a_rollout_is_recorded_by_root(host: Path, number: str) -> 
         "nginx_canary_version": "v2",
         "nginx_canary_driver": "a test",
     }
-    names |= {"nginx_canary_images": _NEW, "nginx_canary_previous": _OLD}
-    names |= {"nginx_canary_revisions": _AFTER, "nginx_canary_previous_revisions": _BEFORE}
+    names |= {"nginx_canary_images": _NEW, "nginx_canary_running_images": _OLD}
+    names |= {"nginx_canary_revisions": _AFTER, "nginx_canary_running_revisions": _BEFORE}
     done = play(host / "begin.yml", {"folder": str(host), **names})
     assert done.failed == (number != _ID), done.output
     if number == _ID:

@@ -29,5 +29,5 @@ DESCRIPTIONS = {
 }
 # Faults without another image: settings of the same release, by variable.
 SETTINGS = {"bad-config": {"AUTH_AUDIENCE": "banking-staging"}}
-# Faults that damage the history, so that it differs from the ledger for good: what they have posted cannot be published again.
+# Faults that damage the history for good: the events of what they have posted cannot be published again.
 DAMAGING = ("no-events", "wrong-amount-event")

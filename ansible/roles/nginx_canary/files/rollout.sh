@@ -1,14 +1,21 @@
 #!/bin/bash
 # Commands of a rollout driver, to be run next to docker-compose.yml and .env of the stack.
 #
-#   rollout.sh status | renew ID | promoted ID | abort ID REASON | restored ID | approve ID WEIGHT BY | begin - <REQUEST.json
-#       call rollout-service; prints its state as JSON, exits with 3 if it rejects the call
+# These call rollout-service, print the state of the rollout as JSON, and exit with 3 if rollout-service rejects the call:
+#   rollout.sh status                         change nothing
+#   rollout.sh begin - <REQUEST.json          start a rollout
+#   rollout.sh renew ID                       renew the lease
+#   rollout.sh approve ID WEIGHT BY           approve the step that waits at a weight
+#   rollout.sh promoted ID                    report that enough stable replicas run the new version
+#   rollout.sh abort ID REASON                roll back
+#   rollout.sh restored ID                    report that the stable replicas run the previous version again
+# These read or change the replicas:
 #   rollout.sh replicas                       print the number of stable replicas by service as JSON
-#   rollout.sh canary_count PERCENT           print the number of canaries that this weight needs by service as JSON
+#   rollout.sh canary_count WEIGHT            print the number of canaries that this weight needs by service as JSON
 #   rollout.sh canaries ID [baseline]         start the canaries that the variables *_CANARY_* define, and with `baseline`
 #                                             a new replica of the running version, which they are compared with
-#   rollout.sh provisioned ID                 check whether the canaries are ready and scraped
-#   rollout.sh ensure_canaries ID PERCENT     renew the lease, and add the canaries that this weight needs by now
+#   rollout.sh provisioned ID                 ask rollout-service whether the canaries are ready and scraped
+#   rollout.sh ensure_canaries ID WEIGHT      renew the lease, and add the canaries that this weight needs by now
 #   rollout.sh scale_up ID SERVICE IMAGE REVISION
 #                                             start-first: add a replica of this version for each one of another version
 #   rollout.sh previous ID                    start the pool that the variables *_PREVIOUS_* define
@@ -22,7 +29,7 @@
 # 3 and change nothing. A person may use `current`.
 # A version is an image and the revision of a configuration (scripts/stack/revisions.py); an empty REVISION is any.
 # `provisioned`, `scale_up` and `drain` print `done` or `waiting`: repeat them until they are done. Each call takes a few
-# seconds and renews the lease, so that the rollout does not continue without its driver.
+# seconds and renews the lease; without further calls the lease expires, and rollout-service rolls back.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -92,18 +99,18 @@ require_version() {
     return 1
 }
 
-# containers_by_version SERVICE yes|no IMAGE REVISION [FILTER …]: print the containers of this version, or of other versions.
+# containers_by_version SERVICE this|other IMAGE REVISION [FILTER …]: print the containers of this version, or of others.
 containers_by_version() {
-    local service=$1 same=$2 revision=$4 wanted container found
+    local service=$1 version=$2 revision=$4 wanted container found
     wanted="$(docker image inspect --format '{{.Id}}' "$3") $revision"
     shift 4
     for container in $(containers "$service" "$@"); do
         found=$(docker inspect --format '{{.Image}} {{index .Config.Labels "banking.configuration"}}' "$container")
         [ -n "$revision" ] || found="${found%% *} "
         if [ "$found" = "$wanted" ]; then
-            [ "$same" = no ] || echo "$container"
+            [ "$version" = other ] || echo "$container"
         else
-            [ "$same" = yes ] || echo "$container"
+            [ "$version" = this ] || echo "$container"
         fi
     done
 }
@@ -135,9 +142,9 @@ provisioned() {
 scale_up() {
     local service=$1 image=$2 revision=$3 old new healthy
     require_version "$image" "$revision"
-    old=$(containers_by_version "$service" no "$image" "$revision")
-    new=$(containers_by_version "$service" yes "$image" "$revision")
-    healthy=$(containers_by_version "$service" yes "$image" "$revision" health=healthy)
+    old=$(containers_by_version "$service" other "$image" "$revision")
+    new=$(containers_by_version "$service" this "$image" "$revision")
+    healthy=$(containers_by_version "$service" this "$image" "$revision" health=healthy)
     if [ "$(count_words "$new")" -gt "$(count_words "$healthy")" ]; then
         echo waiting
     elif [ "$(count_words "$new")" -gt 0 ] && [ "$(count_words "$new")" -ge "$(count_words "$old")" ]; then
@@ -152,8 +159,8 @@ scale_up() {
 drain() {
     local service=$1 image=$2 revision=$3 old new stopping=.draining-$1
     require_version "$image" "$revision"
-    old=$(containers_by_version "$service" no "$image" "$revision")
-    new=$(containers_by_version "$service" yes "$image" "$revision" health=healthy)
+    old=$(containers_by_version "$service" other "$image" "$revision")
+    new=$(containers_by_version "$service" this "$image" "$revision" health=healthy)
     # Replicas may be removed by others as well: never leave the service without healthy ones.
     if [ "$(count_words "$new")" -lt "$(count_words "$old")" ] || [ -z "$new" ]; then
         echo "$service: not draining, only $(count_words "$new") healthy new replicas for $(count_words "$old") old ones" >&2
@@ -165,7 +172,7 @@ drain() {
         echo 'done'
         return
     fi
-    # ShutdownSignal waits for requests in flight, so it runs in the background, one replica at a time.
+    # A stopping replica first finishes its requests in flight, so it is stopped in the background; one at a time.
     if [ "$(cat "$stopping" 2>/dev/null || true)" != "$old" ]; then
         echo "$old" >"$stopping"
         # shellcheck disable=SC2016
@@ -217,7 +224,7 @@ ensure_canaries() {
     done
 }
 
-# start_tracks TRACK …: start the replicas of both services on these tracks.
+# start_tracks TRACK …: start the replicas of account-service and transaction-service on these tracks.
 start_tracks() {
     local services=()
     for track; do services+=("account-service-$track" "transaction-service-$track"); done
