@@ -22,6 +22,12 @@ _LOOK = """
       loop: {parts}
 """
 _ALL = ("preflight", "verify", "observe")
+_CHECK_PARAMETERS = """
+- hosts: docker_hosts
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {name: nginx_canary, tasks_from: check_parameters}
+"""
 
 
 def _look(tmp_path: Path, settings: dict[str, Any], *arguments: str, parts: Sequence[str] = _ALL) -> Play:
@@ -64,6 +70,15 @@ def test_variables_of_the_command_line_are_strings(tmp_path: Path, settings: dic
     assert not accepted.failed, accepted.output
     refused = _look(tmp_path, kept, *words, "--extra-vars", "banking_app_allow_downgrade=false", parts=["observe"])
     assert refused.failed and "is older than" in refused.output
+
+
+def test_old_names_of_variables_are_rejected(tmp_path: Path) -> None:
+    playbook = tmp_path / "check.yml"
+    playbook.write_text(_CHECK_PARAMETERS, encoding="utf-8")
+    refused = play(playbook, {"folder": str(tmp_path), "nginx_canary_metrics": []})
+    message = "nginx_canary_metrics was renamed to nginx_canary_criteria"
+    assert refused.failed and message in " ".join(refused.output.split())
+    assert not play(playbook, {"folder": str(tmp_path), "nginx_canary_criteria": []}).failed
 
 
 def test_a_second_host_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
