@@ -62,12 +62,6 @@ class ContractProbe:
             self._step, self._begun_at, self._rounds = step, time.monotonic(), 0
             self.difference, self.status, self.requests = "", "", 0
 
-    def verdict(self, now: float) -> Mapping[str, Any] | None:
-        """Return the verdict on a confirmed difference; None without one."""
-        if not self.difference:
-            return None
-        return {"verdict": "rollback", "reason": "contract", "at": now, "figures": {}, "detail": self.difference}
-
     async def run(self) -> None:
         """Probe each step until cancelled."""
         while True:

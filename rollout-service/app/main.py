@@ -41,7 +41,8 @@ def create(settings: RolloutSettings) -> Service:
     probe = ContractProbe(settings.bank_url, settings.synthetic_token_file, contract.load())
 
     async def analyze(state: Rollout, now: float) -> Mapping[str, Any]:
-        return probe.verdict(now) or {**await analyzer.run(state, now, probe.requests), "contract": probe.status}
+        found = await analyzer.run(state, now, probe.requests, probe.difference)
+        return {**found, "contract": probe.status}
 
     loop = Controller(
         file,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from app import main, readiness, state_machine
 from app.analysis.records import load_record
 from app.analysis.runner import Analyzer
 from app.analysis.samples import PrometheusSamples
+from app.analysis.verdict import evaluate
 from app.containers import Container, Containers, DockerError
 from app.nginx import NginxClient, NginxError
 from app.notify import Notifier, message
@@ -262,6 +264,31 @@ async def test_every_analysis_is_recorded_and_old_rollouts_are_pruned(lab: Lab, 
     assert [path.name for path in kept] == ["001.json", "002.json"]
     assert load_record(kept[0]).about == {"rollout": "one", "version": "v2", "step": 0, "weight": 10}
     assert len(list(tmp_path.joinpath("verdicts").iterdir())) == 20
+
+
+async def test_a_rollback_by_the_contract_probe_is_recorded_and_can_be_replayed(lab: Lab, tmp_path: Path) -> None:
+    analyzer = Analyzer(PrometheusSamples("http://prometheus", client(unreachable)), make_settings(lab, tmp_path))
+    difference = "account-service account: body/balance: expected 750, got 751"
+    found = await analyzer.run(at_step(), NOW + 5, contract=difference)
+    record = load_record(tmp_path / "verdicts" / "one" / "001.json")
+    assert (found["verdict"], found["reason"], found["detail"]) == ("rollback", "contract", difference)
+    assert record.verdict == evaluate(record.samples, record.policy)
+    assert (record.verdict.reason, record.verdict.detail, record.at) == ("contract", difference, NOW + 5)
+
+
+@pytest.mark.parametrize("error", [OSError("no space left"), ValueError("no JSON"), RecursionError()])
+async def test_a_record_that_cannot_be_stored_is_counted_and_prevents_no_verdict(
+    error: Exception, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.analysis.runner.write_record", Mock(side_effect=error))
+    analyzer = Analyzer(PrometheusSamples("http://prometheus", client(unreachable)), make_settings(lab, tmp_path))
+    before = FAILURES.labels("record")._value.get()  # pylint: disable=protected-access
+    assert (await analyzer.run(at_step(), NOW + 5, contract="x"))["verdict"] == "rollback"
+
+    async def is_counted() -> bool:
+        return bool(FAILURES.labels("record")._value.get() == before + 1)  # pylint: disable=protected-access
+
+    await eventually(is_counted)
 
 
 async def test_a_disk_that_hangs_delays_no_analysis_and_takes_one_thread(

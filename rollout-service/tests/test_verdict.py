@@ -161,6 +161,12 @@ def test_a_violated_invariant_rolls_back_immediately(name: str) -> None:
     assert answer(Samples(1, (ServiceCounts("service", None, None),), {name: 61.0})) == expected
 
 
+def test_a_confirmed_difference_of_the_contract_rolls_back_even_without_metrics() -> None:
+    for unmeasured in (Samples(1, (), {}), HEALTHY):
+        verdict = evaluate(replace(unmeasured, contract="body/balance: missing"), POLICY)
+        assert (verdict.verdict, verdict.reason, verdict.detail) == ("rollback", "contract", "body/balance: missing")
+
+
 def test_consumer_lag_is_tolerated_up_to_the_threshold() -> None:
     assert answer(replace(HEALTHY, invariants={**CONSISTENT, "consumer-lag": 60.0})) == ("promote", "healthy")
 

@@ -126,7 +126,7 @@ class Samples:
     """Samples of a step: its age in seconds, requests, and the extent of each invariant's violation (None: unknown).
 
     `consumer-lag` is in seconds, the canary's consumer behind stable's; the other invariants are counts. None instead
-    of a tuple means that Prometheus did not answer.
+    of a tuple means that Prometheus did not answer. `contract` is the difference that the contract probe has confirmed.
     """
 
     seconds: float
@@ -135,6 +135,7 @@ class Samples:
     outcomes: tuple[OutcomeCounts, ...] | None = ()
     resources: tuple[ResourceCounts, ...] | None = ()
     criteria: tuple[CriterionValues, ...] = ()
+    contract: str = ""
 
 
 @dataclass(frozen=True, slots=True)

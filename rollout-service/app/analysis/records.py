@@ -62,6 +62,7 @@ def load_record(path: Path) -> AnalysisRecord:
                 outcomes=_tuple_of(_part(OutcomeCounts), samples.get("outcomes", ())),
                 resources=_tuple_of(_resource_counts, samples.get("resources", ())),
                 criteria=tuple(map(_criterion_values, samples.get("criteria", ()))),
+                contract=samples.get("contract", ""),
             ),
             Policy(**stored["policy"]),
             Verdict(**stored["verdict"]),

@@ -5,6 +5,7 @@ import logging
 import math
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from app.analysis.records import AnalysisRecord, write_record
 from app.analysis.queries import AnalysisWindow
 from app.analysis.samples import PrometheusSamples
 from app.analysis.verdict import evaluate
+from app.prometheus import FAILURES
 from app.settings import RolloutSettings
 from app.state_machine import Rollout
 
@@ -23,10 +25,17 @@ _STORE_SECONDS = 1.0
 
 
 async def analyze(
-    source: PrometheusSamples, window: AnalysisWindow, policy: Policy, about: Mapping[str, Any] | None = None
+    source: PrometheusSamples,
+    window: AnalysisWindow,
+    policy: Policy,
+    about: Mapping[str, Any] | None = None,
+    contract: str = "",
 ) -> AnalysisRecord:
-    """Return the verdict on a step at `window.now`, with its samples; hold while Prometheus is unavailable."""
-    samples = await source.read(window)
+    """Return the verdict on a step at `window.now`, with its samples; hold while Prometheus is unavailable.
+
+    `contract` is the contract probe's confirmed difference.
+    """
+    samples = replace(await source.read(window), contract=contract)
     return AnalysisRecord(window.now, samples, policy, evaluate(samples, policy), about or {})
 
 
@@ -39,10 +48,11 @@ class Analyzer:
         self._folder = settings.state_dir / "verdicts"
         self._writing: asyncio.Task[None] | None = None
 
-    async def run(self, state: Rollout, now: float, probed: int = 0) -> Mapping[str, Any]:
+    async def run(self, state: Rollout, now: float, probed: int = 0, contract: str = "") -> Mapping[str, Any]:
         """Analyze the current step, store the record, and return verdict, reason and figures.
 
-        `probed` requests of each service and track were contract probes, which do not replace clients' requests.
+        `probed` requests of each service and track were contract probes, which do not replace clients' requests;
+        `contract` is the difference that they confirmed.
         """
         policy = Policy(
             bake_seconds=max(state.bake_seconds, 1e-3),
@@ -53,7 +63,7 @@ class Analyzer:
             step=state.step_started_at, now=now, rollout=state.started_at, warm_up=self._settings.warm_up_seconds
         )
         about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
-        record = await analyze(self._source, window, policy, about)
+        record = await analyze(self._source, window, policy, about, contract)
         # A disk that hangs must not delay a rollback, nor take more than one of the few threads.
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(asyncio.to_thread(self._store, self._folder / state.id, record))
@@ -69,9 +79,10 @@ class Analyzer:
             if not folder.exists():
                 self._prune_records()
             write_record(folder, record)
-        except OSError as error:
-            # A full disk must not prevent the rollback of a bad canary.
-            log.error("cannot store the analysis record: %s", error)
+        except Exception:  # pylint: disable=broad-exception-caught
+            # Neither a full disk nor figures that cannot be written may prevent the rollback of a bad canary.
+            FAILURES.labels("record").inc()
+            log.exception("cannot store the analysis record")
 
     def _prune_records(self) -> None:
         folders = sorted((path for path in self._folder.glob("*") if path.is_dir()), key=lambda path: path.name)

@@ -62,6 +62,8 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
         figures.setdefault(group, {}).update(result.figures)
     figures["invariants"] = dict(samples.invariants)
 
+    if samples.contract:
+        return Verdict("rollback", "contract", figures, samples.contract)
     if violated := _violated_invariant(samples, policy):
         return Verdict("rollback", violated, figures)
     if worse := next((one for one in tests if one[2].worse), None):

@@ -26,11 +26,11 @@ DURATION = Histogram(
 )
 FAILURES = Counter(
     "rollout_failures",
-    "Failed operations of rollout-service, which are retried: state, nginx, docker, notify.",
+    "Failed operations of rollout-service: state, nginx, docker and notify, which are retried, and record.",
     ["operation"],
     registry=REGISTRY,
 )
-for _operation in ("state", "nginx", "docker", "notify"):
+for _operation in ("state", "nginx", "docker", "notify", "record"):
     FAILURES.labels(_operation)
 CONTRACT_FAILURES = Counter(
     "bank_contract_probe_failures",
