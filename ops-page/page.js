@@ -30,6 +30,7 @@ const REASONS = {
   errors: "error rate higher than stable",
   latency: "latency higher than stable",
   "latency-ceiling": "latency above the maximum",
+  "no-response": "canary does not respond",
   contract: "responses differ from the contract",
   "no-data": "no metrics available",
   "not-enough-samples": "not enough requests yet",

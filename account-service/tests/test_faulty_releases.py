@@ -1,5 +1,6 @@
 """Each injected fault has its symptom in the application, and the application without it does not."""
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import SimpleNamespace
@@ -163,6 +164,27 @@ def delays(seconds: float, least: int, most: int, of: int) -> Callable[[Bank], A
     return symptom
 
 
+async def hangs(bank: Bank) -> bool:
+    """Reads wait for an event that never comes."""
+    waiting = asyncio.Event()
+
+    class Never:
+        """An event that is not set."""
+
+        async def wait(self) -> None:
+            """Wait for good."""
+            waiting.set()
+            await asyncio.get_running_loop().create_future()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(requests, "asyncio", SimpleNamespace(Event=Never))
+        reading = asyncio.create_task(bank.read())
+        await asyncio.wait({reading, hung := asyncio.create_task(waiting.wait())}, return_when="FIRST_COMPLETED")
+        reading.cancel()
+        hung.cancel()
+    return waiting.is_set()
+
+
 async def leaks(bank: Bank) -> bool:
     """The memory that each request keeps is 20 KB."""
     kept: list[int] = []
@@ -226,6 +248,7 @@ SYMPTOMS: dict[str, Callable[[Bank], Awaitable[bool]]] = {
     "consumer": fails_to_consume,
     "slow": delays(0.3, 5, 5, of=5),
     "slow-1-in-50": delays(2.0, 2, 12, of=300),
+    "hang": hangs,
     "leak": leaks,
     "cpu-x3": burns,
     "death": dies,

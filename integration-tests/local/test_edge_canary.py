@@ -4,6 +4,8 @@ import hashlib
 import http.client
 import json
 import re
+import socketserver
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -13,10 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
+from harness import edge as edge_module
 from harness.client import REQUEST_SECONDS, eventually
 from harness.edge import Edge, running_edge, statuses
 from harness.local_stack import LocalBank
 from harness.replica import Behaviour, Replica, always, running_replica
+
+from shared.testing.ports import free_port
 
 SERVICES = ("account-service", "transaction-service")
 MAX_BODY = 1024 * 1024
@@ -171,6 +176,36 @@ def test_testers_get_the_response_of_the_canary(make_tracks: MakeTracks) -> None
         answer = ask(tracks.connect(), "GET", f"/api/v1/accounts/{status}", X_Canary="never")
         assert (answer.status, answer.track) == (201, "stable")
     assert {status for _, _, status in tracks.stable.received} == {""}
+
+
+class Silent(socketserver.BaseRequestHandler):
+    """Reads a request and closes the connection, responds with an invalid header, or waits, as the path says."""
+
+    def handle(self) -> None:
+        """Handle a connection."""
+        given = self.request.recv(65536)
+        if b"nonsense" in given:
+            self.request.sendall(b"HTTP/1.1 200 OK\r\nno header\r\n\r\n")
+        elif b"hang" in given:
+            # Until NGINX closes the connection.
+            self.request.recv(1)
+
+
+def test_stable_is_told_whether_a_canary_was_connected(
+    make_tracks: MakeTracks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    render = edge_module.render
+    monkeypatch.setattr(edge_module, "render", lambda **given: render(**given).replace("timeout 5s", "timeout 200ms"))
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Silent) as silent:
+        threading.Thread(target=silent.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        address = f"127.0.0.1:{silent.server_address[1]}"
+        pools = {"account-service": [address], "transaction-service": [f"127.0.0.1:{free_port()}"]}
+        tracks = make_tracks(always(201), nginx_canary_pools=pools)
+        for path in ("accounts/close", "accounts/nonsense", "accounts/hang", "transactions"):
+            answer = ask(tracks.connect(), "GET", f"/api/v1/{path}")
+            assert (answer.status, answer.track) == (201, "stable"), path
+        silent.shutdown()
+    assert [status for _, _, status in tracks.stable.received] == ["502", "502", "504", "503"]
 
 
 @pytest.mark.parametrize("choice", ["never", "always", ""])

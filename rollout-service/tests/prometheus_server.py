@@ -17,7 +17,7 @@ from shared.testing.ports import free_port
 from shared.testing.timing import BUSY_SECONDS
 
 SCRAPE_SECONDS = 1
-LES = ("0.01", "0.1", "1.0", "2.5", "+Inf")
+LES = ("0.01", "0.1", "1.0", "2.5", "5.0", "+Inf")
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = BUSY_SECONDS) -> None:

@@ -6,7 +6,7 @@ are analyzed once per scrape interval, as in production; the drill `verdict` run
 
 import random
 from bisect import bisect
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -21,6 +21,8 @@ REACTION_SECONDS = 3.0
 BUDGET_SECONDS = 600.0
 _BEFORE_REQUESTS = 20_000
 _WARM_UP_SECONDS = 10.0
+# NGINX's time limit for a canary.
+_LIMIT_SECONDS = 5.0
 _BUCKETS = 64
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, float("inf"))
 _CPU = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.128, float("inf"))
@@ -33,6 +35,7 @@ Kind = Literal["usual", "unusual", "mostly failing"]
 class Fault:
     """What a faulty canary does to a share of its requests (`writes` only: to POSTs).
 
+    `hangs`: it does not answer a share of them, and stable does after NGINX's time limit.
     `stored`: stable repeats the response instead of answering with success, because the ledger has stored it.
     """
 
@@ -44,6 +47,7 @@ class Fault:
     leaked_bytes: float = 0
     slow_share: float = 0
     events: bool = True
+    hangs: float = 0
 
 
 FAULTS = {
@@ -54,6 +58,8 @@ FAULTS = {
     "409-half, stored": Fault("409", 0.5, writes=True, stored=True),
     "no-events": Fault(events=False),
     "cpu-x3": Fault(cpu=3),
+    "hang": Fault(hangs=1),
+    "hang-1-in-20": Fault(hangs=0.05),
     "leak": Fault(leaked_bytes=20_000),
     "slow-1-in-50": Fault(slow_share=0.02),
 }
@@ -130,20 +136,25 @@ class SimulatedRollout:
     def step(self, share: float) -> Iterator[tuple[float, model.Verdict]]:
         """Yield the seconds since the start of a step, and the verdict, at each analysis."""
         canary, stable = _Track(), _Track()
-        retried, seconds = 0, 0.0
+        retried, seconds, hung = 0, 0.0, deque([0], maxlen=round(_LIMIT_SECONDS / SCRAPE_SECONDS) + 1)
         while seconds < BUDGET_SECONDS:
             seconds += SCRAPE_SECONDS
+            # Of requests that the canary has got in this interval, NGINX ends the first ones in the next.
+            hung.append(hung[-1])
             for position, bucket, missing, refused in self._requests(round(self._rate * SCRAPE_SECONDS)):
                 outcome = self._usual(missing, refused)
                 if position >= share:
                     self._answer(stable, outcome, bucket, seconds, Fault())
+                    continue
+                if self._chance.random() < self._fault.hangs:
+                    hung[-1] += 1
                     continue
                 if faulty := self._is_faulty():
                     retried += outcome == "2xx" and not self._fault.stored
                 self._answer(canary, self._fault.status if faulty else outcome, bucket, seconds, self._fault)
             for track in (canary, stable):
                 self._grow(track, seconds)
-            yield seconds, evaluate(self._samples(seconds, canary, stable, retried), _POLICY)
+            yield seconds, evaluate(self._samples(seconds, canary, stable, retried, hung[0]), _POLICY)
 
     def _requests(self, count: int) -> Iterator[tuple[float, str, float, float]]:
         total = self._weights[-1]
@@ -176,14 +187,14 @@ class SimulatedRollout:
         if seconds >= _WARM_UP_SECONDS:
             track.memory.append((track.requests, track.resident))
 
-    def _samples(self, seconds: float, canary: _Track, stable: _Track, retried: int) -> model.Samples:
+    def _samples(self, seconds: float, canary: _Track, stable: _Track, retried: int, unanswered: int) -> model.Samples:
         known = Counter(stable.clients)
         known.update(self._before.clients)
         both = _Track()
         both.clients = known
         outcomes = model.OutcomeCounts(
             *("service", canary.requests, stable.requests, dict(canary.outcomes), dict(stable.outcomes)),
-            *(canary.by_client(), both.by_client(), retried),
+            *(canary.by_client(), both.by_client(), retried, unanswered),
         )
         invariants = dict.fromkeys(model.INVARIANTS, 0.0)
         if not self._fault.events:

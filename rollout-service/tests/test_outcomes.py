@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.analysis.model import INVARIANTS, OutcomeCounts, Policy, Samples, ServiceCounts
+from app.analysis.model import INVARIANTS, OutcomeCounts, Policy, Samples, ServiceCounts, Verdict
 from app.analysis.outcomes import compare_outcomes, compare_retries
 from app.analysis.verdict import evaluate
 from tests.test_verdict import track
@@ -109,6 +109,48 @@ def test_an_equal_canary_is_rarely_worse_at_any_look() -> None:
                     wrong += 1
                     break
     assert wrong <= 4
+
+
+# Requests without a response ------------------------------------------------------------------------------------------
+
+
+def hung(unanswered: float, answered: float = 0, stable_slow: float = 0) -> Verdict:
+    """Return the verdict on a canary that has not answered some requests, next to 900 of stable."""
+    counts = OutcomeCounts("service", answered, 900, {}, {}, unanswered=unanswered, stable_slow=stable_slow)
+    healthy = ServiceCounts("service", track(9000), track(1000))
+    return evaluate(Samples(120.0, (healthy,), dict.fromkeys(INVARIANTS, 0.0), outcomes=(counts,)), POLICY)
+
+
+@pytest.mark.parametrize(("unanswered", "answered"), [(4, 0), (30, 0), (5, 100), (60, 1000)])
+def test_a_canary_that_hangs_is_rolled_back(unanswered: float, answered: float) -> None:
+    verdict = hung(unanswered, answered)
+    assert (verdict.verdict, verdict.reason) == ("rollback", "no-response")
+    assert verdict.figures["service"]["canary_unanswered"] == unanswered
+
+
+@pytest.mark.parametrize(
+    ("unanswered", "answered", "stable_slow", "expected"),
+    [
+        (0, 10, 0, "promote"),
+        # A few among many, and a disk that stalls both versions.
+        (1, 1000, 0, "promote"),
+        (2, 20, 0, "hold"),
+        (20, 80, 180, "promote"),
+        (3, 97, 2, "hold"),
+    ],
+)
+def test_a_canary_that_stalls_as_stable_does_is_not_rolled_back(
+    unanswered: float, answered: float, stable_slow: float, expected: str
+) -> None:
+    verdict = hung(unanswered, answered, stable_slow)
+    assert verdict.verdict == expected
+    assert verdict.reason == ("healthy" if expected == "promote" else "no-response")
+
+
+def test_a_canary_whose_metrics_are_missing_is_rolled_back_when_it_hangs() -> None:
+    counts = OutcomeCounts("service", 0, 900, {}, {}, unanswered=10)
+    frozen = Samples(20.0, (ServiceCounts("service", track(900), None),), {}, outcomes=(counts,))
+    assert evaluate(frozen, POLICY).reason == "no-response"
 
 
 # The verdict ----------------------------------------------------------------------------------------------------------

@@ -100,9 +100,7 @@ async def test_counts_are_exact(
 
 def counts(requests: float, errors: float) -> TrackCounts:
     """Return the counts of a fake replica: each request took between 0.01 s and 0.1 s."""
-    return TrackCounts(
-        requests, errors, {"0.01": 0, "0.1": requests, "1.0": requests, "2.5": requests, "+Inf": requests}
-    )
+    return TrackCounts(requests, errors, {"0.01": 0, **dict.fromkeys(("0.1", "1.0", "2.5", "5.0", "+Inf"), requests)})
 
 
 async def test_latencies_exclude_the_warm_up(
@@ -249,6 +247,11 @@ async def test_outcomes_are_those_of_each_version(
     retried = 'http_canary_retries_total{handler="/api/v1/accounts",method="GET",canary_status="%s",status="%s"}'
     stable.values[retried % (404, 404)], stable.values[retried % (404, 200)] = 8, 30
     stable.values[retried % (500, 200)] = 0
+    # The canary hung, sent nonsense and refused connections; stable failed as well.
+    for canary_status, status, number in ((504, 200, 4), (504, 404, 2), (502, 201, 1), (503, 200, 9), (504, 500, 9)):
+        stable.values[retried.replace("accounts", "holds") % (canary_status, status)] = number
+    slow = 'http_request_duration_seconds_bucket{handler="/api/v1/holds",method="POST",le="%s"}'
+    stable.values[slow % "2.5"], stable.values[slow % "5.0"], stable.values[slow % "+Inf"] = 3, 5, 8
     stable.values[own % (3, "2xx")], stable.values[own % (4, "404")] = 140, 2
     window = AnalysisWindow(began, prometheus.wait_for_scrape(replicas), began, before_seconds=60)
     found = (await PrometheusSamples(prometheus.url, client).read(window)).outcomes
@@ -260,7 +263,8 @@ async def test_outcomes_are_those_of_each_version(
     assert (requests.stable_total, requests.stable) == (pytest.approx(102), {name: pytest.approx(2)})
     assert requests.canary_clients == {"404": {"3": 40}, "2xx": {"4": 60}}
     assert requests.stable_clients == {"404": {"4": 2}, "2xx": {"3": 140}}
-    assert requests.retried == 30
+    assert (requests.retried, requests.unanswered) == (30, 7)
+    assert requests.stable_slow == 3
     assert (transactions.canary_total, transactions.canary) == (20, {"refused transfer": 5})
     assert transactions.canary_clients == {"refused": {"4": 5}}
 

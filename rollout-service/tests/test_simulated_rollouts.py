@@ -12,6 +12,8 @@ from tests.simulated_rollouts import Population, roll_out, seconds_to_roll_back
         ("409-half", "retries", 30),
         ("409-half, stored", "outcomes", 90),
         ("no-events", "events", 10),
+        ("hang", "no-response", 20),
+        ("hang-1-in-20", "no-response", 60),
         ("cpu-x3", "cpu", 45),
     ],
 )

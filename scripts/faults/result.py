@@ -24,6 +24,7 @@ _REASONS = {
     "consumer": "consumer|dead-letters",
     "slow": "latency",
     "slow-1-in-50": "latency",
+    "hang": "no-response",
     "leak": "memory|restart",
     "cpu-x3": "cpu|latency",
     # While the canaries start, before any analysis.

@@ -38,7 +38,7 @@ IN_PROGRESS = Gauge("http_requests_in_progress", "Number of HTTP requests in pro
 CANARY_RETRIES = Counter(
     "http_canary_retries",
     "Requests that NGINX sent to this replica after a canary did not succeed; `canary_status` is the canary's status,"
-    " 502 or 504 without a response, and `status` this replica's.",
+    " 502 or 504 if it did not respond, 503 if NGINX could not connect, and `status` this replica's.",
     ["handler", "method", "canary_status", "status"],
     registry=REGISTRY,
 )

@@ -290,6 +290,8 @@ FAULT_THRESHOLDS: dict[str, tuple[float | None, float]] = {
     "409-half, stored": (60, 0.9),
     "no-events": (30, 0.95),
     "cpu-x3": (30, 0.95),
+    "hang": (30, 0.95),
+    "hang-1-in-20": (None, 0.99),
     "leak": (None, 0.99),
     "slow-1-in-50": (None, 0.97),
 }

@@ -15,7 +15,19 @@ INVARIANTS = (
 )
 # All reasons of a verdict, which are label values of a metric. With `hold`, the first group means a suspicion.
 REASONS = (
-    *("errors", "latency-ceiling", "latency", "retries", "outcomes", "cpu", "memory", "files", "threads", "event-loop"),
+    *(
+        "errors",
+        "latency-ceiling",
+        "latency",
+        "retries",
+        "outcomes",
+        "no-response",
+        "cpu",
+        "memory",
+        "files",
+        "threads",
+        "event-loop",
+    ),
     *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "restart"),
     *("criterion", "contract"),
     *("no-data", "not-enough-samples", "baking", "healthy"),
@@ -47,7 +59,9 @@ class OutcomeCounts:
 
     `canary` and `stable` count the unsuccessful ones by a text that begins with the outcome (`409 account-frozen POST
     /api/v1/transfers`). The clients' counts are of all outcomes by bucket, stable's including the time before the step.
-    `retried` are the requests that stable has answered with success after the canary had not.
+    `retried` are the requests that stable has answered with success after the canary had not. `unanswered` are those to
+    which a connected canary has not responded in time, or not with valid HTTP, and stable has. `stable_slow` are
+    requests for which stable took longer than NGINX lets a canary take.
     """
 
     name: str
@@ -58,6 +72,8 @@ class OutcomeCounts:
     canary_clients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     stable_clients: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     retried: float = 0
+    unanswered: float = 0
+    stable_slow: float = 0
 
 
 @dataclass(frozen=True, slots=True)

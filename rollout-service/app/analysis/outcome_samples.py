@@ -9,6 +9,10 @@ from app.analysis.queries import AnalysisWindow, Prometheus, Values, summed
 _LEDGER = "account-service"
 _POSTED, _REFUSED = "posted", "refused"
 _REQUEST = 'job="services", handler=~"/api/.*|unmatched"'
+# NGINX's time limit for a canary, in seconds, which is a bound of the services' buckets; its status for a canary that
+# does not respond in time, or not with valid HTTP.
+_LIMIT = "5"
+_UNANSWERED = ("502", "504")
 
 
 async def read_outcomes(
@@ -20,7 +24,7 @@ async def read_outcomes(
     """
     step, before = (window.step, window.now), (window.before, window.step)
     labels = ("handler", "method", "status", "code")
-    requests, transactions, retries, clients, clients_before = await asyncio.gather(
+    requests, transactions, retries, durations, clients, clients_before = await asyncio.gather(
         prometheus.increase(f"http_requests_total{{{_REQUEST}}}", *step, *labels),
         prometheus.increase('bank_transactions_total{job="services"}', *step, "type", "status"),
         prometheus.increase(
@@ -28,18 +32,25 @@ async def read_outcomes(
             *step,
             *("handler", "method", "status", "canary_status"),
         ),
+        prometheus.increase(
+            f'http_request_duration_seconds_bucket{{{_REQUEST}, track="stable", le=~"{_LIMIT}(\\\\.0)?|[+]Inf"}}',
+            *step,
+            "le",
+        ),
         prometheus.increase('bank_client_outcomes_total{job="services"}', *step, "bucket", "outcome"),
         prometheus.increase('bank_client_outcomes_total{job="services", track="stable"}', *before, "bucket", "outcome"),
     )
     everyone = (clients, clients_before)
-    found = [_of_requests(service, requests, retries, everyone) for service in services]
+    found = [_of_requests(service, requests, retries, durations, everyone) for service in services]
     return (*found, _of_transactions(transactions, everyone))
 
 
-def _of_requests(service: str, requests: Values, retries: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:
+def _of_requests(
+    service: str, requests: Values, retries: Values, durations: Values, everyone: tuple[Values, Values]
+) -> OutcomeCounts:
     """Return the outcomes of a service's requests; what stable answered after a canary is not stable's own."""
     own_retries = {key: value for key, value in retries.items() if key[2] == service}
-    retried = summed(own_retries, 4, 5, 6)
+    retried, by_status = summed(own_retries, 4, 5, 6), summed(own_retries, 6, 7)
     canary, stable = (_by_outcome(requests, service, track) for track in ("canary", "stable"))
     answered = summed(stable, 0, 1, 2)
     own = {
@@ -57,10 +68,23 @@ def _of_requests(service: str, requests: Values, retries: Values, everyone: tupl
         # The test of errors counts the canary's 5xx.
         retried=sum(
             value
-            for (status, canary_status), value in summed(own_retries, 6, 7).items()
+            for (status, canary_status), value in by_status.items()
             if status.startswith("2") and not canary_status.startswith("5")
         ),
+        unanswered=sum(
+            value
+            for (status, canary_status), value in by_status.items()
+            if canary_status in _UNANSWERED and not status.startswith("5")
+        ),
+        stable_slow=_slow(service, durations),
     )
+
+
+def _slow(service: str, durations: Values) -> float:
+    """Return the requests of a service above the time limit, from its cumulative buckets."""
+    counts = summed({key: value for key, value in durations.items() if key[2] == service}, 4)
+    total = counts.pop(("+Inf",), 0.0)
+    return max(0.0, total - sum(counts.values())) if counts else 0.0
 
 
 def _of_transactions(transactions: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:

@@ -18,6 +18,10 @@ Wald's bounds hold at every look: the likelihood ratio of an equal canary is a m
 Latency: the Mann-Whitney U test with a boundary for any number of looks (ranks.py). With very many samples any
 difference is significant, so the canary must also be slower by a relevant amount.
 
+A canary that hangs counts nothing itself: NGINX ends the request after its time limit, and stable, which answers it
+then, counts it. These are compared as errors are, with stable's requests above the same limit, so that a disk that
+stalls both versions does not count against the canary.
+
 Outcomes and retries: outcomes.py. CPU, memory, open files, threads and event-loop lag: resources.py.
 Operators' own criteria: criteria.py.
 
@@ -27,12 +31,12 @@ and stable's errors only if stable fails them, too, which speaks for the canary.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from app.analysis import ranks
 from app.analysis.criteria import compare_criterion
-from app.analysis.model import INVARIANTS, Policy, Samples, ServiceCounts, Finding, TrackCounts, Verdict
+from app.analysis.model import INVARIANTS, Finding, OutcomeCounts, Policy, Samples, ServiceCounts, TrackCounts, Verdict
 from app.analysis.outcomes import compare_outcomes, compare_retries
 from app.analysis.resources import compare_resources
 
@@ -83,6 +87,7 @@ def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, F
     found = []
     for counts in samples.outcomes or ():
         found.append((counts.name, "retries", compare_retries(counts, policy)))
+        found.append((counts.name, "no-response", _compare_unanswered(counts, policy)))
         found.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
     for use in samples.resources or ():
         found += [(use.service, reason, result) for reason, result in compare_resources(use, policy).items()]
@@ -163,6 +168,14 @@ def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, l
             f"{name}_against_stable": with_before,
         },
     )
+
+
+def _compare_unanswered(counts: OutcomeCounts, policy: Policy) -> Finding:
+    """Compare requests without a response with those that stable would not have answered in time, either."""
+    canary = (counts.unanswered, counts.canary_total + counts.unanswered)
+    stable = (counts.stable_slow, max(counts.stable_total, counts.stable_slow))
+    found = _compare_rates("unanswered", [canary, stable, (0, 0)], policy.error_floor, policy.error_limit, policy)
+    return found if counts.unanswered else replace(found, acceptable=True)
 
 
 def _log_likelihood_ratio(bad: float, total: float, stable_bad: float, stable_total: float, ratio: float) -> float:

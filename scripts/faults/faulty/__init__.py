@@ -20,6 +20,7 @@ DESCRIPTIONS = {
     "consumer": "every consumed event fails",
     "slow": "every request takes 300 ms longer",
     "slow-1-in-50": "one of fifty requests takes 2 s longer",
+    "hang": "no request is answered",
     "leak": "every request leaks 20 KB of memory",
     "cpu-x3": "every request takes three times the CPU time",
     "death": "a request with the X-Request-ID query-of-death ends the process",

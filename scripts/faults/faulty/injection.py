@@ -18,6 +18,7 @@ FAULTS: dict[str, Callable[[Patch], None]] = {
     "consumer": effects.consumer,
     "slow": requests.slow,
     "slow-1-in-50": requests.slow_tail,
+    "hang": requests.hang,
     "leak": resources.leak,
     "cpu-x3": resources.cpu,
     "death": requests.death,

@@ -109,6 +109,15 @@ def slow_tail(patch: Patch) -> None:
     _delayed(patch, _TAIL_DELAY_SECONDS, _TAIL_SHARE)
 
 
+def hang(patch: Patch) -> None:
+    """Answer no request, and ignore that the client has gone."""
+
+    async def wait(_handle: Handle, _service: Any, _scope: Any, _receive: Any, _send: Any) -> None:
+        await asyncio.Event().wait()
+
+    wrap_requests(patch, wait)
+
+
 def death(patch: Patch) -> None:
     """End the process on a certain request."""
 
