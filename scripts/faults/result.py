@@ -19,6 +19,7 @@ _REASONS = {
     "409-half": "outcomes|retries|contract|errors",
     "wrong-balance-field": "contract",
     "no-events": "events|reconciliation|outcomes|contract",
+    "no-history": "history",
     "wrong-amount-event": "events|reconciliation|outcomes|contract",
     "double-post": "ledger-violation|errors|retries|contract",
     "consumer": "consumer|dead-letters",

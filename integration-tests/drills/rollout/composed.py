@@ -20,7 +20,7 @@ from shared.testing.thresholds import Threshold
 # Faults that damage the history come last.
 FAULTS = (
     *("401-all", "404-all", "422-valid", "409-half", "wrong-balance-field", "leak", "cpu-x3", "slow-1-in-50"),
-    *("hang", "bad-config", *DAMAGING),
+    *("hang", "no-history", "bad-config", *DAMAGING),
 )
 AA = "aa"
 _AA_ROLLOUTS = 10

@@ -35,6 +35,8 @@ _STALE_SECONDS = 20.0
 _ACCOUNT, _TRANSACTION = "account-service", "transaction-service"
 Result = TypeVar("Result")
 
+# Each of them adds one entry to the history.
+_ENTRY_EVENTS = "bank.entry.posted|bank.transaction.refused"
 _REQUEST = 'handler!~"/health/.*|/metrics|/internal/.*|/docs.*"'
 
 
@@ -50,6 +52,7 @@ class MetricNames:
     consumed: str = "bank_events_consumed_total"
     lag: str = "bank_consumer_lag_seconds"
     events: str = "bank_event_mismatches_total"
+    entries: str = "bank_history_entries_total"
     started: str = "process_start_time_seconds"
     checked: str = "bank_check_completed_timestamp_seconds"
 
@@ -166,6 +169,7 @@ class PrometheusSamples:
             # Exported from the first failure on; the series of dead letters, which starts at 0, proves the metric name.
             "consumer": self._total_increase(f'{names.consumed}{{{canary}, outcome="failed"}}', window, missing=0.0),
             "events": self._event_mismatches(window),
+            "history": self._missing_entries(window.now),
             "restart": self._restarts(window),
             "consumer-lag": self._lag(f'{names.lag}{{job="services"}}', window.now),
         }
@@ -200,6 +204,20 @@ class PrometheusSamples:
         """
         found = await self._prometheus.increase(f'{self._metrics.events}{{job="services"}}', window.rollout, window.now)
         return sum(value for key, value in found.items() if key[3] == "stable") if found else None
+
+    async def _missing_entries(self, now: float) -> float | None:
+        """Return the events that canaries have processed in a dry run without their entry in the history.
+
+        None if no canary counts entries. Raises MetricsUnavailable.
+        """
+        of = f'job="services", track="canary", service="{_TRANSACTION}", type=~"{_ENTRY_EVENTS}"'
+        entries = f"sum by (instance) ({self._metrics.entries}{{{of}}})"
+        events = f'sum by (instance) ({self._metrics.consumed}{{{of}, outcome="dry_run"}})'
+        # One query sees both counters in the same scrape, which never has more events than entries.
+        missing = await self._prometheus.query(f"{events} - {entries}", now, "instance")
+        if not missing and not await self._prometheus.query(entries, now, "instance"):
+            return None
+        return sum(max(0.0, one) for one in missing.values())
 
     async def _restarts(self, window: AnalysisWindow) -> float | None:
         """Return how often canaries were restarted in the step; raises MetricsUnavailable."""

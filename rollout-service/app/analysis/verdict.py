@@ -66,10 +66,8 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
         figures.setdefault(group, {}).update(result.figures)
     figures["invariants"] = dict(samples.invariants)
 
-    if samples.contract:
-        return Verdict("rollback", "contract", figures, samples.contract)
-    if violated := _violated_invariant(samples, policy):
-        return Verdict("rollback", violated, figures)
+    if violated := "contract" if samples.contract else _violated_invariant(samples, policy):
+        return Verdict("rollback", violated, figures, samples.contract)
     if worse := next((one for one in tests if one[2].worse), None):
         return Verdict("rollback", worse[1], figures, worse[2].detail)
     if not samples.services or None in tracks.values() or not _is_measured(samples):

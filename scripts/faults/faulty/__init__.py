@@ -15,6 +15,7 @@ DESCRIPTIONS = {
     "409-half": "every other movement of money is refused for insufficient funds: 409",
     "wrong-balance-field": "accounts show a balance that is one minor unit too high",
     "no-events": "posted transactions publish no event",
+    "no-history": "consumed events are acknowledged without an entry in the history",
     "wrong-amount-event": "events of entries have an amount that is one minor unit too high",
     "double-post": "every entry is written twice",
     "consumer": "every consumed event fails",

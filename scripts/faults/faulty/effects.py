@@ -90,6 +90,17 @@ def no_events(patch: Patch) -> None:
     _change_events(patch, lambda event: [])
 
 
+def no_history(patch: Patch) -> None:
+    """Acknowledge consumed events without writing them to the history."""
+    if _has_ledger():
+        return
+
+    async def skip(_connection: Any, _projection: Any) -> set[str]:
+        return set()
+
+    patch(importlib.import_module("app.storage.history"), "add", skip)
+
+
 def wrong_amount(patch: Patch) -> None:
     """Publish amounts that are one minor unit too high."""
     _change_events(patch, lambda event: [{**event, "data": {**event["data"], "amount": event["data"]["amount"] + 1}}])

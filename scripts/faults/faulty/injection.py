@@ -13,6 +13,7 @@ FAULTS: dict[str, Callable[[Patch], None]] = {
     "409-half": effects.refused,
     "wrong-balance-field": effects.wrong_balance,
     "no-events": effects.no_events,
+    "no-history": effects.no_history,
     "wrong-amount-event": effects.wrong_amount,
     "double-post": effects.double_post,
     "consumer": effects.consumer,

@@ -1,13 +1,14 @@
 """SQL that writes the history and the flags, and clears the history before a rebuild."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, text
+from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.projection import Projection
+from app.domain.recorded import Key, RecordedEntry
 from app.fraud import Finding
 from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from shared.db.database import bulk_insert_new, is_postgres
@@ -44,6 +45,13 @@ async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], no
         for finding in findings
     ]
     return {row.id for row in await bulk_insert_new(connection, flags, rows)}
+
+
+async def recorded_entries(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, RecordedEntry]:
+    """Return the entries with these keys."""
+    columns = (*entries.primary_key.columns, entries.c.seq, entries.c.amount, entries.c.balance_after)
+    wanted = select(*columns).where(tuple_(*entries.primary_key.columns).in_(sorted(keys)))
+    return {(row[0], row[1]): RecordedEntry(*row[2:]) for row in await connection.execute(wanted)} if keys else {}
 
 
 async def clear(connection: AsyncConnection) -> None:

@@ -1,0 +1,50 @@
+"""Whether the history has the entries that events describe: plain functions on plain data.
+
+It does not use the projection, whose faults it is to find.
+"""
+
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from shared.events import CloudEvent
+
+POSTED, REFUSED = "bank.entry.posted", "bank.transaction.refused"
+# Each event of these types adds one entry.
+ENTRY_TYPES = (POSTED, REFUSED)
+
+# Account and transaction.
+Key = tuple[str, str]
+
+
+class RecordedEntry(NamedTuple):
+    """What the history has of an entry; None for seq and balance where nothing moved."""
+
+    seq: int | None
+    amount: int
+    balance_after: int | None
+
+
+def entry_keys(events: Iterable[CloudEvent]) -> set[Key]:
+    """Return the keys of the entries that events of ENTRY_TYPES describe."""
+    return {_key(event.data) for event in events}
+
+
+def with_other_keys(event: CloudEvent, account_id: str, transaction_id: str) -> CloudEvent:
+    """Return the event as that of another account and transaction."""
+    other = {"account_id": account_id, "transaction_id": transaction_id}
+    return event.model_copy(update={"id": transaction_id, "data": {**event.data, **other}})
+
+
+def has_entry(event: CloudEvent, found: Mapping[Key, RecordedEntry]) -> bool:
+    """Return whether the entry of an event is among those found, as the event describes it."""
+    entry, data = found.get(_key(event.data)), event.data
+    if entry is None:
+        return False
+    if event.type == REFUSED:
+        return entry.seq is None and abs(entry.amount) == data["amount"]
+    return entry == (data["seq"], data["amount"], data["balance_after"])
+
+
+def _key(data: Mapping[str, Any]) -> Key:
+    return str(uuid.UUID(data["account_id"])), str(uuid.UUID(data["transaction_id"]))
