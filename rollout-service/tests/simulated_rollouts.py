@@ -23,6 +23,8 @@ _BEFORE_REQUESTS = 20_000
 _WARM_UP_SECONDS = 10.0
 # NGINX's time limit for a canary.
 _LIMIT_SECONDS = 5.0
+# Share of the requests in an interval that a stalling disk affects.
+_STALLED = 0.3
 _BUCKETS = 64
 _LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, float("inf"))
 _CPU = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.128, float("inf"))
@@ -67,12 +69,16 @@ FAULTS = {
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """Clients: how many, how unequal, and of which kind; requests per second of all of them."""
+    """Clients: how many, how unequal, and of which kind; requests per second of all of them.
+
+    In a share of the intervals (`stalls`) the disk stalls both versions beyond NGINX's time limit.
+    """
 
     rate: float
     clients: int = 1000
     zipf: float = 1.1
     kind: Kind = "usual"
+    stalls: float = 0
 
 
 def _shares(kind: Kind, chance: random.Random) -> tuple[float, float]:
@@ -88,7 +94,7 @@ class _Track:
     """Counts of one version."""
 
     def __init__(self) -> None:
-        self.requests = self.measured = 0
+        self.requests = self.measured = self.slow = 0
         self.outcomes: Counter[str] = Counter()
         self.clients: Counter[tuple[str, str]] = Counter()
         self.latencies, self.cpu = [0] * len(_LATENCIES), [0] * len(_CPU)
@@ -120,7 +126,7 @@ class SimulatedRollout:
 
     def __init__(self, population: Population, seed: str, fault: Fault = Fault()) -> None:
         self._chance = chance = random.Random(seed)
-        self._rate, self._fault = population.rate, fault
+        self._rate, self._stalls, self._fault = population.rate, population.stalls, fault
         numbers = range(population.clients)
         self._weights = list(accumulate((number + 1) ** -population.zipf for number in numbers))
         self._clients = [
@@ -141,12 +147,14 @@ class SimulatedRollout:
             seconds += SCRAPE_SECONDS
             # Of requests that the canary has got in this interval, NGINX ends the first ones in the next.
             hung.append(hung[-1])
+            stalled = _STALLED if self._chance.random() < self._stalls else 0.0
             for position, bucket, missing, refused in self._requests(round(self._rate * SCRAPE_SECONDS)):
                 outcome = self._usual(missing, refused)
                 if position >= share:
+                    stable.slow += self._chance.random() < stalled
                     self._answer(stable, outcome, bucket, seconds, Fault())
                     continue
-                if self._chance.random() < self._fault.hangs:
+                if self._chance.random() < max(self._fault.hangs, stalled):
                     hung[-1] += 1
                     continue
                 if faulty := self._is_faulty():
@@ -194,7 +202,7 @@ class SimulatedRollout:
         both.clients = known
         outcomes = model.OutcomeCounts(
             *("service", canary.requests, stable.requests, dict(canary.outcomes), dict(stable.outcomes)),
-            *(canary.by_client(), both.by_client(), retried, unanswered),
+            *(canary.by_client(), both.by_client(), retried, unanswered, stable.slow),
         )
         invariants = dict.fromkeys(model.INVARIANTS, 0.0)
         if not self._fault.events:

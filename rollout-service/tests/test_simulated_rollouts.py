@@ -23,6 +23,10 @@ def test_a_fault_is_found_soon(fault: str, reason: str, most: float) -> None:
         assert (found, seconds <= most) == (reason, True)
 
 
-@pytest.mark.parametrize("population", [Population(20), Population(50, 200, 1.5, "unusual")], ids=["usual", "unusual"])
+@pytest.mark.parametrize(
+    "population",
+    [Population(20), Population(50, 200, 1.5, "unusual"), Population(20, stalls=0.2)],
+    ids=["usual", "unusual", "stalls"],
+)
 def test_equal_versions_are_promoted(population: Population) -> None:
     assert {roll_out(population, f"{seed}") for seed in range(3)} == {"promoted"}

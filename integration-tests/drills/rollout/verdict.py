@@ -278,6 +278,7 @@ POPULATIONS = {
     "50 requests/s": Population(50),
     "200 requests/s": Population(200),
     "50 requests/s, few unusual heavy clients": Population(50, 200, 1.5, "unusual"),
+    "50 requests/s, a disk that stalls": Population(50, stalls=0.1),
     "50 requests/s, most clients fail often": Population(50, 200, 1.1, "mostly failing"),
 }
 # Five canary requests per second, as 10 % of 50: seconds, and the share that must be rolled back within them. Without
