@@ -144,7 +144,7 @@ function showSplit(edge) {
   }
   const text = canary ? `Stable ${100 - canary} %, canary ${canary} % of clients` : "All clients on stable";
   const previous = edge.revision === "previous" ? "NGINX serves the previous version." : null;
-  show("split", bar, make("p", text), previous && make("p.wary", before));
+  show("split", bar, make("p", text), previous && make("p.wary", previous));
 }
 
 function showRollout(edge, answer) {
@@ -166,8 +166,28 @@ function showRollout(edge, answer) {
       ["last verdict", verdict],
       ["outcome", outcome || null],
     ),
+    outcomeTable(state.outcomes || []),
     events("History", state.history.map((event) => [event.at, eventText(event)])),
   );
+}
+
+// The shares of outcomes since the start of the step, by service; null without any.
+function outcomeTable(rows) {
+  if (!rows.length) return null;
+  const percent = (share) => make("td", share === null ? "–" : `${(share * 100).toFixed(1)} %`);
+  const header = (scope, text, span) => {
+    const cell = make("th", text);
+    cell.scope = scope;
+    cell.colSpan = span || 1;
+    return cell;
+  };
+  const table = make("table", make("caption", "Outcomes in this step"));
+  table.append(make("tr", header("col", "outcome"), header("col", "canary"), header("col", "stable")));
+  rows.forEach((row, index) => {
+    if (!index || rows[index - 1].service !== row.service) table.append(make("tr", header("rowgroup", row.service, 3)));
+    table.append(make("tr", header("row", row.outcome), percent(row.canary), percent(row.stable)));
+  });
+  return table;
 }
 
 function eventText(event) {

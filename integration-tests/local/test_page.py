@@ -123,6 +123,37 @@ def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: LocalB
         looked.waits_for("overall", "All systems operational")
 
 
+def test_a_rollout_shows_the_outcomes_of_both_versions(bank: LocalBank, browser: Browser):
+    shares = [("success", 0.5, 0.95), ("404 not-found GET /api/v1/accounts/{id}", 0.5, 0.05)]
+    rows = [{"outcome": name, "canary": own, "stable": other} for name, own, other in shares]
+    state = {
+        **{"phase": "canary", "release": "v2", "steps": [10, 50], "step": 0, "weight": 10, "serving": "stable"},
+        **{"service": "rollout-service", "track": "stable", "ready": True, "failing": [], "outcome": "", "history": []},
+        "verdict": {"verdict": "hold", "reason": "outcomes"},
+        "outcomes": [
+            *({"service": "account-service", **row} for row in rows),
+            {"service": "transactions", "outcome": "success", "canary": None, "stable": 1},
+        ],
+    }
+    with Looked(browser, bank.stack.api_url, viewport={**PHONE, "width": 320}) as looked:
+        looked.waits_for("overall", "All systems operational")
+        edge = {**bank.client.get("/ops/edge.json").json(), "parts": ["rollout-service"], "revision": "previous"}
+        looked.page.route("**/ops/edge.json", lambda route: route.fulfill(json=edge))
+        looked.page.route("**/ops/rollout-service.json", lambda route: route.fulfill(json=state))
+        looked.waits_for("rollout", "Outcomes in this step")
+        table = looked.page.get_by_role("table", name="Outcomes in this step")
+        assert [line.split("\t") for line in table.inner_text().splitlines()[1:]] == [
+            ["outcome", "canary", "stable"],
+            ["account-service"],
+            ["success", "50.0 %", "95.0 %"],
+            ["404 not-found GET /api/v1/accounts/{id}", "50.0 %", "5.0 %"],
+            ["transactions"],
+            ["success", "–", "100.0 %"],
+        ]
+        looked.waits_for("split", "NGINX serves the previous version.")
+        assert not looked.overflows() and looked.faint() == [] and looked.complaints == []
+
+
 def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: LocalBank, browser: Browser):
     with Looked(browser, bank.stack.api_url) as looked:
         looked.waits_for("overall", "All systems operational")

@@ -22,7 +22,7 @@ async def status(request: Request) -> Response:
 
 
 def public_view(state: Rollout) -> dict[str, Any]:
-    """Return what unauthenticated clients may see: phase, weight, verdict, and the latest events, newest first.
+    """Return what unauthenticated clients may see: phase, weight, verdict, outcomes, latest events (newest first).
 
     Reasons are limited to those of verdicts: others contain names or an operator's text.
     """
@@ -38,6 +38,7 @@ def public_view(state: Rollout) -> dict[str, Any]:
         "waiting_for_approval": bool(state.waiting_since),
         "analysis_skipped": bool(state.skip_analysis),
         "verdict": verdict,
+        "outcomes": state.verdict.get("outcomes", []) if state.in_progress else [],
         "history": [_public_event(event) for event in reversed(state.history[-_MAX_EVENTS:])],
     }
 

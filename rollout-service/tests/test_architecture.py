@@ -25,7 +25,7 @@ LAYERS = [
     ["state_machine", "prometheus", "analysis.verdict", "contract"],
     ["analysis", "rollout_request"],
 ]
-PURE = ["state_machine", "rollout_request", "analysis.model", "analysis.verdict"]
+PURE = ["state_machine", "rollout_request", "analysis.model", "analysis.outcome_mix", "analysis.verdict"]
 
 
 def test_imports_run_one_way() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from app.analysis.model import Policy
+from app.analysis.outcome_mix import outcome_mix
 from app.analysis.records import AnalysisRecord, write_record
 from app.analysis.queries import AnalysisWindow
 from app.analysis.samples import PrometheusSamples
@@ -49,7 +50,7 @@ class Analyzer:
         self._writing: asyncio.Task[None] | None = None
 
     async def run(self, state: Rollout, now: float, probed: int = 0, contract: str = "") -> Mapping[str, Any]:
-        """Analyze the current step, store the record, and return verdict, reason and figures.
+        """Analyze the current step, store the record, and return verdict, reason, figures and the mix of outcomes.
 
         `probed` requests of each service and track were contract probes, which do not replace clients' requests;
         `contract` is the difference that they confirmed.
@@ -72,6 +73,7 @@ class Analyzer:
         return {
             **{"verdict": verdict.verdict, "reason": verdict.reason, "detail": verdict.detail, "at": now},
             "figures": _json_safe(verdict.figures),
+            "outcomes": outcome_mix(record.samples),
         }
 
     def _store(self, folder: Path, record: AnalysisRecord) -> None:
