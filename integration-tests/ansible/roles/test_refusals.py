@@ -100,9 +100,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path, settings: dict[str, Any]) -> N
     )
 
 
-def test_too_few_subnets_are_refused(
-    tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_few_subnets_are_refused(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     docker = tmp_path / "bin/docker"
     docker.parent.mkdir()
     pools = '[{"Base": "198.18.0.0/22", "Size": 24}]'
@@ -113,8 +111,10 @@ def test_too_few_subnets_are_refused(
     docker.chmod(0o755)
     monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{docker.parent}:{plays.ENVIRONMENT['PATH']}")
     refused = _look(tmp_path, settings, parts=["preflight"])
-    assert refused.failed and "free subnets for 4 more networks, and the stack needs 9. Nothing was changed." in " ".join(
-        refused.output.split()
+    assert (
+        refused.failed
+        and "free subnets for 4 more networks, and the stack needs 9. Nothing was changed."
+        in " ".join(refused.output.split())
     )
 
 
