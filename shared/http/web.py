@@ -121,7 +121,8 @@ class Service:
         start, cpu = time.perf_counter(), self._cpu.start()
         method = scope["method"]
         if method == "HEAD":
-            scope, send = {**scope, "method": "GET"}, _without_body(send)
+            # `head`: a handler may skip the work for the body.
+            scope, send = {**scope, "method": "GET", "head": True}, _without_body(send)
         headers = scope["headers_by_name"] = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope["request_id"] = request_id.decode()

@@ -87,8 +87,8 @@ class _Stream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._streams.slot():
-            # `head` marks a HEAD that is answered as a GET without its content.
-            if scope["method"] == "HEAD" or scope.get("head"):
+            # Set by shared.http.web, which answers HEAD as GET.
+            if scope.get("head"):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await send({"type": "http.response.body", "body": b""})
                 return
