@@ -1,11 +1,14 @@
 """A release contains exactly the files of a commit, independent of git's settings, attributes and the working tree."""
 
+import configparser
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scripts.release import commit_tree
 from scripts.release.commit_tree import TreeError
@@ -180,3 +183,17 @@ def test_uncommitted_content_is_not_released(root: Path, change: str, variables:
         check=False,
     )
     assert done.returncode == 1 and said in done.stderr
+
+
+def test_all_code_of_a_deployment_is_compared_with_the_commit() -> None:
+    """What Ansible loads by its configuration, and the packages whose modules the roles run."""
+    role = yaml.safe_load((ROOT / "ansible/roles/banking_app/vars/main.yml").read_text(encoding="utf-8"))
+    compared = [Path(path) for path in role["banking_app_tree_paths"]]
+    configuration = configparser.ConfigParser()
+    configuration.read(ROOT / "ansible.cfg")
+    loaded = {"ansible/playbooks", configuration["defaults"]["roles_path"], configuration["defaults"]["filter_plugins"]}
+    texts = [file.read_text(encoding="utf-8") for file in (ROOT / "ansible").rglob("*.yml")]
+    modules = {module for text in texts for module in re.findall(r"-m'?,? '?([a-z_]+)\.[a-z_.]+", text)}
+    assert modules >= {"scripts", "shared"}
+    for path in map(Path, loaded | modules):
+        assert any(path == one or one in path.parents for one in compared), path
