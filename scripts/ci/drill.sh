@@ -9,8 +9,13 @@ root=$PWD
 name=${1-}
 drill=$(grep -ls '^def main' integration-tests/drills/*/"$name.py" || true)
 if [ -z "$drill" ]; then
-    echo "DRILL= one of:" "$(grep -l '^def main' integration-tests/drills/*/*.py | xargs -n 1 basename -s .py | sort | paste -sd ' ')" >&2
-    exit 2
+    names="DRILL= one of: $(grep -l '^def main' integration-tests/drills/*/*.py | xargs -n 1 basename -s .py | sort | paste -sd ' ')"
+    if [ -n "$name" ]; then
+        echo "$names" >&2
+        exit 2
+    fi
+    echo "$names"
+    exit
 fi
 shift
 # Service whose package `app` the drill imports; every service has one of that name.

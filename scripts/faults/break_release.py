@@ -93,8 +93,8 @@ def main(arguments: list[str]) -> int:
     """Roll a faulty release out and return the exit code."""
     fault = arguments[0] if arguments else ""
     if fault not in _FAULTS:
-        print(_usage(), file=sys.stderr)
-        return 2
+        print(_usage(), file=sys.stderr if fault else sys.stdout)
+        return 2 if fault else 0
     if fault in DAMAGING and os.environ.get("DAMAGE") != "1":
         print(
             f"break-release: {fault} leaves the history of its customers wrong for good, and reconciliation reports it;"

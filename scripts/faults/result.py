@@ -132,6 +132,6 @@ def thresholds(fault: str, result: RolloutResult, max_failed: float = MAX_FAILED
             f"{len(result.failed)}" + (f", {len(result.wrong)} wrong responses" if result.wrong else ""),
             len(result.failed) <= allowed,
         ),
-        Threshold("initial state restored", "; ".join(result.leftovers) or "yes", not result.leftovers),
+        Threshold("release removed", "; ".join(result.leftovers) or "yes", not result.leftovers),
     ]
     return found if fault != "unready" else [found[0], found[3], found[4]]
