@@ -21,7 +21,9 @@ _REPORT = f"""<testsuites><testsuite tests="4" failures="1" errors="0" skipped="
 @pytest.fixture
 def reports(tmp_path: Path) -> list[Path]:
     (tmp_path / "shared.xml").write_text(_REPORT, encoding="utf-8")
-    (tmp_path / "scripts.xml").write_text(_REPORT.replace('failures="1"', 'failures="0"').replace(_FAILURE, ""), encoding="utf-8")
+    (tmp_path / "scripts.xml").write_text(
+        _REPORT.replace('failures="1"', 'failures="0"').replace(_FAILURE, ""), encoding="utf-8"
+    )
     return [tmp_path / f"{name}.xml" for name in ("shared", "scripts")]
 
 

@@ -36,7 +36,7 @@ accounts = Table(
 transactions = Table(
     "transactions",
     metadata,
-    # UUIDv7: the order of ids is the order of time.
+    # UUIDv7: sorts by time, up to differences between the clocks of replicas.
     Column("id", _ID, primary_key=True),
     Column("type", String(10), nullable=False),
     Column("status", String(7), nullable=False),

@@ -1,7 +1,7 @@
 """`python -m app.rebuild`: rebuild the history from account-service's feed.
 
 Safe while the service runs: each event is added once. Flags and the committed offset are kept; reconciliation reports
-accounts as behind until the rebuild has finished.
+accounts with missing entries until the rebuild has finished.
 """
 
 import asyncio

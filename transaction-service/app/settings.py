@@ -23,7 +23,9 @@ class TransactionSettings(ServiceSettings):
     """Settings of transaction-service, read from the environment."""
 
     service: str = "transaction-service"
-    account_service_url: str = Field(description="Base URL of account-service, for reconciliation and rebuild.")
+    account_service_url: str = Field(
+        description="Base URL of account-service, for completeness, reconciliation and rebuild."
+    )
     fraud_review_amount: _AmountByCurrency = Field(
         "1000000",
         description="Minimum amount of a debit that is flagged for review, in US cents, converted to other currencies "

@@ -130,21 +130,22 @@ def make_plan(seed: int, faults: int, transfers: int, kinds: Sequence[str]) -> P
 
 
 def _faults(draw: random.Random, count: int, kinds: Sequence[str]) -> Iterator[Fault]:
-    # Every kind and target once before random ones, so that a few faults are as different as possible.
+    # Every kind once before random ones, and targets not used yet before others, so that a few faults are as different
+    # as possible.
     ordered = [name for name in KINDS if name in kinds]
-    fresh: list[tuple[str, tuple[str, str]]] = []
+    used: list[tuple[str, tuple[str, str]]] = []
     before: Fault | None = None
     for number in range(count):
         if number < len(ordered):
-            kind = draw.choice([name for name in ordered if name not in {used for used, _ in fresh}])
+            kind = draw.choice([name for name in ordered if name not in {one for one, _ in used}])
         else:
             (kind,) = draw.choices(ordered, [KINDS[name][1] for name in ordered])
         targets, _, (least, most) = KINDS[kind]
         # An overlapping fault must not have the same target as the one before.
         busy = {before.target, before.peer} - {""} if before is not None and before.overlaps else set()
         free = [pair for pair in targets if not busy & set(pair)] or list(targets)
-        target, peer = draw.choice([pair for pair in free if (kind, pair) not in fresh] or free)
-        fresh.append((kind, (target, peer)))
+        target, peer = draw.choice([pair for pair in free if (kind, pair) not in used] or free)
+        used.append((kind, (target, peer)))
         clash = bool(busy & {target, peer})
         before = Fault(
             kind,

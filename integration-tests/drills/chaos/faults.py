@@ -2,7 +2,7 @@
 
     make drills DRILL=faults [ARGS="--seed 1 --faults 30 --transfers 3000 --plan"]
 
-A dedicated stack whose disks can be filled and whose clocks can be changed. A seed draws faults (containers killed,
+Starts a stack whose disks can be filled and whose clocks can be changed. A seed draws faults (containers killed,
 restarted and frozen; network partitioned, cut in one direction, lossy or slow; disk slow or full; clock changed) and
 the clients' operations: transfers, batches, deposits, withdrawals, holds, captures, voids and reversals. Some clients
 have short timeouts, some give up, some retry at the end. Once all events are consumed, the clients' responses are
@@ -147,7 +147,7 @@ def _healed(heal: Heal) -> bool:
 
 
 def _wait_until_recovered(lab: FaultInjector, kind: str, back: dict[str, float]) -> None:
-    """Wait until the API recovers, and record the longest time for each kind of fault."""
+    """Wait until the API recovers, and record the longest time for each kind (of overlapping faults, the last)."""
     began = time.monotonic()
 
     def both_answer() -> bool:
@@ -196,7 +196,7 @@ def conclude(plan: Plan, result: Result) -> int:
     for finding in result.findings:
         info(f"violation: {finding}")
     planned = Counter(fault.kind for fault in plan.faults)
-    print("faults: " + ", ".join(f"{count} × {kind}" for kind, count in planned.most_common()))
+    print("planned: " + ", ".join(f"{count} × {kind}" for kind, count in planned.most_common()))
     slowest = ", ".join(f"{kind} {took:.1f} s" for kind, took in sorted(result.back.items()))
     print(f"recovery (threshold: {ANSWERING_SECONDS:.0f} s): {slowest}")
     print(

@@ -13,7 +13,7 @@ from app.fraud import Finding
 from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from shared.db.database import bulk_insert_new, is_postgres
 
-# In the order in which consumers write to them, to avoid deadlocks.
+# In the order in which consumers and the reconciler lock them, to avoid deadlocks.
 _PROJECTION = (inbox.seen, transactions, accounts, entries, checkpoints)
 
 
