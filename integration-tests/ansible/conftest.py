@@ -16,6 +16,7 @@ from shared.testing.ports import free_port
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give plays the time that they take on a busy machine."""
     for item in items:
+        # A test's own limit takes precedence.
         item.add_marker(pytest.mark.timeout(1500))
 
 
