@@ -3,7 +3,8 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from functools import partial
 
 import pytest
 from harness.client import eventually
@@ -15,6 +16,37 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the first test the time it takes to build every image on a bare machine."""
     for item in items:
         item.add_marker(pytest.mark.timeout(1500))
+
+
+_SESSIONS = (
+    "SELECT pid, usename, application_name, state, wait_event_type, wait_event, now() - xact_start, left(query, 120)"
+    " FROM pg_stat_activity WHERE datname IS NOT NULL ORDER BY xact_start NULLS LAST"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add what the stack was doing to the report of a failed test: containers, database sessions and logs."""
+    report = yield
+    bank = getattr(item, "funcargs", {}).get("bank")
+    if report.failed and call.when == "call" and isinstance(bank, ComposedBank):
+        for title, look in (
+            ("containers", lambda: bank.compose("ps", "--all")),
+            ("sessions of PostgreSQL", lambda: "\n".join(bank.sql("account", _SESSIONS))),
+            *((f"log of {name}", partial(_log, bank, name)) for name in ("nginx", *SERVICES, "postgres")),
+        ):
+            try:
+                report.sections.append((title, look()))
+            except Exception as error:  # pylint: disable=broad-exception-caught  # the test's own failure matters
+                report.sections.append((title, f"not available: {error!r}"))
+    return report
+
+
+def _log(bank: ComposedBank, service: str) -> str:
+    """Return the last lines of each container of a service."""
+    return "\n".join(bank.logs(container, "--tail", "15") for container in bank.containers(service))
 
 
 @pytest.fixture(scope="session")
