@@ -46,14 +46,16 @@ def count_free(pools: Sequence[dict[str, Any]], used: Sequence[IPv4Network]) -> 
     return sum(not any(subnet.overlaps(other) for other in used) for subnet in candidates)
 
 
-def _docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout  # nosec B607
+def _docker(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=check).stdout  # nosec B607
 
 
 def main() -> int:
     """Compare the free subnets with those that the stack still needs."""
     project = sys.argv[1]
-    networks = json.loads(_docker("network", "inspect", *_docker("network", "ls", "--quiet").split()))
+    # Exits with 1 if another stack has just removed a network; the others are in the output.
+    names = _docker("network", "ls", "--quiet").split()
+    networks = json.loads(_docker("network", "inspect", *names, check=False))
     existing = [one for one in networks if (one["Labels"] or {}).get("com.docker.compose.project") == project]
     pools = json.loads(_docker("info", "--format", "{{json .DefaultAddressPools}}")) or DEFAULT_POOLS
     table = Path("/proc/net/route").read_text(encoding="ascii")
