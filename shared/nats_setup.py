@@ -1,4 +1,6 @@
-"""Create and update the NATS streams: `python -m shared.nats_setup`. Reads EVENTS_URL_FILE and EVENTS_CA_FILE.
+"""Create and update the NATS streams: `python -m shared.nats_setup`.
+
+Reads EVENTS_URL_FILE, EVENTS_CA_FILE and EVENTS_STREAM_BYTES.
 
 Every deployment runs it as the NATS user `setup`; the services are not permitted to update streams.
 """
@@ -12,14 +14,17 @@ from pathlib import Path
 from shared import logging_config
 from shared.messaging import streams
 from shared.messaging.transport import NatsConnection
+from shared.runtime.settings import DEFAULT_STREAM_BYTES
 
 
-async def configure_streams(url: str, ca: str = "") -> dict[str, list[str]]:
+async def configure_streams(url: str, ca: str, stream_bytes: int) -> dict[str, list[str]]:
     """Create missing streams and update the others; return the changed fields by stream. Raises on outage."""
-    bus = NatsConnection(url, ca)
+    bus = NatsConnection(url, ca, stream_bytes)
     try:
         jetstream = await bus.jetstream()
-        return {name: await streams.update(jetstream, name) for name in streams.CONFIGURATIONS}
+        return {
+            str(wanted.name): await streams.update(jetstream, wanted) for wanted in streams.configurations(stream_bytes)
+        }
     finally:
         await bus.close()
 
@@ -29,7 +34,8 @@ def main(environ: Mapping[str, str] = os.environ) -> int:
     logging_config.configure("nats-setup", environ.get("APP_VERSION", "dev"), "stable", "INFO")
     url = Path(environ["EVENTS_URL_FILE"]).read_text(encoding="utf-8").strip()
     ca = Path(environ["EVENTS_CA_FILE"]).read_text(encoding="utf-8") if url.startswith("tls://") else ""
-    for name, changed in asyncio.run(configure_streams(url, ca)).items():
+    stream_bytes = int(environ.get("EVENTS_STREAM_BYTES", DEFAULT_STREAM_BYTES))
+    for name, changed in asyncio.run(configure_streams(url, ca, stream_bytes)).items():
         print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'up to date'}")
     return 0
 

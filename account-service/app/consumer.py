@@ -8,15 +8,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, RequestContext
 from app.domain.commands import SetStatus
-from app.models import feed_state
+from app.models import inbox
 from app.service import AccountService
-from shared.messaging.consumer import Handler, OffsetCommit
+from shared.messaging.consumer import Handler
+from shared.messaging.positions import Positions, Range
 from shared.db.database import write_transaction
 from shared.events import CloudEvent, TransactionFlagged
 from shared.http.idempotency import request_hash
 from shared.ids import utc_now
 
-_FEED = "transaction-service"
+_PRODUCER = "transaction-service"
 
 
 class FlagHandler(Handler):
@@ -26,30 +27,25 @@ class FlagHandler(Handler):
         self._engine = engine
         self._service = service
 
-    async def committed_offset(self) -> int:
+    async def consumed(self) -> Positions | None:
         async with self._engine.connect() as connection:
-            return await feed_state.committed_offset(connection, _FEED)
+            return await inbox.consumed(connection, _PRODUCER)
 
-    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
-        new = {event.id for event in events if not await self._freeze(event)}
-        if offset_commit is not None:
-            async with write_transaction(self._engine) as connection:
-                await feed_state.commit_offset(connection, _FEED, offset_commit)
-        return new
+    async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        for request in filter(None, map(_request, events)):
+            await self._service.execute(request)
+        # Afterwards: an account is frozen once, however often an event is processed.
+        async with write_transaction(self._engine) as connection:
+            await inbox.add_consumed(connection, _PRODUCER, positions)
 
     async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         # Without its key: stable may have executed it already, and its response would only be replayed.
         requests = [replace(request, key=None) for event in events if (request := _request(event)) is not None]
         await self._service.dry_run(requests)
 
-    async def _freeze(self, event: CloudEvent) -> bool:
-        """Execute the event's action; return whether it had been executed before."""
-        request = _request(event)
-        return request is not None and (await self._service.execute(request)).replayed
-
     async def dead_letter(self, raw: Any, reason: str) -> None:
         async with write_transaction(self._engine) as connection:
-            await feed_state.dead_letter(connection, raw, reason, utc_now())
+            await inbox.dead_letter(connection, raw, reason, utc_now())
 
 
 def _request(event: CloudEvent) -> LedgerRequest | None:

@@ -15,7 +15,7 @@ from app.service import AccountService
 from app.settings import AccountSettings
 from shared.messaging import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime.process import Jobs, Runtime
+from shared.runtime.process import Jobs, Producer, Runtime
 from shared.http.web import Service, create_app
 
 _HOUR = 3600.0
@@ -36,11 +36,11 @@ def create(settings: AccountSettings) -> Service:
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 
+    producer = Producer("transaction-service", "bank.transaction.flagged", settings.transaction_service_url)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.run_background_tasks(
-            "bank.transaction.flagged", FlagHandler(engine, service), all_jobs, stable_jobs
-        ):
+        async with runtime.run_background_tasks(producer, FlagHandler(engine, service), all_jobs, stable_jobs):
             yield
             await service.drain()
         await runtime.close()

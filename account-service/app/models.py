@@ -18,7 +18,7 @@ from sqlalchemy import (
 from app.storage import triggers
 from shared.http import idempotency
 from shared.db.database import UtcDateTime
-from shared.messaging.inbox import FeedState
+from shared.messaging.inbox import Inbox
 from shared.messaging.outbox import Outbox
 
 metadata = MetaData()
@@ -150,7 +150,7 @@ audit_log = Table(
 
 idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
-feed_state = FeedState(metadata)
+inbox = Inbox(metadata)
 
 for _statement in (*triggers.CHECK_ENTRIES, *triggers.APPEND_ONLY, triggers.append_only("audit_log")):
     # DDL() applies % formatting.

@@ -9,6 +9,9 @@ class AccountSettings(ServiceSettings):
     """Settings of account-service, read from the environment."""
 
     service: str = "account-service"
+    transaction_service_url: str = Field(
+        "", description="Base URL of transaction-service, for events that the broker has lost; empty: not recovered."
+    )
     group_commit_max_batch: int = Field(
         256,
         ge=1,

@@ -8,6 +8,7 @@ from app.service import AccountService
 from app.storage import repository
 from shared.events import CloudEvent, new_event
 from shared.ids import new_id, utc_now
+from shared.messaging.positions import Positions, Range
 from tests.support import open_account
 
 
@@ -38,8 +39,9 @@ async def test_a_dry_run_freezes_and_rolls_back(
     handler, event = FlagHandler(engine, service), flag(account)
     await handler.dry_run([event, flag(account, "review")])
     assert await status(engine, account) == "active"
-    assert await handler.process([event], None) == {event.id}, "the dry run has not used its key"
-    assert await status(engine, account) == "frozen"
+    await handler.process([event], [Range(1, 1)])
+    assert await status(engine, account) == "frozen", "the dry run has not used its key"
+    assert await handler.consumed() == Positions((Range(1, 1),))
     # Stable has already executed the event: it is executed again, or a defect would not show.
     monkeypatch.setattr(repository, "writes_for", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):

@@ -15,12 +15,15 @@ from typing import Any
 from harness.promql import Prometheus
 from harness.client import Bank, output_of
 
+from shared.messaging.positions import Positions
 from shared.testing import lab_keys
 from shared.testing.paths import ROOT
 from shared.testing.ports import free_port
 
 _START_SECONDS = 1200
 _COMMAND_SECONDS = 300
+# By database, that of the service that consumes its events.
+CONSUMERS = {"account": "transaction", "transaction": "account"}
 _PSQL = (
     "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
     ' psql -h 127.0.0.1 -U postgres -qAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"'
@@ -130,11 +133,21 @@ class ComposedBank(Bank):
         found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
         return [event for event in found if event["data"].get("transaction_id") == transaction_id]
 
-    def messages_on_the_bus(self) -> int:
-        """Return how many events NATS holds."""
+    def stored_messages(self) -> int:
+        """Return how many messages with events NATS holds."""
         page = self.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
         streams = json.loads(page)["account_details"][0]["stream_detail"]
         return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
+
+    def consumed(self, database: str) -> Positions:
+        """Return the positions of the other service's events that the service of a database has consumed."""
+        rows = self.sql(database, "SELECT ranges FROM consumed_positions")
+        return Positions.loads(rows[0]) if rows else Positions()
+
+    def unconsumed_events(self) -> int:
+        """Return how many events of both services the other one has not consumed."""
+        sent = sum(int(self.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in CONSUMERS)
+        return sent - sum(len(self.consumed(name)) for name in CONSUMERS.values())
 
     def upstreams_since(self, moment: str) -> set[str]:
         """Return the addresses that NGINX has sent requests to since a time (RFC 3339)."""

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from multiprocessing.util import Finalize
@@ -24,12 +24,15 @@ from starlette.requests import Request
 
 import shared.messaging.feed
 import shared.ids
+import shared.messaging.recovery
 import shared.messaging.relay
 import shared.messaging.transport
 from shared.testing import lab_keys
 from shared.messaging.consumer import Consumer
 from shared.db.database import create_engine, ping
+from shared.messaging.recovery import Recovery
 from shared.messaging.relay import Relay
+from shared.messaging.streams import batch_subject
 from shared.messaging.transport import FeedSource, NatsConnection, NatsSource
 from simulation import sqlite
 from simulation.services import create_database, load
@@ -46,7 +49,10 @@ _PAUSES = {
     "shared.messaging.relay._RETRY_SECONDS": 3.0,
     "shared.messaging.relay._MEASURE_SECONDS": 60.0,
     "shared.messaging.feed._POLL_SECONDS": 1.0,
+    # Longer than the simulated AckWait.
+    "shared.messaging.recovery.OVERDUE_SECONDS": 6.0,
 }
+_RECOVERY_SECONDS = 3.0
 _TOKEN = "a token of the simulation"  # nosec B105  # nothing listens
 _BEGIN = datetime(2027, 1, 1, tzinfo=UTC)
 
@@ -126,20 +132,30 @@ class Bank:
         if service == ACCOUNT:
             process.service = load(ACCOUNT).service.AccountService(engine, lab().account, relay.committed)
             handler = load(ACCOUNT).consumer.FlagHandler(engine, process.service)
-            subject, producer = "bank.transaction.flagged", TRANSACTION
+            single_subject, producer = "bank.transaction.flagged", TRANSACTION
         else:
             thresholds = lab().transaction.thresholds
             ingestion = load(TRANSACTION).consumer.EventIngestion(engine, thresholds, relay.committed)
             handler = load(TRANSACTION).consumer.HistoryHandler(ingestion)
-            subject, producer = "bank.>", ACCOUNT
+            single_subject, producer = "bank.>", ACCOUNT
         process.feed = shared.messaging.feed.route(engine, outbox, _TOKEN).endpoint
-        source = (
-            NatsSource(bus, service, subject)
-            if bus is not None
-            else FeedSource(f"feed+http://{producer}", _TOKEN, wait_seconds=3)
-        )
         process.spawn(relay.run())
-        process.spawn(Consumer(source, handler).run())
+        feed = FeedSource(f"feed+http://{producer}", _TOKEN, wait_seconds=3)
+        if bus is None:
+            process.spawn(Consumer(feed, handler).run())
+            return
+        durables = {f"{service}-batches": batch_subject(producer), service: single_subject}
+        consumers = [Consumer(NatsSource(bus, durable, subject), handler) for durable, subject in durables.items()]
+        for consumer in consumers:
+            process.spawn(consumer.run())
+        process.spawn(_recover_periodically(Recovery(feed, handler, consumers[0])))
+
+
+async def _recover_periodically(recovery: Recovery) -> None:
+    while True:
+        with suppress(Exception):  # as in shared.runtime.process
+            await recovery.run()
+        await asyncio.sleep(_RECOVERY_SECONDS)
 
 
 class _FeedClient:
@@ -197,6 +213,7 @@ def simulated(world: World) -> Iterator[None]:
         "shared.ids.uuid7": world.new_id,
         "shared.messaging.relay.try_advisory_lock": try_advisory_lock,
         "shared.messaging.transport.time": SimpleNamespace(monotonic=world.time),
+        "shared.messaging.recovery.time": SimpleNamespace(monotonic=world.time),
         "shared.messaging.transport.nats": SimpleNamespace(connect=world.broker.connect),
         "shared.messaging.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
     }

@@ -1,7 +1,8 @@
 """A simulated JetStream with faults: the parts of the NATS client that the bank uses.
 
-Events are stored once they are accepted; publishing may fail before or after that. Deliveries are lost, shuffled and
-repeated, acknowledgements are lost, and unacknowledged events are redelivered.
+Messages are stored once they are accepted; publishing may fail before or after that. Deliveries are lost, shuffled and
+repeated, acknowledgements are lost, and unacknowledged messages are redelivered. The stream drops its oldest messages
+and, at a restart, loses its last ones.
 """
 
 import asyncio
@@ -12,6 +13,8 @@ from typing import Any, Protocol
 
 from nats.errors import ConnectionClosedError
 from nats.errors import TimeoutError as NatsTimeoutError
+from nats.js.api import Header
+from nats.js.errors import BadRequestError, NotFoundError
 
 # A fifteenth of the real AckWait.
 ACK_WAIT_SECONDS = 2.0
@@ -36,10 +39,12 @@ class Network(Protocol):
 
 @dataclass
 class Stored:
-    """An event in the stream, and by durable consumer the time from which it may be delivered (acknowledged: never)."""
+    """A message in the stream, and by durable consumer when it may be delivered (acknowledged: never)."""
 
+    sequence: int
     subject: str
     data: bytes
+    headers: dict[str, str]
     due: dict[str, float] = field(default_factory=dict)
 
 
@@ -49,25 +54,52 @@ class Broker:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.events: list[Stored] = []
-        self.dead: list[Stored] = []
-        self._seen: set[str] = set()
+        self.dead: list[bytes] = []
+        self._last_sequence = 0
+        self._seen: dict[str, int] = {}
         self._arrived = asyncio.Event()
 
-    def store(self, subject: str, data: bytes, headers: dict[str, str]) -> None:
-        """Store a message unless its id is a duplicate."""
+    def store(self, subject: str, data: bytes, headers: dict[str, str]) -> int:
+        """Store a message unless its id is a duplicate; return its sequence number.
+
+        Raises BadRequestError if its predecessor is not the last message of the subject.
+        """
         if subject.startswith("dead."):
-            self.dead.append(Stored(subject, data))
-            return
-        identifier = headers.get("Nats-Msg-Id")
-        if identifier is not None and identifier in self._seen and not self.network.happens("forgotten id"):
-            return
+            self.dead.append(data)
+            return 0
+        identifier = headers.get(Header.MSG_ID.value)
+        if identifier in self._seen and not self.network.happens("forgotten id"):
+            return self._seen[identifier]
+        last = self.last(subject)
+        predecessor = headers.get(Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value)
+        if predecessor is not None and int(predecessor) != (last.sequence if last else 0):
+            raise BadRequestError(description="wrong last sequence")
+        self._last_sequence += 1
         if identifier is not None:
-            self._seen.add(identifier)
-        self.events.append(Stored(subject, data))
+            self._seen[identifier] = self._last_sequence
+        self.events.append(Stored(self._last_sequence, subject, data, headers))
+        self.drop_oldest()
         self._arrived.set()
+        return self._last_sequence
+
+    def drop_oldest(self) -> None:
+        """Drop the oldest message, as a stream does that has reached its limits."""
+        if len(self.events) > 1 and self.network.happens("dropped message"):
+            del self.events[0]
+
+    def last(self, subject: str) -> Stored | None:
+        """Return the last message of a subject."""
+        return next((one for one in reversed(self.events) if one.subject == subject), None)
+
+    def restart(self) -> None:
+        """Restart; the last message may be lost, as if it had not been synced to the disk."""
+        if self.events and self.network.happens("lost tail"):
+            lost = self.events.pop()
+            self._last_sequence = lost.sequence - 1
+            self._seen = {identifier: at for identifier, at in self._seen.items() if at < lost.sequence}
 
     def waiting(self, durable: str, subject: str) -> list[Stored]:
-        """Return the events that a consumer has not acknowledged."""
+        """Return the messages that a consumer has not acknowledged."""
         wanted = subject.removesuffix(">")
         return [one for one in self.events if one.subject.startswith(wanted) and one.due.get(durable, 0) < _NEVER]
 
@@ -113,16 +145,26 @@ class JetStream:
         await self._broker.network.travel("nats stream info")
         return SimpleNamespace(created=None)
 
-    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
+    async def get_msg(self, _stream: str, subject: str, direct: bool) -> Any:
+        """Return the last message of a subject. Raises NotFoundError if there is none."""
+        assert direct
+        await self._broker.network.travel("nats get")
+        last = self._broker.last(subject)
+        if last is None:
+            raise NotFoundError
+        return SimpleNamespace(seq=last.sequence, data=last.data, headers=last.headers)
+
+    async def publish(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> Any:
         """Store a message and acknowledge it; a lost acknowledgement leaves the publisher in doubt."""
         network = self._broker.network
         await network.travel(f"nats publish {subject}")
         if network.happens("lost publication"):
             raise NatsTimeoutError
-        self._broker.store(subject, payload, headers or {})
+        sequence = self._broker.store(subject, payload, headers or {})
         if network.happens("lost confirmation"):
             raise NatsTimeoutError
         await network.travel("nats confirm")
+        return SimpleNamespace(seq=sequence)
 
     async def pull_subscribe(self, subject: str, durable: str, _stream: str, **_options: Any) -> "Subscription":
         """Return the consumer of that name."""
@@ -139,7 +181,7 @@ class Subscription:
         self._durable = durable
 
     async def fetch(self, batch: int, timeout: float) -> Sequence[Any]:
-        """Return some of the events that are due. Raises nats.errors.TimeoutError if there are none for a while."""
+        """Return some of the messages that are due. Raises nats.errors.TimeoutError if there are none for a while."""
         network = self._broker.network
         await network.travel("nats fetch")
         deadline = network.time() + timeout
@@ -149,6 +191,7 @@ class Subscription:
                 raise NatsTimeoutError
             await self._broker.wait(min(left, 1.0))
         if network.happens("broker restart"):
+            self._broker.restart()
             raise ConnectionClosedError
         network.shuffle(due)
         if network.happens("split delivery"):
@@ -186,4 +229,4 @@ class Subscription:
             if stored.due[self._durable] < _NEVER:
                 await settle("nak", 0)
 
-        return SimpleNamespace(data=stored.data, ack=ack, nak=nak)
+        return SimpleNamespace(data=stored.data, headers=stored.headers, ack=ack, nak=nak)

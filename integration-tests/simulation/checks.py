@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from shared.messaging.positions import Positions
 from simulation.bank import ACCOUNT, TRANSACTION, Bank, lab
 from simulation.clients import ClientOperation, Clients
 from simulation.poison import Poison
@@ -21,8 +22,10 @@ def undelivered(bank: Bank) -> list[str]:
             waiting = _one(database, "SELECT count(*) FROM outbox WHERE position IS NULL")
             if waiting:
                 missing.append(f"{waiting} rows of {service}'s outbox have no position")
-        settled = _column(history, "SELECT event_id FROM inbox") | _column(history, "SELECT event_id FROM dead_letters")
-        lost = [event["id"] for event in events(ledger) if event["id"] not in settled]
+        consumed, dead = _consumed(history), _column(history, "SELECT event_id FROM dead_letters")
+        lost = [
+            event["id"] for position, event in numbered(ledger) if position not in consumed and event["id"] not in dead
+        ]
         if lost:
             missing.append(f"{len(lost)} events never reached the history, the first is {lost[0]}")
         heard = _column(ledger, "SELECT key FROM idempotency_keys WHERE subject = ''")
@@ -30,7 +33,11 @@ def undelivered(bank: Bank) -> list[str]:
         if unheard:
             missing.append(f"{len(unheard)} findings never froze their account, the first is {unheard[0]}")
     if world.plan.transport == "nats":
-        for durable, subject in ((ACCOUNT, "bank.transaction.flagged"), (TRANSACTION, "bank.")):
+        durables = {
+            **{ACCOUNT: "bank.transaction.flagged", f"{ACCOUNT}-batches": f"events.{TRANSACTION}"},
+            **{TRANSACTION: "bank.>", f"{TRANSACTION}-batches": f"events.{ACCOUNT}"},
+        }
+        for durable, subject in durables.items():
             if left := world.broker.waiting(durable, subject):
                 missing.append(f"{len(left)} messages are not acknowledged by {durable}, the first is {left[0].data!r}")
     return missing
@@ -58,6 +65,17 @@ def events(database: sqlite3.Connection) -> list[dict[str, Any]]:
     return [
         event for (row,) in database.execute("SELECT events FROM outbox ORDER BY id") for event in orjson.loads(row)
     ]
+
+
+def numbered(database: sqlite3.Connection) -> list[tuple[int, dict[str, Any]]]:
+    """Return all events with a position in an outbox."""
+    rows = database.execute("SELECT position - size + 1, events FROM outbox WHERE position IS NOT NULL")
+    return [each for first, row in rows for each in enumerate(orjson.loads(row), first)]
+
+
+def _consumed(database: sqlite3.Connection) -> Positions:
+    ranges = database.execute("SELECT ranges FROM consumed_positions").fetchone()
+    return Positions.loads(ranges[0]) if ranges else Positions()
 
 
 def _one(database: sqlite3.Connection, query: str, *parameters: Any) -> int:

@@ -11,14 +11,17 @@ import orjson
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+import shared.messaging.consumer
+from shared.messaging.batches import Batch
 from shared.messaging.consumer import Consumer
+from shared.messaging.positions import Range
 from shared.db.database import write_transaction
 from shared.group_commit import GroupCommit
-from shared.messaging.inbox import Inbox
 from shared.messaging.outbox import Outbox
-from shared.messaging.relay import Relay
-from shared.messaging.transport import Delivery, NatsSource
+from shared.messaging.recovery import Recovery
+from shared.messaging.transport import Delivery, NatsConnection, NatsSource
 from simulation.bank import ACCOUNT, TRANSACTION
+from simulation.bus import Broker
 from simulation.run import run
 from simulation.services import load
 
@@ -41,17 +44,17 @@ MUTATIONS: dict[str, Fault] = {}
 
 
 @contextmanager
-def mutated(name: str) -> Iterator[None]:
-    """Apply a mutation while the block runs."""
+def replaced(replacements: _Replacements) -> Iterator[None]:
+    """Replace code while the block runs."""
     with ExitStack() as stack:
-        for target, attribute, value in MUTATIONS[name].replacements():
+        for target, attribute, value in replacements:
             stack.enter_context(mock.patch.object(target, attribute, value))
         yield
 
 
 def find(name: str, seeds: Iterable[int]) -> tuple[int, str] | None:
     """Return the first seed that finds a mutation, and its violation; None if there is none."""
-    with mutated(name):
+    with replaced(MUTATIONS[name].replacements()):
         for seed in seeds:
             for finding in run(seed).findings:
                 if MUTATIONS[name].symptom in finding:
@@ -69,7 +72,25 @@ def _plant(
     return keep
 
 
-@_plant("the consumer acknowledges before it commits", "never reached the history", 7)
+async def _nothing(_self: Recovery) -> None:
+    """Do nothing."""
+
+
+# What the broker does not deliver is read from the feed, which would hide faults of the delivery. Without the feed the
+# broker must lose nothing that it has accepted.
+WITHOUT_RECOVERY: _Replacements = [
+    (Recovery, "run", _nothing),
+    (Broker, "drop_oldest", lambda self: None),
+    (Broker, "restart", lambda self: None),
+]
+
+
+@_plant("nothing is read from the feed that the broker has lost", "never reached the history", 2)
+def _no_recovery() -> _Replacements:
+    return [(Recovery, "run", _nothing)]
+
+
+@_plant("the consumer acknowledges before it commits", "never reached the history", 41)
 def _ack_first() -> _Replacements:
     receive = NatsSource.receive
 
@@ -78,23 +99,23 @@ def _ack_first() -> _Replacements:
         await delivery.ack()
         return delivery
 
-    return [(NatsSource, "receive", acknowledged)]
+    return [(NatsSource, "receive", acknowledged), *WITHOUT_RECOVERY]
 
 
-@_plant("the consumer acknowledges what its handler has refused", "never reached the history", 12)
+@_plant("the consumer acknowledges what its handler has refused", "never reached the history", 64)
 def _ack_always() -> _Replacements:
-    return [(Consumer, "_nack", lambda self, delivery: delivery.ack())]
+    return [(Consumer, "_nack", lambda self, delivery: delivery.ack()), *WITHOUT_RECOVERY]
 
 
-@_plant("the consumer gives a batch up for one poison event", "never reached the history", 4)
+@_plant("the consumer gives a batch up for one poison event", "never reached the history", 1)
 def _poison_blocks() -> _Replacements:
-    async def together(self: Consumer, events: Sequence[Any], offset_commit: Any) -> None:
-        await self._handle(events, offset_commit)
+    async def together(self: Consumer, events: Sequence[Any], positions: Any) -> None:
+        await self._handle(events, positions)
 
     return [(Consumer, "_process", together)]
 
 
-@_plant("the result is given before the commit", "has 0 effects", 9)
+@_plant("the result is given before the commit", "has 0 effects", 5)
 def _answer_first() -> _Replacements:
     @asynccontextmanager
     async def committed_later(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -105,7 +126,7 @@ def _answer_first() -> _Replacements:
     return [(load(ACCOUNT).batches, "write_transaction", committed_later)]
 
 
-@_plant("idempotency keys are not looked at", "has 2 effects", 2)
+@_plant("idempotency keys are not looked at", "has 2 effects", 3)
 def _no_keys() -> _Replacements:
     async def nothing(*_arguments: Any) -> dict[Any, Any]:
         return {}
@@ -119,52 +140,39 @@ def _no_keys() -> _Replacements:
 
 @_plant("the consumer of findings does not know what it has seen", "was frozen", 1)
 def _no_dedupe() -> _Replacements:
+    def all_unseen(batch: Batch, _consumed: Any) -> tuple[Sequence[Any], Sequence[Range]]:
+        return batch.events, [batch.positions] if batch.positions else []
+
     consumer = load(ACCOUNT).consumer
     request = consumer._request
-    return [(consumer, "_request", lambda event: (made := request(event)) and replace(made, key=None))]
+    return [
+        (consumer, "_request", lambda event: (made := request(event)) and replace(made, key=None)),
+        (shared.messaging.consumer, "_unseen", all_unseen),
+    ]
 
 
-@_plant("the inbox is committed before the effect", "history lacks", 3)
-def _inbox_first() -> _Replacements:
-    claim = Inbox.insert_new
-
-    async def claimed(self: Inbox, connection: AsyncConnection, event_ids: Any, now: Any) -> set[str]:
-        new = await claim(self, connection, event_ids, now)
-        await connection.exec_driver_sql("COMMIT")
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
-        return new
-
-    return [(Inbox, "insert_new", claimed)]
-
-
-@_plant("the position in the feed is committed before the effect", "never reached the history", 5)
-def _position_first() -> _Replacements:
+@_plant("positions are committed before the effect", "history lacks", 5)
+def _positions_first() -> _Replacements:
     process = load(TRANSACTION).consumer.HistoryHandler.process
 
-    async def moved_first(self: Any, events: Any, offset_commit: Any) -> set[str]:
-        if offset_commit is not None:
-            await process(self, [], offset_commit)
-        new: set[str] = await process(self, events, None)
-        return new
+    async def moved_first(self: Any, events: Any, positions: Any) -> None:
+        if positions:
+            await process(self, [], positions)
+        await process(self, events, [])
 
     return [(load(TRANSACTION).consumer.HistoryHandler, "process", moved_first)]
 
 
 @_plant("the relay remembers before it has published", "never reached the history", 3)
 def _remember_first() -> _Replacements:
-    async def remembered(self: Relay, bus: Any) -> bool:
-        publisher = await bus.stream()
-        async with self._engine.connect() as connection:
-            published = (await self._outbox.published(connection)).get(publisher, 0)
-            batch = await self._outbox.read(connection, published, 500)
-        if not batch:
-            return False
-        async with write_transaction(self._engine) as connection:
-            await self._outbox.set_published(connection, publisher, batch[-1][0])
-        await bus.publish([event for _, event in batch])
-        return True
+    async def publish(self: NatsConnection, source: str, batch: Any, after: int) -> int:
+        try:
+            return await published(self, source, batch, after)
+        except Exception:  # taken for stored
+            return after + 1
 
-    return [(Relay, "_publish", remembered)]
+    published = NatsConnection.publish
+    return [(NatsConnection, "publish", publish), *WITHOUT_RECOVERY]
 
 
 @_plant("the feed is read by the last id that was seen", "never reached the history", 1)

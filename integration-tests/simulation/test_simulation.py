@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from shared.testing.fixtures import SEARCH_FACTOR, examples
-from simulation.mutations import MUTATIONS, find
+from simulation.mutations import MUTATIONS, WITHOUT_RECOVERY, find, replaced
 from simulation.run import run
 
 from shared.testing.paths import ROOT
@@ -28,6 +28,13 @@ def test_no_seed_has_a_violation() -> None:
     faults = sum((outcome.faults for outcome in outcomes), start=type(outcomes[0].faults)())
     # A simulation without faults proves nothing.
     assert faults["crash"] > len(SEEDS) and len(faults) > 12, faults
+
+
+def test_a_broker_that_loses_nothing_delivers_everything() -> None:
+    """Otherwise the mutations of the delivery would be found without being there."""
+    with replaced(WITHOUT_RECOVERY):
+        outcomes = [run(seed) for seed in SEEDS[: len(SEEDS) // 3]]
+    assert {outcome.seed: outcome.findings for outcome in outcomes if outcome.findings} == {}
 
 
 @pytest.mark.parametrize("name", MUTATIONS)

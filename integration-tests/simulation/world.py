@@ -30,6 +30,8 @@ RATES = {
     "lost confirmation": (0.02, 0.2),
     "forgotten id": (0.5, 1.0),
     "broker restart": (0.02, 0.2),
+    "lost tail": (0.5, 1.0),
+    "dropped message": (0.1, 0.4),
     "split delivery": (0.2, 0.6),
     "lost delivery": (0.05, 0.3),
     "repeated delivery": (0.05, 0.3),

@@ -17,7 +17,8 @@ from scripts.docs import environment
 from scripts.docs.environment import Group, Variable
 from shared.testing.paths import ROOT
 from shared.http import problem_pages
-from shared.events import DATA_MODELS, CloudEvent
+from shared.events import BATCH_MEDIA_TYPE, DATA_MODELS, CloudEvent
+from shared.messaging.streams import batch_subject
 from shared.runtime.settings import ProcessSettings, ServiceSettings
 
 CONFIGURATION, API, PROBLEMS = Path("docs/configuration.md"), Path("docs/api.md"), Path("docs/problems.md")
@@ -163,33 +164,42 @@ def _source(type_: str) -> str:
 
 
 def asyncapi() -> Description:
-    """Return the AsyncAPI 3.0 document of the events: one channel per type, each with a message of its JSON Schema."""
+    """Return the AsyncAPI 3.0 document of the events: a channel per service, with arrays of its events as messages."""
     channels, operations, messages = {}, {}, {}
-    for type_, model in DATA_MODELS.items():
-        messages[type_] = {
-            "name": type_,
-            "contentType": "application/cloudevents+json",
-            "summary": _prose(model.__doc__ or ""),
-            "payload": {"$ref": f"../shared/schemas/{type_}.json"},
+    for service in PUBLIC:
+        subject = batch_subject(service)
+        types = [type_ for type_ in DATA_MODELS if _source(type_) == service]
+        messages[service] = {
+            "name": service,
+            "contentType": BATCH_MEDIA_TYPE,
+            "summary": f"Consecutive events of {service}: " + ", ".join(types),
+            "headers": {
+                "type": "object",
+                "properties": {"First-Position": {"type": "string", "description": "Position of the first event."}},
+            },
+            "payload": {
+                "type": "array",
+                "items": {"oneOf": [{"$ref": f"../shared/schemas/{type_}.json"} for type_ in types]},
+            },
         }
-        channels[type_] = {"address": type_, "messages": {type_: {"$ref": f"#/components/messages/{type_}"}}}
-        operations[f"{_source(type_)} sends {type_}"] = {
+        channels[service] = {"address": subject, "messages": {service: {"$ref": f"#/components/messages/{service}"}}}
+        operations[f"{service} sends its events"] = {
             "action": "send",
-            "channel": {"$ref": f"#/channels/{type_}"},
-            "messages": [{"$ref": f"#/channels/{type_}/messages/{type_}"}],
+            "channel": {"$ref": f"#/channels/{service}"},
+            "messages": [{"$ref": f"#/channels/{service}/messages/{service}"}],
         }
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "Events of distributed-banking-ops",
-            "version": "1.0.0",
+            "version": "2.0.0",
             "description": (
-                "CloudEvents 1.0 in JSON: at least once, in any order. On NATS JetStream a type is the subject;"
-                " without NATS the events are served at /internal/events. " + _prose(CloudEvent.__doc__ or "")
+                "CloudEvents 1.0 in JSON batches on NATS JetStream: at least once, in any order. Each service also"
+                " serves its events at /internal/events. " + _prose(CloudEvent.__doc__ or "")
             ),
             "license": {"name": "MIT"},
         },
-        "defaultContentType": "application/cloudevents+json",
+        "defaultContentType": BATCH_MEDIA_TYPE,
         "channels": channels,
         "operations": operations,
         "components": {"messages": messages},

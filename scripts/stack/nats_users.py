@@ -17,20 +17,25 @@ _API = "$JS.API"
 
 @dataclass(frozen=True, slots=True)
 class _Service:
-    """The subjects that a service publishes and consumes, and the name of its durable consumer."""
+    """A service with its durable consumers: the subject that each consumes, by name."""
 
-    consumer: str
+    name: str
+    consumers: Mapping[str, str]
+    # Single events, published by replicas of earlier releases.
     publishes: tuple[str, ...]
-    consumes: str
 
 
 _SERVICES = {
     "account": _Service(
         "account-service",
+        {"account-service-batches": "events.transaction-service", "account-service": "bank.transaction.flagged"},
         ("bank.account.*", "bank.entry.posted", "bank.transaction.refused", "bank.hold.*"),
-        "bank.transaction.flagged",
     ),
-    "transaction": _Service("transaction-service", ("bank.transaction.flagged",), "bank.>"),
+    "transaction": _Service(
+        "transaction-service",
+        {"transaction-service-batches": "events.account-service", "transaction-service": "bank.>"},
+        ("bank.transaction.flagged",),
+    ),
 }
 
 
@@ -52,16 +57,26 @@ def _permissions(user: str, shared_inbox: bool) -> dict[str, object]:
     if user == SETUP:
         return {"publish": {"allow": _stream_calls("INFO", "CREATE", "UPDATE")}, "subscribe": {"allow": inboxes}}
     own = _SERVICES[user]
+    batches = f"events.{own.name}"
     allowed = [
+        batches,
         *own.publishes,
         # The type of a poison event can be anything.
         "dead.bank.>",
         *_stream_calls("INFO", "CREATE"),
-        f"{_API}.CONSUMER.INFO.BANK.{own.consumer}",
+        # Its last batch.
+        f"{_API}.DIRECT.GET.BANK.{batches}",
+        *(f"{_API}.CONSUMER.INFO.BANK.{consumer}" for consumer in own.consumers),
         # A canary's consumer has a name chosen by the client, so any name is allowed except those of other services.
-        *_consumer_calls("*", own.consumes),
+        *dict.fromkeys(call for subject in own.consumers.values() for call in _consumer_calls("*", subject)),
     ]
-    denied = [call for other in _SERVICES.values() if other is not own for call in _consumer_calls(other.consumer, ">")]
+    denied = [
+        call
+        for other in _SERVICES.values()
+        if other is not own
+        for consumer in other.consumers
+        for call in _consumer_calls(consumer, ">")
+    ]
     return {
         "publish": {"allow": allowed, "deny": denied},
         "subscribe": {"allow": inboxes + (["_INBOX.>"] if shared_inbox else [])},

@@ -1,6 +1,6 @@
 """Permissions of NATS' users, on a real server with the authorization of the stack."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from fnmatch import fnmatchcase
 from functools import partial
@@ -18,10 +18,14 @@ from shared import nats_setup
 from shared.messaging import streams
 from shared.events import DATA_MODELS, Event
 from shared.testing.timing import BUSY_SECONDS, eventually
-from shared.tests.support import NatsServer, event, names
+from shared.messaging.batches import encode
+from shared.runtime.settings import DEFAULT_STREAM_BYTES
+from shared.tests.support import NatsServer, event
 from shared.messaging.transport import NatsConnection, NatsSource
 
 PASSWORDS = {user: f"{user}-has-a-password" for user in ("account", "transaction", "setup")}
+OTHER = {"account": "transaction", "transaction": "account"}
+# Single events of earlier releases.
 CONSUMED = {"account": "bank.transaction.flagged", "transaction": "bank.>"}
 OWN = {
     "transaction": ["bank.transaction.flagged"],
@@ -84,9 +88,13 @@ class PermissionErrors:
         return await nats.connect(url, inbox_prefix=f"_INBOX_{user}", error_cb=self.record)
 
 
-def reader(bus: NatsConnection, user: str, durable: bool = True) -> NatsSource:
-    """Return the event source of a service; a canary has no durable name."""
-    return NatsSource(bus, f"{user}-service" if durable else None, CONSUMED[user], wait_seconds=0.3)
+def readers(bus: NatsConnection, user: str, durable: bool = True) -> list[NatsSource]:
+    """Return the event sources of a service; a canary has no durable names."""
+    subjects = {
+        f"{user}-service-batches": streams.batch_subject(f"{OTHER[user]}-service"),
+        f"{user}-service": CONSUMED[user],
+    }
+    return [NatsSource(bus, name if durable else None, subject, wait_seconds=0.3) for name, subject in subjects.items()]
 
 
 def of(user: str) -> list[Event]:
@@ -94,30 +102,41 @@ def of(user: str) -> list[Event]:
     return [event(f"{user} {type_}", type_) for type_ in OWN[user]]
 
 
-async def received(source: NatsSource) -> list[str]:
-    """Receive and acknowledge one delivery; return the names of its events."""
-    delivery = await source.receive(0)
-    await delivery.ack()
-    return names(list(delivery.raw))
+async def publish(bus: NatsConnection, user: str) -> None:
+    """Publish `of(user)` as one batch."""
+    source = f"{user}-service"
+    (batch,) = encode([*enumerate(of(user), 1)])
+    await bus.publish(source, batch, (await bus.last_batch(source)).sequence)
+
+
+async def received(sources: Sequence[NatsSource]) -> list[str]:
+    """Receive and acknowledge one delivery of each source; return the names of the events."""
+    found = []
+    for source in sources:
+        delivery = await source.receive(0)
+        await delivery.ack()
+        found += [item["id"] for batch in delivery.batches for item in batch.events]
+    return found
 
 
 async def test_services_may_do_what_they_need(server: NatsServer, connect: Connect) -> None:
     """On a server without streams, and after it has lost them; a canary consumes alongside stable."""
     buses = {user: connect(user) for user in OWN}
-    sources = {user: reader(bus, user) for user, bus in buses.items()}
+    sources = {user: readers(bus, user) for user, bus in buses.items()}
     for user, bus in buses.items():
-        canary = reader(bus, user, durable=False)
+        canary = readers(buses[OTHER[user]], OTHER[user], durable=False)
         assert await received(canary) == []
-        await bus.publish(of(user))
-        own = {one["id"] for one in of(user) if user == "transaction" or "flagged" in one["type"]}
-        await eventually(partial(_have_come, canary, own))
-        await (await sources[user].receive(0)).nack()
+        await publish(bus, user)
+        # As an earlier release does.
+        single = event(f"{user} single", OWN[user][0])
+        await (await bus.jetstream()).publish(single["type"], orjson.dumps(single))
+        names = {one["id"] for one in of(user)} | ({single["id"]} if user == "transaction" else set())
+        await eventually(partial(_have_come, canary, set(names)))
+        await (await sources[OTHER[user]][0].receive(0)).nack()
+        await eventually(partial(_have_come, sources[OTHER[user]], names))
         # A dead letter can have any type.
-        await sources[user].dead_letter(of("account")[0], "a test")
-        await sources[user].dead_letter({"type": "nothing"}, "a test")
-    flagged = {one["id"] for one in of("transaction")}
-    for user, missing in {"account": flagged, "transaction": flagged | {one["id"] for one in of("account")}}.items():
-        await eventually(partial(_have_come, sources[user], missing))
+        await sources[user][0].dead_letter(of("account")[0], "a test")
+        await sources[user][0].dead_letter({"type": "nothing"}, "a test")
     account = buses["account"]
     before = await account.stream()
     await server.stop()
@@ -133,18 +152,20 @@ async def test_services_may_do_what_they_need(server: NatsServer, connect: Conne
     await eventually(made_again)
 
 
-async def _have_come(source: NatsSource, missing: set[str]) -> bool:
-    missing -= set(await received(source))
+async def _have_come(sources: Sequence[NatsSource], missing: set[str]) -> bool:
+    missing -= set(await received(sources))
     return not missing
 
 
 def _calls(user: str) -> list[str]:
     """Return subjects that a compromised service might publish to, and must not."""
-    other = "transaction" if user == "account" else "account"
+    other = OTHER[user]
+    batches = f"events.{other}-service"
     api = "$JS.API"
     purge = [f"{api}.STREAM.{verb}.{stream}" for verb in ("PURGE", "DELETE", "UPDATE") for stream in ("BANK", "X")]
     letters = [f"{api}.STREAM.{verb}.BANK_DEAD_LETTERS" for verb in ("PURGE", "DELETE", "UPDATE", "MSG.DELETE")]
     messages = [f"{api}.STREAM.MSG.{verb}.BANK" for verb in ("DELETE", "GET")]
+    messages += [f"{api}.DIRECT.GET.BANK", f"{api}.DIRECT.GET.BANK.{batches}"]
     consumers = [f"{api}.CONSUMER.{verb}.BANK.{one}-service" for verb in ("DELETE", "PAUSE") for one in OWN]
     others = [
         f"{api}.CONSUMER.INFO.BANK.{other}-service",
@@ -154,9 +175,22 @@ def _calls(user: str) -> list[str]:
         f"{api}.CONSUMER.CREATE.BANK.{other}-service.{CONSUMED[user]}",
         f"{api}.CONSUMER.CREATE.BANK_DEAD_LETTERS.x.dead.bank.>",
         f"$JS.ACK.BANK.{other}-service.1.1.1.1.0",
+        f"{api}.CONSUMER.MSG.NEXT.BANK.{other}-service-batches",
+        f"{api}.CONSUMER.CREATE.BANK.{other}-service-batches.{batches}",
+        f"{api}.CONSUMER.CREATE.BANK.x.>",
+        f"{api}.CONSUMER.CREATE.BANK.x.events.{user}-service",
     ]
     account = [f"{api}.{verb}" for verb in ("INFO", "STREAM.LIST", "STREAM.NAMES", "STREAM.CREATE.OTHER")]
-    forged = [*OWN[other], "bank.unknown", "bank.entry.posted.more", f"_INBOX_{other}.x", "_INBOX.x", "$SYS.REQ.x"]
+    forged = [
+        *OWN[other],
+        batches,
+        "events.another",
+        "bank.unknown",
+        "bank.entry.posted.more",
+        f"_INBOX_{other}.x",
+        "_INBOX.x",
+        "$SYS.REQ.x",
+    ]
     return [*purge, *letters, *messages, *consumers, *others, *account, *forged]
 
 
@@ -165,7 +199,7 @@ async def test_all_other_calls_are_rejected(server: NatsServer, connect: Connect
     for user in OWN:
         client = PermissionErrors()
         connection = await client.open(server, user)
-        other = "transaction" if user == "account" else "account"
+        other = OTHER[user]
         expected = {f'publish to "{subject.lower()}"' for subject in _calls(user)}
         for subject in _calls(user):
             await connection.publish(subject, b"{}")
@@ -179,7 +213,7 @@ async def test_all_other_calls_are_rejected(server: NatsServer, connect: Connect
 async def test_the_server_purges_nothing_on_behalf_of_a_service(server: NatsServer, connect: Connect) -> None:
     """The client chooses reply and delivery subjects; they must not be the server's API."""
     jetstream = await connect("account").jetstream()
-    await connect("transaction").publish(of("transaction"))
+    await publish(connect("transaction"), "transaction")
     connection = await PermissionErrors().open(server, "account")
     for number, call in enumerate(("STREAM.PURGE.BANK", "STREAM.DELETE.BANK")):
         await connection.publish("$JS.API.STREAM.INFO.BANK", b"", reply=f"$JS.API.{call}")
@@ -196,12 +230,18 @@ async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect)
     with pytest.raises(BadRequestError, match="different configuration"):
         await jetstream.add_stream(StreamConfig(name="BANK", subjects=["bank.>"], max_msgs=1))
     url = server.url_of("setup", PASSWORDS["setup"])
-    assert await nats_setup.configure_streams(url) == {"BANK": [], "BANK_DEAD_LETTERS": []}
-    older = await connect("setup").jetstream()
-    await older.update_stream(StreamConfig(name="BANK", subjects=["bank.>"], duplicate_window=1))
-    assert await nats_setup.configure_streams(url) == {"BANK": ["duplicate_window"], "BANK_DEAD_LETTERS": []}
+
+    async def configure(stream_bytes: int = DEFAULT_STREAM_BYTES) -> dict[str, list[str]]:
+        return await nats_setup.configure_streams(url, "", stream_bytes)
+
+    assert await configure() == {"BANK": [], "BANK_DEAD_LETTERS": []}
+    earlier = await connect("setup").jetstream()
+    await earlier.update_stream(StreamConfig(name="BANK", subjects=["bank.>"], duplicate_window=600))
+    changed = ["allow_direct", "max_age", "max_bytes", "subjects"]
+    assert await configure() == {"BANK": changed, "BANK_DEAD_LETTERS": []}
+    assert await configure(10**7) == {"BANK": ["max_bytes"], "BANK_DEAD_LETTERS": []}
     found = (await jetstream.stream_info("BANK")).config
-    assert found.duplicate_window == streams.CONFIGURATIONS["BANK"].duplicate_window
+    assert found.max_bytes == 10**7 and found.max_age == 3 * 86400
 
 
 @pytest.mark.parametrize("shared_inbox", [True, False])
@@ -210,12 +250,13 @@ async def test_the_previous_release_keeps_working_during_a_rollout(tmp_path: Pat
     async with running(tmp_path, shared_inbox=shared_inbox) as server:
         client = await nats.connect(server.url_of("account", PASSWORDS["account"]), error_cb=PermissionErrors().record)
         jetstream = client.jetstream(timeout=BUSY_SECONDS if shared_inbox else 0.5)
+        configuration, _ = streams.configurations(DEFAULT_STREAM_BYTES)
         try:
             if not shared_inbox:
                 with pytest.raises(nats.errors.Error):
-                    await jetstream.add_stream(streams.CONFIGURATIONS["BANK"])
+                    await jetstream.add_stream(configuration)
                 return
-            await jetstream.add_stream(streams.CONFIGURATIONS["BANK"])
+            await jetstream.add_stream(configuration)
             assert (await jetstream.publish("bank.entry.posted", b"{}")).seq == 1
         finally:
             await client.close()

@@ -1,14 +1,13 @@
 """The consumer task: receives events, passes them to a handler in batches, and dead-letters poison events.
 
-The handler commits the effect of a batch, its inbox rows and the offset in one database transaction. After an outage or
-on another replica it is called again with the same events, so it must be idempotent.
+The handler commits the effect of events and their positions in one database transaction. After an outage or on another
+replica it is called again with the same events, so it must be idempotent.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from opentelemetry.trace import SpanKind
@@ -19,7 +18,9 @@ from shared.db.database import is_retryable, is_unavailable
 from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.logging_config import request_context
-from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
+from shared.messaging.batches import Batch
+from shared.messaging.positions import Positions, Range
+from shared.prometheus.events import CONSUMED, expect_failures
 from shared.runtime.tasks import shield
 from shared.messaging.transport import Delivery, Source
 
@@ -32,31 +33,15 @@ _POISON_RETRY_SECONDS = 0.05
 _STALLED_SECONDS = 40.0
 
 
-@dataclass(frozen=True, slots=True)
-class OffsetCommit:
-    """An offset in a feed and its previous value, to be committed with the effect of the events."""
-
-    after: int
-    position: int
-
-
-class StaleOffset(Exception):
-    """Another replica has already committed a higher offset; discard the received events."""
-
-
 class Handler:
-    """Applies events in a service.
+    """Applies the events of one producer in a service."""
 
-    `process` applies events in one database transaction and returns the ids of the new ones.
-    With `offset_commit` it also commits the offset, and raises StaleOffset if the stored one is not its `after`.
-    """
-
-    async def committed_offset(self) -> int:
-        """Return the committed offset, initially 0."""
+    async def consumed(self) -> Positions | None:
+        """Return the positions of processed events; None after an upgrade (shared.messaging.inbox)."""
         raise NotImplementedError
 
-    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
-        """Apply all events or none; return the ids of those processed for the first time."""
+    async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        """Apply all events and add the positions to those consumed, or do neither, in one database transaction."""
         raise NotImplementedError
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
@@ -79,7 +64,6 @@ class Consumer:
         self._pause = pause
         self._lag = 0.0
         self._last_success = time.monotonic()
-        CONSUMER_LAG.set_function(self.lag_seconds)
         expect_failures("dead")
 
     def lag_seconds(self) -> float:
@@ -92,22 +76,22 @@ class Consumer:
         while True:
             try:
                 await self.step()
-            except StaleOffset:
-                continue
             except Exception as error:  # pylint: disable=broad-exception-caught  # keep running through every outage
                 log.warning("event consumption failed, retrying in %s s: %r", _RETRY_SECONDS, error)
                 await self._pause(_RETRY_SECONDS)
 
     async def step(self) -> int:
         """Receive and process one delivery; return its number of events."""
-        delivery = await self._source.receive(await shield(self._handler.committed_offset()))
+        consumed = await shield(self._handler.consumed())
+        delivery = await self._source.receive(consumed.gapless_end if consumed else 0)
         try:
-            await shield(self.consume(delivery))
+            await shield(self.consume(delivery.batches, consumed))
+            await shield(delivery.ack())
         except BaseException:
             await self._nack(delivery)
             raise
         self._last_success = time.monotonic()
-        return len(delivery.raw)
+        return sum(len(batch.events) for batch in delivery.batches)
 
     async def _nack(self, delivery: Delivery) -> None:
         try:
@@ -115,51 +99,56 @@ class Consumer:
         except Exception as error:  # pylint: disable=broad-exception-caught  # the first error is reported
             log.info("nack failed, the broker will redeliver after the ack timeout: %r", error)
 
-    async def consume(self, delivery: Delivery) -> None:
-        """Process a delivery as one batch or, if that fails, event by event; dead-letter poison events and ack."""
+    async def consume(self, batches: Sequence[Batch], consumed: Positions | None) -> None:
+        """Process the events that are not known to be consumed, and dead-letter poison events."""
         events: list[CloudEvent] = []
-        for raw in delivery.raw:
-            try:
-                events.append(CloudEvent.model_validate(raw))
-            except ValidationError as error:
-                await self._dead_letter(
-                    raw, f"not a CloudEvent: {error.error_count()} errors, first: {error.errors()[0]['msg']}"
-                )
-        offset_commit = None if delivery.position is None else OffsetCommit(delivery.after or 0, delivery.position)
-        if events or (offset_commit and offset_commit.position != offset_commit.after):
-            await self._process(events, offset_commit)
+        new: list[Range] = []
+        for batch in batches:
+            unseen, positions = _unseen(batch, consumed or Positions())
+            new += positions
+            for raw in unseen:
+                try:
+                    events.append(CloudEvent.model_validate(raw))
+                except ValidationError as error:
+                    await self._dead_letter(
+                        raw, f"not a CloudEvent: {error.error_count()} errors, first: {error.errors()[0]['msg']}"
+                    )
+        if events or new:
+            await self._process(events, new)
         else:
             self._lag = 0.0
-        await delivery.ack()
 
-    async def _process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> None:
+    async def _process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        """Process the events together or, if that fails, in halves; then add the positions."""
         try:
-            await self._handle(events, offset_commit)
+            await self._handle(events, positions)
             return
-        except StaleOffset:
-            raise
         except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
             if is_unavailable(error) or is_retryable(error):
                 raise
-            log.warning("batch of %d events failed, processing them one by one: %r", len(events), error)
-        for event in events:
-            with request_context(event.requestid, event.traceparent):
-                await self._process_alone(event)
-        if offset_commit is not None:
-            await self._handler.process([], offset_commit)
+            log.warning("batch of %d events failed, processing it in parts: %r", len(events), error)
+        if len(events) == 1:
+            await self._process_alone(events[0])
+        else:
+            middle = len(events) // 2
+            for part in (events[:middle], events[middle:]):
+                await self._process(part, [])
+        if positions:
+            await self._handler.process([], positions)
 
     async def _process_alone(self, event: CloudEvent) -> None:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            try:
-                await self._handle([event], None)
-                return
-            except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
-                if is_unavailable(error) or is_retryable(error):
-                    raise
-                reason = f"{type(error).__name__}: {error}"
-                log.warning("event %s failed, attempt %d of %d: %s", event.id, attempt, MAX_ATTEMPTS, reason)
-                await self._pause(_POISON_RETRY_SECONDS * attempt)
-        await self._dead_letter(event.model_dump(mode="json", exclude_none=True), reason)
+        with request_context(event.requestid, event.traceparent):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
+                try:
+                    await self._handle([event], [])
+                    return
+                except Exception as error:  # pylint: disable=broad-exception-caught  # classified below
+                    if is_unavailable(error) or is_retryable(error):
+                        raise
+                    reason = f"{type(error).__name__}: {error}"
+                    log.warning("event %s failed, attempt %d of %d: %s", event.id, attempt, MAX_ATTEMPTS, reason)
+                    await self._pause(_POISON_RETRY_SECONDS * attempt)
+            await self._dead_letter(event.model_dump(mode="json", exclude_none=True), reason)
 
     async def _dead_letter(self, raw: Any, reason: str) -> None:
         await self._handler.dead_letter(raw, reason)
@@ -167,13 +156,27 @@ class Consumer:
         CONSUMED.labels(known_type(raw) or "unknown", "dead").inc()
         log.error("event moved to the dead-letter queue: %s", reason)
 
-    async def _handle(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> None:
+    async def _handle(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
         with tracing.spans("process", SpanKind.CONSUMER, [(event.type, event.traceparent) for event in events]):
-            new = await self._handler.process(events, offset_commit)
+            await self._handler.process(events, positions)
         for event in events:
-            CONSUMED.labels(event.type, "processed" if event.id in new else "duplicate").inc()
+            CONSUMED.labels(event.type, "processed").inc()
         if events:
             self._lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
             requests = list(dict.fromkeys(event.requestid for event in events))
             traces = tracing.sampled_ids(event.traceparent for event in events)
             log.info("consumed", extra={"events": len(events), "request_ids": requests, "trace_ids": traces})
+
+
+def _unseen(batch: Batch, consumed: Positions) -> tuple[Sequence[Any], Sequence[Range]]:
+    """Return the events that are not known to be consumed, and their positions; count the others."""
+    if batch.positions is None:
+        return batch.events, []
+    numbered = list(enumerate(batch.events, batch.positions.first))
+    unseen = [(position, raw) for position, raw in numbered if position not in consumed]
+    if len(unseen) == len(numbered):
+        return batch.events, [batch.positions]
+    for position, raw in numbered:
+        if position in consumed:
+            CONSUMED.labels(known_type(raw) or "unknown", "duplicate").inc()
+    return [raw for _, raw in unseen], Positions().add(Range(position, position) for position, _ in unseen).ranges

@@ -1,27 +1,31 @@
-"""Stored state of a consumer: ids of processed events, offsets in feeds, and dead letters."""
+"""Stored state of a consumer: the positions of processed events, and dead letters."""
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, Text, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.messaging.consumer import OffsetCommit, StaleOffset
 from shared.db.database import UtcDateTime, bulk_insert_new
+from shared.messaging.positions import Positions, Range
 
 
-class FeedState:
-    """Offsets and dead letters of one service: the tables, and the operations inside a database transaction."""
+class Inbox:
+    """The inbox of one service: the tables, and the operations inside a database transaction."""
 
     def __init__(self, metadata: MetaData) -> None:
         self.positions = Table(
-            "consumer_positions",
+            "consumed_positions",
             metadata,
-            Column("name", String(64), primary_key=True),
-            Column("position", BigInteger, nullable=False),
+            Column("source", String(64), primary_key=True, comment="service that has published the events"),
+            Column(
+                "ranges",
+                Text,
+                comment="JSON, [[first, last], …]; null after an upgrade, until the first event with a position",
+            ),
         )
         self.dead_letters = Table(
             "dead_letters",
@@ -31,20 +35,44 @@ class FeedState:
             Column("event", Text, nullable=False),
             Column("created_at", UtcDateTime, nullable=False),
         )
+        # Replicas of earlier releases use it during an upgrade. To be dropped with the next migration.
+        Table(
+            "consumer_positions",
+            metadata,
+            Column("name", String(64), primary_key=True),
+            Column("position", BigInteger, nullable=False),
+        )
 
-    async def committed_offset(self, connection: AsyncConnection, name: str) -> int:
-        """Return the committed offset in the feed `name`, initially 0."""
-        positions = self.positions
-        return await connection.scalar(select(positions.c.position).where(positions.c.name == name)) or 0
+    async def consumed(self, connection: AsyncConnection, source: str) -> Positions | None:
+        """Return the positions of processed events; None after an upgrade, until the first event with a position."""
+        row = (
+            await connection.execute(select(self.positions.c.ranges).where(self.positions.c.source == source))
+        ).one_or_none()
+        if row is None:
+            return Positions()
+        return None if row.ranges is None else Positions.loads(row.ranges)
 
-    async def commit_offset(self, connection: AsyncConnection, name: str, offset_commit: OffsetCommit) -> None:
-        """Commit an offset in the feed `name`; raises StaleOffset if the stored one is not `offset_commit.after`."""
-        positions = self.positions
-        await bulk_insert_new(connection, positions, [{"name": name, "position": 0}])
-        current = (positions.c.name == name) & (positions.c.position == offset_commit.after)
-        result = await connection.execute(update(positions).where(current).values(position=offset_commit.position))
-        if result.rowcount != 1:
-            raise StaleOffset
+    async def add_consumed(self, connection: AsyncConnection, source: str, ranges: Sequence[Range]) -> None:
+        """Add positions, in the database transaction with the effect of their events.
+
+        It keeps the row locked until the end of the database transaction; execute it last.
+        """
+        if not ranges:
+            return
+        table = self.positions
+        own = table.c.source == source
+        stored = select(table.c.ranges).where(own).with_for_update()
+        row = (await connection.execute(stored)).one_or_none()
+        if row is None:
+            await bulk_insert_new(connection, table, [{"source": source, "ranges": Positions().dumps()}])
+            row = (await connection.execute(stored)).one()
+        if row.ranges is None:
+            # Earlier releases have processed all earlier events, and recorded their ids instead of positions.
+            first = min(ranges).first
+            known = Positions((Range(1, first - 1),) if first > 1 else ())
+        else:
+            known = Positions.loads(row.ranges)
+        await connection.execute(update(table).where(own).values(ranges=known.add(ranges).dumps()))
 
     async def dead_letter(self, connection: AsyncConnection, raw: Any, reason: str, now: datetime) -> None:
         """Store a poison event; idempotent."""
@@ -59,24 +87,6 @@ class FeedState:
             "created_at": now,
         }
         await bulk_insert_new(connection, self.dead_letters, [row])
-
-
-class Inbox(FeedState):
-    """Adds the ids of processed events, for services whose effects have no idempotency key."""
-
-    def __init__(self, metadata: MetaData) -> None:
-        super().__init__(metadata)
-        self.seen = Table(
-            "inbox",
-            metadata,
-            Column("event_id", String(255), primary_key=True),
-            Column("received_at", UtcDateTime, nullable=False),
-        )
-
-    async def insert_new(self, connection: AsyncConnection, event_ids: Iterable[str], now: datetime) -> set[str]:
-        """Insert the ids and return the new ones; in id order, so that replicas do not deadlock."""
-        rows = [{"event_id": event_id, "received_at": now} for event_id in sorted(set(event_ids))]
-        return {row.event_id for row in await bulk_insert_new(connection, self.seen, rows)}
 
 
 def _storable(text: str) -> str:

@@ -1,8 +1,8 @@
 """The relay of an outbox: assigns positions to committed events and publishes them to the broker, if there is one.
 
-One replica of a service is the leader (advisory lock); the others are on standby. After a crash between publishing and
-storing the position, events are published again; consumers and `Nats-Msg-Id` deduplicate them. The position is stored
-per stream, so a broker that has lost its stream receives all events again.
+One replica of a service is the leader (advisory lock); the others are on standby. The last batch in the stream tells
+the leader where to continue; each batch names its predecessor, so that a former leader that is still publishing is
+rejected. Consumers ignore positions that they have processed, and read from the feed what the stream has lost.
 """
 
 import asyncio
@@ -19,16 +19,17 @@ from shared.observability import tracing
 from shared.db.database import try_advisory_lock, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
+from shared.messaging.batches import encode
 from shared.messaging.outbox import Outbox
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING, count_published
 from shared.runtime.tasks import shield
-from shared.messaging.transport import NatsConnection
+from shared.messaging.transport import LastBatch, NatsConnection
 
 log = logging.getLogger(__name__)
 
-# Prefix of the publisher name; earlier versions used it as the whole name.
-_PUBLISHER = "nats"
-_BATCH = 500
+# Name of the stored position; earlier releases published single events under "nats" and "nats <stream>".
+_PUBLISHER = "batches"
+_LIMIT = 1000
 # Several commits share one pass, because each pass is a database transaction.
 _PAUSE_SECONDS = 0.02
 _IDLE_SECONDS = 0.2
@@ -44,10 +45,12 @@ class Relay:
         self._engine = engine
         self._outbox = outbox
         self._bus = bus
+        self._service = service
         self._lock = crc32(f"{service}/relay".encode())
         self._committed = asyncio.Event()
-        # None until connected to the broker.
-        self._publisher: str | None = None
+        # The last batch in the stream of this name; None if it has to be looked up.
+        self._last: LastBatch | None = None
+        self._stream = ""
 
     def committed(self, events: Sequence[Event]) -> None:
         """Wake the relay after this process has committed events."""
@@ -124,21 +127,39 @@ class Relay:
         return busy
 
     async def _publish(self, bus: NatsConnection) -> bool:
-        self._publisher = publisher = f"{_PUBLISHER} {await bus.stream()}"
+        last = await self._find_last(bus)
         async with self._engine.connect() as connection:
-            published = _position_of(publisher, await self._outbox.published(connection))
-            batch = await self._outbox.read(connection, published, _BATCH)
-        if not batch:
+            numbered = await self._outbox.read(connection, last.position, _LIMIT)
+        if not numbered:
             return False
-        events = [event for _, event in batch]
+        events = [event for _, event in numbered]
+        # Until it is known what was stored.
+        self._last = None
         with tracing.spans(
             "publish", SpanKind.PRODUCER, [(event["type"], event.get("traceparent")) for event in events]
         ):
-            await bus.publish(events)
+            for batch in encode(numbered):
+                sequence = await bus.publish(self._service, batch, last.sequence)
+                last = LastBatch(sequence, batch.positions.last)
         async with write_transaction(self._engine) as connection:
-            await self._outbox.set_published(connection, publisher, batch[-1][0])
+            await self._outbox.set_published(connection, _PUBLISHER, last.position)
+        self._last = last
         count_published(events)
         return True
+
+    async def _find_last(self, bus: NatsConnection) -> LastBatch:
+        """Return the last batch in the stream, with the position after which to continue."""
+        stream = await bus.stream()
+        if self._last is None or self._stream != stream:
+            found = await bus.last_batch(self._service)
+            async with self._engine.connect() as connection:
+                stored = _stored_position(await self._outbox.published(connection))
+                head = await self._outbox.head(connection)
+            # A position beyond the outbox is from before the database was restored from a backup.
+            is_known = 0 < found.position <= head
+            self._last = LastBatch(found.sequence, found.position if is_known else min(stored, head))
+            self._stream = stream
+        return self._last
 
     async def _measure_periodically(self) -> None:
         while True:
@@ -153,19 +174,14 @@ class Relay:
             if self._bus is None:
                 published = await self._outbox.head(connection)
             else:
-                published = _position_of(self._publisher, await self._outbox.published(connection))
+                published = _stored_position(await self._outbox.published(connection))
             pending, since = await self._outbox.backlog(connection, published)
         _report(pending, since)
 
 
-def _position_of(publisher: str | None, known: Mapping[str, int]) -> int:
-    """Return the last position published to the current stream, 0 for a new stream."""
-    if publisher is None:
-        return max(known.values(), default=0)
-    if set(known) == {_PUBLISHER}:
-        # Stored by an earlier version, which supported only this stream.
-        return known[_PUBLISHER]
-    return known.get(publisher, 0)
+def _stored_position(known: Mapping[str, int]) -> int:
+    """Return the last published position: of batches or, right after an upgrade, of single events."""
+    return known.get(_PUBLISHER, max(known.values(), default=0))
 
 
 def _report(pending: int, since: datetime | None) -> None:

@@ -51,16 +51,17 @@ class ShadowConsumer:
     async def step(self) -> int:
         """Receive one delivery and perform a dry run; return its number of events."""
         if self._position is None:
-            # In a feed, start at the current offset of stable; a broker delivers only new events.
-            self._position = await shield(self._handler.committed_offset())
+            # In a feed, start where stable is; a broker delivers only new events.
+            consumed = await shield(self._handler.consumed())
+            self._position = consumed.gapless_end if consumed else 0
         delivery = await self._source.receive(self._position)
         await shield(self._dry_run(delivery))
-        self._position = delivery.position or self._position
-        return len(delivery.raw)
+        self._position = max([self._position, *(batch.positions.last for batch in delivery.batches if batch.positions)])
+        return sum(len(batch.events) for batch in delivery.batches)
 
     async def _dry_run(self, delivery: Delivery) -> None:
         started = time.monotonic()
-        events = [event for raw in delivery.raw if (event := _parse(raw)) is not None]
+        events = [event for batch in delivery.batches for raw in batch.events if (event := _parse(raw)) is not None]
         if events and not await self._succeeds(events):
             for event in events:
                 CONSUMED.labels(event.type, "dry_run" if await self._succeeds([event]) else "failed").inc()

@@ -17,12 +17,15 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeoutError
-from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, Header
 from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from shared.messaging import streams
-from shared.events import Event, known_type
-from shared.messaging.streams import STREAM
+from shared.events import known_type
+from shared.messaging.batches import Batch, EncodedBatch, decode
+from shared.messaging.streams import STREAM, batch_subject
+from shared.runtime.settings import DEFAULT_STREAM_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +35,15 @@ _REQUEST_SECONDS = 5
 # The existence of the streams is checked at most once per interval.
 _STREAM_CHECK_SECONDS = 5.0
 _INACTIVE_THRESHOLD_SECONDS = 60
-# Events that are neither acked nor nacked are redelivered after this time.
+# Messages that are neither acked nor nacked are redelivered after this time.
 _ACK_WAIT_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A batch of events as received; `position` is set if the consumer stores its own offset in a feed."""
+    """Batches as received; acked or nacked together."""
 
-    raw: Sequence[Any]
-    position: int | None
-    after: int | None
+    batches: Sequence[Batch]
     ack: Callable[[], Awaitable[None]]
     nack: Callable[[], Awaitable[None]]
 
@@ -61,7 +62,7 @@ class Source(Protocol):
 
 
 async def _nothing() -> None:
-    """Do nothing: consumers of a feed commit their offset with the effect of the events."""
+    """Do nothing: consumers of a feed commit the positions with the effect of the events."""
 
 
 class FeedSource:
@@ -77,18 +78,21 @@ class FeedSource:
         )
 
     async def receive(self, after: int, *, wait_seconds: float | None = None) -> Delivery:
-        """Return the events after a position by long polling; a replica that fails is tried last next time."""
+        """Return the events after a position by long polling; a replica that fails is tried last next time.
+
+        Raises httpx.HTTPError, or ValueError or KeyError for a response that is no feed.
+        """
         wait = int(self._wait if wait_seconds is None else wait_seconds)
         query = {"after": after, "limit": self._limit, "wait": wait}
         try:
             response = await self._client.get(f"{self._addresses[0]}/internal/events", params=query)
             response.raise_for_status()
-            raw = orjson.loads(response.content)
-            position = int(response.headers["X-Next-Position"])
+            events = orjson.loads(response.content)
+            first = int(response.headers["X-Next-Position"]) - len(events) + 1
         except Exception:
             self._addresses.append(self._addresses.pop(0))
             raise
-        return Delivery(raw, position, after, _nothing, _nothing)
+        return Delivery([Batch(events, first)], _nothing, _nothing)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Do nothing: a feed has no dead-letter stream, only the consumer's table."""
@@ -98,14 +102,23 @@ class FeedSource:
         await self._client.aclose()
 
 
+@dataclass(frozen=True, slots=True)
+class LastBatch:
+    """The last batch of a source in the stream: its sequence number there, and the position of its last event."""
+
+    sequence: int
+    position: int
+
+
 class NatsConnection:
-    """A connection to NATS JetStream that creates missing streams.
+    """A connection to NATS JetStream that creates missing streams, with a stream of events of up to `stream_bytes`.
 
     With tls://…, the certificate of the server must be issued by `ca` (PEM) or, if empty, by a CA of the system.
     """
 
-    def __init__(self, url: str, ca: str = "") -> None:
+    def __init__(self, url: str, ca: str = "", stream_bytes: int = DEFAULT_STREAM_BYTES) -> None:
         self._url = url
+        self._streams = streams.configurations(stream_bytes)
         self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
         # Each user has its own inbox prefix, which other users may not subscribe to (scripts/stack/nats_users.py).
         user = urlsplit(url).username
@@ -151,9 +164,8 @@ class NatsConnection:
     async def _ensure_streams(self, client: Client) -> None:
         """Create missing streams."""
         stream = client.jetstream(timeout=_REQUEST_SECONDS)
-        created = await streams.ensure(stream, STREAM)
-        await streams.ensure(stream, streams.DEAD_LETTERS)
-        self._stream, self._streams_checked_at = created, time.monotonic()
+        self._stream, _ = [await streams.ensure(stream, configuration) for configuration in self._streams]
+        self._streams_checked_at = time.monotonic()
 
     async def stream(self) -> str:
         """Return an id of the event stream; a stream recreated after the loss of the broker's disk has another one.
@@ -163,14 +175,27 @@ class NatsConnection:
         await self.jetstream()
         return self._stream
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Publish the events and return when all are stored. Raises if one may not be; publishing again is safe."""
+    async def last_batch(self, source: str) -> LastBatch:
+        """Return the last batch of a source in the stream; 0 and 0 if there is none. Raises on outage."""
         stream = await self.jetstream()
-        acknowledgements = [
-            stream.publish(event["type"], orjson.dumps(event), headers={"Nats-Msg-Id": event["id"]}) for event in events
-        ]
         try:
-            await asyncio.gather(*acknowledgements)
+            found = await stream.get_msg(STREAM, subject=batch_subject(source), direct=True)
+        except NotFoundError:
+            return LastBatch(0, 0)
+        positions = decode(found.data, found.headers).positions
+        return LastBatch(found.seq or 0, positions.last if positions else 0)
+
+    async def publish(self, source: str, batch: EncodedBatch, after: int) -> int:
+        """Publish a batch as one message and return its sequence number when it is stored.
+
+        `after` is the sequence number of the source's last message. Raises if the batch may not be stored, also if the
+        stream has another last message: somebody else has published, or the server has lost messages. Publishing the
+        same batch again is safe.
+        """
+        stream = await self.jetstream()
+        headers = {**batch.headers(source), Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(after)}
+        try:
+            return (await stream.publish(batch_subject(source), batch.content, headers=headers)).seq
         except Exception:
             # The stream may have been deleted.
             await self._recheck_streams()
@@ -189,13 +214,14 @@ async def _log_error(error: Exception) -> None:
 
 
 class NatsSource:
-    """A pull consumer; replicas with the same `durable` name share the events.
+    """A pull consumer; replicas with the same `durable` name share the messages.
 
-    Without a name it is ephemeral: it receives all new events, and the server deletes it when it is inactive.
+    Without a name it is ephemeral: it receives all new messages, and the server deletes it when it is inactive.
+    `limit` is the maximum number of messages per delivery.
     """
 
     def __init__(
-        self, bus: NatsConnection, durable: str | None, subject: str, *, limit: int = 500, wait_seconds: float = 5
+        self, bus: NatsConnection, durable: str | None, subject: str, *, limit: int = 8, wait_seconds: float = 5
     ) -> None:
         self._bus = bus
         self._durable = durable
@@ -206,7 +232,7 @@ class NatsSource:
         self._subscribed_to = ""
 
     async def receive(self, after: int) -> Delivery:
-        """Return the next events; those of a consumer that died are redelivered after 30 seconds."""
+        """Return the next messages; those of a consumer that died are redelivered after 30 seconds."""
         del after  # the server stores the position of the consumer
         # A recreated stream has no consumers, so an old subscription would never receive anything.
         name = await self._bus.stream()
@@ -226,9 +252,7 @@ class NatsSource:
             await self._unsubscribe()
             raise
         return Delivery(
-            [_decode(message) for message in messages],
-            None,
-            None,
+            [decode(message.data, message.headers) for message in messages],
             lambda: _each(messages, "ack"),
             lambda: _each(messages, "nak"),
         )
@@ -251,13 +275,6 @@ class NatsSource:
     async def close(self) -> None:
         """Close the connection."""
         await self._bus.close()
-
-
-def _decode(message: Msg) -> Any:
-    try:
-        return orjson.loads(message.data)
-    except orjson.JSONDecodeError:
-        return message.data.decode(errors="replace")
 
 
 async def _each(messages: Sequence[Msg], action: str) -> None:

@@ -19,6 +19,11 @@ CONSUMED = Counter(
     ["type", "outcome"],
     registry=REGISTRY,
 )
+RECOVERED = Counter(
+    "bank_events_recovered",
+    "Number of events read from the producer's feed because the broker has not delivered them.",
+    registry=REGISTRY,
+)
 CONSUMER_LAG = Gauge(
     "bank_consumer_lag_seconds",
     "Age of the last event when it was processed, plus the time since the last success while the consumer is stalled.",

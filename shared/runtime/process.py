@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from shared.observability import tracing
 from shared.http.auth import Authenticator
@@ -14,6 +15,10 @@ from shared.messaging.outbox import Outbox
 from shared.prometheus.database import watch_pool
 from shared.prometheus.process import measure_loop_lag
 from shared.messaging.relay import Relay
+from shared.messaging import streams
+from shared.messaging.feed import MAX_LIMIT
+from shared.messaging.recovery import Recovery
+from shared.prometheus.events import CONSUMER_LAG
 from shared.runtime.settings import ServiceSettings
 from shared.messaging.shadow import ShadowConsumer
 from shared.runtime.tasks import shield
@@ -23,6 +28,20 @@ log = logging.getLogger(__name__)
 
 # By name: interval in seconds, and the job.
 Jobs = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
+_RECOVERY_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Producer:
+    """The service whose events another one consumes.
+
+    `single_subject` is the subject of the single events of earlier releases, which may still be in the stream. What the
+    broker has lost is read from the feed, unless `feed_url` is empty.
+    """
+
+    name: str
+    single_subject: str
+    feed_url: str
 
 
 class Runtime:
@@ -35,22 +54,32 @@ class Runtime:
         )
         self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
         url = settings.events_url
-        self.bus = NatsConnection(url, settings.events_ca) if url.startswith(("nats://", "tls://")) else None
+        is_broker = url.startswith(("nats://", "tls://"))
+        self.bus = NatsConnection(url, settings.events_ca, settings.events_stream_bytes) if is_broker else None
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
         self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)
         tracing.trace_statements(self.engine)
 
-    def source(self, subject: str) -> Source | None:
-        """Return the source that the service consumes events from; None when EVENTS_URL is not set.
+    def sources(self, producer: Producer) -> list[Source]:
+        """Return the sources that the service consumes events from; none if EVENTS_URL is not set.
 
-        Stable replicas share one durable consumer; a canary receives all events.
+        Stable replicas share durable consumers; a canary receives all events.
         """
-        if self.bus is not None:
-            return NatsSource(self.bus, None if self._is_canary else self.settings.service, subject)
-        if self.settings.events_url:
-            return FeedSource(self.settings.events_url, self.settings.service_token.get_secret_value())
-        return None
+        settings = self.settings
+        if self.bus is None:
+            return [FeedSource(settings.events_url, self._token)] if settings.events_url else []
+        subjects = {
+            f"{settings.service}-batches": streams.batch_subject(producer.name),
+            settings.service: producer.single_subject,
+        }
+        return [
+            NatsSource(self.bus, None if self._is_canary else durable, subject) for durable, subject in subjects.items()
+        ]
+
+    @property
+    def _token(self) -> str:
+        return self.settings.service_token.get_secret_value()
 
     @property
     def _is_canary(self) -> bool:
@@ -66,9 +95,9 @@ class Runtime:
 
     @asynccontextmanager
     async def run_background_tasks(
-        self, subject: str, handler: Handler, jobs: Jobs, stable_jobs: Jobs
+        self, producer: Producer, handler: Handler, jobs: Jobs, stable_jobs: Jobs
     ) -> AsyncIterator[None]:
-        """Run relay, consumer and periodic jobs while the block runs.
+        """Run relay, consumers and periodic jobs while the block runs.
 
         A canary does not run `stable_jobs`, so that a faulty version changes no data on its own.
         """
@@ -76,12 +105,22 @@ class Runtime:
             await self.authenticator.load()
         except Exception as error:  # pylint: disable=broad-exception-caught  # retried with the first token
             log.error("cannot load the issuer's keys from AUTH_JWKS, retrying: %r", error)
-        source = self.source(subject)
-        work = {"loop-lag": measure_loop_lag(), **({} if self._is_canary else {"relay": self.relay.run()})}
-        if source is not None:
-            consumer = ShadowConsumer(source, handler) if self._is_canary else Consumer(source, handler)
-            work["consumer"] = consumer.run()
-        own_jobs = {**jobs, **({} if self._is_canary else stable_jobs)}
+        sources = self.sources(producer)
+        work = {"loop-lag": measure_loop_lag()}
+        own_jobs = dict(jobs)
+        names = ("consumer", "single-event-consumer")
+        if self._is_canary:
+            work |= {name: ShadowConsumer(source, handler).run() for name, source in zip(names, sources)}
+        else:
+            work["relay"] = self.relay.run()
+            own_jobs |= stable_jobs
+            consumers = [Consumer(source, handler) for source in sources]
+            CONSUMER_LAG.set_function(lambda: max((one.lag_seconds() for one in consumers), default=0.0))
+            work |= {name: one.run() for name, one in zip(names, consumers)}
+            if self.bus is not None and producer.feed_url:
+                feed = FeedSource(producer.feed_url, self._token, limit=MAX_LIMIT)
+                sources.append(feed)
+                own_jobs["event-recovery"] = (_RECOVERY_SECONDS, Recovery(feed, handler, consumers[0]).run)
         work |= {name: _every(seconds, name, job) for name, (seconds, job) in own_jobs.items()}
         self.tasks = [asyncio.create_task(task, name=name) for name, task in work.items()]
         try:
@@ -90,7 +129,7 @@ class Runtime:
             for task in self.tasks:
                 task.cancel()
             await asyncio.gather(*self.tasks, return_exceptions=True)
-            if source is not None:
+            for source in sources:
                 with suppress(Exception):
                     await source.close()
             if self.bus is not None:

@@ -22,6 +22,8 @@ _WELL_KNOWN = re.compile(
     r"test|demo|lab|admin|root|user|guest|bank(?:ing)?|service|account|transaction|postgres|nats|grafana|letmein)*"
 )
 _MIN_DISTINCT_CHARACTERS = 6
+# At 1,000 transfers per second the events of about 40 minutes.
+DEFAULT_STREAM_BYTES = 4 * 2**30
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
@@ -119,6 +121,11 @@ class ServiceSettings(ProcessSettings):
         "", repr=False, description="Source and destination of events: nats://…, or feed+http://… of the producer."
     )
     events_ca: str = Field("", description="CA certificates (PEM) for a tls://… broker; empty: the system's.")
+    events_stream_bytes: int = Field(
+        DEFAULT_STREAM_BYTES,
+        ge=2**20,
+        description="Maximum size of the broker's stream of events, in bytes; the oldest events are dropped.",
+    )
 
     @field_validator("database_url")
     @classmethod

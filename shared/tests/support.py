@@ -20,6 +20,7 @@ from shared.ids import utc_now
 from shared.messaging.consumer import Handler
 from shared.messaging.inbox import Inbox
 from shared.messaging.outbox import Outbox
+from shared.messaging.positions import Positions, Range
 from shared.prometheus.registry import REGISTRY
 
 metadata = MetaData()
@@ -33,16 +34,16 @@ class InMemoryHandler(Handler):
     def __init__(self) -> None:
         self.seen: list[str] = []
         self.dead_letters: list[Any] = []
+        self.positions = Positions()
 
-    async def committed_offset(self) -> int:
-        """Return 0: the source tracks the position."""
-        return 0
+    async def consumed(self) -> Positions:
+        """Return the positions."""
+        return self.positions
 
-    def record(self, found: Sequence[CloudEvent]) -> set[str]:
-        """Record the events; return the ids of new ones."""
-        new = {item.id for item in found} - set(self.seen)
-        self.seen += [item.id for item in found if item.id in new]
-        return new
+    async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        """Record events that are new, and the positions."""
+        self.seen += [item.id for item in events if item.id not in self.seen]
+        self.positions = self.positions.add(positions)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store the dead letter."""

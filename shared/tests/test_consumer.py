@@ -1,4 +1,4 @@
-"""The consumer: poison events, outages, stale offsets, outcomes and lag."""
+"""The consumer: poison events, outages, known events, outcomes and lag."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,9 +9,11 @@ import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from shared.messaging import consumer as consumer_module
-from shared.messaging.consumer import MAX_ATTEMPTS, Consumer, OffsetCommit, StaleOffset
+from shared.messaging.consumer import MAX_ATTEMPTS, Consumer
 from shared.events import CloudEvent, Event
 from shared.ids import rfc3339
+from shared.messaging.batches import Batch
+from shared.messaging.positions import Positions, Range
 from shared.prometheus.registry import REGISTRY
 from shared.runtime import tasks
 from shared.testing.timing import StoppedClock
@@ -37,9 +39,8 @@ class FakeSource:
         if self.failures:
             self.failures -= 1
             raise ConnectionRefusedError("no source")
-        position, start = (len(self.raw), after) if self.feed else (None, None)
-        raw = self.raw[after:] if self.feed else list(self.raw)
-        return Delivery(raw, position, start, self._record("acknowledged"), self._record("nacked"))
+        batch = Batch(self.raw[after:], after + 1) if self.feed else Batch(list(self.raw), None)
+        return Delivery([batch], self._record("acknowledged"), self._record("nacked"))
 
     def _record(self, outcome: str) -> Any:
         async def record() -> None:
@@ -63,24 +64,15 @@ class FakeHandler(InMemoryHandler):
     def __init__(self, errors: dict[str, list[Exception]] | None = None) -> None:
         super().__init__()
         self.errors = errors or {}
-        self.offset = 0
         self.attempts: list[str] = []
 
-    async def committed_offset(self) -> int:
-        """Return the offset."""
-        return self.offset
-
-    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
+    async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
         """Apply all events or none, like a database transaction."""
         self.attempts += [item.id for item in events]
         for item in events:
             if self.errors.get(item.id):
                 raise self.errors[item.id].pop()
-        if offset_commit is not None:
-            if offset_commit.after != self.offset:
-                raise StaleOffset
-            self.offset = offset_commit.position
-        return self.record(events)
+        await super().process(events, positions)
 
 
 async def no_pause(seconds: float) -> None:
@@ -102,11 +94,12 @@ async def test_poison_event_is_dead_lettered_and_the_others_are_processed(feed: 
     dead, processed = (metric("bank_events_consumed_total", type=TYPE, outcome=o) for o in ("dead", "processed"))
     assert await consumer(source, handler).step() == 5
     assert handler.seen == ["e1", "e2", "e3", "e4"]
-    assert handler.attempts.count("bad") == 1 + MAX_ATTEMPTS, "once in the batch, then alone"
+    assert handler.attempts.count("bad") == 3 + MAX_ATTEMPTS, "in ever smaller parts, then alone"
+    assert handler.attempts.count("e1") == 2
     assert handler.dead_letters == [raw for raw, _ in source.dead] and len(handler.dead_letters) == 1
     assert handler.dead_letters[0]["id"] == "bad" and handler.dead_letters[0]["data"] == {"secret": 1}
     assert source.dead[0][1].startswith("ZeroDivisionError: try ")
-    assert handler.offset == (5 if feed else 0) and source.outcomes == ["acknowledged"]
+    assert handler.positions.gapless_end == (5 if feed else 0) and source.outcomes == ["acknowledged"]
     assert metric("bank_events_consumed_total", type=TYPE, outcome="dead") == dead + 1
     assert metric("bank_events_consumed_total", type=TYPE, outcome="processed") == processed + 4
 
@@ -157,7 +150,7 @@ async def test_invalid_cloud_event_is_dead_lettered_immediately(raw: Any) -> Non
     source = FakeSource([event("e1"), raw, event("e2")])
     handler = FakeHandler()
     await consumer(source, handler).step()
-    assert (handler.seen, handler.offset) == (["e1", "e2"], 3)
+    assert (handler.seen, handler.positions.gapless_end) == (["e1", "e2"], 3)
     assert handler.dead_letters == [raw] and source.dead[0][0] == raw
     assert "not a CloudEvent" in source.dead[0][1]
 
@@ -171,7 +164,7 @@ async def test_unknown_types_and_attributes_reach_the_handler() -> None:
 @pytest.mark.parametrize("alone", [False, True])
 async def test_outage_is_retried_and_dead_letters_nothing(alone: bool) -> None:
     outage: list[Exception] = [ConnectionRefusedError(), PoolTimeoutError(), TimeoutError()] * 5
-    poison = {"e1": [ValueError() for _ in range(99)]} if alone else {}
+    poison = {"e1": [ValueError() for _ in range(999)]} if alone else {}
     source = FakeSource(events(3), feed=False)
     handler = FakeHandler({"e2": outage, **poison})
     source.failures = 3
@@ -187,22 +180,22 @@ async def test_outage_is_retried_and_dead_letters_nothing(alone: bool) -> None:
     assert outage == []
 
 
-async def test_stale_offset_discards_the_delivery_and_continues_from_the_new_offset() -> None:
-    class StaleOnce(FakeHandler):
-        """Another replica commits its offset between receiving and processing, once."""
+async def test_known_positions_are_skipped_and_only_new_ones_are_added() -> None:
+    """Positions that another replica has just removed, for a rebuild, must not return with those of the batch."""
+    handler = FakeHandler()
+    handler.positions = Positions((Range(1, 2), Range(4, 4)))
+    await consumer(FakeSource([]), handler).consume([Batch(events(5), 1)], handler.positions)
+    assert handler.seen == ["e3", "e5"]
+    handler.positions = Positions()
+    await consumer(FakeSource([]), handler).consume([Batch(events(5), 1)], Positions((Range(1, 2), Range(4, 4))))
+    assert [*handler.positions.ranges] == [(3, 3), (5, 5)]
 
-        async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
-            if self.offset == 0:
-                self.offset = 2
-            return await super().process(events, offset_commit)
 
-    source, handler = FakeSource(events(3)), StaleOnce()
-    running = asyncio.create_task(consumer(source, handler).run())
-    while handler.offset != 3:
-        await asyncio.sleep(0)
-    running.cancel()
-    await asyncio.wait([running])
-    assert (handler.seen, source.dead, source.outcomes[0]) == (["e3"], [], "nacked")
+async def test_batches_of_a_delivery_are_processed_together() -> None:
+    handler = FakeHandler()
+    batches = [Batch(events(2, 3), 3), Batch(events(2), 1), Batch(events(1, 9), None)]
+    await consumer(FakeSource([]), handler).consume(batches, None)
+    assert handler.attempts == ["e3", "e4", "e1", "e2", "e9"] and [*handler.positions.ranges] == [(1, 4)]
 
 
 @pytest.fixture
@@ -222,18 +215,18 @@ def event_at(name: str, timestamp: float) -> Event:
 async def test_duplicates_are_counted_and_the_lag_is_measured(clock: StoppedClock) -> None:
     item = event_at("once", clock.now - 40)
     duplicates = metric("bank_events_consumed_total", type=TYPE, outcome="duplicate")
-    source, handler = FakeSource([item], feed=False), FakeHandler()
-    await consumer(source, handler).step()
+    source, handler = FakeSource([item]), FakeHandler()
+    measured = consumer(source, handler)
+    await measured.step()
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates
-    assert metric("bank_consumer_lag_seconds") == 40
-    source.raw = [item, event_at("new", clock.now - 2)]
-    await consumer(source, handler).step()
+    assert measured.lag_seconds() == 40
+    source.raw.append(event_at("new", clock.now - 2))
+    await measured.consume([Batch(source.raw, 1)], handler.positions)
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates + 1
-    assert handler.seen == ["once", "new"]
-    assert metric("bank_consumer_lag_seconds") == 2
-    source.raw = [event_at("later", clock.now + 100)]
-    await consumer(source, handler).step()
-    assert metric("bank_consumer_lag_seconds") == 0, "a clock that is ahead is not a lag"
+    assert handler.attempts == ["once", "new"] and measured.lag_seconds() == 2
+    source.raw.append(event_at("later", clock.now + 100))
+    await measured.step()
+    assert measured.lag_seconds() == 0, "a clock that is ahead is not a lag"
 
 
 async def test_lag_grows_while_the_consumer_is_stalled(clock: StoppedClock) -> None:
@@ -245,10 +238,10 @@ async def test_lag_grows_while_the_consumer_is_stalled(clock: StoppedClock) -> N
     for _ in range(2):
         with pytest.raises(ConnectionRefusedError):
             await away.step()
-    assert metric("bank_consumer_lag_seconds") == 100
+    assert away.lag_seconds() == 100
     source.failures = 0
     await away.step()
-    assert metric("bank_consumer_lag_seconds") == 0, "an empty delivery counts as success"
+    assert away.lag_seconds() == 0, "an empty delivery counts as success"
 
 
 def test_dead_letter_counters_start_at_zero() -> None:
@@ -260,10 +253,10 @@ def test_dead_letter_counters_start_at_zero() -> None:
 async def test_empty_delivery_is_ignored_and_invalid_events_advance_the_offset() -> None:
     source, handler = FakeSource([]), FakeHandler()
     assert await consumer(source, handler).step() == 0
-    assert handler.offset == 0 and source.outcomes == ["acknowledged"]
+    assert handler.positions.ranges == () and source.outcomes == ["acknowledged"]
     source.raw = ["junk", "junk"]
     await consumer(source, handler).step()
-    assert handler.offset == 2 and len(handler.dead_letters) == 2
+    assert handler.positions.gapless_end == 2 and len(handler.dead_letters) == 2
 
 
 async def test_delivery_in_progress_is_nacked_on_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,10 +265,9 @@ async def test_delivery_in_progress_is_nacked_on_shutdown(monkeypatch: pytest.Mo
     class Stuck(FakeHandler):
         """A handler that never finishes."""
 
-        async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
+        async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
             processing.set()
             await asyncio.Event().wait()
-            return set()
 
     source, processing = FakeSource(events(1), feed=False), asyncio.Event()
     running = asyncio.create_task(consumer(source, Stuck()).run())

@@ -1,4 +1,4 @@
-"""Offsets, dead letters and inbox of a consumer, on both databases."""
+"""Consumed positions and dead letters, on both databases."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -8,22 +8,22 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.messaging.consumer import OffsetCommit, StaleOffset
 from shared.db.database import write_transaction
-from shared.ids import utc_now
+from shared.messaging.positions import Range
 from shared.tests.support import inbox
 
 
-async def move(engine: AsyncEngine, after: int, position: int) -> None:
-    """Commit an offset of the feed."""
+async def add(engine: AsyncEngine, *ranges: tuple[int, int], source: str = "producer") -> None:
+    """Add ranges to the consumed positions."""
     async with write_transaction(engine) as connection:
-        await inbox.commit_offset(connection, "feed", OffsetCommit(after, position))
+        await inbox.add_consumed(connection, source, [Range(*each) for each in ranges])
 
 
-async def position(engine: AsyncEngine, name: str = "feed") -> int:
-    """Return the committed offset of a feed."""
+async def consumed(engine: AsyncEngine, source: str = "producer") -> list[tuple[int, int]] | None:
+    """Return the consumed positions as ranges."""
     async with engine.connect() as connection:
-        return await inbox.committed_offset(connection, name)
+        found = await inbox.consumed(connection, source)
+        return None if found is None else [*found.ranges]
 
 
 async def dead_letter(engine: AsyncEngine, raw: Any, reason: str = "why") -> None:
@@ -32,34 +32,29 @@ async def dead_letter(engine: AsyncEngine, raw: Any, reason: str = "why") -> Non
         await inbox.dead_letter(connection, raw, reason, datetime(2026, 1, 2, tzinfo=UTC))
 
 
-async def test_offset_is_committed_only_from_the_current_value(engine: AsyncEngine) -> None:
-    assert await position(engine) == 0
-    await move(engine, 0, 5)
-    await move(engine, 5, 9)
-    for stale in (0, 5, 10):
-        with pytest.raises(StaleOffset):
-            await move(engine, stale, 20)
-    assert await position(engine) == 9 and await position(engine, "another") == 0
+async def test_positions_are_merged_by_source(engine: AsyncEngine) -> None:
+    assert await consumed(engine) == []
+    await add(engine)
+    await add(engine, (1, 5), (9, 9))
+    await add(engine, (4, 6), source="another")
+    await add(engine, (6, 7))
+    assert await consumed(engine) == [(1, 7), (9, 9)] and await consumed(engine, "another") == [(4, 6)]
 
 
-async def test_only_one_replica_commits_the_same_offset(engine: AsyncEngine) -> None:
-    for after in (0, 5):
-        results = await asyncio.gather(*(move(engine, after, after + 5) for _ in range(4)), return_exceptions=True)
-        assert [type(result) for result in results if result is not None] == [StaleOffset] * 3
-        assert await position(engine) == after + 5
+async def test_concurrent_replicas_lose_no_positions(engine: AsyncEngine) -> None:
+    await asyncio.gather(*(add(engine, (10 * number + 1, 10 * number + 10)) for number in range(8)))
+    assert await consumed(engine) == [(1, 80)]
 
 
-async def test_event_id_is_inserted_once(engine: AsyncEngine) -> None:
-    async def claim(*event_ids: str) -> set[str]:
-        async with write_transaction(engine) as connection:
-            return await inbox.insert_new(connection, event_ids, utc_now())
-
-    assert await claim() == set()
-    assert await claim("b", "a", "b") == {"a", "b"}
-    assert await claim("a", "c") == {"c"}
-    many = [f"m{n}" for n in range(3000)]
-    claims = await asyncio.gather(claim(*many), claim(*reversed(many)))
-    assert claims[0] | claims[1] == set(many) and not claims[0] & claims[1]
+async def test_events_before_an_upgrade_count_as_consumed(engine: AsyncEngine) -> None:
+    async with write_transaction(engine) as connection:
+        rows = [{"source": "producer", "ranges": None}, {"source": "new", "ranges": None}]
+        await connection.execute(inbox.positions.insert(), rows)
+    assert await consumed(engine) is None
+    await add(engine, (701, 800), (901, 950))
+    assert await consumed(engine) == [(1, 800), (901, 950)]
+    await add(engine, (1, 3), source="new")
+    assert await consumed(engine, "new") == [(1, 3)]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The relay: one leader sequences and publishes events, and outages only delay them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
+from nats.js.errors import BadRequestError
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -12,21 +14,28 @@ from shared.messaging import relay as relay_module
 from shared.db.database import create_engine, write_transaction
 from shared.events import Event
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING
+from shared.messaging.batches import EncodedBatch, encode
 from shared.messaging.relay import Relay
 from shared.tests.support import append, event, events, metric, names, outbox, read
-from shared.messaging.transport import NatsConnection
+from shared.messaging.transport import LastBatch, NatsConnection
 from shared.runtime import tasks
 from shared.testing.timing import eventually
 
 
 class FakeBus(NatsConnection):
-    """A broker that records published events and can be unavailable."""
+    """A broker that records published batches, checks their predecessors and can be unavailable."""
 
     def __init__(self) -> None:
         super().__init__("nats://nowhere")
-        self.events: list[Event] = []
+        self.batches: list[EncodedBatch] = []
         self.unavailable = False
+        self.unconfirmed = False
         self.name = "first"
+
+    @property
+    def events(self) -> list[Event]:
+        """The published events."""
+        return [item for batch in self.batches for item in orjson.loads(batch.content)]
 
     async def stream(self) -> str:
         """Return the id of the current stream."""
@@ -34,11 +43,20 @@ class FakeBus(NatsConnection):
             raise ConnectionRefusedError("no broker")
         return self.name
 
-    async def publish(self, events: Sequence[Event]) -> None:
-        """Record the events."""
+    async def last_batch(self, source: str) -> LastBatch:
+        """Return the last batch."""
+        return LastBatch(len(self.batches), self.batches[-1].positions.last if self.batches else 0)
+
+    async def publish(self, source: str, batch: EncodedBatch, after: int) -> int:
+        """Record the batch."""
         if self.unavailable:
             raise ConnectionRefusedError("no broker")
-        self.events += events
+        if after != len(self.batches):
+            raise BadRequestError(description="wrong last sequence")
+        self.batches.append(batch)
+        if self.unconfirmed:
+            raise TimeoutError
+        return len(self.batches)
 
 
 @pytest.fixture(autouse=True)
@@ -107,32 +125,93 @@ async def test_broker_outage_delays_events_and_is_visible_in_metrics(engine: Asy
     assert names(bus.events) == names(events(6))
 
 
-async def test_recreated_stream_receives_all_events(engine: AsyncEngine) -> None:
+async def work(relay: Relay) -> None:
+    """Relay until there is nothing to do."""
+    while await relay.step():
+        pass
+
+
+async def test_relay_continues_after_the_single_events_of_an_earlier_release(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    async with write_transaction(engine) as connection:
+        for stream, position in (("lost", 1), ("current", 2)):
+            await outbox.set_published(connection, f"nats {stream}", position)
+    await append(engine, *events(3))
+    await work(Relay(engine, outbox, bus, "test"))
+    assert names(bus.events) == ["e3"] and bus.batches[0].positions == (3, 3)
+    await append(engine, *events(1, start=4))
+    await work(Relay(engine, outbox, bus, "test"))
+    assert names(bus.events) == ["e3", "e4"]
+
+
+async def test_batch_without_confirmation_is_not_published_again(engine: AsyncEngine) -> None:
     bus = FakeBus()
     relay = Relay(engine, outbox, bus, "test")
-
-    async def work() -> list[str]:
-        bus.events = []
-        while await relay.step():
-            pass
-        return names(bus.events)
-
-    async with write_transaction(engine) as connection:
-        # As stored by an earlier version.
-        await outbox.set_published(connection, "nats", 2)
+    bus.unconfirmed = True
     await append(engine, *events(3))
-    assert await work() == ["e3"]
-    assert await work() == []
-    bus.name = "second"
+    with pytest.raises(TimeoutError):
+        await relay.step()
+    bus.unconfirmed = False
     await append(engine, *events(1, start=4))
-    assert await work() == ["e1", "e2", "e3", "e4"]
-    assert await work() == []
+    await work(relay)
+    assert [one.positions for one in bus.batches] == [(1, 3), (4, 4)]
+
+
+async def test_former_leader_is_rejected(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    former, leader = (Relay(engine, outbox, bus, "test") for _ in range(2))
+    await append(engine, *events(1))
+    await work(former)
+    await append(engine, *events(1, start=2))
+    await work(leader)
+    await append(engine, *events(1, start=3))
+    with pytest.raises(BadRequestError):
+        await former.step()
+    await work(leader)
+    await work(former)
+    assert names(bus.events) == ["e1", "e2", "e3"]
+
+
+async def test_stream_that_has_lost_its_last_batches_receives_them_again(engine: AsyncEngine) -> None:
+    bus = FakeBus()
+    relay = Relay(engine, outbox, bus, "test")
+    for number in (1, 2, 3):
+        await append(engine, *events(1, start=number))
+        await work(relay)
+    del bus.batches[1:]
+    bus.name = "restored"
+    await append(engine, *events(1, start=4))
+    await work(relay)
+    assert names(bus.events) == ["e1", "e2", "e3", "e4"]
+    bus.batches, bus.name = [], "empty"
+    await append(engine, *events(1, start=5))
+    await work(relay)
+    assert names(bus.events) == ["e5"], "consumers read the others from the feed"
+
+
+async def test_restored_database_continues_after_the_last_batch_of_the_stream(engine: AsyncEngine) -> None:
+    """The stream has batches at positions that the outbox will assign again."""
+    bus = FakeBus()
+    bus.batches = [*encode([*enumerate(events(9, start=90), 1)])]
+    await append(engine, *events(2))
+    await work(Relay(engine, outbox, bus, "test"))
+    assert names(bus.events)[9:] == ["e1", "e2"]
+
+
+async def test_large_backlog_is_published_in_batches_of_limited_size(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(relay_module, "_LIMIT", 30)
+    bus = FakeBus()
+    await append(engine, *(event(f"e{n}", text="x" * 100_000) for n in range(1, 41)))
+    await work(Relay(engine, outbox, bus, "test"))
+    assert names(bus.events) == names(events(40)) and max(len(one.content) for one in bus.batches) < 2**18
 
 
 async def test_blocked_relay_is_visible_in_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     bus = FakeBus()
 
-    async def hang(events: Sequence[Event]) -> None:
+    async def hang(*_arguments: object) -> None:
         await asyncio.Event().wait()
 
     monkeypatch.setattr(bus, "publish", hang)
@@ -154,7 +233,7 @@ async def nothing_pending() -> bool:
 
 async def _published(engine: AsyncEngine, position: int) -> bool:
     async with engine.connect() as connection:
-        return await outbox.published(connection) == {"nats first": position}
+        return await outbox.published(connection) == {"batches": position}
 
 
 async def _head_is(engine: AsyncEngine, position: int) -> bool:

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from shared.events import CloudEvent
+from shared.messaging.positions import Positions, Range
 from shared.messaging.shadow import ShadowConsumer
 from shared.tests.support import event, metric
 from shared.tests.test_consumer import TYPE, FakeHandler, FakeSource
@@ -62,7 +63,7 @@ async def test_invalid_event_counts_as_failure() -> None:
 
 async def test_outage_is_not_a_failure_and_shadow_starts_at_the_offset_of_stable() -> None:
     handler = DryRunHandler({"2": [PoolTimeoutError()]})
-    handler.offset = 1
+    handler.positions = Positions((Range(1, 1),))
     source = FakeSource([event("1"), event("2"), event("3")])
     shadow = ShadowConsumer(source, handler, no_pause)
     before = counted("failed")
@@ -70,7 +71,7 @@ async def test_outage_is_not_a_failure_and_shadow_starts_at_the_offset_of_stable
         await shadow.step()
     await shadow.step()
     assert handler.dry_runs == ["2", "3"] and counted("failed") == before
-    assert handler.offset == 1, "the offset of stable is unchanged"
+    assert handler.positions.gapless_end == 1, "the positions of stable are unchanged"
     source.raw.append(event("4"))
     await shadow.step()
     assert handler.dry_runs == ["2", "3", "4"]

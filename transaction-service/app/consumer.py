@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.application.ingestion import EventIngestion
-from shared.messaging.consumer import Handler, OffsetCommit
+from shared.messaging.consumer import Handler
 from shared.events import CloudEvent
+from shared.messaging.positions import Positions, Range
 
 
 class HistoryHandler(Handler):
@@ -14,11 +15,11 @@ class HistoryHandler(Handler):
     def __init__(self, ingestion: EventIngestion) -> None:
         self._ingestion = ingestion
 
-    async def committed_offset(self) -> int:
-        return await self._ingestion.committed_offset()
+    async def consumed(self) -> Positions | None:
+        return await self._ingestion.consumed()
 
-    async def process(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
-        return await self._ingestion.apply(events, offset_commit)
+    async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        await self._ingestion.apply(events, positions)
 
     async def dry_run(self, events: Sequence[CloudEvent]) -> None:
         await self._ingestion.dry_run(events)

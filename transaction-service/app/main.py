@@ -16,7 +16,7 @@ from app.service import TransactionService
 from app.settings import TransactionSettings
 from shared.messaging import feed
 from shared.prometheus.checks import CHECKED
-from shared.runtime.process import Jobs, Runtime
+from shared.runtime.process import Jobs, Producer, Runtime
 from shared.http.web import Service, create_app
 
 
@@ -30,9 +30,11 @@ def create(settings: TransactionSettings) -> Service:
     CHECKED.labels("reconciliation").set_to_current_time()
     jobs: Jobs = {"reconciliation": (settings.reconciliation_seconds, reconciler.reconcile)}
 
+    producer = Producer("account-service", "bank.>", settings.account_service_url)
+
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        async with runtime.run_background_tasks("bank.>", HistoryHandler(ingestion), jobs, {}):
+        async with runtime.run_background_tasks(producer, HistoryHandler(ingestion), jobs, {}):
             yield
         await ledger.close()
         await runtime.close()

@@ -93,4 +93,11 @@ flags = Table(
 )
 
 inbox = Inbox(metadata)
+# Replicas of earlier releases use it during an upgrade. To be dropped with the next migration.
+Table(
+    "inbox",
+    metadata,
+    Column("event_id", String(255), primary_key=True),
+    Column("received_at", UtcDateTime, nullable=False),
+)
 outbox = Outbox(metadata)

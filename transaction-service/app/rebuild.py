@@ -1,13 +1,12 @@
 """`python -m app.rebuild`: rebuild the history from account-service's feed.
 
-Safe while the service runs: each event is added once. Flags and the committed offset are kept; reconciliation reports
-accounts with missing entries until the rebuild has finished.
+Safe while the service runs: each event is added once. Flags are kept; reconciliation reports accounts with missing
+entries until the rebuild has finished. If it is interrupted, the service continues where it has stopped.
 """
 
 import asyncio
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
 import httpx
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,7 +25,7 @@ class RebuildError(Exception):
     """The rebuild failed; the message is for the operator."""
 
 
-async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, report: Callable[[str], object]) -> int:
+async def rebuild(ingestion: EventIngestion, source: FeedSource, report: Callable[[str], object]) -> int:
     """Clear the history and read the feed to its head; return the number of events.
 
     Raises RebuildError; the history is not cleared if the first request to the feed fails.
@@ -34,16 +33,11 @@ async def rebuild(ingestion: EventIngestion, source: FeedSource, limit: int, rep
     consumer = Consumer(source, HistoryHandler(ingestion))
     events = 0
     try:
-        delivery = await source.receive(0)
+        await source.receive(0)
         await ingestion.clear_history()
-        while delivery.raw:
-            # Without a position: the offset belongs to the running service.
-            await consumer.consume(replace(delivery, position=None, after=None))
-            events += len(delivery.raw)
+        while count := await consumer.step():
+            events += count
             report(f"{events} events so far")
-            if len(delivery.raw) < limit:
-                break
-            delivery = await source.receive(delivery.position or 0)
     except httpx.HTTPStatusError as error:
         raise RebuildError(
             f"account-service's feed returned {error.response.status_code}{_progress(events)}"
@@ -66,7 +60,7 @@ async def _run(settings: TransactionSettings) -> int:
     source = FeedSource(settings.account_service_url, token, limit=MAX_LIMIT, wait_seconds=0)
     try:
         ingestion = EventIngestion(engine, settings.thresholds)
-        return await rebuild(ingestion, source, MAX_LIMIT, lambda line: print(f"rebuild: {line}", flush=True))
+        return await rebuild(ingestion, source, lambda line: print(f"rebuild: {line}", flush=True))
     finally:
         await source.close()
         await engine.dispose()

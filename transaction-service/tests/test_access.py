@@ -34,7 +34,7 @@ class Bobs:
 async def bobs(ingestion: EventIngestion, ledger: Ledger) -> Bobs:
     """Bob's data in the history."""
     bobs = Bobs(ledger)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     return bobs
 
 

@@ -33,7 +33,7 @@ async def test_transactions_are_paged(client: httpx.AsyncClient, ingestion: Even
     alices, bobs = ledger.open(), ledger.open("bob")
     made = [ledger.deposit(alices, 100)] + [ledger.move(alices, bobs, 1) for _ in range(4)]
     ledger.deposit(bobs, 5)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
 
     found, cursor, pages = [], None, 0
     while cursor is not None or pages == 0:
@@ -61,7 +61,7 @@ async def test_other_callers_data_is_not_found(
 ):
     bobs = ledger.open("bob")
     made = ledger.deposit(bobs, 5)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     paths = (f"transactions?account_id={bobs}", f"transactions/{made}", f"statements/{bobs}")
     for path in paths:
         assert_problem(await client.get(f"/api/v1/{path}"), 404, "not-found")
@@ -80,7 +80,7 @@ async def test_flags_and_reconciliation_are_for_operators(
     ledger.withdraw(alices, 1_000_000)
     ledger.later(60)
     ledger.withdraw(alices, 10_000_001)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     for path in ("flags", "reconciliation"):
         assert_problem(await client.get(f"/api/v1/{path}"), 403, "forbidden")
     first = (await client.get("/api/v1/flags?limit=1", headers=lab.operator())).json()
@@ -138,7 +138,7 @@ async def test_statement_as_json_and_csv(client: httpx.AsyncClient, ingestion: E
     ledger.deposit(alices, 100)
     ledger.later(86400)
     ledger.withdraw(alices, 30, "=cmd|' /C calc'!A0")
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     day = {"from": "2026-11-21T00:00:00Z", "to": "2026-11-22T01:00:00+01:00"}
     path = f"/api/v1/statements/{alices}"
 
@@ -170,7 +170,7 @@ async def test_the_default_period_is_the_current_month(
     for month in (NOW.replace(day=1) - timedelta(days=1), NOW - timedelta(seconds=1)):
         ledger.now = month
         ledger.deposit(alices, 100)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     shown = (await client.get(f"/api/v1/statements/{alices}")).json()
     assert (shown["opening_balance"], shown["closing_balance"], len(shown["entries"])) == (100, 200, 1)
     assert shown["from"] == f"{NOW:%Y-%m}-01T00:00:00.000000Z"
@@ -181,7 +181,7 @@ async def test_a_period_ends_at_the_start_of_the_next_month(
 ):
     alices = ledger.open()
     ledger.deposit(alices, 100)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     for end, start in (
         ("2026-12-01T00:00:00Z", "2026-11-01T00:00:00.000000Z"),
         ("2026-12-01T00:00:00+02:00", "2026-10-31T22:00:00.000000Z"),
@@ -206,7 +206,7 @@ WRONG_PERIODS = [
 
 async def test_invalid_periods_are_rejected(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
     alices = ledger.open()
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     for query, pointer in WRONG_PERIODS:
         answer = await client.get(f"/api/v1/statements/{alices}", params=query)
         assert_problem(answer, 422, "validation-failed", pointer)
@@ -253,7 +253,7 @@ async def test_the_openapi_document_is_served(client: httpx.AsyncClient):
 
 async def test_internal_routes(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger, lab: Lab):
     ledger.withdraw(ledger.open(), 10_000_001)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     ready = (await client.get("/health/ready")).json()
     assert ready["checks"] == {"database": "ok", "loop-lag": "ok", "relay": "ok", "reconciliation": "ok"}
     metrics = (await client.get("/metrics")).text

@@ -103,7 +103,7 @@ async def test_a_statement_is_complete_once_all_entries_of_the_ledger_have_arriv
     seqs: Sequence[int],
     complete: bool,
 ):
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, *seqs)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, *seqs)], [])
     assert (await service.statement(ALICE, alices, *AROUND)).complete is complete
     for wanted in (TransactionFilter("alice"), TransactionFilter("alice", alices)):
         assert (await service.transactions(ALICE, wanted, None, 50)).complete is complete
@@ -119,7 +119,7 @@ async def test_a_period_well_before_the_last_entry_is_complete_without_the_ledge
     ledger.now = NOON + DAY
     ledger.deposit(alices, 400)
     balances.ledger = {alices: LedgerAccount(alices, "alice", "USD", 9)}
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 3, 4)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 3, 4)], [])
     month = NOON.replace(day=1, hour=0)
 
     async def complete(end: datetime) -> bool:
@@ -133,14 +133,14 @@ async def test_a_period_well_before_the_last_entry_is_complete_without_the_ledge
         assert found.complete and found.complete_through == NOON + DAY - CLOCK_MARGIN
     # A gap before that makes what follows it worthless.
     await ingestion.clear_history()
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 2, 4)], [])
     assert not await complete(NOON + DAY - CLOCK_MARGIN)
 
 
 async def test_a_period_that_ends_in_the_future_is_not_complete(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     assert (await service.statement(ALICE, alices, NOON - DAY, None)).complete
     found = await service.statement(ALICE, alices, NOON - DAY, NOW + timedelta(microseconds=1))
     assert not found.complete and found.watermark.seq == found.watermark.account_seq == 3
@@ -176,7 +176,7 @@ async def test_an_account_known_only_to_the_ledger_is_incomplete(
 async def test_the_list_of_all_accounts_is_never_complete(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger, balances: Balances, alices: str
 ):
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     page = await service.transactions(OPERATOR_CALLER, TransactionFilter(), None, 50)
     assert len(page.items) == 3 and (page.complete, page.complete_through) == (False, None)
     assert (await service.transactions(OPERATOR_CALLER, TransactionFilter(None, alices), None, 50)).complete
@@ -215,23 +215,23 @@ async def test_checkpoints_avoid_counting_again(
     alices: str,
 ):
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 3)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1, 3)], [])
     await reconciler.reconcile()
     assert await checkpoint_seqs(engine) == []  # not with a gap
     assert await gapless_range_of(engine, alices) == GaplessRange(1, NOON)
-    await ingestion.apply(of(ledger, alices, 2), None)
+    await ingestion.apply(of(ledger, alices, 2), [])
     await reconciler.reconcile()
     assert await checkpoint_seqs(engine) == [3]
     assert await gapless_range_of(engine, alices) == GaplessRange(3, NOON + 2 * MINUTE)
 
     for _ in range(4):
         ledger.withdraw(alices, 1)
-    await ingestion.apply(of(ledger, alices, 4, 6), None)
+    await ingestion.apply(of(ledger, alices, 4, 6), [])
     assert await gapless_range_of(engine, alices) == GaplessRange(4, NOON + 3 * MINUTE)
-    await ingestion.apply(of(ledger, alices, 7), None)
+    await ingestion.apply(of(ledger, alices, 7), [])
     balances.found = [[Balance(alices, "USD", 596, 7, NOON)]]
     assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["gap"]
-    await ingestion.apply(of(ledger, alices, 5), None)
+    await ingestion.apply(of(ledger, alices, 5), [])
     assert ((await reconciler.reconcile())["mismatches"], await checkpoint_seqs(engine)) == (0, [3, 7])
     balances.found = [[Balance(alices, "USD", 597, 7, NOON)]]
     assert [item["kind"] for item in (await reconciler.reconcile())["items"]] == ["balance"]
@@ -247,11 +247,11 @@ async def test_a_rebuild_clears_checkpoints(
     alices: str,
 ):
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     await reconciler.reconcile()
     await ingestion.clear_history()
     assert await checkpoint_seqs(engine) == []
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], [])
     assert (await gapless_range_of(engine, alices)).seq == 1
 
 
@@ -262,9 +262,9 @@ async def test_a_checkpoint_without_its_entry_is_ignored(
     # As an older version leaves it behind when it rebuilds.
     async with owner.begin() as connection:
         await connection.execute(checkpoints.insert().values(account_id=alices, seq=3, balance=600))
-    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], None)
+    await ingestion.apply([ledger.events[0], *of(ledger, alices, 1)], [])
     assert (await gapless_range_of(owner, alices)).seq == 1
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     assert (await gapless_range_of(owner, alices)).seq == 3
 
 
@@ -279,7 +279,7 @@ async def test_a_canary_writes_no_checkpoint(
 ):
     canary = Reconciler(engine, settings.model_copy(update={"app_track": "canary"}), balances)
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     assert (await canary.reconcile())["mismatches"] == 0
     assert await checkpoint_seqs(engine) == []
 

@@ -18,14 +18,16 @@ from app.consumer import HistoryHandler
 from app.models import inbox, metadata
 from app.prometheus import FLAGS
 from app.service import TransactionService
+from app.storage import history as history_storage
 from app.settings import TransactionSettings
-from shared.messaging.consumer import Consumer, OffsetCommit, StaleOffset
+from shared.messaging.consumer import Consumer
 from shared.db.database import create_engine, write_transaction
 from shared.events import CloudEvent
 from shared.ids import new_id
 from shared.http.problems import Problem
 from shared.testing.fixtures import examples
-from shared.messaging.transport import Delivery
+from shared.messaging.batches import Batch
+from shared.messaging.positions import Positions, Range
 from tests.support import ALICE, BOB, NOON, OPERATOR_CALLER, Ledger, flagged, history, listed_ids, outbox_events
 
 
@@ -37,9 +39,8 @@ async def test_two_entries_are_one_transaction(ingestion: EventIngestion, servic
     alices, bobs = ledger.open(), ledger.open("bob")
     ledger.deposit(alices, 100)
     paid = ledger.move(alices, bobs, 30, reference="rent")
-    new = await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
 
-    assert new == {event.id for event in ledger.events}
     shown = await service.transaction(ALICE, paid)
     assert shown == {
         **{"id": paid, "type": "transfer", "status": "posted", "amount": 30, "currency": "USD", "reverses": None},
@@ -59,7 +60,7 @@ async def test_one_entry_alone_is_enough(ingestion: EventIngestion, service: Tra
     paid = ledger.move(alices, bobs, 30)
     opened, _, debit, credit = ledger.events
     for alone in (credit, debit):
-        await ingestion.apply([opened, alone], None)
+        await ingestion.apply([opened, alone], [])
         shown = await service.transaction(OPERATOR_CALLER, paid)
         assert (shown["from_account"], shown["to_account"], shown["amount"]) == (alices, bobs, 30)
     assert len(shown["entries"]) == 2
@@ -73,7 +74,7 @@ async def test_a_refused_transaction_is_listed_for_its_account_only(
     held = ledger.refuse(alices, ledger.cash, 70, "hold")
     credited = ledger.refuse(alices, ledger.cash, 5, "deposit")
     returned = ledger.refuse(alices, ledger.cash, 6, "reversal", "credit")
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
 
     shown = await service.transaction(ALICE, refused)
     assert (shown["status"], shown["code"], shown["entries"]) == ("refused", "insufficient-funds", [])
@@ -88,15 +89,14 @@ async def test_a_refused_transaction_is_listed_for_its_account_only(
     assert (statement.lines, statement.closing.balance) == ([], 0)
 
 
-async def test_other_events_are_claimed_without_effect(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
+async def test_other_events_are_consumed_without_effect(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     ledger.open()
     others = [
         ledger.events[0].model_copy(update={"id": new_id(), "type": type_, "data": {"transaction_id": ["x"]}})
         for type_ in ("bank.hold.placed", "bank.transaction.flagged", "bank.something.new")
     ]
-    assert len(await ingestion.apply(others, None)) == 3
-    assert await ingestion.apply(others, None) == set()
-    assert await history(engine) == ([], [])
+    await ingestion.apply(others, [Range(1, 3)])
+    assert await history(engine) == ([], []) and await ingestion.consumed() == Positions((Range(1, 3),))
 
 
 async def test_an_account_is_known_from_any_of_its_events(
@@ -104,7 +104,7 @@ async def test_an_account_is_known_from_any_of_its_events(
 ):
     alices = ledger.open()
     frozen = ledger.events[0].model_copy(update={"id": new_id(), "type": "bank.account.frozen"})
-    await ingestion.apply([frozen], None)
+    await ingestion.apply([frozen], [])
     assert (await service.statement(ALICE, alices, None, None)).currency == "USD"
 
 
@@ -135,25 +135,25 @@ async def test_a_poison_event_is_dead_lettered_and_blocks_no_others(
 
     raw = [event.model_dump(mode="json", exclude_none=True) for event in (*ledger.events, poison)]
     consumer = Consumer(Source(), HistoryHandler(ingestion), pause=nothing)  # type: ignore[arg-type]
-    await consumer.consume(Delivery(raw, 4, 0, nothing, nothing))
+    await consumer.consume([Batch(raw, 1)], Positions())
 
-    assert await ingestion.committed_offset() == 4
+    assert await ingestion.consumed() == Positions((Range(1, 4),))
     assert len((await history(engine))[1]) == 2
     async with engine.connect() as connection:
         assert (await connection.scalars(select(inbox.dead_letters.c.event_id))).all() == [poison.id]
 
 
-async def test_the_offset_is_committed_with_the_effect_or_not_at_all(
-    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
+async def test_positions_are_committed_with_the_effect_or_not_at_all(
+    ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     ledger.deposit(ledger.open(), 100)
-    await ingestion.apply(ledger.events[:1], OffsetCommit(0, 1))
-    assert await ingestion.committed_offset() == 1
-    with pytest.raises(StaleOffset):
-        await ingestion.apply(ledger.events, OffsetCommit(0, 3))
-    assert await history(engine) == ([], [])
-    await ingestion.apply(ledger.events, OffsetCommit(1, 3))
-    assert await ingestion.committed_offset() == 3 and len((await history(engine))[1]) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(inbox, "add_consumed", lambda *_: 1 // 0)
+        with pytest.raises(ZeroDivisionError):
+            await ingestion.apply(ledger.events, [Range(1, 3)])
+    assert await history(engine) == ([], []) and await ingestion.consumed() == Positions()
+    await ingestion.apply(ledger.events, [Range(1, 3)])
+    assert await ingestion.consumed() == Positions((Range(1, 3),)) and len((await history(engine))[1]) == 2
 
 
 async def test_events_received_by_several_replicas_are_added_once(
@@ -164,8 +164,7 @@ async def test_events_received_by_several_replicas_are_added_once(
         ledger.move(one, other, 1_000_000)
         one, other = other, one
     shuffled = [random.Random(seed).sample(ledger.events, len(ledger.events)) for seed in range(6)]
-    new = await asyncio.gather(*(ingestion.apply(events, None) for events in shuffled))
-    assert sorted(event for ids in new for event in ids) == sorted(event.id for event in ledger.events)
+    await asyncio.gather(*(ingestion.apply(events, [Range(1, len(events))]) for events in shuffled))
     assert len((await history(engine))[1]) == 60
     assert len(events := await outbox_events(engine)) == len({event["id"] for event in events}) > 30
 
@@ -174,11 +173,11 @@ async def test_a_finding_across_replicas_is_detected_once(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine
 ):
     alices = ledger.open()
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     for _ in range(20):
         ledger.withdraw(alices, 1)
     payments = [event for event in ledger.events if event.subject == alices][1:]
-    await asyncio.gather(*(ingestion.apply([event], None) for event in payments))
+    await asyncio.gather(*(ingestion.apply([event], []) for event in payments))
     assert [rule for rule, _, _ in await flagged(engine)] == ["velocity"]
 
 
@@ -186,22 +185,23 @@ async def test_a_conflict_between_replicas_is_retried(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ):
     ledger.open()
-    claim, calls = inbox.insert_new, []
+    add, calls = history_storage.add, []
 
-    async def conflicting(connection, event_ids, now):
-        calls.append(now)
+    async def conflicting(connection, projection):
+        calls.append(projection)
         if len(calls) < 3:
             await connection.exec_driver_sql("this is no SQL")
-        return await claim(connection, event_ids, now)
+        return await add(connection, projection)
 
-    monkeypatch.setattr(inbox, "insert_new", conflicting)
+    monkeypatch.setattr(history_storage, "add", conflicting)
     monkeypatch.setattr(ingestion_module, "is_retryable", lambda error: True)
-    assert len(await ingestion.apply(ledger.events, None)) == 1
+    await ingestion.apply(ledger.events, [Range(1, 1)])
+    assert len(calls) == 3 and await ingestion.consumed() == Positions((Range(1, 1),))
     calls.clear()
     monkeypatch.setattr(ingestion_module, "is_retryable", lambda error: False)
     with pytest.raises(Exception, match="this is no SQL"):
-        await ingestion.apply(ledger.events, None)
-    assert await history(engine) == ([], [])
+        await ingestion.apply(ledger.events, [Range(2, 2)])
+    assert await ingestion.consumed() == Positions((Range(1, 1),))
 
 
 async def test_a_dry_run_does_all_the_work_and_rolls_back(
@@ -212,7 +212,7 @@ async def test_a_dry_run_does_all_the_work_and_rolls_back(
     handler = HistoryHandler(ingestion)
     await handler.dry_run(ledger.events)
     assert await history(engine) == ([], []) and await flagged(engine) == set() and await outbox_events(engine) == []
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     before = await history(engine), await flagged(engine), await outbox_events(engine)
     # Stable has processed them before: it is all done again, or a bug in it would not show.
     monkeypatch.setattr(ingestion_module.fraud, "evaluate", lambda *_: 1 // 0)
@@ -230,9 +230,9 @@ async def test_a_finding_is_published_once(
     alices = ledger.open()
     paid = ledger.withdraw(alices, 10_000_001)
     before = FLAGS.labels("large-amount")._value.get()  # pylint: disable=protected-access
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     again = [event.model_copy(update={"id": new_id()}) for event in ledger.events]
-    await ingestion.apply(again, None)
+    await ingestion.apply(again, [])
 
     (event,) = await outbox_events(engine)
     assert event["type"] == "bank.transaction.flagged" and event["subject"] == alices
@@ -248,7 +248,7 @@ async def test_a_finding_is_published_once(
 async def test_the_cash_account_is_never_flagged(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     alices = ledger.open()
     ledger.deposit(alices, 50_000_000)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     assert await flagged(engine) == set()
 
 
@@ -257,9 +257,9 @@ async def test_an_account_is_evaluated_once_its_event_arrives(
 ):
     alices = ledger.open()
     paid = ledger.withdraw(alices, 10_000_001)
-    await ingestion.apply(ledger.events[1:], None)
+    await ingestion.apply(ledger.events[1:], [])
     assert await flagged(engine) == set()
-    await ingestion.apply(ledger.events[:1], None)
+    await ingestion.apply(ledger.events[:1], [])
     assert await flagged(engine) == {("large-amount", alices, paid)}
 
 
@@ -270,7 +270,7 @@ async def test_flags_are_listed_newest_first_in_pages_for_operators(
     for account in (alices, bobs, alices):
         ledger.withdraw(account, 1_000_000)
         ledger.later(3600)
-        await ingestion.apply(ledger.events, None)
+        await ingestion.apply(ledger.events, [])
     with pytest.raises(Problem, match="forbidden"):
         await service.flags(ALICE, None, None, 50)
     found = await service.flags(OPERATOR_CALLER, None, None, 50)
@@ -314,7 +314,7 @@ async def history_after(
             await connection.execute(delete(table))
     ingestion = EventIngestion(engine, settings.thresholds)
     for batch in batches:
-        await ingestion.apply(batch, None)
+        await ingestion.apply(batch, [])
     announced = [(one["data"]["rule"], one["subject"], one["id"]) for one in await outbox_events(engine)]
     found = await flagged(engine)
     assert len(announced) == len(found)

@@ -23,7 +23,7 @@ async def test_transactions_are_filtered_by_account_type_and_time(
     third = ledger.deposit(bobs, 5)
     ledger.later(60)
     fourth = ledger.move(alices, bobs, 20)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
 
     # A transfer between two of her accounts is one transaction.
     assert await listed_ids(service) == [fourth, second, first]
@@ -50,7 +50,7 @@ async def test_data_of_other_owners_is_not_found(
 ):
     bobs = ledger.open("bob")
     paid = ledger.deposit(bobs, 10)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     for transaction in (paid, new_id()):
         with pytest.raises(Problem, match="not-found"):
             await service.transaction(ALICE, transaction)
@@ -69,7 +69,7 @@ async def test_statements_of_adjoining_periods_neither_overlap_nor_miss_entries(
         ledger.later(60)
     ledger.later(-61)  # the clock of another replica
     ledger.withdraw(alices, 50)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     times = [NOON - timedelta(days=1), NOON + timedelta(seconds=60), NOON + timedelta(seconds=120), ledger.now]
     times[-1] += timedelta(days=1)
 

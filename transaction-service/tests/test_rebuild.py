@@ -12,7 +12,7 @@ from app import rebuild as rebuild_module
 from app.application.ingestion import EventIngestion
 from app.rebuild import RebuildError, rebuild
 from app.settings import TransactionSettings
-from shared.messaging.consumer import OffsetCommit
+from shared.messaging.positions import Positions, Range
 from shared.db.database import create_engine
 from shared.events import CloudEvent
 from shared.testing.fixtures import Lab
@@ -44,25 +44,25 @@ async def test_a_rebuilt_history_is_identical(ingestion: EventIngestion, ledger:
         ledger.deposit(alices, amount)
         ledger.move(alices, bobs, amount)
     ledger.refuse(alices, bobs, 1)
-    await ingestion.apply(ledger.events, OffsetCommit(0, len(ledger.events)))
+    await ingestion.apply(ledger.events, [Range(1, len(ledger.events))])
     before = await history(engine), await flagged(engine), await outbox_events(engine)
     lines: list[str] = []
 
     # While the service goes on.
     count, _ = await asyncio.gather(
-        rebuild(ingestion, feed(ledger.events, 4), 4, lines.append), ingestion.apply(ledger.events[5:9], None)
+        rebuild(ingestion, feed(ledger.events, 4), lines.append), ingestion.apply(ledger.events[5:9], [])
     )
 
     assert count == len(ledger.events) == 15
     assert (await history(engine), await flagged(engine), await outbox_events(engine)) == before
-    assert await ingestion.committed_offset() == 15
+    assert await ingestion.consumed() == Positions((Range(1, 15),))
     assert lines == [f"{events} events so far" for events in (4, 8, 12, 15)]
 
 
 async def test_an_empty_feed_yields_an_empty_history(ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine):
     ledger.deposit(ledger.open(), 5)
-    await ingestion.apply(ledger.events, None)
-    assert await rebuild(ingestion, feed([], 4), 4, print) == 0
+    await ingestion.apply(ledger.events, [])
+    assert await rebuild(ingestion, feed([], 4), print) == 0
     assert await history(engine) == ([], [])
 
 
@@ -74,9 +74,9 @@ async def test_an_unavailable_feed_clears_nothing(
     ingestion: EventIngestion, ledger: Ledger, engine: AsyncEngine, answer: httpx.Response, why: str
 ):
     ledger.deposit(ledger.open(), 5)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     with pytest.raises(RebuildError, match=why):
-        await rebuild(ingestion, source_of(lambda request: answer), 4, print)
+        await rebuild(ingestion, source_of(lambda request: answer), print)
     assert len((await history(engine))[1]) == 2
 
 
@@ -92,7 +92,7 @@ async def test_an_interrupted_rebuild_reports_its_progress(ingestion: EventInges
 
     whole.receive = break_off  # type: ignore[method-assign]
     with pytest.raises(RebuildError, match="after 2 events; run it again"):
-        await rebuild(ingestion, whole, 2, print)
+        await rebuild(ingestion, whole, print)
 
 
 def test_the_command_reports_an_error_in_one_line(
@@ -110,5 +110,5 @@ async def test_a_database_without_tables_is_reported_in_one_line(settings: Trans
     engine = create_engine(settings.database_url)
     ingestion = EventIngestion(engine, settings.thresholds)
     with pytest.raises(RebuildError, match="^database error: [^\n]+$"):
-        await rebuild(ingestion, feed([], 4), 4, print)
+        await rebuild(ingestion, feed([], 4), print)
     await engine.dispose()

@@ -59,7 +59,7 @@ async def test_a_complete_history_reconciles(
     alices, bobs = ledger.open(), ledger.open("bob")
     ledger.deposit(alices, 100)
     ledger.move(alices, bobs, 40)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     balances.found = [balances_of(ledger)[:2], [*balances_of(ledger)[2:], Balance(new_id(), "USD", 0, 0, NOON)]]
 
     result = await reconciler.reconcile()
@@ -75,7 +75,7 @@ async def test_missing_entries_are_mismatches(
     for amount in (100, 200, 300):
         ledger.deposit(alices, amount)
     opened, _, first, _, second, _, third = ledger.events
-    await ingestion.apply([opened, first, third], None)
+    await ingestion.apply([opened, first, third], [])
     balances.found = [[Balance(alices, "USD", 600, 3, NOON)]]
     begun = time.time()
     found = await reconciler.reconcile()
@@ -89,7 +89,7 @@ async def test_missing_entries_are_mismatches(
     checked = REGISTRY.get_sample_value("bank_check_completed_timestamp_seconds", {"check": "reconciliation"})
     assert checked is not None and begun <= checked <= time.time()
 
-    await ingestion.apply([second], None)
+    await ingestion.apply([second], [])
     assert (await reconciler.reconcile())["mismatches"] == 0
     balances.found = [[Balance(alices, "USD", 700, 4, NOON)]]
     assert (await reconciler.reconcile())["items"][0]["kind"] == "missing-entries"
@@ -106,7 +106,7 @@ async def test_entries_newer_than_the_balance_are_no_mismatch(
     answered = balances_of(ledger)
     ledger.withdraw(alices, 30)
     ledger.withdraw(alices, 30)
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     balances.found = [answered]
     assert (await reconciler.reconcile())["mismatches"] == 0
     balances.found = [[Balance(alices, "USD", 99, 1, NOW)]]

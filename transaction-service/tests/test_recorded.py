@@ -36,7 +36,7 @@ async def test_a_dry_run_counts_an_entry_for_each_event(ingestion: EventIngestio
     assert 0 < expected < len(ledger.events)
     assert await entries_in_dry_run(ingestion, ledger.events) == expected
     # Delivered twice, and after stable has written them.
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     assert await entries_in_dry_run(ingestion, ledger.events * 2) == 2 * expected
     assert await entries_in_dry_run(ingestion, []) == 0
 
@@ -52,7 +52,7 @@ async def test_entries_that_a_faulty_consumer_does_not_write_are_not_counted(
     ledger.move(alices, bobs, 30)
     ledger.refuse(alices, bobs, 500)
     if stable_first:
-        await ingestion.apply(ledger.events, None)
+        await ingestion.apply(ledger.events, [])
     parse, project = ingestion_module.parse, ingestion_module.project
     skipped = {"posted skipped": POSTED, "refusals skipped": REFUSED}.get(fault)
 

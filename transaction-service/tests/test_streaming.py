@@ -41,7 +41,7 @@ async def alices(ingestion: EventIngestion, ledger: Ledger, balances: Balances) 
     account = ledger.open()
     for number in range(ENTRIES):
         ledger.deposit(account, 10 + number, f"salary {number}")
-    await ingestion.apply(ledger.events, None)
+    await ingestion.apply(ledger.events, [])
     balances.ledger = {account: LedgerAccount(account, "alice", "USD", ENTRIES)}
     return account
 
@@ -155,7 +155,7 @@ async def test_a_long_statement_ignores_entries_posted_meanwhile(
     await sender.send(connection)
     assert len(orjson.loads(connection.body)["entries"]) == ENTRIES and connection.ended
 
-    posted = Connection(lambda: ingestion.apply(ledger.events, None))
+    posted = Connection(lambda: ingestion.apply(ledger.events, []))
     await sender.send(posted)
     assert len(orjson.loads(posted.body)["entries"]) == ENTRIES
 

@@ -15,6 +15,8 @@ GRANTS: Grants = {
     # The position of an event is assigned after the commit.
     "outbox": "SELECT, INSERT, UPDATE (position)",
     "outbox_progress": "SELECT, INSERT, UPDATE (position)",
+    "consumed_positions": "SELECT, INSERT, UPDATE (ranges)",
+    # Used by replicas of earlier releases during an upgrade.
     "consumer_positions": "SELECT, INSERT, UPDATE (position)",
     "dead_letters": "SELECT, INSERT",
 }

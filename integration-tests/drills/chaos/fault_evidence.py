@@ -2,11 +2,11 @@
 
 import time
 
-from harness.composed_stack import ComposedBank
+from harness.composed_stack import CONSUMERS, ComposedBank
 from drills.chaos.fault_clients import OPERATOR, OPERATOR_SCOPE
 from drills.chaos.fault_history import Account, Entry, Events, Hold, Ledger, HistoryView, Transaction
 
-_FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) e"
+_FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) WITH ORDINALITY AS each(e, n)"
 
 
 def _rows(bank: ComposedBank, database: str, query: str) -> list[list[str]]:
@@ -45,11 +45,13 @@ def _as_entries(rows: list[list[str]]) -> list[Entry]:
 
 
 def events(bank: ComposedBank) -> Events:
-    """Read the events that account-service has published and those that transaction-service has consumed."""
+    """Read the events that the services have published and those that the other one has consumed."""
     posted = ", ".join(
         f"e->'data'->>'{name}'" for name in ("account_id", "seq", "transaction_id", "amount", "balance_after")
     )
     positions = "SELECT coalesce(max(position), 0) - coalesce(sum(size), 0) FROM outbox WHERE position IS NOT NULL"
+    numbered = {database: _numbered(bank, database) for database in CONSUMERS}
+    consumed = {database: bank.consumed(consumer) for database, consumer in CONSUMERS.items()}
     return Events(
         _as_entries(_rows(bank, "account", f"SELECT {posted} {_FROM_EVENTS} WHERE e->>'type' = 'bank.entry.posted'")),
         [
@@ -60,17 +62,25 @@ def events(bank: ComposedBank) -> Events:
                 f"SELECT e->'data'->>'id', e->'data'->>'status' {_FROM_EVENTS} WHERE e->>'type' LIKE 'bank.hold.%'",
             )
         ],
+        [event_id for events in numbered.values() for _, event_id in events],
         [
-            one
-            for database in ("account", "transaction")
-            for one in bank.sql(database, f"SELECT e->>'id' {_FROM_EVENTS}")
+            event_id
+            for database, events in numbered.items()
+            for position, event_id in events
+            if position in consumed[database]
         ],
-        bank.sql("transaction", "SELECT event_id FROM inbox"),
         _number(bank, "account", "SELECT count(*) FROM outbox WHERE position IS NULL"),
         _number(bank, "account", positions),
         _number(bank, "transaction", "SELECT count(*) FROM dead_letters")
         + _number(bank, "account", "SELECT count(*) FROM dead_letters"),
     )
+
+
+def _numbered(bank: ComposedBank, database: str) -> list[tuple[int, str]]:
+    """Return position and id of the events of an outbox."""
+    return [
+        (int(row[0]), row[1]) for row in _rows(bank, database, f"SELECT position - size + n, e->>'id' {_FROM_EVENTS}")
+    ]
 
 
 def told(bank: ComposedBank, accounts: list[str]) -> HistoryView:
@@ -93,18 +103,11 @@ def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:
     Raises AssertionError if none is consumed for `standstill` seconds: slow events are not lost ones.
     """
 
-    def missing() -> int:
-        # transaction-service consumes its own events, too.
-        sent = sum(
-            _number(bank, name, "SELECT coalesce(sum(size), 0) FROM outbox") for name in ("account", "transaction")
-        )
-        return sent - _number(bank, "transaction", "SELECT count(*) FROM inbox")
-
     began = moved = time.monotonic()
-    left = at_first = missing()
+    left = at_first = bank.unconsumed_events()
     while left:
         time.sleep(1)
-        if (now := missing()) != left:
+        if (now := bank.unconsumed_events()) != left:
             left, moved = now, time.monotonic()
         assert time.monotonic() - moved < standstill, f"{left} events are missing"
     return at_first, time.monotonic() - began

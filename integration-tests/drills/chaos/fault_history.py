@@ -95,7 +95,7 @@ class Ledger:
 class Events:
     """The published events: entries and holds (id, status), in any order.
 
-    `ids` are the ids of all events of both services, `seen` those that transaction-service has consumed; `waiting` is
+    `ids` are the ids of all events of both services, `seen` those that the other one has consumed; `waiting` is
     the number of outbox rows without a position, `gaps` the number of missing positions.
     """
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -17,14 +17,14 @@ from app.models import inbox, outbox
 from app.prometheus import ENTRIES, FLAGS
 from app.storage import assessment, history
 from shared.observability import tracing
-from shared.messaging.consumer import OffsetCommit
+from shared.messaging.positions import Positions, Range
 from shared.db.database import is_retryable, dry_run_transaction, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import new_id, utc_now
 
 log = logging.getLogger(__name__)
 
-FEED = "account-service"
+PRODUCER = "account-service"
 _TRIES = 5
 # A counter at 0 shows that the metric exists.
 for _type in ENTRY_TYPES:
@@ -44,20 +44,20 @@ class EventIngestion:
         self._thresholds = thresholds
         self._committed = committed
 
-    async def committed_offset(self) -> int:
-        """Return the committed offset in account-service's feed."""
+    async def consumed(self) -> Positions | None:
+        """Return the positions of account-service's events in the history; see `Handler.consumed`."""
         async with self._engine.connect() as connection:
-            return await inbox.committed_offset(connection, FEED)
+            return await inbox.consumed(connection, PRODUCER)
 
-    async def apply(self, events: Sequence[CloudEvent], offset_commit: OffsetCommit | None) -> set[str]:
-        """Add events to the history and publish new findings; return the ids of the new events.
+    async def apply(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+        """Add events to the history and publish new findings; known events have no effect.
 
         Raises ValueError (or pydantic.ValidationError) if an event is invalid.
         """
-        data = {event.id: parse(event) for event in events}
+        items = _parsed(events)
         for attempt in range(1, _TRIES + 1):
             try:
-                return await self._apply(events, data, offset_commit)
+                return await self._apply(events, items, positions)
             except DBAPIError as error:
                 if attempt == _TRIES or not is_retryable(error):
                     raise
@@ -65,40 +65,28 @@ class EventIngestion:
         raise AssertionError("unreachable")
 
     async def _apply(
-        self, events: Sequence[CloudEvent], data: Mapping[str, EventData | None], offset_commit: OffsetCommit | None
-    ) -> set[str]:
-        now = utc_now()
+        self, events: Sequence[CloudEvent], items: Sequence[EventData], positions: Sequence[Range]
+    ) -> None:
         async with write_transaction(self._engine) as connection:
-            new = await inbox.insert_new(connection, data, now)
-            items = [item for event_id, item in data.items() if event_id in new and item is not None]
-            findings, flagged = await self._record(connection, events, items, now)
-            if offset_commit is not None:
-                await inbox.commit_offset(connection, FEED, offset_commit)
+            findings, flagged = await self._record(connection, events, items, utc_now())
+            await inbox.add_consumed(connection, PRODUCER, positions)
         self._committed(flagged)
         for finding in findings:
             FLAGS.labels(finding.rule).inc()
-        return new
 
     async def dry_run(self, events: Sequence[CloudEvent]) -> None:
-        """Process events like `apply` does with new ones, count those with an entry, and roll back.
+        """Process events like `apply`, also as those of other accounts, count the entries, and roll back.
 
         Raises what `apply` raises.
         """
         now = utc_now()
-        data = {event.id: parse(event) for event in events}
+        # Where stable has been faster, its entries would hide that this version writes none.
+        copies = [with_other_keys(event, new_id(), new_id()) for event in events if event.type in ENTRY_TYPES]
         async with dry_run_transaction(self._engine) as connection:
-            new = await inbox.insert_new(connection, data, now)
-            await self._record(connection, events, [item for item in data.values() if item is not None], now)
-            # Where stable has been faster, its entries would hide that this version writes none.
-            checked = [
-                event if event.id in new else with_other_keys(event, new_id(), new_id())
-                for event in events
-                if event.type in ENTRY_TYPES
-            ]
-            copies = [event for event in checked if event.id not in data]
-            await self._record(connection, copies, [item for item in map(parse, copies) if item is not None], now)
-            found = await history.recorded_entries(connection, entry_keys(checked))
-        for event in checked:
+            for part in (events, copies):
+                await self._record(connection, part, _parsed(part), now)
+            found = await history.recorded_entries(connection, entry_keys(copies))
+        for event in copies:
             ENTRIES.labels(event.type).inc(has_entry(event, found))
 
     async def _record(
@@ -148,9 +136,14 @@ class EventIngestion:
             await inbox.dead_letter(connection, raw, reason, utc_now())
 
     async def clear_history(self) -> None:
-        """Delete what can be rebuilt from the feed: the history and the inbox."""
+        """Delete what can be rebuilt from the feed: the history and the consumed positions."""
         async with write_transaction(self._engine) as connection:
             await history.clear(connection)
+
+
+def _parsed(events: Iterable[CloudEvent]) -> list[EventData]:
+    """Return the data of the events that have an effect on the history."""
+    return [item for item in map(parse, events) if item is not None]
 
 
 def _flag_events(findings: Iterable[Finding], events: Iterable[CloudEvent], now: datetime) -> list[Event]:

@@ -10,10 +10,12 @@ GRANTS: Grants = {
     "transactions": _PROJECTION,
     "entries": _PROJECTION,
     "checkpoints": _PROJECTION,
-    "inbox": _PROJECTION,
     "flags": "SELECT, INSERT",
     "outbox": "SELECT, INSERT, UPDATE (position)",
     "outbox_progress": "SELECT, INSERT, UPDATE (position)",
+    "consumed_positions": "SELECT, INSERT, UPDATE (ranges), TRUNCATE",
+    # Used by replicas of earlier releases during an upgrade.
+    "inbox": _PROJECTION,
     "consumer_positions": "SELECT, INSERT, UPDATE (position)",
     "dead_letters": "SELECT, INSERT",
 }

@@ -14,7 +14,7 @@ from app.models import accounts, checkpoints, entries, flags, inbox, transaction
 from shared.db.database import bulk_insert_new, is_postgres
 
 # In the order in which consumers and the reconciler lock them, to avoid deadlocks.
-_PROJECTION = (inbox.seen, transactions, accounts, entries, checkpoints)
+_PROJECTION = (transactions, accounts, entries, checkpoints, inbox.positions)
 
 
 async def add(connection: AsyncConnection, projection: Projection) -> set[str]:
@@ -55,7 +55,7 @@ async def recorded_entries(connection: AsyncConnection, keys: Collection[Key]) -
 
 
 async def clear(connection: AsyncConnection) -> None:
-    """Delete the history and the inbox; flags and offsets are kept."""
+    """Delete the history and the consumed positions; flags are kept."""
     if is_postgres(connection):
         names = ", ".join(table.name for table in _PROJECTION)
         await connection.execute(text(f"TRUNCATE {names}"))  # names of models, never input
