@@ -139,7 +139,7 @@ async def fails_to_consume(bank: Bank) -> bool:
     handler = FlagHandler(bank.engine, bank.service)
     try:
         await handler.dry_run([])
-        assert await handler.process([], None) == set()
+        await handler.process([], [])
     except requests.InjectedError:
         return True
     return False

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
-import orjson
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -138,7 +137,7 @@ def _no_keys() -> _Replacements:
     return [(idempotency, "find", nothing), (idempotency, "write", no_write)]
 
 
-@_plant("the consumer of findings does not know what it has seen", "was frozen", 1)
+@_plant("the consumer of findings does not know what it has seen", "was frozen", 2)
 def _no_dedupe() -> _Replacements:
     def all_unseen(batch: Batch, _consumed: Any) -> tuple[Sequence[Any], Sequence[Range]]:
         return batch.events, [batch.positions] if batch.positions else []
@@ -151,7 +150,7 @@ def _no_dedupe() -> _Replacements:
     ]
 
 
-@_plant("positions are committed before the effect", "history lacks", 5)
+@_plant("positions are committed before the effect", "history lacks", 16)
 def _positions_first() -> _Replacements:
     process = load(TRANSACTION).consumer.HistoryHandler.process
 
@@ -175,19 +174,16 @@ def _remember_first() -> _Replacements:
     return [(NatsConnection, "publish", publish), *WITHOUT_RECOVERY]
 
 
-@_plant("the feed is read by the last id that was seen", "never reached the history", 1)
-def _last_id() -> _Replacements:
+@_plant("positions number rows instead of events", "history lacks", 1)
+def _row_numbers() -> _Replacements:
     async def sequence(self: Outbox, connection: AsyncConnection) -> int:
         rows = self.rows
-        unread = update(rows).where(rows.c.position.is_(None)).values(position=rows.c.id)
-        return (await connection.execute(unread)).rowcount
+        ids = (await connection.scalars(select(rows.c.id).where(rows.c.position.is_(None)).order_by(rows.c.id))).all()
+        for position, row in enumerate(ids, await self.head(connection) + 1):
+            await connection.execute(update(rows).where(rows.c.id == row).values(position=position))
+        return len(ids)
 
-    async def read(self: Outbox, connection: AsyncConnection, after: int, limit: int) -> list[tuple[int, Any]]:
-        statement = select(self.rows.c.id, self.rows.c.events).where(self.rows.c.id > after)
-        rows = await connection.execute(statement.order_by(self.rows.c.id).limit(limit))
-        return [(row.id, event) for row in rows for event in orjson.loads(row.events)]
-
-    return [(Outbox, "sequence", sequence), (Outbox, "read", read)]
+    return [(Outbox, "sequence", sequence)]
 
 
 @_plant("a cash account is remembered before it is committed", "KeyError", 215)

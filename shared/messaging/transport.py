@@ -89,6 +89,8 @@ class FeedSource:
             response.raise_for_status()
             events = orjson.loads(response.content)
             first = int(response.headers["X-Next-Position"]) - len(events) + 1
+            if first <= after:
+                raise ValueError(f"the feed returned {len(events)} events from position {first} after {after}")
         except Exception:
             self._addresses.append(self._addresses.pop(0))
             raise

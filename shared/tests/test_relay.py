@@ -1,7 +1,7 @@
 """The relay: one leader sequences and publishes events, and outages only delay them."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import orjson
@@ -23,19 +23,23 @@ from shared.testing.timing import eventually
 
 
 class FakeBus(NatsConnection):
-    """A broker that records published batches, checks their predecessors and can be unavailable."""
+    """A connection to a broker that records its batches, checks their predecessors and can be unavailable.
 
-    def __init__(self) -> None:
+    `batches` are those of the broker, `own` those that were published with this connection.
+    """
+
+    def __init__(self, broker: list[EncodedBatch] | None = None) -> None:
         super().__init__("nats://nowhere")
-        self.batches: list[EncodedBatch] = []
+        self.batches: list[EncodedBatch] = [] if broker is None else broker
+        self.own: list[EncodedBatch] = []
         self.unavailable = False
         self.unconfirmed = False
         self.name = "first"
 
     @property
     def events(self) -> list[Event]:
-        """The published events."""
-        return [item for batch in self.batches for item in orjson.loads(batch.content)]
+        """The events of the broker."""
+        return events_of(self.batches)
 
     async def stream(self) -> str:
         """Return the id of the current stream."""
@@ -54,9 +58,15 @@ class FakeBus(NatsConnection):
         if after != len(self.batches):
             raise BadRequestError(description="wrong last sequence")
         self.batches.append(batch)
+        self.own.append(batch)
         if self.unconfirmed:
             raise TimeoutError
         return len(self.batches)
+
+
+def events_of(batches: Sequence[EncodedBatch]) -> list[Event]:
+    """Return the events of batches."""
+    return [item for batch in batches for item in orjson.loads(batch.content)]
 
 
 @pytest.fixture(autouse=True)
@@ -266,7 +276,8 @@ class Candidate(Relay):
 
 async def test_standby_relay_takes_over_from_the_leader(postgres_engine: AsyncEngine, postgres_url: str) -> None:
     engines = {name: create_engine(postgres_url, name=name) for name in ("a", "b")}
-    buses = {name: FakeBus() for name in engines}
+    broker: list[EncodedBatch] = []
+    buses = {name: FakeBus(broker) for name in engines}
     relays = {name: Candidate(engine, outbox, buses[name], "test") for name, engine in engines.items()}
     leader = ("", 0)
     written = 0
@@ -282,13 +293,15 @@ async def test_standby_relay_takes_over_from_the_leader(postgres_engine: AsyncEn
 
     async def only_the_leader_works() -> None:
         nonlocal written
-        before = {name: len(bus.events) for name, bus in buses.items()}
+        before = {name: len(events_of(bus.own)) for name, bus in buses.items()}
         for _ in range(5):
             await append(postgres_engine, *events(2, start=written + 1))
             written += 2
             await eventually(lambda: _published(postgres_engine, written))
         for name, bus in buses.items():
-            assert names(bus.events)[before[name] :] == (names(events(10, written - 9)) if name == leader[0] else [])
+            assert names(events_of(bus.own))[before[name] :] == (
+                names(events(10, written - 9)) if name == leader[0] else []
+            )
 
     async with running(relays["b"]):
         async with running(relays["a"]):
