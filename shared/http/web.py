@@ -22,10 +22,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from shared.http import clients, health, problem_pages, problems, request_checks, summary
+from shared.http import clients, health, problem_pages, problems, request_checks, summary, time_limit
 from shared.observability import tracing
 from shared.http.auth import Authenticator, Caller
-from shared.db.database import is_unavailable
+from shared.db.database import is_retryable, is_unavailable
 from shared.logging_config import REQUEST_ID, TRACE_PARENT
 from shared.http.problems import Problem
 from shared.prometheus import http as http_metrics
@@ -141,7 +141,11 @@ class Service:
 
         http_metrics.IN_PROGRESS.inc()
         try:
-            await self._handle(scope, _limited(receive, headers.get(b"content-length", b"0")), send_with_identity)
+            limited = _limited(receive, headers.get(b"content-length", b"0"))
+            if scope["path"].startswith("/api/"):
+                await time_limit.respond_in_time(self._handle, scope, limited, send_with_identity)
+            else:
+                await self._handle(scope, limited, send_with_identity)
         except ClientDisconnect:
             # The client disconnected before its request was read: recorded as 499, as in NGINX.
             pass
@@ -257,7 +261,7 @@ _TOO_LARGE = Problem(
 
 def _problem_of(error: Exception) -> Problem:
     """Convert an exception into a problem: 503 if the database is not available, and a logged 500 if unexpected."""
-    if is_unavailable(error):
+    if is_unavailable(error) or is_retryable(error):
         log.warning("database not available: %r", error)
         return problems.unavailable("The database is not available; retry with the same Idempotency-Key.")
     problem = problems.from_exception(error)

@@ -36,7 +36,7 @@ from shared.testing.timing import BUSY_SECONDS
 from shared.db.database import create_engine, write_transaction
 from shared.db.grants import Grants, grant
 from shared.db.migrate import upgrade
-from shared.http import auth, health
+from shared.http import auth, health, time_limit
 from shared.http.request_checks import query_parameters
 from shared.http.web import Service
 from shared.messaging import transport
@@ -77,6 +77,7 @@ def generous_limits() -> Iterator[None]:
     """Time limits of the services that a busy machine may exceed; the test of such a limit sets its own."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(health, "_CHECK_SECONDS", BUSY_SECONDS)
+        patch.setattr(time_limit, "RESPONSE_SECONDS", BUSY_SECONDS)
         patch.setattr(auth, "_FETCH_SECONDS", BUSY_SECONDS)
         patch.setattr(transport, "_CONNECT_SECONDS", BUSY_SECONDS)
         patch.setattr(transport, "_REQUEST_SECONDS", BUSY_SECONDS)

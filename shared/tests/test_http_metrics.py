@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.http import problems, web
+from shared.http import problems, time_limit, web
 from shared.http.clients import BUCKETS, bucket_of, bucket_of_request
 from shared.http.problems import Problem
 from shared.http.web import LeanRoute, create_app
@@ -53,6 +53,11 @@ async def _busy(_request: Request) -> Response:
     return Response(b"")
 
 
+async def _stuck(_request: Request) -> Response:
+    await asyncio.Event().wait()
+    return Response(b"")
+
+
 @pytest.fixture
 async def client(lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
     """A client of an application with a few routes."""
@@ -62,7 +67,7 @@ async def client(lab: Lab) -> AsyncIterator[httpx.AsyncClient]:
         yield
 
     settings = ProcessSettings(service="any", auth_jwks=str(lab.secrets.jwks))
-    endpoints = {"/api/refuse": _refuse, "/api/odd": _odd, "/api/busy": _busy}
+    endpoints = {"/api/refuse": _refuse, "/api/odd": _odd, "/api/busy": _busy, "/api/stuck": _stuck}
     routes = [LeanRoute(path, endpoint, methods=["GET"]) for path, endpoint in endpoints.items()]
     service = create_app(settings, "", routes=routes, internal_routes=[], checks=dict, lifespan=lifespan)
     transport = httpx.ASGITransport(service)  # type: ignore[arg-type]
@@ -85,6 +90,17 @@ async def test_requests_are_counted_by_problem_code(
     labels = {"handler": handler, "method": "GET", "status": status, "code": code}
     before = value("http_requests_total", **labels)
     await client.get(path)
+    assert value("http_requests_total", **labels) == before + 1
+
+
+async def test_a_request_that_takes_too_long_is_counted(
+    client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_limit, "RESPONSE_SECONDS", 0.01)
+    labels = {"handler": "/api/stuck", "method": "GET", "status": "503", "code": "unavailable"}
+    before = value("http_requests_total", **labels)
+    response = await client.get("/api/stuck")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert value("http_requests_total", **labels) == before + 1
 
 
