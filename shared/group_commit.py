@@ -81,13 +81,15 @@ class GroupCommit(Generic[Item, Result]):
             await asyncio.shield(self._flusher)
 
     async def _flush_all(self) -> None:
-        # Requests that are ready in this iteration of the event loop join the first batch.
-        await asyncio.sleep(0)
-        while self._waiting:
-            batch = self._next_batch()
-            self._on_batch(len(batch))
-            await self._commit_batch(batch)
-        self._flusher = None
+        try:
+            # Requests that are ready in this iteration of the event loop join the first batch.
+            await asyncio.sleep(0)
+            while self._waiting:
+                batch = self._next_batch()
+                self._on_batch(len(batch))
+                await self._commit_batch(batch)
+        finally:
+            self._flusher = None
 
     def _next_batch(self) -> list[tuple[Item, "asyncio.Future[Result]"]]:
         """Remove and return the oldest items of the queue, up to the maximum batch size."""

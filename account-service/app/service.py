@@ -14,7 +14,7 @@ from app.settings import AccountSettings
 from shared.http import idempotency, problems
 from shared.observability import tracing
 from shared.http.auth import Caller
-from shared.db.database import is_unavailable
+from shared.db.database import is_retryable, is_unavailable
 from shared.events import Event
 from shared.group_commit import Closed, GroupCommit, QueueFull
 from shared.http.problems import Problem
@@ -37,7 +37,8 @@ class AccountService:
         self._batches = BatchExecutor(engine, on_commit, log_commits=settings.access_log)
         self._group_commit: GroupCommit[LedgerRequest, LedgerResponse] = GroupCommit(
             self._batches.execute,
-            should_split=lambda error: not is_unavailable(error),
+            # Each half would wait for the same lock again.
+            should_split=lambda error: not (is_unavailable(error) or is_retryable(error)),
             size=lambda request: request.operations,
             max_batch=settings.group_commit_max_batch,
             max_waiting=settings.group_commit_max_waiting,

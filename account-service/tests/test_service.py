@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application import batches, flush
@@ -23,6 +23,7 @@ from app.storage.invariants import broken_invariants
 from shared.db.database import create_engine, write_transaction
 from shared.ids import new_id, utc_now
 from shared.http.problems import Problem
+from shared.testing.timing import StoppedClock
 from tests.support import (
     ALICE,
     BOB,
@@ -313,6 +314,33 @@ async def test_a_lost_connection_fails_the_batch_without_effect(
         )
     assert {type(result) for result in outcomes} == {OperationalError}
     assert calls == 1, "a batch is not split during an outage"
+    assert await balance(queries, target) == 0
+
+
+async def test_a_batch_that_waits_for_a_lock_too_long_is_neither_repeated_nor_split(
+    service: AccountService, monkeypatch: pytest.MonkeyPatch, queries: Queries
+):
+    """Each attempt waits for the lock timeout, while all later requests of the replica wait behind it."""
+    source, target = await open_account(service, money=100), await open_account(service)
+    clock, calls = StoppedClock(), 0
+
+    class LockNotAvailable(Exception):
+        sqlstate = "55P03"
+
+    async def locked(*_arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        clock.sleep(10)
+        raise DBAPIError("UPDATE", None, LockNotAvailable())
+
+    with monkeypatch.context() as patched:
+        patched.setattr(flush, "write_all", locked)
+        patched.setattr(batches, "time", clock)
+        outcomes = await asyncio.gather(
+            *(service.execute(ledger_request(transfer(source, target, 1))) for _ in range(8)), return_exceptions=True
+        )
+    assert {type(result) for result in outcomes} == {DBAPIError}
+    assert calls == 1
     assert await balance(queries, target) == 0
 
 

@@ -183,6 +183,22 @@ async def test_cancelled_caller_does_not_cancel_its_item(flushing: bool) -> None
     assert database.written == [0, 1, 2], "items may have been written already, so they are not cancelled"
 
 
+async def test_a_flush_that_dies_blocks_no_later_item() -> None:
+    database = Database()
+    commit = group(database)
+    database.open.clear()
+    lost = asyncio.create_task(commit.submit(1))
+    await database.begun.wait()
+    assert commit._flusher is not None
+    commit._flusher.cancel()
+    await asyncio.sleep(0)
+    database.flushing = 0
+    database.open.set()
+    async with asyncio.timeout(BUSY_SECONDS):
+        assert await commit.submit(2) == "result of 2"
+    lost.cancel()
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     steps=st.lists(

@@ -1,6 +1,7 @@
 """Batches of the group commit: executed in one database transaction each, and again after a conflict."""
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 
@@ -21,6 +22,8 @@ from shared.prometheus.http import CLIENT_OUTCOMES
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
+# No attempt begins later: a lock that is held for so long is not that of another batch, and more requests are waiting.
+_RETRY_SECONDS = 5.0
 
 
 class BatchExecutor:
@@ -35,13 +38,15 @@ class BatchExecutor:
 
     async def execute(self, requests: Sequence[LedgerRequest]) -> list[LedgerResponse]:
         """Execute a batch and return a response for each request once they are durable."""
+        retry_until = time.monotonic() + _RETRY_SECONDS
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             try:
                 with tracing.span("flush", [request.context.traceparent for request in requests]):
                     return await self._execute_once(requests)
             except Exception as error:  # pylint: disable=broad-exception-caught  # raised again unless it is a conflict
                 # Another replica used one of the keys or holds a lock: nothing was written.
-                if attempt == _MAX_ATTEMPTS or not (isinstance(error, IntegrityError) or is_retryable(error)):
+                conflict = isinstance(error, IntegrityError) or is_retryable(error)
+                if attempt == _MAX_ATTEMPTS or not conflict or time.monotonic() > retry_until:
                     if (constraint := repository.violated_constraint(error)) is not None:
                         VIOLATIONS.labels(constraint).inc()
                     raise
