@@ -6,7 +6,8 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ _POLL_SECONDS = 0.5
 _LAG_SECONDS = 3.0
 # A round opens accounts and counts as requests of the step, so there are few: at the start of a step and later in it.
 _ROUND_AT_SECONDS = (0.0, 30.0)
+# Per round: each repeats all probes up to a difference.
+_MAX_REPETITIONS = 3
 SKIPPED = "skipped: no synthetic token"
 
 
@@ -75,28 +78,41 @@ class ContractProbe:
         if not (token := self._token()):
             self.status = SKIPPED
             return
-        first = contract.regressions(await self._probe_tracks(token))
-        # A single difference may come from a replica that was stopping.
-        suspects = {result.probe for result in first}
-        second = contract.regressions(await self._probe_tracks(token)) if suspects else []
-        confirmed = [result for result in second if result.probe in suspects]
+        found = await self._find_regression(token)
         if step != self._step:
             return
-        self.status = f"{len(confirmed)} of {len(self._probes)} responses differ"
-        if confirmed:
-            worst = confirmed[0]
-            self.difference = f"{worst.service} {worst.probe}: {worst.difference}"
-            log.warning("contract probe failed", extra={"probe": worst.probe, "difference": worst.difference})
+        self.status = "a response differs" if found else f"{len(self._probes)} responses as expected"
+        if found:
+            self.difference = f"{found.service} {found.probe}: {found.difference}"
+            log.warning("contract probe failed", extra={"probe": found.probe, "difference": found.difference})
 
-    async def _probe_tracks(self, token: str) -> list[ProbeResult]:
+    async def _find_regression(self, token: str) -> ProbeResult | None:
+        """Return a regression that shows again when the probes up to it are repeated; None without one."""
+        suspects: set[str] = set()
+        async with aclosing(self._regressions(token, self._probes)) as found:
+            async for number, suspect in found:
+                suspects.add(suspect.probe)
+                # A single difference may come from a replica that was stopping; further ones follow from the first.
+                if len(suspects) > _MAX_REPETITIONS:
+                    continue
+                async with aclosing(self._regressions(token, self._probes[:number])) as repeated:
+                    async for _, result in repeated:
+                        if result.probe in suspects:
+                            return result
+        return None
+
+    async def _regressions(self, token: str, probes: Sequence[Probe]) -> AsyncGenerator[tuple[int, ProbeResult], None]:
+        """Send probes to both tracks in turn; yield each regression of the canary with the number of probes sent."""
+        self.requests += self._per_round
         # New connections: a worker of NGINX from before a reload would choose by the previous configuration.
         async with self._connect() as client:
-            tracks = [probe_track(client, self._url, token, track, self._probes) for track in _CHOICES]
-            results = [result for found in await asyncio.gather(*tracks) for result in found]
-        self.requests += self._per_round
-        for result in results:
-            CONTRACT_FAILURES.labels(result.service, result.track, result.probe).inc(bool(result.difference))
-        return results
+            tracks = [TrackProbe(client, self._url, token, track) for track in _CHOICES]
+            for number, probe in enumerate(probes, start=1):
+                results = await asyncio.gather(*(track.send(probe) for track in tracks))
+                for result in results:
+                    CONTRACT_FAILURES.labels(result.service, result.track, result.probe).inc(bool(result.difference))
+                for result in contract.regressions(results):
+                    yield number, result
 
     def _token(self) -> str:
         try:
@@ -105,57 +121,61 @@ class ContractProbe:
             return ""
 
 
-async def probe_track(
-    client: httpx.AsyncClient, url: str, token: str, track: str, probes: tuple[Probe, ...]
-) -> list[ProbeResult]:
-    """Run all probes on a track; those that depend on a response without the expected fields are unknown."""
-    run = uuid.uuid4().hex
-    names, results = {"run": run, "request": f"contract-{run}"}, []
-    # The history is waited for once: if it has not caught up by then, or differs, further responses are due at once.
-    caught_up_at = 0.0
-    for probe in probes:
+class TrackProbe:
+    """Sends probes to a track in their order; those that need a value which no response contained are unknown."""
+
+    def __init__(self, client: httpx.AsyncClient, url: str, token: str, track: str) -> None:
+        self._client = client
+        self._url = url
+        self._token = token
+        self._track = track
+        run = uuid.uuid4().hex
+        self._names = {"run": run, "request": f"contract-{run}"}
+        # The history is waited for once: if it has not caught up by then, further responses are due at once.
+        self._caught_up_at = 0.0
+
+    async def send(self, probe: Probe) -> ProbeResult:
+        """Send a probe, until the history has caught up, and compare the response."""
         if probe.eventually:
-            caught_up_at = caught_up_at or time.monotonic() + _LAG_SECONDS
+            self._caught_up_at = self._caught_up_at or time.monotonic() + _LAG_SECONDS
         try:
-            response = await _send(client, url, token, track, probe, names)
-            result = contract.compare(probe, track, response, names)
-            while probe.eventually and result.difference and time.monotonic() < caught_up_at:
+            response = await self._request(probe)
+            result = contract.compare(probe, self._track, response, self._names)
+            while probe.eventually and result.difference and time.monotonic() < self._caught_up_at:
                 await asyncio.sleep(_LAG_SECONDS / 20)
-                response = await _send(client, url, token, track, probe, names)
-                result = contract.compare(probe, track, response, names)
-            if isinstance(response.body, Mapping):
-                saved = {name: response.body.get(key) for name, key in probe.save.items()}
-                names |= {name: value for name, value in saved.items() if isinstance(value, str)}
+                response = await self._request(probe)
+                result = contract.compare(probe, self._track, response, self._names)
         except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, RecursionError):
-            result = ProbeResult(probe.service, track, probe.name, None)
-        results.append(result)
-    return results
+            return ProbeResult(probe.service, self._track, probe.name, None)
+        if isinstance(response.body, Mapping):
+            saved = {name: response.body.get(key) for name, key in probe.save.items()}
+            self._names |= {name: value for name, value in saved.items() if isinstance(value, str)}
+        return result
 
-
-async def _send(
-    client: httpx.AsyncClient, url: str, token: str, track: str, probe: Probe, names: Mapping[str, str]
-) -> Response:
-    """Send a probe. Raises httpx.HTTPError, and KeyError if it needs a value that was not saved."""
-    headers = {"User-Agent": "bank-rollout", "X-Canary": _CHOICES[track], "X-Request-ID": names["request"]}
-    headers |= {"Authorization": f"Bearer {token}"} if probe.token else {}
-    given: dict[str, Any] = {"headers": headers | contract.fill(probe.headers, names)}
-    if probe.body is not None:
-        given["json"] = contract.fill(probe.body, names)
-    elif probe.content is not None:
-        given["content"] = probe.content
-    path = contract.fill(probe.path, names)
-    answer = await client.request(probe.method, f"{url}/api/v1{path}", timeout=_TIMEOUT_SECONDS, **given)
-    try:
-        body = answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
-    except ValueError:
-        body = answer.text
-    return Response(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, body)
+    async def _request(self, probe: Probe) -> Response:
+        """Send a request. Raises httpx.HTTPError, and KeyError if it needs a value that was not saved."""
+        names = self._names
+        headers = {"User-Agent": "bank-rollout", "X-Canary": _CHOICES[self._track], "X-Request-ID": names["request"]}
+        headers |= {"Authorization": f"Bearer {self._token}"} if probe.token else {}
+        given: dict[str, Any] = {"headers": headers | contract.fill(probe.headers, names)}
+        if probe.body is not None:
+            given["json"] = contract.fill(probe.body, names)
+        elif probe.content is not None:
+            given["content"] = probe.content
+        url = f"{self._url}/api/v1{contract.fill(probe.path, names)}"
+        answer = await self._client.request(probe.method, url, timeout=_TIMEOUT_SECONDS, **given)
+        try:
+            body = answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+        except ValueError:
+            body = answer.text
+        return Response(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, body)
 
 
 async def _main(url: str, token_file: Path) -> int:
     async with httpx.AsyncClient() as client:
         token = token_file.read_text(encoding="utf-8").strip()
-        results = await probe_track(client, url, token, "stable", contract.load())
+        track = TrackProbe(client, url, token, "stable")
+        results = [await track.send(probe) for probe in contract.load()]
     for result in results:
         if result.difference != "":
             print(f"{result.service} {result.probe}: {result.difference or 'no response to compare'}")
