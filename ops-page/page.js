@@ -30,6 +30,7 @@ const REASONS = {
   errors: "error rate higher than stable",
   latency: "latency higher than stable",
   "latency-ceiling": "latency above the maximum",
+  holds: "held money differs from the active holds",
   history: "events without their entry in the history",
   "no-response": "canary does not respond",
   contract: "responses differ from the contract",

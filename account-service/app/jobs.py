@@ -10,9 +10,9 @@ from app.application.queries import Queries
 from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest, RequestContext
 from app.domain.commands import ReleaseHold
 from app.models import idempotency_keys
-from app.prometheus import EVENT_MISMATCHES, IMBALANCE
+from app.prometheus import EVENT_MISMATCHES, HOLD_MISMATCHES, IMBALANCE
 from app.service import AccountService
-from app.storage import event_check, repository
+from app.storage import event_check, hold_check, repository
 from shared.http import idempotency
 from shared.db.database import write_transaction
 from shared.ids import utc_now
@@ -71,3 +71,22 @@ class EventCheck:
         for kind, count in mismatches.items():
             EVENT_MISMATCHES.labels(kind).inc(count)
             log.error("events of posted transactions are wrong", extra={"kind": kind, "transactions": count})
+
+
+class HoldCheck:
+    """Compares the held money of accounts whose holds have changed; each pass continues after the last one."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._after: str | None = None
+
+    async def run(self) -> None:
+        """Compare, and count the mismatches; the first pass only finds where to start."""
+        async with self._engine.connect() as connection:
+            if self._after is None:
+                self._after = await hold_check.newest_change(connection)
+                return
+            mismatches, self._after = await hold_check.count_mismatches(connection, self._after)
+        if mismatches:
+            HOLD_MISMATCHES.inc(mismatches)
+            log.error("held money differs from the active holds", extra={"accounts": mismatches})

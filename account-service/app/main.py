@@ -33,6 +33,7 @@ def create(settings: AccountSettings) -> Service:
     stable_jobs: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
         "event-check": (settings.event_check_seconds, jobs.EventCheck(engine).run),
+        "hold-check": (settings.event_check_seconds, jobs.HoldCheck(engine).run),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 

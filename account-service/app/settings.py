@@ -40,6 +40,9 @@ class AccountSettings(ServiceSettings):
         15.0, gt=0, description="Interval between measurements of the imbalance metric, in seconds."
     )
     event_check_seconds: float = Field(
-        2.0, gt=0, description="Interval between comparisons of new transactions with their events, in seconds."
+        2.0,
+        gt=0,
+        description="Interval between comparisons of new transactions with their events, and of changed holds with the "
+        "held money of their accounts, in seconds.",
     )
     idempotency_retention_days: int = Field(30, ge=1, description="Retention of idempotency keys, in days.")

@@ -69,7 +69,8 @@ class Replica:
         self.values.setdefault("bank_consumer_lag_seconds{}", 0.5)
         self.values.setdefault("process_start_time_seconds{}", 1000)
         ledger = ['bank_ledger_imbalance{currency="EUR"}', 'bank_ledger_violations_total{constraint="a"}']
-        ledger += ['bank_event_mismatches_total{kind="missing"}', 'bank_transactions_total{type="a",status="posted"}']
+        ledger += ['bank_event_mismatches_total{kind="missing"}', "bank_hold_mismatches_total{}"]
+        ledger += ['bank_transactions_total{type="a",status="posted"}']
         reader = ["bank_reconciliation_mismatches{}", 'bank_history_entries_total{type="bank.entry.posted"}']
         for series in ledger if self.service == "account-service" else reader:
             self.values.setdefault(series, 0)

@@ -164,6 +164,7 @@ async def test_missing_measurements_hold(
         "consumed",
         "lag",
         "events",
+        "holds",
         "entries",
         "started",
     ):
@@ -209,12 +210,15 @@ async def test_only_new_invariant_violations_count(
     canary.values["process_start_time_seconds{}"] = 1001
     stable.values['bank_event_mismatches_total{kind="missing"}'] = 6
     canary.values['bank_event_mismatches_total{kind="missing"}'] = 99
+    stable.values["bank_hold_mismatches_total{}"] = 2
+    canary.values["bank_hold_mismatches_total{}"] = 99
     for reader, events, entries in ((ledger_reader, 50, 0), (canary_reader, 30, 22)):
         reader.values['bank_events_consumed_total{type="bank.entry.posted",outcome="dry_run"}'] = events
         reader.values['bank_events_consumed_total{type="bank.hold.placed",outcome="dry_run"}'] = 70
         reader.values['bank_history_entries_total{type="bank.entry.posted"}'] = entries
     broken = {
         "events": 6,
+        "holds": 2,
         "history": 8,
         "restart": 1,
         "ledger-imbalance": 12,

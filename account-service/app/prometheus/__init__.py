@@ -44,6 +44,11 @@ EVENT_MISMATCHES = Counter(
 )
 for _kind in ("missing", "different"):
     EVENT_MISMATCHES.labels(_kind)
+HOLD_MISMATCHES = Counter(
+    "bank_hold_mismatches",
+    "Accounts whose held money differs from their active holds, of those that a stable replica compared.",
+    registry=REGISTRY,
+)
 IMBALANCE = Gauge(
     "bank_ledger_imbalance",
     "Sum of all balances, in minor units; not 0 if the ledger is inconsistent.",

@@ -11,7 +11,7 @@ Figures = Mapping[str, Mapping[str, float | None]]
 # All 0 when consistent; a violation of any one rolls back immediately.
 INVARIANTS = (
     *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "consumer-lag"),
-    *("events", "history", "restart"),
+    *("events", "holds", "history", "restart"),
 )
 # All reasons of a verdict, which are label values of a metric. With `hold`, the first group means a suspicion.
 REASONS = (
@@ -28,8 +28,8 @@ REASONS = (
         "threads",
         "event-loop",
     ),
-    *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "history"),
-    *("restart", "criterion", "contract"),
+    *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "holds"),
+    *("history", "restart", "criterion", "contract"),
     *("no-data", "not-enough-samples", "baking", "healthy"),
 )
 

@@ -52,6 +52,7 @@ class MetricNames:
     consumed: str = "bank_events_consumed_total"
     lag: str = "bank_consumer_lag_seconds"
     events: str = "bank_event_mismatches_total"
+    holds: str = "bank_hold_mismatches_total"
     entries: str = "bank_history_entries_total"
     started: str = "process_start_time_seconds"
     checked: str = "bank_check_completed_timestamp_seconds"
@@ -168,7 +169,8 @@ class PrometheusSamples:
             "dead-letters": self._total_increase(f'{names.consumed}{{{canary}, outcome="dead"}}', window),
             # Exported from the first failure on; the series of dead letters, which starts at 0, proves the metric name.
             "consumer": self._total_increase(f'{names.consumed}{{{canary}, outcome="failed"}}', window, missing=0.0),
-            "events": self._event_mismatches(window),
+            "events": self._found_by_stable(names.events, window),
+            "holds": self._found_by_stable(names.holds, window),
             "history": self._missing_entries(window.now),
             "restart": self._restarts(window),
             "consumer-lag": self._lag(f'{names.lag}{{job="services"}}', window.now),
@@ -197,12 +199,13 @@ class PrometheusSamples:
         increase = await self._prometheus.increase(selector, window.rollout, window.now)
         return sum(increase.values()) if increase else missing
 
-    async def _event_mismatches(self, window: AnalysisWindow) -> float | None:
-        """Return the transactions whose events stable found wrong since the start of the rollout.
+    async def _found_by_stable(self, counter: str, window: AnalysisWindow) -> float | None:
+        """Return what stable has found wrong in the ledger since the start of the rollout.
 
-        None if no replica exports them; 0 if only canaries do, because stable is an older version that does not check.
+        None if no replica exports the counter; 0 if only canaries do, because stable is an older version that does not
+        check.
         """
-        found = await self._prometheus.increase(f'{self._metrics.events}{{job="services"}}', window.rollout, window.now)
+        found = await self._prometheus.increase(f'{counter}{{job="services"}}', window.rollout, window.now)
         return sum(value for key, value in found.items() if key[3] == "stable") if found else None
 
     async def _missing_entries(self, now: float) -> float | None:
