@@ -28,6 +28,8 @@ _AA_ROLLOUTS = 10
 _RATE = 75
 _AA_RATE = 120
 _CUSTOMERS = 150
+# On a busy machine canaries take a minute to start, and a fault that few requests show takes longer than that.
+_STEP_TIMEOUT_SECONDS = 150
 _DRIVER = "drill canary"
 
 
@@ -44,7 +46,8 @@ class ComposedDrill:
         """Roll out a release with a fault, and roll it back if the analysis does not."""
         mismatches = self._bank.reconciliation()["mismatches"]
         try:
-            result = self._run(release.build(self._stack, fault), Plan(_DRIVER, run_all_steps=False), _RATE)
+            plan = Plan(_DRIVER, step_timeout_seconds=_STEP_TIMEOUT_SECONDS, run_all_steps=False)
+            result = self._run(release.build(self._stack, fault), plan, _RATE)
         finally:
             release.remove(self._stack)
         self._check(fault, thresholds(fault, result))
