@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -23,6 +24,12 @@ log = logging.getLogger(__name__)
 _MAX_HOLDS = 500
 # Deleted well within the statement timeout.
 _MAX_KEYS = 10_000
+
+
+async def run_in_turn(*checks: Callable[[], Awaitable[None]]) -> None:
+    """Run checks one after the other, so that they need a single database connection."""
+    for check in checks:
+        await check()
 
 
 async def release_expired_holds(engine: AsyncEngine, service: AccountService) -> int:

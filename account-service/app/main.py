@@ -32,8 +32,10 @@ def create(settings: AccountSettings) -> Service:
     all_jobs: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
     stable_jobs: Jobs = {
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
-        "event-check": (settings.event_check_seconds, jobs.EventCheck(engine).run),
-        "hold-check": (settings.event_check_seconds, jobs.HoldCheck(engine).run),
+        "event-check": (
+            settings.event_check_seconds,
+            partial(jobs.run_in_turn, jobs.EventCheck(engine).run, jobs.HoldCheck(engine).run),
+        ),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 
