@@ -29,7 +29,8 @@ from shared.http.web import Service, create_app
 
 def create(settings: RolloutSettings) -> Service:
     """Return the application, ready to be served."""
-    client = httpx.AsyncClient()
+    # An analysis sends dozens of queries at once; each would need a new connection otherwise.
+    client = httpx.AsyncClient(limits=httpx.Limits(max_connections=100, max_keepalive_connections=100))
     file = StateFile(settings.state_dir, settings.memory_dir)
     clock = Clock()
     containers = Containers(settings.docker_url, settings.project)

@@ -276,6 +276,24 @@ async def test_a_rollback_by_the_contract_probe_is_recorded_and_can_be_replayed(
     assert (record.verdict.reason, record.verdict.detail, record.at) == ("contract", difference, NOW + 5)
 
 
+async def test_a_prometheus_that_hangs_does_not_delay_a_rollback_by_the_contract_probe(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.analysis.runner._CONTRACT_READ_SECONDS", 0.01)
+
+    async def hang(_request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        return httpx.Response(500)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(hang)) as hanging:
+        analyzer = Analyzer(PrometheusSamples("http://prometheus", hanging), make_settings(lab, tmp_path))
+        async with asyncio.timeout(BUSY_SECONDS):
+            found = await analyzer.run(at_step(), NOW + 5, contract="differs")
+    assert (found["verdict"], found["reason"]) == ("rollback", "contract")
+    record = load_record(tmp_path / "verdicts" / "one" / "001.json")
+    assert record.verdict == evaluate(record.samples, record.policy)
+
+
 @pytest.mark.parametrize("error", [OSError("no space left"), ValueError("no JSON"), RecursionError()])
 async def test_a_record_that_cannot_be_stored_is_counted_and_prevents_no_verdict(
     error: Exception, lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

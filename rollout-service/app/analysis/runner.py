@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from app.analysis.model import Policy
+from app.analysis.model import Policy, Samples
 from app.analysis.outcome_mix import outcome_mix
 from app.analysis.records import AnalysisRecord, write_record
 from app.analysis.queries import AnalysisWindow
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _MAX_ROLLOUTS = 20
 _STORE_SECONDS = 1.0
+_CONTRACT_READ_SECONDS = 1.0
 
 
 async def analyze(
@@ -36,7 +37,13 @@ async def analyze(
 
     `contract` is the contract probe's confirmed difference.
     """
-    samples = replace(await source.read(window), contract=contract)
+    try:
+        # A confirmed difference needs no metrics, so a busy Prometheus must not delay the rollback.
+        async with asyncio.timeout(_CONTRACT_READ_SECONDS if contract else None):
+            samples = await source.read(window)
+    except TimeoutError:
+        samples = Samples(window.now - window.step, (), {}, outcomes=None, resources=None)
+    samples = replace(samples, contract=contract)
     return AnalysisRecord(window.now, samples, policy, evaluate(samples, policy), about or {})
 
 
