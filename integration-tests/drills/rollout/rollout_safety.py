@@ -168,10 +168,11 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
         bank.detach_driver()
         second = drill.build_good_release()
         done = bank.deploy(second)
-        drill.promoted.append(second.stem)
         drill.check("frozen: another driver deploys", f"after {done.ended - done.began:.0f} s", done.code == 0)
         if done.code:
             print(done.output[-4000:])
+        else:
+            drill.promoted.append(second.stem)
         winner = bank.state()["id"]
     finally:
         os.killpg(first.pid, signal.SIGCONT)
