@@ -33,7 +33,8 @@ class Plan:
     driver: str
     steps: tuple[int, ...] = (10, LAST_WEIGHT)
     bake_seconds: float = 40
-    step_timeout_seconds: float = 50
+    # Also the limit for the start of the canaries, which takes a minute on a busy machine.
+    step_timeout_seconds: float = 90
     # Whether a release that passes the first step's analysis continues to the last one, instead of being rolled back.
     run_all_steps: bool = True
     # Whether rollout-service sends requests to the canary as well.
