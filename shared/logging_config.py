@@ -10,6 +10,7 @@ from typing import Any
 
 from pythonjsonlogger.orjson import OrjsonFormatter
 
+from shared.observability.log_lines import split_into_lines
 from shared.observability.masking import mask_text, mask_value
 
 REQUEST_ID: ContextVar[str | None] = ContextVar("request_id", default=None)
@@ -80,7 +81,7 @@ def _message_of(record: logging.LogRecord, hide_amounts: bool) -> str:
 
 
 class JsonFormatter(OrjsonFormatter):
-    """Formats a record as one line of JSON with the common fields."""
+    """Formats a record as a line of JSON with the common fields; a long list continues on further lines."""
 
     def __init__(self, static: Mapping[str, str]) -> None:
         super().__init__(
@@ -98,6 +99,10 @@ class JsonFormatter(OrjsonFormatter):
         return log_data
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
+        """Return the lines."""
+        return "\n".join(split_into_lines(log_data, self._encode))
+
+    def _encode(self, log_data: dict[str, Any]) -> str:
         """Return the line; only Python's own JSON encoder accepts lone surrogates."""
         try:
             return super().jsonify_log_record(log_data)

@@ -33,11 +33,15 @@ class Received:
 
 @dataclass
 class Upstream:
-    """Parses requests strictly (RFC 9112), records them and responds 201; responses wait while `open` is not set."""
+    """Parses requests strictly (RFC 9112), records them and responds 201 with `headers`.
+
+    Responses wait while `open` is not set.
+    """
 
     received: list[Received] = field(default_factory=list)
     broken: list[bytes] = field(default_factory=list)
     open: threading.Event = field(default_factory=threading.Event)
+    headers: bytes = b""
 
     def serve(self, listener: socket.socket) -> None:
         """Serve connections until the listener is closed."""
@@ -58,8 +62,9 @@ class Upstream:
                 self.received.append(request)
                 self.open.wait(REQUEST_SECONDS)
                 content = json.dumps({"target": request.target}).encode()
+                head = b"HTTP/1.1 201 Created\r\n%sContent-Length: %d\r\n\r\n" % (self.headers, len(content))
                 try:
-                    connection.sendall(b"HTTP/1.1 201 Created\r\nContent-Length: %d\r\n\r\n" % len(content) + content)
+                    connection.sendall(head + content)
                 except OSError:
                     return
 

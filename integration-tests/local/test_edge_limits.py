@@ -15,6 +15,8 @@ from harness import edge as edge_module
 from harness.edge import Edge, running_edge, statuses
 from harness.client import eventually
 
+from shared.observability.log_lines import MAX_LINE_BYTES
+
 MakeEdge = Callable[..., Edge]
 MAX_BODY = 1024 * 1024
 
@@ -190,3 +192,26 @@ def test_requests_above_the_in_flight_limit_are_rejected_until_load_drops(make_e
         edge.upstream.open.set()
         assert [statuses(one.result()) for one in taken] == [[201]] * limit
     assert [statuses(edge.get("/api/v1/transactions")) for _ in range(5)] == [[201]] * 5
+
+
+def test_no_log_line_is_longer_than_docker_keeps_whole(make_edge: MakeEdge) -> None:
+    edge = make_edge()
+    values = [
+        part * (7_500 // len(part)) for part in (b'"', b"\\", b"\x01", "é".encode(), "€".encode(), b"\xff", b"\x80")
+    ]
+    for value in values:
+        edge.upstream.headers = b"X-App-Track: %s\r\nX-App-Version: %s\r\n" % (value, value)
+        for path in (b"/api/v1/accounts/x" + value, b"/api/v1/accounts"):
+            edge.send(b"GET %s HTTP/1.1\r\nHost: bank\r\nUser-Agent: agent %s\r\n\r\n" % (path, value))
+    edge.send(b"A" * 7_500 + b" /api/v1/accounts HTTP/1.1\r\nHost: bank\r\n\r\n")
+    edge.get("/nowhere", "User-Agent: last")
+    log = edge.folder / "access.log"
+    eventually(lambda: b'"user_agent":"last"' in log.read_bytes())
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert max(len(line) for line in lines) <= MAX_LINE_BYTES
+    # Docker replaces what is no UTF-8.
+    entries = [json.loads(line.decode(errors="replace")) for line in lines]
+    assert {"A" * 16, "GET"} <= {entry["method"] for entry in entries}
+    # Whole characters, and as many as there is space for.
+    assert {"agent " + "é" * 253, "agent " + "€" * 168} <= {entry["user_agent"] for entry in entries}
+    assert {128, 64} <= {len(entry["version"]) for entry in entries}
