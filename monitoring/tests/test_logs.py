@@ -12,6 +12,7 @@ from monitoring.dashboards.queries import PanelQuery, panel_queries
 from shared.testing.paths import ROOT
 from scripts.stack.stack_files import nginx_configuration
 from shared.logging_config import JsonFormatter
+from shared.observability import log_retention
 
 LOW_CARDINALITY = {"project", "service", "track", "version", "level"}
 METADATA = {"request_id", "trace_id", "container"}
@@ -94,7 +95,20 @@ def test_lines_of_other_containers_are_dropped_before_parsing():
     assert kinds.index("labels") < kinds.index("match") < kinds.index("output")
 
 
-def test_retention_of_logs_and_traces():
+def test_retention_by_age_and_by_size():
     loki, tempo = load("monitoring/loki-config.yml"), load("monitoring/tempo-config.yml")
-    assert loki["compactor"]["retention_enabled"] and loki["limits_config"]["retention_period"] == "744h"
+    services = load("docker-compose.yml")["services"]
+    compactor, limits = loki["compactor"], loki["limits_config"]
+    assert compactor["retention_enabled"] and limits["retention_period"] == limits["max_query_length"] == "${RETENTION}"
+    assert "-config.expand-env=true" in services["loki"]["entrypoint"]
+    assert services["loki"]["environment"] == {"RETENTION": "${LOKI_RETENTION_TIME}"}
+    # Deletes through the API need a store of requests.
+    assert compactor["delete_request_store"] == "filesystem"
+    assert str(log_retention.CHUNKS) == loki["common"]["storage"]["filesystem"]["chunks_directory"]
+    assert log_retention.ADDRESS == f"loki:{loki['server']['http_listen_port']}"
+    assert services["loki-retention"]["command"][-1] == log_retention.__name__
+    assert {name for name in services["prometheus"]["entrypoint"] if "retention" in name} == {
+        "--storage.tsdb.retention.time=${PROMETHEUS_RETENTION_TIME}",
+        "--storage.tsdb.retention.size=${PROMETHEUS_RETENTION_SIZE}",
+    }
     assert tempo["backend_worker"]["compaction"]["block_retention"] == "168h"

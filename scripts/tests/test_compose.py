@@ -16,7 +16,7 @@ _HISTORY = {f"transaction-service{suffix}" for suffix in ("", "-canary", "-basel
 _BANK = _LEDGER | _HISTORY
 _MIGRATIONS = {"account-migrate", "transaction-migrate"}
 _EXPORTERS = {"nginx-exporter", "postgres-exporter", "node-exporter", "blackbox-exporter"}
-_OBSERVERS = {"prometheus", "alertmanager", "grafana", "loki", "alloy", "tempo"}
+_OBSERVERS = {"prometheus", "alertmanager", "grafana", "loki", "loki-retention", "alloy", "tempo"}
 
 # Which containers share a network; without one in common, two containers cannot reach each other.
 NETWORKS = {
