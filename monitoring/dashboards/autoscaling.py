@@ -55,6 +55,7 @@ def build() -> Dashboard:
                     "reqps",
                     Query(f'autoscale:load:value{{{_SELECTED}, metric="requests_per_second"}}', "{{service}}"),
                     Query(f'autoscale:load:target{{{_SELECTED}, metric="requests_per_second"}}', "{{service}} target"),
+                    runbook="ScaleOutNeeded",
                 ),
                 time_series_panel(
                     "CPU per replica",
@@ -62,6 +63,7 @@ def build() -> Dashboard:
                     "suffix: cores",
                     Query(f'autoscale:load:value{{{_SELECTED}, metric="cpu_cores"}}', "{{service}}"),
                     Query(f'autoscale:load:target{{{_SELECTED}, metric="cpu_cores"}}', "{{service}} target"),
+                    runbook="ScaleOutNeeded",
                 ),
                 time_series_panel(
                     "Load vs. target",
@@ -98,6 +100,7 @@ def build() -> Dashboard:
                         "{{service}}",
                     ),
                     {-1: ("scale down", "blue"), 0: ("no change", "transparent"), 1: ("scale up", "orange")},
+                    runbook="ScalingInsufficient",
                 ),
                 time_series_panel(
                     "Failures by operation",
@@ -106,6 +109,7 @@ def build() -> Dashboard:
                     Query(f"autoscale:failures:increase10m{{{_SELECTED}}} > 0", "{{service}} {{operation}}"),
                     soft_max=1,
                     empty="no failures",
+                    runbook="ScalingFailed",
                 ),
             ],
         },

@@ -22,6 +22,7 @@ def _track_row(track: str) -> list[Panel]:
             "reqps",
             Query(f"service_track:http_requests:rate1m{selector}", "{{service}} {{version}}"),
             empty=empty,
+            runbook="CanaryStuck",
         ),
         time_series_panel(
             f"{name}: errors",
@@ -31,6 +32,7 @@ def _track_row(track: str) -> list[Panel]:
             thresholds={0.001: "red"},
             soft_max=0.01,
             empty=empty,
+            runbook="CanaryStuck",
         ),
         time_series_panel(
             f"{name}: outcomes",
@@ -43,6 +45,7 @@ def _track_row(track: str) -> list[Panel]:
             ),
             soft_max=0.1,
             empty=empty,
+            runbook="CanaryStuck",
         ),
         time_series_panel(
             f"{name}: CPU per request",
@@ -54,6 +57,7 @@ def _track_row(track: str) -> list[Panel]:
                 "{{service}}",
             ),
             empty=empty,
+            runbook="CanaryStuck",
         ),
         time_series_panel(
             f"{name}: p95 latency",
@@ -63,6 +67,7 @@ def _track_row(track: str) -> list[Panel]:
             thresholds={0.25: "red"},
             soft_max=0.25,
             empty=empty,
+            runbook="CanaryStuck",
         ),
     ]
 
@@ -88,6 +93,7 @@ def build() -> Dashboard:
                     "Percentage of clients that NGINX sends to the canary.",
                     "percent",
                     Query("max(rollout_weight)"),
+                    runbook="CanaryStuck",
                 ),
                 stat_panel(
                     "Canary traffic",
@@ -98,6 +104,7 @@ def build() -> Dashboard:
                         "/ (sum(service_track:http_requests:rate1m) > 0)"
                     ),
                     empty=_NO_ROLLOUT,
+                    runbook="CanaryStuck",
                 ),
                 stat_panel(
                     "Last verdict",
@@ -114,6 +121,7 @@ def build() -> Dashboard:
                     "s",
                     Query("sum(rollout_duration_seconds_sum) / sum(rollout_duration_seconds_count)"),
                     empty="no rollout yet",
+                    runbook="CanaryStuck",
                 ),
             ],
             "Stable": _track_row("stable"),
@@ -128,6 +136,7 @@ def build() -> Dashboard:
                         "/ on (service) group_left () (service:http_requests:rate1m > 0)",
                         "{{service}} {{track}}",
                     ),
+                    runbook="CanaryStuck",
                 ),
                 time_series_panel(
                     "Verdicts",

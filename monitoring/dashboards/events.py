@@ -58,12 +58,14 @@ def build() -> Dashboard:
                         f"sum by (service, type) (rate(bank_events_published_total{{{_SELECTED}}}[1m]))",
                         "{{service}} {{type}}",
                     ),
+                    runbook="OutboxStalled",
                 ),
                 time_series_panel(
                     "Consumed",
                     "Events per second, by outcome.",
                     "ops",
                     Query(f"service:events_consumed:rate1m{{{_SELECTED}}}", "{{service}} {{outcome}}"),
+                    runbook="ConsumerLagging",
                 ),
             ],
             "Delay": [
@@ -72,6 +74,7 @@ def build() -> Dashboard:
                     "Events committed and not yet published.",
                     "short",
                     Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
+                    runbook="OutboxStalled",
                 ),
                 time_series_panel(
                     "Oldest event in the outbox",
@@ -79,6 +82,7 @@ def build() -> Dashboard:
                     "s",
                     Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
                     thresholds=OUTBOX,
+                    runbook="OutboxStalled",
                 ),
                 time_series_panel(
                     "Consumer lag",
@@ -86,6 +90,7 @@ def build() -> Dashboard:
                     "s",
                     Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
                     thresholds=LAG,
+                    runbook="ConsumerLagging",
                 ),
             ],
         },

@@ -22,6 +22,7 @@ def build() -> Dashboard:
                     "Money movements posted per second.",
                     "ops",
                     Query('sum(rate(bank_transactions_total{status="posted"}[1m]))'),
+                    runbook="ApiUnreachable",
                 ),
                 stat_panel(
                     "Failed requests",
@@ -69,6 +70,7 @@ def build() -> Dashboard:
                     "Money movements posted per second.",
                     "ops",
                     Query('sum by (type) (rate(bank_transactions_total{status="posted"}[1m]))', "{{type}}"),
+                    runbook="ApiUnreachable",
                 ),
                 time_series_panel(
                     "Failed requests by service",
@@ -96,12 +98,14 @@ def build() -> Dashboard:
                     "Amount per second in the selected currency.",
                     "short",
                     Query('currency_type:money_moved:rate1m{currency="$currency"}', "{{type}}"),
+                    runbook="ApiUnreachable",
                 ),
                 time_series_panel(
                     "Refusals",
                     "Money movements refused per second: insufficient funds, frozen accounts and the like.",
                     "ops",
                     Query('sum by (type) (rate(bank_transactions_total{status="refused"}[1m]))', "{{type}}"),
+                    runbook="ClientErrorsHigh",
                 ),
                 time_series_panel(
                     "Fraud flags",
@@ -171,6 +175,7 @@ def build() -> Dashboard:
                     "Client requests per second.",
                     "reqps",
                     Query("service:http_requests:rate1m", "{{service}}"),
+                    runbook="ApiUnreachable",
                 ),
             ],
         },

@@ -13,6 +13,8 @@ from grafana_foundation_sdk.models import dashboard as models
 # Same as RUNBOOKS_URL in .env, which dashboards cannot read.
 RUNBOOKS_URL = "https://github.com/distributed-banking-ops/distributed-banking-ops/blob/main/docs/runbooks"
 TAG = "bank"
+# The logs of the panel's time range and of the selected services.
+_LOGS_URL = "/d/bank-logs?${__url_time_range}&${__all_variables}"
 
 PROMETHEUS = models.DataSourceRef(type_val="prometheus", uid="prometheus")
 LOKI = models.DataSourceRef(type_val="loki", uid="loki")
@@ -108,7 +110,7 @@ def stat_panel(
 
 
 def state_timeline_panel(
-    title: str, description: str, query: Query, names: Mapping[int, tuple[str, str]], *, empty: str = ""
+    title: str, description: str, query: Query, names: Mapping[int, tuple[str, str]], *, runbook: str
 ) -> Panel:
     """Return a state timeline with a band per series; `names` maps values to text and color."""
     panel = (
@@ -130,7 +132,7 @@ def state_timeline_panel(
         )
         .with_target(prometheus.Dataquery().ref_id("A").expr(query.expr).legend_format(query.legend).range())
     )
-    return _describe(panel, title, description, "", empty)
+    return _describe(panel, title, description, runbook)
 
 
 def log_volume_panel(title: str, description: str, query: Query) -> Panel:
@@ -190,7 +192,7 @@ TRACK = multi_select("track", "Track", "label_values(service:replicas:ready, tra
 def build_dashboard(
     uid: str, title: str, description: str, rows: Mapping[str, Sequence[Panel]], variables: Sequence[Any] = ()
 ) -> models.Dashboard:
-    """Return a dashboard; the panels of a row have equal widths."""
+    """Return a dashboard; the panels of a row have equal widths and fill it."""
     builder = (
         dashboard.Dashboard(title)
         .uid(uid)
@@ -216,8 +218,9 @@ def build_dashboard(
     ids = count(1)
     for name, panels in rows.items():
         builder.with_row(dashboard.Row(name).id(next(ids)))
-        for panel in panels:
-            builder.with_panel(panel.id(next(ids)).span(24 // len(panels)))
+        for index, panel in enumerate(panels):
+            left, right = (24 * edge // len(panels) for edge in (index, index + 1))
+            builder.with_panel(panel.id(next(ids)).span(right - left))
     return builder.build()
 
 
@@ -237,10 +240,15 @@ def _describe(panel: Panel, title: str, description: str, runbook: str = "", emp
     panel.title(title).description(description)
     if empty and not isinstance(panel, logs.Panel):
         panel.no_value(empty)
-    if runbook:
-        link = dashboard.DashboardLink(f"Runbook {runbook}").type(models.DashboardLinkType.LINK)
-        panel.links([link.url(f"{RUNBOOKS_URL}/{runbook}.md").target_blank(True)])
-    return panel
+    name, path = (f"Runbook {runbook}", f"/{runbook}.md") if runbook else ("Runbooks", "")
+    links = [_link(name, RUNBOOKS_URL + path)]
+    if not isinstance(panel, logs.Panel):
+        links.append(_link("Logs", _LOGS_URL))
+    return panel.links(links)
+
+
+def _link(title: str, url: str) -> dashboard.DashboardLink:
+    return dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
 
 
 def _thresholds(thresholds: Thresholds) -> dashboard.ThresholdsConfig:

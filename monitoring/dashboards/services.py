@@ -41,6 +41,7 @@ def build() -> Dashboard:
                     "Requests per second.",
                     "reqps",
                     Query(f"service_track:http_requests:rate1m{{{_SELECTED}}}", _VERSION),
+                    runbook="ApiUnreachable",
                 ),
                 time_series_panel(
                     "Errors",
@@ -73,6 +74,7 @@ def build() -> Dashboard:
                         "{{method}} {{handler}}",
                     ),
                     table_legend=True,
+                    runbook="ApiUnreachable",
                 ),
                 time_series_panel(
                     "p95 latency by route",
@@ -84,6 +86,7 @@ def build() -> Dashboard:
                         "{{method}} {{handler}}",
                     ),
                     table_legend=True,
+                    runbook="LatencyBudgetBurnsFast",
                 ),
                 time_series_panel(
                     "Responses by status",
@@ -91,6 +94,7 @@ def build() -> Dashboard:
                     "reqps",
                     Query(f"sum by (status) (public:http_requests:rate1m{{{_SELECTED}}})", "{{status}}"),
                     table_legend=True,
+                    runbook="ClientErrorsHigh",
                 ),
             ],
             "Saturation": [

@@ -73,7 +73,8 @@ def test_panels_fill_rows_without_overlapping(name: str):
         }
         assert not cells & occupied and place["x"] + place["w"] <= 24, panel["title"]
         occupied |= cells
-    assert {x for x, _ in occupied} == set(range(24))
+    tops = {panel["gridPos"]["y"] for panel in DASHBOARDS[name]["panels"]}
+    assert all({x for x, y in occupied if y == top} == set(range(24)) for top in tops)
     ids = [panel["id"] for panel in DASHBOARDS[name]["panels"]]
     assert len(ids) == len(set(ids))
 
@@ -83,9 +84,33 @@ def test_dashboards_link_to_each_other_and_to_existing_runbooks():
     assert f"RUNBOOKS_URL={RUNBOOKS_URL}" in settings
     for dashboard in DASHBOARDS.values():
         assert [link["type"] for link in dashboard["links"]] == ["dashboards", "link"]
-        for panel in dashboard["panels"]:
-            for link in panel.get("links", []):
-                assert (ROOT / "docs" / "runbooks" / link["url"].removeprefix(f"{RUNBOOKS_URL}/")).is_file()
+
+
+@pytest.mark.parametrize("panel", PANELS)
+def test_panels_link_to_a_runbook_and_to_the_logs(panel: dict[str, Any]):
+    runbook, *more = (link["url"] for link in panel["links"])
+    assert runbook == RUNBOOKS_URL or (ROOT / "docs/runbooks" / runbook.removeprefix(f"{RUNBOOKS_URL}/")).is_file()
+    if panel["type"] != "logs":
+        # Whatever has a threshold has a runbook of its own; alerts have one each.
+        thresholds = panel["fieldConfig"]["defaults"].get("thresholds", {}).get("steps", [])
+        assert runbook != RUNBOOKS_URL or len(thresholds) < 2 or panel["title"] == "Firing alerts"
+        (logs,) = more
+        assert logs.startswith(f"/d/{DASHBOARDS['logs']['uid']}?") and "${__url_time_range}" in logs
+
+
+def test_the_first_screen_answers_the_questions_of_an_incident():
+    """At 1366 × 768 Grafana shows 16 grid units: is money moving, is anybody hurt, since when, what changed."""
+    panels = DASHBOARDS["overview"]["panels"]
+    first = {panel["title"] for panel in panels if panel["gridPos"]["y"] + panel["gridPos"]["h"] <= 16}
+    assert {"Transactions", "Failed requests", "Ledger errors", "Firing alerts"} <= first
+    assert {"Transactions by type", "Failed requests by service", "Versions in service"} <= first
+
+
+@pytest.mark.parametrize("name", sorted(DASHBOARDS))
+def test_titles_of_narrow_panels_are_short(name: str):
+    # At 1366 px a column is 55 px wide, and the title has 7.5 px per character.
+    panels = [panel for panel in DASHBOARDS[name]["panels"] if panel["type"] != "row"]
+    assert not [panel["title"] for panel in panels if len(panel["title"]) * 7.5 > panel["gridPos"]["w"] * 55 - 40]
 
 
 def test_names_are_unique():

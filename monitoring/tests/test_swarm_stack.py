@@ -10,6 +10,7 @@ import yaml
 
 from scripts.stack import revisions
 from scripts.stack.swarm_stack import stack
+from shared.testing.paths import ROOT
 
 # Output of `docker compose config --format json` (shortened).
 CONFIG: dict[str, Any] = {
@@ -117,6 +118,18 @@ def test_networks_stay_internal_and_tmpfs_mounts_keep_their_size() -> None:
     (shared_memory,) = STACK["services"]["postgres"]["volumes"]
     assert shared_memory == {"type": "tmpfs", "target": "/dev/shm", "tmpfs": {"size": 268435456}}
     assert deployed("nginx")["resources"]["limits"] == {"cpus": "0.5", "memory": "134217728", "pids": 64}
+
+
+def _seconds(duration: str) -> int:
+    return int(duration.removesuffix("s"))
+
+
+@pytest.mark.parametrize("name", ["postgres", "nats", "prometheus", "grafana", "loki", "alloy", "tempo"])
+def test_slow_starts_are_not_restarted(name: str) -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    check = services[name]["healthcheck"]
+    limit = _seconds(check.get("start_period", "0s")) + _seconds(check["interval"]) * check.get("retries", 3)
+    assert limit >= 60
 
 
 def test_docker_accepts_the_stack_file(tmp_path: Path) -> None:

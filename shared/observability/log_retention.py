@@ -1,4 +1,4 @@
-"""Limit the size of Loki's volume: `python -m shared.observability.log_retention`. Loki itself deletes logs by age only.
+"""Limit the size of Loki's volume: `python -m shared.observability.log_retention`. Loki deletes logs by age only.
 
 When its files exceed LOKI_RETENTION_BYTES, the logs of the oldest ones are deleted through Loki's API; the compactor
 removes them some minutes later.
