@@ -27,6 +27,8 @@ _INTERVAL_SECONDS = 60
 _REQUEST_SECONDS = 10
 # Deleted logs stay on disk until the compactor has run, so that each pass finds the same files.
 _STEP_SECONDS = 3600
+# Loki accepts times in seconds with ten digits only.
+_START = 10**9
 _ALL = '{project=~".+"}'
 
 
@@ -63,7 +65,7 @@ def delete_logs(address: str, until: int) -> None:
     """Request the deletion of all logs until a time. Raises OSError or HTTPException."""
     connection = HTTPConnection(address, timeout=_REQUEST_SECONDS)
     try:
-        connection.request("POST", "/loki/api/v1/delete?" + urlencode({"query": _ALL, "start": 0, "end": until}))
+        connection.request("POST", "/loki/api/v1/delete?" + urlencode({"query": _ALL, "start": _START, "end": until}))
         response = connection.getresponse()
         if response.status != 204:
             raise HTTPException(f"Loki responded {response.status}: {response.read(200).decode(errors='replace')}")

@@ -11,6 +11,8 @@ import pytest
 
 from shared.observability.log_retention import ChunkFile, chunk_files, deletion_time, enforce
 
+BASE = 1_700_000_000
+
 
 class FakeLoki(HTTPServer):
     """Records delete requests, as (query, start, end), and responds with `status`."""
@@ -35,7 +37,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         assert url.path == "/loki/api/v1/delete"
         self.server.requests.append(tuple(parse_qs(url.query)[name][0] for name in ("query", "start", "end")))
-        self.send_response(self.server.status)
+        # As Loki: times in seconds have ten digits.
+        valid = all(len(time) == 10 for time in self.server.requests[-1][1:])
+        self.send_response(self.server.status if valid else 400)
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:  # pylint: disable=redefined-builtin
@@ -57,7 +61,7 @@ def write(folder: Path, *hours: int) -> None:
         file = folder / "fake" / f"stream-{hour % 3}" / str(hour)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(bytes(100))
-        os.utime(file, (hour * 3600, hour * 3600))
+        os.utime(file, (BASE + hour * 3600, BASE + hour * 3600))
 
 
 @pytest.mark.parametrize(
@@ -73,11 +77,11 @@ def test_the_oldest_logs_are_deleted_once(loki: FakeLoki, tmp_path: Path):
     write(tmp_path, 1, 2, 3, 4)
     assert enforce(tmp_path, 400, loki.address, 0) == 0 and not loki.requests
     deleted = enforce(tmp_path, 200, loki.address, 0)
-    assert deleted == 2 * 3600 and loki.requests == [('{project=~".+"}', "0", "7200")]
+    assert deleted == BASE + 2 * 3600 and loki.requests == [('{project=~".+"}', "1000000000", str(BASE + 2 * 3600))]
     # The compactor has not run yet.
     assert enforce(tmp_path, 200, loki.address, deleted) == deleted and len(loki.requests) == 1
     write(tmp_path, 5)
-    assert enforce(tmp_path, 200, loki.address, deleted) == 3 * 3600 and len(loki.requests) == 2
+    assert enforce(tmp_path, 200, loki.address, deleted) == BASE + 3 * 3600 and len(loki.requests) == 2
 
 
 def test_a_failed_request_is_repeated(loki: FakeLoki, tmp_path: Path):
@@ -86,7 +90,7 @@ def test_a_failed_request_is_repeated(loki: FakeLoki, tmp_path: Path):
     assert enforce(tmp_path, 100, loki.address, 0) == 0
     assert enforce(tmp_path, 100, "127.0.0.1:1", 0) == 0
     loki.status = 204
-    assert enforce(tmp_path, 100, loki.address, 0) == 3600 and len(loki.requests) == 2
+    assert enforce(tmp_path, 100, loki.address, 0) == BASE + 3600 and len(loki.requests) == 2
 
 
 def test_a_folder_that_does_not_exist_yet_is_empty(tmp_path: Path):
