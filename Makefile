@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild up down backup restore ps logs images base-images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -49,6 +49,10 @@ restore: ## restore the databases to a point in time or the end of the archive: 
 images: ## build the service images (REGISTRY=… PUSH=1)
 	@scripts/local/ensure_docker.sh
 	@scripts/build-images.sh $(if $(PUSH),--push)
+
+base-images: ## copy the image references of docker/registry/Dockerfile, which Dependabot updates, to .env
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.images.base_images
 
 pin: ## pin the base images in .env by digest; requires access to their registries
 	@scripts/local/ensure_docker.sh

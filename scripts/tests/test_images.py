@@ -6,6 +6,9 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import yaml
+
+from scripts.images import base_images
 from shared.testing.paths import ROOT
 
 # A registry with all images except the service images.
@@ -32,6 +35,24 @@ def test_base_images_are_pinned_and_the_services_own_are_not(tmp_path: Path) -> 
     own = {name for name in before if "_SERVICE_" in name}
     assert len(own) == 8 and {name: after[name] for name in own} == {name: before[name] for name in own}
     assert all(after[name] == f"{before[name]}@sha256:{'a' * 64}" for name in before.keys() - own)
+
+
+def test_images_are_those_that_dependabot_updates() -> None:
+    images = base_images.references(base_images.SOURCE.read_text(encoding="utf-8"))
+    settings = (ROOT / ".env").read_text(encoding="utf-8")
+    assert images.keys() == {
+        name for name in re.findall(r"^(\w+_IMAGE)=", settings, re.MULTILINE) if "_SERVICE_" not in name
+    }
+    assert base_images.updated(settings, images) == settings, "make base-images"
+    # Nothing else names an image of a registry.
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    assert all(re.fullmatch(r"\$\{\w+_IMAGE\}", service["image"]) for service in compose.values())
+
+
+def test_a_digest_is_kept_until_the_tag_changes() -> None:
+    pinned = f"A_IMAGE=a:1@sha256:{'0' * 64}\nOTHER=a:1\n"
+    assert base_images.updated(pinned, {"A_IMAGE": "a:1"}) == pinned
+    assert base_images.updated(pinned, {"A_IMAGE": "a:10"}) == "A_IMAGE=a:10\nOTHER=a:1\n"
 
 
 # Lines of a Dockerfile that others lack, without continuation marks: docs/adr/0018-a-dockerfile-for-each-service.md.
