@@ -40,10 +40,27 @@ def subnets(networks: Iterable[dict[str, Any]]) -> Iterator[IPv4Network]:
 
 
 def count_free(pools: Sequence[dict[str, Any]], used: Sequence[IPv4Network]) -> int:
-    """Return how many subnets of the pools overlap no used network; IPv6 pools do not count."""
-    bases = [(IPv4Network(pool["Base"]), pool["Size"]) for pool in pools if ":" not in pool["Base"]]
-    candidates = {subnet for base, size in bases for subnet in base.subnets(new_prefix=max(size, base.prefixlen))}
-    return sum(not any(subnet.overlaps(other) for other in used) for subnet in candidates)
+    """Return how many subnets of the pools overlap no used network; IPv6 pools do not count.
+
+    By arithmetic: a pool may have a million subnets.
+    """
+    taken = [(int(network.network_address), int(network.broadcast_address)) for network in used]
+    free = 0
+    for pool in pools:
+        if ":" in pool["Base"]:
+            continue
+        base = IPv4Network(pool["Base"])
+        first, last = int(base.network_address), int(base.broadcast_address)
+        size = 2 ** (32 - max(pool["Size"], base.prefixlen))
+        subnet = 0
+        for low, high in sorted(taken):
+            if low <= last and high >= first:
+                free += max(0, (low - first) // size - subnet)
+                subnet = max(subnet, (min(high, last) - first) // size + 1)
+        free += base.num_addresses // size - subnet
+        # Pools may overlap.
+        taken.append((first, last))
+    return free
 
 
 def _docker(*arguments: str, check: bool = True) -> str:

@@ -61,6 +61,12 @@ def test_only_ipv4_subnets_of_networks_count() -> None:
         ([{"Base": "fd00::/48", "Size": 64}, {"Base": "10.0.0.0/24", "Size": 24}], [], 1),
         # The same pool twice has its subnets once.
         ([{"Base": "10.0.0.0/23", "Size": 24}, {"Base": "10.0.0.0/24", "Size": 24}], [], 2),
+        ([{"Base": "10.0.0.0/24", "Size": 24}, {"Base": "10.0.0.0/23", "Size": 24}], [], 2),
+        # A million subnets, of which networks take some in part, several times or next to each other.
+        ([{"Base": "10.0.0.0/8", "Size": 28}], [], 2**20),
+        ([{"Base": "10.0.0.0/8", "Size": 28}], ["10.0.0.0/9", "10.0.0.0/16", "10.128.0.8/29", "9.0.0.0/8"], 2**19 - 1),
+        ([{"Base": "10.0.0.0/8", "Size": 28}], ["0.0.0.0/1"], 0),
+        ([{"Base": "10.0.0.0/22", "Size": 24}], ["10.0.2.0/24", "10.0.1.0/25", "10.0.1.128/25"], 2),
     ],
 )
 def test_free_subnets_overlap_nothing(pools: list[dict[str, object]], used: list[str], free: int) -> None:
