@@ -27,7 +27,8 @@ trap 'rm -rf "$work"' EXIT
 mirror=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian' |
     awk '$1 !~ /-/ && !n++ { print $2 }')
 if [ -z "$mirror" ]; then
-    echo "cosign: apt has no Debian mirror on this machine; install cosign 3 as $target" >&2
+    echo "cosign: apt has no Debian mirror on this machine; install cosign 3 as $target, or set banking_app_cosign_url" \
+        "to a folder with its release" >&2
     exit 1
 fi
 
