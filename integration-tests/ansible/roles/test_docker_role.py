@@ -23,6 +23,19 @@ shift
 "$@" >&2
 cat /etc/docker/daemon.json 2>/dev/null || true
 """
+# A mount namespace without an engine, its client, its group and its configuration folder.
+_FRESH_HOST = """
+cp -a /etc "$1"
+rm -rf "$1/docker"
+sed -i /^docker:/d "$1/group" "$1/gshadow"
+mount --bind "$1" /etc
+for program in $(PATH=$PATH:/usr/sbin type -aP docker dockerd); do
+    mount --bind /dev/null "$program"
+done
+shift
+"$@"
+test ! -e /etc/docker
+"""
 _PLAYBOOK = ROOT / "ansible/playbooks/docker.yml"
 
 
@@ -53,3 +66,10 @@ def test_only_a_new_engine_gets_small_subnets(tmp_path: Path, engine: str, confi
     command = plays.command(playbook, {"folder": str(tmp_path)})
     written = run("unshare", "--mount", "bash", "-ec", _HOST, "host", engine, *command)
     assert configured in written and bool(written) == bool(configured)
+
+
+def test_a_fresh_host_can_be_checked(tmp_path: Path) -> None:
+    given = {"folder": str(tmp_path), "docker_users": ["nobody"]}
+    command = [*plays.command(_PLAYBOOK, given), "--check", "--diff"]
+    output = run("unshare", "--mount", "bash", "-ec", _FRESH_HOST, "host", str(tmp_path / "etc"), *command)
+    assert "172.17.0.0/16" in output and "failed=0" in output
