@@ -32,7 +32,7 @@ class FakeLoki(HTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: FakeLoki
 
-    def do_POST(self) -> None:
+    def do_POST(self) -> None:  # pylint: disable=invalid-name  # name of the base class
         """Record the request."""
         url = urlsplit(self.path)
         assert url.path == "/loki/api/v1/delete"
