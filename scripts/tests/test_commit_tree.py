@@ -188,7 +188,7 @@ def test_uncommitted_content_is_not_released(root: Path, change: str, variables:
 def test_all_code_of_a_deployment_is_compared_with_the_commit() -> None:
     """What Ansible loads by its configuration, and the packages whose modules the roles run."""
     role = yaml.safe_load((ROOT / "ansible/roles/banking_app/vars/main.yml").read_text(encoding="utf-8"))
-    compared = [Path(path) for path in role["banking_app_tree_paths"]]
+    compared = [Path(path) for path in role["banking_app_release_paths"]]
     configuration = configparser.ConfigParser()
     configuration.read(ROOT / "ansible.cfg")
     loaded = {"ansible/playbooks", configuration["defaults"]["roles_path"], configuration["defaults"]["filter_plugins"]}

@@ -45,7 +45,7 @@ def secured(tmp_path: Path) -> Iterator[dict[str, Any]]:
         "banking_app_dir": str(tmp_path / "opt"),
         "banking_app_state_dir": str(tmp_path / "state"),
         "banking_app_release": {"images": {service: f"{service}@sha256:{'0' * 64}" for service in SERVICES}},
-        "banking_app_stable": {},
+        "banking_app_stable_versions": {},
         "banking_app_deployed": {},
         "banking_app_environment_files": [str(tmp_path / "tls.env")],
         "banking_app_secrets": {"jwks": "{}", **certificates(tmp_path / "tls")},

@@ -13,15 +13,15 @@ from harness.plays import COMMIT, SERVICES, Play, Registry, play, run
 
 from shared.testing.paths import ROOT
 
-# As far as a deployment looks before it changes anything.
-_LOOK = """
+# The checks of a deployment before it changes anything.
+_CHECKS_PLAY = """
 - hosts: docker_hosts
   gather_facts: false
   tasks:
     - ansible.builtin.include_role: {{name: banking_app, tasks_from: "{{{{ item }}}}"}}
       loop: {parts}
 """
-_ALL = ("preflight", "verify", "observe")
+_ALL = ("preflight", "verify", "read_state")
 _CHECK_PARAMETERS = """
 - hosts: docker_hosts
   gather_facts: false
@@ -30,10 +30,10 @@ _CHECK_PARAMETERS = """
 """
 
 
-def _look(tmp_path: Path, settings: dict[str, Any], *arguments: str, parts: Sequence[str] = _ALL) -> Play:
+def _run_checks(tmp_path: Path, settings: dict[str, Any], *arguments: str, parts: Sequence[str] = _ALL) -> Play:
     """Run these parts of the role; a test of one part spares the time of the others."""
-    playbook = tmp_path / "look.yml"
-    playbook.write_text(_LOOK.format(parts=json.dumps(parts)), encoding="utf-8")
+    playbook = tmp_path / "checks.yml"
+    playbook.write_text(_CHECKS_PLAY.format(parts=json.dumps(parts)), encoding="utf-8")
     return play(playbook, settings, *arguments)
 
 
@@ -43,14 +43,14 @@ def _with_image(settings: dict[str, Any], service: str, image: str) -> dict[str,
 
 
 def test_a_signed_release_is_accepted_and_an_older_one_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
-    accepted = _look(tmp_path, settings)
+    accepted = _run_checks(tmp_path, settings)
     assert not accepted.failed, accepted.output
     record = Path(settings["banking_app_dir"]) / "deployed.json"
     record.parent.mkdir()
     record.write_text(json.dumps({**settings["banking_app_release"], "release": 2, "version": "v2"}), encoding="utf-8")
-    refused = _look(tmp_path, settings, parts=["observe"])
+    refused = _run_checks(tmp_path, settings, parts=["read_state"])
     assert refused.failed and "is older than" in refused.output
-    assert not _look(tmp_path, {**settings, "banking_app_allow_downgrade": True}, parts=["observe"]).failed
+    assert not _run_checks(tmp_path, {**settings, "banking_app_allow_downgrade": True}, parts=["read_state"]).failed
 
 
 def test_variables_of_the_command_line_are_strings(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -66,9 +66,11 @@ def test_variables_of_the_command_line_are_strings(tmp_path: Path, settings: dic
     }
     kept = {name: value for name, value in settings.items() if name not in given}
     words = [word for name, value in given.items() for word in ("--extra-vars", f"{name}={value}")]
-    accepted = _look(tmp_path, kept, *words)
+    accepted = _run_checks(tmp_path, kept, *words)
     assert not accepted.failed, accepted.output
-    refused = _look(tmp_path, kept, *words, "--extra-vars", "banking_app_allow_downgrade=false", parts=["observe"])
+    refused = _run_checks(
+        tmp_path, kept, *words, "--extra-vars", "banking_app_allow_downgrade=false", parts=["read_state"]
+    )
     assert refused.failed and "is older than" in refused.output
 
 
@@ -84,9 +86,9 @@ def test_old_names_of_variables_are_rejected(tmp_path: Path) -> None:
 def test_a_second_host_is_refused(tmp_path: Path, settings: dict[str, Any]) -> None:
     second = tmp_path / "second.ini"
     second.write_text("[docker_hosts]\nsecond ansible_connection=local\n", encoding="utf-8")
-    refused = _look(tmp_path, settings, "--inventory", str(second), parts=["preflight"])
+    refused = _run_checks(tmp_path, settings, "--inventory", str(second), parts=["preflight"])
     assert refused.failed and "This play has 2 hosts: localhost, second." in " ".join(refused.output.split())
-    limited = _look(tmp_path, settings, "--inventory", str(second), "--limit", "localhost", parts=["preflight"])
+    limited = _run_checks(tmp_path, settings, "--inventory", str(second), "--limit", "localhost", parts=["preflight"])
     assert not limited.failed, limited.output
 
 
@@ -94,7 +96,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path, settings: dict[str, Any]) -> N
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         used = {**settings, "banking_app_environment": {"BANK_PORT": str(port)}}
-        refused = _look(tmp_path, used, parts=["preflight"])
+        refused = _run_checks(tmp_path, used, parts=["preflight"])
     assert refused.failed and f"Port {port} is in use on 127.0.0.1. Nothing was changed." in " ".join(
         refused.output.split()
     )
@@ -110,7 +112,7 @@ def test_too_few_subnets_are_refused(tmp_path: Path, settings: dict[str, Any], m
     )
     docker.chmod(0o755)
     monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{docker.parent}:{plays.ENVIRONMENT['PATH']}")
-    refused = _look(tmp_path, settings, parts=["preflight"])
+    refused = _run_checks(tmp_path, settings, parts=["preflight"])
     assert (
         refused.failed
         and "free subnets for 4 more networks, and the stack needs 9. Nothing was changed."
@@ -122,7 +124,7 @@ def test_the_next_key_is_accepted_alongside_the_current_key(
     tmp_path: Path, settings: dict[str, Any], registry: Registry
 ) -> None:
     keys = [str(registry.key(name).with_suffix(".pub")) for name in ("next", "now")]
-    assert not _look(tmp_path, {**settings, "banking_app_cosign_keys": keys}, parts=["verify"]).failed
+    assert not _run_checks(tmp_path, {**settings, "banking_app_cosign_keys": keys}, parts=["verify"]).failed
 
 
 @pytest.mark.parametrize("case", ["unsigned", "wrong key", "copied signature", "other service", "other release"])
@@ -142,7 +144,7 @@ def test_images_not_signed_for_this_release_are_rejected(
             image = settings["banking_app_release"]["images"]["transaction-service"]
         case _:
             image = registry.signed(service, release=7)
-    refused = _look(tmp_path, _with_image(settings, service, image), parts=["verify"])
+    refused = _run_checks(tmp_path, _with_image(settings, service, image), parts=["verify"])
     assert refused.failed and "has no valid signature as account-service of release 1" in " ".join(
         refused.output.split()
     )
@@ -160,26 +162,26 @@ def test_attestations_of_this_repository_are_required(
 ) -> None:
     ours = "https://git.example/bank"
     asking = {**settings, "banking_app_require_attestations": True, "banking_app_repository": ours}
-    refused = _look(tmp_path, asking, parts=["verify"])
+    refused = _run_checks(tmp_path, asking, parts=["verify"])
     assert refused.failed and "no attested SBOM" in " ".join(refused.output.split())
     images = {service: registry.signed(service) for service in SERVICES}
     release = {**settings["banking_app_release"], "images": images}
     for service, image in images.items():
         registry.attest(image, service, repository=ours)
     attested = {**asking, "banking_app_release": release}
-    accepted = _look(tmp_path, attested, parts=["verify"])
+    accepted = _run_checks(tmp_path, attested, parts=["verify"])
     assert not accepted.failed, accepted.output
-    refused = _look(
+    refused = _run_checks(
         tmp_path, {**attested, "banking_app_repository": "https://git.example/somebody-else"}, parts=["verify"]
     )
     assert refused.failed and "its provenance is not commit" in " ".join(refused.output.split())
-    refused = _look(tmp_path, {**attested, "banking_app_repository": ""}, parts=["preflight"])
+    refused = _run_checks(tmp_path, {**attested, "banking_app_repository": ""}, parts=["preflight"])
     assert refused.failed and "banking_app_repository" in refused.output
 
 
 def test_a_tree_other_than_the_release_commit_is_rejected(tmp_path: Path, settings: dict[str, Any]) -> None:
     strict = {**settings, "banking_app_rehearsal": False}
-    refused = _look(tmp_path, strict, parts=["preflight"])
+    refused = _run_checks(tmp_path, strict, parts=["preflight"])
     assert refused.failed and f"The working tree differs from the release commit {COMMIT}" in " ".join(
         refused.output.split()
     )
@@ -188,17 +190,17 @@ def test_a_tree_other_than_the_release_commit_is_rejected(tmp_path: Path, settin
     planted = ROOT / "monitoring" / "planted"
     planted.touch()
     try:
-        refused = _look(tmp_path, {**strict, "banking_app_release": release}, parts=["preflight"])
+        refused = _run_checks(tmp_path, {**strict, "banking_app_release": release}, parts=["preflight"])
     finally:
         planted.unlink(missing_ok=True)
     assert refused.failed and "not in the commit: monitoring/planted" in " ".join(refused.output.split())
-    rehearsed = _look(tmp_path, settings, parts=["preflight"])
+    rehearsed = _run_checks(tmp_path, settings, parts=["preflight"])
     assert not rehearsed.failed and "REHEARSAL" in rehearsed.output
 
 
 def test_a_tag_is_refused(tmp_path: Path, settings: dict[str, Any], registry: Registry) -> None:
     tagged = _with_image(settings, "account-service", f"{registry.address}/bank/account-service:latest")
-    refused = _look(tmp_path, tagged, parts=["preflight"])
+    refused = _run_checks(tmp_path, tagged, parts=["preflight"])
     assert refused.failed and "is not an image reference with a digest" in " ".join(refused.output.split())
 
 

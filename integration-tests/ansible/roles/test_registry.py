@@ -57,7 +57,7 @@ def private(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.fixture
-def release_there(private: Registry, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def pushed_release(private: Registry, settings: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """The variables of a release in this registry; nobody is logged in any more."""
     images = {service: private.signed(service) for service in SERVICES}
     run("scripts/images/registry_login.sh", "--logout", REGISTRY=f"{private.address}/bank")
@@ -65,25 +65,25 @@ def release_there(private: Registry, settings: dict[str, Any]) -> Iterator[dict[
     subprocess.run(["docker", "image", "rm", *images.values()], capture_output=True, check=False)
 
 
-def test_a_host_pulls_with_the_credentials_of_the_deployment(tmp_path: Path, release_there: dict[str, Any]) -> None:
+def test_a_host_pulls_with_the_credentials_of_the_deployment(tmp_path: Path, pushed_release: dict[str, Any]) -> None:
     login = {"banking_app_registry_username": _USER, "banking_app_registry_password": _PASSWORD}
-    folders = set(Path("/tmp").glob("*bank-trust-*"))
+    folders = set(Path("/tmp").glob("*bank-credentials-*"))
 
-    refused = _run_parts(["verify"], tmp_path, release_there)
+    refused = _run_parts(["verify"], tmp_path, pushed_release)
     assert refused.failed and "could not be verified, because the registry did not return" in refused.output
     assert "has no valid signature" not in refused.output
-    refused = _run_parts(["verify"], tmp_path, {**release_there, **login, "banking_app_registry_password": "wrong"})
+    refused = _run_parts(["verify"], tmp_path, {**pushed_release, **login, "banking_app_registry_password": "wrong"})
     assert refused.failed and "could not be verified, because the registry did not return" in refused.output
 
     parts = ["preflight", "cosign", "verify", "pull"]
-    pulled = _run_parts(parts, tmp_path, {**release_there, **login}, "-vvv", "--diff")
+    pulled = _run_parts(parts, tmp_path, {**pushed_release, **login}, "-vvv", "--diff")
     assert not pulled.failed, pulled.output
-    for image in release_there["banking_app_release"]["images"].values():
+    for image in pushed_release["banking_app_release"]["images"].values():
         run("docker", "image", "inspect", image)
     # Neither in the log nor on the host.
     encoded = base64.b64encode(f"{_USER}:{_PASSWORD}".encode()).decode()
     assert _PASSWORD not in pulled.output and encoded not in pulled.output
-    assert set(Path("/tmp").glob("*bank-trust-*")) <= folders
+    assert set(Path("/tmp").glob("*bank-credentials-*")) <= folders
 
 
 def test_a_registry_that_is_down_is_reported_as_such(tmp_path: Path, settings: dict[str, Any]) -> None:

@@ -29,9 +29,9 @@ _CASES = """
 _CASE = """
 - ansible.builtin.command: "{{ folder }}/plant {{ case.name | quote }}"
 - block:
-    - ansible.builtin.include_role: {name: banking_app, tasks_from: observe}
+    - ansible.builtin.include_role: {name: banking_app, tasks_from: read_state}
     - ansible.builtin.debug:
-        msg: "OBSERVED {{ case.name }}: {{ banking_app_observed['account-service'][0].values() | join(' ') }}"
+        msg: "OBSERVED {{ case.name }}: {{ banking_app_running_versions['account-service'][0].values() | join(' ') }}"
   rescue:
     - ansible.builtin.debug: {msg: "REFUSED TO DEPLOY {{ case.name }}"}
 - when: rollback
@@ -92,7 +92,7 @@ def _image(text: str) -> dict[str, str]:
     return _rolled(_NEW) | {"account-service": text}
 
 
-# What each field may be, scripts/tests/test_trust.py tries; here it is what root does then.
+# What each field may be, scripts/tests/test_ansible_filters.py tries; here it is what root does then.
 _TAMPERED: dict[str, tuple[Any, Any]] = {
     "images of somebody else": (_DONE | {"images": _rolled(_UNKNOWN)}, _BACK | {"previous": _rolled(_UNKNOWN)}),
     "a line of its own": _both(images=_image(f"{_NEW['account-service']}\n{_EVIL}")),

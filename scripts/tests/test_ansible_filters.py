@@ -1,4 +1,4 @@
-"""Ansible validates output of containers and values for .env (ansible/plugins/filter/trust.py)."""
+"""Ansible validates output of containers and values for .env (ansible/plugins/filter/validation.py)."""
 
 import importlib.util
 import json
@@ -12,11 +12,11 @@ import pytest
 
 from shared.testing.paths import ROOT
 
-_FILE = ROOT / "ansible/plugins/filter/trust.py"
-_SPEC = importlib.util.spec_from_file_location("trust", _FILE)
+_FILE = ROOT / "ansible/plugins/filter/validation.py"
+_SPEC = importlib.util.spec_from_file_location("validation", _FILE)
 assert _SPEC is not None and _SPEC.loader is not None
-trust = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(trust)
+filters = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(filters)
 
 _DIGEST = "sha256:" + "0123456789abcdef" * 4
 IMAGE = f"registry.example:5000/bank/account-service@{_DIGEST}"
@@ -69,7 +69,7 @@ HOSTILE: tuple[Any, ...] = (
 
 
 def _read(document: Any) -> dict[str, Any]:
-    state: dict[str, Any] = trust.rollout_state(json.dumps(document))
+    state: dict[str, Any] = filters.rollout_state(json.dumps(document))
     return state
 
 
@@ -143,7 +143,7 @@ def test_no_field_of_a_state_brings_anything_but_what_it_is_for(field: str) -> N
 )
 def test_an_invalid_state_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="returned an invalid rollout state"):
-        trust.rollout_state(text)
+        filters.rollout_state(text)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_an_invalid_state_is_rejected(text: str) -> None:
 )
 def test_an_image_is_a_name_and_a_digest_and_nothing_else(image: Any) -> None:
     with pytest.raises(ValueError):
-        trust.image_reference(image)
+        filters.image_reference(image)
     if image is not None:
         for field in ("images", "previous"):
             with pytest.raises(ValueError):
@@ -181,14 +181,14 @@ def test_an_image_is_a_name_and_a_digest_and_nothing_else(image: Any) -> None:
 
 @pytest.mark.parametrize("image", [*IMAGES.values(), f"account-service@{_DIGEST}", f"localhost/a/b:tag@{_DIGEST}"])
 def test_images_of_registries_and_of_rehearsals_are_images(image: str) -> None:
-    assert trust.image_reference(image) == image
+    assert filters.image_reference(image) == image
 
 
 def test_a_release_is_held_to_the_same_grammar() -> None:
     text = (ROOT / "ansible/roles/banking_app/tasks/preflight.yml").read_text(encoding="utf-8")
     # Ansible's `match` is anchored at the start; `$` would accept a trailing line break.
     (pattern,) = re.findall(r"is match\('(.*)'\)", text)
-    assert pattern == trust._IMAGE.pattern + r"\Z"  # pylint: disable=protected-access
+    assert pattern == filters._IMAGE.pattern + r"\Z"  # pylint: disable=protected-access
 
 
 def test_images_of_other_services_are_refused() -> None:
@@ -198,23 +198,23 @@ def test_images_of_other_services_are_refused() -> None:
 
 
 def test_a_variable_is_one_line_of_env() -> None:
-    assert trust.dotenv({"B": 8080, "A": "x=y #z"}) == "A='x=y #z'\nB=8080\n"
+    assert filters.dotenv({"B": 8080, "A": "x=y #z"}) == "A='x=y #z'\nB=8080\n"
     for value in (f"x\n{EVIL}", f"x\r{EVIL}", "x\n", "\x00", "\x85", "\u2028", "\t"):
-        for write in (trust.dotenv, lambda variables: trust.dotenv_with("A=x\n", variables)):
+        for write in (filters.dotenv, lambda variables: filters.dotenv_with("A=x\n", variables)):
             with pytest.raises(ValueError, match="^A: its value contains") as refused:
                 write({"A": value})
             # The value may be a secret.
             assert "evil" not in str(refused.value)
     for name in ("", "a", "A B", f"A\n{EVIL}", "A=B", "1A", "#A"):
         with pytest.raises(ValueError, match="not a variable name"):
-            trust.dotenv({name: "x"})
+            filters.dotenv({name: "x"})
 
 
 @pytest.mark.parametrize(
     "value", ["a$b", "${HOME}", "$$", "a #b", "#b", '"a"', " a ", "a\\nb", "plain:80/x?y=1&z", "[[4, 15]]"]
 )
 def test_a_value_of_env_stays_itself(tmp_path: Path, value: str) -> None:
-    line = trust.dotenv({"VALUE_A": value})
+    line = filters.dotenv({"VALUE_A": value})
     (tmp_path / "env").write_text(line, encoding="utf-8")
     script = f'. scripts/stack/stack_env.sh; unset VALUE_A; read_env {tmp_path}/env; printf %s "$VALUE_A"'
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -225,13 +225,13 @@ def test_a_value_of_env_stays_itself(tmp_path: Path, value: str) -> None:
 
 def test_a_value_that_cannot_be_quoted_is_rejected() -> None:
     with pytest.raises(ValueError, match="VALUE_A"):
-        trust.dotenv({"VALUE_A": "it's $5"})
-    assert trust.dotenv({"VALUE_A": "it's"}) == "VALUE_A=it's\n"
+        filters.dotenv({"VALUE_A": "it's $5"})
+    assert filters.dotenv({"VALUE_A": "it's"}) == "VALUE_A=it's\n"
 
 
 def test_some_variables_of_env_change_and_the_rest_stays() -> None:
     text = "# comment\nAB=1\nA=2\nB=3\n"
-    assert trust.dotenv_with(text, {"A": "new", "C": "4"}) == "# comment\nAB=1\nA=new\nB=3\nC=4\n"
+    assert filters.dotenv_with(text, {"A": "new", "C": "4"}) == "# comment\nAB=1\nA=new\nB=3\nC=4\n"
 
 
 @pytest.mark.parametrize(
@@ -255,18 +255,18 @@ def test_some_variables_of_env_change_and_the_rest_stays() -> None:
 )
 def test_only_a_missing_signature_is_reported_as_one(error: str, told: str) -> None:
     printed = f"WARNING: Skipping tlog verification\nError: {error}\nerror during command execution: {error}\n"
-    problem = trust.signature_problem([printed, printed], "account-service", {"release": 7, "version": "v7"})
+    problem = filters.signature_problem([printed, printed], "account-service", {"release": 7, "version": "v7"})
     assert told in problem and problem.count(error) == 1
 
 
 def test_a_cosign_that_printed_nothing_is_no_missing_signature() -> None:
-    assert "Cosign printed nothing" in trust.signature_problem(["", ""], "account-service", {})
+    assert "Cosign printed nothing" in filters.signature_problem(["", ""], "account-service", {})
 
 
 def test_roles_take_json_from_root_alone() -> None:
     """Only files of root and counts are parsed directly; output of containers is validated by rollout_state."""
-    ours = {"banking_app_record_file.content", "nginx_canary_record_text.content"}
-    counted = {"nginx_canary_counted.results[0].stdout", "nginx_canary_counted.results[1].stdout"}
+    ours = {"banking_app_record_content.content", "nginx_canary_record_content.content"}
+    counted = {"nginx_canary_replica_counts.results[0].stdout", "nginx_canary_replica_counts.results[1].stdout"}
     found = {
         source
         for file in sorted((ROOT / "ansible").rglob("*.yml"))
@@ -299,8 +299,8 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
         and re.search(r"(lineinfile|blockinfile|replace):\s|dest: .*/\.env|>+ *\.env", file.read_text("utf-8"))
     ]
     assert writers == [
-        Path("ansible/roles/banking_app/tasks/environment.yml"),
         Path("ansible/roles/banking_app/tasks/record_rollback.yml"),
+        Path("ansible/roles/banking_app/tasks/write_env.yml"),
         # Updates the base images in the repository's .env.
         Path("scripts/images/pin-images.sh"),
     ]
@@ -330,34 +330,34 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
 )
 def test_a_revision_is_64_hexadecimal_digits_and_nothing_else(revision: Any) -> None:
     with pytest.raises(ValueError):
-        trust.revision(revision)
+        filters.revision(revision)
     with pytest.raises(ValueError):
-        trust.generated_files(json.dumps({"updated": [], "revisions": REVISIONS | {"account-service": revision}}))
+        filters.generated_files(json.dumps({"updated": [], "revisions": REVISIONS | {"account-service": revision}}))
     for field in ("revisions", "previous_revisions"):
         with pytest.raises(ValueError):
             _read(STATE | {field: REVISIONS | {"account-service": revision}})
     if revision:
         with pytest.raises(ValueError):
-            trust.version_variables({}, trust.versions(IMAGES, REVISIONS | {"account-service": revision}))
+            filters.version_variables({}, filters.versions(IMAGES, REVISIONS | {"account-service": revision}))
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"updated": [], "revisions": {}}', '{"updated": 1}', "nonsense"])
 def test_other_output_of_the_generator_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
-        trust.generated_files(text)
+        filters.generated_files(text)
 
 
 def test_a_version_sets_image_and_revision_of_a_track() -> None:
-    found = trust.version_variables({"A": "1"}, trust.versions(IMAGES, REVISIONS), "CANARY")
+    found = filters.version_variables({"A": "1"}, filters.versions(IMAGES, REVISIONS), "CANARY")
     assert found["ACCOUNT_SERVICE_CANARY_IMAGE"] == IMAGE
     assert found["TRANSACTION_SERVICE_CANARY_REVISION"] == REVISIONS["transaction-service"]
     assert len(found) == 5
     # The record of an earlier release has no revisions.
-    assert set(trust.version_variables({}, trust.versions(IMAGES, {}))) == {
+    assert set(filters.version_variables({}, filters.versions(IMAGES, {}))) == {
         "ACCOUNT_SERVICE_IMAGE",
         "TRANSACTION_SERVICE_IMAGE",
     }
-    assert trust.version_part(trust.versions(IMAGES, REVISIONS), "revision") == REVISIONS
+    assert filters.version_part(filters.versions(IMAGES, REVISIONS), "revision") == REVISIONS
 
 
 _Versions = dict[str, dict[str, str]]
@@ -395,12 +395,12 @@ def test_what_is_deployed_is_observed(
     running: list[_Versions], recorded: _Versions, wanted: _Versions, expected: _Versions
 ) -> None:
     lines = [" ".join([service, *one.values()]) for versions in running for service, one in versions.items()]
-    observed = trust.running_versions("\n".join(lines), [recorded, _C, _A, _A2, _B0, {}])
-    assert trust.stable_versions(observed, recorded, wanted) == expected
+    observed = filters.running_versions("\n".join(lines), [recorded, _C, _A, _A2, _B0, {}])
+    assert filters.stable_versions(observed, recorded, wanted) == expected
 
 
 @pytest.mark.parametrize("digit, revision", [("b", "1"), ("a", "3")])
 def test_an_unknown_image_or_configuration_is_rejected(digit: str, revision: str) -> None:
     (service, one), *_ = _version(digit, revision).items()
     with pytest.raises(ValueError, match="which no record of this host contains"):
-        trust.running_versions(f"{service} {one['image']} {one['revision']}", [_A, _A2, _C])
+        filters.running_versions(f"{service} {one['image']} {one['revision']}", [_A, _A2, _C])
