@@ -2,16 +2,18 @@
 
 import pytest
 from harness.composed_stack import ComposedBank
-from drills.chaos.faults import PATIENCE_SECONDS, FaultInjector, conclude, make_plan, run, show
+from drills.chaos.fault_injector import FaultInjector
+from drills.chaos.fault_plan import make_plan
+from drills.chaos.faults import REPAIR_TIMEOUT_SECONDS, print_plan, print_result, run
 
 pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 
 def test_random_faults_lose_and_duplicate_no_transfer(bank: ComposedBank):
-    lab = FaultInjector(bank)
-    plan = make_plan(3, 8, 600, lab.kinds)
-    show(plan, lab)
+    injector = FaultInjector(bank)
+    plan = make_plan(3, 8, 600, injector.kinds)
+    print_plan(plan, injector)
     # The time of a recovery is a threshold of the drill.
-    result = run(lab, plan, recovery_seconds=PATIENCE_SECONDS)
-    conclude(plan, result)
-    assert result.findings == []
+    result = run(injector, plan, max_recovery_seconds=REPAIR_TIMEOUT_SECONDS)
+    print_result(plan, result)
+    assert result.violations == []

@@ -2,13 +2,13 @@
 
     make drills DRILL=faults [ARGS="--seed 1 --faults 30 --transfers 3000 --plan"]
 
-Starts a stack whose disks can be filled and whose clocks can be changed. A seed draws faults (containers killed,
-restarted and frozen; network partitioned, cut in one direction, lossy or slow; disk slow or full; clock changed) and
-the clients' operations: transfers, batches, deposits, withdrawals, holds, captures, voids and reversals. Some clients
-have short timeouts, some give up, some retry at the end. Once all events are consumed, the clients' responses are
-checked against the ledger, its events, the history and the statements. Prints faults, operations and violations; exits
-1 if a threshold is missed. The same seed gives the same plan where the same kinds of faults are available; --plan only
-prints it.
+Starts a stack whose disks can be filled and whose clocks can be skewed. A seed determines the faults (containers
+killed, restarted or frozen; networks partitioned, partitioned in one direction, lossy or slow; disks slow or full;
+clocks skewed) and the clients' requests: transfers, batches, deposits, withdrawals, holds, captures, voids and
+reversals. Some clients have short timeouts, some do not retry, some retry at the end. Once all events are consumed, the
+clients' responses are compared with the ledger, its events, the history and the statements. Prints faults, operations
+and violations; exits 1 if a threshold is missed. The same seed gives the same plan where the same kinds of faults are
+available; --plan only prints it.
 """
 
 import argparse
@@ -24,23 +24,26 @@ from pathlib import Path
 
 import httpx
 
-from drills.chaos import fault_evidence as evidence
+from drills.chaos import bank_state
 from harness.commands import info
 from harness.composed_stack import ComposedBank
-from drills.chaos.fault_clients import ClientPool, Log, open_accounts
-from drills.chaos.fault_history import findings
-from drills.chaos.fault_lab import FAILURES, Heal, FaultInjector, FaultyEnvironment
+from drills.chaos.clients import ClientPool, ResponseLog, open_accounts
+from drills.chaos.fault_environment import FaultEnvironment
+from drills.chaos.fault_injector import INJECTION_ERRORS, FaultInjector, Repair
 from drills.chaos.fault_plan import KINDS, Plan, make_plan
+from drills.chaos.history_checker import ACKNOWLEDGED, REFUSED, UNKNOWN, find_violations
 from harness.client import eventually
 
-# Maximum time until the API recovers after a repair, and without a new event at the end while some are missing.
-ANSWERING_SECONDS, STANDSTILL_SECONDS = 30.0, 60.0
-# A repair or recovery that takes longer is given up.
-PATIENCE_SECONDS = 120.0
-# Overhead of a fault besides its duration: Docker commands and the recovery check.
+# Thresholds: time from a repair until the API works again, and time without a consumed event while some are missing.
+MAX_RECOVERY_SECONDS, MAX_STALL_SECONDS = 30.0, 60.0
+# Timeout of a repair, and of the recovery after it.
+REPAIR_TIMEOUT_SECONDS = 120.0
+# Duration of the Docker commands and the recovery check of a fault.
 _OVERHEAD_SECONDS = 2.0
-_LOGGED_RECOVERY_SECONDS = 3.0
-_NOT_NEEDED = (
+# Recoveries that take longer are printed at once.
+_SLOW_RECOVERY_SECONDS = 3.0
+# The autoscaler would repair faults; the other services are not needed and would take CPU.
+_STOPPED_SERVICES = (
     "autoscale-service",
     "docker-proxy",
     "rollout-service",
@@ -57,153 +60,157 @@ _NOT_NEEDED = (
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The result of a run: violations, the longest recovery per kind of fault, and the number of injected faults."""
+    """The result of a run: violations, the longest recovery by kind of fault, and the number of injected faults."""
 
-    findings: list[str]
-    back: dict[str, float]
-    caused: int
+    violations: list[str]
+    recovery_seconds: dict[str, float]
+    injected: int
 
 
-def run(lab: FaultInjector, plan: Plan, recovery_seconds: float = ANSWERING_SECONDS) -> Result:
-    """Run a plan on a running stack and check the result; `recovery_seconds` is the threshold of a recovery."""
-    log = Log()
-    accounts = open_accounts(lab.bank, log)
-    back: dict[str, float] = {}
-    clients = ClientPool(lab.bank, plan, log, accounts)
-    began = time.monotonic()
+def run(injector: FaultInjector, plan: Plan, max_recovery_seconds: float = MAX_RECOVERY_SECONDS) -> Result:
+    """Run a plan on a running stack and check the result."""
+    log = ResponseLog()
+    accounts = open_accounts(injector.bank, log)
+    recovery_seconds: dict[str, float] = {}
+    clients = ClientPool(injector.bank, plan, log, accounts)
+    started = time.monotonic()
     try:
-        caused = _break_and_heal(lab, plan, clients, back)
+        injected = _inject_faults(injector, plan, clients, recovery_seconds)
     finally:
         clients.join()
-    info(f"faults repaired, clients finished after {time.monotonic() - began:.0f} s; waiting for events")
-    problems = list(log.strange)
+    info(f"faults repaired, clients finished after {time.monotonic() - started:.0f} s; waiting for events")
+    violations = list(log.unexpected)
     try:
-        waiting, took = evidence.all_quiet(lab.bank, STANDSTILL_SECONDS)
-        info(f"the last {waiting} events have arrived after {took:.0f} s")
+        left, seconds = bank_state.wait_until_consumed(injector.bank, MAX_STALL_SECONDS)
+        info(f"the last {left} events were consumed after {seconds:.0f} s")
     except AssertionError:
-        problems.append(f"events are missing, and none has arrived for {STANDSTILL_SECONDS:.0f} s")
-    problems += [f"recovery from {kind} took {took:.1f} s" for kind, took in back.items() if took > recovery_seconds]
-    problems += check(lab.bank, log, accounts)
+        violations.append(f"events are missing, and none was consumed for {MAX_STALL_SECONDS:.0f} s")
+    violations += [
+        f"recovery from {kind} took {seconds:.1f} s"
+        for kind, seconds in recovery_seconds.items()
+        if seconds > max_recovery_seconds
+    ]
+    violations += _check(injector.bank, log, accounts)
     _print_operations(log)
-    for service, count in lab.said_full.items():
+    for service, count in injector.disk_full_errors.items():
         print(f"{service} logged {count} disk-full errors")
-    return Result(problems, back, caused)
+    return Result(violations, recovery_seconds, injected)
 
 
-def check(bank: ComposedBank, log: Log, accounts: list[str]) -> list[str]:
+def _check(bank: ComposedBank, log: ResponseLog, accounts: list[str]) -> list[str]:
     """Read ledger, events, history and statements, and return the violations."""
-    ledger = evidence.ledger(bank)
-    found = findings(log.asked, ledger, evidence.events(bank), evidence.told(bank, accounts))
-    errors = {answer: count for answer, count in log.answers.items() if answer.startswith("500")}
-    found += [f"{count} responses were {answer}" for answer, count in errors.items()]
+    ledger = bank_state.read_ledger(bank)
+    history = bank_state.read_history(bank, accounts)
+    found = find_violations(log.operations, ledger, bank_state.read_events(bank), history)
+    found += [f"{count} responses were {response}" for response, count in log.counts.items() if response[:3] == "500"]
     report = bank.reconciliation()
     if (report["mismatches"], report["pending"]) != (0, 0):
         found.append(f"reconciliation: {report}")
     info(
-        f"checked: {len(log.asked)} operations of clients, {len(ledger.transactions)} transactions,"
+        f"checked: {len(log.operations)} operations of clients, {len(ledger.transactions)} transactions,"
         f" {len(ledger.entries)} entries, {len(ledger.holds)} holds"
     )
     return found
 
 
-def _break_and_heal(lab: FaultInjector, plan: Plan, clients: ClientPool, back: dict[str, float]) -> int:
+def _inject_faults(injector: FaultInjector, plan: Plan, clients: ClientPool, recovery_seconds: dict[str, float]) -> int:
     """Inject and repair all faults in sequence; return the number of injected ones."""
-    active: list[Heal] = []
-    caused = 0
+    repairs: list[Repair] = []
+    injected = 0
     try:
         for number, fault in enumerate(plan.faults, start=1):
-            clients.pace.next_share(fault.seconds + fault.pause + _OVERHEAD_SECONDS)
+            clients.pacer.start_next_share(fault.seconds + fault.pause + _OVERHEAD_SECONDS)
             info(f"fault {number}/{len(plan.faults)}: {fault}")
             try:
-                active.append(lab.cause(fault))
-                caused += 1
-            except FAILURES as error:
+                repairs.append(injector.inject(fault))
+                injected += 1
+            except INJECTION_ERRORS as error:
                 # An overlapping fault may have stopped the target; a process that waits for a disk cannot be frozen.
                 info(f"… not injected: {error}")
             time.sleep(fault.seconds)
             if fault.overlaps:
                 continue
-            _heal(active)
-            _wait_until_recovered(lab, fault.kind, back)
+            _repair_all(repairs)
+            _wait_until_recovered(injector, fault.kind, recovery_seconds)
             time.sleep(fault.pause)
     finally:
-        _heal(active)
-    return caused
+        _repair_all(repairs)
+    return injected
 
 
-def _heal(active: list[Heal]) -> None:
-    while active:
-        eventually(partial(_healed, active.pop()), PATIENCE_SECONDS, every=1)
+def _repair_all(repairs: list[Repair]) -> None:
+    while repairs:
+        eventually(partial(_try_repair, repairs.pop()), REPAIR_TIMEOUT_SECONDS, every=1)
 
 
-def _healed(heal: Heal) -> bool:
+def _try_repair(repair: Repair) -> bool:
     """Return whether the repair succeeded; Docker may be busy with the container."""
     try:
-        heal()
-    except FAILURES as error:
+        repair()
+    except INJECTION_ERRORS as error:
         info(f"… repair failed, retrying: {error}")
         return False
     return True
 
 
-def _wait_until_recovered(lab: FaultInjector, kind: str, back: dict[str, float]) -> None:
-    """Wait until the API recovers, and record the longest time for each kind (of overlapping faults, the last)."""
-    began = time.monotonic()
+def _wait_until_recovered(injector: FaultInjector, kind: str, recovery_seconds: dict[str, float]) -> None:
+    """Wait until the API works, and record the longest time for each kind (of overlapping faults, the last)."""
+    started = time.monotonic()
 
-    def both_answer() -> bool:
-        headers = lab.bank.headers("alice")
+    def both_services_respond() -> bool:
+        headers = injector.bank.headers("alice")
         try:
             return all(
-                lab.bank.client.get(path, headers=headers).status_code == 200
+                injector.bank.client.get(path, headers=headers).status_code == 200
                 for path in ("/api/v1/accounts?limit=1", "/api/v1/transactions?limit=1")
             )
         except httpx.TransportError:
             return False
 
     with suppress(AssertionError):  # the time is reported as a violation
-        eventually(lambda: both_answer() and lab.all_run(), PATIENCE_SECONDS, every=0.1)
-    took = time.monotonic() - began
-    back[kind] = max(back.get(kind, 0.0), took)
-    if took > _LOGGED_RECOVERY_SECONDS:
-        info(f"… recovered {took:.1f} s after the repair")
+        eventually(lambda: both_services_respond() and injector.all_containers_run(), REPAIR_TIMEOUT_SECONDS, every=0.1)
+    seconds = time.monotonic() - started
+    recovery_seconds[kind] = max(recovery_seconds.get(kind, 0.0), seconds)
+    if seconds > _SLOW_RECOVERY_SECONDS:
+        info(f"… recovered {seconds:.1f} s after the repair")
 
 
-def _print_operations(log: Log) -> None:
-    kinds = Counter((one.kind, one.outcome) for one in log.asked)
-    print(f"{'operation':12} {'done':>8} {'refused':>8} {'unknown':>8}")
-    for kind in sorted({kind for kind, _ in kinds}):
-        counts = [kinds[kind, outcome] for outcome in ("done", "refused", "unknown")]
-        print(f"{kind:12} {counts[0]:8} {counts[1]:8} {counts[2]:8}")
-    print(f"{log.skipped} skipped: no hold or transaction to refer to yet")
-    print("responses: " + ", ".join(f"{count} × {answer}" for answer, count in log.answers.most_common()))
-    print(f"slowest operation including retries: {log.slowest:.1f} s", flush=True)
+def _print_operations(log: ResponseLog) -> None:
+    outcomes = (ACKNOWLEDGED, REFUSED, UNKNOWN)
+    counts = Counter((operation.kind, operation.outcome) for operation in log.operations)
+    print(f"{'operation':12} " + " ".join(f"{outcome:>12}" for outcome in outcomes))
+    for kind in sorted({kind for kind, _ in counts}):
+        print(f"{kind:12} " + " ".join(f"{counts[kind, outcome]:12}" for outcome in outcomes))
+    print(f"{log.skipped} requests skipped: no hold or transaction to refer to yet")
+    print("responses: " + ", ".join(f"{count} × {response}" for response, count in log.counts.most_common()))
+    print(f"slowest request including retries: {log.slowest_seconds:.1f} s", flush=True)
 
 
-def show(plan: Plan, lab: FaultInjector | None = None) -> None:
-    """Print the plan."""
+def print_plan(plan: Plan, injector: FaultInjector | None = None) -> None:
+    """Print the size of a plan, and the kinds of faults that are unavailable."""
     print(
         f"seed {plan.seed}, plan {plan.digest}: {len(plan.faults)} faults, {plan.transfers} transfers"
-        f" in {sum(map(len, plan.operations))} operations of {len(plan.operations)} clients"
+        f" in {sum(map(len, plan.requests))} requests of {len(plan.requests)} clients"
     )
-    for note in lab.notes if lab else ():
+    for note in injector.notes if injector else ():
         print(f"note: {note}")
-    for kind, why in sorted(lab.missing.items()) if lab else ():
-        print(f"not available: {kind} ({why})")
+    for kind, reason in sorted(injector.unavailable.items()) if injector else ():
+        print(f"not available: {kind} ({reason})")
 
 
-def conclude(plan: Plan, result: Result) -> int:
+def print_result(plan: Plan, result: Result) -> int:
     """Print violations and thresholds; return 1 when a threshold is missed."""
-    for finding in result.findings:
-        info(f"violation: {finding}")
+    for violation in result.violations:
+        info(f"violation: {violation}")
     planned = Counter(fault.kind for fault in plan.faults)
     print("planned: " + ", ".join(f"{count} × {kind}" for kind, count in planned.most_common()))
-    slowest = ", ".join(f"{kind} {took:.1f} s" for kind, took in sorted(result.back.items()))
-    print(f"recovery (threshold: {ANSWERING_SECONDS:.0f} s): {slowest}")
+    recoveries = ", ".join(f"{kind} {seconds:.1f} s" for kind, seconds in sorted(result.recovery_seconds.items()))
+    print(f"recovery (threshold: at most {MAX_RECOVERY_SECONDS:.0f} s): {recoveries}")
     print(
-        f"seed {plan.seed}: {result.caused} of {len(plan.faults)} faults, {plan.transfers} transfers,"
-        f" {len(result.findings)} violations (threshold: 0)"
+        f"seed {plan.seed}: {result.injected} of {len(plan.faults)} faults injected, {plan.transfers} transfers,"
+        f" {len(result.violations)} violations (threshold: 0)"
     )
-    return 1 if result.findings else 0
+    return 1 if result.violations else 0
 
 
 def main() -> int:
@@ -215,34 +222,34 @@ def main() -> int:
     parser.add_argument("--only", metavar="KIND,…", help=f"kinds of faults: {', '.join(KINDS)}")
     parser.add_argument("--plan", action="store_true", help="print the plan and do nothing")
     options = parser.parse_args()
-    wanted = options.only.split(",") if options.only else list(KINDS)
-    if unknown := set(wanted) - set(KINDS):
+    selected = options.only.split(",") if options.only else list(KINDS)
+    if unknown := set(selected) - set(KINDS):
         parser.error(f"no such kind of fault: {', '.join(unknown)}")
 
-    def plan_of(kinds: list[str]) -> Plan:
-        return make_plan(options.seed, options.faults, options.transfers, [one for one in kinds if one in wanted])
+    def plan_with(available: list[str]) -> Plan:
+        kinds = [kind for kind in available if kind in selected]
+        return make_plan(options.seed, options.faults, options.transfers, kinds)
 
     if options.plan:
-        plan = plan_of(list(KINDS))
-        show(plan)
+        plan = plan_with(list(KINDS))
+        print_plan(plan)
         print("\n".join(map(str, plan.faults)))
         return 0
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
-        return _on_a_stack(Path(folder), plan_of)
+        return _run_on_dedicated_stack(Path(folder), plan_with)
 
 
-def _on_a_stack(folder: Path, plan_of: Callable[[list[str]], Plan]) -> int:
-    stage = FaultyEnvironment(folder)
-    with stage.disks_mounted():
-        files = ["docker-compose.yml", "integration-tests/harness/receiver/compose.yml", stage.compose_file()]
+def _run_on_dedicated_stack(folder: Path, plan_with: Callable[[list[str]], Plan]) -> int:
+    environment = FaultEnvironment(folder)
+    with environment.disks_mounted():
+        files = ["docker-compose.yml", "integration-tests/harness/receiver/compose.yml", environment.compose_file()]
         bank = ComposedBank(folder, COMPOSE_FILE=":".join(files))
         try:
-            # The autoscaler would repair the faults; the other services are not needed and would take CPU.
-            bank.compose("stop", "--timeout", "5", *_NOT_NEEDED)
-            lab = FaultInjector(bank, stage)
-            plan = plan_of(lab.kinds)
-            show(plan, lab)
-            return conclude(plan, run(lab, plan))
+            bank.compose("stop", "--timeout", "5", *_STOPPED_SERVICES)
+            injector = FaultInjector(bank, environment)
+            plan = plan_with(injector.kinds)
+            print_plan(plan, injector)
+            return print_result(plan, run(injector, plan))
         finally:
             bank.close()
 

@@ -1,10 +1,10 @@
-"""Reads the data for the history checker from a running stack: ledger, events, history and statements."""
+"""Reads the state of a running stack for the history checker: ledger, events, history and statements."""
 
 import time
 
 from harness.composed_stack import CONSUMERS, ComposedBank
-from drills.chaos.fault_clients import OPERATOR, OPERATOR_SCOPE
-from drills.chaos.fault_history import Account, Entry, Events, Hold, Ledger, HistoryView, Transaction
+from drills.chaos.clients import OPERATOR, OPERATOR_SCOPE
+from drills.chaos.history_checker import Account, Entry, Events, HistoryView, Hold, Ledger, Transaction
 
 _FROM_EVENTS = "FROM outbox, jsonb_array_elements(convert_from(events, 'UTF8')::jsonb) WITH ORDINALITY AS each(e, n)"
 
@@ -17,7 +17,7 @@ def _number(bank: ComposedBank, database: str, query: str) -> int:
     return int(bank.sql(database, query)[0])
 
 
-def ledger(bank: ComposedBank) -> Ledger:
+def read_ledger(bank: ComposedBank) -> Ledger:
     """Read accounts, transactions, entries and holds of account-service."""
     accounts = _rows(bank, "account", "SELECT id, currency, kind = 'cash', balance, held, seq FROM accounts")
     holds = _rows(bank, "account", "SELECT id, account_id, amount, captured_amount, status, transaction_id FROM holds")
@@ -29,10 +29,10 @@ def ledger(bank: ComposedBank) -> Ledger:
     )
 
 
-def _transactions(bank: ComposedBank, database: str, which: str) -> list[Transaction]:
+def _transactions(bank: ComposedBank, database: str, condition: str) -> list[Transaction]:
     columns = "id, type, amount, from_account, to_account, reference, reverses"
-    found = _rows(bank, database, f"SELECT {columns} FROM transactions WHERE {which}")
-    return [Transaction(row[0], row[1], int(row[2]), *row[3:]) for row in found]
+    rows = _rows(bank, database, f"SELECT {columns} FROM transactions WHERE {condition}")
+    return [Transaction(row[0], row[1], int(row[2]), *row[3:]) for row in rows]
 
 
 def _entries(bank: ComposedBank, database: str) -> list[Entry]:
@@ -44,7 +44,7 @@ def _as_entries(rows: list[list[str]]) -> list[Entry]:
     return [Entry(row[0], int(row[1]), row[2], int(row[3]), int(row[4])) for row in rows]
 
 
-def events(bank: ComposedBank) -> Events:
+def read_events(bank: ComposedBank) -> Events:
     """Read the events that the services have published and those that the other one has consumed."""
     posted = ", ".join(
         f"e->'data'->>'{name}'" for name in ("account_id", "seq", "transaction_id", "amount", "balance_after")
@@ -83,31 +83,31 @@ def _numbered(bank: ComposedBank, database: str) -> list[tuple[int, str]]:
     ]
 
 
-def told(bank: ComposedBank, accounts: list[str]) -> HistoryView:
+def read_history(bank: ComposedBank, accounts: list[str]) -> HistoryView:
     """Read the history, and the statements through the API."""
     statements = {}
     for account in accounts:
-        found = bank.get(f"/statements/{account}", subject=OPERATOR, scope=OPERATOR_SCOPE)
+        statement = bank.get(f"/statements/{account}", subject=OPERATOR, scope=OPERATOR_SCOPE)
         statements[account] = [
             Entry(account, line["seq"], line["transaction_id"], line["amount"], line["balance_after"])
-            for line in found["entries"]
+            for line in statement["entries"]
         ]
     return HistoryView(
         _transactions(bank, "transaction", "status = 'posted'"), _entries(bank, "transaction"), statements
     )
 
 
-def all_quiet(bank: ComposedBank, standstill: float) -> tuple[int, float]:
-    """Wait until every event is consumed; return how many were missing at first, and the seconds that it took.
+def wait_until_consumed(bank: ComposedBank, max_stall: float) -> tuple[int, float]:
+    """Wait until every event is consumed; return how many were left at first, and the seconds that it took.
 
-    Raises AssertionError if none is consumed for `standstill` seconds: slow events are not lost ones.
+    Raises AssertionError if no event is consumed for `max_stall` seconds: the others may be slow, but are not lost.
     """
 
-    began = moved = time.monotonic()
+    started = changed = time.monotonic()
     left = at_first = bank.unconsumed_events()
     while left:
         time.sleep(1)
         if (now := bank.unconsumed_events()) != left:
-            left, moved = now, time.monotonic()
-        assert time.monotonic() - moved < standstill, f"{left} events are missing"
-    return at_first, time.monotonic() - began
+            left, changed = now, time.monotonic()
+        assert time.monotonic() - changed < max_stall, f"{left} events are missing"
+    return at_first, time.monotonic() - started
