@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 
 from app import schemas, statements
 from app.http import streaming
-from app.http.streaming import Streams
+from app.http.streaming import StreamLimiter
 from app.service import TransactionService
 from app.storage.queries import TransactionFilter
 from shared.http import paging
@@ -81,8 +81,8 @@ async def list_transactions(
     cursor: paging.Cursor = None,
 ) -> Response:
     """List the transactions of the caller's accounts, newest first; operators see all."""
-    wanted = TransactionFilter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
-    found = await _service(request).transactions(caller, wanted, _after(cursor), limit + 1)
+    filter_ = TransactionFilter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
+    found = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
     through = statements.timestamp_or_none(found.complete_through)
     return paging.page(found.items, limit, complete=found.complete, complete_through=through)
 
@@ -115,12 +115,12 @@ async def get_statement(request: Request, caller: _Caller, start: From = None, e
     service = _service(request)
     statement = await service.statement(caller, _id(request, "account_id"), start, end)
     headers = {"Vary": "Accept"}
-    form: statements.JsonFormat | statements.CsvFormat = statements.JsonFormat(statement)
+    format_: statements.JsonFormat | statements.CsvFormat = statements.JsonFormat(statement)
     if _prefers_csv(request.headers.get("accept", "")):
-        form = statements.CsvFormat(statement)
+        format_ = statements.CsvFormat(statement)
         headers["Content-Disposition"] = f'attachment; filename="{statements.csv_filename(statement)}"'
-    streams: Streams = request.app.state.streams
-    return streaming.respond(streams, statement, form, partial(service.more_lines, statement), headers)
+    streams: StreamLimiter = request.app.state.streams
+    return streaming.statement_response(streams, statement, format_, partial(service.next_lines, statement), headers)
 
 
 def _prefers_csv(accept: str) -> bool:

@@ -19,7 +19,8 @@ from shared.ids import rfc3339
 AMOUNT = "amount"
 LARGE_AMOUNT = "large-amount"
 VELOCITY = "velocity"
-RAPID_IN_AND_OUT = "rapid-in-and-out"
+# Stored in flags and part of their ids, so this name of the rule cannot change.
+PASS_THROUGH = "rapid-in-and-out"
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:bank:flag")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -44,9 +45,9 @@ class Thresholds:
         """Maximum time between two entries that a rule combines."""
         return timedelta(seconds=max(self.velocity_seconds, self.pass_through_seconds))
 
-    def pass_through_debit(self, currency: str) -> Decimal:
-        """Return the minimum debit that can pay out a relevant credit."""
-        return self.pass_through_share * self.pass_through_amount.of(currency)
+    def min_pass_through_debit(self, currency: str) -> Decimal:
+        """Return the minimum debit that pays out a large enough share of a credit that the rule checks."""
+        return self.pass_through_share * self.pass_through_amount.in_currency(currency)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Entry:
 
     @property
     def is_payment(self) -> bool:
-        """Whether the customer pays."""
+        """Whether it is a debit by a payment."""
         return self.amount < 0 and self.type in _PAYMENTS
 
 
@@ -119,7 +120,7 @@ def lookback_window(
     entries until the next window.
     """
     payments = [entry for entry in recent if entry.is_payment]
-    payouts = [entry for entry in payments if -entry.amount >= thresholds.pass_through_debit(entry.currency)]
+    payouts = [entry for entry in payments if -entry.amount >= thresholds.min_pass_through_debit(entry.currency)]
     return LookbackWindow(
         debits=frozenset(
             entry.account_id
@@ -127,7 +128,7 @@ def lookback_window(
             if (entry.account_id, velocity_occurrence(entry.created_at, thresholds)) not in flagged
         ),
         credits=frozenset(entry.account_id for entry in payouts),
-        min_credit=min((thresholds.pass_through_amount.of(entry.currency) for entry in payouts), default=1),
+        min_credit=min((thresholds.pass_through_amount.in_currency(entry.currency) for entry in payouts), default=1),
     )
 
 
@@ -138,9 +139,9 @@ def _time_of(entry: Entry) -> tuple[datetime, int]:
 def _amounts(payments: Iterable[Entry], thresholds: Thresholds) -> Iterable[Finding]:
     for payment in payments:
         ids = payment.account_id, payment.transaction_id, payment.transaction_id
-        if -payment.amount > thresholds.freeze_amount.of(payment.currency):
+        if -payment.amount > thresholds.freeze_amount.in_currency(payment.currency):
             yield Finding(LARGE_AMOUNT, *ids, score=100, action="freeze")
-        elif -payment.amount >= thresholds.review_amount.of(payment.currency):
+        elif -payment.amount >= thresholds.review_amount.in_currency(payment.currency):
             yield Finding(AMOUNT, *ids, score=60)
 
 
@@ -160,7 +161,7 @@ def _pass_through(ordered: Iterable[Entry], thresholds: Thresholds) -> Iterable[
     # Credits by increasing time and amount: an earlier credit that is no smaller than a later one has no effect.
     candidates: deque[Entry] = deque()
     for entry in ordered:
-        if entry.amount >= thresholds.pass_through_amount.of(entry.currency):
+        if entry.amount >= thresholds.pass_through_amount.in_currency(entry.currency):
             while candidates and candidates[-1].amount >= entry.amount:
                 candidates.pop()
             candidates.append(entry)
@@ -168,4 +169,4 @@ def _pass_through(ordered: Iterable[Entry], thresholds: Thresholds) -> Iterable[
             while candidates and entry.created_at - candidates[0].created_at > window:
                 candidates.popleft()
             if candidates and -entry.amount >= thresholds.pass_through_share * candidates[0].amount:
-                yield Finding(RAPID_IN_AND_OUT, entry.account_id, entry.transaction_id, entry.transaction_id, score=80)
+                yield Finding(PASS_THROUGH, entry.account_id, entry.transaction_id, entry.transaction_id, score=80)

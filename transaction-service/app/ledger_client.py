@@ -1,4 +1,4 @@
-"""Client of account-service's internal endpoints: balances, and the last sequence number of accounts."""
+"""Client of account-service's internal endpoints: balances, and the last sequence number of each account."""
 
 import asyncio
 import logging
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 _TIMEOUT_SECONDS = 10
 _SEQ_TIMEOUT_SECONDS = 0.3
-# How long lookups of `seq` are skipped after a failure, so that readers do not queue up for it.
-_PAUSE_SECONDS = 1.0
+# After a failure, queries for `seq` fail at once for this time, so that callers do not wait for each timeout.
+_RETRY_DELAY_SECONDS = 1.0
 
 
-class _Item(BaseModel):
+class _AccountBalance(BaseModel):
     id: str
     currency: str
     balance: int
@@ -29,20 +29,20 @@ class _Item(BaseModel):
     updated_at: AwareDatetime
 
 
-class _Page(BaseModel):
-    items: list[_Item]
+class _BalancePage(BaseModel):
+    items: list[_AccountBalance]
     next_cursor: str | None
 
 
-class _Seq(BaseModel):
+class _AccountSeq(BaseModel):
     id: str
     owner: str
     currency: str
     seq: int
 
 
-class _Seqs(BaseModel):
-    items: list[_Seq]
+class _AccountSeqPage(BaseModel):
+    items: list[_AccountSeq]
     more: bool
 
 
@@ -62,24 +62,24 @@ class LedgerClient:
         """
         cursor: str | None = None
         while True:
-            asked_at = utc_now()
+            requested_at = utc_now()
             query = {} if cursor is None else {"after": cursor}
             response = (await self._client.get("/internal/balances", params=query)).raise_for_status()
-            page = _Page.model_validate_json(response.content)
-            yield asked_at, [Balance(**item.model_dump()) for item in page.items]
+            page = _BalancePage.model_validate_json(response.content)
+            yield requested_at, [Balance(**item.model_dump()) for item in page.items]
             cursor = page.next_cursor
             if cursor is None:
                 return
 
-    async def account(self, account_id: str) -> LedgerState | None:
-        """Return the state of an account (empty if it does not exist); None if account-service is unavailable."""
-        return await self._fetch_seqs({"account_id": account_id})
+    async def state_of_account(self, account_id: str) -> LedgerState | None:
+        """Return the ledger's state of an account, empty if it does not exist; None if unavailable."""
+        return await self._fetch_state({"account_id": account_id})
 
-    async def accounts_of(self, owner: str) -> LedgerState | None:
-        """Return all accounts of an owner; None if account-service is unavailable, or there are too many."""
-        return await self._fetch_seqs({"owner": owner})
+    async def state_of_owner(self, owner: str) -> LedgerState | None:
+        """Return the ledger's state of an owner's accounts; None if unavailable, or if there are too many."""
+        return await self._fetch_state({"owner": owner})
 
-    async def _fetch_seqs(self, query: dict[str, str]) -> LedgerState | None:
+    async def _fetch_state(self, query: dict[str, str]) -> LedgerState | None:
         """Query once, with a short timeout: callers can respond without the result."""
         if time.monotonic() < self._unavailable_until:
             return None
@@ -87,9 +87,9 @@ class LedgerClient:
         try:
             async with asyncio.timeout(_SEQ_TIMEOUT_SECONDS):
                 response = (await self._client.get("/internal/seqs", params=query)).raise_for_status()
-            found = _Seqs.model_validate_json(response.content)
+            found = _AccountSeqPage.model_validate_json(response.content)
         except (httpx.HTTPError, TimeoutError, ValidationError) as error:
-            self._unavailable_until = time.monotonic() + _PAUSE_SECONDS
+            self._unavailable_until = time.monotonic() + _RETRY_DELAY_SECONDS
             log.warning("cannot read account sequence numbers from account-service: %r", error)
             return None
         accounts = {item.id: LedgerAccount(**item.model_dump()) for item in found.items}

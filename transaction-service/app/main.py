@@ -9,7 +9,7 @@ from app import api
 from app.application.ingestion import EventIngestion
 from app.application.reconciler import Reconciler
 from app.consumer import HistoryHandler
-from app.http.streaming import Streams
+from app.http.streaming import StreamLimiter
 from app.ledger_client import LedgerClient
 from app.models import outbox
 from app.service import TransactionService
@@ -48,6 +48,6 @@ def create(settings: TransactionSettings) -> Service:
         lifespan=lifespan,
     )
     service_app.app.state.service = TransactionService(runtime.engine, ledger, reconciler)
-    service_app.app.state.streams = Streams()
+    service_app.app.state.streams = StreamLimiter()
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

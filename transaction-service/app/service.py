@@ -32,7 +32,7 @@ class Listing:
 
 
 class TransactionService:
-    """The read side: transactions, statements, flags, and a reconciliation on demand."""
+    """Queries of transactions, statements and flags, and a reconciliation on demand."""
 
     def __init__(self, engine: AsyncEngine, ledger: LedgerClient, reconciler: Reconciler) -> None:
         self._engine = engine
@@ -58,8 +58,8 @@ class TransactionService:
     async def _ledger_state(self, filter_: TransactionFilter) -> LedgerState | None:
         """Query account-service for the last `seq` of the listed accounts."""
         if filter_.account_id is not None:
-            return await self._ledger.account(filter_.account_id)
-        return await self._ledger.accounts_of(filter_.owner) if filter_.owner is not None else None
+            return await self._ledger.state_of_account(filter_.account_id)
+        return await self._ledger.state_of_owner(filter_.owner) if filter_.owner is not None else None
 
     async def transaction(self, caller: Caller, transaction_id: str) -> dict[str, Any]:
         """Return a transaction of one of the caller's accounts (operators: any). Raises Problem (not-found)."""
@@ -78,18 +78,18 @@ class TransactionService:
         Raises Problem: not-found, or validation-failed for an empty or too long period.
         """
         start, end = statements.period(start, end, utc_now())
-        ledger = await self._ledger.account(account_id)
+        ledger = await self._ledger.state_of_account(account_id)
         async with self._engine.connect() as connection:
             account = await _visible_account(connection, caller, account_id, ledger)
-            # Read first: later reads then include everything that it covers.
-            extent = (await ranges.gapless_ranges(connection, [account_id]))[account_id]
+            # ReadPage first: later reads then include everything that it covers.
+            gapless = (await ranges.gapless_ranges(connection, [account_id]))[account_id]
             opening = await queries.balance_at(connection, account_id, start)
             closing = max(opening, await queries.balance_at(connection, account_id, end))
             lines = await queries.lines(connection, account_id, opening.seq, closing.seq)
-        watermark = completeness.watermark(extent, account_id, ledger)
+        watermark = completeness.watermark(gapless, account_id, ledger)
         return Statement(account_id, account.currency, start, end, opening, closing, watermark, lines)
 
-    async def more_lines(self, statement: Statement, after: int) -> list[Line]:
+    async def next_lines(self, statement: Statement, after: int) -> list[Line]:
         """Return the next lines of a statement, in a separate transaction."""
         async with self._engine.connect() as connection:
             return await queries.lines(connection, statement.account_id, after, statement.closing.seq)
@@ -130,8 +130,8 @@ async def _complete_through(
         account_ids = list(ledger.accounts)
     else:
         return None
-    reached = await ranges.gapless_ranges(connection, account_ids)
-    watermarks = [completeness.watermark(reached[id_], id_, ledger) for id_ in account_ids]
+    gapless = await ranges.gapless_ranges(connection, account_ids)
+    watermarks = [completeness.watermark(gapless[id_], id_, ledger) for id_ in account_ids]
     if not watermarks and ledger is not None:
         return ledger.as_of
     return completeness.complete_through(watermarks)

@@ -23,8 +23,8 @@ from shared.ids import rfc3339
 from shared.http.problems import Problem
 
 MAX_PERIOD = timedelta(days=366)
-# Entries per page.
-PAGE = 250
+# Number of entries per page.
+PAGE_SIZE = 250
 
 CSV_COLUMNS = (
     "created_at",
@@ -226,7 +226,7 @@ class CsvFormat:
                 line.transaction_id,
                 line.seq,
                 line.counterparty,
-                _cell(line.reference or ""),
+                _escape_formula(line.reference or ""),
                 currency,
                 line.amount,
                 line.balance_after,
@@ -264,6 +264,6 @@ def _balance_row(
     return rfc3339(timestamp), kind, "", "", "", reference, statement.currency, "", balance
 
 
-def _cell(text: str) -> str:
+def _escape_formula(text: str) -> str:
     """Escape text that a spreadsheet would evaluate as a formula."""
     return _FORMULA_START.sub(r"\1'", text)

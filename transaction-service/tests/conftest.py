@@ -66,13 +66,13 @@ class Balances(LedgerClient):
         for page in self.found:
             yield NOW, page
 
-    async def account(self, account_id: str) -> LedgerState | None:
+    async def state_of_account(self, account_id: str) -> LedgerState | None:
         """Return the account that the test set."""
         if self.ledger is None:
             return None
         return LedgerState(NOW, {id_: each for id_, each in self.ledger.items() if id_ == account_id})
 
-    async def accounts_of(self, owner: str) -> LedgerState | None:
+    async def state_of_owner(self, owner: str) -> LedgerState | None:
         """Return the accounts that the test set."""
         if self.ledger is None:
             return None

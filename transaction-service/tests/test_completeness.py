@@ -191,7 +191,7 @@ async def test_the_list_of_all_accounts_is_never_complete(
 @pytest.fixture
 def stride(monkeypatch: pytest.MonkeyPatch) -> int:
     """A checkpoint every two entries."""
-    monkeypatch.setattr(reconciliation, "STRIDE", 2)
+    monkeypatch.setattr(reconciliation, "CHECKPOINT_INTERVAL", 2)
     return 2
 
 
@@ -306,11 +306,11 @@ async def test_each_lookup_is_one_request():
     item = {"id": "a", "owner": "alice", "currency": "USD", "seq": 3}
     whole, more = ({"items": [item], "more": more} for more in (False, True))
     asked: list[httpx.Request] = []
-    asking = reader([httpx.Response(200, json=body) for body in (whole, whole, more)], asked)
-    for found in (await asking.account("a"), await asking.accounts_of("alice & bob")):
+    client = reader([httpx.Response(200, json=body) for body in (whole, whole, more)], asked)
+    for found in (await client.state_of_account("a"), await client.state_of_owner("alice & bob")):
         assert found is not None and found.accounts == {"a": LedgerAccount("a", "alice", "USD", 3)}
         assert found.as_of == NOW
-    assert await asking.accounts_of("alice") is None  # there are more than it tells
+    assert await client.state_of_owner("alice") is None  # there are more than it tells
     assert [str(request.url) for request in asked[:2]] == [
         "http://account-service/internal/seqs?account_id=a",
         "http://account-service/internal/seqs?owner=alice+%26+bob",
@@ -326,11 +326,11 @@ async def test_a_failed_lookup_pauses_further_lookups(
 ):
     asked, clock = list[httpx.Request](), StoppedClock()
     monkeypatch.setattr(ledger_client_module, "time", clock)
-    asking = reader([answer, httpx.Response(200, json={"items": [], "more": False})], asked)
-    assert await asking.account("a") is None and await asking.account("a") is None
+    client = reader([answer, httpx.Response(200, json={"items": [], "more": False})], asked)
+    assert await client.state_of_account("a") is None and await client.state_of_account("a") is None
     assert len(asked) == 1
     clock.now += 1
-    assert await asking.account("a") is not None
+    assert await client.state_of_account("a") is not None
 
 
 async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch):
@@ -340,8 +340,8 @@ async def test_a_lookup_times_out(monkeypatch: pytest.MonkeyPatch):
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
-    asking = LedgerClient("http://account-service", "secret")
-    asking._client = httpx.AsyncClient(  # pylint: disable=protected-access
+    client = LedgerClient("http://account-service", "secret")
+    client._client = httpx.AsyncClient(  # pylint: disable=protected-access
         base_url="http://account-service", transport=httpx.MockTransport(hang)
     )
-    assert await asking.account("a") is None
+    assert await client.state_of_account("a") is None

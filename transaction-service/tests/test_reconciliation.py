@@ -8,7 +8,7 @@ import pytest
 
 from app.application.ingestion import EventIngestion
 from app.application.reconciler import Reconciler
-from app.domain.reconciliation import Balance, History, AheadOfBalance, compare
+from app.domain.reconciliation import Balance, History, HistoryAtBalance, compare
 from app.ledger_client import LedgerClient
 from app.prometheus import MISMATCHES
 from app.service import TransactionService
@@ -38,14 +38,14 @@ def balance(amount: int = 30, seq: int = 3, updated_at=OLD) -> Balance:
         (balance(seq=4, updated_at=RECENT), History(3, 3, 30, 30), None, "pending"),
         (balance(), History(2, 3, 30, 30, gap_since=OLD), None, "gap"),
         (balance(), History(2, 3, 30, 30, gap_since=RECENT), None, "pending"),
-        (balance(), History(4, 4, 40, 40), AheadOfBalance(30, RECENT), None),
-        (balance(), History(4, 4, 40, 40), AheadOfBalance(29, RECENT), "balance"),
-        (balance(), History(4, 4, 40, 40), AheadOfBalance(30, OLD), "local-ahead"),
-        (balance(0, 0), History(1, 1, 40, 40), AheadOfBalance(None, RECENT), None),
-        (balance(9, 0), History(1, 1, 40, 40), AheadOfBalance(None, RECENT), "balance"),
+        (balance(), History(4, 4, 40, 40), HistoryAtBalance(30, RECENT), None),
+        (balance(), History(4, 4, 40, 40), HistoryAtBalance(29, RECENT), "balance"),
+        (balance(), History(4, 4, 40, 40), HistoryAtBalance(30, OLD), "local-ahead"),
+        (balance(0, 0), History(1, 1, 40, 40), HistoryAtBalance(None, RECENT), None),
+        (balance(9, 0), History(1, 1, 40, 40), HistoryAtBalance(None, RECENT), "balance"),
     ],
 )
-def test_compare(theirs: Balance, ours: History, surplus: AheadOfBalance | None, expected: str | None):
+def test_compare(theirs: Balance, ours: History, surplus: HistoryAtBalance | None, expected: str | None):
     assert compare(theirs, ours, surplus, NOON, GRACE) == expected
 
 

@@ -51,4 +51,4 @@ def test_amounts_by_currency_are_checked_at_the_start(name: str, value: str, env
 def test_amounts_by_currency(environment: SettingsEnvironment) -> None:
     environment.set(FRAUD_FREEZE_AMOUNT="5000,EUR=4000")
     limits = environment.load().thresholds
-    assert [limits.freeze_amount.of(currency) for currency in ("USD", "EUR", "JPY")] == [5000, 4000, 7500]
+    assert [limits.freeze_amount.in_currency(currency) for currency in ("USD", "EUR", "JPY")] == [5000, 4000, 7500]

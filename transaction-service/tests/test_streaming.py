@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.application.ingestion import EventIngestion
 from app.domain.completeness import LedgerAccount
 from app.http import streaming
-from app.http.streaming import Streams, respond
+from app.http.streaming import StreamLimiter, statement_response
 from app.service import TransactionService
 from app.statements import CsvFormat, JsonFormat, Line
 from app.storage import queries
@@ -31,7 +31,7 @@ AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 @pytest.fixture(autouse=True)
 def page(monkeypatch: pytest.MonkeyPatch) -> int:
     """Five entries are a page."""
-    monkeypatch.setattr(queries, "PAGE", 5)
+    monkeypatch.setattr(queries, "PAGE_SIZE", 5)
     return 5
 
 
@@ -75,7 +75,7 @@ async def test_a_long_statement_is_one_document(client: httpx.AsyncClient, alice
 async def test_the_number_of_concurrent_long_statements_is_limited(
     client: httpx.AsyncClient, application: Service, alices: str
 ):
-    application.app.state.streams = Streams(limit=1)
+    application.app.state.streams = StreamLimiter(limit=1)
     with application.app.state.streams.slot():
         answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND)
         assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (429, "rate-limited", "5")
@@ -121,7 +121,7 @@ class Sender:
     def __init__(self, service: TransactionService, account: str) -> None:
         self.service = service
         self.account = account
-        self.streams = Streams(limit=1)
+        self.streams = StreamLimiter(limit=1)
         self.pages = 0
 
     async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, **scope: Any):
@@ -130,9 +130,9 @@ class Sender:
 
         async def read(after: int) -> list[Line]:
             self.pages += 1
-            return await self.service.more_lines(statement, after)
+            return await self.service.next_lines(statement, after)
 
-        response = respond(self.streams, statement, form(statement), read, {})
+        response = statement_response(self.streams, statement, form(statement), read, {})
         scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}} | scope
         await response(scope, connection.receive, connection.send)
         with self.streams.slot():  # whatever came of it, its place is free again
@@ -203,7 +203,7 @@ async def test_head_of_a_long_statement_reads_no_pages(
     async def read(*_: object) -> list[Line]:
         raise AssertionError("a page was read")
 
-    monkeypatch.setattr(TransactionService, "more_lines", read)
+    monkeypatch.setattr(TransactionService, "next_lines", read)
     answer = await client.head(f"/api/v1/statements/{alices}", params=AROUND)
     assert (answer.status_code, answer.content) == (200, b"")
     assert answer.headers["content-type"] == whole.headers["content-type"]
@@ -211,24 +211,24 @@ async def test_head_of_a_long_statement_reads_no_pages(
 
 async def test_pages_are_read_one_at_a_time(service: TransactionService, alices: str):
     statement = await service.statement(ALICE, alices, None, None)
-    streams, reading, most = Streams(), 0, 0
+    streams, reading, most = StreamLimiter(), 0, 0
 
     async def read(after: int) -> list[Line]:
         nonlocal reading, most
         reading += 1
         most = max(most, reading)
-        lines = await service.more_lines(statement, after)
+        lines = await service.next_lines(statement, after)
         reading -= 1
         return lines
 
     async def whole() -> bytes:
-        return b"".join([part async for part in streams.documents(statement, JsonFormat(statement), read)])
+        return b"".join([part async for part in streams.parts(statement, JsonFormat(statement), read)])
 
     found = await asyncio.gather(*(whole() for _ in range(3)))
     assert most == 1 and len(set(found)) == 1 and orjson.loads(found[0])["complete"]
 
 
 def test_slots_are_limited():
-    streams = Streams(limit=1)
+    streams = StreamLimiter(limit=1)
     with streams.slot(), pytest.raises(Problem, match="rate-limited"), streams.slot():
         raise AssertionError("unreachable")

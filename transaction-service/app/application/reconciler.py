@@ -40,8 +40,8 @@ class Reconciler:
         checked = pending = mismatches = 0
         listed: list[dict[str, Any]] = []
         try:
-            async for asked_at, balances in self._ledger.balances():
-                for item in await self._compare(asked_at, balances):
+            async for requested_at, balances in self._ledger.balances():
+                for item in await self._compare(requested_at, balances):
                     checked += 1
                     pending += item["kind"] == PENDING
                     if item["kind"] not in (None, PENDING):
@@ -61,24 +61,24 @@ class Reconciler:
             "checked_at": rfc3339(utc_now()),
         }
 
-    async def _compare(self, asked_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
+    async def _compare(self, requested_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
         grace = timedelta(seconds=self._settings.reconciliation_grace_seconds)
         async with self._engine.connect() as connection:
-            ours = await ranges.account_histories(connection, [balance.id for balance in balances])
+            histories = await ranges.account_histories(connection, [balance.id for balance in balances])
             ahead = {
                 balance.id: balance.seq
                 for balance in balances
-                if balance.id in ours and ours[balance.id].seq > balance.seq
+                if balance.id in histories and histories[balance.id].seq > balance.seq
             }
-            ahead_of_balance = await ranges.ahead_of_balance(connection, ahead)
-        await self._add_checkpoints(ours)
+            at_balances = await ranges.histories_at(connection, ahead)
+        await self._add_checkpoints(histories)
         compared = []
         for balance in balances:
-            history = ours.get(balance.id, History())
+            history = histories.get(balance.id, History())
             compared.append(
                 {
                     "account_id": balance.id,
-                    "kind": compare(balance, history, ahead_of_balance.get(balance.id), asked_at, grace),
+                    "kind": compare(balance, history, at_balances.get(balance.id), requested_at, grace),
                     "seq": history.seq,
                     "account_service_seq": balance.seq,
                     "balance": history.balance,
@@ -89,11 +89,11 @@ class Reconciler:
 
     async def _add_checkpoints(self, account_histories: Mapping[str, History]) -> None:
         """Write checkpoints; a canary writes none."""
-        wanted = {id_: found for id_, each in account_histories.items() if (found := each.next_checkpoint) is not None}
-        if not wanted or self._settings.app_track == "canary":
+        due = {id_: found for id_, each in account_histories.items() if (found := each.next_checkpoint) is not None}
+        if not due or self._settings.app_track == "canary":
             return
         async with write_transaction(self._engine) as connection:
-            # Read again: a rebuild may have started meanwhile.
-            current = await ranges.gapless_ranges(connection, list(wanted))
-            confirmed = {id_: each for id_, each in wanted.items() if current[id_].seq >= each.seq}
+            # ReadPage again: a rebuild may have started meanwhile.
+            current = await ranges.gapless_ranges(connection, list(due))
+            confirmed = {id_: each for id_, each in due.items() if current[id_].seq >= each.seq}
             await ranges.add_checkpoints(connection, confirmed)

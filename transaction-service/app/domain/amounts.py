@@ -39,7 +39,7 @@ class Amounts:
     cents: int
     explicit: Mapping[str, int] = field(default_factory=dict)
 
-    def of(self, currency: str) -> int:
+    def in_currency(self, currency: str) -> int:
         """Return the amount in minor units of a currency."""
         return self.explicit.get(currency) or _equivalent(self.cents, currency)
 

@@ -41,7 +41,10 @@ class LedgerState:
 
 @dataclass(frozen=True, slots=True)
 class Watermark:
-    """`seq` of the history and of the ledger; the latter is None if account-service was unavailable."""
+    """How far an account's history is known to be complete.
+
+    `seq` is the end of the gapless range; `account_seq` is that of the last entry in the ledger, None if unavailable.
+    """
 
     seq: int
     account_seq: int | None
@@ -53,13 +56,13 @@ class Watermark:
         return self.complete_through is not None and end <= self.complete_through
 
 
-def watermark(extent: GaplessRange, account_id: str, ledger: LedgerState | None) -> Watermark:
+def watermark(gapless: GaplessRange, account_id: str, ledger: LedgerState | None) -> Watermark:
     """Return the watermark of an account's history."""
     account = ledger.accounts.get(account_id) if ledger else None
     if ledger is None or account is None:
-        return Watermark(extent.seq, None, None, _complete_by_itself(extent))
-    through = ledger.as_of if extent.seq >= account.seq else _complete_by_itself(extent)
-    return Watermark(extent.seq, account.seq, ledger.as_of, through)
+        return Watermark(gapless.seq, None, None, _complete_without_ledger(gapless))
+    through = ledger.as_of if gapless.seq >= account.seq else _complete_without_ledger(gapless)
+    return Watermark(gapless.seq, account.seq, ledger.as_of, through)
 
 
 def complete_through(watermarks: Iterable[Watermark]) -> datetime | None:
@@ -69,6 +72,6 @@ def complete_through(watermarks: Iterable[Watermark]) -> datetime | None:
     return min(known, default=None) if len(known) == len(times) else None
 
 
-def _complete_by_itself(extent: GaplessRange) -> datetime | None:
-    """Return up to when a history is complete, whatever follows its last entry."""
-    return extent.at - CLOCK_MARGIN if extent.at is not None else None
+def _complete_without_ledger(gapless: GaplessRange) -> datetime | None:
+    """Return up to when a history is complete, even if the ledger has entries after its last one."""
+    return gapless.at - CLOCK_MARGIN if gapless.at is not None else None

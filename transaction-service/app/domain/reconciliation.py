@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 PENDING = "pending"
-# Minimum number of entries between two checkpoints of an account: those after the last one are counted on each read.
-STRIDE = 2000
+# Minimum number of entries between two checkpoints of an account; those after the last checkpoint are read each time.
+CHECKPOINT_INTERVAL = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +49,46 @@ class History:
     def next_checkpoint(self) -> Checkpoint | None:
         """The checkpoint to write: enough entries since the last one, and none missing; otherwise None."""
         is_consistent = self.count == self.seq and self.total == self.balance
-        return Checkpoint(self.seq, self.balance) if is_consistent and self.seq - self.checkpoint >= STRIDE else None
+        return (
+            Checkpoint(self.seq, self.balance)
+            if is_consistent and self.seq - self.checkpoint >= CHECKPOINT_INTERVAL
+            else None
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class AheadOfBalance:
-    """A history ahead of the balance: its balance at the balance's `seq`, and the time of the next entry."""
+class HistoryAtBalance:
+    """A history ahead of account-service's balance: its own balance at that `seq`, and the time of the next entry."""
 
-    balance_there: int | None
-    next_at: datetime | None
+    balance: int | None
+    next_entry_at: datetime | None
 
 
 def compare(
-    theirs: Balance, ours: History, surplus: AheadOfBalance | None, asked_at: datetime, grace: timedelta
+    account: Balance, history: History, at_balance: HistoryAtBalance | None, requested_at: datetime, grace: timedelta
 ) -> str | None:
     """Return None if history and balance agree, `pending` if they may soon, otherwise the kind of mismatch.
 
-    `asked_at` is the time before the balance was read; `surplus` is required if the history is ahead.
+    `requested_at` is the time before the balance was read; `at_balance` is required if the history is ahead.
     """
-    if ours.count != ours.seq:
-        return _pending_or("gap", ours.gap_since, asked_at, grace)
-    if ours.total != ours.balance:
+    if history.count != history.seq:
+        return _pending_or_mismatch("gap", history.gap_since, requested_at, grace)
+    if history.total != history.balance:
         return "sum"
-    if ours.seq < theirs.seq:
-        return _pending_or("missing-entries", theirs.updated_at, asked_at, grace)
-    if surplus is None:
-        return None if ours.balance == theirs.balance else "balance"
-    if (surplus.balance_there if theirs.seq else 0) != theirs.balance:
+    if history.seq < account.seq:
+        return _pending_or_mismatch("missing-entries", account.updated_at, requested_at, grace)
+    if at_balance is None:
+        return None if history.balance == account.balance else "balance"
+    if (at_balance.balance if account.seq else 0) != account.balance:
         return "balance"
     # Entries posted well before the balance was read should be included in it.
-    return "local-ahead" if surplus.next_at is not None and asked_at - surplus.next_at > grace else None
+    return (
+        "local-ahead"
+        if at_balance.next_entry_at is not None and requested_at - at_balance.next_entry_at > grace
+        else None
+    )
 
 
-def _pending_or(kind: str, since: datetime | None, asked_at: datetime, grace: timedelta) -> str:
+def _pending_or_mismatch(kind: str, since: datetime | None, requested_at: datetime, grace: timedelta) -> str:
     """Return `pending` while the missing entries may still arrive."""
-    return PENDING if since is None or asked_at - since <= grace else kind
+    return PENDING if since is None or requested_at - since <= grace else kind

@@ -1,6 +1,6 @@
 """Whether the history has the entries that events describe: plain functions on plain data.
 
-It does not use the projection, whose faults it is to find.
+Does not use the projection, because it must detect faults of the projection.
 """
 
 import uuid

@@ -25,69 +25,73 @@ MAX_CONCURRENT = 24
 _RETRY_AFTER_SECONDS = "5"
 # Timeout for sending one part.
 _SEND_TIMEOUT_SECONDS = 30.0
-# Pause after a page, as a multiple of the time that reading it took.
-_PAUSE = 2
+# Pause after each page, as a multiple of the time that reading it took.
+_PAUSE_FACTOR = 2
 
-Read = Callable[[int], Awaitable[Sequence[Line]]]
+ReadPage = Callable[[int], Awaitable[Sequence[Line]]]
 
 
 class _Aborted(Exception):
     """The statement cannot be completed."""
 
 
-class Streams:
-    """Limits the long statements of a process: their number, and one page read at a time."""
+class StreamLimiter:
+    """Limits the number of long statements that a process sends concurrently, and reads one page at a time."""
 
     def __init__(self, limit: int = MAX_CONCURRENT) -> None:
-        self._free = limit
-        self._turn = asyncio.Lock()
+        self._free_slots = limit
+        self._page_lock = asyncio.Lock()
 
     @contextmanager
     def slot(self) -> Iterator[None]:
-        """Occupy a slot for the duration of the block. Raises Problem (rate-limited) if none is free."""
-        if self._free == 0:
+        """Take a slot for the duration of the block. Raises Problem (rate-limited) if none is free."""
+        if self._free_slots == 0:
             # Not 503: NGINX would treat the replica as failed and send it no other requests either.
             detail = "Too many long statements at the same time; try again later, or request a shorter period."
             raise Problem("rate-limited", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS})
-        self._free -= 1
+        self._free_slots -= 1
         try:
             yield
         finally:
-            self._free += 1
+            self._free_slots += 1
 
-    async def documents(self, statement: Statement, form: JsonFormat | CsvFormat, read: Read) -> AsyncIterator[bytes]:
+    async def parts(
+        self, statement: Statement, format_: JsonFormat | CsvFormat, read_page: ReadPage
+    ) -> AsyncIterator[bytes]:
         """Yield the parts of a statement. Raises _Aborted if its entries no longer match its head."""
         totals = Totals(statement.opening.seq)
         totals.add(statement.lines)
-        yield form.head() + form.entries(statement.lines)
+        yield format_.head() + format_.entries(statement.lines)
         while totals.seq < statement.closing.seq:
-            # One page at a time per process, followed by a pause twice as long, leaves most of the process to other
-            # requests, however many long statements there are.
-            async with self._turn:
+            # One page at a time per process, with a pause after it, leaves most of the CPU to other requests, however
+            # many long statements there are.
+            async with self._page_lock:
                 started = time.perf_counter()
-                lines = await shield(read(totals.seq))
+                lines = await shield(read_page(totals.seq))
                 if not lines:
                     raise _Aborted(f"its entries after {totals.seq} were deleted")
                 totals.add(lines)
-                part = form.entries(lines)
+                part = format_.entries(lines)
                 del lines
-                await asyncio.sleep(_PAUSE * (time.perf_counter() - started))
+                await asyncio.sleep(_PAUSE_FACTOR * (time.perf_counter() - started))
             yield part
         if not totals.match(statement):
             raise _Aborted(f"it has {totals.count} entries up to {totals.seq}, not up to {statement.closing.seq}")
-        yield form.tail(totals)
+        yield format_.tail(totals)
 
 
-class _Stream(StreamingResponse):
+class _StatementResponse(StreamingResponse):
     """A long statement. An error closes the connection before the end of the document."""
 
-    def __init__(self, streams: Streams, parts: AsyncIterator[bytes], headers: dict[str, str], media_type: str) -> None:
+    def __init__(
+        self, streams: StreamLimiter, parts: AsyncIterator[bytes], headers: dict[str, str], media_type: str
+    ) -> None:
         super().__init__(parts, headers=headers, media_type=media_type)
         self._streams = streams
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._streams.slot():
-            # Set by shared.http.web, which answers HEAD as GET.
+            # shared.http.web passes HEAD requests on as GET, and sets `head`.
             if scope.get("head"):
                 await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                 await send({"type": "http.response.body", "body": b""})
@@ -106,13 +110,17 @@ class _Stream(StreamingResponse):
             log.warning("statement response aborted: %r", error)
 
 
-def respond(
-    streams: Streams, statement: Statement, form: JsonFormat | CsvFormat, read: Read, headers: dict[str, str]
+def statement_response(
+    streams: StreamLimiter,
+    statement: Statement,
+    format_: JsonFormat | CsvFormat,
+    read_page: ReadPage,
+    headers: dict[str, str],
 ) -> Response:
     """Return the response for a statement."""
     if statement.has_more:
-        return _Stream(streams, streams.documents(statement, form, read), headers, form.media_type)
+        return _StatementResponse(streams, streams.parts(statement, format_, read_page), headers, format_.media_type)
     totals = Totals(statement.opening.seq)
     totals.add(statement.lines)
-    content = form.head() + form.entries(statement.lines) + form.tail(totals)
-    return Response(content, headers=headers, media_type=form.media_type)
+    content = format_.head() + format_.entries(statement.lines) + format_.tail(totals)
+    return Response(content, headers=headers, media_type=format_.media_type)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
 from app.models import accounts, entries, flags, transactions
-from app.statements import PAGE, Line, BalanceAt
+from app.statements import PAGE_SIZE, Line, BalanceAt
 from shared.db.database import any_of, is_postgres
 
 
@@ -31,57 +31,57 @@ async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | No
 
 
 async def list_transactions(
-    connection: AsyncConnection, wanted: TransactionFilter, before: str | None, limit: int
+    connection: AsyncConnection, filter_: TransactionFilter, before: str | None, limit: int
 ) -> list[Row[Any]]:
     """Return transactions before an id, newest first; with an account, the owner is not checked here."""
-    if wanted.account_id is not None:
-        statement = _transactions_of_account(entries.c.account_id == wanted.account_id, wanted, before, limit)
-    elif wanted.owner is not None and is_postgres(connection):
+    if filter_.account_id is not None:
+        statement = _transactions_of_account(entries.c.account_id == filter_.account_id, filter_, before, limit)
+    elif filter_.owner is not None and is_postgres(connection):
         # The newest of each account, by index: only these are read even of an account with a million entries.
-        theirs = select(accounts.c.id).where(accounts.c.owner == wanted.owner).subquery()
+        owned = select(accounts.c.id).where(accounts.c.owner == filter_.owner).subquery()
         newest = (
-            _transactions_of_account(entries.c.account_id == theirs.c.id, wanted, before, limit)
-            .correlate(theirs)
+            _transactions_of_account(entries.c.account_id == owned.c.id, filter_, before, limit)
+            .correlate(owned)
             .lateral()
         )
-        statement = select(newest).distinct().select_from(theirs.join(newest, true()))
+        statement = select(newest).distinct().select_from(owned.join(newest, true()))
         statement = statement.order_by(newest.c.id.desc()).limit(limit)
     else:
         statement = _apply_filter(
-            select(transactions), transactions.c.id, transactions.c.created_at, wanted, before, limit
+            select(transactions), transactions.c.id, transactions.c.created_at, filter_, before, limit
         )
-        if wanted.owner is not None:
-            theirs_too = select(accounts.c.id).where(accounts.c.owner == wanted.owner)
-            touched = select(entries.c.transaction_id).where(entries.c.account_id.in_(theirs_too))
-            statement = statement.where(transactions.c.id.in_(touched))
+        if filter_.owner is not None:
+            owned_accounts = select(accounts.c.id).where(accounts.c.owner == filter_.owner)
+            their_transactions = select(entries.c.transaction_id).where(entries.c.account_id.in_(owned_accounts))
+            statement = statement.where(transactions.c.id.in_(their_transactions))
     return list((await connection.execute(statement)).all())
 
 
 def _transactions_of_account(
-    is_its: ColumnElement[bool], wanted: TransactionFilter, before: str | None, limit: int
+    account_condition: ColumnElement[bool], filter_: TransactionFilter, before: str | None, limit: int
 ) -> Select[Any]:
-    joined = select(transactions).join(entries, entries.c.transaction_id == transactions.c.id).where(is_its)
-    return _apply_filter(joined, entries.c.transaction_id, entries.c.created_at, wanted, before, limit)
+    joined = select(transactions).join(entries, entries.c.transaction_id == transactions.c.id).where(account_condition)
+    return _apply_filter(joined, entries.c.transaction_id, entries.c.created_at, filter_, before, limit)
 
 
 def _apply_filter(
     statement: Select[Any],
-    listed: ColumnElement[str],
-    timestamp: ColumnElement[datetime],
-    wanted: TransactionFilter,
+    id_column: ColumnElement[str],
+    time_column: ColumnElement[datetime],
+    filter_: TransactionFilter,
     before: str | None,
     limit: int,
 ) -> Select[Any]:
-    if wanted.type is not None:
-        statement = statement.where(transactions.c.type == wanted.type)
-    if wanted.start is not None:
-        statement = statement.where(timestamp >= wanted.start)
-    if wanted.end is not None:
-        statement = statement.where(timestamp < wanted.end)
+    if filter_.type is not None:
+        statement = statement.where(transactions.c.type == filter_.type)
+    if filter_.start is not None:
+        statement = statement.where(time_column >= filter_.start)
+    if filter_.end is not None:
+        statement = statement.where(time_column < filter_.end)
     if before is not None:
-        statement = statement.where(listed < before)
+        statement = statement.where(id_column < before)
     # A literal limit, so that the planner uses the index whatever its statistics are.
-    return statement.order_by(listed.desc()).limit(literal_column(str(limit)))
+    return statement.order_by(id_column.desc()).limit(literal_column(str(limit)))
 
 
 async def transaction(connection: AsyncConnection, transaction_id: str) -> Row[Any] | None:
@@ -137,7 +137,7 @@ async def lines(connection: AsyncConnection, account_id: str, after: int, last: 
         .join(transactions, transactions.c.id == entries.c.transaction_id)
         .where(entries.c.account_id == account_id, entries.c.seq > after, entries.c.seq <= last)
         .order_by(entries.c.seq)
-        .limit(literal_column(str(PAGE)))  # as in _apply_filter
+        .limit(literal_column(str(PAGE_SIZE)))  # as in _apply_filter
     )
     return [Line(*row) for row in await connection.execute(statement)]
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import GaplessRange
-from app.domain.reconciliation import Checkpoint, History, AheadOfBalance
+from app.domain.reconciliation import Checkpoint, History, HistoryAtBalance
 from app.models import checkpoints, entries
 from shared.db.database import any_of, bulk_insert_new
 
@@ -139,14 +139,14 @@ async def _first_gap_time(connection: AsyncConnection, account_id: str, base: in
     return since
 
 
-async def ahead_of_balance(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, AheadOfBalance]:
+async def histories_at(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, HistoryAtBalance]:
     """Return for each account the balance at the given `seq`, and the time of the next entry."""
     pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
     found = {(row.account_id, row.seq): row for row in await _at(connection, pairs)}
     surplus = {}
     for account_id, seq in ends.items():
         there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
-        surplus[account_id] = AheadOfBalance(
+        surplus[account_id] = HistoryAtBalance(
             there.balance_after if there else None, following.created_at if following else None
         )
     return surplus
