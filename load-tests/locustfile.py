@@ -100,10 +100,10 @@ class Customer(HttpUser):
         if moves_money := "amount" in body:
             # Before it is sent: a customer may be stopped while it waits for the response.
             POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token)
-        answer = self.client.post(_API + path, json=body, headers=headers, name=name, timeout=_TIMEOUT_SECONDS)
+        response = self.client.post(_API + path, json=body, headers=headers, name=name, timeout=_TIMEOUT_SECONDS)
         if moves_money:
-            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token, answer.status_code)
-        return answer.json() if answer.status_code == 201 else None
+            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token, response.status_code)
+        return response.json() if response.status_code == 201 else None
 
     def _get(self, path: str, name: str) -> None:
         self.client.get(_API + path, name=_API + name, timeout=_TIMEOUT_SECONDS)
@@ -114,8 +114,8 @@ class Customer(HttpUser):
         # A name of its own: quick 404s must not make the history look faster than it is.
         url, name = f"{_API}/transactions?account_id={self.account}", f"{_API}/transactions (new account)"
         while True:
-            with self.client.get(url, name=name, timeout=_TIMEOUT_SECONDS, catch_response=True) as answer:
-                if answer.status_code != 404 or time.monotonic() > deadline:
+            with self.client.get(url, name=name, timeout=_TIMEOUT_SECONDS, catch_response=True) as response:
+                if response.status_code != 404 or time.monotonic() > deadline:
                     return
-                answer.success()
+                response.success()
             time.sleep(0.2)

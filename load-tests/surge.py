@@ -66,9 +66,12 @@ def _repeat(client: httpx.Client, key: str, post: Post) -> Post:
     headers = {"Authorization": f"Bearer {post.token}", "Idempotency-Key": key}
     for _ in range(_REPEATS):
         with suppress(httpx.HTTPError):
-            answer = client.post(post.path, json=dict(post.body), headers=headers)
-            if answer.status_code < 500 and answer.json().get("code") not in ("request-in-progress", "rate-limited"):
-                return post._replace(status=answer.status_code)
+            response = client.post(post.path, json=dict(post.body), headers=headers)
+            if response.status_code < 500 and response.json().get("code") not in (
+                "request-in-progress",
+                "rate-limited",
+            ):
+                return post._replace(status=response.status_code)
         time.sleep(0.5)
     return post._replace(status=0)
 

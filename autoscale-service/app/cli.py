@@ -53,8 +53,8 @@ FORBIDDEN: Sequence[tuple[str, str, Any]] = (
 
 
 def _status(settings: AutoscaleSettings) -> int:
-    answer = httpx.get(f"http://127.0.0.1:{settings.port}/status", timeout=_TIMEOUT_SECONDS)
-    print(json.dumps(answer.json(), indent=2))
+    response = httpx.get(f"http://127.0.0.1:{settings.port}/status", timeout=_TIMEOUT_SECONDS)
+    print(json.dumps(response.json(), indent=2))
     return 0
 
 

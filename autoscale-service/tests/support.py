@@ -200,7 +200,7 @@ class Engine:
         body = orjson.loads(message["body"]) if message.get("body") else None
         if call.endswith("/stop"):
             await self.stopped.wait()
-        refused = next((answer for start, answer in self.refusals.items() if call.startswith(start)), None)
+        refused = next((response for start, response in self.refusals.items() if call.startswith(start)), None)
         status, document = self._answer(call, query, body) if refused is None else (refused[0], {"message": refused[1]})
         await send({"type": "http.response.start", "status": status, "headers": []})
         await send({"type": "http.response.body", "body": b"" if document is None else orjson.dumps(document)})

@@ -72,8 +72,8 @@ async def test_an_alert_is_accepted_and_wakes_the_loop(
 ) -> None:
     cluster.load = lambda _now: 400
     before = counted("accepted")
-    answer = await client.post(HOOK, json=payload)
-    assert (answer.status_code, answer.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
+    response = await client.post(HOOK, json=payload)
+    assert (response.status_code, response.json()) == (202, {"alerts": 1}) and counted("accepted") == before + 1
     await until(lambda: cluster.changes)
     assert cluster.changes[0][1] == 4
     assert (await client.get("/status")).json()["services"][ACCOUNT]["alert_active"]
@@ -81,8 +81,8 @@ async def test_an_alert_is_accepted_and_wakes_the_loop(
 
 async def test_alerts_of_one_webhook_are_resolved_separately(client: httpx.AsyncClient) -> None:
     both = [ALERT, {**ALERT, "status": "resolved", "endsAt": "2026-01-01T12:05:00Z"}]
-    answer = await client.post(HOOK, json={**ALERTMANAGER, "alerts": both})
-    assert answer.json() == {"alerts": 2}
+    response = await client.post(HOOK, json={**ALERTMANAGER, "alerts": both})
+    assert response.json() == {"alerts": 2}
     assert not (await client.get("/status")).json()["services"][ACCOUNT]["alert_active"]
 
 
@@ -100,16 +100,16 @@ async def test_alerts_of_one_webhook_are_resolved_separately(client: httpx.Async
 )
 async def test_a_wrong_secret_is_rejected(client: httpx.AsyncClient, authorization: str) -> None:
     before = counted("unauthorized")
-    answer = await client.post(HOOK, json=ALERTMANAGER, headers={"Authorization": authorization})
-    assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert answer.headers["content-type"] == "application/problem+json" and "WWW-Authenticate" in answer.headers
+    response = await client.post(HOOK, json=ALERTMANAGER, headers={"Authorization": authorization})
+    assert (response.status_code, response.json()["code"]) == (401, "unauthorized")
+    assert response.headers["content-type"] == "application/problem+json" and "WWW-Authenticate" in response.headers
     assert counted("unauthorized") == before + 1
 
 
 async def test_the_secret_is_accepted_as_a_basic_password(client: httpx.AsyncClient) -> None:
     credentials = base64.b64encode(f"grafana:{TOKEN}".encode()).decode()
-    answer = await client.post(HOOK, json=GRAFANA, headers={"Authorization": f"Basic {credentials}"})
-    assert answer.status_code == 202
+    response = await client.post(HOOK, json=GRAFANA, headers={"Authorization": f"Basic {credentials}"})
+    assert response.status_code == 202
 
 
 async def test_a_signature_is_accepted_once_within_the_replay_window(
@@ -132,8 +132,8 @@ async def test_a_signature_is_accepted_once_within_the_replay_window(
         (content + b" ", {**headers, "Authorization": f"Bearer {TOKEN}"}, "Invalid signature"),
     ]
     for body, given, why in refused:
-        answer = await client.post(HOOK, content=body, headers=given)
-        assert answer.status_code == 401 and why in answer.json()["detail"], why
+        response = await client.post(HOOK, content=body, headers=given)
+        assert response.status_code == 401 and why in response.json()["detail"], why
 
 
 async def test_an_invalid_timestamp_is_rejected(client: httpx.AsyncClient) -> None:
@@ -146,9 +146,9 @@ async def test_an_invalid_timestamp_is_rejected(client: httpx.AsyncClient) -> No
 async def test_an_unknown_service_rejects_the_whole_webhook(
     client: httpx.AsyncClient, cluster: FakeCluster, service: str
 ) -> None:
-    answer = await client.post(HOOK, json=about(service=service))
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["pointer"] == "/alerts/0/labels/service"
+    response = await client.post(HOOK, json=about(service=service))
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["pointer"] == "/alerts/0/labels/service"
     mixed = {**ALERTMANAGER, "alerts": [ALERT, *about(service=service)["alerts"]]}
     before = counted("unknown_service") + counted("malformed")
     assert (await client.post(HOOK, json=mixed)).status_code == 422
@@ -180,15 +180,15 @@ async def test_an_unknown_service_rejects_the_whole_webhook(
 async def test_an_invalid_payload_is_rejected(client: httpx.AsyncClient, content: bytes, status: int) -> None:
     outcome = "too_large" if status == 413 else "malformed"
     before = counted(outcome)
-    answer = await client.post(HOOK, content=content)
-    assert answer.status_code == status and answer.headers["content-type"] == "application/problem+json"
+    response = await client.post(HOOK, content=content)
+    assert response.status_code == status and response.headers["content-type"] == "application/problem+json"
     assert counted(outcome) == before + 1
 
 
 async def test_webhooks_are_unavailable_before_the_first_pass(client: httpx.AsyncClient, application: Service) -> None:
     application.app.state.controller.observed = False
-    answer = await client.post(HOOK, json=ALERTMANAGER)
-    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    response = await client.post(HOOK, json=ALERTMANAGER)
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
 
 
 async def test_an_operator_pauses_and_resumes(client: httpx.AsyncClient, cluster: FakeCluster, lab: Lab) -> None:
@@ -233,15 +233,15 @@ async def test_the_public_view_has_no_names_and_no_error_texts(
     await client.post(HOOK, json=ALERTMANAGER)
     await until(lambda: len(application.app.state.controller.status()[ACCOUNT]["last_actions"]) == 2)
     await client.post("/pause", headers=lab.operator())
-    answer = await client.get("/health/summary")
-    summary = answer.json()
+    response = await client.get("/health/summary")
+    summary = response.json()
     assert summary["service"] == "autoscale-service" and summary["ready"] and summary["paused"] is True
     shown = summary["services"][ACCOUNT]
     assert (shown["current"], shown["minimum"], shown["maximum"]) == (4, 2, 8)
     failed, done = summary["decisions"]
     assert (done["service"], done["from"], done["to"], done["failed"]) == (ACCOUNT, 2, 4, False)
     assert failed["failed"] is True and failed["at"] >= done["at"]
-    assert "operator" not in answer.text and "simulated" not in answer.text
+    assert "operator" not in response.text and "simulated" not in response.text
 
 
 class TestDryRun:

@@ -39,8 +39,8 @@ def changed(body: dict[str, Any], *path: str, to: Any) -> dict[str, Any]:
 async def test_calls_that_scaling_does_not_need_are_rejected(
     raw: httpx.AsyncClient, engine: Engine, method: str, path: str, body: Any
 ) -> None:
-    answer = await raw.request(method, path, json=body)
-    assert answer.status_code in (403, 404) and "refuses" in answer.json()["message"]
+    response = await raw.request(method, path, json=body)
+    assert response.status_code in (403, 404) and "refuses" in response.json()["message"]
     assert [call for call in engine.calls if not call.startswith("GET")] == []
 
 
@@ -51,8 +51,8 @@ async def test_containers_outside_the_project_are_inaccessible(
 ) -> None:
     calls = [("GET", "json"), ("POST", "start"), ("POST", "stop"), ("DELETE", "")]
     for method, verb in calls:
-        answer = await raw.request(method, f"{prefix}/containers/{container}/{verb}".rstrip("/"))
-        assert answer.status_code == 404
+        response = await raw.request(method, f"{prefix}/containers/{container}/{verb}".rstrip("/"))
+        assert response.status_code == 404
     joined = await raw.post("/networks/bank_backend/connect", json={"Container": container, "EndpointConfig": {}})
     assert joined.status_code == 404
     assert all(call.startswith("GET") for call in engine.calls)
@@ -96,8 +96,8 @@ GOOD = copy_of(TWO, 3)
     ],
 )
 async def test_only_copies_of_replicas_can_be_created(raw: httpx.AsyncClient, engine: Engine, body: Any) -> None:
-    answer = await raw.post("/containers/create", params={"name": "bank-account-service-3"}, json=body)
-    assert answer.status_code == 403 and len(engine.containers) == 4
+    response = await raw.post("/containers/create", params={"name": "bank-account-service-3"}, json=body)
+    assert response.status_code == 403 and len(engine.containers) == 4
 
 
 async def test_a_copy_needs_the_name_of_its_number_and_the_maximum_holds(
@@ -108,8 +108,8 @@ async def test_a_copy_needs_the_name_of_its_number_and_the_maximum_holds(
     for number in (3, 4):
         engine.containers[replica_document(number)["Id"]] = replica_document(number)
     body = copy_of(TWO, 5)
-    answer = await raw.post("/containers/create", params={"name": name_of(body["Labels"])}, json=body)
-    assert answer.status_code == 403 and "maximum" in answer.json()["message"]
+    response = await raw.post("/containers/create", params={"name": name_of(body["Labels"])}, json=body)
+    assert response.status_code == 403 and "maximum" in response.json()["message"]
 
 
 async def test_a_copy_joins_the_networks_of_its_siblings_with_its_own_aliases(docker: DockerClient) -> None:
@@ -202,8 +202,8 @@ async def test_only_the_number_of_replicas_of_a_swarm_service_can_change(
 ) -> None:
     engine.services["s" * 25] = service_document()
     before = engine.services["s" * 25]["Spec"]
-    answer = await raw.post(f"/services/{'s' * 25}/update", params={"version": "7"}, json=spec)
-    assert answer.status_code == status
+    response = await raw.post(f"/services/{'s' * 25}/update", params={"version": "7"}, json=spec)
+    assert response.status_code == status
     assert (engine.services["s" * 25]["Spec"] == before) == (status == 403)
 
 
@@ -239,5 +239,5 @@ async def test_a_docker_outage_is_a_502() -> None:
     upstream = httpx.AsyncClient(transport=httpx.MockTransport(away), base_url="http://docker")
     transport = httpx.ASGITransport(app=DockerProxy(upstream, "bank", 4))
     async with httpx.AsyncClient(transport=transport, base_url="http://proxy") as client:
-        answer = await client.get("/version")
-    assert (answer.status_code, "does not answer" in answer.json()["message"]) == (502, True)
+        response = await client.get("/version")
+    assert (response.status_code, "does not answer" in response.json()["message"]) == (502, True)

@@ -23,8 +23,8 @@ async def test_unknown_input_is_rejected(application: Service, lab: Lab) -> None
     ],
 )
 async def test_ambiguous_webhooks_are_rejected(client: httpx.AsyncClient, content: bytes, status: int) -> None:
-    answer = await client.post(HOOK, content=content)
-    assert answer.status_code == status and len(answer.content) < 8000
+    response = await client.post(HOOK, content=content)
+    assert response.status_code == status and len(response.content) < 8000
 
 
 async def test_pause_accepts_no_body(client: httpx.AsyncClient, lab: Lab) -> None:

@@ -56,9 +56,9 @@ class Bank:
 
     def get(self, path: str, *, subject: str = "alice", scope: str = "", **query: Any) -> Any:
         """Return the body of a response; fail unless its status is 200."""
-        answer = self.client.get(f"/api/v1{path}", params=query, headers=self.headers(subject, scope))
-        assert answer.status_code == 200, answer.text
-        return answer.json()
+        response = self.client.get(f"/api/v1{path}", params=query, headers=self.headers(subject, scope))
+        assert response.status_code == 200, response.text
+        return response.json()
 
     def open_account(self, money: int = 0, subject: str = "alice") -> str:
         """Open an account with some money and return its id."""

@@ -92,10 +92,10 @@ class Releases:
     def _release(self, version: str, **environment: str) -> Path:
         file = self._folder / f"{version}.json"
         self._numbers += 1
-        began = time.monotonic()
+        started = time.monotonic()
         identity = {"VERSION": version, "RELEASE_NUMBER": str(self._numbers)}
         run(["scripts/release/release.sh", str(file)], **{**self._environment, **identity, **environment})
-        self._report(f"release {version}: made in {time.monotonic() - began:.0f} s")
+        self._report(f"release {version}: made in {time.monotonic() - started:.0f} s")
         return file
 
 
@@ -172,10 +172,10 @@ class DeployedBank(Bank):
 
     def deploy(self, release: Path, *more: str) -> Deployment:
         """Deploy a release and wait for the end."""
-        began = time.time()
+        started = time.time()
         process = self.start_deploy(release, *more)
         output, _ = process.communicate(timeout=1800)
-        return Deployment(process.returncode, output, began, time.time())
+        return Deployment(process.returncode, output, started, time.time())
 
     def kill(self, process: "subprocess.Popen[str]") -> None:
         """Kill the driver with all its child processes."""

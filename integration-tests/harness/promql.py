@@ -40,9 +40,9 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str) -> Any:
         """Return the data of a response; an invalid expression fails with Prometheus' error message."""
-        answer = self._client.get(f"/api/v1/{path}", params=parameters)
-        assert answer.status_code == 200, f"{parameters}: {answer.text}"
-        return answer.json()["data"]
+        response = self._client.get(f"/api/v1/{path}", params=parameters)
+        assert response.status_code == 200, f"{parameters}: {response.text}"
+        return response.json()["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """Return the series of an instant query, each with `metric` and `value`; a scalar is one without labels."""

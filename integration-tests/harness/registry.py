@@ -42,30 +42,30 @@ class ImageRepository:
 
     def index(self, digest: str) -> dict[str, Any]:
         """Return the index of attachments of an image, by the tag that Cosign uses without the referrers API."""
-        answer = self._client.get(f"/manifests/{digest.replace(':', '-')}", headers={"Accept": _INDEX})
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        response = self._client.get(f"/manifests/{digest.replace(':', '-')}", headers={"Accept": _INDEX})
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
         return found
 
     def manifest(self, digest: str) -> dict[str, Any]:
         """Return the manifest of an image."""
-        answer = self._client.get(f"/manifests/{digest}", headers={"Accept": _MANIFEST})
-        answer.raise_for_status()
-        found: dict[str, Any] = answer.json()
+        response = self._client.get(f"/manifests/{digest}", headers={"Accept": _MANIFEST})
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
         return found
 
     def manifest_layers(self, digest: str) -> list[str]:
         """Return the digests of an image's layers."""
         accepted = f"{_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"
-        answer = self._client.get(f"/manifests/{digest}", headers={"Accept": accepted})
-        answer.raise_for_status()
-        return [layer["digest"] for layer in answer.json()["layers"]]
+        response = self._client.get(f"/manifests/{digest}", headers={"Accept": accepted})
+        response.raise_for_status()
+        return [layer["digest"] for layer in response.json()["layers"]]
 
     def blob(self, digest: str) -> bytes:
         """Return a blob: a layer, configuration or attestation."""
-        answer = self._client.get(f"/blobs/{digest}")
-        answer.raise_for_status()
-        return answer.content
+        response = self._client.get(f"/blobs/{digest}")
+        response.raise_for_status()
+        return response.content
 
     def put_blob(self, content: bytes) -> str:
         """Upload a blob and return its digest."""
@@ -107,12 +107,12 @@ class ImageRepository:
 
     def manifest_entry(self, digest: str) -> dict[str, Any]:
         """Return the entry of a manifest in an index."""
-        answer = self._client.get(
+        response = self._client.get(
             f"/manifests/{digest}",
             headers={"Accept": f"{_MANIFEST}, application/vnd.docker.distribution.manifest.v2+json"},
         )
-        answer.raise_for_status()
-        return {"mediaType": answer.headers["content-type"], "digest": digest, "size": len(answer.content)}
+        response.raise_for_status()
+        return {"mediaType": response.headers["content-type"], "digest": digest, "size": len(response.content)}
 
 
 def alter_sbom(bundle: dict[str, Any]) -> dict[str, Any]:

@@ -75,16 +75,16 @@ PIPELINED = {
 def test_requests_cannot_be_smuggled(edge: Edge, name: str) -> None:
     request = {**SMUGGLED, **PIPELINED}[name]
     edge.upstream.received.clear()
-    answer = edge.send(request, expected=2 if name in PIPELINED else 1)
+    response = edge.send(request, expected=2 if name in PIPELINED else 1)
     assert edge.upstream.broken == [], "the upstream got what has more than one meaning"
     assert all(one.target == "/api/v1/transfers" for one in edge.upstream.received), edge.upstream.received
     assert all(HIDDEN.encode() not in one.body for one in edge.upstream.received)
     if name in PIPELINED:
-        assert statuses(answer) == [201, 404]
+        assert statuses(response) == [201, 404]
     else:
         # Refused, or understood without its strange part; never answered twice as if it were two.
-        assert statuses(answer)[0] in (201, 400, 413, 501), answer
-        assert statuses(answer)[1:] in ([], [404], [400]), answer
+        assert statuses(response)[0] in (201, 400, 413, 501), response
+        assert statuses(response)[1:] in ([], [404], [400]), response
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_requests_cannot_be_smuggled(edge: Edge, name: str) -> None:
 )
 def test_ambiguous_requests_are_rejected(edge: Edge, name: str) -> None:
     edge.upstream.received.clear()
-    answer = edge.send(SMUGGLED[name])
-    assert statuses(answer) in ([400], [501]) and "application/problem+json" in answer, answer
+    response = edge.send(SMUGGLED[name])
+    assert statuses(response) in ([400], [501]) and "application/problem+json" in response, response
     assert edge.upstream.received == []
 
 
@@ -131,9 +131,9 @@ def test_underscores_in_header_names_are_not_dashes(edge: Edge) -> None:
 
 @pytest.mark.parametrize("forged", ["a b", "x" * 129, '"}', "a\x1b[31m", "é", "${jndi:x}"])
 def test_an_id_that_could_break_a_log_is_replaced(edge: Edge, forged: str) -> None:
-    answer = edge.get("/api/v1/accounts", f"X-Request-ID: {forged}")
+    response = edge.get("/api/v1/accounts", f"X-Request-ID: {forged}")
     (given,) = edge.last().headers["x-request-id"]
-    assert re.fullmatch(r"[0-9a-f]{32}", given) and f"X-Request-ID: {given}\r\n" in answer
+    assert re.fullmatch(r"[0-9a-f]{32}", given) and f"X-Request-ID: {given}\r\n" in response
 
 
 @pytest.mark.parametrize(
@@ -160,10 +160,10 @@ def test_an_id_that_could_break_a_log_is_replaced(edge: Edge, forged: str) -> No
 )
 def test_ambiguous_paths_are_not_routed(edge: Edge, target: str) -> None:
     edge.upstream.received.clear()
-    answer = edge.get(target)
+    response = edge.get(target)
     for request in edge.upstream.received:
         assert_leads_to_the_api(request.target)
-    assert statuses(answer) == [404] or statuses(answer) == [400] or edge.upstream.received, answer
+    assert statuses(response) == [404] or statuses(response) == [400] or edge.upstream.received, response
 
 
 def assert_leads_to_the_api(target: str) -> None:
@@ -227,11 +227,11 @@ def test_every_request_is_one_json_log_line(edge: Edge, target: str) -> None:
 @pytest.mark.parametrize("name", ["Idempotency-Key", "X-Client-ID", "X-Canary", "Accept", "Content-Type"])
 def test_a_repeated_header_reaches_the_service_as_it_was_sent(edge: Edge, name: str) -> None:
     # So that the service refuses it: a joined or a dropped value would decide silently.
-    answer = edge.send(post(f"{name}: one", f"{name}: two", "Content-Length: 0"))
-    if statuses(answer) == [201]:
+    response = edge.send(post(f"{name}: one", f"{name}: two", "Content-Length: 0"))
+    if statuses(response) == [201]:
         assert edge.last().headers[name.lower()] == ["one", "two"]
     else:
-        assert statuses(answer) == [400]
+        assert statuses(response) == [400]
 
 
 @pytest.mark.parametrize("name", ["X-Request-ID", "traceparent"])

@@ -114,9 +114,13 @@ def test_whatever_is_not_a_success_is_asked_once_of_stable(make_tracks: MakeTrac
     refusals = [status for status in range(300, 600) if status not in (408, 444, 499)]
     for status in refusals:
         for method in ("GET", "POST"):
-            answer = ask(connection, method, f"/api/v1/accounts/{status}")
-            assert (answer.status, answer.track, json.loads(answer.body)["method"]) == (201, "stable", method), status
-            assert answer.headers["WWW-Authenticate"] is None
+            response = ask(connection, method, f"/api/v1/accounts/{status}")
+            assert (response.status, response.track, json.loads(response.body)["method"]) == (
+                201,
+                "stable",
+                method,
+            ), status
+            assert response.headers["WWW-Authenticate"] is None
     expected = [(m, f"/api/v1/accounts/{s}", str(s)) for s in refusals for m in ("GET", "POST")]
     assert tracks.stable.received == expected
     for status in (200, 201, 202, 204):
@@ -145,10 +149,10 @@ def test_a_canary_that_refuses_everything_costs_no_request(make_tracks: MakeTrac
             body = BODIES[number % 3 if number % 25 else 3 + client % 2]
             method = ("GET", "POST", "HEAD")[number % 3] if not body else "POST"
             path = f"/api/v1/transfers?client={client}&number={number}"
-            answer = ask(connection, method, path, body)
-            assert answer.status == 201, answer
+            response = ask(connection, method, path, body)
+            assert response.status == 201, response
             echo = {"method": method, "path": path, "body": hashlib.sha256(body).hexdigest()}
-            assert answer.body == b"" if method == "HEAD" else json.loads(answer.body) == echo
+            assert response.body == b"" if method == "HEAD" else json.loads(response.body) == echo
         return requests
 
     with ThreadPoolExecutor(clients) as pool:
@@ -161,20 +165,20 @@ def test_a_canary_that_refuses_everything_costs_no_request(make_tracks: MakeTrac
 @pytest.mark.parametrize("status", [400, 401, 404, 409, 422, 429, 500, 503])
 def test_the_response_of_stable_is_passed_on_unchanged(make_tracks: MakeTracks, status: int) -> None:
     tracks = make_tracks(always(status), always(status))
-    answer = ask(tracks.connect(), "POST", body=b"{}")
-    assert (answer.status, answer.track, answer.headers.get_all("X-App-Track")) == (status, "stable", ["stable"])
-    assert json.loads(answer.body)["method"] == "POST"
-    assert answer.headers.get_all("WWW-Authenticate") == (['Bearer realm="stable"'] if status == 401 else None)
+    response = ask(tracks.connect(), "POST", body=b"{}")
+    assert (response.status, response.track, response.headers.get_all("X-App-Track")) == (status, "stable", ["stable"])
+    assert json.loads(response.body)["method"] == "POST"
+    assert response.headers.get_all("WWW-Authenticate") == (['Bearer realm="stable"'] if status == 401 else None)
     assert len(tracks.canary.received) == len(tracks.stable.received) == 1
 
 
 def test_testers_get_the_response_of_the_canary(make_tracks: MakeTracks) -> None:
     tracks = make_tracks(status_in_path)
     for status in (200, 401, 404, 500, 503):
-        answer = ask(tracks.connect(), "GET", f"/api/v1/accounts/{status}", X_Canary="always")
-        assert (answer.status, answer.track) == (status, "canary")
-        answer = ask(tracks.connect(), "GET", f"/api/v1/accounts/{status}", X_Canary="never")
-        assert (answer.status, answer.track) == (201, "stable")
+        response = ask(tracks.connect(), "GET", f"/api/v1/accounts/{status}", X_Canary="always")
+        assert (response.status, response.track) == (status, "canary")
+        response = ask(tracks.connect(), "GET", f"/api/v1/accounts/{status}", X_Canary="never")
+        assert (response.status, response.track) == (201, "stable")
     assert {status for _, _, status in tracks.stable.received} == {""}
 
 
@@ -202,8 +206,8 @@ def test_stable_is_told_whether_a_canary_was_connected(
         pools = {"account-service": [address], "transaction-service": [f"127.0.0.1:{free_port()}"]}
         tracks = make_tracks(always(201), nginx_canary_pools=pools)
         for path in ("accounts/close", "accounts/nonsense", "accounts/hang", "transactions"):
-            answer = ask(tracks.connect(), "GET", f"/api/v1/{path}")
-            assert (answer.status, answer.track) == (201, "stable"), path
+            response = ask(tracks.connect(), "GET", f"/api/v1/{path}")
+            assert (response.status, response.track) == (201, "stable"), path
         silent.shutdown()
     assert [status for _, _, status in tracks.stable.received] == ["502", "502", "504", "503"]
 
@@ -217,10 +221,10 @@ def test_clients_cannot_report_a_canary_status(make_tracks: MakeTracks, choice: 
 
 def test_a_retry_counts_once_for_the_rate_limit_and_never_evades_it(make_tracks: MakeTracks) -> None:
     tracks = make_tracks(always(404), nginx_rate_limit="1r/m", nginx_rate_limit_burst=5)
-    answers = [ask(tracks.connect()) for _ in range(12)]
-    allowed = 5 + (answers[5].status == 201)
-    assert [answer.status for answer in answers] == [201] * allowed + [429] * (12 - allowed)
-    assert {answer.track for answer in answers[allowed:]} == {None}
+    responses = [ask(tracks.connect()) for _ in range(12)]
+    allowed = 5 + (responses[5].status == 201)
+    assert [response.status for response in responses] == [201] * allowed + [429] * (12 - allowed)
+    assert {response.track for response in responses[allowed:]} == {None}
     assert len(tracks.canary.received) == len(tracks.stable.received) == allowed
 
 
@@ -232,21 +236,21 @@ def test_errors_of_nginx_itself_are_not_retried(make_tracks: MakeTracks) -> None
     assert statuses(tracks.edge.send(head + b"nonsense\r\n")) == [400]
     with tracks.edge.connect() as slow:
         slow.sendall(head + b"9\r\n")
-        answers: list[str] = []
+        responses: list[str] = []
 
         def refused() -> bool:
             """Return whether the slow one is counted by now."""
-            answers.append(tracks.edge.send(head + b"1\r\nx\r\n0\r\n\r\n"))
-            return "unavailable" in answers[-1]
+            responses.append(tracks.edge.send(head + b"1\r\nx\r\n0\r\n\r\n"))
+            return "unavailable" in responses[-1]
 
         eventually(refused)
-    assert len(tracks.canary.received) == len(tracks.stable.received) == len(answers) - 1
+    assert len(tracks.canary.received) == len(tracks.stable.received) == len(responses) - 1
 
 
 def test_stable_may_be_unreachable_too(make_tracks: MakeTracks) -> None:
     tracks = make_tracks(always(404), nginx_pools={name: ["127.0.0.1:9"] for name in SERVICES})
-    answer = ask(tracks.connect(), "POST", body=b"{}")
-    assert (answer.status, json.loads(answer.body)["code"]) == (503, "unavailable")
+    response = ask(tracks.connect(), "POST", body=b"{}")
+    assert (response.status, json.loads(response.body)["code"]) == (503, "unavailable")
 
 
 def test_the_bank_serves_and_counts_what_a_canary_refuses(bank: LocalBank, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_client_keeps_its_version_when_its_token_is_refreshed(make_edge: MakeE
     tracks = {}
     for user in range(20):
         asked = [edge.get("/api/v1/accounts", f"Authorization: {token(f'user-{user}', order)}") for _ in range(6)]
-        tracks[user] = {track(answer) for answer in asked}
+        tracks[user] = {track(response) for response in asked}
     assert all(len(seen) == 1 for seen in tracks.values()), tracks
     assert len(set.union(*tracks.values())) == 2, "users get both versions"
 
@@ -122,7 +122,7 @@ def test_a_browser_keeps_its_version_by_a_cookie(make_edge: MakeEdge) -> None:
         first = edge.get("/docs/account-service/")
         (cookie,) = re.findall(r"\r\nSet-Cookie: (cohort=[0-9a-f]{32}); Path=/; HttpOnly; SameSite=Lax\r\n", first)
         again = [edge.get("/docs/account-service/", f"Cookie: {cookie}") for _ in range(3)]
-        assert {track(answer) for answer in again} == {track(first)}
+        assert {track(response) for response in again} == {track(first)}
         assert "Set-Cookie" not in "".join(again)
         seen.add(track(first))
     assert seen == {"stable", "canary"}
@@ -134,16 +134,16 @@ def test_clients_behind_a_trusted_proxy_are_told_apart(make_edge: MakeEdge) -> N
         nginx_trusted_proxies=["127.0.0.1", "10.0.0.0/8"], nginx_rate_limit="1r/m", nginx_rate_limit_burst=2
     )
     clients = [f"X-Forwarded-For: 6.6.6.6, 192.0.2.{n}, 10.1.2.3" for n in range(20)]
-    answers = [edge.get("/api/v1/accounts", client) for client in clients]
-    assert {tuple(statuses(answer)) for answer in answers} == {(201,)}, "each has a rate limit of its own"
-    assert {track(answer) for answer in answers} == {"stable", "canary"}
-    answers = [edge.get("/api/v1/accounts", clients[0]) for _ in range(4)]
-    assert [429] in [statuses(answer) for answer in answers]
+    responses = [edge.get("/api/v1/accounts", client) for client in clients]
+    assert {tuple(statuses(response)) for response in responses} == {(201,)}, "each has a rate limit of its own"
+    assert {track(response) for response in responses} == {"stable", "canary"}
+    responses = [edge.get("/api/v1/accounts", clients[0]) for _ in range(4)]
+    assert [429] in [statuses(response) for response in responses]
     # What a client claims before the proxy adds its address does not matter; nor what a peer says that is not trusted.
     forged = [edge.get("/api/v1/accounts", f"X-Forwarded-For: 9.9.9.{n}, 192.0.2.0") for n in range(4)]
-    assert {tuple(statuses(answer)) for answer in forged} == {(429,)}
+    assert {tuple(statuses(response)) for response in forged} == {(429,)}
     forged = [edge.get("/api/v1/accounts", f"X-Forwarded-For: 9.9.9.{n}", source="127.0.0.2") for n in range(6)]
-    assert [429] in [statuses(answer) for answer in forged]
+    assert [429] in [statuses(response) for response in forged]
     log = edge.folder / "access.log"
     lines = eventually(
         lambda: log.read_text("utf-8").splitlines()[-1:] if "127.0.0.2" in log.read_text("utf-8") else []
@@ -162,10 +162,10 @@ def test_the_proxy_protocol_names_the_client(make_edge: MakeEdge) -> None:
     )
     request = b"GET /api/v1/accounts HTTP/1.1\r\nHost: bank\r\nX-Forwarded-For: 9.9.9.9\r\nConnection: close\r\n\r\n"
     for number in range(5):
-        answer = edge.send(b"PROXY TCP4 192.0.2.%d 192.0.2.200 5000 443\r\n" % number + request)
-        assert statuses(answer) == [201]
-    answers = [edge.send(b"PROXY TCP4 192.0.2.1 192.0.2.200 5000 443\r\n" + request) for _ in range(3)]
-    assert [429] in [statuses(answer) for answer in answers]
+        response = edge.send(b"PROXY TCP4 192.0.2.%d 192.0.2.200 5000 443\r\n" % number + request)
+        assert statuses(response) == [201]
+    responses = [edge.send(b"PROXY TCP4 192.0.2.1 192.0.2.200 5000 443\r\n" + request) for _ in range(3)]
+    assert [429] in [statuses(response) for response in responses]
     assert statuses(edge.send(request)) == [], "a client that does not send it gets no response"
     direct = Edge(internal, edge.upstream, edge.folder)
     assert statuses(direct.send(request)) == [201]

@@ -54,8 +54,8 @@ class Pool:
             given = {"Idempotency-Key": "key", "Content-Type": "application/json", **headers}
             path = "/api/v1/transfers" if body else f"/api/v1/accounts/{word}"
             connection.request(method, path, body, given)
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, json.loads(answer.read()))
+            response = connection.getresponse()
+            return Answer(response.status, response.headers, json.loads(response.read()))
         finally:
             connection.close()
 
@@ -146,10 +146,10 @@ def test_a_query_of_death_kills_at_most_two_replicas(
 
 def test_a_query_of_death_kills_a_single_replica(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    answer = pool.send("death")
+    response = pool.send("death")
     # While a process ends, its port may accept one more connection: then the same replica has failed twice.
     expected = {(503, "unavailable", "1"), (502, "bad-gateway", "5")}
-    assert (answer.status, answer.body["code"], answer.headers["Retry-After"]) in expected
+    assert (response.status, response.body["code"], response.headers["Retry-After"]) in expected
     assert pool.deaths(1) == (1, 0)
 
 
@@ -165,15 +165,15 @@ def test_a_canary_that_dies_counts_as_one(make_pool: MakePool, canaries: int, me
 def test_canaries_that_fail_and_stable_ones_that_die(make_pool: MakePool, canary_status: int) -> None:
     """An answer is no death, whatever its status."""
     pool = make_pool(6, 2, canary_status=canary_status, nginx_canary_weight=100)
-    answer = pool.send("life")
-    assert (answer.status, answer.track) == (201, "stable")
-    answer = pool.send("stable dies")
-    assert_gave_up(answer)
+    response = pool.send("life")
+    assert (response.status, response.track) == (201, "stable")
+    response = pool.send("stable dies")
+    assert_gave_up(response)
     assert pool.deaths(2) == (2, 0)
     for canary in pool.canaries:
         pool.kill(canary)
-    answer = pool.send("life")
-    assert (answer.status, answer.track) == (201, "stable")
+    response = pool.send("life")
+    assert (response.status, response.track) == (201, "stable")
     assert_gave_up(pool.send("death"))
     assert pool.deaths(4) == (4, 0)
 

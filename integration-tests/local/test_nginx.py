@@ -28,25 +28,27 @@ def raw(bank: LocalBank, request: bytes) -> str:
 )
 def test_nothing_internal_is_routed(bank: LocalBank, path: str):
     token = f"Authorization: Bearer {bank.lab.service_token}\r\n".encode()
-    answer = raw(bank, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: bank\r\n" + token + b"Connection: close\r\n\r\n")
-    status = int(answer.split(" ", 2)[1])
-    assert status in (400, 401, 404), answer
-    assert "application/problem+json" in answer and "specversion" not in answer and "# HELP" not in answer
+    response = raw(
+        bank, b"GET " + path.encode() + b" HTTP/1.1\r\nHost: bank\r\n" + token + b"Connection: close\r\n\r\n"
+    )
+    status = int(response.split(" ", 2)[1])
+    assert status in (400, 401, 404), response
+    assert "application/problem+json" in response and "specversion" not in response and "# HELP" not in response
 
 
 def test_every_response_has_each_header_once(bank: LocalBank):
-    answers = [
+    responses = [
         bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), "X-Request-ID": "mine-7"}),
         bank.client.get("/nowhere", headers={"X-Request-ID": "mine-7"}),
         bank.client.get("/api/v1/accounts", headers={"X-Request-ID": "mine-7"}),
     ]
-    assert [answer.status_code for answer in answers] == [200, 404, 401]
-    for answer in answers:
-        assert answer.headers.get_list("x-request-id") == ["mine-7"]
-        assert answer.headers.get_list("x-content-type-options") == ["nosniff"]
-        assert answer.headers.get_list("x-frame-options") == ["DENY"]
-    assert answers[0].headers["x-app-track"] == "stable" and answers[0].headers["x-app-version"]
-    assert answers[1].json()["request_id"] == "mine-7"
+    assert [response.status_code for response in responses] == [200, 404, 401]
+    for response in responses:
+        assert response.headers.get_list("x-request-id") == ["mine-7"]
+        assert response.headers.get_list("x-content-type-options") == ["nosniff"]
+        assert response.headers.get_list("x-frame-options") == ["DENY"]
+    assert responses[0].headers["x-app-track"] == "stable" and responses[0].headers["x-app-version"]
+    assert responses[1].json()["request_id"] == "mine-7"
 
 
 def test_all_logs_have_the_request_id_and_no_token(bank: LocalBank):
@@ -106,15 +108,17 @@ def test_client_input_cannot_forge_log_lines(bank: LocalBank, through_nginx: boo
 
 def test_clients_cannot_set_version_headers(bank: LocalBank):
     forged = {"X-App-Track": "canary", "X-App-Version": "9", "X-Canary": "always"}
-    answer = bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), **forged})
-    assert answer.headers.get_list("x-app-track") == ["stable"] and answer.headers.get_list("x-app-version") != ["9"]
+    response = bank.client.get("/api/v1/accounts", headers={**bank.headers("alice"), **forged})
+    assert response.headers.get_list("x-app-track") == ["stable"] and response.headers.get_list("x-app-version") != [
+        "9"
+    ]
 
 
 def test_large_and_broken_requests(bank: LocalBank):
     headers = {**bank.headers("alice"), "Idempotency-Key": "big"}
-    answer = bank.client.post("/api/v1/transfers", content=b"x" * 2_000_000, headers=headers)
-    assert (answer.status_code, answer.json()["code"]) == (413, "payload-too-large")
-    assert answer.headers["content-type"] == "application/problem+json"
+    response = bank.client.post("/api/v1/transfers", content=b"x" * 2_000_000, headers=headers)
+    assert (response.status_code, response.json()["code"]) == (413, "payload-too-large")
+    assert response.headers["content-type"] == "application/problem+json"
     for request in (b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n"):
         answer_text = raw(bank, request)
         assert " 400 " in answer_text and "application/problem+json" in answer_text

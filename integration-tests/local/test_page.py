@@ -25,18 +25,18 @@ def test_static_files_are_cached_for_a_minute_and_status_never(bank: LocalBank):
         "/ops/icon.svg": "image/",
     }
     for path, kind in cached.items():
-        answer = bank.client.get(path)
-        assert answer.status_code == 200 and answer.headers["content-type"].startswith(kind)
-        assert answer.headers["cache-control"] == "public, max-age=60"
-        unchanged = bank.client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+        response = bank.client.get(path)
+        assert response.status_code == 200 and response.headers["content-type"].startswith(kind)
+        assert response.headers["cache-control"] == "public, max-age=60"
+        unchanged = bank.client.get(path, headers={"If-None-Match": response.headers["etag"]})
         assert (unchanged.status_code, unchanged.content) == (304, b"")
     for path in ("/ops/edge.json", *(f"/ops/{service}.json" for service in SERVICES)):
-        answer = bank.client.get(path)
-        assert (answer.status_code, answer.headers["cache-control"]) == (200, "no-store")
-        assert answer.headers["content-type"] == "application/json"
+        response = bank.client.get(path)
+        assert (response.status_code, response.headers["cache-control"]) == (200, "no-store")
+        assert response.headers["content-type"] == "application/json"
     for path in ("/ops/", "/ops/index.html", "/ops/autoscale-service.json", "/ops/account-service-canary.json"):
-        answer = bank.client.get(path)
-        assert (answer.status_code, answer.headers["cache-control"]) == (404, "no-store")
+        response = bank.client.get(path)
+        assert (response.status_code, response.headers["cache-control"]) == (404, "no-store")
     assert bank.client.post("/", content=b"x").status_code == 405
 
 

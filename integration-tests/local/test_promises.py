@@ -29,9 +29,9 @@ def test_the_demo_succeeds(bank: LocalBank):
 def test_concurrent_withdrawals_never_overdraw(bank: LocalBank, attempts: int, succeed: int):
     account = bank.open_account(1000)
     with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda _: bank.post(f"/accounts/{account}/withdrawals", usd(10)), range(attempts)))
+        responses = list(pool.map(lambda _: bank.post(f"/accounts/{account}/withdrawals", usd(10)), range(attempts)))
 
-    outcomes = collections.Counter((answer.status_code, answer.json().get("code")) for answer in answers)
+    outcomes = collections.Counter((response.status_code, response.json().get("code")) for response in responses)
     assert outcomes == collections.Counter({(201, None): succeed, (409, "insufficient-funds"): attempts - succeed})
     assert bank.balance(account) == 1000 - 10 * succeed
 
@@ -40,14 +40,14 @@ def test_fifty_concurrent_requests_with_one_key_have_one_effect(bank: LocalBank)
     source, target = bank.open_account(1000), bank.open_account()
     body = usd(7, from_account=source, to_account=target)
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: bank.post("/transfers", body, key=f"once-{source}"), range(50)))
+        responses = list(pool.map(lambda _: bank.post("/transfers", body, key=f"once-{source}"), range(50)))
 
-    firsts = [a for a in answers if a.status_code == 201 and "Idempotent-Replayed" not in a.headers]
-    replays = [a for a in answers if a.status_code == 201 and a.headers.get("Idempotent-Replayed") == "true"]
-    busy = [a for a in answers if a.status_code == 409 and a.json()["code"] == "request-in-progress"]
+    firsts = [a for a in responses if a.status_code == 201 and "Idempotent-Replayed" not in a.headers]
+    replays = [a for a in responses if a.status_code == 201 and a.headers.get("Idempotent-Replayed") == "true"]
+    busy = [a for a in responses if a.status_code == 409 and a.json()["code"] == "request-in-progress"]
     assert len(firsts) == 1 and len(firsts) + len(replays) + len(busy) == 50
-    assert {answer.content for answer in replays} <= {firsts[0].content}
-    assert all(answer.headers["Retry-After"] for answer in busy)
+    assert {response.content for response in replays} <= {firsts[0].content}
+    assert all(response.headers["Retry-After"] for response in busy)
     assert bank.balance(target) == 7
 
 

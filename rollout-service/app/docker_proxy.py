@@ -84,9 +84,9 @@ class RolloutProxy(socket_proxy.ReplicaProxy):
         if not running:
             raise NotFound("nginx is not running; it will start with the selected configuration")
         for one in running:
-            answer = await self._docker.post(f"/containers/{one['Id']}/kill", params={"signal": "SIGHUP"})
-            if answer.is_error:
-                return answer.status_code, answer.content
+            response = await self._docker.post(f"/containers/{one['Id']}/kill", params={"signal": "SIGHUP"})
+            if response.is_error:
+                return response.status_code, response.content
         return 204, b""
 
     async def _require_previous(self) -> None:

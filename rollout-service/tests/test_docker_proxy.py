@@ -108,8 +108,8 @@ async def test_replicas_can_be_inspected_stopped_and_removed(
 
 
 async def test_the_last_stable_replica_cannot_be_stopped(docker: httpx.AsyncClient, engine: Engine) -> None:
-    answer = await docker.post(f"/containers/{LAST}/stop")
-    assert (answer.status_code, engine.changes) == (403, []) and "last" in answer.json()["message"]
+    response = await docker.post(f"/containers/{LAST}/stop")
+    assert (response.status_code, engine.changes) == (403, []) and "last" in response.json()["message"]
 
 
 async def test_one_of_two_concurrent_stops_is_rejected(docker: httpx.AsyncClient, engine: Engine) -> None:
@@ -206,8 +206,8 @@ async def test_a_selection_is_kept_when_nginx_is_stopped_and_follows_no_symlink(
     monkeypatch.delitem(KNOWN, NGINX)
     for name in ("nginx.conf", "nginx.conf.half"):
         (edge / "selected" / name).symlink_to(tmp_path / "victim")
-    answer = await docker.post("/edge/canary-10")
-    assert answer.status_code == 404 and "is not running" in answer.json()["message"] and engine.changes == []
+    response = await docker.post("/edge/canary-10")
+    assert response.status_code == 404 and "is not running" in response.json()["message"] and engine.changes == []
     assert "canary-10" in (edge / "selected/nginx.conf").read_text(encoding="utf-8")
     assert not (tmp_path / "victim").exists()
 
@@ -220,10 +220,10 @@ async def test_a_selection_that_cannot_be_written_fails(docker: httpx.AsyncClien
 
 async def test_only_containers_of_the_project_are_listed(docker: httpx.AsyncClient, engine: Engine) -> None:
     for filters in ({}, {"label": ["banking.track"]}, {"label": [f"{PROJECT}=other"]}):
-        answer = await docker.get("/containers/json", params={"all": "1", "filters": json.dumps(filters)})
-        assert answer.status_code == 200
+        response = await docker.get("/containers/json", params={"all": "1", "filters": json.dumps(filters)})
+        assert response.status_code == 200
         assert f"{PROJECT}=bank" in json.loads(engine.asked[-1]["filters"])["label"]
-        assert all(one["Labels"][PROJECT] == "bank" for one in answer.json())
+        assert all(one["Labels"][PROJECT] == "bank" for one in response.json())
     assert (await docker.get("/containers/json", params={"filters": "[]"})).status_code == 403
 
 
@@ -249,8 +249,8 @@ async def test_only_containers_of_the_project_are_listed(docker: httpx.AsyncClie
     ],
 )
 async def test_all_other_calls_are_rejected(docker: httpx.AsyncClient, engine: Engine, method: str, path: str) -> None:
-    answer = await docker.request(method, path)
-    assert answer.status_code in (403, 404) and engine.changes == []
+    response = await docker.request(method, path)
+    assert response.status_code in (403, 404) and engine.changes == []
 
 
 async def test_images_can_be_inspected_and_the_health_check_reflects_docker(docker: httpx.AsyncClient) -> None:

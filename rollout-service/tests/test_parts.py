@@ -160,7 +160,7 @@ def test_containers_are_listed_by_service_and_track_and_stopped_gracefully() -> 
 
 def test_canaries_without_a_prometheus_result_count_as_not_scraped(monkeypatch: pytest.MonkeyPatch) -> None:
     result = [{"metric": {"service": "account-service"}, "value": [0, "2"]}]
-    answers: list[Any] = [
+    responses: list[Any] = [
         httpx.Response(200, json={"data": {"result": result}}),
         httpx.Response(500),
         httpx.Response(200, json={"data": None}),
@@ -168,9 +168,9 @@ def test_canaries_without_a_prometheus_result_count_as_not_scraped(monkeypatch: 
     ]
 
     def get(url: str, **_more: Any) -> httpx.Response:
-        answer: httpx.Response = answers.pop(0)
-        answer.request = httpx.Request("GET", url)
-        return answer
+        response: httpx.Response = responses.pop(0)
+        response.request = httpx.Request("GET", url)
+        return response
 
     monkeypatch.setattr(readiness.httpx, "get", get)
     assert readiness.scraped_canaries("http://prometheus") == {"account-service": 2}

@@ -55,8 +55,8 @@ class CanaryTraffic:
     @property
     def seconds(self) -> float:
         """Seconds from the first failed request, or the first of all if none failed, to the last request."""
-        began = self.first if self.first_failed is None else self.first_failed
-        return 0.0 if began is None or self.last is None else self.last - began
+        started = self.first if self.first_failed is None else self.first_failed
+        return 0.0 if started is None or self.last is None else self.last - started
 
     @property
     def rate(self) -> float:

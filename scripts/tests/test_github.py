@@ -41,14 +41,14 @@ def talk(tmp_path: Path) -> Talk:
     program.write_text(_GH, encoding="utf-8")
     program.chmod(0o755)
 
-    def run(command: list[str], answers: dict[str, Any], **env: str) -> Any:
+    def run(command: list[str], responses: dict[str, Any], **env: str) -> Any:
         calls = tmp_path / "calls"
         calls.write_text("", encoding="utf-8")
         environment = {
             **os.environ,
             "PATH": f"{program.parent}:{os.environ['PATH']}",
             "GH_CALLS": str(calls),
-            "GH_ANSWERS": json.dumps(answers),
+            "GH_ANSWERS": json.dumps(responses),
             "GH_REPO": "bank/ops",
             "RUN_URL": "https://run.example/1",
             **env,
@@ -173,17 +173,17 @@ _NAMES = ("release", "staging", "production")
 
 def _as_it_should_be() -> dict[str, Any]:
     """Return GitHub's responses if everything is up to date."""
-    answers: dict[str, Any] = {"deployment-branch-policies": _POLICIES}
-    answers["repos/bank/ops/environments"] = {"environments": [_environment(name) for name in _NAMES]}
+    responses: dict[str, Any] = {"deployment-branch-policies": _POLICIES}
+    responses["repos/bank/ops/environments"] = {"environments": [_environment(name) for name in _NAMES]}
     for number, name in enumerate(("main", "develop")):
         ruleset = json.loads((ROOT / ".github" / "rulesets" / f"{name}.json").read_text(encoding="utf-8"))
-        answers[f"rulesets/{number}"] = ruleset
-    return {**answers, "repos/bank/ops/rulesets": [{"id": 0, "name": "main"}, {"id": 1, "name": "develop"}]}
+        responses[f"rulesets/{number}"] = ruleset
+    return {**responses, "repos/bank/ops/rulesets": [{"id": 0, "name": "main"}, {"id": 1, "name": "develop"}]}
 
 
 def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
-    answers = _as_it_should_be()
-    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], answers)
+    responses = _as_it_should_be()
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], responses)
     assert done.returncode == 0 and not [call for call in asked if "--method" in call], done.stdout + done.stderr
     assert all(f"environment {name}: up to date" in done.stdout for name in _NAMES)
 
@@ -222,25 +222,25 @@ def test_only_main_and_release_deploy_to_the_environments(talk: Talk) -> None:
 def test_an_environment_open_to_other_branches_is_reported_and_fixed(
     talk: Talk, environments: list[Any], policies: dict[str, Any], said: str, asked_for: list[str]
 ) -> None:
-    answers = {"deployment-branch-policies": policies, "repos/bank/ops/environments": {"environments": environments}}
-    answers = {**_as_it_should_be(), **answers}
-    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], answers)
+    responses = {"deployment-branch-policies": policies, "repos/bank/ops/environments": {"environments": environments}}
+    responses = {**_as_it_should_be(), **responses}
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh"], responses)
     assert done.returncode == 1 and said in done.stdout and not [call for call in asked if "--method" in call]
-    done, asked = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
+    done, asked = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], responses)
     methods = [call.split()[2] for call in asked if "--method" in call and "production" in call]
     assert list(dict.fromkeys(methods)) == asked_for, asked
 
 
 def test_reviewers_stay_and_production_has_to_have_some(talk: Talk, tmp_path: Path) -> None:
-    answers = _as_it_should_be()
+    responses = _as_it_should_be()
     bare = [_environment(name, protection_rules=[], can_admins_bypass=True) for name in _NAMES]
-    answers["repos/bank/ops/environments"] = {"environments": bare}
-    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
+    responses["repos/bank/ops/environments"] = {"environments": bare}
+    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], responses)
     assert done.returncode == 1 and "environment production has no required reviewers" in done.stderr
-    answers["repos/bank/ops/environments"] = {
+    responses["repos/bank/ops/environments"] = {
         "environments": [_environment(name, can_admins_bypass=True) for name in _NAMES]
     }
-    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], answers)
+    done, _ = talk(["scripts/ci/apply_branch_protection.sh", "--apply"], responses)
     assert done.returncode == 0, done.stderr
     sent = json.loads((tmp_path / "sent").read_text(encoding="utf-8").splitlines()[-1])
     assert sent["reviewers"] == [{"type": "Team", "id": 77}]
@@ -252,18 +252,18 @@ def test_branch_protection_is_shown_before_it_is_applied(talk: Talk) -> None:
     main = json.loads(path.read_text(encoding="utf-8")) | {"id": 5, "created_at": "2026-01-01"}
     loose = {**main, "rules": [rule for rule in main["rules"] if rule["type"] != "required_signatures"]}
     script = "scripts/ci/apply_branch_protection.sh"
-    sound = {name: answer for name, answer in _as_it_should_be().items() if "ruleset" not in name}
-    answers = {"rulesets/5": loose, "repos/bank/ops/rulesets": [{"id": 5, "name": "main"}], **sound}
-    done, asked = talk([script], answers)
+    sound = {name: response for name, response in _as_it_should_be().items() if "ruleset" not in name}
+    responses = {"rulesets/5": loose, "repos/bank/ops/rulesets": [{"id": 5, "name": "main"}], **sound}
+    done, asked = talk([script], responses)
     assert done.returncode == 1 and "main: would be updated" in done.stdout and "required_signatures" in done.stdout
     assert "develop: would be created" in done.stdout and not [call for call in asked if "--method" in call]
-    done, asked = talk([script, "--apply"], answers)
+    done, asked = talk([script, "--apply"], responses)
     assert done.returncode == 0, done.stderr
     assert [call.split(" --input")[0] for call in asked if "--method" in call] == [
         "api --method POST repos/bank/ops/rulesets",
         "api --method PUT repos/bank/ops/rulesets/5",
     ]
-    done, asked = talk([script], {**answers, "rulesets/5": main})
+    done, asked = talk([script], {**responses, "rulesets/5": main})
     assert "main: up to date" in done.stdout
 
 

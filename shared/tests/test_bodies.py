@@ -118,12 +118,12 @@ def test_adversarial_body_is_cheap_and_gets_a_short_response(name: str, model: t
     tracemalloc.start()
     try:
         problem = refusal(content, model)
-        answer = bytes(problems.response(problem, "/path", "request-1").body)
+        response = bytes(problems.response(problem, "/path", "request-1").body)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert problem.status in (400, 422) and len(problem.errors) <= problems.MAX_ERRORS
-    assert len(answer) < 8 * 1024 and peak < 8 * MIB
+    assert len(response) < 8 * 1024 and peak < 8 * MIB
 
 
 def test_only_the_first_errors_of_a_batch_are_listed() -> None:

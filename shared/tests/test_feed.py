@@ -153,8 +153,8 @@ async def test_feed_rejects_unauthenticated_and_invalid_requests(url: str, lab: 
     await stranger.close()
     async with httpx.AsyncClient(headers={"Authorization": f"Bearer {lab.service_token}"}) as client:
         for query in ("after=-1", "after=x", "after=1e3", "limit=-5", "wait=٣", "after=" + "9" * 19):
-            answer = await client.get(f"{url}/internal/events?{query}")
-            assert (answer.status_code, answer.json()["code"]) == (422, "validation-failed"), query
-            assert answer.json()["errors"][0]["pointer"] == f"/query/{query.split('=')[0]}"
-        answer = await client.get(f"{url}/internal/events?after={'9' * 18}&limit=0")
-        assert (answer.status_code, answer.headers["x-next-position"]) == (200, "9" * 18)
+            response = await client.get(f"{url}/internal/events?{query}")
+            assert (response.status_code, response.json()["code"]) == (422, "validation-failed"), query
+            assert response.json()["errors"][0]["pointer"] == f"/query/{query.split('=')[0]}"
+        response = await client.get(f"{url}/internal/events?after={'9' * 18}&limit=0")
+        assert (response.status_code, response.headers["x-next-position"]) == (200, "9" * 18)

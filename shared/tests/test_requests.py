@@ -87,10 +87,10 @@ def test_every_problem_type_is_documented_and_has_all_members(code: str) -> None
     assert kind.title in documentation["description"]
     schema = documentation["content"]["application/problem+json"]["schema"]
     assert code in schema["properties"]["code"]["enum"]
-    answer = problems.response(Problem(code, "Why.", headers={"Retry-After": "1"}), "/path", "request-1")
-    assert (answer.status_code, answer.media_type) == (kind.status, "application/problem+json")
-    assert answer.headers["retry-after"] == "1"
-    assert orjson.loads(bytes(answer.body)) == {
+    response = problems.response(Problem(code, "Why.", headers={"Retry-After": "1"}), "/path", "request-1")
+    assert (response.status_code, response.media_type) == (kind.status, "application/problem+json")
+    assert response.headers["retry-after"] == "1"
+    assert orjson.loads(bytes(response.body)) == {
         "type": f"/problems/{code}",
         "title": kind.title,
         "status": kind.status,
@@ -235,11 +235,14 @@ async def test_summary_reports_readiness_and_runs_checks_at_most_once_a_second(
     settings = ProcessSettings(service="some-service", auth_jwks=str(lab.secrets.jwks), app_version="v7")
     app = Starlette(routes=[summary.route(settings, lambda: {"database": database}, lambda: {"more": len(asked)})])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        answers = await asyncio.gather(*(client.get("/health/summary") for _ in range(50)))
-        assert len(asked) == 1 and {answer.text for answer in answers} == {answers[0].text}
+        responses = await asyncio.gather(*(client.get("/health/summary") for _ in range(50)))
+        assert len(asked) == 1 and {response.text for response in responses} == {responses[0].text}
         who = {"service": "some-service", "version": "v7", "track": "stable"}
-        assert answers[0].json() == {**who, "ready": True, "failing": [], "more": 1}
+        assert responses[0].json() == {**who, "ready": True, "failing": [], "more": 1}
         fails = True
         clock.now += 1
-        answer = await client.get("/health/summary")
-        assert (answer.status_code, answer.json()["failing"]) == (200, ["database"]) and "secret" not in answer.text
+        response = await client.get("/health/summary")
+        assert (response.status_code, response.json()["failing"]) == (
+            200,
+            ["database"],
+        ) and "secret" not in response.text

@@ -127,7 +127,7 @@ class Clients:
             except ConnectionError:  # refused, or reset in the handshake: no request was sent
                 self.refused += 1
                 return
-            answers, idle = 0, 0.0
+            responses, idle = 0, 0.0
             try:
                 while True:
                     sending = loop.time()
@@ -135,13 +135,13 @@ class Clients:
                     since, idle = sending, loop.time() - since
                     if not await self._answer(reader):
                         break
-                    answers += 1
+                    responses += 1
                     self.answered += 1
                     await asyncio.sleep(pause)
             except (OSError, asyncio.IncompleteReadError) as error:
                 # A connection without a request for that long is closed; a client of a busy machine may be too late.
                 if idle < _DRAIN_SECONDS:
-                    self.cut_off.append((answers, repr(error)))
+                    self.cut_off.append((responses, repr(error)))
             writer.close()
 
     async def _answer(self, reader: asyncio.StreamReader) -> bool:

@@ -82,12 +82,12 @@ class SwarmScaler(DockerScaler):
                 raise UpdateInProgress(f"{service} is being updated")
             api = self._docker.api
             # Swarm rejects the update if the service has changed since it was read.
-            answer = api.post(
+            response = api.post(
                 f"{api.base_url}/v{api.api_version}/services/{found['ID']}/update",
                 params={"version": found["Version"]["Index"]},
                 json=with_replicas(found["Spec"], replicas),
             )
-            answer.raise_for_status()
+            response.raise_for_status()
         was: int = found["Spec"]["Mode"]["Replicated"].get("Replicas", 1)
         return was
 

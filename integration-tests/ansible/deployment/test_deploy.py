@@ -112,8 +112,8 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     token = lab_keys.sign(tmp_path / "lab/lab-key.pem", "alice")
     for path in ("accounts", "transactions"):
         url = f"http://127.0.0.1:{port}/api/v1/{path}"
-        answer = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=REQUEST_SECONDS)
-        assert answer.status_code == httpx.codes.OK
+        response = httpx.get(url, headers={"Authorization": f"Bearer {token}"}, timeout=REQUEST_SECONDS)
+        assert response.status_code == httpx.codes.OK
 
     folder = tmp_path / "opt"
     secrets = folder / "var/docker/secrets"

@@ -33,8 +33,8 @@ def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> 
     asked = tmp_path / "asked"
     asked.touch()
     tool = tmp_path / "rollout.sh"
-    answer = tmp_path / "answer"
-    tool.write_text(_SLOW_TOOL.format(asked=asked, answer=answer), encoding="utf-8")
+    response = tmp_path / "answer"
+    tool.write_text(_SLOW_TOOL.format(asked=asked, answer=response), encoding="utf-8")
     tool.chmod(0o755)
     (tmp_path / "play.yml").write_text(_PLAY, encoding="utf-8")
     variables = {
@@ -64,7 +64,7 @@ def test_processes_of_a_killed_driver_do_not_renew_the_lease(tmp_path: Path) -> 
             assert driver.poll() is None, (tmp_path / "log").read_text()
         finally:
             driver.send_signal(signal.SIGKILL)
-    answer.touch()
+    response.touch()
     last = asked.read_text()
     time.sleep(8)
     assert asked.read_text() == last

@@ -169,9 +169,9 @@ def test_internal_paths_are_not_routed(bank: ComposedBank, path: str) -> None:
         request = bank.client.build_request(method, "/", headers=own)
         # As it is: the client would tidy the path.
         request.url = request.url.copy_with(raw_path=path.encode())
-        answer = bank.client.send(request)
-        assert answer.status_code in (404, 405), (method, path, answer.status_code)
-        assert "specversion" not in answer.text and "# HELP" not in answer.text
+        response = bank.client.send(request)
+        assert response.status_code in (404, 405), (method, path, response.status_code)
+        assert "specversion" not in response.text and "# HELP" not in response.text
 
 
 CONNECT = (

@@ -141,10 +141,10 @@ def test_postgres_exporter_cannot_read_accounts(bank: ComposedBank):
 
 
 def test_unrouted_alerts_have_a_default_receiver(bank: ComposedBank):
-    answer = bank.compose(
+    response = bank.compose(
         "exec", "-T", "alertmanager", "wget", "-q", "-O", "-", "--post-data={}", "http://nginx:8081/sink"
     )
-    assert answer.strip() == "ok"
+    assert response.strip() == "ok"
 
 
 def test_nginx_metrics_are_not_routed(bank: ComposedBank):

@@ -129,7 +129,7 @@ def test_the_socket_proxy_forbids_all_other_calls(bank: ComposedBank) -> None:
         "print(json.dumps([client.request(*call).status_code for call in json.loads(sys.argv[1])]))"
     )
     calls = [["GET", f"/containers/{postgres}/json"], ["POST", f"/containers/{postgres}/stop"]]
-    answer = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
-    assert json.loads(answer) == [404, 404]
+    response = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
+    assert json.loads(response) == [404, 404]
     lines = bank.operate("refused").splitlines()
     assert len(lines) > 20 and all(line.startswith(("403", "404")) for line in lines)

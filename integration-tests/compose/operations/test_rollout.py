@@ -27,9 +27,9 @@ pytestmark = pytest.mark.usefixtures("autoscaler_rests")
 
 def track(bank: ComposedBank, client: str, canary: str = "") -> str:
     headers = {**bank.headers("alice"), "X-Client-ID": client} | ({"X-Canary": canary} if canary else {})
-    answer = bank.client.get("/api/v1/accounts", headers=headers)
-    assert answer.status_code == 200, answer.text
-    return answer.headers["x-app-track"]
+    response = bank.client.get("/api/v1/accounts", headers=headers)
+    assert response.status_code == 200, response.text
+    return response.headers["x-app-track"]
 
 
 def pools(bank: ComposedBank, clients: list[str]) -> dict[str, str]:
@@ -37,8 +37,8 @@ def pools(bank: ComposedBank, clients: list[str]) -> dict[str, str]:
     run, moment = uuid.uuid4().hex, now()
     for client in clients:
         headers = {**bank.headers("alice"), "X-Client-ID": client, "X-Request-ID": f"{run}-{client}"}
-        answer = bank.client.get("/api/v1/accounts", headers=headers)
-        assert answer.status_code == 200, answer.text
+        response = bank.client.get("/api/v1/accounts", headers=headers)
+        assert response.status_code == 200, response.text
 
     def logged() -> list[str]:
         lines = [line.partition(" ")[2] for line in bank.logs_since("nginx", moment).splitlines() if run in line]
@@ -133,8 +133,8 @@ def test_the_docker_proxy_forbids_rollout_service_everything_else(bank: Composed
         ["POST", "/containers/create"],
         ["GET", "/images/json"],
     ]
-    answer = bank.compose("exec", "-T", "rollout-service", "python", "-c", script, json.dumps(calls))
-    assert json.loads(answer) == [404, 404, 403, 403, 403, 403, 403, 403, 403]
+    response = bank.compose("exec", "-T", "rollout-service", "python", "-c", script, json.dumps(calls))
+    assert json.loads(response) == [404, 404, 403, 403, 403, 403, 403, 403, 403]
 
 
 def test_nginx_keeps_the_selected_configuration_across_a_restart(bank: ComposedBank) -> None:

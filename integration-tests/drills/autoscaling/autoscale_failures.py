@@ -146,14 +146,14 @@ def line(name: str, counted: str, notified: str, pauses: str, left: str) -> str:
 def run(drill: FailureDrill, fault: Fault) -> list[str]:
     """Inject a fault under load, print the result and repair the fault; return the failed checks."""
     eventually(drill.calm, 240, every=1)
-    before, counted, began = drill.containers(), drill.counted(fault.service, fault.operation), time.time()
+    before, counted, started = drill.containers(), drill.counted(fault.service, fault.operation), time.time()
     attempts: list[float] = []
     notified: float | None = None
 
     def seen() -> bool:
         nonlocal notified
-        attempts[:] = drill.attempts(fault.service, fault.operation, began)
-        notified = drill.notified(fault.service, fault.operation, began)
+        attempts[:] = drill.attempts(fault.service, fault.operation, started)
+        notified = drill.notified(fault.service, fault.operation, started)
         return len(attempts) >= 3 - (fault.operation == "health") and (notified is not None or not fault.notifies)
 
     repair = fault.cause(drill)
@@ -170,7 +170,7 @@ def run(drill: FailureDrill, fault: Fault) -> list[str]:
     finally:
         drill.load.rate = LOW
         repair()
-    return evaluate(fault, attempts, notified and notified - (attempts or [began])[0], rise, left)
+    return evaluate(fault, attempts, notified and notified - (attempts or [started])[0], rise, left)
 
 
 def evaluate(fault: Fault, attempts: list[float], notified: float | None, rise: float, left: set[str]) -> list[str]:
@@ -203,9 +203,9 @@ def nameless_image(drill: FailureDrill) -> list[str]:
             drill.bank.docker("rmi", "--force", image)
             return [f"Docker has removed the image {names}, of which containers run"]
         drill.load.rate = HIGH
-        began = time.time()
+        started = time.time()
         eventually(lambda: drill.stack.status()["ready"] > INITIAL_REPLICAS, 150, every=1)
-        took = time.time() - began
+        took = time.time() - started
         info(f"the image is untagged and Docker does not remove it: a new replica is ready after {took:.0f} s")
         return []
     finally:

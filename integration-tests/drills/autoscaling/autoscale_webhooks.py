@@ -125,13 +125,13 @@ def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
     sent = webhooks(secret, time.time())
     calls = json.dumps([[one.headers, one.body, one.size] for one in sent])
     there, before = _containers(bank), _counted(bank)
-    answers = json.loads(bank.inside("autoscale-service", "python", "-c", _SEND, _HOOK, calls))
+    responses = json.loads(bank.inside("autoscale-service", "python", "-c", _SEND, _HOOK, calls))
     time.sleep(_SETTLE_SECONDS)
-    rows = [f"{answer}  {one.outcome:16} {one.name}" for one, answer in zip(sent, answers, strict=True)]
+    rows = [f"{response}  {one.outcome:16} {one.name}" for one, response in zip(sent, responses, strict=True)]
     wrong = [
-        f"{one.name}: status {answer}, expected {one.answer}"
-        for one, answer in zip(sent, answers, strict=True)
-        if answer != one.answer
+        f"{one.name}: status {response}, expected {one.answer}"
+        for one, response in zip(sent, responses, strict=True)
+        if response != one.answer
     ]
     # Alertmanager may send webhooks meanwhile; they are accepted.
     counted = _counted(bank) - before
@@ -140,7 +140,7 @@ def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
         wrong.append(f"counted {dict(counted)}, expected {dict(expected)}")
     if changed := there ^ _containers(bank):
         wrong.append(f"containers added or removed: {changed}")
-    rejected = sum(answer >= 400 for answer in answers)
+    rejected = sum(response >= 400 for response in responses)
     rows.append(
         f"{rejected} of {len(sent) - expected['accepted']} rejected, no container added or removed" * (not wrong)
     )

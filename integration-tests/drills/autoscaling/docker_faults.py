@@ -48,8 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
             engine = _Engine()
             kind = {"Content-Type": "application/json"} if body else {}
             engine.request(self.command, self.path, body or None, kind)
-            answer = engine.getresponse()
-            status, content = answer.status, answer.read()
+            response = engine.getresponse()
+            status, content = response.status, response.read()
             engine.close()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

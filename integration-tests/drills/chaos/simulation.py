@@ -30,7 +30,7 @@ _SECONDS_BETWEEN_LINES = 30
 
 def simulate(seeds: range, jobs: int) -> int:
     """Simulate the seeds and print the result; return the number of seeds with violations."""
-    began = told = time.monotonic()
+    started = told = time.monotonic()
     faults: Counter[str] = Counter()
     done = requests = steps = broken = 0
     simulated = 0.0
@@ -43,8 +43,8 @@ def simulate(seeds: range, jobs: int) -> int:
             _print_violations(outcome, broken)
             if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
                 told = time.monotonic()
-                print(f"  {done} seeds, {told - began:.0f} s", flush=True)
-    seconds = time.monotonic() - began
+                print(f"  {done} seeds, {told - started:.0f} s", flush=True)
+    seconds = time.monotonic() - started
     print(", ".join(f"{count} × {fault}" for fault, count in faults.most_common()))
     check(
         not broken,

@@ -33,8 +33,8 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[LinkWalk, str]:
     """Walk until enough cases are sent; return the walk and the failure, if any."""
     api_url, secrets, service, cases, seed, minutes = job
     url, lab = f"{api_url}/docs/{service}/openapi.json", Lab(lab_keys.ensure(secrets))
-    walked, number, began = LinkWalk(), seed, time.monotonic()
-    while walked.cases < cases and time.monotonic() - began < minutes * 60:
+    walked, number, started = LinkWalk(), seed, time.monotonic()
+    while walked.cases < cases and time.monotonic() - started < minutes * 60:
         try:
             part = follow_links(url, lab, WALKS, LENGTH, number)
         except BaseException:  # pylint: disable=broad-exception-caught  # any error is a failure of the API
@@ -43,7 +43,7 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[LinkWalk, str]:
         walked.cases += part.cases
         walked.linked += part.linked
         walked.answers += part.answers
-        print(f"  {service}: {walked.cases} cases, {time.monotonic() - began:.0f} s", flush=True)
+        print(f"  {service}: {walked.cases} cases, {time.monotonic() - started:.0f} s", flush=True)
     return walked, ""
 
 
@@ -52,8 +52,8 @@ def report(service: str, walked: LinkWalk, finding: str, cases: int) -> bool:
     if finding:
         print(finding)
     met = not finding and walked.cases >= cases
-    answers = ", ".join(f"{count} × {status}" for status, count in sorted(walked.answers.items()))
-    return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {answers}")
+    responses = ", ".join(f"{count} × {status}" for status, count in sorted(walked.answers.items()))
+    return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {responses}")
 
 
 def is_consistent(bank: LocalBank) -> bool:
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="of the first walks (default 1)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
-    began = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         first = free_port(2)
         stack = LocalStack(
@@ -95,7 +95,7 @@ def main() -> int:
             met.append(is_consistent(bank))
             bank.client.close()
     cases = sum(walked.cases for walked, _ in found)
-    print(f"{cases} cases in all (threshold: {options.cases} to each service); {time.monotonic() - began:.0f} s")
+    print(f"{cases} cases in all (threshold: {options.cases} to each service); {time.monotonic() - started:.0f} s")
     return 0 if all(met) else 1
 
 

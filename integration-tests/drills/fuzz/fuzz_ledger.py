@@ -106,7 +106,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rounds at the same time (default: all cores)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
-    began, steps, rounds, findings = time.monotonic(), 0, 0, 0
+    started, steps, rounds, findings = time.monotonic(), 0, 0, 0
     numbers = itertools.count(options.seed)
     memory = _MEMORY if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as scratch, ProcessPoolExecutor(options.jobs) as pool:
@@ -119,11 +119,11 @@ def main() -> int:
                 if finding:
                     findings += 1
                     print(f"{finding}\nFAILURE in round {number}; again: --steps 1 --seed {number}", flush=True)
-                if steps < options.steps and not findings and time.monotonic() - began < options.minutes * 60:
+                if steps < options.steps and not findings and time.monotonic() - started < options.minutes * 60:
                     running.add(pool.submit(play, next(numbers), scratch))
                 if rounds % 20 == 0:
-                    print(f"  {steps:,} steps, {time.monotonic() - began:.0f} s", flush=True)
-    seconds = time.monotonic() - began
+                    print(f"  {steps:,} steps, {time.monotonic() - started:.0f} s", flush=True)
+    seconds = time.monotonic() - started
     met = steps >= options.steps and not findings
     check(
         met,

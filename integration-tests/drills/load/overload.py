@@ -119,13 +119,13 @@ class Drill:
         duration = result["microseconds"] / 1e6
         seen = list(self._seen(offset))
         # 499: requests that wrk abandoned at its end; it counts other abandoned requests as failed.
-        answers = Counter(int(line["status"]) for line in seen if line["status"] != 499)
+        responses = Counter(int(line["status"]) for line in seen if line["status"] != 499)
         if result["failed"]:
-            answers[0] = result["failed"]
+            responses[0] = result["failed"]
         return Phase(
             offered=len(seen) / duration,
             goodput=(self._posted() - before) / duration,
-            answers=answers,
+            answers=responses,
             probes=probes,
             accepted_ms=[line["duration"] * 1000 for line in seen if line["status"] == 201],
             by_second=_by_second(seen),
@@ -209,8 +209,8 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
     """Return the results of all rounds."""
     rejected = [one for each in rounds for one in each.overload.probes if one.status in (429, 503)]
     accepted = [ms for each in rounds for ms in each.overload.probes_ms(201)]
-    answers: Counter[int] = sum((each.overload.answers for each in rounds), Counter())
-    other = sum(count for status, count in answers.items() if status not in (201, 429, 503))
+    responses: Counter[int] = sum((each.overload.answers for each in rounds), Counter())
+    other = sum(count for status, count in responses.items() if status not in (201, 429, 503))
     offered = statistics.median(each.overload.offered / each.peak.goodput for each in rounds)
     goodput = statistics.median(each.overload.goodput / each.peak.goodput for each in rounds)
     logged = percentile([ms for each in rounds for ms in each.overload.accepted_ms], 0.99)
@@ -222,7 +222,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
     found = [
         Threshold(f"offered ÷ peak >= {OFFERED}", f"{offered:.2f}", offered >= OFFERED),
         Threshold(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),
-        Threshold("responses other than 201, 429 and 503: 0", f"{other} of {answers.total()}", other == 0),
+        Threshold("responses other than 201, 429 and 503: 0", f"{other} of {responses.total()}", other == 0),
         Threshold(
             f"accepted: p99 in NGINX's log and p95 of probes <= {ACCEPTED_MS} ms",
             f"{logged:.0f} ms, {accepted_p95:.0f} ms ({len(accepted)} probes)",

@@ -92,9 +92,9 @@ class Probe:
 
     def _ask(self) -> None:
         while not self._stop.is_set():
-            began = time.perf_counter()
+            started = time.perf_counter()
             self._client.get("/health/live")
-            self.slowest = max(self.slowest, time.perf_counter() - began)
+            self.slowest = max(self.slowest, time.perf_counter() - started)
 
     def __enter__(self) -> "Probe":
         self._client.get("/health/live")
@@ -131,9 +131,9 @@ def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int
         Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
         before = memory_mb(process, "VmRSS")
         with Probe(url) as probe:
-            answer = send()
-        size = max(size, len(answer.content) if answer.status_code >= 400 else 0)
-        assert answer.status_code < 500, answer.text
+            response = send()
+        size = max(size, len(response.content) if response.status_code >= 400 else 0)
+        assert response.status_code < 500, response.text
         blocks.append(probe.slowest * 1000)
         memory.append(memory_mb(process, "VmHWM") - before)
     return min(blocks), min(memory), size

@@ -125,10 +125,10 @@ FAULTS = (
 def run(bank: ComposedBank, fault: Fault) -> list[Result]:
     """Inject a fault, wait for its alerts, repair it and wait until they are resolved."""
     with _load(bank, fault.load):
-        began = time.time()
+        started = time.time()
         repair = fault.cause(bank)
         try:
-            firing = {alert: _await(bank, alert, "firing", began) for alert in fault.alerts}
+            firing = {alert: _await(bank, alert, "firing", started) for alert in fault.alerts}
         finally:
             repaired = time.time()
             repair()
@@ -137,7 +137,7 @@ def run(bank: ComposedBank, fault: Fault) -> list[Result]:
         Result(
             fault.name,
             alert.name,
-            message["at"] - began if (message := firing[alert]) else None,
+            message["at"] - started if (message := firing[alert]) else None,
             end["at"] - repaired if (end := resolved[alert]) else None,
             tuple(_faults_of(message, alert)) if message else (),
         )
@@ -146,7 +146,7 @@ def run(bank: ComposedBank, fault: Fault) -> list[Result]:
         Result(fault.name, name, None, None, (f"{name} was notified although {alert.name} should inhibit it",))
         for alert in fault.alerts
         for name in alert.unwanted
-        if _find(bank, Expected(name, "", alert.service), "firing", began)
+        if _find(bank, Expected(name, "", alert.service), "firing", started)
     ]
 
 

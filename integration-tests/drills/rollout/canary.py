@@ -64,7 +64,7 @@ def good(drill: DeployedDrill) -> None:
     bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
     with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, *times)
-        began = time.time()
+        started = time.time()
         bank.wait_for_state(process, STAGES["canary 10 %"])
         time.sleep(RELOAD_SECONDS)
         for count in counts:
@@ -75,11 +75,11 @@ def good(drill: DeployedDrill) -> None:
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
         time.sleep(5)
-    drill.check("good: deployment succeeds", f"after {ended - began:.0f} s", process.returncode == 0)
+    drill.check("good: deployment succeeds", f"after {ended - started:.0f} s", process.returncode == 0)
     if process.returncode:
         print(output[-4000:])
     state = bank.state()
-    print_timeline(state, began)
+    print_timeline(state, started)
     drill.check("good: promoted", state["outcome"], state["outcome"] == "promoted")
     if state["outcome"] == "promoted":
         drill.promoted.append(release.stem)
@@ -102,12 +102,12 @@ def check_split(drill: DeployedDrill, replicas: int) -> None:
     )
     # On a slow machine the next step may have begun meanwhile.
     step_ends = (note["at"] for note in drill.bank.state()["history"] if note["step"] > 0)
-    answers = seen.between(0, next(step_ends, float("inf")))
-    share = sum(one.track == "canary" for one in answers) / max(1, len(answers))
+    responses = seen.between(0, next(step_ends, float("inf")))
+    share = sum(one.track == "canary" for one in responses) / max(1, len(responses))
     drill.check(
         f"good: {SPLIT:.0%} ± {TOLERANCE:.0%} of at least {MIN_CLIENTS} clients on the canary at {replicas} replicas",
-        f"{share:.2%} of {len(answers)}",
-        abs(share - SPLIT) <= TOLERANCE and len(answers) >= MIN_CLIENTS,
+        f"{share:.2%} of {len(responses)}",
+        abs(share - SPLIT) <= TOLERANCE and len(responses) >= MIN_CLIENTS,
     )
 
 
@@ -231,14 +231,14 @@ def prometheus_down(drill: DeployedDrill) -> None:
     bank, release = drill.bank, drill.build_good_release()
     with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", "nginx_canary_step_timeout_seconds=60")
-        began = time.time()
+        started = time.time()
         bank.wait_for_state(process, STAGES["canary 10 %"])
         bank.compose("stop", "prometheus")
         try:
             output, _ = process.communicate(timeout=600)
         finally:
             bank.compose("start", "prometheus")
-        done = Deployment(process.returncode, output, began, time.time())
+        done = Deployment(process.returncode, output, started, time.time())
     check_rolled_back(drill, "prometheus-down", "no verdict within 60 s .no-data", done)
     drill.check_requests("prometheus-down", result)
     drill.check_only_stable_serves("prometheus-down")
@@ -308,7 +308,7 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
     drill.check("rollback-after-promotion: the last rollout is done", before["phase"], before["phase"] == "done")
     with customers(bank, drill.rate) as result:
         time.sleep(3)
-        began = time.time()
+        started = time.time()
         process = rollback(bank)
         eventually(lambda: bank.revision() != "stable", 60)
         switched = time.time()
@@ -316,17 +316,17 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
         ended = time.time()
         time.sleep(RELOAD_SECONDS)
     new = drill.promoted.pop()
-    last = max((one.at for one in result.served if one.version == new and one.at < switched + 30), default=began)
+    last = max((one.at for one in result.served if one.version == new and one.at < switched + 30), default=started)
     drill.check(
-        "rollback-after-promotion: `make rollback` succeeds", f"after {ended - began:.0f} s", process.returncode == 0
+        "rollback-after-promotion: `make rollback` succeeds", f"after {ended - started:.0f} s", process.returncode == 0
     )
     if process.returncode:
         print(output[-4000:])
-    print_timeline(bank.state(), began)
+    print_timeline(bank.state(), started)
     drill.check(
         f"rollback-after-promotion: NGINX serves the previous version after at most {MAX_SECONDS_TO_SWITCH:.0f} s",
-        f"{switched - began:.1f} s (last response of the new one after {last - began:.1f} s)",
-        switched - began <= MAX_SECONDS_TO_SWITCH,
+        f"{switched - started:.1f} s (last response of the new one after {last - started:.1f} s)",
+        switched - started <= MAX_SECONDS_TO_SWITCH,
     )
     drill.check_requests("rollback-after-promotion", result)
     drill.check_only_stable_serves("rollback-after-promotion")
@@ -355,9 +355,9 @@ def run_scenarios(folder: Path, names: list[str], options: argparse.Namespace) -
         progress = Progress("drill canary", len(names))
         for name in names:
             progress.step(f"{name}: {(SCENARIOS[name].__doc__ or 'a release with this fault').splitlines()[0]}")
-            began = time.monotonic()
+            started = time.monotonic()
             SCENARIOS[name](drill)
-            progress.info(f"{name} took {time.monotonic() - began:.0f} s")
+            progress.info(f"{name} took {time.monotonic() - started:.0f} s")
         return drill.missed
 
 

@@ -124,12 +124,12 @@ def canary_requests(
     log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
     """Return the requests sent to a canary first, during the rollout: later containers may reuse its address."""
-    began = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
+    started = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
     ended = next((note["at"] for note in history if note["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
     return [
         line
         for line in log
-        if began <= timestamp(line["at"]) <= ended and line["upstream"].split(",")[0].split(" ")[0] in addresses
+        if started <= timestamp(line["at"]) <= ended and line["upstream"].split(",")[0].split(" ")[0] in addresses
     ]
 
 

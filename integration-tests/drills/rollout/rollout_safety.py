@@ -117,9 +117,9 @@ def check_automatic_rollback(
     """Break the disks, and measure until rollout-service has rolled a faulty canary back."""
     for disk in disks:
         fault(disk)
-    began = time.time()
+    started = time.time()
     eventually(lambda: drill.bank.revision() == "stable", 120)
-    took = time.time() - began
+    took = time.time() - started
     drill.check(
         f"{name}: the faulty canary is rolled back after at most {MAX_SECONDS_AUTOMATIC_ROLLBACK:.0f} s",
         f"{took:.1f} s",
@@ -135,10 +135,10 @@ def check_automatic_rollback(
 
 def check_manual_rollback(drill: DeployedDrill, name: str, off: Callable[[], bool]) -> None:
     """Measure from `make rollback` until the canary has no traffic."""
-    began = time.time()
+    started = time.time()
     process = rollback(drill.bank)
     eventually(off, 120)
-    took = time.time() - began
+    took = time.time() - started
     drill.check(
         f"{name}: `make rollback` removes the canary from traffic after at most {MAX_SECONDS_MANUAL_ROLLBACK:.0f} s",
         f"{took:.1f} s",
@@ -161,10 +161,10 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
     first = bank.start_deploy(drill.build_good_release())
     bank.wait_for_state(first, partial(canary_at, 10, before))
     os.killpg(first.pid, signal.SIGSTOP)
-    began = time.time()
+    started = time.time()
     try:
         eventually(lambda: bank.state()["phase"] == "idle" and bank.revision() == "stable", 240)
-        info(f"  stable alone {time.time() - began:.0f} s after the driver froze")
+        info(f"  stable alone {time.time() - started:.0f} s after the driver froze")
         bank.detach_driver()
         second = drill.build_good_release()
         done = bank.deploy(second)

@@ -232,16 +232,16 @@ def deploy(drill: Drill, _good: Manifest) -> None:
                 tampered.write_text(content, encoding="utf-8")
                 done = bank.deploy(tampered)
                 output = " ".join(done.output.split())
-                answer = reason if reason in output else output[-150:]
-                drill.expect(f"Ansible: {what}", answer if done.code else "", True, reason)
+                response = reason if reason in output else output[-150:]
+                drill.expect(f"Ansible: {what}", response if done.code else "", True, reason)
                 if bank.containers("stable"):
                     drill.expect(f"Ansible: {what}: something was started", "", True)
-            began = time.monotonic()
+            started = time.monotonic()
             done = bank.deploy(genuine)
             drill.expect("Ansible: the genuine release", done.output[-2000:] if done.code else "", False)
             if done.code == 0:
                 bank.wait_until_answering()
-                print(f"       deployed and answering after {time.monotonic() - began:.0f} s", flush=True)
+                print(f"       deployed and answering after {time.monotonic() - started:.0f} s", flush=True)
         finally:
             bank.close()
     finally:

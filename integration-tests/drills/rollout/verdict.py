@@ -352,12 +352,12 @@ def main() -> int:
     parser.add_argument("--rollouts", type=int, default=1000, help="rollouts of each case (default 1000)")
     parser.add_argument("--seed", type=int, default=1, help="of the random numbers (default 1)")
     options = parser.parse_args()
-    began = time.monotonic()
+    started = time.monotonic()
     with ProcessPoolExecutor() as pool:
         missed = report_equal(pool, options.rollouts, options.seed)
         missed += report_bad(pool, options.rollouts, options.seed)
         missed += report_sticky(pool, options.rollouts, options.seed)
-    print(f"{missed} thresholds missed; {time.monotonic() - began:.0f} s")
+    print(f"{missed} thresholds missed; {time.monotonic() - started:.0f} s")
     return int(missed > 0)
 
 

@@ -87,9 +87,9 @@ class Hostile:
         self.bank = bank
         self.load = load
         self.good = True
-        began = time.time()
+        started = time.time()
         time.sleep(_CALM_SECONDS)
-        calm = self._p95(began)
+        calm = self._p95(started)
         self._max_p95 = max(CUSTOMERS_P95_SECONDS, _TIMES_CALM * calm)
         info(f"customers' p95 without attacks: {calm:.2f} s")
         self._token = bank.headers("mallory")["Authorization"]
@@ -118,12 +118,12 @@ class Hostile:
         status = size = parts = 0
         try:
             connection.request(request.method, f"/api/v1{request.path}", request.body or None, headers)
-            answer = connection.getresponse()
-            while chunk := answer.read(1024 * 1024):
+            response = connection.getresponse()
+            while chunk := response.read(1024 * 1024):
                 size += len(chunk)
                 parts += max(chunk.count(b"{"), chunk.count(b"\n"))
             # Reading in chunks does not raise when the body is shorter than Content-Length.
-            status = 0 if answer.length else answer.status
+            status = 0 if response.length else response.status
         except (OSError, http.client.HTTPException):
             status = 0
         finally:
@@ -135,9 +135,11 @@ class Hostile:
         deadline = time.monotonic() + _ROUND_SECONDS
         with ThreadPoolExecutor(at_once) as pool:
             sent = pool.map(lambda one: self.send(one) if time.monotonic() < deadline else None, requests)
-            answers = [one for one in sent if one is not None]
-        self.check(len(answers) == len(requests), f"sent within {_ROUND_SECONDS} s: {len(answers)} of {len(requests)}")
-        return answers
+            responses = [one for one in sent if one is not None]
+        self.check(
+            len(responses) == len(requests), f"sent within {_ROUND_SECONDS} s: {len(responses)} of {len(requests)}"
+        )
+        return responses
 
     def deaths(self, since: str) -> list[str]:
         """Return Docker's die and oom events of replicas since a time: service and exit code."""
@@ -152,17 +154,19 @@ class Hostile:
 
     def attack(self, name: str, send: Callable[[], list[Answer]], max_deaths: int = 0) -> list[Answer]:
         """Run an attack, print the result, and check replicas and customers."""
-        moment, failed_before, began = now(), len(self.load.failed), time.time()
-        answers = send()
+        moment, failed_before, started = now(), len(self.load.failed), time.time()
+        responses = send()
         # Count effects that follow the last response as well.
         time.sleep(1)
         deaths = self.deaths(moment)
         died = [line for line in deaths if line.startswith("die")]
         failed = self.load.failed[failed_before:]
-        served, p95 = len(self.load.between(began, time.time())), self._p95(began)
-        statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in answers).most_common())
-        slowest = max((one.seconds for one in answers), default=0)
-        info(f"{name}: {len(answers)} responses in {time.time() - began:.0f} s: {statuses}; slowest {slowest:.1f} s")
+        served, p95 = len(self.load.between(started, time.time())), self._p95(started)
+        statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in responses).most_common())
+        slowest = max((one.seconds for one in responses), default=0)
+        info(
+            f"{name}: {len(responses)} responses in {time.time() - started:.0f} s: {statuses}; slowest {slowest:.1f} s"
+        )
         if died:
             info("  " + ", ".join(f"{count} × {line}" for line, count in Counter(deaths).most_common()))
             self.wait_until_all_run()
@@ -174,7 +178,7 @@ class Hostile:
             not failed and served > 0, f"{name}: failed requests of customers: {len(failed)} of {asked} (threshold 0)"
         )
         self.check(p95 <= self._max_p95, f"{name}: customers' p95 {p95:.2f} s (threshold {self._max_p95:.1f} s)")
-        return answers
+        return responses
 
     def wait_until_all_run(self) -> None:
         """Wait until every replica is healthy."""
@@ -205,11 +209,11 @@ class Hostile:
 def send_bodies(drill: Hostile, again: int) -> None:
     """Bodies that are expensive to parse, on every route."""
     account = drill.bank.open_account(subject="mallory")
-    answers = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
-    drill.check_none_broke("bodies", answers)
-    for name, one in sorted({one.name: one for one in sorted(answers, key=lambda one: one.seconds)}.items()):
+    responses = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
+    drill.check_none_broke("bodies", responses)
+    for name, one in sorted({one.name: one for one in sorted(responses, key=lambda one: one.seconds)}.items()):
         info(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
-    largest = max((one for one in answers if one.status >= 400), key=lambda one: one.bytes, default=None)
+    largest = max((one for one in responses if one.status >= 400), key=lambda one: one.bytes, default=None)
     size = largest.bytes if largest else 0
     drill.check(size <= MAX_ERROR_BYTES, f"bodies: largest error response {size} bytes (threshold {MAX_ERROR_BYTES})")
     drill.print_memory()
@@ -218,8 +222,8 @@ def send_bodies(drill: Hostile, again: int) -> None:
 def send_heads(drill: Hostile, again: int) -> None:
     """Queries and headers of the maximum length."""
     account = drill.bank.open_account(subject="mallory")
-    answers = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
-    drill.check_none_broke("heads", answers)
+    responses = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
+    drill.check_none_broke("heads", responses)
 
 
 def read_statements(drill: Hostile, _again: int) -> None:
@@ -236,9 +240,9 @@ def read_statements(drill: Hostile, _again: int) -> None:
         kinds = [(("Accept", "application/json"),), (("Accept", "text/csv"),)]
         asked = [CraftedRequest("statement", "GET", path, headers=kinds[number % 2]) for number in range(at_once)]
         name = f"{at_once} statements"
-        answers = drill.attack(name, lambda asked=asked, at_once=at_once: drill.send_all(asked, at_once))
-        whole = sum(one.status == 200 and one.parts >= ENTRIES for one in answers)
-        refused = sum(one.status in (429, 503) for one in answers)
+        responses = drill.attack(name, lambda asked=asked, at_once=at_once: drill.send_all(asked, at_once))
+        whole = sum(one.status == 200 and one.parts >= ENTRIES for one in responses)
+        refused = sum(one.status in (429, 503) for one in responses)
         # Up to four must be served; of twenty, some may be rejected with Retry-After.
         enough = whole == at_once if at_once <= 4 else whole > 0 and whole + refused == at_once
         drill.check(enough, f"{name}: {whole} complete, {refused} rejected with 429 or 503, of {at_once}")
@@ -249,11 +253,13 @@ def send_refusals(drill: Hostile, _again: int) -> None:
     """Batches of 1,000 transfers without funds."""
     account, other = drill.bank.open_account(subject="mallory"), drill.bank.open_account(subject="mallory")
     requests = [refusals(account, other) for _ in range(BATCHES)]
-    answers = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
-    drill.check_none_broke("refusals", answers)
-    served = [one for one in answers if one.status == 200]
+    responses = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
+    drill.check_none_broke("refusals", responses)
+    served = [one for one in responses if one.status == 200]
     size = max((one.bytes for one in served), default=0)
-    drill.check(bool(served), f"refusals: {len(served)} of {len(answers)} batches processed, at most {size} bytes each")
+    drill.check(
+        bool(served), f"refusals: {len(served)} of {len(responses)} batches processed, at most {size} bytes each"
+    )
 
 
 def kill_with_requests(drill: Hostile, _again: int) -> None:
@@ -274,8 +280,8 @@ def kill_with_requests(drill: Hostile, _again: int) -> None:
     }.items():
         # NGINX skips a failed replica for two seconds.
         time.sleep(3)
-        (answer,) = drill.attack(name, lambda request=request: [drill.send(request)], MAX_DEATHS_OF_ONE_REQUEST)
-        drill.check(answer.status == 502, f"{name}: status {answer.status} (expected 502, after two replicas)")
+        (response,) = drill.attack(name, lambda request=request: [drill.send(request)], MAX_DEATHS_OF_ONE_REQUEST)
+        drill.check(response.status == 502, f"{name}: status {response.status} (expected 502, after two replicas)")
 
 
 def _deadly_image(bank: ComposedBank) -> str:
@@ -302,7 +308,7 @@ def main() -> int:
     wanted = options.only.split(",") if options.only else list(ROUNDS)
     if unknown := set(wanted) - set(ROUNDS):
         parser.error(f"no such round: {', '.join(unknown)}")
-    began = time.monotonic()
+    started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bank-drill-") as folder:
         bank = ComposedBank(Path(folder), **SETTINGS)
         try:
@@ -313,7 +319,7 @@ def main() -> int:
         finally:
             bank.close()
             subprocess.run(["docker", "image", "rm", "--force", _deadly_image(bank)], capture_output=True, check=False)
-    took = time.monotonic() - began
+    took = time.monotonic() - started
     return 0 if check(took <= MAX_SECONDS, f"total time {took:.0f} s (threshold {MAX_SECONDS} s)") and good else 1
 
 
