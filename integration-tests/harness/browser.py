@@ -19,7 +19,7 @@ DESKTOP = {"width": 1100, "height": 800}
 _FAILED_POLL = re.compile("Failed to load resource: (the server responded with a status of 50[234]|net::ERR_)")
 
 # Returns visible texts whose contrast to the background is below 4.5, the minimum of WCAG 2 AA.
-_FAINT = """() => {
+_LOW_CONTRAST_SCRIPT = """() => {
   const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   const light = (colour) => rgb(colour).slice(0, 3).map((one) => one / 255)
     .map((one) => one <= 0.04045 ? one / 12.92 : ((one + 0.055) / 1.055) ** 2.4)
@@ -51,7 +51,7 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-class Looked:
+class LoadedPage:
     """A page with the errors that the browser reported; `options` are those of a browser context.
 
     With `connected` false, the page's requests fail.
@@ -63,11 +63,11 @@ class Looked:
         self._context.route("**/*", self._fetch)
         self.connected = True
         self.page: Page = self._context.new_page()
-        self.complaints: list[str] = []
-        self.asked: list[str] = []
-        self.page.on("console", lambda message: self._complain(message.type, message.text))
-        self.page.on("pageerror", lambda error: self._complain("error", str(error)))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.errors: list[str] = []
+        self.requested_urls: list[str] = []
+        self.page.on("console", lambda message: self._record_error(message.type, message.text))
+        self.page.on("pageerror", lambda error: self._record_error("error", str(error)))
+        self.page.on("request", lambda request: self.requested_urls.append(request.url))
 
     def _fetch(self, route: Route) -> None:
         """Send a request for the browser.
@@ -82,12 +82,12 @@ class Looked:
             pass
         route.abort("connectionfailed")
 
-    def _complain(self, kind: str, text: str) -> None:
+    def _record_error(self, kind: str, text: str) -> None:
         # The page itself shows a poll that failed, which on a busy machine one may.
         if kind in ("error", "warning") and not _FAILED_POLL.search(text):
-            self.complaints.append(text)
+            self.errors.append(text)
 
-    def __enter__(self) -> "Looked":
+    def __enter__(self) -> "LoadedPage":
         self.page.goto("/")
         return self
 
@@ -119,9 +119,9 @@ class Looked:
         text = self.text(panel)
         return [text.count(word) for word in words]
 
-    def faint(self) -> list[Any]:
+    def low_contrast_texts(self) -> list[Any]:
         """Return the texts with too little contrast, and their contrast."""
-        found: list[Any] = self.page.evaluate(_FAINT)
+        found: list[Any] = self.page.evaluate(_LOW_CONTRAST_SCRIPT)
         return found
 
     def overflows(self) -> bool:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from harness.browser import PHONE, Browser, Looked, chromium
+from harness.browser import PHONE, Browser, LoadedPage, chromium
 from harness.local_stack import LocalBank
 
 SERVICES = ("account-service", "transaction-service")
@@ -59,48 +59,50 @@ def test_the_page_reveals_nothing_that_requires_a_token(bank: LocalBank):
 def test_the_page_loads_only_from_this_bank_and_conforms_to_its_content_security_policy(
     bank: LocalBank, browser: Browser
 ):
-    with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All systems operational")
+    with LoadedPage(browser, bank.stack.api_url) as loaded:
+        loaded.waits_for("overall", "All systems operational")
         replicas = len(bank.stack.processes["account-service"])
         version = bank.client.get("/docs/account-service/").headers["x-app-version"]
         shown = ("ready", version, f"{replicas}, fixed", "stable")
-        looked.waits_until(lambda: looked.counts("services", *shown) == [2] * len(shown))
-        looked.waits_for("split", "All clients on stable")
-        looked.waits_for("rollout", "Rollouts are not available")
-        looked.waits_for("autoscaler", "Autoscaling is not available")
-        assert looked.complaints == []
-        assert len(looked.asked) >= 7 and all(url.startswith(f"{bank.stack.api_url}/") for url in looked.asked)
-        looked.page.click("text=Grafana")
-        looked.page.wait_for_url("**/#grafana")
-        assert "Not available in this stack" in looked.page.locator("#grafana").inner_text()
+        loaded.waits_until(lambda: loaded.counts("services", *shown) == [2] * len(shown))
+        loaded.waits_for("split", "All clients on stable")
+        loaded.waits_for("rollout", "Rollouts are not available")
+        loaded.waits_for("autoscaler", "Autoscaling is not available")
+        assert loaded.errors == []
+        assert len(loaded.requested_urls) >= 7 and all(
+            url.startswith(f"{bank.stack.api_url}/") for url in loaded.requested_urls
+        )
+        loaded.page.click("text=Grafana")
+        loaded.page.wait_for_url("**/#grafana")
+        assert "Not available in this stack" in loaded.page.locator("#grafana").inner_text()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [320, 390, 1100])
 def test_the_page_is_readable_on_any_screen(bank: LocalBank, browser: Browser, scheme: str, width: int):
     viewport = {**PHONE, "width": width}
-    with Looked(browser, bank.stack.api_url, color_scheme=scheme, viewport=viewport) as looked:
-        looked.waits_for("overall", "All systems operational")
-        assert looked.faint() == [] and not looked.overflows()
-        ground = looked.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    with LoadedPage(browser, bank.stack.api_url, color_scheme=scheme, viewport=viewport) as loaded:
+        loaded.waits_for("overall", "All systems operational")
+        assert loaded.low_contrast_texts() == [] and not loaded.overflows()
+        ground = loaded.page.evaluate("getComputedStyle(document.body).backgroundColor")
         assert (sum(map(int, re.findall(r"\d+", ground))) < 384) == (scheme == "dark")
 
 
 def test_the_page_is_accessible_to_screen_readers(bank: LocalBank, browser: Browser):
-    with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All systems operational")
-        assert looked.page.locator("html").get_attribute("lang") == "en" and looked.page.title() == "Bank operations"
+    with LoadedPage(browser, bank.stack.api_url) as loaded:
+        loaded.waits_for("overall", "All systems operational")
+        assert loaded.page.locator("html").get_attribute("lang") == "en" and loaded.page.title() == "Bank operations"
         for name in ("Services", "Traffic", "Rollout", "Autoscaler", "Links"):
-            assert looked.page.get_by_role("region", name=name).count() == 1
-        assert looked.page.get_by_role("heading", level=1).count() == 1
-        assert "All systems operational" in looked.page.get_by_role("status").inner_text()
+            assert loaded.page.get_by_role("region", name=name).count() == 1
+        assert loaded.page.get_by_role("heading", level=1).count() == 1
+        assert "All systems operational" in loaded.page.get_by_role("status").inner_text()
 
 
 def test_without_javascript_the_page_explains_and_links(bank: LocalBank, browser: Browser):
-    with Looked(browser, bank.stack.api_url, java_script_enabled=False) as looked:
-        text = looked.page.inner_text("body")
+    with LoadedPage(browser, bank.stack.api_url, java_script_enabled=False) as loaded:
+        text = loaded.page.inner_text("body")
         assert "Current status of this bank" in text and "rolled back automatically" in text
-        links = [link.get_attribute("href") for link in looked.page.get_by_role("link").all()]
+        links = [link.get_attribute("href") for link in loaded.page.get_by_role("link").all()]
         assert len(links) == 9
         # The two services that this stack lacks return a problem document.
         found = {link: bank.client.get(str(link)).status_code for link in links}
@@ -109,18 +111,18 @@ def test_without_javascript_the_page_explains_and_links(bank: LocalBank, browser
 
 
 def test_an_unavailable_service_is_named_and_the_rest_still_updates(bank: LocalBank, browser: Browser):
-    with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All systems operational")
+    with LoadedPage(browser, bank.stack.api_url) as loaded:
+        loaded.waits_for("overall", "All systems operational")
         for index in range(len(bank.stack.processes["transaction-service"])):
             bank.stack.kill("transaction-service", index)
         try:
-            looked.waits_until(lambda: looked.counts("services", "ready", "not responding") == [1, 1])
-            looked.waits_until(lambda: looked.text("overall") == "✕ transaction-service not responding")
-            looked.waits_for("split", "All clients on stable")
+            loaded.waits_until(lambda: loaded.counts("services", "ready", "not responding") == [1, 1])
+            loaded.waits_until(lambda: loaded.text("overall") == "✕ transaction-service not responding")
+            loaded.waits_for("split", "All clients on stable")
         finally:
             for index in range(len(bank.stack.processes["transaction-service"])):
                 bank.stack.restart("transaction-service", index)
-        looked.waits_for("overall", "All systems operational")
+        loaded.waits_for("overall", "All systems operational")
 
 
 def test_a_rollout_shows_the_outcomes_of_both_versions(bank: LocalBank, browser: Browser):
@@ -135,13 +137,13 @@ def test_a_rollout_shows_the_outcomes_of_both_versions(bank: LocalBank, browser:
             {"service": "transactions", "outcome": "success", "canary": None, "stable": 1},
         ],
     }
-    with Looked(browser, bank.stack.api_url, viewport={**PHONE, "width": 320}) as looked:
-        looked.waits_for("overall", "All systems operational")
+    with LoadedPage(browser, bank.stack.api_url, viewport={**PHONE, "width": 320}) as loaded:
+        loaded.waits_for("overall", "All systems operational")
         edge = {**bank.client.get("/ops/edge.json").json(), "parts": ["rollout-service"], "revision": "previous"}
-        looked.page.route("**/ops/edge.json", lambda route: route.fulfill(json=edge))
-        looked.page.route("**/ops/rollout-service.json", lambda route: route.fulfill(json=state))
-        looked.waits_for("rollout", "Outcomes in this step")
-        table = looked.page.get_by_role("table", name="Outcomes in this step")
+        loaded.page.route("**/ops/edge.json", lambda route: route.fulfill(json=edge))
+        loaded.page.route("**/ops/rollout-service.json", lambda route: route.fulfill(json=state))
+        loaded.waits_for("rollout", "Outcomes in this step")
+        table = loaded.page.get_by_role("table", name="Outcomes in this step")
         assert [line.split("\t") for line in table.inner_text().splitlines()[1:]] == [
             ["outcome", "canary", "stable"],
             ["account-service"],
@@ -150,15 +152,15 @@ def test_a_rollout_shows_the_outcomes_of_both_versions(bank: LocalBank, browser:
             ["transactions"],
             ["success", "–", "100.0 %"],
         ]
-        looked.waits_for("split", "NGINX serves the previous version.")
-        assert not looked.overflows() and looked.faint() == [] and looked.complaints == []
+        loaded.waits_for("split", "NGINX serves the previous version.")
+        assert not loaded.overflows() and loaded.low_contrast_texts() == [] and loaded.errors == []
 
 
 def test_a_page_that_loses_its_connection_keeps_the_last_status_and_says_so(bank: LocalBank, browser: Browser):
-    with Looked(browser, bank.stack.api_url) as looked:
-        looked.waits_for("overall", "All systems operational")
-        looked.connected = False
-        looked.waits_for("overall", "NGINX not responding; the values below are outdated")
-        assert looked.counts("services", "● ready") == [2]
-        looked.connected = True
-        looked.waits_for("overall", "All systems operational")
+    with LoadedPage(browser, bank.stack.api_url) as loaded:
+        loaded.waits_for("overall", "All systems operational")
+        loaded.connected = False
+        loaded.waits_for("overall", "NGINX not responding; the values below are outdated")
+        assert loaded.counts("services", "● ready") == [2]
+        loaded.connected = True
+        loaded.waits_for("overall", "All systems operational")

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import yaml
 from harness.composed_stack import ComposedBank
-from drills.monitoring.alerts import REPLICA, run, show
+from drills.monitoring.alerts import REPLICA, run, format_result
 from harness.promql import Count, table
 from harness.client import eventually, usd
 from harness.load import retrying_transfers
@@ -157,9 +157,9 @@ def test_nginx_metrics_are_not_routed(bank: ComposedBank):
 @pytest.mark.usefixtures("autoscaler_rests")
 def test_a_killed_replica_is_notified_and_resolved(bank: ComposedBank):
     (result,) = run(bank, REPLICA)
-    print(show(result))
+    print(format_result(result))
     # How soon is a threshold of the drill.
-    assert result.firing is not None and result.resolved is not None and not result.wrong, show(result)
+    assert result.firing is not None and result.resolved is not None and not result.errors, format_result(result)
 
 
 def test_the_autoscaler_and_the_dead_mans_switch_are_called(bank: ComposedBank):

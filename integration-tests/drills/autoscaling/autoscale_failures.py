@@ -29,7 +29,7 @@ from shared.testing.progress import Progress
 TARGET_RPS, INITIAL_REPLICAS = 8, 2
 LOW, HIGH = 6, 30
 # The autoscaler's first backoff (BACKOFF_SECONDS), and the tolerance for clocks and logs.
-FIRST_PAUSE, SLACK = 10, 0.5
+FIRST_BACKOFF_SECONDS, TOLERANCE_SECONDS = 10, 0.5
 ALERT_SECONDS = 120
 SETTINGS = {
     "ACCOUNT_SERVICE_REPLICAS": str(INITIAL_REPLICAS),
@@ -37,7 +37,7 @@ SETTINGS = {
     "AUTOSCALE_SCALE_DOWN_STABILIZATION_SECONDS": "10",
     "AUTOSCALE_SCALE_DOWN_POLICY": "[8,100,5]",
 }
-_FULL = "failed to create rwlayer: mkdir /var/lib/docker/overlay2/1f-init: no space left on device"
+_DISK_FULL_MESSAGE = "failed to create rwlayer: mkdir /var/lib/docker/overlay2/1f-init: no space left on device"
 
 
 class FailureDrill:
@@ -55,12 +55,12 @@ class FailureDrill:
         filters = [argument for one in label for argument in ("--filter", f"label={one}")]
         return set(self.bank.docker("ps", "--all", "--quiet", "--no-trunc", *filters).split())
 
-    def calm(self) -> bool:
+    def in_initial_state(self) -> bool:
         """Return whether the stack is in its initial state, without failures or a pending retry."""
         status = self.stack.status()
         return self.stack.replicas(INITIAL_REPLICAS) and (status["failures"], status["retry_after_seconds"]) == (0, 0)
 
-    def notified(self, service: str, operation: str, since: float) -> float | None:
+    def notified_at(self, service: str, operation: str, since: float) -> float | None:
         """Return when the receiver was notified of a failure."""
         for message in self.bank.messages("/slack", since):
             attachment = message["body"]["attachments"][0]
@@ -69,7 +69,7 @@ class FailureDrill:
                 return float(message["at"])
         return None
 
-    def counted(self, service: str, operation: str) -> float:
+    def failure_count(self, service: str, operation: str) -> float:
         """Return autoscale_failures_total from Prometheus."""
         selector = f'autoscale_failures_total{{service="{service}",operation="{operation}"}}'
         return self.bank.prometheus.value(selector) or 0
@@ -77,7 +77,7 @@ class FailureDrill:
     def attempts(self, service: str, operation: str, since: float) -> list[float]:
         """Return the times of failed attempts; for unhealthy replicas, of their removal and the next attempt."""
         found = []
-        for moment, line in self.stack.logged(since):
+        for moment, line in self.stack.autoscaler_logs(since):
             if line["message"] == "scaling operation failed" and (line["target"], line["operation"]) == (
                 service,
                 operation,
@@ -90,14 +90,14 @@ class FailureDrill:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault and the autoscaler's name of the failing operation; `cause` injects it and returns its repair.
+    """A fault and the autoscaler's name of the failing operation; `inject` injects it and returns its repair.
 
     `notifies` is False if an alert with the same service and operation is firing already.
     """
 
     name: str
     operation: str
-    cause: Callable[[FailureDrill], Callable[[], object]]
+    inject: Callable[[FailureDrill], Callable[[], object]]
     service: str = SERVICE
     notifies: bool = True
 
@@ -109,90 +109,100 @@ def stopped_proxy(drill: FailureDrill) -> Callable[[], object]:
     return lambda: drill.bank.docker("start", *proxy)
 
 
-def refusing(calls: str, status: int, message: str) -> Callable[[FailureDrill], Callable[[], object]]:
+def rejected_calls(calls: str, status: int, message: str) -> Callable[[FailureDrill], Callable[[], object]]:
     """Make the faulty proxy reject calls."""
 
-    def cause(drill: FailureDrill) -> Callable[[], object]:
+    def inject(drill: FailureDrill) -> Callable[[], object]:
         drill.docker.refusal = Refusal(calls, status, message)
         return lambda: setattr(drill.docker, "refusal", None)
 
-    return cause
+    return inject
 
 
 def changed_secret(drill: FailureDrill) -> Callable[[], object]:
     """Replace a secret: running containers keep the old one, new ones get the new one."""
     secret = drill.bank.secrets / "account_database_url"
-    kept = secret.with_name("kept")
-    secret.rename(kept)
+    backup = secret.with_name("backup")
+    secret.rename(backup)
     secret.write_text("no address of a database", encoding="utf-8")
     secret.chmod(0o644)
-    return lambda: kept.replace(secret)
+    return lambda: backup.replace(secret)
 
 
 FAULTS = (
     Fault("the socket proxy is stopped", "observe", stopped_proxy, service="all"),
-    Fault("the image is missing", "create", refusing("POST .*/create$", 404, "No such image: sha256:1f")),
-    Fault("the disk is full: create", "create", refusing("POST .*/create$", 500, _FULL), notifies=False),
-    Fault("the disk is full: start", "start", refusing("POST .*/start$", 500, _FULL)),
+    Fault("the image is missing", "create", rejected_calls("POST .*/create$", 404, "No such image: sha256:1f")),
+    Fault(
+        "the disk is full: create", "create", rejected_calls("POST .*/create$", 500, _DISK_FULL_MESSAGE), notifies=False
+    ),
+    Fault("the disk is full: start", "start", rejected_calls("POST .*/start$", 500, _DISK_FULL_MESSAGE)),
     Fault("replicas never become healthy", "health", changed_secret),
 )
 
 
-def line(name: str, counted: str, notified: str, pauses: str, left: str) -> str:
+def line(name: str, failure_count: str, notified_at: str, pauses: str, leftover: str) -> str:
     """Return a line of the table."""
-    return f"{name:28} {counted:>8} {notified:>14} {pauses:>18}  {left}"
+    return f"{name:28} {failure_count:>8} {notified_at:>14} {pauses:>18}  {leftover}"
 
 
 def run(drill: FailureDrill, fault: Fault) -> list[str]:
     """Inject a fault under load, print the result and repair the fault; return the failed checks."""
-    eventually(drill.calm, 240, every=1)
-    before, counted, started = drill.containers(), drill.counted(fault.service, fault.operation), time.time()
+    eventually(drill.in_initial_state, 240, every=1)
+    before, failure_count, started = (
+        drill.containers(),
+        drill.failure_count(fault.service, fault.operation),
+        time.time(),
+    )
     attempts: list[float] = []
-    notified: float | None = None
+    notified_at: float | None = None
 
-    def seen() -> bool:
-        nonlocal notified
+    def all_observed() -> bool:
+        nonlocal notified_at
         attempts[:] = drill.attempts(fault.service, fault.operation, started)
-        notified = drill.notified(fault.service, fault.operation, started)
-        return len(attempts) >= 3 - (fault.operation == "health") and (notified is not None or not fault.notifies)
+        notified_at = drill.notified_at(fault.service, fault.operation, started)
+        return len(attempts) >= 3 - (fault.operation == "health") and (notified_at is not None or not fault.notifies)
 
-    repair = fault.cause(drill)
+    repair = fault.inject(drill)
     drill.load.rate = HIGH
     try:
         with suppress(AssertionError):
-            eventually(seen, 240, every=2)
+            eventually(all_observed, 240, every=2)
         drill.load.rate = LOW
-        rise = drill.counted(fault.service, fault.operation) - counted
+        increase = drill.failure_count(fault.service, fault.operation) - failure_count
         # During the fault: a partial replica is removed at once, an unhealthy one when it is no longer needed.
         with suppress(AssertionError):
             eventually(lambda: drill.containers() == before, 150 if fault.operation == "health" else 10, every=1)
-        left = drill.containers() ^ before
+        leftover = drill.containers() ^ before
     finally:
         drill.load.rate = LOW
         repair()
-    return evaluate(fault, attempts, notified and notified - (attempts or [started])[0], rise, left)
+    return evaluate(fault, attempts, notified_at and notified_at - (attempts or [started])[0], increase, leftover)
 
 
-def evaluate(fault: Fault, attempts: list[float], notified: float | None, rise: float, left: set[str]) -> list[str]:
+def evaluate(
+    fault: Fault, attempts: list[float], notified_at: float | None, increase: float, leftover: set[str]
+) -> list[str]:
     """Print the result of a fault and return the failed checks."""
     pauses = [later - earlier for earlier, later in zip(attempts, attempts[1:])]
-    news = "firing already" if not fault.notifies else "never" if notified is None else f"{notified:.0f} s"
+    notification = (
+        "firing already" if not fault.notifies else "never" if notified_at is None else f"{notified_at:.0f} s"
+    )
     waited = ", ".join(f"{pause:.0f}" for pause in pauses[:2]) + " s"
-    print(line(fault.name, f"+{rise:.0f}", news, waited, f"{len(left)} containers"), flush=True)
-    wrong = [] if rise > 0 else ["autoscale_failures_total did not rise"]
-    if fault.notifies and (notified is None or notified > ALERT_SECONDS):
-        wrong.append(f"ScalingFailed did not reach the receiver within {ALERT_SECONDS} s")
-    least = [FIRST_PAUSE * 2**index - SLACK for index in range(2)]
-    if not pauses or any(pause < threshold for pause, threshold in zip(pauses, least)):
-        wrong.append("the next attempt did not back off")
-    if left:
-        wrong.append(f"left behind or missing: {left}")
-    return [f"{fault.name}: {problem}" for problem in wrong]
+    print(line(fault.name, f"+{increase:.0f}", notification, waited, f"{len(leftover)} containers"), flush=True)
+    problems = [] if increase > 0 else ["autoscale_failures_total did not increase"]
+    if fault.notifies and (notified_at is None or notified_at > ALERT_SECONDS):
+        problems.append(f"ScalingFailed did not reach the receiver within {ALERT_SECONDS} s")
+    min_pauses = [FIRST_BACKOFF_SECONDS * 2**index - TOLERANCE_SECONDS for index in range(2)]
+    if not pauses or any(pause < threshold for pause, threshold in zip(pauses, min_pauses)):
+        problems.append("the next attempt did not back off")
+    if leftover:
+        problems.append(f"left behind or missing: {leftover}")
+    return [f"{fault.name}: {problem}" for problem in problems]
 
 
-def nameless_image(drill: FailureDrill) -> list[str]:
+def untagged_image(drill: FailureDrill) -> list[str]:
     """Untag the image; check that Docker does not remove it and that scaling continues."""
-    eventually(drill.calm, 240, every=1)
+    eventually(drill.in_initial_state, 240, every=1)
     (image,) = drill.bank.inspect("{{.Image}}", drill.bank.containers(SERVICE)[0])
     named = drill.bank.docker("inspect", "--format", '{{join .RepoTags " "}}', image).split()
     # The name in the stack's configuration; `latest` may belong to another stack by now.
@@ -229,18 +239,18 @@ def main() -> int:
                     drill = FailureDrill(bank, docker, load)
                     print(line("fault", "counted", "notified after", "attempts after", "left behind"), flush=True)
                     progress = Progress("drill autoscale_failures", len(faults) + 1)
-                    wrong = []
+                    problems = []
                     for fault in faults:
                         progress.step(fault.name)
-                        wrong += run(drill, fault)
+                        problems += run(drill, fault)
                     progress.step("the image is untagged")
-                    wrong += nameless_image(drill)
+                    problems += untagged_image(drill)
                 info(f"{len(load.failed)} of {load.sent} requests failed")
-                wrong += [f"failed request: {one}" for one in load.failed[:5]]
+                problems += [f"failed request: {one}" for one in load.failed[:5]]
                 bank.assert_ledger_is_sound()
             finally:
                 bank.close()
-    return exit_code(wrong)
+    return exit_code(problems)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ _SECONDS_BETWEEN_LINES = 30
 
 def simulate(seeds: range, jobs: int) -> int:
     """Simulate the seeds and print the result; return the number of seeds with violations."""
-    started = told = time.monotonic()
+    started = printed_at = time.monotonic()
     faults: Counter[str] = Counter()
     done = requests = steps = broken = 0
     simulated = 0.0
@@ -41,9 +41,9 @@ def simulate(seeds: range, jobs: int) -> int:
             faults += outcome.faults
             broken += bool(outcome.findings)
             _print_violations(outcome, broken)
-            if time.monotonic() - told > _SECONDS_BETWEEN_LINES:
-                told = time.monotonic()
-                print(f"  {done} seeds, {told - started:.0f} s", flush=True)
+            if time.monotonic() - printed_at > _SECONDS_BETWEEN_LINES:
+                printed_at = time.monotonic()
+                print(f"  {done} seeds, {printed_at - started:.0f} s", flush=True)
     seconds = time.monotonic() - started
     print(", ".join(f"{count} × {fault}" for fault, count in faults.most_common()))
     check(

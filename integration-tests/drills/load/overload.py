@@ -35,8 +35,8 @@ from shared.testing.postgres import PostgresNotInstalled
 from shared.testing.progress import Progress
 from shared.testing.thresholds import Threshold
 
-OFFERED = 3.0
-NORMAL = 0.6
+OVERLOAD_FACTOR = 3.0
+NORMAL_FACTOR = 0.6
 MIN_GOODPUT = 0.8
 ACCEPTED_MS = 250
 REJECTED_MS = 100
@@ -55,7 +55,7 @@ class Phase:
 
     offered: float
     goodput: float
-    answers: Counter[int]
+    responses: Counter[int]
     probes: Sequence[Response] = ()
     # From NGINX's access log: latencies of accepted transfers; accepted and other responses per second.
     accepted_ms: Sequence[float] = ()
@@ -111,37 +111,37 @@ class Drill:
         self._bench.settle()
         pause = 1000 * connections / per_second if per_second else 0.0
         before, offset = self._posted(), self._log.stat().st_size
-        with self._probing() as probes:
+        with self._running_probes() as probes:
             result = self._bench.wrk(
                 self._stack.api_url, UNIFORM, seconds, pause, connections=connections, strict=False
             )
         time.sleep(0.2)  # requests in flight at the end reach the log and the ledger
         duration = result["microseconds"] / 1e6
-        seen = list(self._seen(offset))
+        lines = list(self._log_lines(offset))
         # 499: requests that wrk abandoned at its end; it counts other abandoned requests as failed.
-        responses = Counter(int(line["status"]) for line in seen if line["status"] != 499)
+        responses = Counter(int(line["status"]) for line in lines if line["status"] != 499)
         if result["failed"]:
             responses[0] = result["failed"]
         return Phase(
-            offered=len(seen) / duration,
+            offered=len(lines) / duration,
             goodput=(self._posted() - before) / duration,
-            answers=responses,
+            responses=responses,
             probes=probes,
-            accepted_ms=[line["duration"] * 1000 for line in seen if line["status"] == 201],
-            by_second=_by_second(seen),
+            accepted_ms=[line["duration"] * 1000 for line in lines if line["status"] == 201],
+            by_second=_by_second(lines),
         )
 
     def _posted(self) -> int:
         return int(self._bench.server.sql("accounts", "SELECT count(*) FROM transactions WHERE type = 'transfer'"))
 
-    def _seen(self, offset: int) -> Iterator[dict[str, Any]]:
+    def _log_lines(self, offset: int) -> Iterator[dict[str, Any]]:
         with self._log.open("rb") as log:
             log.seek(offset)
             for line in log:
                 yield json.loads(line)
 
     @contextmanager
-    def _probing(self) -> Iterator[list[Response]]:
+    def _running_probes(self) -> Iterator[list[Response]]:
         """Send probes a few times a second and sample the memory while the block runs."""
         probes: list[Response] = []
         sample_memory = repeating(self.memory.sample, every=0.25)
@@ -162,9 +162,9 @@ def _account(number: int) -> str:
     return f"00000000-0000-7000-8000-{number % UNIFORM + 1:012x}"
 
 
-def _by_second(seen: Sequence[dict[str, Any]]) -> list[Counter[bool]]:
+def _by_second(lines: Sequence[dict[str, Any]]) -> list[Counter[bool]]:
     seconds: dict[str, Counter[bool]] = {}
-    for line in seen:
+    for line in lines:
         seconds.setdefault(line["timestamp"], Counter())[line["status"] == 201] += 1
     return [seconds[moment] for moment in sorted(seconds)]
 
@@ -182,11 +182,11 @@ def one_round(drill: Drill, seconds: int, connections: int, progress: Progress) 
     """Measure one round and print its result."""
     peak = drill.load(seconds, connections)
     # Some connections wait for their responses, so the rate they aim at has to be higher.
-    overload = drill.load(seconds, _OVERLOAD_CONNECTIONS, OFFERED * 1.5 * peak.goodput)
-    normal = drill.load(seconds, connections, NORMAL * peak.goodput)
+    overload = drill.load(seconds, _OVERLOAD_CONNECTIONS, OVERLOAD_FACTOR * 1.5 * peak.goodput)
+    normal = drill.load(seconds, connections, NORMAL_FACTOR * peak.goodput)
     progress.info(
         f"peak {peak.goodput:.0f}/s; offered {overload.offered:.0f}/s: goodput {overload.goodput:.0f}/s,"
-        f" responses {dict(sorted(overload.answers.items()))}; then {normal.goodput:.0f}/s of {normal.offered:.0f}/s"
+        f" responses {dict(sorted(overload.responses.items()))}; then {normal.goodput:.0f}/s of {normal.offered:.0f}/s"
     )
     return Round(peak, overload, normal)
 
@@ -209,7 +209,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
     """Return the results of all rounds."""
     rejected = [one for each in rounds for one in each.overload.probes if one.status in (429, 503)]
     accepted = [ms for each in rounds for ms in each.overload.probes_ms(201)]
-    responses: Counter[int] = sum((each.overload.answers for each in rounds), Counter())
+    responses: Counter[int] = sum((each.overload.responses for each in rounds), Counter())
     other = sum(count for status, count in responses.items() if status not in (201, 429, 503))
     offered = statistics.median(each.overload.offered / each.peak.goodput for each in rounds)
     goodput = statistics.median(each.overload.goodput / each.peak.goodput for each in rounds)
@@ -220,7 +220,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
     back = sum(recovered(each.normal) for each in rounds)
     after = statistics.median(each.normal.goodput / each.normal.offered for each in rounds)
     found = [
-        Threshold(f"offered ÷ peak >= {OFFERED}", f"{offered:.2f}", offered >= OFFERED),
+        Threshold(f"offered ÷ peak >= {OVERLOAD_FACTOR}", f"{offered:.2f}", offered >= OVERLOAD_FACTOR),
         Threshold(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),
         Threshold("responses other than 201, 429 and 503: 0", f"{other} of {responses.total()}", other == 0),
         Threshold(
@@ -234,7 +234,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
             rejected_p95 <= REJECTED_MS and with_retry_after == len(rejected) > 0,
         ),
         Threshold(
-            f"none rejected later than {RECOVERY_SECONDS} s after the overload, at {NORMAL:.0%} of peak",
+            f"none rejected later than {RECOVERY_SECONDS} s after the overload, at {NORMAL_FACTOR:.0%} of peak",
             f"{back} of {len(rounds)} rounds; {after:.1%} of the offered transfers are in the ledger",
             back == len(rounds),
         ),

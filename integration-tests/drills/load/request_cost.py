@@ -31,7 +31,7 @@ from shared.ids import Identifier, new_id
 from shared.testing.fixtures import Lab, serving
 from shared.tests.test_bodies import HOSTILE
 
-MAX_BLOCK_MS, MAX_MEMORY_MB, MAX_ANSWER_BYTES, MAX_READ_RATIO = 50, 20, 8192, 1.03
+MAX_BLOCK_MS, MAX_MEMORY_MB, MAX_RESPONSE_BYTES, MAX_READ_RATIO = 50, 20, 8192, 1.03
 TRANSFERS, BATCH = "/api/v1/transfers", "/api/v1/transfers:batch"
 _WEBHOOK = """
 import resource, sys, time
@@ -88,9 +88,9 @@ class Probe:
         self._client = httpx.Client(base_url=url)
         self._stop = threading.Event()
         self.slowest = 0.0
-        self._thread = threading.Thread(target=self._ask)
+        self._thread = threading.Thread(target=self._send)
 
-    def _ask(self) -> None:
+    def _send(self) -> None:
         while not self._stop.is_set():
             started = time.perf_counter()
             self._client.get("/health/live")
@@ -141,8 +141,8 @@ def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int
 
 def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
     """Print a case with its thresholds; return whether they were met."""
-    met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_ANSWER_BYTES
-    thresholds = f"thresholds {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_ANSWER_BYTES} bytes"
+    met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_RESPONSE_BYTES
+    thresholds = f"thresholds {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_RESPONSE_BYTES} bytes"
     return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({thresholds})")
 
 

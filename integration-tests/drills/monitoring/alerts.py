@@ -23,29 +23,29 @@ from shared.testing.progress import Progress
 _RECEIVER = "integration-tests/harness/receiver"
 COMPOSE_FILE = f"docker-compose.yml:{_RECEIVER}/compose.yml:{_RECEIVER}/as-autoscaler.yml"
 MAX_SECONDS = 120.0
-_PATIENCE_SECONDS = 300.0
-_LOOK_SECONDS = 2.0
+_ALERT_TIMEOUT_SECONDS = 300.0
+_POLL_SECONDS = 2.0
 # The lock of an outbox' sequencer (shared/messaging/outbox.py): no event is published while another session holds it.
 _SEQUENCER_LOCK = 0x6F7574626F78
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
-    """An alert that a fault must raise; `unwanted` are alerts that it must inhibit."""
+class ExpectedAlert:
+    """An alert that a fault must raise; `inhibited` are alerts that it must inhibit."""
 
     name: str
     severity: str
     service: str = ""
-    unwanted: tuple[str, ...] = ()
+    inhibited: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A fault; `cause` injects it and returns its repair. With `load`, transfers run meanwhile."""
+    """A fault; `inject` injects it and returns its repair. With `load`, transfers run meanwhile."""
 
     name: str
-    alerts: tuple[Expected, ...]
-    cause: Callable[[ComposedBank], Callable[[], object]]
+    alerts: tuple[ExpectedAlert, ...]
+    inject: Callable[[ComposedBank], Callable[[], object]]
     load: bool = False
 
 
@@ -57,31 +57,31 @@ class Result:
     alert: str
     firing: float | None
     resolved: float | None
-    wrong: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
         """Whether the threshold is met and the message is correct."""
-        return self.firing is not None and self.firing <= MAX_SECONDS and self.resolved is not None and not self.wrong
+        return self.firing is not None and self.firing <= MAX_SECONDS and self.resolved is not None and not self.errors
 
 
 def killed_replica(bank: ComposedBank) -> Callable[[], object]:
     """Kill a replica; Docker does not restart it."""
-    victim = bank.containers("account-service")[0]
-    bank.docker("kill", victim)
-    return lambda: bank.docker("start", victim)
+    container = bank.containers("account-service")[0]
+    bank.docker("kill", container)
+    return lambda: bank.docker("start", container)
 
 
 def stopped(service: str) -> Callable[[ComposedBank], Callable[[], object]]:
     """Return a fault that stops a whole service."""
 
-    def cause(bank: ComposedBank) -> Callable[[], object]:
-        victims = bank.containers(service)
-        bank.docker("stop", *victims)
+    def inject(bank: ComposedBank) -> Callable[[], object]:
+        containers = bank.containers(service)
+        bank.docker("stop", *containers)
         # Not `compose start`: it waits for one-shots that this service depends on.
-        return lambda: bank.docker("start", *victims)
+        return lambda: bank.docker("start", *containers)
 
-    return cause
+    return inject
 
 
 def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
@@ -92,31 +92,31 @@ def corrupted_balance(bank: ComposedBank) -> Callable[[], object]:
     return lambda: bank.sql("account", change.format("- 7"))
 
 
-def held_relay(bank: ComposedBank) -> Callable[[], object]:
+def blocked_relay(bank: ComposedBank) -> Callable[[], object]:
     """Hold the sequencer's lock, so that the outbox fills up while the broker is healthy."""
     bank.sql_in_background("account", f"SELECT pg_advisory_lock({_SEQUENCER_LOCK}), pg_sleep(600)", "drill")
     end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'drill'"
     return lambda: bank.sql("account", end)
 
 
-REPLICA = Fault("a replica is killed", (Expected("ReplicaDown", "ticket", "account-service"),), killed_replica)
+REPLICA = Fault("a replica is killed", (ExpectedAlert("ReplicaDown", "ticket", "account-service"),), killed_replica)
 FAULTS = (
     REPLICA,
     Fault(
         "all of a service stops",
-        (Expected("ServiceDown", "page", "transaction-service", unwanted=("ReplicaDown", "ApiUnreachable")),),
+        (ExpectedAlert("ServiceDown", "page", "transaction-service", inhibited=("ReplicaDown", "ApiUnreachable")),),
         stopped("transaction-service"),
     ),
-    Fault("NATS stops", (Expected("NatsDown", "page"),), stopped("nats")),
+    Fault("NATS stops", (ExpectedAlert("NatsDown", "page"),), stopped("nats")),
     Fault(
         "the outbox fills up",
-        (Expected("OutboxStalled", "ticket", "account-service"),),
-        held_relay,
+        (ExpectedAlert("OutboxStalled", "ticket", "account-service"),),
+        blocked_relay,
         load=True,
     ),
     Fault(
         "a balance is changed manually",
-        (Expected("LedgerImbalance", "page"), Expected("ReconciliationMismatch", "page")),
+        (ExpectedAlert("LedgerImbalance", "page"), ExpectedAlert("ReconciliationMismatch", "page")),
         corrupted_balance,
     ),
 )
@@ -126,7 +126,7 @@ def run(bank: ComposedBank, fault: Fault) -> list[Result]:
     """Inject a fault, wait for its alerts, repair it and wait until they are resolved."""
     with _load(bank, fault.load):
         started = time.time()
-        repair = fault.cause(bank)
+        repair = fault.inject(bank)
         try:
             firing = {alert: _await(bank, alert, "firing", started) for alert in fault.alerts}
         finally:
@@ -145,8 +145,8 @@ def run(bank: ComposedBank, fault: Fault) -> list[Result]:
     ] + [
         Result(fault.name, name, None, None, (f"{name} was notified although {alert.name} should inhibit it",))
         for alert in fault.alerts
-        for name in alert.unwanted
-        if _find(bank, Expected(name, "", alert.service), "firing", started)
+        for name in alert.inhibited
+        if _find(bank, ExpectedAlert(name, "", alert.service), "firing", started)
     ]
 
 
@@ -160,16 +160,16 @@ def _load(bank: ComposedBank, wanted: bool) -> Iterator[None]:
         yield
 
 
-def _await(bank: ComposedBank, alert: Expected, status: str, since: float) -> dict[str, Any] | None:
-    deadline = time.time() + _PATIENCE_SECONDS
+def _await(bank: ComposedBank, alert: ExpectedAlert, status: str, since: float) -> dict[str, Any] | None:
+    deadline = time.time() + _ALERT_TIMEOUT_SECONDS
     while time.time() < deadline:
         if found := _find(bank, alert, status, since):
             return found
-        time.sleep(_LOOK_SECONDS)
+        time.sleep(_POLL_SECONDS)
     return None
 
 
-def _find(bank: ComposedBank, alert: Expected, status: str, since: float) -> dict[str, Any] | None:
+def _find(bank: ComposedBank, alert: ExpectedAlert, status: str, since: float) -> dict[str, Any] | None:
     """Return the first Slack message about an alert since a time."""
     for message in bank.messages("/slack", since):
         title = str(message["body"]["attachments"][0]["title"])
@@ -179,7 +179,7 @@ def _find(bank: ComposedBank, alert: Expected, status: str, since: float) -> dic
     return None
 
 
-def _faults_of(message: dict[str, Any], alert: Expected) -> Iterator[str]:
+def _faults_of(message: dict[str, Any], alert: ExpectedAlert) -> Iterator[str]:
     """Yield what is missing in a Slack message: severity, value, runbook."""
     attachment = message["body"]["attachments"][0]
     if f"· {alert.severity}]" not in attachment["title"]:
@@ -192,20 +192,20 @@ def _faults_of(message: dict[str, Any], alert: Expected) -> Iterator[str]:
 
 def webhook_faults(bank: ComposedBank) -> list[str]:
     """Return problems with the webhooks to the autoscaler and the dead man's switch of an idle stack."""
-    deadline = time.time() + _PATIENCE_SECONDS
+    deadline = time.time() + _ALERT_TIMEOUT_SECONDS
     while len(_calls(bank)) < 2 and time.time() < deadline:
-        time.sleep(_LOOK_SECONDS)
-    wrong = []
+        time.sleep(_POLL_SECONDS)
+    errors = []
     if len(calls := _calls(bank)) < 2:
-        wrong.append(
+        errors.append(
             f"the autoscaler got {len(calls)} webhooks; Alertmanager must repeat them while the alert is firing"
         )
     token = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     if any(call["authorization"] != f"Bearer {token}" for call in calls):
-        wrong.append("the webhook did not have the configured authorization")
+        errors.append("the webhook did not have the configured authorization")
     if not bank.messages("/dead-mans-switch"):
-        wrong.append("the dead man's switch got no webhook")
-    return wrong
+        errors.append("the dead man's switch got no webhook")
+    return errors
 
 
 def _calls(bank: ComposedBank) -> list[dict[str, Any]]:
@@ -223,7 +223,7 @@ def line(fault: str, alert: str, firing: str, resolved: str, verdict: str) -> st
     return f"{fault:30} {alert:24} {firing:>10} {resolved:>10} {MAX_SECONDS:>5.0f} s  {verdict}"
 
 
-def show(result: Result) -> str:
+def format_result(result: Result) -> str:
     """Return a result as a line of the table, followed by its problems."""
 
     def seconds(value: float | None) -> str:
@@ -231,7 +231,7 @@ def show(result: Result) -> str:
 
     verdict = "met" if result.passed else "missed"
     first = line(result.fault, result.alert, seconds(result.firing), seconds(result.resolved), verdict)
-    return "\n".join([first, *(f"    {problem}" for problem in result.wrong)])
+    return "\n".join([first, *(f"    {problem}" for problem in result.errors)])
 
 
 def main() -> int:
@@ -245,13 +245,13 @@ def main() -> int:
             for fault in FAULTS:
                 progress.step(fault.name)
                 for result in run(bank, fault):
-                    print(show(result), flush=True)
+                    print(format_result(result), flush=True)
                     passed = passed and result.passed
             progress.step("webhooks of the autoscaler and the dead man's switch")
-            wrong = webhook_faults(bank)
-            print("webhook of the autoscaler and dead man's switch:", "; ".join(wrong) or "ok")
+            errors = webhook_faults(bank)
+            print("webhook of the autoscaler and dead man's switch:", "; ".join(errors) or "ok")
             bank.assert_ledger_is_sound()
-            return 0 if passed and not wrong else 1
+            return 0 if passed and not errors else 1
         finally:
             bank.close()
 

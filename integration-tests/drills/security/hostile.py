@@ -36,8 +36,8 @@ MAX_DEATHS_OF_ONE_REQUEST = 2
 MAX_ERROR_BYTES = 64 * 1024
 # Or four times the p95 without attacks, on a busy machine.
 CUSTOMERS_P95_SECONDS = 1.5
-_TIMES_CALM = 4
-_CALM_SECONDS = 6
+_MAX_P95_FACTOR = 4
+_BASELINE_SECONDS = 6
 MAX_SECONDS = 600
 
 ENTRIES = 100_000
@@ -70,7 +70,7 @@ INSERT INTO entries (account_id, transaction_id, seq, counterparty, amount, bala
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class CraftedResponse:
     """A response: its status (0: connection broken), its size, and the number of lines or objects in it."""
 
     name: str
@@ -86,25 +86,25 @@ class Hostile:
     def __init__(self, bank: ComposedBank, load: Load) -> None:
         self.bank = bank
         self.load = load
-        self.good = True
+        self.all_met = True
         started = time.time()
-        time.sleep(_CALM_SECONDS)
-        calm = self._p95(started)
-        self._max_p95 = max(CUSTOMERS_P95_SECONDS, _TIMES_CALM * calm)
-        info(f"customers' p95 without attacks: {calm:.2f} s")
+        time.sleep(_BASELINE_SECONDS)
+        baseline = self._p95(started)
+        self._max_p95 = max(CUSTOMERS_P95_SECONDS, _MAX_P95_FACTOR * baseline)
+        info(f"customers' p95 without attacks: {baseline:.2f} s")
         self._token = bank.headers("mallory")["Authorization"]
 
     def _p95(self, since: float) -> float:
         """Return the p95 latency of the customers' requests since a time; infinity without any."""
-        waits = sorted(one.seconds for one in self.load.between(since, time.time()))
-        return waits[int(len(waits) * 0.95)] if waits else float("inf")
+        latencies = sorted(one.seconds for one in self.load.between(since, time.time()))
+        return latencies[int(len(latencies) * 0.95)] if latencies else float("inf")
 
     def check(self, met: bool, text: str) -> None:
         """Print a value with its threshold, and record a missed threshold."""
-        self.good = check(met, text) and self.good
+        self.all_met = check(met, text) and self.all_met
 
-    def send(self, request: CraftedRequest) -> Answer:
-        """Send a request over a new connection and read the whole response."""
+    def send(self, request: CraftedRequest) -> CraftedResponse:
+        """Send a request over a new connection and read the complete response."""
         address = urlsplit(self.bank.api_url)
         connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=_TIMEOUT_SECONDS)
         headers = {
@@ -114,7 +114,7 @@ class Hostile:
             "Connection": "close",
             **dict(request.headers),
         }
-        begun = time.monotonic()
+        started = time.monotonic()
         status = size = parts = 0
         try:
             connection.request(request.method, f"/api/v1{request.path}", request.body or None, headers)
@@ -128,12 +128,12 @@ class Hostile:
             status = 0
         finally:
             connection.close()
-        return Answer(request.name, status, size, parts, time.monotonic() - begun)
+        return CraftedResponse(request.name, status, size, parts, time.monotonic() - started)
 
-    def send_all(self, requests: Sequence[CraftedRequest], at_once: int) -> list[Answer]:
-        """Send requests, `at_once` concurrently; none is sent after the time limit of a round."""
+    def send_all(self, requests: Sequence[CraftedRequest], concurrency: int) -> list[CraftedResponse]:
+        """Send requests, `concurrency` concurrently; none is sent after the time limit of a round."""
         deadline = time.monotonic() + _ROUND_SECONDS
-        with ThreadPoolExecutor(at_once) as pool:
+        with ThreadPoolExecutor(concurrency) as pool:
             sent = pool.map(lambda one: self.send(one) if time.monotonic() < deadline else None, requests)
             responses = [one for one in sent if one is not None]
         self.check(
@@ -148,11 +148,15 @@ class Hostile:
         attributes = (
             f'{{{{index .Actor.Attributes "{name}"}}}}' for name in ("com.docker.compose.service", "exitCode")
         )
-        form = " ".join(("{{.Action}}", *attributes))
-        lines = self.bank.docker("events", "--since", since, "--until", now(), "--format", form, *words).splitlines()
+        template = " ".join(("{{.Action}}", *attributes))
+        lines = self.bank.docker(
+            "events", "--since", since, "--until", now(), "--format", template, *words
+        ).splitlines()
         return [line.strip() for line in lines if line.split()[1] in REPLICAS]
 
-    def attack(self, name: str, send: Callable[[], list[Answer]], max_deaths: int = 0) -> list[Answer]:
+    def attack(
+        self, name: str, send: Callable[[], list[CraftedResponse]], max_deaths: int = 0
+    ) -> list[CraftedResponse]:
         """Run an attack, print the result, and check replicas and customers."""
         moment, failed_before, started = now(), len(self.load.failed), time.time()
         responses = send()
@@ -173,9 +177,9 @@ class Hostile:
         for line in failed[:3]:
             info(f"  a customer: {line}")
         self.check(len(died) <= max_deaths, f"{name}: crashed replicas: {len(died)} (threshold {max_deaths})")
-        asked = served + len(failed)
+        total = served + len(failed)
         self.check(
-            not failed and served > 0, f"{name}: failed requests of customers: {len(failed)} of {asked} (threshold 0)"
+            not failed and served > 0, f"{name}: failed requests of customers: {len(failed)} of {total} (threshold 0)"
         )
         self.check(p95 <= self._max_p95, f"{name}: customers' p95 {p95:.2f} s (threshold {self._max_p95:.1f} s)")
         return responses
@@ -190,9 +194,9 @@ class Hostile:
 
         eventually(healthy, 90, every=0.5)
 
-    def check_none_broke(self, name: str, answers: Sequence[Answer]) -> None:
+    def check_no_server_errors(self, name: str, responses: Sequence[CraftedResponse]) -> None:
         """Check that no response is a server error."""
-        broken = Counter(f"{one.name}: {one.status}" for one in answers if one.status in _BROKEN)
+        broken = Counter(f"{one.name}: {one.status}" for one in responses if one.status in _BROKEN)
         for kind, count in broken.most_common(8):
             info(f"  {count} × {kind}")
         self.check(not broken, f"{name}: responses 500, 502, 504 or none: {broken.total()} (threshold 0)")
@@ -210,7 +214,7 @@ def send_bodies(drill: Hostile, again: int) -> None:
     """Bodies that are expensive to parse, on every route."""
     account = drill.bank.open_account(subject="mallory")
     responses = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
-    drill.check_none_broke("bodies", responses)
+    drill.check_no_server_errors("bodies", responses)
     for name, one in sorted({one.name: one for one in sorted(responses, key=lambda one: one.seconds)}.items()):
         info(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
     largest = max((one for one in responses if one.status >= 400), key=lambda one: one.bytes, default=None)
@@ -223,7 +227,7 @@ def send_heads(drill: Hostile, again: int) -> None:
     """Queries and headers of the maximum length."""
     account = drill.bank.open_account(subject="mallory")
     responses = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
-    drill.check_none_broke("heads", responses)
+    drill.check_no_server_errors("heads", responses)
 
 
 def read_statements(drill: Hostile, _again: int) -> None:
@@ -236,16 +240,20 @@ def read_statements(drill: Hostile, _again: int) -> None:
     end = datetime.now(UTC) + timedelta(days=1)
     query = urlencode({"from": (end - timedelta(days=4)).isoformat(), "to": end.isoformat()})
     path = f"/statements/{account}?{query}"
-    for at_once in (2, 4, 20):
+    for concurrency in (2, 4, 20):
         kinds = [(("Accept", "application/json"),), (("Accept", "text/csv"),)]
-        asked = [CraftedRequest("statement", "GET", path, headers=kinds[number % 2]) for number in range(at_once)]
-        name = f"{at_once} statements"
-        responses = drill.attack(name, lambda asked=asked, at_once=at_once: drill.send_all(asked, at_once))
-        whole = sum(one.status == 200 and one.parts >= ENTRIES for one in responses)
+        requests = [
+            CraftedRequest("statement", "GET", path, headers=kinds[number % 2]) for number in range(concurrency)
+        ]
+        name = f"{concurrency} statements"
+        responses = drill.attack(
+            name, lambda requests=requests, concurrency=concurrency: drill.send_all(requests, concurrency)
+        )
+        complete = sum(one.status == 200 and one.parts >= ENTRIES for one in responses)
         refused = sum(one.status in (429, 503) for one in responses)
         # Up to four must be served; of twenty, some may be rejected with Retry-After.
-        enough = whole == at_once if at_once <= 4 else whole > 0 and whole + refused == at_once
-        drill.check(enough, f"{name}: {whole} complete, {refused} rejected with 429 or 503, of {at_once}")
+        enough = complete == concurrency if concurrency <= 4 else complete > 0 and complete + refused == concurrency
+        drill.check(enough, f"{name}: {complete} complete, {refused} rejected with 429 or 503, of {concurrency}")
     drill.print_memory()
 
 
@@ -254,7 +262,7 @@ def send_refusals(drill: Hostile, _again: int) -> None:
     account, other = drill.bank.open_account(subject="mallory"), drill.bank.open_account(subject="mallory")
     requests = [refusals(account, other) for _ in range(BATCHES)]
     responses = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
-    drill.check_none_broke("refusals", responses)
+    drill.check_no_server_errors("refusals", responses)
     served = [one for one in responses if one.status == 200]
     size = max((one.bytes for one in served), default=0)
     drill.check(
@@ -272,7 +280,7 @@ def kill_with_requests(drill: Hostile, _again: int) -> None:
     # All replicas are replaced at once; requests that fail meanwhile do not count.
     bank.compose("up", "--detach", "--no-deps", "account-service", ACCOUNT_SERVICE_IMAGE=_deadly_image(bank))
     drill.wait_until_all_run()
-    deadly, body = (("X-CraftedRequest-ID", _DEADLY),), b'{"from_account":"x"}'
+    deadly, body = (("X-Request-ID", _DEADLY),), b'{"from_account":"x"}'
     for name, request in {
         "a deadly POST": CraftedRequest("POST", "POST", "/transfers", body, headers=deadly),
         "a deadly GET": CraftedRequest("GET", "GET", "/accounts", headers=deadly),
@@ -332,7 +340,7 @@ def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: floa
             ROUNDS[name](drill, again)
     assert_transfers_posted_once(bank, load)
     info(f"ledger consistent after {load.sent} requests of customers")
-    return drill.good
+    return drill.all_met
 
 
 if __name__ == "__main__":
