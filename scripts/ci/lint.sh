@@ -50,6 +50,13 @@ in_service() {
     (cd "$service" && PYTHONPATH=$root MYPYPATH=$root "$@")
 }
 
+# Drills run rarely: find names and arguments that do not exist without running them. Types are not checked.
+check_drills() {
+    (cd integration-tests && MYPYPATH=$root:$root/load-tests mypy --config-file "$root/pyproject.toml" \
+        drills/*/*.py harness/*.py || true) |
+        (! grep -E '^(drills|harness)/.* (has no attribute|is not defined|unexpected keyword argument|Too (many|few) arguments)')
+}
+
 # ansible-lint calls the ansible of the same environment; --offline downloads nothing.
 check_ansible() {
     scripts/local/bootstrap.sh deploy && PATH=$root/.venv-ops/bin:$PATH ansible-lint --offline -q --strict ansible
@@ -70,6 +77,7 @@ check bandit bandit --quiet --recursive --configfile pyproject.toml shared scrip
 check ansible-lint check_ansible
 check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
 check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
+check "mypy (drills)" check_drills
 for service in "${services[@]}"; do
     check "mypy ($service)" in_service "$service" mypy --config-file "$root/pyproject.toml" -p app
     check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app
