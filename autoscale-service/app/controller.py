@@ -47,12 +47,12 @@ class _Service:
     alert_until: float = 0
     backoff: _Backoff = field(default_factory=_Backoff)
     removal_backoff: _Backoff = field(default_factory=_Backoff)
-    work: asyncio.Task[None] | None = None
+    operation: asyncio.Task[None] | None = None
     actions: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=20))
 
     @property
     def operation_in_progress(self) -> bool:
-        return self.work is not None and not self.work.done()
+        return self.operation is not None and not self.operation.done()
 
     def is_pending(self, now: float) -> bool:
         """Return whether a change is due soon: an alert fires, replicas start, or a window or backoff is running."""
@@ -128,13 +128,15 @@ class Controller:
 
     async def wait_idle(self) -> None:
         """Wait for the operations in progress."""
-        await asyncio.gather(*(service.work for service in self._services.values() if service.work is not None))
+        await asyncio.gather(
+            *(service.operation for service in self._services.values() if service.operation is not None)
+        )
 
     async def _reconcile(self, name: str, service: _Service, act: bool) -> None:
         now = self._clock()
-        quiet = act and not service.seen.rolling
+        can_remove = act and not service.seen.rolling
         if (
-            quiet
+            can_remove
             and now >= max(service.backoff.until, service.removal_backoff.until)
             and await self._remove_failed(name, service)
         ):
@@ -166,7 +168,7 @@ class Controller:
         if seen.ready == seen.current and decision.direction == "none":
             service.backoff.failures = 0
         if act and decision.direction != "none" and now >= service.backoff.until:
-            service.work = asyncio.create_task(self._scale(name, service, decision), name=f"scale {name}")
+            service.operation = asyncio.create_task(self._scale(name, service, decision), name=f"scale {name}")
 
     async def _remove_failed(self, name: str, service: _Service) -> bool:
         """Remove replicas that did not become ready in time; return whether there were any.
@@ -247,10 +249,10 @@ class Controller:
         """
         spec = service.spec
         start = now - max(_longest_window(spec), spec.panic_seconds)
-        moments = (await self._metrics_client.past(start, now, _STEP)).get(name, {})
+        by_time = (await self._metrics_client.past(start, now, _STEP)).get(name, {})
         history = History()
         before: int | None = None
-        for when, measured in sorted(moments.items()):
+        for when, measured in sorted(by_time.items()):
             count = measured.ready or 0
             metrics = [measured.load(metric) for metric in self._settings.metrics]
             usable = [load for load in metrics if load is not None and load.usable]

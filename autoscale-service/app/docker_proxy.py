@@ -24,7 +24,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
 
     def __init__(self, docker: httpx.AsyncClient, project: str, most: int) -> None:
         super().__init__(docker, project)
-        self._most = most
+        self._max_replicas = most
         self.rules = [
             *self.rules,
             # Concurrent creates could exceed the maximum together.
@@ -61,7 +61,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
             any(replica.copy_of(one, int(number)) == body for one in siblings), "is not a copy of a running replica"
         )
         existing = await self._listed(self._replicas_of(service), all="true")
-        require(len(existing) < (bounds(labels)[1] or self._most), "would be more than the maximum")
+        require(len(existing) < (bounds(labels)[1] or self._max_replicas), "would be more than the maximum")
         require(query == {"name": replica.name_of(labels)}, "has a name that does not match its number")
         return query
 
@@ -71,7 +71,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         require(given.keys() == {"Container", "EndpointConfig"}, "has an unexpected form")
         require(re.fullmatch(ID, str(given["Container"])), "names no container")
         labels = await self._labels_of(given["Container"])
-        require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
+        require(labels.get(replica.CREATED) == "true", "concerns a container that the autoscaler did not create")
         number = int(labels[replica.NUMBER])
         siblings = await self._inspected(self._replicas_of(labels[replica.SERVICE]))
         known = [replica.endpoints_of(one, number) for one in siblings]
@@ -85,7 +85,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         """Start a replica that the autoscaler created."""
         require(body is None, "has a body")
         labels = await self._labels_of(match["id"])
-        require(labels.get(replica.MADE) == "true", "concerns a container that the autoscaler did not create")
+        require(labels.get(replica.CREATED) == "true", "concerns a container that the autoscaler did not create")
         return allow_parameters(query)
 
     async def _allow_removal(self, container: str) -> None:
@@ -108,7 +108,7 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         require(swarm.is_ours(spec, self._project), "concerns a service outside the stack")
         given = body.get("Mode") if isinstance(body, dict) else None
         replicas: Any = given.get("Replicated", {}).get("Replicas") if isinstance(given, dict) else None
-        most = bounds(spec["Labels"])[1] or self._most
+        most = bounds(spec["Labels"])[1] or self._max_replicas
         require(isinstance(replicas, int) and replicas is not True and 1 <= replicas <= most, "is out of bounds")
         require(body == swarm.with_replicas(spec, replicas), "changes more than the number of replicas")
         # The compared version only: otherwise a concurrent update would be undone.

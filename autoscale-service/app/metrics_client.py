@@ -80,9 +80,9 @@ class PrometheusClient:
         found: dict[str, dict[float, ServiceMetrics]] = {}
         window = {"query": _SELECTOR, "start": start, "end": end, "step": step}
         for series in await self._query("query_range", window):
-            moments = found.setdefault(series["metric"].get("service", ""), {})
+            by_time = found.setdefault(series["metric"].get("service", ""), {})
             for sample in series["values"]:
-                _add(moments.setdefault(float(sample[0]), ServiceMetrics()), series["metric"], sample)
+                _add(by_time.setdefault(float(sample[0]), ServiceMetrics()), series["metric"], sample)
         return found
 
     async def _query(self, kind: str, parameters: Mapping[str, Any]) -> list[Any]:

@@ -16,7 +16,7 @@ NUMBER = "com.docker.compose.container-number"
 CONFIGURATION = "banking.configuration"
 ONE_OFF = "com.docker.compose.oneoff"
 # Label of replicas that the autoscaler created: only these are removed when they do not become ready.
-MADE = "banking.autoscale.made"
+CREATED = "banking.autoscale.made"
 
 _NOT_COPIED = {"com.docker.compose.replace"}
 
@@ -39,7 +39,7 @@ def copy_of(replica: Mapping[str, Any], number: int) -> dict[str, Any]:
     """
     config = dict(replica["Config"])
     labels = {name: value for name, value in config["Labels"].items() if name not in _NOT_COPIED}
-    config["Labels"] = labels | {NUMBER: str(number), MADE: "true"}
+    config["Labels"] = labels | {NUMBER: str(number), CREATED: "true"}
     config["Image"] = replica["Image"]
     # Docker's default, not set by the service.
     if config.get("Hostname") == replica["Id"][:12]:

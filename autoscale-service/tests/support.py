@@ -86,8 +86,8 @@ class FakeCluster:
     async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         if self.blind(self.time):
             return {}
-        moments = [start + index * step for index in range(math.floor((end - start) / step) + 1)]
-        return {ACCOUNT: {moment: self._measured(moment) for moment in moments}}
+        by_time = [start + index * step for index in range(math.floor((end - start) / step) + 1)]
+        return {ACCOUNT: {moment: self._measured(moment) for moment in by_time}}
 
     def _measured(self, when: float) -> ServiceMetrics:
         ready = self.ready

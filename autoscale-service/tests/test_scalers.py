@@ -8,7 +8,7 @@ import orjson
 import pytest
 from docker.client import DockerClient
 
-from app.replica import MADE
+from app.replica import CREATED
 from app.scalers import Replicas, ScalingError, UpdateInProgress
 from app.scalers.compose import ComposeScaler, connect_docker
 from app.scalers.swarm import SwarmScaler
@@ -55,7 +55,7 @@ def test_new_replicas_copy_the_newest_one_with_all_networks(compose: ComposeScal
     assert new["HostConfig"] == model["HostConfig"] and new["Image"] == model["Image"]
     labels = dict(model["Config"]["Labels"])
     del labels["com.docker.compose.replace"]
-    assert new["Config"]["Labels"] == {**labels, MADE: "true", "com.docker.compose.container-number": "3"}
+    assert new["Config"]["Labels"] == {**labels, CREATED: "true", "com.docker.compose.container-number": "3"}
     for field in ("Env", "User", "Healthcheck", "StopTimeout"):
         assert new["Config"][field] == model["Config"][field]
     assert "Hostname" not in new["Config"], "the model's own name"
@@ -143,7 +143,7 @@ def test_a_replica_that_never_becomes_healthy_is_removed(
     made: bool,
     removed: int,
 ) -> None:
-    third = replica_document(3, **({MADE: "true"} if made else {}))
+    third = replica_document(3, **({CREATED: "true"} if made else {}))
     third["State"]["Health"] = {"Status": health}
     now = aged(third, age).timestamp()
     # On a busy machine a second passes quickly.
@@ -153,7 +153,7 @@ def test_a_replica_that_never_becomes_healthy_is_removed(
 
 
 def test_a_replica_that_becomes_unhealthy_is_kept(compose: ComposeScaler, engine: Engine) -> None:
-    third = replica_document(3, **{MADE: "true"})
+    third = replica_document(3, **{CREATED: "true"})
     aged(third, 61)
     engine.containers[third["Id"]] = third
     compose.observe()

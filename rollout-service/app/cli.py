@@ -36,9 +36,9 @@ from shared.runtime.settings import load_or_exit
 REJECTED = 3
 
 # The phase that each command completes, once its conditions are met.
-_COMPLETES = {"provisioned": "provisioning", "promoted": "promoting"}
-# A rollout advances only while its state can be stored; a rollback does not wait for that.
-_STORED_FIRST = {"begin", "provisioned", "approve", "promoted"}
+_COMPLETED_PHASES = {"provisioned": "provisioning", "promoted": "promoting"}
+# Commands that fail if the state cannot be stored on the host; a rollback does not depend on it.
+_REQUIRES_STORE = {"begin", "provisioned", "approve", "promoted"}
 _ARGUMENTS = {
     **{"status": 0, "begin": 1, "renew": 1, "provisioned": 1, "promoted": 1, "restoring": 1, "restored": 1},
     **{"abort": 2, "approve": 3},
@@ -53,7 +53,7 @@ def _start(settings: RolloutSettings, clock: Clock) -> Transition:
     now = clock.wall()
     rollout_id = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     lease = settings.lease_seconds
-    return lambda state: clock.anchor(state_machine.start(state, request, rollout_id, now, lease), lease)
+    return lambda state: clock.adjust_to_boot(state_machine.start(state, request, rollout_id, now, lease), lease)
 
 
 def _check(command: str, settings: RolloutSettings, file: StateFile, rollout_id: str, clock: Clock) -> None:
@@ -65,48 +65,48 @@ def _check(command: str, settings: RolloutSettings, file: StateFile, rollout_id:
     lease = settings.lease_seconds
     state = file.change(lambda state: state_machine.renew(state, rollout_id, clock.now(state), lease))
     try:
-        if state.phase == _COMPLETES[command] and (unmet := unmet_conditions(settings, state)):
+        if state.phase == _COMPLETED_PHASES[command] and (unmet := unmet_conditions(settings, state)):
             raise InvalidTransition("; ".join(unmet))
     except DockerError as error:
         raise InvalidTransition(str(error)) from error
 
 
-def _command(name: str, given: Sequence[str], settings: RolloutSettings) -> _Command:
+def _command(name: str, arguments: Sequence[str], settings: RolloutSettings) -> _Command:
     """Return what a command does to the state."""
     commands: dict[str, _Command] = {
         "status": lambda state, now: state,
-        "renew": lambda state, now: state_machine.renew(state, given[0], now, settings.lease_seconds),
-        "provisioned": lambda state, now: state_machine.complete_provisioning(state, given[0], now),
-        "approve": lambda state, now: state_machine.approve(state, given[0], int(given[1]), given[2], now),
-        "promoted": lambda state, now: state_machine.complete_promotion(state, given[0], now),
-        "abort": lambda state, now: state_machine.abort(state, given[0], given[1], now),
-        "restoring": lambda state, now: state_machine.check_restoring(state, given[0]),
-        "restored": lambda state, now: state_machine.complete_restore(state, given[0], now),
+        "renew": lambda state, now: state_machine.renew(state, arguments[0], now, settings.lease_seconds),
+        "provisioned": lambda state, now: state_machine.complete_provisioning(state, arguments[0], now),
+        "approve": lambda state, now: state_machine.approve(state, arguments[0], int(arguments[1]), arguments[2], now),
+        "promoted": lambda state, now: state_machine.complete_promotion(state, arguments[0], now),
+        "abort": lambda state, now: state_machine.abort(state, arguments[0], arguments[1], now),
+        "restoring": lambda state, now: state_machine.check_restoring(state, arguments[0]),
+        "restored": lambda state, now: state_machine.complete_restore(state, arguments[0], now),
     }
     return commands[name]
 
 
-def _valid(arguments: Sequence[str]) -> bool:
+def _is_valid(arguments: Sequence[str]) -> bool:
     """Return whether the arguments are those of a known command."""
     if not arguments or len(arguments) - 1 != _ARGUMENTS.get(arguments[0]) or not all(arguments):
         return False
     return (arguments[0] != "begin" or arguments[1] == "-") and (arguments[0] != "approve" or arguments[2].isdecimal())
 
 
-def _run(name: str, given: Sequence[str], settings: RolloutSettings, file: StateFile) -> Rollout:
+def _run(name: str, arguments: Sequence[str], settings: RolloutSettings, file: StateFile) -> Rollout:
     """Run a command and return the new state. Raises InvalidTransition, ValidationError, OSError, InvalidStateFile."""
     clock = Clock()
-    if name in _STORED_FIRST:
+    if name in _REQUIRES_STORE:
         # Written even if unchanged: this fails on a disk that has become read-only.
         file.store(always=True)
-    if name in _COMPLETES:
-        _check(name, settings, file, given[0], clock)
+    if name in _COMPLETED_PHASES:
+        _check(name, settings, file, arguments[0], clock)
     if name == "begin":
         state = file.change(_start(settings, clock))
     else:
-        command = _command(name, given, settings)
+        command = _command(name, arguments, settings)
         state = file.change(lambda state: command(state, clock.now(state)))
-    if name in _STORED_FIRST:
+    if name in _REQUIRES_STORE:
         file.store()
     return state
 
@@ -119,7 +119,7 @@ def _print(state: Rollout) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run a command and return the exit code."""
     arguments = [argument.strip() for argument in arguments]
-    if not _valid(arguments):
+    if not _is_valid(arguments):
         print(__doc__, file=sys.stderr)
         return 2
     settings = load_or_exit(RolloutSettings)

@@ -39,8 +39,8 @@ class Clock:
         # The wall clock may have been set back meanwhile, but no time before the last change can come again.
         return max(self.wall(), state.changed_at, state.step_started_at)
 
-    def anchor(self, state: Rollout, lease_seconds: float) -> Rollout:
-        """Tie the rollout's time to the current boot; a lease from before it lasts at most its usual duration."""
+    def adjust_to_boot(self, state: Rollout, lease_seconds: float) -> Rollout:
+        """Continue the rollout's time after a reboot; a lease from before it lasts at most its usual duration."""
         if not state.id or state.boot_id == self._boot_id:
             return state
         now = self.now(state)

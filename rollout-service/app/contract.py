@@ -82,33 +82,33 @@ def fill(value: Any, names: Mapping[str, str]) -> Any:
     return {key: fill(item, names) for key, item in value.items()} if isinstance(value, Mapping) else value
 
 
-def compare(probe: Probe, track: str, found: Response, names: Mapping[str, str]) -> ProbeResult:
+def compare(probe: Probe, track: str, response: Response, names: Mapping[str, str]) -> ProbeResult:
     """Compare a response with the expected one."""
     difference: str | None
-    transient = found.status in _TRANSIENT and found.status != probe.status
-    if transient or found.headers.get("x-app-track", track) != track:
+    transient = response.status in _TRANSIENT and response.status != probe.status
+    if transient or response.headers.get("x-app-track", track) != track:
         difference = None
     else:
-        difference = _difference(probe, found, names)[:_MAX_DIFFERENCE]
+        difference = _difference(probe, response, names)[:_MAX_DIFFERENCE]
     return ProbeResult(probe.service, track, probe.name, difference)
 
 
 def regressions(results: list[ProbeResult]) -> list[ProbeResult]:
-    """Return the results of canaries that differ where stable is known not to."""
-    sound = {result.probe for result in results if result.track == "stable" and result.difference == ""}
-    return [result for result in results if result.track == "canary" and result.difference and result.probe in sound]
+    """Return the differences of canaries in probes whose response from stable is as expected."""
+    correct = {result.probe for result in results if result.track == "stable" and result.difference == ""}
+    return [result for result in results if result.track == "canary" and result.difference and result.probe in correct]
 
 
-def _difference(probe: Probe, found: Response, names: Mapping[str, str]) -> str:
-    if found.status != probe.status:
-        code = found.body.get("code", "") if isinstance(found.body, Mapping) else ""
-        return f"status: expected {probe.status}, got {found.status} {code}".rstrip()
-    if missing := {"x-app-track", "x-app-version"} - found.headers.keys():
+def _difference(probe: Probe, response: Response, names: Mapping[str, str]) -> str:
+    if response.status != probe.status:
+        code = response.body.get("code", "") if isinstance(response.body, Mapping) else ""
+        return f"status: expected {probe.status}, got {response.status} {code}".rstrip()
+    if missing := {"x-app-track", "x-app-version"} - response.headers.keys():
         return f"header {min(missing)}: missing"
     for name, expected in fill(probe.response_headers, names).items():
-        if difference := _differs(expected, found.headers.get(name.lower()), f"header {name}"):
+        if difference := _differs(expected, response.headers.get(name.lower()), f"header {name}"):
             return difference
-    return _differs(fill(probe.response, names), found.body, "body")
+    return _differs(fill(probe.response, names), response.body, "body")
 
 
 def _differs(expected: Any, found: Any, where: str) -> str:

@@ -74,7 +74,7 @@ class Controller:
 
     async def tick(self) -> Rollout:
         """Run one pass and return the state: first the traffic, then the containers, then the disk."""
-        self._file.change(lambda state: self._clock.anchor(state, self._lease_seconds))
+        self._file.change(lambda state: self._clock.adjust_to_boot(state, self._lease_seconds))
         state = self._change(state_machine.expire)
         state = await self._run_analysis(state)
         applied = await self._apply_configuration(state)

@@ -18,8 +18,8 @@ from app.rollout_request import RolloutRequest
 Phase = Literal["idle", "provisioning", "canary", "promoting", "done", "rolling-back"]
 PHASES: tuple[Phase, ...] = ("idle", "provisioning", "canary", "promoting", "done", "rolling-back")
 # Phases in which the driver has to renew its lease.
-_DRIVEN = ("provisioning", "canary", "promoting")
-# In place of an id, for commands of a person about whichever rollout is the current one.
+_LEASED_PHASES = ("provisioning", "canary", "promoting")
+# Stands for the id of the current rollout in commands that operators run manually.
 CURRENT = "current"
 _MAX_HISTORY = 100
 # A rollback takes seconds; after this time operators are notified that it is not complete.
@@ -162,13 +162,13 @@ def _check_request(request: RolloutRequest) -> None:
 
 def renew(state: Rollout, rollout_id: str, now: float, lease: float) -> Rollout:
     """Renew the driver's lease. Raises InvalidTransition unless the rollout is the current one and still driven."""
-    _require_driven(state, rollout_id)
+    _require_active(state, rollout_id)
     return replace(state, lease_until=now + lease)
 
 
 def complete_provisioning(state: Rollout, rollout_id: str, now: float) -> Rollout:
     """provisioning → canary, at the first step; → promoting without analysis. Raises InvalidTransition."""
-    _require_driven(state, rollout_id)
+    _require_active(state, rollout_id)
     if state.phase != "provisioning":
         return state
     if state.skip_analysis:
@@ -217,7 +217,7 @@ def _leave_step(state: Rollout, reason: str, now: float) -> Rollout:
 
 def approve(state: Rollout, rollout_id: str, weight: int, person: str, now: float) -> Rollout:
     """Open the gate at a weight; the next verdict may leave the step. Raises InvalidTransition."""
-    _require_driven(state, rollout_id)
+    _require_active(state, rollout_id)
     here = state.phase == "canary" and state.steps[state.step] == weight
     if here and state.approved_at:
         return state
@@ -231,7 +231,7 @@ def approve(state: Rollout, rollout_id: str, weight: int, person: str, now: floa
 
 def complete_promotion(state: Rollout, rollout_id: str, now: float) -> Rollout:
     """promoting → done: the new version is stable. Raises InvalidTransition."""
-    _require_driven(state, rollout_id)
+    _require_active(state, rollout_id)
     if state.phase == "done":
         return state
     if state.phase != "promoting":
@@ -289,20 +289,20 @@ def expire(state: Rollout, now: float) -> Rollout:
 
 def _timeout(state: Rollout, now: float) -> str:
     """Return the reason why a driven phase has taken too long; empty if it has not."""
-    budget = state.step_timeout_seconds
-    if state.phase in _DRIVEN and now > state.lease_until:
+    timeout = state.step_timeout_seconds
+    if state.phase in _LEASED_PHASES and now > state.lease_until:
         return f"lease expired: no renewal from {state.driver}"
-    if state.phase == "provisioning" and now - state.changed_at > budget:
-        return f"the canaries were not ready within {budget:.0f} s"
+    if state.phase == "provisioning" and now - state.changed_at > timeout:
+        return f"the canaries were not ready within {timeout:.0f} s"
     if state.phase != "canary":
         return ""
     if state.waiting_since:
         expired = now - state.waiting_since > state.gate_timeout_seconds
         return f"not approved within {state.gate_timeout_seconds:.0f} s" if expired else ""
     if not state.step_started_at:
-        return f"NGINX did not apply the step within {budget:.0f} s" if now - state.changed_at > budget else ""
-    late = now - _step_timeout_start(state) > budget + _ANALYSIS_GRACE_SECONDS
-    return f"no analysis within {budget:.0f} s" if late else ""
+        return f"NGINX did not apply the step within {timeout:.0f} s" if now - state.changed_at > timeout else ""
+    late = now - _step_timeout_start(state) > timeout + _ANALYSIS_GRACE_SECONDS
+    return f"no analysis within {timeout:.0f} s" if late else ""
 
 
 def _step_timeout_start(state: Rollout) -> float:
@@ -330,7 +330,7 @@ def nginx_configuration(state: Rollout) -> str:
 
 def tracks_to_keep(state: Rollout) -> frozenset[str]:
     """Return the tracks whose containers are expected in this state."""
-    if state.phase in _DRIVEN:
+    if state.phase in _LEASED_PHASES:
         return frozenset({"stable", "canary", "baseline"})
     if state.phase == "done" or state.serving == "previous":
         return frozenset({"stable", "previous"})
@@ -367,10 +367,10 @@ def _require_current(state: Rollout, rollout_id: str) -> None:
     )
 
 
-def _require_driven(state: Rollout, rollout_id: str) -> None:
+def _require_active(state: Rollout, rollout_id: str) -> None:
     """Raise InvalidTransition unless the rollout is the current one and its driver may continue."""
     _require_current(state, rollout_id)
-    if state.phase not in (*_DRIVEN, "done"):
+    if state.phase not in (*_LEASED_PHASES, "done"):
         raise InvalidTransition(f"rollout {rollout_id} is no longer in progress ({state.phase}: {state.reason})")
 
 

@@ -32,24 +32,24 @@ class Host:
 @pytest.mark.parametrize("error", [-HOUR, HOUR])
 def test_a_wall_clock_that_is_set_changes_no_interval(error: float) -> None:
     host = Host()
-    state = host.clock().anchor(started(), LEASE)
+    state = host.clock().adjust_to_boot(started(), LEASE)
     assert host.clock().now(state) == NOW
     host.wait(10)
     host.wall += error
     assert host.clock().now(state) == NOW + 10, "another process agrees"
-    assert host.clock().anchor(state, LEASE) is state
+    assert host.clock().adjust_to_boot(state, LEASE) is state
 
 
 @pytest.mark.parametrize("error", [-HOUR, 0, HOUR])
 @pytest.mark.parametrize("make", [started, at_step])
 def test_a_reboot_extends_a_lease_by_at_most_its_duration(error: float, make: "object") -> None:
     host = Host()
-    state = host.clock().anchor(make(), LEASE)  # type: ignore[operator]
+    state = host.clock().adjust_to_boot(make(), LEASE)  # type: ignore[operator]
     host.wait(40)
     state = state_machine.renew(state, "one", host.clock().now(state), LEASE)
     host.boot, host.up = "second", 3.0
     host.wall += 20 + error
-    state = host.clock().anchor(state, LEASE)
+    state = host.clock().adjust_to_boot(state, LEASE)
     now = host.clock().now(state)
     assert now >= max(state.changed_at, state.step_started_at) and state.lease_until <= now + LEASE
     host.wait(LEASE + 1)
@@ -58,20 +58,20 @@ def test_a_reboot_extends_a_lease_by_at_most_its_duration(error: float, make: "o
 
 def test_the_scale_down_delay_lasts_no_longer_after_a_reboot_with_an_old_clock() -> None:
     host = Host()
-    state = host.clock().anchor(done(), LEASE)
+    state = host.clock().adjust_to_boot(done(), LEASE)
     host.boot, host.wall = "second", NOW - HOUR
-    state = host.clock().anchor(state, LEASE)
+    state = host.clock().adjust_to_boot(state, LEASE)
     host.wait(1801)
     assert state_machine.expire(state, host.clock().now(state)).phase == "idle"
 
 
 def test_a_state_without_a_rollout_has_no_anchor() -> None:
-    assert Host().clock().anchor(Rollout(), LEASE) == Rollout()
+    assert Host().clock().adjust_to_boot(Rollout(), LEASE) == Rollout()
     assert Host().clock().now(Rollout()) == NOW
 
 
 def test_the_host_has_a_boot_id_and_a_boot_time() -> None:
-    state = Clock().anchor(replace(started(), changed_at=0), LEASE)
+    state = Clock().adjust_to_boot(replace(started(), changed_at=0), LEASE)
     assert state.boot_id and abs(Clock().now(state) - Clock().wall()) < 60
 
 

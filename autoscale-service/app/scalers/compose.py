@@ -16,7 +16,18 @@ import requests
 from docker.client import DockerClient
 from docker.errors import DockerException, NotFound
 
-from app.replica import CONFIGURATION, MADE, NUMBER, ONE_OFF, PROJECT, SERVICE, copy_of, endpoints_of, is_ours, name_of
+from app.replica import (
+    CONFIGURATION,
+    CREATED,
+    NUMBER,
+    ONE_OFF,
+    PROJECT,
+    SERVICE,
+    copy_of,
+    endpoints_of,
+    is_ours,
+    name_of,
+)
 from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError, bounds
 from app.settings import AutoscaleSettings
 
@@ -53,7 +64,7 @@ class _Replica:
         self.version = document["Image"], self.labels.get(CONFIGURATION, "")
         self.state: str = document["State"]["Status"]
         self.healthy = document["State"].get("Health", {}).get("Status") == "healthy"
-        self.made_here = self.labels.get(MADE) == "true"
+        self.created_by_autoscaler = self.labels.get(CREATED) == "true"
         self.age = time.time() - datetime.fromisoformat(document["Created"][:19] + "+00:00").timestamp()
 
     @property
@@ -124,7 +135,7 @@ class ComposeScaler(DockerScaler):
         return len(failed)
 
     def _has_failed(self, replica: _Replica) -> bool:
-        if not replica.made_here or replica.age < self._settings.start_timeout_seconds:
+        if not replica.created_by_autoscaler or replica.age < self._settings.start_timeout_seconds:
             return False
         if replica.state == "created" or not replica.is_capacity:
             return True
