@@ -199,7 +199,9 @@ def test_the_pass_through_threshold_is_converted_to_the_currency(credit: int, cu
 def test_thresholds_can_be_set_per_currency():
     amounts = parse("1000, EUR=900,JPY = 7")
     assert [amounts.in_currency(currency) for currency in ("USD", "EUR", "JPY", "CHF")] == [1000, 900, 7, 800]
-    assert parse("1").in_currency("CLF") == 2 and parse("1").in_currency("KWD") == 3 and parse("1").in_currency("JPY") == 1
+    assert (
+        parse("1").in_currency("CLF") == 2 and parse("1").in_currency("KWD") == 3 and parse("1").in_currency("JPY") == 1
+    )
 
 
 @pytest.mark.parametrize(
