@@ -103,7 +103,7 @@ def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[s
         return [f"{asked.key} got {len(bodies)} different answers"]
     body = orjson.loads(bodies.pop()) if bodies else None
     if asked.kind == "batch":
-        answers = {result["key"]: result for result in body["results"]} if body else {}
+        answers = {result["key"]: result for result in body.get("results", ())} if body else {}
         names = [f"{asked.key}/{number}" for number in range(3)]
         return [line for name in names for line in _counted(ledger, "move", name, answers.get(name, {}).get("status"))]
     mark = asked.key

@@ -186,7 +186,7 @@ def _row_numbers() -> _Replacements:
     return [(Outbox, "sequence", sequence)]
 
 
-@_plant("a cash account is remembered before it is committed", "KeyError", 215)
+@_plant("a cash account is remembered before it is committed", "KeyError", 739)
 def _cash_first() -> _Replacements:
     batches = load(ACCOUNT).batches
 
@@ -200,7 +200,7 @@ def _cash_first() -> _Replacements:
     return [(batches.BatchExecutor, "_load_cash_accounts", load_cash_accounts)]
 
 
-@_plant("group commit gives the results to the callers in another order", "different answers", 4)
+@_plant("group commit gives the results to the callers in another order", "different answers", 2)
 def _shuffled() -> _Replacements:
     settle = GroupCommit._commit_batch
 

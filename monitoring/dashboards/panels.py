@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from grafana_foundation_sdk.builders import common, dashboard, logs, loki, prometheus, stat, statetimeline, timeseries
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.models import common as common_models
 from grafana_foundation_sdk.models import dashboard as models
 
@@ -247,7 +248,7 @@ def _describe(panel: Panel, title: str, description: str, runbook: str = "", emp
     return panel.links(links)
 
 
-def _link(title: str, url: str) -> dashboard.DashboardLink:
+def _link(title: str, url: str) -> Builder[models.DashboardLink]:
     return dashboard.DashboardLink(title).type(models.DashboardLinkType.LINK).url(url).target_blank(True)
 
 

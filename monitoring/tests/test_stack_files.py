@@ -25,6 +25,7 @@ STACK = {
     "POSTGRES_SSLMODE": "disable",
     "AUTH_ISSUER": "issuer",
     "AUTH_AUDIENCE": "audience",
+    "EVENTS_STREAM_BYTES": "1048576",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
@@ -152,7 +153,7 @@ def test_password_that_nats_cannot_parse_is_rejected(tmp_path: Path, password: s
 def test_role_and_composed_stack_give_nginx_the_same_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = yaml.safe_load((_ROLE / "tasks" / "prepare.yml").read_text(encoding="utf-8"))
     role = next(task["vars"] for task in tasks if "nginx_listen" in task.get("vars", {}))
-    pools = yaml.safe_load((_ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))["nginx_canary_pools_of"]
+    pools = yaml.safe_load((_ROLE / "vars" / "main.yml").read_text(encoding="utf-8"))["nginx_canary_pools_by_track"]
     monkeypatch.setattr(stack_files, "render", lambda **variables: variables)
     stable, previous = (stack_files.nginx_configuration(tls=True, pool_suffix=suffix) for suffix in ("", "-previous"))
     assert stable.keys() == role.keys()

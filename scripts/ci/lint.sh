@@ -6,8 +6,11 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 root=$PWD
 PATH=$root/.tools:$root/.venv/bin:$PATH
-# One cache for all runs, because they analyze the same libraries.
+# One cache for all runs, because they analyze the same libraries; one run at a time, because each service has a package
+# `app`, and a run could read the other's.
 export MYPY_CACHE_DIR=$root/.mypy_cache
+mkdir -p "$MYPY_CACHE_DIR"
+mypy=(flock "$MYPY_CACHE_DIR/lock" mypy)
 
 only=("$@")
 failed=()
@@ -52,7 +55,7 @@ in_service() {
 
 # Drills run rarely: find names and arguments that do not exist without running them. Types are not checked.
 check_drills() {
-    (cd integration-tests && MYPYPATH=$root:$root/load-tests mypy --config-file "$root/pyproject.toml" \
+    (cd integration-tests && MYPYPATH=$root:$root/load-tests "${mypy[@]}" --config-file "$root/pyproject.toml" \
         drills/*/*.py harness/*.py || true) |
         (! grep -E '^(drills|harness)/.* (has no attribute|is not defined|unexpected keyword argument|Too (many|few) arguments)')
 }
@@ -75,11 +78,11 @@ check_with_tool actionlint actionlint
 check zizmor zizmor --offline --quiet --no-progress .github
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
 check ansible-lint check_ansible
-check "mypy (shared, scripts, dashboards)" mypy -p shared -p scripts -p monitoring
+check "mypy (shared, scripts, dashboards)" "${mypy[@]}" -p shared -p scripts -p monitoring
 check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
 check "mypy (drills)" check_drills
 for service in "${services[@]}"; do
-    check "mypy ($service)" in_service "$service" mypy --config-file "$root/pyproject.toml" -p app
+    check "mypy ($service)" in_service "$service" "${mypy[@]}" --config-file "$root/pyproject.toml" -p app
     check "pylint ($service)" in_service "$service" pylint --rcfile "$root/pyproject.toml" app
 done
 

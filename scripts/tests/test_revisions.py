@@ -17,6 +17,7 @@ VARIABLES = {
     "POSTGRES_SSLMODE": "disable",
     "AUTH_ISSUER": "issuer",
     "AUTH_AUDIENCE": "audience",
+    "EVENTS_STREAM_BYTES": "1048576",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }

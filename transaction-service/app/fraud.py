@@ -20,7 +20,7 @@ AMOUNT = "amount"
 LARGE_AMOUNT = "large-amount"
 VELOCITY = "velocity"
 # Stored in flags and part of their ids, so this name of the rule cannot change.
-PASS_THROUGH = "rapid-in-and-out"
+PASS_THROUGH = "rapid-in-and-out"  # nosec B105
 
 _NAMESPACE = uuid.uuid5(uuid.NAMESPACE_URL, "urn:bank:flag")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -98,7 +98,7 @@ class Ledger:
 class Events:
     """The published events: entries and holds (id, status), in any order.
 
-    `published_ids` are the ids of all events of both services, `consumed_ids` those in transaction-service's inbox,
+    `published_ids` are the ids of all events of both services, `consumed_ids` those that the other one has consumed,
     `without_position` is the number of outbox rows without a position, `missing_positions` the number of gaps.
     """
 
