@@ -146,8 +146,9 @@ class ComposedBank(Bank):
 
     def unconsumed_events(self) -> int:
         """Return how many events of both services the other one has not consumed."""
-        sent = sum(int(self.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in CONSUMERS)
-        return sent - sum(len(self.consumed(name)) for name in CONSUMERS.values())
+        # In this order: events that are consumed meanwhile count as not consumed.
+        consumed = sum(len(self.consumed(name)) for name in CONSUMERS.values())
+        return sum(int(self.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in CONSUMERS) - consumed
 
     def upstreams_since(self, moment: str) -> set[str]:
         """Return the addresses that NGINX has sent requests to since a time (RFC 3339)."""

@@ -83,9 +83,13 @@ class Broker:
         return self._last_sequence
 
     def drop_oldest(self) -> None:
-        """Drop the oldest message, as a stream does that has reached its limits."""
-        if len(self.events) > 1 and self.network.happens("dropped message"):
-            del self.events[0]
+        """Drop the oldest batch, as a stream does that has reached its limits.
+
+        Messages without headers stay: they are poison events that are in no outbox, and could not be recovered.
+        """
+        batches = [one for one in self.events if one.headers]
+        if len(batches) > 1 and self.network.happens("dropped message"):
+            self.events.remove(batches[0])
 
     def last(self, subject: str) -> Stored | None:
         """Return the last message of a subject."""
@@ -93,7 +97,7 @@ class Broker:
 
     def restart(self) -> None:
         """Restart; the last message may be lost, as if it had not been synced to the disk."""
-        if self.events and self.network.happens("lost tail"):
+        if self.events and self.events[-1].headers and self.network.happens("lost tail"):
             lost = self.events.pop()
             self._last_sequence = lost.sequence - 1
             self._seen = {identifier: at for identifier, at in self._seen.items() if at < lost.sequence}

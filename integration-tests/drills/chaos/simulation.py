@@ -23,7 +23,7 @@ from simulation.mutations import MUTATIONS, find
 from simulation.run import Outcome, run
 
 # Every mutation must be found within this number of seeds.
-MUTATION_SEEDS = 300
+MUTATION_SEEDS = 1000
 _SHOWN = 5
 _SECONDS_BETWEEN_LINES = 30
 

@@ -8,6 +8,7 @@ thresholds; exits 1 when one is missed.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -26,6 +27,9 @@ from drills.recovery.restore import Report, posted
 
 _MONEY = 10**9
 _BATCH = 50
+# More than one, because the rate of each is limited.
+_SUBJECTS = 20
+_ACCOUNTS = 4
 _CATCH_UP_SECONDS = 900.0
 _VOLUME = """volumes:
   nats:
@@ -40,7 +44,11 @@ class Transfers:
     def __init__(self, bank: ComposedBank, rate: float) -> None:
         self._bank = bank
         self._interval = _BATCH / rate
-        self._accounts = [bank.open_account(_MONEY) for _ in range(20)]
+        self._subjects = itertools.cycle(f"customer-{number}" for number in range(_SUBJECTS))
+        self._accounts = {
+            f"customer-{number}": [bank.open_account(_MONEY, f"customer-{number}") for _ in range(_ACCOUNTS)]
+            for number in range(_SUBJECTS)
+        }
         self.made = 0
         self.refused: list[str] = []
         self.late = 0.0
@@ -54,12 +62,11 @@ class Transfers:
             self._send()
 
     def _send(self) -> None:
-        names = self._accounts
-        transfers = [
-            {"key": uuid.uuid4().hex, **usd(1, from_account=names[n % 20], to_account=names[(n + 1) % 20])}
-            for n in range(_BATCH)
-        ]
-        response = self._bank.post("/transfers:batch", {"transfers": transfers})
+        subject = next(self._subjects)
+        accounts = itertools.cycle(self._accounts[subject])
+        pairs = itertools.islice(itertools.pairwise(accounts), _BATCH)
+        transfers = [{"key": uuid.uuid4().hex, **usd(1, from_account=a, to_account=b)} for a, b in pairs]
+        response = self._bank.post("/transfers:batch", {"transfers": transfers}, subject=subject)
         results = response.json()["results"] if response.status_code == 200 else []
         self.made += sum(result["status"] == 201 for result in results)
         self.refused += [json.dumps(result)[:200] for result in results if result["status"] != 201]
