@@ -192,7 +192,7 @@ class NatsConnection:
 
         `after` is the sequence number of the source's last message. Raises if the batch may not be stored, also if the
         stream has another last message: somebody else has published, or the server has lost messages. Publishing the
-        same batch again is safe.
+        same batch again is safe: it is rejected, or acknowledged as a duplicate.
         """
         stream = await self.jetstream()
         headers = {**batch.headers(source), Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(after)}

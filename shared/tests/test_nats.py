@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import nats
@@ -72,7 +73,9 @@ async def test_batch_published_twice_is_delivered_once(bus: NatsConnection) -> N
     written = events(300)
     await publish(bus, written, 0, 100)
     (again,) = encode([*enumerate(written[200:], 201)])
-    assert await bus.publish(SOURCE, again, 2) == 3, "the number of the first one"
+    # NATS 2.10 acknowledges a duplicate with the number of the first one; later releases check the predecessor first.
+    with suppress(nats.js.errors.BadRequestError):
+        assert await bus.publish(SOURCE, again, 2) == 3
     source = reader(bus, limit=2)
     delivery = await source.receive(0)
     assert [batch.positions for batch in delivery.batches] in ([(1, 100)], [(1, 100), (101, 200)])
@@ -205,8 +208,12 @@ async def test_server_restart_loses_no_events(
             if published == 100:
                 await stopped.wait()
             try:
-                await publish(bus, events(10, start=published + 1), published, 1)
-                published += 10
+                if failed.is_set():
+                    # As the relay does: the events may have been stored.
+                    published = (await bus.last_batch(SOURCE)).position
+                count = 10 - published % 10
+                await publish(bus, events(count, start=published + 1), published, 1)
+                published += count
             except (nats.errors.Error, OSError):
                 failed.set()
             await asyncio.sleep(0.05)
