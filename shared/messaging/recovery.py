@@ -26,23 +26,24 @@ class Recovery:
     """Compares what has been consumed with the feed; a job of every stable replica, without effect if none is missing.
 
     An event is overdue if no earlier one has been processed for 30 seconds, so a consumer that has a backlog but makes
-    progress reads nothing twice.
+    progress reads nothing twice. The first pass of a process does not wait: after a restore, the stream is empty.
     """
 
     def __init__(self, feed: FeedSource, handler: Handler, consumer: Consumer) -> None:
         self._feed = feed
         self._handler = handler
         self._consumer = consumer
-        self._end = -1
-        self._since = 0.0
+        self._end: int | None = None
+        self._since = float("-inf")
 
     async def run(self) -> None:
         """Process overdue events, up to the first one that has been consumed."""
         consumed = await self._handler.consumed()
         if consumed is None:
             return
-        if consumed.gapless_end != self._end:
-            self._end, self._since = consumed.gapless_end, time.monotonic()
+        if self._end is not None and self._end != consumed.gapless_end:
+            self._since = time.monotonic()
+        self._end = consumed.gapless_end
         if time.monotonic() - self._since < OVERDUE_SECONDS:
             return
         gap_end = consumed.gap_end
