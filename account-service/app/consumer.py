@@ -24,6 +24,7 @@ class FlagHandler(Handler):
     """Freezes an account once per flag: the event's id is the idempotency key."""
 
     def __init__(self, engine: AsyncEngine, service: AccountService) -> None:
+        super().__init__()
         self._engine = engine
         self._service = service
 

@@ -36,6 +36,10 @@ _STALLED_SECONDS = 40.0
 class Handler:
     """Applies the events of one producer in a service."""
 
+    def __init__(self) -> None:
+        # Consumers and recovery of a process take turns: they may have received the same events.
+        self.turn = asyncio.Lock()
+
     async def consumed(self) -> Positions | None:
         """Return the positions of processed events; None after an upgrade (shared.messaging.inbox)."""
         raise NotImplementedError
@@ -85,7 +89,7 @@ class Consumer:
         consumed = await shield(self._handler.consumed())
         delivery = await self._source.receive(consumed.gapless_end if consumed else 0)
         try:
-            await shield(self.consume(delivery.batches, consumed))
+            await shield(self.consume(delivery.batches))
             await shield(delivery.ack())
         except BaseException:
             await self._nack(delivery)
@@ -99,8 +103,12 @@ class Consumer:
         except Exception as error:  # pylint: disable=broad-exception-caught  # the first error is reported
             log.info("nack failed, the broker will redeliver after the ack timeout: %r", error)
 
-    async def consume(self, batches: Sequence[Batch], consumed: Positions | None) -> None:
+    async def consume(self, batches: Sequence[Batch]) -> None:
         """Process the events that are not known to be consumed, and dead-letter poison events."""
+        async with self._handler.turn:
+            await self._consume(batches, await self._handler.consumed())
+
+    async def _consume(self, batches: Sequence[Batch], consumed: Positions | None) -> None:
         events: list[CloudEvent] = []
         new: list[Range] = []
         for batch in batches:

@@ -51,7 +51,7 @@ class Recovery:
             (batch,) = (await self._feed.receive(consumed.gapless_end, wait_seconds=0)).batches
             if batch.positions is None or not _is_overdue(batch.events[0], utc_now()):
                 return
-            await self._consumer.consume([batch], consumed)
+            await self._consumer.consume([batch])
             count = min(batch.positions.last, gap_end or batch.positions.last) - consumed.gapless_end
             RECOVERED.inc(count)
             log.warning("%d events after position %d read from the feed", count, consumed.gapless_end)

@@ -32,6 +32,7 @@ class InMemoryHandler(Handler):
     """A handler that remembers ids of processed events and dead letters; subclasses decide which events fail."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.seen: list[str] = []
         self.dead_letters: list[Any] = []
         self.positions = Positions()

@@ -182,19 +182,43 @@ async def test_outage_is_retried_and_dead_letters_nothing(alone: bool) -> None:
 
 async def test_known_positions_are_skipped_and_only_new_ones_are_added() -> None:
     """Positions that another replica has just removed, for a rebuild, must not return with those of the batch."""
-    handler = FakeHandler()
-    handler.positions = Positions((Range(1, 2), Range(4, 4)))
-    await consumer(FakeSource([]), handler).consume([Batch(events(5), 1)], handler.positions)
-    assert handler.seen == ["e3", "e5"]
-    handler.positions = Positions()
-    await consumer(FakeSource([]), handler).consume([Batch(events(5), 1)], Positions((Range(1, 2), Range(4, 4))))
-    assert [*handler.positions.ranges] == [(3, 3), (5, 5)]
+    known = Positions((Range(1, 2), Range(4, 4)))
+
+    class Cleared(FakeHandler):
+        """A handler whose positions are removed as soon as they have been read."""
+
+        async def consumed(self) -> Positions:
+            return known
+
+    handler = Cleared()
+    await consumer(FakeSource([]), handler).consume([Batch(events(5), 1)])
+    assert handler.seen == ["e3", "e5"] and [*handler.positions.ranges] == [(3, 3), (5, 5)]
+
+
+async def test_consumers_of_a_process_take_turns() -> None:
+    """An event that is still being processed must not fail for another one that has received it, too."""
+
+    class Exclusive(FakeHandler):
+        """A handler that fails if it is called during a call."""
+
+        busy = False
+
+        async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:
+            assert not self.busy
+            self.busy = True
+            await asyncio.sleep(0.01)
+            self.busy = False
+            await super().process(events, positions)
+
+    handler = Exclusive()
+    await asyncio.gather(*(consumer(FakeSource([]), handler).consume([Batch(events(3), 1)]) for _ in range(3)))
+    assert handler.attempts == ["e1", "e2", "e3"] and handler.dead_letters == []
 
 
 async def test_batches_of_a_delivery_are_processed_together() -> None:
     handler = FakeHandler()
     batches = [Batch(events(2, 3), 3), Batch(events(2), 1), Batch(events(1, 9), None)]
-    await consumer(FakeSource([]), handler).consume(batches, None)
+    await consumer(FakeSource([]), handler).consume(batches)
     assert handler.attempts == ["e3", "e4", "e1", "e2", "e9"] and [*handler.positions.ranges] == [(1, 4)]
 
 
@@ -221,7 +245,7 @@ async def test_duplicates_are_counted_and_the_lag_is_measured(clock: StoppedCloc
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates
     assert measured.lag_seconds() == 40
     source.raw.append(event_at("new", clock.now - 2))
-    await measured.consume([Batch(source.raw, 1)], handler.positions)
+    await measured.consume([Batch(source.raw, 1)])
     assert metric("bank_events_consumed_total", type=TYPE, outcome="duplicate") == duplicates + 1
     assert handler.attempts == ["once", "new"] and measured.lag_seconds() == 2
     source.raw.append(event_at("later", clock.now + 100))

@@ -13,6 +13,7 @@ class HistoryHandler(Handler):
     """Adds each event to the history once, in any order."""
 
     def __init__(self, ingestion: EventIngestion) -> None:
+        super().__init__()
         self._ingestion = ingestion
 
     async def consumed(self) -> Positions | None:

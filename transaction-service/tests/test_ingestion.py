@@ -135,7 +135,7 @@ async def test_a_poison_event_is_dead_lettered_and_blocks_no_others(
 
     raw = [event.model_dump(mode="json", exclude_none=True) for event in (*ledger.events, poison)]
     consumer = Consumer(Source(), HistoryHandler(ingestion), pause=nothing)  # type: ignore[arg-type]
-    await consumer.consume([Batch(raw, 1)], Positions())
+    await consumer.consume([Batch(raw, 1)])
 
     assert await ingestion.consumed() == Positions((Range(1, 4),))
     assert len((await history(engine))[1]) == 2
