@@ -84,12 +84,12 @@ WITHOUT_RECOVERY: _Replacements = [
 ]
 
 
-@_plant("nothing is read from the feed that the broker has lost", "never reached the history", 2)
+@_plant("nothing is read from the feed that the broker has lost", "never reached the history", 5)
 def _no_recovery() -> _Replacements:
     return [(Recovery, "run", _nothing)]
 
 
-@_plant("the consumer acknowledges before it commits", "never reached the history", 41)
+@_plant("the consumer acknowledges before it commits", "never reached the history", 9)
 def _ack_first() -> _Replacements:
     receive = NatsSource.receive
 
@@ -114,7 +114,7 @@ def _poison_blocks() -> _Replacements:
     return [(Consumer, "_process", together)]
 
 
-@_plant("the result is given before the commit", "has 0 effects", 5)
+@_plant("the result is given before the commit", "has 0 effects", 9)
 def _answer_first() -> _Replacements:
     @asynccontextmanager
     async def committed_later(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -125,7 +125,7 @@ def _answer_first() -> _Replacements:
     return [(load(ACCOUNT).batches, "write_transaction", committed_later)]
 
 
-@_plant("idempotency keys are not looked at", "has 2 effects", 3)
+@_plant("idempotency keys are not looked at", "has 2 effects", 2)
 def _no_keys() -> _Replacements:
     async def nothing(*_arguments: Any) -> dict[Any, Any]:
         return {}
@@ -137,7 +137,7 @@ def _no_keys() -> _Replacements:
     return [(idempotency, "find", nothing), (idempotency, "write", no_write)]
 
 
-@_plant("the consumer of findings does not know what it has seen", "was frozen", 2)
+@_plant("the consumer of findings does not know what it has seen", "was frozen", 94)
 def _no_dedupe() -> _Replacements:
     def all_unseen(batch: Batch, _consumed: Any) -> tuple[Sequence[Any], Sequence[Range]]:
         return batch.events, [batch.positions] if batch.positions else []
@@ -200,7 +200,7 @@ def _cash_first() -> _Replacements:
     return [(batches.BatchExecutor, "_load_cash_accounts", load_cash_accounts)]
 
 
-@_plant("group commit gives the results to the callers in another order", "different answers", 2)
+@_plant("group commit gives the results to the callers in another order", "different answers", 9)
 def _shuffled() -> _Replacements:
     settle = GroupCommit._commit_batch
 
