@@ -133,11 +133,12 @@ class ComposedBank(Bank):
         found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
         return [event for event in found if event["data"].get("transaction_id") == transaction_id]
 
-    def stored_messages(self) -> int:
-        """Return how many messages with events NATS holds."""
+    def event_stream(self) -> dict[str, Any]:
+        """Return the state of NATS' stream of events: messages, bytes, first_seq …"""
         page = self.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
         streams = json.loads(page)["account_details"][0]["stream_detail"]
-        return next(int(stream["state"]["messages"]) for stream in streams if stream["name"] == "BANK")
+        state: dict[str, Any] = next(stream["state"] for stream in streams if stream["name"] == "BANK")
+        return state
 
     def consumed(self, database: str) -> Positions:
         """Return the positions of the other service's events that the service of a database has consumed."""

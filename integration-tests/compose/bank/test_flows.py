@@ -25,7 +25,7 @@ def published(bank: ComposedBank, transaction_id: str, types: list[str]) -> list
     """Return the transaction's events once the bus has them; fail unless they are of these types."""
     events = eventually(lambda: bank.events(transaction_id))
     assert [event["type"] for event in events] == types
-    assert bank.stored_messages() > 0
+    assert bank.event_stream()["messages"] > 0
     return list(events)
 
 

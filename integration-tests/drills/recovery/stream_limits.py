@@ -18,7 +18,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from harness.client import eventually, usd
 from harness.commands import exit_code, info
@@ -87,13 +86,6 @@ def sent(transfers: Transfers) -> Iterator[None]:
         thread.join()
 
 
-def stream(bank: ComposedBank) -> Any:
-    """Return the state of the stream of events."""
-    page = bank.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
-    found = json.loads(page)["account_details"][0]["stream_detail"]
-    return next(one["state"] for one in found if one["name"] == "BANK")
-
-
 def published_bytes(bank: ComposedBank) -> int:
     """Return the size of all events of both services."""
     query = "SELECT coalesce(sum(octet_length(events)), 0) FROM outbox WHERE position IS NOT NULL"
@@ -120,7 +112,7 @@ def run(bank: ComposedBank, volume: int, times: float, rate: float, report: Repo
     began = time.monotonic()
     eventually(lambda: bank.unconsumed_events() == 0, _CATCH_UP_SECONDS, 1)
     info(f"{transfers.made} transfers; every event consumed {time.monotonic() - began:.0f} s after the last one")
-    state = stream(bank)
+    state = bank.event_stream()
     report.at_most("transfers that were refused", len(transfers.refused), 0)
     report.at_most("size of the stream, MiB", round(state["bytes"] / 2**20, 1), volume / 2 / 2**20)
     report.at_least("messages that the stream has dropped", state["first_seq"] - 1, 1)
