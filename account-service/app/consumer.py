@@ -12,7 +12,7 @@ from app.models import inbox
 from app.service import AccountService
 from shared.messaging.consumer import Handler
 from shared.messaging.positions import Positions, Range
-from shared.db.database import write_transaction
+from shared.db.database import reader, write_transaction
 from shared.events import CloudEvent, TransactionFlagged
 from shared.http.idempotency import request_hash
 from shared.ids import utc_now
@@ -26,10 +26,11 @@ class FlagHandler(Handler):
     def __init__(self, engine: AsyncEngine, service: AccountService) -> None:
         super().__init__()
         self._engine = engine
+        self._reader = reader(engine)
         self._service = service
 
     async def consumed(self) -> Positions | None:
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return await inbox.consumed(connection, _PRODUCER)
 
     async def process(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:

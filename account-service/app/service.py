@@ -14,7 +14,7 @@ from app.settings import AccountSettings
 from shared.http import idempotency, problems
 from shared.observability import tracing
 from shared.http.auth import Caller
-from shared.db.database import is_retryable, is_unavailable
+from shared.db.database import is_retryable, is_unavailable, reader
 from shared.events import Event
 from shared.group_commit import Closed, GroupCommit, QueueFull
 from shared.http.problems import Problem
@@ -29,7 +29,7 @@ class AccountService:
         settings: AccountSettings,
         on_commit: Callable[[Sequence[Event]], None] = lambda events: None,
     ) -> None:
-        self._engine = engine
+        self._reader = reader(engine)
         self._rate_limiter = RateLimiter(settings.subject_operations_per_second, settings.subject_operations_burst)
         # Half of the queue stays free for other subjects.
         self._fair_queue = FairQueue(settings.group_commit_max_waiting // 2)
@@ -85,7 +85,7 @@ class AccountService:
         if not caller.is_operator:
             self._rate_limiter.acquire(caller.subject, 1)
         used = caller.subject, key
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             stored = (await idempotency.find(connection, idempotency_keys, [used])).get(used)
         return None if stored is None else stored_responses.replay(stored, request_hash, context)
 

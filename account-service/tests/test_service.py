@@ -237,9 +237,11 @@ async def test_a_refused_reversal_publishes_an_event(service: AccountService, en
     assert (event["account_id"], event["type"], event["direction"]) == (alice, "reversal", "credit")
 
 
-async def test_accounts_that_are_not_visible_are_not_found(service: AccountService, queries: Queries):
+async def test_accounts_that_are_not_visible_are_not_found(
+    service: AccountService, queries: Queries, engine: AsyncEngine
+):
     alices, bobs = await open_account(service, money=100), await open_account(service, BOB, money=100)
-    async with service._engine.connect() as connection:
+    async with engine.connect() as connection:
         cash = (await connection.scalars(text("SELECT id FROM accounts WHERE kind = 'cash'"))).one()
     cash = cash if "-" in str(cash) else f"{cash[:8]}-{cash[8:12]}-{cash[12:16]}-{cash[16:20]}-{cash[20:]}"
 

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from shared.db.database import reader
 from shared.http.auth import check_service_token
 from shared.events import BATCH_MEDIA_TYPE
 from shared.messaging.outbox import Outbox
@@ -36,6 +37,7 @@ def _number(request: Request, name: str, default: int, maximum: int) -> int:
 
 def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
     """Return the route of the feed. The response header X-Next-Position is `after` of the next request."""
+    engine = reader(engine)
 
     async def events(request: Request) -> Response:
         check_service_token(request.headers.get("authorization"), secret)

@@ -16,7 +16,7 @@ from opentelemetry.trace import SpanKind
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.observability import tracing
-from shared.db.database import try_advisory_lock, write_transaction
+from shared.db.database import reader, try_advisory_lock, write_transaction
 from shared.events import Event
 from shared.ids import utc_now
 from shared.messaging.batches import encode
@@ -43,6 +43,7 @@ class Relay:
 
     def __init__(self, engine: AsyncEngine, outbox: Outbox, bus: NatsConnection | None, service: str) -> None:
         self._engine = engine
+        self._reader = reader(engine)
         self._outbox = outbox
         self._bus = bus
         self._service = service
@@ -117,7 +118,7 @@ class Relay:
     async def step(self) -> bool:
         """Sequence and publish one batch; return whether there was anything to do."""
         busy = False
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             unsequenced = await self._outbox.has_unsequenced(connection)
         if unsequenced:
             async with write_transaction(self._engine) as connection:
@@ -128,7 +129,7 @@ class Relay:
 
     async def _publish(self, bus: NatsConnection) -> bool:
         last = await self._find_last(bus)
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             numbered = await self._outbox.read(connection, last.position, _LIMIT)
         if not numbered:
             return False
@@ -152,7 +153,7 @@ class Relay:
         stream = await bus.stream()
         if self._last is None or self._stream != stream:
             found = await bus.last_batch(self._service)
-            async with self._engine.connect() as connection:
+            async with self._reader.connect() as connection:
                 stored = _stored_position(await self._outbox.published(connection))
                 head = await self._outbox.head(connection)
             # A position beyond the outbox is from before the database was restored from a backup.
@@ -170,7 +171,7 @@ class Relay:
             await asyncio.sleep(_MEASURE_SECONDS)
 
     async def _measure(self) -> None:
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             if self._bus is None:
                 published = await self._outbox.head(connection)
             else:

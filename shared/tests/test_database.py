@@ -152,6 +152,20 @@ async def test_idle_connection_that_died_is_replaced(postgres_url: str, monkeypa
                 assert await connection.scalar(text("SELECT pg_backend_pid()")) not in victims
 
 
+async def test_reads_open_no_transaction_and_share_the_pool(postgres_engine: AsyncEngine) -> None:
+    async def process_and_name(engine: AsyncEngine) -> tuple[Any, Any]:
+        async with engine.connect() as connection:
+            # Until the end of the transaction.
+            await connection.execute(text("SELECT set_config('application_name', 'transaction', true)"))
+            row = await connection.execute(text("SELECT pg_backend_pid(), current_setting('application_name')"))
+            return tuple(row.one())
+
+    process, name = await process_and_name(postgres_engine)
+    assert name == "transaction"
+    assert await process_and_name(database.reader(postgres_engine)) == (process, "bank")
+    assert await process_and_name(postgres_engine) == (process, name)
+
+
 async def test_only_inserted_rows_are_returned(engine: AsyncEngine) -> None:
     old = [thing(n) for n in range(3)]
     await insert(engine, old)

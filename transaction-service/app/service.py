@@ -16,6 +16,7 @@ from app.ledger_client import LedgerClient
 from app.statements import Line, Statement
 from app.storage import ranges, queries
 from app.storage.queries import TransactionFilter
+from shared.db.database import reader
 from shared.http.auth import Caller, require_operator
 from shared.ids import rfc3339, utc_now
 from shared.http.problems import Problem
@@ -35,7 +36,7 @@ class TransactionService:
     """Queries of transactions, statements and flags, and a reconciliation on demand."""
 
     def __init__(self, engine: AsyncEngine, ledger: LedgerClient, reconciler: Reconciler) -> None:
-        self._engine = engine
+        self._engine = reader(engine)
         self._ledger = ledger
         self._reconciler = reconciler
 

@@ -9,6 +9,7 @@ from app.application.audit import audit_data
 from app.domain.audit import AuditFilter
 from app.domain.model import Account, account_data
 from app.storage import audit_log, repository
+from shared.db.database import reader
 from shared.http.auth import Caller, require_operator
 from shared.ids import rfc3339
 from shared.http.problems import Problem
@@ -18,7 +19,7 @@ class Queries:
     """Reads the ledger; every read uses its own connection and takes no locks."""
 
     def __init__(self, engine: AsyncEngine) -> None:
-        self._engine = engine
+        self._engine = reader(engine)
 
     async def account(self, caller: Caller, account_id: str) -> dict[str, Any]:
         """Return an account of the caller (operators: any account). Raises Problem (not-found)."""

@@ -7,7 +7,7 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import Select, Table, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.audit import Actor
@@ -21,6 +21,7 @@ from shared.ids import new_id
 
 _ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))
 _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
+_FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(accounts.c.id == bindparam("account_id"))
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _HOLD_FIELDS = tuple(field.name for field in fields(Hold))
@@ -175,7 +176,7 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
 
 async def find_account(connection: AsyncConnection, account_id: str) -> Account | None:
     """Return an account, or None."""
-    row = (await connection.execute(select(*_ACCOUNT_COLUMNS).where(accounts.c.id == account_id))).one_or_none()
+    row = (await connection.execute(_FIND_ACCOUNT, {"account_id": account_id})).one_or_none()
     return Account(*row) if row else None
 
 

@@ -18,7 +18,7 @@ from app.prometheus import ENTRIES, FLAGS
 from app.storage import assessment, history
 from shared.observability import tracing
 from shared.messaging.positions import Positions, Range
-from shared.db.database import is_retryable, dry_run_transaction, write_all, write_transaction
+from shared.db.database import is_retryable, dry_run_transaction, reader, write_all, write_transaction
 from shared.events import CloudEvent, Event, EventData, new_event
 from shared.ids import new_id, utc_now
 
@@ -41,12 +41,13 @@ class EventIngestion:
         committed: Callable[[Sequence[Event]], None] = lambda events: None,
     ) -> None:
         self._engine = engine
+        self._reader = reader(engine)
         self._thresholds = thresholds
         self._committed = committed
 
     async def consumed(self) -> Positions | None:
         """Return the positions of account-service's events in the history; see `Handler.consumed`."""
-        async with self._engine.connect() as connection:
+        async with self._reader.connect() as connection:
             return await inbox.consumed(connection, PRODUCER)
 
     async def apply(self, events: Sequence[CloudEvent], positions: Sequence[Range]) -> None:

@@ -15,7 +15,7 @@ from app.prometheus import MISMATCHES
 from app.settings import TransactionSettings
 from app.storage import ranges
 from shared.http import problems
-from shared.db.database import write_transaction
+from shared.db.database import reader, write_transaction
 from shared.ids import rfc3339, utc_now
 from shared.prometheus.checks import CHECKED
 
@@ -63,7 +63,7 @@ class Reconciler:
 
     async def _compare(self, requested_at: datetime, balances: Sequence[Balance]) -> list[dict[str, Any]]:
         grace = timedelta(seconds=self._settings.reconciliation_grace_seconds)
-        async with self._engine.connect() as connection:
+        async with reader(self._engine).connect() as connection:
             histories = await ranges.account_histories(connection, [balance.id for balance in balances])
             ahead = {
                 balance.id: balance.seq

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, literal_column, select, true, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, literal, literal_column, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
 from app.models import accounts, entries, flags, transactions
 from app.statements import PAGE_SIZE, Line, BalanceAt
 from shared.db.database import any_of, is_postgres
+
+_ACCOUNT = select(accounts).where(accounts.c.id == bindparam("account_id"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,7 @@ class TransactionFilter:
 
 async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
     """Return an account, or None."""
-    return (await connection.execute(select(accounts).where(accounts.c.id == account_id))).one_or_none()
+    return (await connection.execute(_ACCOUNT, {"account_id": account_id})).one_or_none()
 
 
 async def list_transactions(
@@ -93,19 +96,21 @@ async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> 
     """Return the entries of transactions with the owners of their accounts, the payer's first."""
     of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in found}
     account_ids = {party for row in found for party in (row.from_account, row.to_account) if party is not None}
-    # By account and transaction, like the primary key.
-    statement = (
-        select(entries, accounts.c.owner)
-        .outerjoin(accounts, accounts.c.id == entries.c.account_id)
-        .where(
-            any_of(connection.dialect.name, entries.c.account_id, "ids"),
-            any_of(connection.dialect.name, entries.c.transaction_id, "of"),
-        )
-        .order_by(entries.c.amount)
-    )
+    statement = _select_entries(connection.dialect.name)
     for row in await connection.execute(statement, {"ids": sorted(account_ids), "of": sorted(of_transaction)}):
         of_transaction[row.transaction_id].append(row)
     return of_transaction
+
+
+@cache
+def _select_entries(dialect: str) -> Select[Any]:
+    # By account and transaction, like the primary key.
+    return (
+        select(entries, accounts.c.owner)
+        .outerjoin(accounts, accounts.c.id == entries.c.account_id)
+        .where(any_of(dialect, entries.c.account_id, "ids"), any_of(dialect, entries.c.transaction_id, "of"))
+        .order_by(entries.c.amount)
+    )
 
 
 async def balance_at(connection: AsyncConnection, account_id: str, timestamp: datetime) -> BalanceAt:

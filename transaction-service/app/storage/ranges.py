@@ -5,6 +5,7 @@ For an account with many entries, only those after its last checkpoint are read.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_
@@ -25,9 +26,15 @@ def _of(connection: AsyncConnection) -> ColumnElement[bool]:
 
 async def _checkpoints(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, Checkpoint]:
     """Return the last checkpoint of each account, if its entry still exists."""
+    rows = await connection.execute(_select_checkpoints(connection.dialect.name), {"ids": list(account_ids)})
+    return {row.account_id: Checkpoint(row.seq, row.balance, row.created_at) for row in rows}
+
+
+@cache
+def _select_checkpoints(dialect: str) -> Select[Any]:
     last = (
         select(checkpoints.c.account_id, func.max(checkpoints.c.seq).label("seq"))
-        .where(any_of(connection.dialect.name, checkpoints.c.account_id, "ids"))
+        .where(any_of(dialect, checkpoints.c.account_id, "ids"))
         .group_by(checkpoints.c.account_id)
         .subquery()
     )
@@ -38,9 +45,7 @@ async def _checkpoints(connection: AsyncConnection, account_ids: Sequence[str]) 
         entries.c.balance_after == checkpoints.c.balance,
     )
     columns = (last.c.account_id, last.c.seq, checkpoints.c.balance, entries.c.created_at)
-    statement = select(*columns).join(checkpoints, at_last).join(entries, entry)
-    rows = await connection.execute(statement, {"ids": list(account_ids)})
-    return {row.account_id: Checkpoint(row.seq, row.balance, row.created_at) for row in rows}
+    return select(*columns).join(checkpoints, at_last).join(entries, entry)
 
 
 async def add_checkpoints(connection: AsyncConnection, found: Mapping[str, Checkpoint]) -> None:
