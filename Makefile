@@ -149,9 +149,10 @@ rollback: ## roll back to the previous version within seconds: make rollback [IN
 	@scripts/local/bootstrap.sh deploy
 	@.venv-ops/bin/ansible-playbook ansible/playbooks/rollback.yml --inventory $(INVENTORY) $(ARGS)
 
-bench: ## measure transfers per second against pgbench (ARGS=--json)
+bench: ## measure transfers and reads per second against pgbench (ARGS="--growth --slow-disk --json")
 	@scripts/local/bootstrap.sh dev
 	@scripts/local/ensure_packages.sh nginx postgresql wrk
+	@scripts/local/ensure_tools.sh nats-server
 	@PYTHONPATH=.:load-tests $(PYTHON_BIN) -m bench.bench $(ARGS)
 
 load: ## run a load test with 10 users for a minute; fails on errors or a high p95 (BASE_URL USERS DURATION P95_LIMIT_MS ERROR_LIMIT_PERCENT); SHAPE=surge: ten times the users

@@ -1,5 +1,6 @@
 -- wrk: transfers between the benchmark's accounts, each with a key of its own.
--- Environment: TOKEN, ACCOUNTS (how many to choose from), PAUSE_MS (mean think time of a connection; 0: none).
+-- Environment: TOKEN, ACCOUNTS (how many to choose from), PAUSE_MS (mean think time of a connection; 0: none), SUMMARY
+-- (path of summary.lua).
 
 local accounts = tonumber(os.getenv("ACCOUNTS"))
 local pause = tonumber(os.getenv("PAUSE_MS"))
@@ -13,8 +14,6 @@ end
 
 function init()
   math.randomseed(os.time() * 1000 + number)
-  prefix = string.format("%08x%08x-", math.random(0, 2147483647), math.random(0, 2147483647))
-  count = 0
   headers = { ["Authorization"] = "Bearer " .. token, ["Content-Type"] = "application/json" }
 end
 
@@ -23,10 +22,10 @@ local function account(n)
 end
 
 function request()
-  count = count + 1
   local from = math.random(accounts)
   local to = (from - 1 + math.random(accounts - 1)) % accounts + 1
-  headers["Idempotency-Key"] = prefix .. count
+  -- Random, as those of pgbench: ordered keys would be cheaper to index.
+  headers["Idempotency-Key"] = string.format("%08x%08x%08x", math.random(0, 2147483647), math.random(0, 2147483647), math.random(0, 2147483647))
   local body = '{"from_account":"' .. account(from) .. '","to_account":"' .. account(to) .. '","amount":1,"currency":"USD"}'
   return wrk.format("POST", "/api/v1/transfers", headers, body)
 end
@@ -38,10 +37,4 @@ if pause > 0 then
   end
 end
 
-function done(summary, latency)
-  io.write(string.format(
-    '{"requests":%d,"microseconds":%d,"not_2xx":%d,"failed":%d,"p50":%d,"p99":%d}\n',
-    summary.requests, summary.duration, summary.errors.status,
-    summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
-    latency:percentile(50), latency:percentile(99)))
-end
+done = dofile(os.getenv("SUMMARY"))

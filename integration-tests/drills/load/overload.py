@@ -24,13 +24,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.bench import UNIFORM, Bench, Failure, started
+from bench.environment import UNIFORM, Bench, started
+from bench.measurement import Failure
 from harness.client import repeating
 from harness.commands import finish
 from harness.load import Response, send_once
 
 from shared.testing import lab_keys
-from shared.testing.local_stack import ACCOUNT, LocalStack, StackError
+from shared.testing.local_stack import ACCOUNT, StackError
 from shared.testing.postgres import PostgresNotInstalled
 from shared.testing.progress import Progress
 from shared.testing.thresholds import Threshold
@@ -97,7 +98,8 @@ def percentile(values: Sequence[float], share: float) -> float:
 class Drill:
     """The bank, its load and its measurements."""
 
-    def __init__(self, bench: Bench, stack: LocalStack) -> None:
+    def __init__(self, bench: Bench) -> None:
+        stack = bench.stack
         self._bench = bench
         self._stack = stack
         self._log = stack.var_dir / "nginx" / "access.log"
@@ -108,7 +110,7 @@ class Drill:
 
     def load(self, seconds: int, connections: int, per_second: float = 0) -> Phase:
         """Send transfers in a closed loop, or at about a rate; return the result."""
-        self._bench.settle()
+        self._bench.checkpoint()
         pause = 1000 * connections / per_second if per_second else 0.0
         before, offset = self._posted(), self._log.stat().st_size
         with self._running_probes() as probes:
@@ -260,9 +262,9 @@ def main() -> int:
     progress = Progress("overload", arguments.rounds + 3)
     try:
         progress.step("PostgreSQL, the stack on it, and a full ledger")
-        with started(arguments.seconds, 1, progress, limit) as (bench, stack):
-            bench.prepare()
-            drill = Drill(bench, stack)
+        with started(arguments.seconds, 1, progress, limit) as bench:
+            bench.prepare(UNIFORM)
+            drill = Drill(bench)
             progress.step("number of connections with the highest throughput")
             connections = best_connections(drill, progress)
             rounds = []
