@@ -160,8 +160,8 @@ def is_postgres(connection: AsyncConnection) -> bool:
 def reader(engine: AsyncEngine) -> AsyncEngine:
     """Return an engine for reads, with the same pool.
 
-    On PostgreSQL, each statement is executed without BEGIN and ROLLBACK, which cost two of three round trips. Statements
-    of a transaction (READ COMMITTED) have different snapshots, too.
+    On PostgreSQL, each statement is executed without BEGIN and ROLLBACK, which cost two of three round trips.
+    Statements of a transaction (READ COMMITTED) have different snapshots, too.
     """
     postgres = engine.dialect.name == "postgresql"
     return engine.execution_options(isolation_level="AUTOCOMMIT") if postgres else engine

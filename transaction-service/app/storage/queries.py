@@ -6,7 +6,21 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, literal, literal_column, select, true, tuple_
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
@@ -95,21 +109,34 @@ async def transaction(connection: AsyncConnection, transaction_id: str) -> Row[A
 async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> dict[str, list[Row[Any]]]:
     """Return the entries of transactions with the owners of their accounts, the payer's first."""
     of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in found}
-    account_ids = {party for row in found for party in (row.from_account, row.to_account) if party is not None}
-    statement = _select_entries(connection.dialect.name)
-    for row in await connection.execute(statement, {"ids": sorted(account_ids), "of": sorted(of_transaction)}):
+    keys = sorted(
+        {(party, row.id) for row in found for party in (row.from_account, row.to_account) if party is not None}
+    )
+    parameters = {"account_ids": [key[0] for key in keys], "transaction_ids": [key[1] for key in keys]}
+    for row in await connection.execute(_select_entries(connection.dialect.name), parameters):
         of_transaction[row.transaction_id].append(row)
     return of_transaction
 
 
 @cache
 def _select_entries(dialect: str) -> Select[Any]:
-    # By account and transaction, like the primary key.
-    return (
+    statement = (
         select(entries, accounts.c.owner)
         .outerjoin(accounts, accounts.c.id == entries.c.account_id)
-        .where(any_of(dialect, entries.c.account_id, "ids"), any_of(dialect, entries.c.transaction_id, "of"))
         .order_by(entries.c.amount)
+    )
+    if dialect != "postgresql":
+        return statement.where(
+            any_of(dialect, entries.c.account_id, "account_ids"),
+            any_of(dialect, entries.c.transaction_id, "transaction_ids"),
+        )
+    # One index lookup per pair; two conditions would look up each account with each transaction.
+    names = ("account_id", "transaction_id")
+    arrays = [bindparam(f"{name}s", type_=postgresql.ARRAY(entries.c[name].type)) for name in names]
+    keys = func.unnest(*arrays).table_valued(*(column(name, entries.c[name].type) for name in names)).render_derived()
+    return statement.join(
+        keys,
+        and_(entries.c.account_id == keys.c.account_id, entries.c.transaction_id == keys.c.transaction_id),
     )
 
 
