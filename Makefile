@@ -164,7 +164,7 @@ load-check: ## run the load test on a dedicated stack
 	@scripts/local/ensure_docker.sh
 	@scripts/stack/with_stack.sh load-tests/run_load_test.sh
 
-autoscale: ## control the autoscaler manually: make autoscale DO=status|pause|resume|refused|"scale account-service 4"
+autoscale: ## control the autoscaler manually: make autoscale DO=status|pause|resume|check-proxy|"scale account-service 4"
 	@scripts/stack/compose.sh exec -T autoscale-service python -m app.cli $(DO)
 
 lock: ## pin all requirements with hashes

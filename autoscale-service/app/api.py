@@ -88,7 +88,7 @@ async def _alerts(request: Request) -> list[webhook.Alert]:
     controller = request.app.state.controller
     if not controller.observed:
         raise problems.unavailable("The services have not been discovered yet; try again.", 5)
-    return webhook.read(body, controller.known)
+    return webhook.read(body, controller.services)
 
 
 @_routes.get("/status", response_model=Status, responses=documented_problems(400, 422, 500))

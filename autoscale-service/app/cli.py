@@ -3,7 +3,7 @@
     status               print the status of the autoscaler
     pause | resume       pause scaling until resumed; resume it
     scale SERVICE COUNT  set the number of replicas; pause first, or the autoscaler may change it again
-    refused              print which Docker API calls the socket proxy rejects
+    check-proxy          check that the socket proxy rejects forbidden Docker API calls
 
 No token is required: anyone who can run this can run any command in the container.
 """
@@ -22,21 +22,21 @@ from app.state import StateFolder
 from shared.runtime.settings import load_or_exit
 
 _TIMEOUT_SECONDS = 30.0
-_NONE = "0" * 64
-_ROOT = {"Image": "alpine", "Cmd": ["sh"], "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
+_UNKNOWN_ID = "0" * 64
+_PRIVILEGED = {"Image": "alpine", "Cmd": ["sh"], "HostConfig": {"Privileged": True, "Binds": ["/:/host"]}}
 FORBIDDEN: Sequence[tuple[str, str, Any]] = (
-    ("POST", "/containers/create?name=root", _ROOT),
-    ("GET", f"/containers/{_NONE}/json", None),
-    ("POST", f"/containers/{_NONE}/start", None),
-    ("POST", f"/containers/{_NONE}/stop", None),
-    ("POST", f"/containers/{_NONE}/kill", None),
-    ("POST", f"/containers/{_NONE}/exec", {"Cmd": ["sh"]}),
-    ("POST", f"/containers/{_NONE}/update", {"Memory": 0}),
-    ("GET", f"/containers/{_NONE}/logs?stdout=1", None),
-    ("GET", f"/containers/{_NONE}/archive?path=/", None),
-    ("DELETE", f"/containers/{_NONE}?force=1", None),
+    ("POST", "/containers/create?name=root", _PRIVILEGED),
+    ("GET", f"/containers/{_UNKNOWN_ID}/json", None),
+    ("POST", f"/containers/{_UNKNOWN_ID}/start", None),
+    ("POST", f"/containers/{_UNKNOWN_ID}/stop", None),
+    ("POST", f"/containers/{_UNKNOWN_ID}/kill", None),
+    ("POST", f"/containers/{_UNKNOWN_ID}/exec", {"Cmd": ["sh"]}),
+    ("POST", f"/containers/{_UNKNOWN_ID}/update", {"Memory": 0}),
+    ("GET", f"/containers/{_UNKNOWN_ID}/logs?stdout=1", None),
+    ("GET", f"/containers/{_UNKNOWN_ID}/archive?path=/", None),
+    ("DELETE", f"/containers/{_UNKNOWN_ID}?force=1", None),
     ("POST", "/containers/prune", None),
-    ("POST", "/networks/host/connect", {"Container": _NONE}),
+    ("POST", "/networks/host/connect", {"Container": _UNKNOWN_ID}),
     ("POST", "/networks/create", {"Name": "own"}),
     ("POST", "/images/create?fromImage=alpine", None),
     ("POST", "/build", None),
@@ -58,8 +58,8 @@ def _status(settings: AutoscaleSettings) -> int:
     return 0
 
 
-def _rejected(settings: AutoscaleSettings) -> int:
-    """Print each call, the response and the reason; return 1 if a call is not rejected."""
+def _check_proxy(settings: AutoscaleSettings) -> int:
+    """Send each forbidden call and print the response; return 1 if one is not rejected."""
     allowed = 0
     url = settings.docker_url.replace("tcp://", "http://")
     with httpx.Client(base_url=url, timeout=_TIMEOUT_SECONDS) as client:
@@ -96,8 +96,8 @@ def main(arguments: Sequence[str]) -> int:
             StateFolder(settings.state_dir).resume()
         case ["scale", service, count] if count.isdecimal() and int(count):
             return _scale(settings, service, int(count))
-        case ["refused"]:
-            return _rejected(settings)
+        case ["check-proxy"]:
+            return _check_proxy(settings)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -1,6 +1,6 @@
 """The control loop's pass: observe the services, decide, and scale; without network access, and with an injected clock.
 
-Its memory is a cache of what Docker and Prometheus know: a new process restores it from there.
+State in memory is only a cache: a new process restores it from Docker and Prometheus.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from app.settings import AutoscaleSettings
 
 log = logging.getLogger(__name__)
 
-_STEP = 15.0
+_RESOLUTION_SECONDS = 15.0
 _MAX_BACKOFF_FACTOR = 30
 
 
@@ -40,10 +40,10 @@ class _Service:
     """State of a scaled service; `removal_backoff` applies to the removal of failed replicas."""
 
     spec: ScalingSpec
-    seen: Replicas = Replicas(0, 0)
+    replicas: Replicas = Replicas(0, 0)
     history: History | None = None
     decision: Decision | None = None
-    measured: ServiceMetrics = field(default_factory=ServiceMetrics)
+    metrics: ServiceMetrics = field(default_factory=ServiceMetrics)
     alert_until: float = 0
     backoff: _Backoff = field(default_factory=_Backoff)
     removal_backoff: _Backoff = field(default_factory=_Backoff)
@@ -57,12 +57,17 @@ class _Service:
     def is_pending(self, now: float) -> bool:
         """Return whether a change is due soon: an alert fires, replicas start, or a window or backoff is running."""
         decision = self.decision
-        waits = decision is not None and decision.pending
-        return self.operation_in_progress or self.alert_until > now or waits or self.seen.ready < self.seen.current
+        pending = decision is not None and decision.pending
+        return (
+            self.operation_in_progress
+            or self.alert_until > now
+            or pending
+            or self.replicas.ready < self.replicas.current
+        )
 
 
 class Controller:
-    """Keeps each service at the number of replicas that the policy asks for."""
+    """Keeps each service at the number of replicas that the policy decides."""
 
     def __init__(
         self, scaler: Scaler, metrics_client: MetricsClient, settings: AutoscaleSettings, clock: Callable[[], float]
@@ -76,7 +81,7 @@ class Controller:
         self.observed = False
 
     @property
-    def known(self) -> frozenset[str]:
+    def services(self) -> frozenset[str]:
         """The services that can be scaled."""
         return frozenset(self._services)
 
@@ -92,13 +97,13 @@ class Controller:
                 self._clock() + self._settings.alert_resolve_timeout_seconds if firing else 0
             )
 
-    async def tick(self, *, act: bool) -> bool:
+    async def tick(self, *, may_scale: bool) -> bool:
         """Run one pass and start the decided operations, except in a dry run; return whether the next is due soon."""
-        act = act and not self._settings.dry_run
+        may_scale = may_scale and not self._settings.dry_run
         if self._clock() < self._observe_backoff.until:
             return True
         try:
-            found = await asyncio.to_thread(self._scaler.observe)
+            observed = await asyncio.to_thread(self._scaler.observe)
         except ScalingError as error:
             self._observe_backoff.increase(
                 self._clock(), self._settings.backoff_seconds, self._settings.idle_interval_seconds
@@ -108,23 +113,23 @@ class Controller:
         self._observe_backoff = _Backoff()
         # A service with an operation in progress stays known even if this pass did not find it.
         busy = {name: service for name, service in self._services.items() if service.operation_in_progress}
-        known = {name: self._services.get(name) or self._new(name, seen) for name, seen in found.items()}
-        self._services = busy | known
+        present = {name: self._services.get(name) or self._new(name, replicas) for name, replicas in observed.items()}
+        self._services = busy | present
         self.observed = True
-        measured = await self._metrics_client.now()
-        for name, seen in found.items():
+        metrics = await self._metrics_client.now()
+        for name, replicas in observed.items():
             service = self._services[name]
-            service.seen, service.measured = seen, measured.get(name, ServiceMetrics())
-            service.spec = self._settings.spec(seen.minimum, seen.maximum)
+            service.replicas, service.metrics = replicas, metrics.get(name, ServiceMetrics())
+            service.spec = self._settings.spec(replicas.minimum, replicas.maximum)
             if not service.operation_in_progress:
-                await self._reconcile(name, service, act)
+                await self._reconcile(name, service, may_scale)
         return any(service.is_pending(self._clock()) for service in self._services.values())
 
-    def _new(self, name: str, seen: Replicas) -> _Service:
+    def _new(self, name: str, replicas: Replicas) -> _Service:
         for operation in OPERATIONS:
-            # Prometheus sees no increase in a counter that appears with its first failure.
+            # Export 0 from the start: without it, Prometheus sees no increase at the first failure.
             prometheus.FAILURES.labels(name, operation)
-        return _Service(self._settings.spec(seen.minimum, seen.maximum))
+        return _Service(self._settings.spec(replicas.minimum, replicas.maximum))
 
     async def wait_idle(self) -> None:
         """Wait for the operations in progress."""
@@ -132,9 +137,9 @@ class Controller:
             *(service.operation for service in self._services.values() if service.operation is not None)
         )
 
-    async def _reconcile(self, name: str, service: _Service, act: bool) -> None:
+    async def _reconcile(self, name: str, service: _Service, may_scale: bool) -> None:
         now = self._clock()
-        can_remove = act and not service.seen.rolling
+        can_remove = may_scale and not service.replicas.rolling
         if (
             can_remove
             and now >= max(service.backoff.until, service.removal_backoff.until)
@@ -143,16 +148,16 @@ class Controller:
             return
         if service.history is None:
             service.history = await self._restore_history(name, service, now)
-        seen, measured = service.seen, service.measured
-        metrics = {metric: measured.load(metric) for metric in self._settings.metrics}
+        replicas, current_metrics = service.replicas, service.metrics
+        metrics = {metric: current_metrics.load(metric) for metric in self._settings.metrics}
         observation = Observation(
-            seen.current,
-            seen.ready,
-            seen.ready if measured.ready is None else measured.ready,
+            replicas.current,
+            replicas.ready,
+            replicas.ready if current_metrics.ready is None else current_metrics.ready,
             metrics,
             service.alert_until > now,
-            seen.rolling,
-            measured.panic_loads,
+            replicas.rolling,
+            current_metrics.panic_loads,
         )
         spec = service.spec
         decision = decide(observation, spec, service.history, now)
@@ -164,10 +169,10 @@ class Controller:
         if decision != service.decision:
             self._log_decision(name, decision, observation)
         service.decision = decision
-        self._export_decision(name, decision, seen, act)
-        if seen.ready == seen.current and decision.direction == "none":
+        self._export_decision(name, decision, replicas, may_scale)
+        if replicas.ready == replicas.current and decision.direction == "none":
             service.backoff.failures = 0
-        if act and decision.direction != "none" and now >= service.backoff.until:
+        if may_scale and decision.direction != "none" and now >= service.backoff.until:
             service.operation = asyncio.create_task(self._scale(name, service, decision), name=f"scale {name}")
 
     async def _remove_failed(self, name: str, service: _Service) -> bool:
@@ -224,10 +229,12 @@ class Controller:
             "scaling operation failed", extra={"target": name, "operation": error.operation, "detail": error.detail}
         )
 
-    def _export_decision(self, name: str, decision: Decision, seen: Replicas, act: bool) -> None:
+    def _export_decision(self, name: str, decision: Decision, replicas: Replicas, may_scale: bool) -> None:
         prometheus.REPLICAS.labels(name, "current").set(decision.current)
-        # Without acting, the number will not change; a stopped replica still counts as missing.
-        prometheus.REPLICAS.labels(name, "desired").set(decision.desired if act else seen.current + seen.stopped)
+        # If the autoscaler may not scale, the number will not change; a stopped replica still counts as missing.
+        prometheus.REPLICAS.labels(name, "desired").set(
+            decision.desired if may_scale else replicas.current + replicas.stopped
+        )
         # As in Kubernetes' metrics, the label is empty without a dry run, and Prometheus drops it then.
         dry_run = "true" if self._settings.dry_run else ""
         prometheus.DECISIONS.labels(name, decision.direction, decision.reason, dry_run).inc()
@@ -249,24 +256,24 @@ class Controller:
         """
         spec = service.spec
         start = now - max(_longest_window(spec), spec.panic_seconds)
-        by_time = (await self._metrics_client.past(start, now, _STEP)).get(name, {})
+        by_time = (await self._metrics_client.past(start, now, _RESOLUTION_SECONDS)).get(name, {})
         history = History()
         before: int | None = None
-        for when, measured in sorted(by_time.items()):
-            count = measured.ready or 0
-            metrics = [measured.load(metric) for metric in self._settings.metrics]
+        for when, past_metrics in sorted(by_time.items()):
+            count = past_metrics.ready or 0
+            metrics = [past_metrics.load(metric) for metric in self._settings.metrics]
             usable = [load for load in metrics if load is not None and load.usable]
             if count and usable:
-                wanted = max(propose(load, count, count, count, spec.tolerance) for load in usable)
-                history = history.with_recommendation(when, wanted)
+                recommended = max(propose(load, count, count, count, spec.tolerance) for load in usable)
+                history = history.with_recommendation(when, recommended)
             if count and before and count != before:
                 history = history.with_change(when, count - before)
-            if Observation(count, count, count, {}, panic=measured.panic_loads).overload(spec) is not None:
+            if Observation(count, count, count, {}, panic=past_metrics.panic_loads).overload(spec) is not None:
                 history = history.with_overload(when)
             before = count or before
         times = [entry.when for entry in history.recommendations]
-        if not times or times[0] > start + 2 * _STEP or times[-1] < now - 2 * _STEP:
-            history = history.with_recommendation(now, service.seen.current)
+        if not times or times[0] > start + 2 * _RESOLUTION_SECONDS or times[-1] < now - 2 * _RESOLUTION_SECONDS:
+            history = history.with_recommendation(now, service.replicas.current)
         return history
 
     def status(self) -> dict[str, Any]:
@@ -284,14 +291,14 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
     decision, spec, history = service.decision, service.spec, service.history or History()
     recent = {"up": spec.scale_up_stabilization_seconds, "down": spec.scale_down_stabilization_seconds}
     return {
-        "current": service.seen.current,
-        "ready": service.seen.ready,
-        "desired": decision.desired if decision else service.seen.current,
+        "current": service.replicas.current,
+        "ready": service.replicas.ready,
+        "desired": decision.desired if decision else service.replicas.current,
         "proposal": decision.proposal if decision else None,
         "reason": decision.reason if decision else "no decision yet",
         "minimum": spec.minimum,
         "maximum": spec.maximum,
-        "load": _metric_values(service.measured),
+        "load": _metric_values(service.metrics),
         "panic": history.overloaded_at > now - spec.panic_seconds,
         "alert_active": service.alert_until > now,
         "stabilization_windows": {
@@ -305,6 +312,6 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
     }
 
 
-def _metric_values(measured: ServiceMetrics) -> Mapping[str, dict[str, float | None]]:
-    names = sorted(measured.values.keys() | measured.targets.keys())
-    return {name: {"value": measured.values.get(name), "target": measured.targets.get(name)} for name in names}
+def _metric_values(metrics: ServiceMetrics) -> Mapping[str, dict[str, float | None]]:
+    names = sorted(metrics.values.keys() | metrics.targets.keys())
+    return {name: {"value": metrics.values.get(name), "target": metrics.targets.get(name)} for name in names}

@@ -22,9 +22,9 @@ from shared.docker.socket_proxy import ID, AllowedCall, NotFound, Query, allow_p
 class DockerProxy(socket_proxy.ReplicaProxy):
     """The calls that the autoscaler may make."""
 
-    def __init__(self, docker: httpx.AsyncClient, project: str, most: int) -> None:
+    def __init__(self, docker: httpx.AsyncClient, project: str, max_replicas: int) -> None:
         super().__init__(docker, project)
-        self._max_replicas = most
+        self._max_replicas = max_replicas
         self.rules = [
             *self.rules,
             # Concurrent creates could exceed the maximum together.
@@ -58,7 +58,8 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         require(re.fullmatch("[1-9][0-9]{0,4}", number), "has no number")
         siblings = await self._inspected(self._replicas_of(service))
         require(
-            any(replica.copy_of(one, int(number)) == body for one in siblings), "is not a copy of a running replica"
+            any(replica.copy_of(sibling, int(number)) == body for sibling in siblings),
+            "is not a copy of a running replica",
         )
         existing = await self._listed(self._replicas_of(service), all="true")
         require(len(existing) < (bounds(labels)[1] or self._max_replicas), "would be more than the maximum")
@@ -67,16 +68,16 @@ class DockerProxy(socket_proxy.ReplicaProxy):
 
     async def connect(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Connect a new replica to the networks of its siblings, with the aliases of a replica."""
-        given = body if isinstance(body, dict) else {}
-        require(given.keys() == {"Container", "EndpointConfig"}, "has an unexpected form")
-        require(re.fullmatch(ID, str(given["Container"])), "names no container")
-        labels = await self._labels_of(given["Container"])
+        fields = body if isinstance(body, dict) else {}
+        require(fields.keys() == {"Container", "EndpointConfig"}, "has an unexpected form")
+        require(re.fullmatch(ID, str(fields["Container"])), "names no container")
+        labels = await self._labels_of(fields["Container"])
         require(labels.get(replica.CREATED) == "true", "concerns a container that the autoscaler did not create")
         number = int(labels[replica.NUMBER])
         siblings = await self._inspected(self._replicas_of(labels[replica.SERVICE]))
-        known = [replica.endpoints_of(one, number) for one in siblings]
+        endpoints = [replica.endpoints_of(sibling, number) for sibling in siblings]
         require(
-            any(one.get(match["network"]) == given["EndpointConfig"] for one in known),
+            any(by_network.get(match["network"]) == fields["EndpointConfig"] for by_network in endpoints),
             "is not a network of its siblings",
         )
         return allow_parameters(query)
@@ -106,10 +107,10 @@ class DockerProxy(socket_proxy.ReplicaProxy):
         service = await self.ask(f"/services/{match['id']}")
         spec = service["Spec"]
         require(swarm.is_ours(spec, self._project), "concerns a service outside the stack")
-        given = body.get("Mode") if isinstance(body, dict) else None
-        replicas: Any = given.get("Replicated", {}).get("Replicas") if isinstance(given, dict) else None
-        most = bounds(spec["Labels"])[1] or self._max_replicas
-        require(isinstance(replicas, int) and replicas is not True and 1 <= replicas <= most, "is out of bounds")
+        mode = body.get("Mode") if isinstance(body, dict) else None
+        replicas: Any = mode.get("Replicated", {}).get("Replicas") if isinstance(mode, dict) else None
+        maximum = bounds(spec["Labels"])[1] or self._max_replicas
+        require(isinstance(replicas, int) and replicas is not True and 1 <= replicas <= maximum, "is out of bounds")
         require(body == swarm.with_replicas(spec, replicas), "changes more than the number of replicas")
         # The compared version only: otherwise a concurrent update would be undone.
         require(query == {"version": str(service["Version"]["Index"])}, "concerns another version of the service")
@@ -118,8 +119,8 @@ class DockerProxy(socket_proxy.ReplicaProxy):
 
 def main() -> None:
     """Run until SIGTERM. Reads PROJECT and MAX_REPLICAS."""
-    project, most = os.environ["PROJECT"], int(os.environ.get("MAX_REPLICAS", "8"))
-    socket_proxy.serve("docker-proxy", lambda docker: DockerProxy(docker, project, most))
+    project, max_replicas = os.environ["PROJECT"], int(os.environ.get("MAX_REPLICAS", "8"))
+    socket_proxy.serve("docker-proxy", lambda docker: DockerProxy(docker, project, max_replicas))
 
 
 if __name__ == "__main__":

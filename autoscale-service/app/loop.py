@@ -50,4 +50,4 @@ class Loop:
         paused = self._state.paused
         prometheus.LEADER.set(leading)
         prometheus.PAUSED.set(paused is not None)
-        return await self._controller.tick(act=leading and paused is None)
+        return await self._controller.tick(may_scale=leading and paused is None)

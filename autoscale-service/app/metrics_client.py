@@ -66,24 +66,24 @@ class PrometheusClient:
 
     async def now(self) -> Mapping[str, ServiceMetrics]:
         """Return the current metrics of all services."""
-        found: dict[str, ServiceMetrics] = {}
+        by_service: dict[str, ServiceMetrics] = {}
         for series in await self._query("query", {"query": _SELECTOR}):
             _add(
-                found.setdefault(series["metric"].get("service", ""), ServiceMetrics()),
+                by_service.setdefault(series["metric"].get("service", ""), ServiceMetrics()),
                 series["metric"],
                 series["value"],
             )
-        return found
+        return by_service
 
     async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         """Return the metrics of a period, every `step` seconds, by service and Unix timestamp."""
-        found: dict[str, dict[float, ServiceMetrics]] = {}
+        by_service: dict[str, dict[float, ServiceMetrics]] = {}
         window = {"query": _SELECTOR, "start": start, "end": end, "step": step}
         for series in await self._query("query_range", window):
-            by_time = found.setdefault(series["metric"].get("service", ""), {})
+            by_time = by_service.setdefault(series["metric"].get("service", ""), {})
             for sample in series["values"]:
                 _add(by_time.setdefault(float(sample[0]), ServiceMetrics()), series["metric"], sample)
-        return found
+        return by_service
 
     async def _query(self, kind: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Return the result of a query; empty when the query fails."""
@@ -96,14 +96,14 @@ class PrometheusClient:
             return []
 
 
-def _add(measured: ServiceMetrics, labels: Mapping[str, str], sample: tuple[float, str]) -> None:
+def _add(metrics: ServiceMetrics, labels: Mapping[str, str], sample: tuple[float, str]) -> None:
     value = float(sample[1])
     match labels.get("__name__"):
         case "autoscale:load:value":
-            measured.values[labels.get("metric", "")] = value
+            metrics.values[labels.get("metric", "")] = value
         case "autoscale:load:panic_value":
-            measured.panic_values[labels.get("metric", "")] = value
+            metrics.panic_values[labels.get("metric", "")] = value
         case "autoscale:load:target":
-            measured.targets[labels.get("metric", "")] = value
+            metrics.targets[labels.get("metric", "")] = value
         case "service:replicas:ready" if math.isfinite(value):
-            measured.ready = int(value)
+            metrics.ready = int(value)

@@ -210,8 +210,8 @@ def decide(observation: Observation, spec: ScalingSpec, history: History, now: f
     usable = [load for load in observation.metrics.values() if load is not None and load.usable]
     overload = observation.overload(spec)
     loads = usable if overload is None else [*usable, overload]
-    wanted = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in loads]
-    proposal = max(wanted, default=None)
+    proposals = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in loads]
+    proposal = max(proposals, default=None)
     missing = proposal is not None and proposal < current and len(usable) < len(observation.metrics)
     if observation.rolling:
         return Decision(current, current, "rolling", current if missing else proposal)
@@ -228,23 +228,23 @@ def decide(observation: Observation, spec: ScalingSpec, history: History, now: f
 def _limited(proposal: int, current: int, spec: ScalingSpec, history: History, now: float, panicking: bool) -> Decision:
     """Apply windows, policies and bounds to a proposal; panic mode bypasses the windows and never scales down."""
     if panicking:
-        wanted, window = max(proposal, current), "panic"
+        stabilized, window = max(proposal, current), "panic"
     else:
-        wanted, window = stabilize(proposal, current, history.recommendations, spec, now), "stabilized"
-    most = up_limit(current, history.changes, spec.up, now)
-    fewest = down_limit(current, history.changes, spec.down, now)
+        stabilized, window = stabilize(proposal, current, history.recommendations, spec, now), "stabilized"
+    upper = up_limit(current, history.changes, spec.up, now)
+    lower = down_limit(current, history.changes, spec.down, now)
     if current > spec.maximum:
         return Decision(current, *((current, "panic") if panicking else (spec.maximum, "above-maximum")), proposal)
-    desired = min(max(wanted, fewest, spec.minimum), most, spec.maximum)
-    if desired == wanted:
-        if wanted != proposal:
+    desired = min(max(stabilized, lower, spec.minimum), upper, spec.maximum)
+    if desired == stabilized:
+        if stabilized != proposal:
             reason = window
         elif desired > current:
             reason = "panic" if panicking else "above-target"
         else:
             reason = "on-target" if desired == current else "below-target"
     elif desired in (spec.maximum, spec.minimum):
-        reason = "at-maximum" if desired < wanted else "at-minimum"
+        reason = "at-maximum" if desired < stabilized else "at-minimum"
     else:
         reason = "rate-limited"
     return Decision(current, desired, reason, proposal)

@@ -15,7 +15,7 @@ NUMBER = "com.docker.compose.container-number"
 # Label with the revision of environment and secrets (docs/adr/0020).
 CONFIGURATION = "banking.configuration"
 ONE_OFF = "com.docker.compose.oneoff"
-# Label of replicas that the autoscaler created: only these are removed when they do not become ready.
+# Label of replicas that the autoscaler created: only these are removed if they do not become ready.
 CREATED = "banking.autoscale.made"
 
 _NOT_COPIED = {"com.docker.compose.replace"}

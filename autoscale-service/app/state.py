@@ -38,7 +38,7 @@ class StateFolder:
 
     def pause(self, operator: str) -> None:
         """Pause scaling until it is resumed."""
-        temporary = self._paused.with_name("paused.half")
+        temporary = self._paused.with_name("paused.tmp")
         temporary.write_text(operator, encoding="utf-8")
         temporary.replace(self._paused)
 

@@ -92,15 +92,15 @@ class WebhookVerifier:
 
     def _has_secret(self, authorization: str) -> bool:
         scheme, _, value = authorization.partition(" ")
-        given = value.strip().encode()
+        presented = value.strip().encode()
         if scheme.lower() == "basic":
             try:
-                given = base64.b64decode(given, validate=True).partition(b":")[2]
+                presented = base64.b64decode(presented, validate=True).partition(b":")[2]
             except binascii.Error:
                 return False
         elif scheme.lower() != "bearer":
             return False
-        return hmac.compare_digest(given, self._secret)
+        return hmac.compare_digest(presented, self._secret)
 
     def _check_signature(self, signature: str, timestamp: str, body: bytes, now: float) -> None:
         expected = hmac.new(self._secret, timestamp.encode() + b":" + body, hashlib.sha256).hexdigest()
@@ -108,7 +108,7 @@ class WebhookVerifier:
             raise _unauthorized(f"Invalid signature; sign the value of {TIMESTAMP}, a colon and the body.")
         if not timestamp.isascii() or not timestamp.isdecimal() or abs(now - int(timestamp)) > self._window:
             raise _unauthorized(f"The signature is older than {self._window:g} s; sign the request again.")
-        self._used = {one: until for one, until in self._used.items() if until >= now}
+        self._used = {used: until for used, until in self._used.items() if until >= now}
         if signature in self._used:
             raise _unauthorized("This request was received before.")
         self._used[signature] = int(timestamp) + self._window
@@ -118,7 +118,7 @@ def _unauthorized(detail: str) -> Problem:
     return Problem("unauthorized", detail, headers=_CHALLENGE)
 
 
-def read(body: bytes, known: Collection[str]) -> list[Alert]:
+def read(body: bytes, services: Collection[str]) -> list[Alert]:
     """Parse a payload and return its alerts.
 
     Raises Problem (malformed-request) or pydantic.ValidationError for an invalid payload, and UnknownService if an
@@ -130,7 +130,7 @@ def read(body: bytes, known: Collection[str]) -> list[Alert]:
     unknown = [
         {"pointer": f"/alerts/{index}/labels/service", "detail": "is not a scalable service"}
         for index, alert in enumerate(alerts)
-        if alert.labels.service not in known
+        if alert.labels.service not in services
     ]
     if unknown:
         raise UnknownService("validation-failed", "See `errors` for what to change.", unknown)

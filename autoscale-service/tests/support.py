@@ -109,7 +109,7 @@ class FakeCluster:
         """Run the controller for some simulated seconds."""
         until = self.time + seconds
         while self.time < until:
-            await controller.tick(act=True)
+            await controller.tick(may_scale=True)
             await controller.wait_idle()
             self.time += step
 

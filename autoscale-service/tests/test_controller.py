@@ -81,7 +81,7 @@ async def test_a_prometheus_outage_never_scales_down(lab: Lab, load: float) -> N
 async def test_during_a_prometheus_outage_an_alert_adds_one_replica_at_a_time(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 1000, blind=lambda _now: True)
     controller = cluster.controller(lab, max_replicas=4)
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_in", firing=True)
     await cluster.run(controller, 5 * MINUTES)
     assert cluster.changes == []
@@ -94,13 +94,13 @@ async def test_during_a_prometheus_outage_an_alert_adds_one_replica_at_a_time(la
 async def test_an_alert_ends_when_it_is_resolved_or_times_out(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 100, blind=lambda _now: True)
     controller = cluster.controller(lab, alert_resolve_timeout_seconds=20)
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=False)
-    assert not await controller.tick(act=True)
+    assert not await controller.tick(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
     cluster.time += 21
-    assert not await controller.tick(act=True)
+    assert not await controller.tick(may_scale=True)
     assert cluster.changes == []
 
 
@@ -158,17 +158,17 @@ async def test_failures_are_counted_and_backed_off(lab: Lab, surprise: Exception
     gaps = [round(b - a) for a, b in zip(attempts, attempts[1:])]
     assert gaps[:4] == [12, 21, 42, 81] and failures(counted) - before == 4
     assert cluster.changes[-1][1] == 8, "it goes on when Docker does"
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     assert controller.status()[ACCOUNT]["failures"] == 0
 
 
 async def test_replicas_that_never_become_ready_are_backed_off(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller = cluster.controller(lab)
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     before = failures("health")
     cluster.cleared = 2
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     assert failures("health") == before + 1
     status = controller.status()[ACCOUNT]
     assert (status["failures"], status["retry_after_seconds"]) == (1, 10)
@@ -234,20 +234,20 @@ async def test_a_docker_outage_is_a_failure_of_no_particular_service(lab: Lab) -
     cluster = FakeCluster(lambda _now: 800, fails=lambda operation: operation == "observe")
     controller = cluster.controller(lab)
     before = failures("observe", "all")
-    assert await controller.tick(act=True) and not controller.observed
+    assert await controller.tick(may_scale=True) and not controller.observed
     assert failures("observe", "all") == before + 1
     await cluster.run(controller, 2 * MINUTES)
     # After 0, 12, 33, 63 and 93 s: doubling, up to the idle interval.
     assert failures("observe", "all") == before + 5
     cluster.fails = lambda _operation: False
     await cluster.run(controller, 12)
-    assert controller.known == {ACCOUNT} and cluster.changes
+    assert controller.services == {ACCOUNT} and cluster.changes
 
 
 async def test_a_standby_or_paused_instance_only_observes(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 800)
     controller = cluster.controller(lab)
-    assert await controller.tick(act=False)
+    assert await controller.tick(may_scale=False)
     await controller.wait_idle()
     status = controller.status()[ACCOUNT]
     assert (status["current"], status["desired"], status["reason"], status["proposal"]) == (2, 6, "rate-limited", 8)
@@ -281,22 +281,22 @@ async def test_a_dry_run_decides_and_changes_nothing(lab: Lab, caplog: pytest.Lo
 async def test_the_loop_uses_the_idle_interval_while_nothing_is_due(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller: Controller = cluster.controller(lab)
-    assert not await controller.tick(act=True)
+    assert not await controller.tick(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
-    assert await controller.tick(act=True)
+    assert await controller.tick(may_scale=True)
 
 
 async def test_a_service_without_its_label_is_dropped(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller = cluster.controller(lab)
-    await controller.tick(act=True)
+    await controller.tick(may_scale=True)
     cluster.observe = lambda: {}  # type: ignore[method-assign]
-    await controller.tick(act=True)
-    assert controller.known == frozenset()
+    await controller.tick(may_scale=True)
+    assert controller.services == frozenset()
 
 
 async def test_a_stopped_replica_counts_as_missing_on_a_standby_instance(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 100, replicas=2)
     cluster.stopped = 1
-    await cluster.controller(lab).tick(act=False)
+    await cluster.controller(lab).tick(may_scale=False)
     assert REGISTRY.get_sample_value("autoscale_replicas", {"service": ACCOUNT, "kind": "desired"}) == 3

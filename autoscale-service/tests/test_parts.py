@@ -189,13 +189,13 @@ def test_rejected_calls_can_be_listed(
     upstream = httpx.AsyncClient(transport=httpx.ASGITransport(app=engine), base_url="http://docker")
     with served(DockerProxy(upstream, "bank", 4)) as url:
         monkeypatch.setenv("DOCKER_URL", url)
-        assert cli.main(["refused"]) == 0
+        assert cli.main(["check-proxy"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(cli.FORBIDDEN) and all(line.startswith(("403", "404")) for line in lines)
     with served(engine) as url:
         monkeypatch.setenv("DOCKER_URL", url)
         monkeypatch.setattr(cli, "FORBIDDEN", [("GET", "/v1.41/version", None)])
-        assert cli.main(["refused"]) == 1
+        assert cli.main(["check-proxy"]) == 1
 
 
 @pytest.mark.usefixtures("operator_environment")

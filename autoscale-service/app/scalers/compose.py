@@ -32,9 +32,9 @@ from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError,
 from app.settings import AutoscaleSettings
 
 _TIMEOUT = 30
-_AT_ONCE = 4
-# Stopped manually or being removed: no capacity, and not restarted.
-_GONE = {"exited", "dead", "removing"}
+_MAX_CONCURRENT_STARTS = 4
+# States of replicas that serve no requests and will not start again: stopped manually, or being removed.
+_INACTIVE = {"exited", "dead", "removing"}
 
 
 @contextmanager
@@ -68,9 +68,9 @@ class _Replica:
         self.age = time.time() - datetime.fromisoformat(document["Created"][:19] + "+00:00").timestamp()
 
     @property
-    def is_capacity(self) -> bool:
+    def is_active(self) -> bool:
         """Whether it serves requests, or may still start to."""
-        return self.state not in _GONE
+        return self.state not in _INACTIVE
 
 
 class DockerScaler:
@@ -91,40 +91,40 @@ class ComposeScaler(DockerScaler):
     def __init__(self, settings: AutoscaleSettings, connect: Callable[[str], DockerClient] = connect_docker) -> None:
         super().__init__(settings, connect)
         # Replicas that have been healthy once; they are not removed if they become unhealthy later.
-        self._proven: set[str] = set()
+        self._ever_healthy: set[str] = set()
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the scalable services."""
         with docker_errors("observe"):
-            found = self._replicas()
-        self._proven = {one.id for one in found if one.healthy or one.id in self._proven}
+            replicas = self._replicas()
+        self._ever_healthy = {replica.id for replica in replicas if replica.healthy or replica.id in self._ever_healthy}
         services: dict[str, list[_Replica]] = {}
-        for replica in found:
+        for replica in replicas:
             services.setdefault(replica.service, []).append(replica)
-        return {name: _counted(replicas) for name, replicas in services.items()}
+        return {name: _count(replicas) for name, replicas in services.items()}
 
     def scale(self, service: str, replicas: int) -> None:
         """Set the number of replicas: start new ones, or drain and remove the newest."""
         with docker_errors("observe"):
-            found = self._replicas(service)
-        there = [replica for replica in found if replica.is_capacity]
-        if not there:
+            existing = self._replicas(service)
+        active = [replica for replica in existing if replica.is_active]
+        if not active:
             raise ScalingError("create", f"{service} has no replica to copy")
-        if _rolling(there):
+        if _rolling(active):
             raise UpdateInProgress(f"{service} has replicas of two versions")
-        if replicas > len(there):
-            self._start(there, max(replica.number for replica in found), replicas - len(there))
-        newest_first = sorted(there, key=lambda one: (one.healthy, one.age, -one.number))
-        left: ScalingError | None = None
-        for replica in newest_first[: max(0, len(there) - replicas)]:
+        if replicas > len(active):
+            self._start(active, max(replica.number for replica in existing), replicas - len(active))
+        newest_first = sorted(active, key=lambda replica: (replica.healthy, replica.age, -replica.number))
+        removal_error: ScalingError | None = None
+        for replica in newest_first[: max(0, len(active) - replicas)]:
             try:
                 self._drain(replica.id)
             except ScalingError as error:
                 if error.operation != "remove":
                     raise
-                left = error
-        if left is not None:
-            raise left
+                removal_error = error
+        if removal_error is not None:
+            raise removal_error
 
     def remove_failed(self, service: str) -> int:
         """Remove replicas that the autoscaler started and that did not become ready in time; return their number."""
@@ -137,11 +137,11 @@ class ComposeScaler(DockerScaler):
     def _has_failed(self, replica: _Replica) -> bool:
         if not replica.created_by_autoscaler or replica.age < self._settings.start_timeout_seconds:
             return False
-        if replica.state == "created" or not replica.is_capacity:
+        if replica.state == "created" or not replica.is_active:
             return True
         # Whether a replica older than this process was ever healthy is unknown; assume it was.
-        young = replica.age < 3 * self._settings.start_timeout_seconds
-        return young and not replica.healthy and replica.id not in self._proven
+        is_recent = replica.age < 3 * self._settings.start_timeout_seconds
+        return is_recent and not replica.healthy and replica.id not in self._ever_healthy
 
     def _replicas(self, service: str | None = None) -> list[_Replica]:
         """Return the scalable replicas, including stopped ones."""
@@ -149,16 +149,16 @@ class ComposeScaler(DockerScaler):
         label = [f"{PROJECT}={project}", *STABLE_LABELS, f"{ONE_OFF}=False"]
         if service is not None:
             label.append(f"{SERVICE}={service}")
-        found = []
+        existing = []
         for container in self._docker.api.containers(all=True, filters={"label": label}):
             # Removed since it was listed.
             with suppress(NotFound):
-                found.append(_Replica(self._docker.api.inspect_container(container["Id"])))
-        return [replica for replica in found if is_ours(replica.labels, project)]
+                existing.append(_Replica(self._docker.api.inspect_container(container["Id"])))
+        return [replica for replica in existing if is_ours(replica.labels, project)]
 
-    def _start(self, there: list[_Replica], last: int, count: int) -> None:
-        model = min(there, key=lambda one: (not one.healthy, one.age)).document
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+    def _start(self, active: list[_Replica], last: int, count: int) -> None:
+        model = min(active, key=lambda replica: (not replica.healthy, replica.age)).document
+        with ThreadPoolExecutor(_MAX_CONCURRENT_STARTS) as pool:
             starts = [pool.submit(self._start_one, model, number) for number in range(last + 1, last + 1 + count)]
         for start in starts:
             start.result()
@@ -167,16 +167,16 @@ class ComposeScaler(DockerScaler):
         """Start one replica; remove it again if that fails."""
         body = copy_of(model, number)
         with docker_errors("create"):
-            made = self._docker.api.create_container_from_config(body, name_of(body["Labels"]))["Id"]
+            container_id = self._docker.api.create_container_from_config(body, name_of(body["Labels"]))["Id"]
         try:
             with docker_errors("start"):
                 for network, endpoint in list(endpoints_of(model, number).items())[1:]:
-                    self._docker.api.connect_container_to_network(made, network, aliases=endpoint["Aliases"])
-                self._docker.api.start(made)
+                    self._docker.api.connect_container_to_network(container_id, network, aliases=endpoint["Aliases"])
+                self._docker.api.start(container_id)
         except ScalingError:
             # If this fails, too, remove_failed tries again.
             with suppress(ScalingError):
-                self._drain(made)
+                self._drain(container_id)
             raise
 
     def _drain(self, container: str) -> None:
@@ -187,13 +187,13 @@ class ComposeScaler(DockerScaler):
             self._docker.api.remove_container(container, v=True)
 
 
-def _counted(replicas: list[_Replica]) -> Replicas:
-    there = [replica for replica in replicas if replica.is_capacity]
-    newest = min(replicas, key=lambda one: one.age)
-    ready, stopped = sum(replica.healthy for replica in there), sum(one.state == "exited" for one in replicas)
-    return Replicas(len(there), ready, *bounds(newest.labels), stopped, _rolling(there))
+def _count(replicas: list[_Replica]) -> Replicas:
+    active = [replica for replica in replicas if replica.is_active]
+    newest = min(replicas, key=lambda replica: replica.age)
+    ready, stopped = sum(replica.healthy for replica in active), sum(replica.state == "exited" for replica in replicas)
+    return Replicas(len(active), ready, *bounds(newest.labels), stopped, _rolling(active))
 
 
-def _rolling(there: list[_Replica]) -> bool:
+def _rolling(active: list[_Replica]) -> bool:
     # A container that never started is not a new version; remove_failed removes it.
-    return len({replica.version for replica in there if replica.state != "created"}) > 1
+    return len({replica.version for replica in active if replica.state != "created"}) > 1

@@ -40,64 +40,64 @@ class SwarmScaler(DockerScaler):
         super().__init__(settings, connect)
         self._clock = clock
         # Services that are scaling up: the number of replicas before, and the time of the change.
-        self._growing: dict[str, tuple[int, float]] = {}
+        self._scaling_up: dict[str, tuple[int, float]] = {}
 
     def observe(self) -> Mapping[str, Replicas]:
         """Return the scalable services. Swarm counts a task as running once it is healthy."""
         with docker_errors("observe"):
             services = self._services()
-        found: dict[str, Replicas] = {}
+        observed: dict[str, Replicas] = {}
         for name, service in services.items():
             spec = service["Spec"]
             current = spec["Mode"]["Replicated"].get("Replicas", 1)
             ready = min(current, service["ServiceStatus"]["RunningTasks"])
             if ready == current:
-                self._growing.pop(name, None)
-            found[name] = Replicas(current, ready, *bounds(spec["Labels"]), rolling=_rolling(service))
-        return found
+                self._scaling_up.pop(name, None)
+            observed[name] = Replicas(current, ready, *bounds(spec["Labels"]), rolling=_rolling(service))
+        return observed
 
     def scale(self, service: str, replicas: int) -> None:
         """Set the number of replicas."""
         before = self._update(service, replicas)
         if replicas > before:
-            self._growing[service] = before, self._clock()
+            self._scaling_up[service] = before, self._clock()
 
     def remove_failed(self, service: str) -> int:
         """Return to the previous number if new tasks did not become ready in time; return the difference."""
-        before, since = self._growing.get(service, (0, self._clock()))
+        before, since = self._scaling_up.get(service, (0, self._clock()))
         if self._clock() - since < self._settings.start_timeout_seconds:
             return 0
         removed = self._update(service, before) - before
         # Only after the update succeeded: a failed one is retried.
-        del self._growing[service]
+        del self._scaling_up[service]
         return removed
 
     def _update(self, service: str, replicas: int) -> int:
         """Set the number of replicas and return what it was."""
         with docker_errors("update"):
-            found = self._services().get(service)
-            if found is None:
+            current = self._services().get(service)
+            if current is None:
                 raise ScalingError("update", f"{service} is not a scalable service")
-            if _rolling(found):
+            if _rolling(current):
                 raise UpdateInProgress(f"{service} is being updated")
             api = self._docker.api
             # Swarm rejects the update if the service has changed since it was read.
             response = api.post(
-                f"{api.base_url}/v{api.api_version}/services/{found['ID']}/update",
-                params={"version": found["Version"]["Index"]},
-                json=with_replicas(found["Spec"], replicas),
+                f"{api.base_url}/v{api.api_version}/services/{current['ID']}/update",
+                params={"version": current["Version"]["Index"]},
+                json=with_replicas(current["Spec"], replicas),
             )
             response.raise_for_status()
-        was: int = found["Spec"]["Mode"]["Replicated"].get("Replicas", 1)
-        return was
+        before: int = current["Spec"]["Mode"]["Replicated"].get("Replicas", 1)
+        return before
 
     def _services(self) -> dict[str, dict[str, Any]]:
         stack = self._settings.project
         label = [f"{STACK}={stack}", *STABLE_LABELS]
-        found = self._docker.api.services(filters={"label": label}, status=True)
+        listed = self._docker.api.services(filters={"label": label}, status=True)
         return {
             service["Spec"]["Name"].removeprefix(f"{stack}_"): service
-            for service in found
+            for service in listed
             if is_ours(service["Spec"], stack)
         }
 

@@ -131,5 +131,5 @@ def test_the_socket_proxy_forbids_all_other_calls(bank: ComposedBank) -> None:
     calls = [["GET", f"/containers/{postgres}/json"], ["POST", f"/containers/{postgres}/stop"]]
     response = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
     assert json.loads(response) == [404, 404]
-    lines = bank.operate("refused").splitlines()
+    lines = bank.operate("check-proxy").splitlines()
     assert len(lines) > 20 and all(line.startswith(("403", "404")) for line in lines)
