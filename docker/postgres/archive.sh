@@ -10,7 +10,7 @@ if [ -f "$target" ]; then
     gzip -dc "$target" | cmp -s - "$1"
     exit
 fi
-gzip -1 <"$1" >"$target.half"
-sync "$target.half"
-mv "$target.half" "$target"
+gzip -1 <"$1" >"$target.tmp"
+sync "$target.tmp"
+mv "$target.tmp" "$target"
 sync "$folder"

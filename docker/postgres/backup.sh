@@ -9,10 +9,10 @@ keep=$1
 }
 name=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 mkdir -p "$BACKUPS/base"
-rm -rf "$BACKUPS"/base/*.half
-pg_basebackup --pgdata "$BACKUPS/base/$name.half" --wal-method stream --checkpoint fast --no-password
-pg_verifybackup --quiet "$BACKUPS/base/$name.half"
-mv "$BACKUPS/base/$name.half" "$BACKUPS/base/$name"
+rm -rf "$BACKUPS"/base/*.tmp
+pg_basebackup --pgdata "$BACKUPS/base/$name.tmp" --wal-method stream --checkpoint fast --no-password
+pg_verifybackup --quiet "$BACKUPS/base/$name.tmp"
+mv "$BACKUPS/base/$name.tmp" "$BACKUPS/base/$name"
 cd "$BACKUPS/base"
 # Backups are named by their start times.
 for old in $(printf '%s\n' * | sort | head -n "-$keep"); do

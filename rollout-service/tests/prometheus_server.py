@@ -151,7 +151,7 @@ class PrometheusServer:
         targets = [
             {"targets": [one.target], "labels": {"service": one.service, "track": one.track}} for one in replicas
         ]
-        temporary = self._folder / "targets.half"
+        temporary = self._folder / "targets.tmp"
         temporary.write_text(yaml.safe_dump(targets))
         temporary.replace(self._folder / "targets.yml")
 

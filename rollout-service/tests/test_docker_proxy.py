@@ -204,7 +204,7 @@ async def test_a_selection_is_kept_when_nginx_is_stopped_and_follows_no_symlink(
     docker: httpx.AsyncClient, engine: Engine, edge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delitem(KNOWN, NGINX)
-    for name in ("nginx.conf", "nginx.conf.half"):
+    for name in ("nginx.conf", "nginx.conf.tmp"):
         (edge / "selected" / name).symlink_to(tmp_path / "victim")
     response = await docker.post("/edge/canary-10")
     assert response.status_code == 404 and "is not running" in response.json()["message"] and engine.changes == []

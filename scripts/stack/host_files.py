@@ -79,7 +79,7 @@ def write(path: Path, text: str, *, keep_inode: bool = False) -> bool:
     except (FileNotFoundError, UnsafeFile):
         # A new file replaces it.
         pass
-    temporary = f".{path.name}.half"
+    temporary = f".{path.name}.tmp"
     with _open_folder(path.parent) as folder:
         with suppress(FileNotFoundError):
             os.unlink(temporary, dir_fd=folder)

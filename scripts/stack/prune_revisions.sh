@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$1
 shift
 used=$(docker ps --all --filter label=banking.configuration --format '{{.Label "banking.configuration"}}')
-for path in "$folder"/* "$folder"/.*.half; do
+for path in "$folder"/* "$folder"/.*.tmp; do
     [ -d "$path" ] || continue
     grep -qxF "${path##*/}" <<<"$used" && continue
     [[ " $* " != *" ${path##*/} "* ]] || continue

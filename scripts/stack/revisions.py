@@ -63,15 +63,15 @@ def save(folder: Path, content: Mapping[str, str]) -> Path:
         if {name: read(final / name) for name in content} != content:
             raise ValueError(f"{final} was changed after it was written; restore it, or remove it and its replicas")
         return final
-    half = folder / f".{final.name}.half"
-    shutil.rmtree(half, ignore_errors=True)
-    (half / "secrets").mkdir(parents=True)
-    for part in (folder, half, half / "secrets"):
+    temporary = folder / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    (temporary / "secrets").mkdir(parents=True)
+    for part in (folder, temporary, temporary / "secrets"):
         # Readable for the users of containers; the parent folder is not accessible to other users of the host.
         part.chmod(0o755)
     for name, text in content.items():
-        write(half / name, text)
-    half.rename(final)
+        write(temporary / name, text)
+    temporary.rename(final)
     return final
 
 

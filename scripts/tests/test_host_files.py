@@ -96,7 +96,7 @@ def test_nothing_in_the_folder_of_the_state_is_followed(
     docker: Path, victims: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     _writable_for_a_container(docker / "rollout")
-    for name in ("rollout.half", "rollout.lock", ".rollout.json.half", "verdicts"):
+    for name in ("rollout.tmp", "rollout.lock", ".rollout.json.tmp", "verdicts"):
         KINDS[kind](docker / "rollout" / name, victims)
     before = _seen(victims)
     assert stack_files.main() == 0
@@ -113,9 +113,9 @@ def test_nothing_in_the_folder_of_the_state_is_followed(
 @pytest.mark.parametrize(
     "places",
     [
-        ["nginx.conf", ".nginx.conf.half", "prepared", "selected"],
-        ["prepared/stable.conf", "prepared/.stable.conf.half", "prepared/of-another-release.conf"]
-        + ["selected/nginx.conf", "selected/.nginx.conf.half"],
+        ["nginx.conf", ".nginx.conf.tmp", "prepared", "selected"],
+        ["prepared/stable.conf", "prepared/.stable.conf.tmp", "prepared/of-another-release.conf"]
+        + ["selected/nginx.conf", "selected/.nginx.conf.tmp"],
     ],
     ids=["above", "below"],
 )
@@ -148,7 +148,7 @@ def test_a_selection_is_written_over_whatever_is_there(
     docker: Path, victims: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
     assert stack_files.main() == 0
-    for name in ("nginx.conf", ".nginx.conf.half"):
+    for name in ("nginx.conf", ".nginx.conf.tmp"):
         (docker / "nginx/selected" / name).unlink(missing_ok=True)
         KINDS[kind](docker / "nginx/selected" / name, victims)
     before = _seen(victims)
@@ -159,7 +159,7 @@ def test_a_selection_is_written_over_whatever_is_there(
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("keep_inode", [True, False])
-@pytest.mark.parametrize("name", ["file", ".file.half"])
+@pytest.mark.parametrize("name", ["file", ".file.tmp"])
 def test_a_file_is_never_written_through_a_link(
     tmp_path: Path, victims: Path, kind: str, keep_inode: bool, name: str
 ) -> None:

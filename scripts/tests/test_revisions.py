@@ -82,16 +82,16 @@ def test_compose_reads_every_value_literally(tmp_path: Path) -> None:
 
 def test_a_folder_is_readable_for_containers_and_never_changes(tmp_path: Path) -> None:
     content = revisions.files(VARIABLES, VALUES, "account-service")
-    half = tmp_path / f".{revisions.revision(content)}.half"
+    temporary = tmp_path / f".{revisions.revision(content)}.tmp"
     # Left by an interrupted run.
-    (half / "secrets").mkdir(parents=True)
-    (half / "secrets/jwks").write_text("half", encoding="utf-8")
+    (temporary / "secrets").mkdir(parents=True)
+    (temporary / "secrets/jwks").write_text("incomplete", encoding="utf-8")
     old = os.umask(0o077)
     try:
         folder = revisions.save(tmp_path, content)
     finally:
         os.umask(old)
-    assert folder == tmp_path / revisions.revision(content) and not half.exists()
+    assert folder == tmp_path / revisions.revision(content) and not temporary.exists()
     assert {path.stat().st_mode & 0o777 for path in (tmp_path, folder, folder / "secrets")} == {0o755}
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     assert {name: path.read_text(encoding="utf-8") for name, path in files.items()} == content
@@ -116,7 +116,7 @@ def test_after_a_rollback_the_deployed_keys_apply_again(tmp_path: Path) -> None:
 
 def test_unused_configurations_are_removed(tmp_path: Path) -> None:
     used, kept, unused = ("1" * 64, "2" * 64, "3" * 64)
-    for name in (used, kept, unused, f".{'4' * 64}.half"):
+    for name in (used, kept, unused, f".{'4' * 64}.tmp"):
         (tmp_path / "revisions" / name / "secrets").mkdir(parents=True)
     docker = tmp_path / "docker"
     docker.write_text(f"#!/bin/sh\n[ -e {tmp_path}/fails ] && exit 1\nprintf '%s\\n\\n' {used}\n", encoding="utf-8")
@@ -129,7 +129,7 @@ def test_unused_configurations_are_removed(tmp_path: Path) -> None:
     (tmp_path / "fails").unlink()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert {path.name for path in (tmp_path / "revisions").iterdir()} == {used, kept}
-    assert done.stdout.splitlines() == [str(tmp_path / "revisions" / name) for name in (unused, f".{'4' * 64}.half")]
+    assert done.stdout.splitlines() == [str(tmp_path / "revisions" / name) for name in (unused, f".{'4' * 64}.tmp")]
 
 
 def test_make_up_names_the_revisions_of_all_tracks(tmp_path: Path) -> None:
