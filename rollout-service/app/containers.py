@@ -67,14 +67,14 @@ class Containers:
 
     def observe(self) -> list[Container]:
         """Return the replicas of all tracks."""
-        found = []
+        replicas = []
         with _docker_errors("list the containers"):
             filters = {"label": [f"{PROJECT}={self._project}", TRACK]}
             for listed in self._docker.api.containers(all=True, filters=filters):
                 # Removed since it was listed.
                 with suppress(NotFound):
-                    found.append(self._inspect(listed["Id"]))
-        return found
+                    replicas.append(self._inspect(listed["Id"]))
+        return replicas
 
     def _inspect(self, container: str) -> Container:
         document = self._docker.api.inspect_container(container)
@@ -91,12 +91,12 @@ class Containers:
 
     def image_ids(self, images: Mapping[str, str]) -> dict[str, str]:
         """Return the ids of images, by service, without those that are not on this host: no replica runs them."""
-        found = {}
+        ids = {}
         with _docker_errors("look up the images"):
             for service, reference in images.items():
                 with suppress(ImageNotFound):
-                    found[service] = self._docker.api.inspect_image(reference)["Id"]
-        return found
+                    ids[service] = self._docker.api.inspect_image(reference)["Id"]
+        return ids
 
     def remove(self, containers: Iterable[Container]) -> None:
         """Stop containers gracefully, each within its own grace period, and remove them."""

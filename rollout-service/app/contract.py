@@ -76,7 +76,7 @@ def load() -> tuple[Probe, ...]:
 def fill(value: Any, names: Mapping[str, str]) -> Any:
     """Return a value with every `{name}` in its texts replaced. Raises KeyError for an unknown name."""
     if isinstance(value, str):
-        return re.sub(r"\{([a-z_]+)\}", lambda found: names[found[1]], value)
+        return re.sub(r"\{([a-z_]+)\}", lambda match: names[match[1]], value)
     if isinstance(value, list):
         return [fill(item, names) for item in value]
     return {key: fill(item, names) for key, item in value.items()} if isinstance(value, Mapping) else value
@@ -106,29 +106,31 @@ def _difference(probe: Probe, response: Response, names: Mapping[str, str]) -> s
     if missing := {"x-app-track", "x-app-version"} - response.headers.keys():
         return f"header {min(missing)}: missing"
     for name, expected in fill(probe.response_headers, names).items():
-        if difference := _differs(expected, response.headers.get(name.lower()), f"header {name}"):
+        if difference := _first_difference(expected, response.headers.get(name.lower()), f"header {name}"):
             return difference
-    return _differs(fill(probe.response, names), response.body, "body")
+    return _first_difference(fill(probe.response, names), response.body, "body")
 
 
-def _differs(expected: Any, found: Any, where: str) -> str:
+def _first_difference(expected: Any, actual: Any, location: str) -> str:
     """Return the first difference, empty without one."""
-    if isinstance(expected, str) and isinstance(found, str):
+    if isinstance(expected, str) and isinstance(actual, str):
         parts = re.split(f"({'|'.join(_PLACEHOLDERS)})", expected)
         pattern = "".join(_PLACEHOLDERS.get(part, re.escape(part)) for part in parts)
-        return "" if re.fullmatch(pattern, found) else _message(where, expected, found)
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        if missing := expected.keys() - found.keys():
-            return f"{where}/{min(missing)}: missing"
-        if surplus := found.keys() - expected.keys():
-            return f"{where}/{min(surplus)[:40]}: unexpected"
-        return next(filter(None, (_differs(expected[key], found[key], f"{where}/{key}") for key in expected)), "")
-    if isinstance(expected, list) and isinstance(found, list) and len(expected) == len(found):
-        pairs = enumerate(zip(expected, found))
-        return next(filter(None, (_differs(*pair, f"{where}/{number}") for number, pair in pairs)), "")
+        return "" if re.fullmatch(pattern, actual) else _message(location, expected, actual)
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
+        if missing := expected.keys() - actual.keys():
+            return f"{location}/{min(missing)}: missing"
+        if surplus := actual.keys() - expected.keys():
+            return f"{location}/{min(surplus)[:40]}: unexpected"
+        return next(
+            filter(None, (_first_difference(expected[key], actual[key], f"{location}/{key}") for key in expected)), ""
+        )
+    if isinstance(expected, list) and isinstance(actual, list) and len(expected) == len(actual):
+        pairs = enumerate(zip(expected, actual))
+        return next(filter(None, (_first_difference(*pair, f"{location}/{number}") for number, pair in pairs)), "")
     # 1, 1.0 and true are equal for Python.
-    return "" if type(expected) is type(found) and expected == found else _message(where, expected, found)
+    return "" if type(expected) is type(actual) and expected == actual else _message(location, expected, actual)
 
 
-def _message(where: str, expected: Any, found: Any) -> str:
-    return f"{where}: expected {json.dumps(expected)[:100]}, got {json.dumps(found)[:100]}"
+def _message(location: str, expected: Any, actual: Any) -> str:
+    return f"{location}: expected {json.dumps(expected)[:100]}, got {json.dumps(actual)[:100]}"

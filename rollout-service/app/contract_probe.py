@@ -20,14 +20,14 @@ from app.state_machine import Rollout
 
 log = logging.getLogger(__name__)
 
-# NGINX's choice of the track, by which testers get the canary's own response.
-_CHOICES = {"stable": "never", "canary": "always"}
+# Values of the header X-Canary, by which testers select the track.
+_X_CANARY = {"stable": "never", "canary": "always"}
 _TIMEOUT_SECONDS = 5.0
 _POLL_SECONDS = 0.5
-_LAG_SECONDS = 3.0
-# A round opens accounts and counts as requests of the step, so there are few: at the start of a step and later in it.
-_ROUND_AT_SECONDS = (0.0, 30.0)
-# Per round: each repeats all probes up to a difference.
+_MAX_LAG_SECONDS = 3.0
+# Seconds after the start of a step. There are few rounds, because each opens accounts and adds requests to the step.
+_ROUND_STARTS_SECONDS = (0.0, 30.0)
+# Maximum repetitions per round; each repeats all probes up to a difference.
 _MAX_REPETITIONS = 3
 SKIPPED = "skipped: no synthetic token"
 
@@ -51,26 +51,26 @@ class ContractProbe:
         self._probes = probes
         self._connect = connect
         self._step: tuple[str, int] | None = None
-        self._begun_at = 0.0
+        self._step_started_at = 0.0
         self._rounds = 0
         self._per_round = max(Counter(probe.service for probe in probes).values(), default=0)
         self.requests = 0
         self.difference = ""
         self.status = ""
 
-    def follow(self, state: Rollout) -> None:
-        """Start over when a step of a rollout has begun to serve clients; stop when it has ended."""
+    def update(self, state: Rollout) -> None:
+        """Start new rounds when a step begins to serve clients; stop when it has ended."""
         step = (state.id, state.step) if state.phase == "canary" and state.step_started_at else None
         if step != self._step:
-            self._step, self._begun_at, self._rounds = step, time.monotonic(), 0
+            self._step, self._step_started_at, self._rounds = step, time.monotonic(), 0
             self.difference, self.status, self.requests = "", "", 0
 
     async def run(self) -> None:
         """Probe each step until cancelled."""
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            due = self._rounds < len(_ROUND_AT_SECONDS)
-            if self._step and due and time.monotonic() - self._begun_at >= _ROUND_AT_SECONDS[self._rounds]:
+            due = self._rounds < len(_ROUND_STARTS_SECONDS)
+            if self._step and due and time.monotonic() - self._step_started_at >= _ROUND_STARTS_SECONDS[self._rounds]:
                 self._rounds += 1
                 await self._probe_step(self._step)
 
@@ -78,19 +78,19 @@ class ContractProbe:
         if not (token := self._token()):
             self.status = SKIPPED
             return
-        found = await self._find_regression(token)
+        regression = await self._find_regression(token)
         if step != self._step:
             return
-        self.status = "a response differs" if found else f"{len(self._probes)} responses as expected"
-        if found:
-            self.difference = f"{found.service} {found.probe}: {found.difference}"
-            log.warning("contract probe failed", extra={"probe": found.probe, "difference": found.difference})
+        self.status = "a response differs" if regression else f"{len(self._probes)} responses as expected"
+        if regression:
+            self.difference = f"{regression.service} {regression.probe}: {regression.difference}"
+            log.warning("contract probe failed", extra={"probe": regression.probe, "difference": regression.difference})
 
     async def _find_regression(self, token: str) -> ProbeResult | None:
         """Return a regression that shows again when the probes up to it are repeated; None without one."""
         suspects: set[str] = set()
-        async with aclosing(self._regressions(token, self._probes)) as found:
-            async for number, suspect in found:
+        async with aclosing(self._regressions(token, self._probes)) as regressions:
+            async for number, suspect in regressions:
                 suspects.add(suspect.probe)
                 # A single difference may come from a replica that was stopping; further ones follow from the first.
                 if len(suspects) > _MAX_REPETITIONS:
@@ -106,7 +106,7 @@ class ContractProbe:
         self.requests += self._per_round
         # New connections: a worker of NGINX from before a reload would choose by the previous configuration.
         async with self._connect() as client:
-            tracks = [TrackProbe(client, self._url, token, track) for track in _CHOICES]
+            tracks = [TrackProbe(client, self._url, token, track) for track in _X_CANARY]
             for number, probe in enumerate(probes, start=1):
                 results = await asyncio.gather(*(track.send(probe) for track in tracks))
                 for result in results:
@@ -131,18 +131,18 @@ class TrackProbe:
         self._track = track
         run = uuid.uuid4().hex
         self._names = {"run": run, "request": f"contract-{run}"}
-        # The history is waited for once: if it has not caught up by then, further responses are due at once.
-        self._caught_up_at = 0.0
+        # Wait for the history only once: if it has not caught up by this time, further probes do not wait.
+        self._history_deadline = 0.0
 
     async def send(self, probe: Probe) -> ProbeResult:
         """Send a probe, until the history has caught up, and compare the response."""
         if probe.eventually:
-            self._caught_up_at = self._caught_up_at or time.monotonic() + _LAG_SECONDS
+            self._history_deadline = self._history_deadline or time.monotonic() + _MAX_LAG_SECONDS
         try:
             response = await self._request(probe)
             result = contract.compare(probe, self._track, response, self._names)
-            while probe.eventually and result.difference and time.monotonic() < self._caught_up_at:
-                await asyncio.sleep(_LAG_SECONDS / 20)
+            while probe.eventually and result.difference and time.monotonic() < self._history_deadline:
+                await asyncio.sleep(_MAX_LAG_SECONDS / 20)
                 response = await self._request(probe)
                 result = contract.compare(probe, self._track, response, self._names)
         except (httpx.HTTPError, httpx.InvalidURL, KeyError, ValueError, RecursionError):
@@ -155,20 +155,24 @@ class TrackProbe:
     async def _request(self, probe: Probe) -> Response:
         """Send a request. Raises httpx.HTTPError, and KeyError if it needs a value that was not saved."""
         names = self._names
-        headers = {"User-Agent": "bank-rollout", "X-Canary": _CHOICES[self._track], "X-Request-ID": names["request"]}
+        headers = {"User-Agent": "bank-rollout", "X-Canary": _X_CANARY[self._track], "X-Request-ID": names["request"]}
         headers |= {"Authorization": f"Bearer {self._token}"} if probe.token else {}
-        given: dict[str, Any] = {"headers": headers | contract.fill(probe.headers, names)}
+        content: dict[str, Any] = {"headers": headers | contract.fill(probe.headers, names)}
         if probe.body is not None:
-            given["json"] = contract.fill(probe.body, names)
+            content["json"] = contract.fill(probe.body, names)
         elif probe.content is not None:
-            given["content"] = probe.content
+            content["content"] = probe.content
         url = f"{self._url}/api/v1{contract.fill(probe.path, names)}"
-        answer = await self._client.request(probe.method, url, timeout=_TIMEOUT_SECONDS, **given)
+        http_response = await self._client.request(probe.method, url, timeout=_TIMEOUT_SECONDS, **content)
         try:
-            body = answer.json() if "json" in answer.headers.get("content-type", "") else answer.text
+            body = (
+                http_response.json() if "json" in http_response.headers.get("content-type", "") else http_response.text
+            )
         except ValueError:
-            body = answer.text
-        return Response(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, body)
+            body = http_response.text
+        return Response(
+            http_response.status_code, {name.lower(): value for name, value in http_response.headers.items()}, body
+        )
 
 
 async def _main(url: str, token_file: Path) -> int:

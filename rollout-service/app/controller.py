@@ -27,12 +27,12 @@ _IDLE_CLEANUP_SECONDS = 15.0
 # canary may be removed at once, because its requests are retried on stable; the previous pool has no such backup.
 _DRAIN_SECONDS = 10.0
 
-# A bad canary is removed although NGINX still routes to it, if NGINX cannot be switched for this long in a rollback:
+# If NGINX cannot be switched for this long in a rollback, canaries are removed although NGINX still routes to them:
 # requests to a removed canary are retried on stable.
-_SWITCH_SECONDS = 5.0
-# An analysis or a write that takes longer is given up, so that a hanging disk or Prometheus does not stop the loop.
-_ANALYSIS_SECONDS = 30.0
-_STORE_SECONDS = 1.0
+_SWITCH_TIMEOUT_SECONDS = 5.0
+# Timeouts of an analysis and of a write, so that a hanging disk or Prometheus does not block the loop.
+_ANALYSIS_TIMEOUT_SECONDS = 30.0
+_STORE_TIMEOUT_SECONDS = 1.0
 
 # Analyzes the current step: stores the record and returns the verdict.
 Analyze = Callable[[Rollout, float], Awaitable[Mapping[str, Any]]]
@@ -62,10 +62,10 @@ class Controller:
         self._analysis_interval_seconds = analysis_interval_seconds
         self._lease_seconds = lease_seconds
         self._analyzed_at = -analysis_interval_seconds
-        # The process before this one may have reloaded NGINX just now.
+        # The previous process may have reloaded NGINX just before it ended.
         self._drained_at = clock.monotonic() + _DRAIN_SECONDS
-        # Since when NGINX does not serve the wanted configuration; 0 while it does.
-        self._switching_since = 0.0
+        # Since when NGINX does not serve the desired configuration; 0 while it does.
+        self._not_applied_since = 0.0
         self._storing: asyncio.Task[None] | None = None
         self._is_stored = True
         # The state (its time of change) that containers were last cleaned up for, and when.
@@ -78,10 +78,10 @@ class Controller:
         state = self._change(state_machine.expire)
         state = await self._run_analysis(state)
         applied = await self._apply_configuration(state)
-        wanted, state = state_machine.nginx_configuration(state), self._file.load()
+        desired, state = state_machine.nginx_configuration(state), self._file.load()
         # Containers are removed only once no active configuration routes requests to them; a driver may have changed
         # the state meanwhile.
-        if applied and state_machine.nginx_configuration(state) == wanted and await self._clean_up(state):
+        if applied and state_machine.nginx_configuration(state) == desired and await self._clean_up(state):
             state = self._complete_cleanup(state)
         await self._publish(state)
         await self._store()
@@ -100,7 +100,7 @@ class Controller:
         """Store the state on the host; a write that hangs goes on in the background."""
         if self._storing is None:
             self._storing = asyncio.create_task(asyncio.to_thread(self._file.store))
-        await asyncio.wait({self._storing}, timeout=_STORE_SECONDS)
+        await asyncio.wait({self._storing}, timeout=_STORE_TIMEOUT_SECONDS)
         if not self._storing.done():
             self._is_stored = False
             return
@@ -120,13 +120,13 @@ class Controller:
         now = self._clock.now(state)
         drift = self._clock.wall() - now
         try:
-            async with asyncio.timeout(_ANALYSIS_SECONDS):
+            async with asyncio.timeout(_ANALYSIS_TIMEOUT_SECONDS):
                 verdict = await self._analyze(state_machine.shift_times(state, drift), now + drift)
         except TimeoutError:
-            log.warning("analysis given up after %.0f s", _ANALYSIS_SECONDS)
+            log.warning("analysis timed out after %.0f s", _ANALYSIS_TIMEOUT_SECONDS)
             return state
         if verdict["verdict"] == "promote" and not self._is_stored:
-            # After a restart the rollout would be at an earlier step than its traffic.
+            # A restart would load an earlier step than the one that NGINX serves.
             verdict = {**verdict, "verdict": "hold"}
         VERDICTS.labels(verdict["verdict"], verdict["reason"]).inc()
         LAST_VERDICT.labels(verdict["verdict"], verdict["reason"]).set_to_current_time()
@@ -134,34 +134,34 @@ class Controller:
 
     async def _apply_configuration(self, state: Rollout) -> bool:
         """Apply the NGINX configuration of the state; return whether NGINX serves it."""
-        wanted = state_machine.nginx_configuration(state)
-        self._switching_since = self._switching_since or self._clock.monotonic()
+        desired = state_machine.nginx_configuration(state)
+        self._not_applied_since = self._not_applied_since or self._clock.monotonic()
         try:
-            if await self._nginx.revision() != wanted:
-                if wanted == "previous" and not await self._is_ready("previous"):
+            if await self._nginx.revision() != desired:
+                if desired == "previous" and not await self._is_ready("previous"):
                     return False
-                await self._nginx.apply(wanted)
+                await self._nginx.apply(desired)
                 self._drained_at = self._clock.monotonic() + _DRAIN_SECONDS
         except (NginxError, DockerError) as error:
             FAILURES.labels("nginx").inc()
             log.warning("NGINX: %s", error)
-            await self._remove_bad_canaries(state)
+            await self._remove_faulty_canaries(state)
             return False
-        self._switching_since = 0.0
-        self._change(lambda latest, now: state_machine.record_traffic(latest, wanted, now))
+        self._not_applied_since = 0.0
+        self._change(lambda latest, now: state_machine.record_traffic(latest, desired, now))
         return True
 
-    async def _remove_bad_canaries(self, state: Rollout) -> None:
-        """Take the traffic off the canaries of a rollback, by removing them, if NGINX cannot be switched in time."""
-        late = self._clock.monotonic() - self._switching_since >= _SWITCH_SECONDS
+    async def _remove_faulty_canaries(self, state: Rollout) -> None:
+        """Remove the canaries in a rollback if NGINX cannot be switched in time, so that they get no more traffic."""
+        late = self._clock.monotonic() - self._not_applied_since >= _SWITCH_TIMEOUT_SECONDS
         if state.phase != "rolling-back" or state.serving != "stable" or not late:
             return
         try:
             replicas = await asyncio.to_thread(self._containers.observe)
-            canaries = [one for one in replicas if one.track == "canary"]
+            canaries = [replica for replica in replicas if replica.track == "canary"]
             if canaries:
                 log.warning("removing the canaries, because NGINX cannot be switched")
-                await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [one]) for one in canaries))
+                await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [canary]) for canary in canaries))
         except DockerError as error:
             FAILURES.labels("docker").inc()
             log.warning("Docker: %s", error)
@@ -186,11 +186,14 @@ class Controller:
             ids = await asyncio.to_thread(self._containers.image_ids, images) if images else {}
             versions = {service: replace(unwanted[service], image=image) for service, image in ids.items()}
             surplus = containers_to_remove(replicas, tracks, versions)
-            draining = [one for one in surplus if one.track == "previous"] if now < self._drained_at else []
-            surplus = [one for one in surplus if one not in draining]
+            draining = [replica for replica in surplus if replica.track == "previous"] if now < self._drained_at else []
+            surplus = [replica for replica in surplus if replica not in draining]
             if surplus:
-                await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [one]) for one in surplus))
-                log.info("removed containers", extra={"containers": [f"{one.service}/{one.track}" for one in surplus]})
+                await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [replica]) for replica in surplus))
+                log.info(
+                    "removed containers",
+                    extra={"containers": [f"{replica.service}/{replica.track}" for replica in surplus]},
+                )
         except DockerError as error:
             FAILURES.labels("docker").inc()
             log.warning("Docker: %s", error)
@@ -207,9 +210,9 @@ class Controller:
         before, self._published = self._published, state
         if before is None or before.history == state.history:
             return
-        known = before.history if before.id == state.id else ()
+        published = before.history if before.id == state.id else ()
         for event in state.history:
-            if event in known:
+            if event in published:
                 continue
             await self._notify(state, event)
             if event["phase"] == "done" or (event["phase"] == "idle" and state.outcome == "rolled-back"):
@@ -225,19 +228,29 @@ def containers_to_remove(
     """
     replicas = list(replicas)
     unwanted = {
-        one.id
-        for one in replicas
-        if one.track == "stable" and one.service in versions and versions[one.service].includes(one.image, one.revision)
+        replica.id
+        for replica in replicas
+        if replica.track == "stable"
+        and replica.service in versions
+        and versions[replica.service].includes(replica.image, replica.revision)
     }
-    replaceable = {one.service for one in replicas if one.track == "stable" and one.healthy and one.id not in unwanted}
-    return [one for one in replicas if one.track not in tracks or (one.id in unwanted and one.service in replaceable)]
+    replaceable = {
+        replica.service
+        for replica in replicas
+        if replica.track == "stable" and replica.healthy and replica.id not in unwanted
+    }
+    return [
+        replica
+        for replica in replicas
+        if replica.track not in tracks or (replica.id in unwanted and replica.service in replaceable)
+    ]
 
 
-async def run(controller: Controller, interval_seconds: float, heartbeat: Callable[[Rollout], None]) -> None:
-    """Run the control loop until cancelled; `heartbeat` receives the state after each pass."""
+async def run(controller: Controller, interval_seconds: float, on_pass: Callable[[Rollout], None]) -> None:
+    """Run the control loop until cancelled; `on_pass` receives the state after each pass."""
     while True:
         try:
-            heartbeat(await controller.tick())
+            on_pass(await controller.tick())
         except Exception:  # pylint: disable=broad-exception-caught  # the loop must survive every error
             FAILURES.labels("state").inc()
             log.exception("unexpected error in the control loop")

@@ -83,8 +83,8 @@ class RolloutProxy(socket_proxy.ReplicaProxy):
         running = await self._listed([f"{SERVICE}={_NGINX}"])
         if not running:
             raise NotFound("nginx is not running; it will start with the selected configuration")
-        for one in running:
-            response = await self._docker.post(f"/containers/{one['Id']}/kill", params={"signal": "SIGHUP"})
+        for container in running:
+            response = await self._docker.post(f"/containers/{container['Id']}/kill", params={"signal": "SIGHUP"})
             if response.is_error:
                 return response.status_code, response.content
         return 204, b""
@@ -92,7 +92,7 @@ class RolloutProxy(socket_proxy.ReplicaProxy):
     async def _require_previous(self) -> None:
         """Raise Forbidden unless both services have previous replicas: their pool has no backup."""
         running = await self._listed([f"{TRACK}=previous"])
-        services = {one["Labels"][SERVICE].removesuffix("-previous") for one in running}
+        services = {container["Labels"][SERVICE].removesuffix("-previous") for container in running}
         require(services >= set(SERVICES), "selects a version whose replicas are not running")
 
 

@@ -34,7 +34,7 @@ def create(settings: RolloutSettings) -> Service:
     file = StateFile(settings.state_dir, settings.memory_dir)
     clock = Clock()
     containers = Containers(settings.docker_url, settings.project)
-    nginx = NginxClient(settings.edge_url, settings.docker_url.replace("tcp://", "http://", 1), client)
+    nginx = NginxClient(settings.nginx_url, settings.docker_url.replace("tcp://", "http://", 1), client)
     criteria = [Criterion(**metric.model_dump()) for metric in settings.analysis_metrics]
     analyzer = Analyzer(PrometheusSamples(settings.prometheus_url, client, criteria=criteria), settings)
     slack = settings.slack_webhook_url.get_secret_value() if settings.slack_webhook_url else None
@@ -42,8 +42,8 @@ def create(settings: RolloutSettings) -> Service:
     probe = ContractProbe(settings.bank_url, settings.synthetic_token_file, contract.load())
 
     async def analyze(state: Rollout, now: float) -> Mapping[str, Any]:
-        found = await analyzer.run(state, now, probe.requests, probe.difference)
-        return {**found, "contract": probe.status}
+        verdict = await analyzer.run(state, now, probe.requests, probe.difference)
+        return {**verdict, "contract": probe.status}
 
     loop = Controller(
         file,
@@ -58,9 +58,9 @@ def create(settings: RolloutSettings) -> Service:
     synthetic = SyntheticTraffic(client, settings.bank_url, settings.synthetic_token_file, settings.synthetic_rate)
     tasks: list[asyncio.Task[None]] = []
 
-    def heartbeat(state: Rollout) -> None:
+    def on_pass(state: Rollout) -> None:
         synthetic.enabled = state.synthetic and state.phase == "canary" and bool(state.step_started_at)
-        probe.follow(state)
+        probe.update(state)
 
     def checks() -> dict[str, Check]:
         # Docker, NGINX and Prometheus are left out: without them the service still runs, and reports failures.
@@ -69,7 +69,7 @@ def create(settings: RolloutSettings) -> Service:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         work = {
-            "controller": controller.run(loop, settings.poll_interval_seconds, heartbeat),
+            "controller": controller.run(loop, settings.poll_interval_seconds, on_pass),
             "notifier": notifier.run(),
             "synthetic": synthetic.run(),
             "contract": probe.run(),

@@ -38,14 +38,14 @@ def message(state: Rollout, event: Mapping[str, Any]) -> dict[str, Any]:
 def _figures(figures: Mapping[str, Any]) -> list[str]:
     """Return a line for each service of the last verdict, and one for each violated invariant."""
     lines = []
-    for service, of in figures.items():
+    for service, values in figures.items():
         if service == "invariants":
-            violated = {name: value for name, value in of.items() if value}
+            violated = {name: value for name, value in values.items() if value}
             lines += [f"{name}: {value}" for name, value in violated.items()]
-        elif "canary_requests" in of:
-            errors = f"{of['canary_errors']:.0f} of {of['canary_requests']:.0f} failed"
-            stable = f"stable {of['stable_errors']:.0f} of {of['stable_requests']:.0f}"
-            slower = of.get("slower_seconds")
+        elif "canary_requests" in values:
+            errors = f"{values['canary_errors']:.0f} of {values['canary_requests']:.0f} failed"
+            stable = f"stable {values['stable_errors']:.0f} of {values['stable_requests']:.0f}"
+            slower = values.get("slower_seconds")
             lines.append(
                 f"{service}: {errors} ({stable})" + (f", {slower * 1000:+.0f} ms" if slower is not None else "")
             )

@@ -14,14 +14,14 @@ _TIMEOUT_SECONDS = 3.0
 
 def missing_canaries(state: Rollout, replicas: Iterable[Container], scraped: Mapping[str, int]) -> list[str]:
     """Return a line for each service that lacks healthy canaries, or canaries scraped by Prometheus."""
-    healthy = [one.service for one in replicas if one.track == "canary" and one.healthy]
+    healthy = [replica.service for replica in replicas if replica.track == "canary" and replica.healthy]
     missing = []
     for service in SERVICES:
-        wanted, ready, seen = state.canaries[service], healthy.count(service), scraped.get(service, 0)
-        if ready < wanted:
-            missing.append(f"{service}: {ready} of {wanted} canaries are healthy")
-        elif seen < wanted:
-            missing.append(f"{service}: Prometheus scrapes {seen} of {wanted} canaries")
+        required, ready, scraped_count = state.canaries[service], healthy.count(service), scraped.get(service, 0)
+        if ready < required:
+            missing.append(f"{service}: {ready} of {required} canaries are healthy")
+        elif scraped_count < required:
+            missing.append(f"{service}: Prometheus scrapes {scraped_count} of {required} canaries")
     return missing
 
 
@@ -32,14 +32,16 @@ def missing_stable_replicas(
 
     `images` are the ids of the new images; a service without a revision is compared by its image only.
     """
-    stable = [one for one in replicas if one.track == "stable" and one.running]
+    stable = [replica for replica in replicas if replica.track == "stable" and replica.running]
     missing = []
     for service in SERVICES:
-        own = [one for one in stable if one.service == service]
-        wanted = images.get(service), revisions.get(service, "")
-        same = [one for one in own if (one.image, one.revision if wanted[1] else "") == wanted]
-        new = sum(one.healthy for one in same)
-        old = len(own) - len(same)
+        running = [replica for replica in stable if replica.service == service]
+        new_version = images.get(service), revisions.get(service, "")
+        same = [
+            replica for replica in running if (replica.image, replica.revision if new_version[1] else "") == new_version
+        ]
+        new = sum(replica.healthy for replica in same)
+        old = len(running) - len(same)
         if new < max(1, old):
             missing.append(f"{service}: {new} healthy replicas of the new version, {old} of other versions")
     return missing

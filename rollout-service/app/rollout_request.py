@@ -41,7 +41,7 @@ class RolloutRequest(BaseModel):
 
     @model_validator(mode="after")
     def _require_all_revisions(self) -> Self:
-        given = {frozenset(self.revisions), frozenset(self.previous_revisions)}
-        if given not in ({frozenset()}, {frozenset(SERVICES)}):
+        services = {frozenset(self.revisions), frozenset(self.previous_revisions)}
+        if services not in ({frozenset()}, {frozenset(SERVICES)}):
             raise ValueError("revisions and previous_revisions: give both, for each service, or neither")
         return self

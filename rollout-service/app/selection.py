@@ -32,7 +32,7 @@ class Selection:
             self._overwrite(self._text(name))
 
     def _replace(self, text: str) -> None:
-        temporary = self._selected / "nginx.conf.half"
+        temporary = self._selected / "nginx.conf.tmp"
         temporary.unlink(missing_ok=True)
         with temporary.open("x", encoding="utf-8") as written:
             written.write(text)
@@ -44,7 +44,7 @@ class Selection:
     def _overwrite(self, text: str) -> None:
         """Write over the selected file in place, which needs no space on a full disk."""
         with (self._selected / "nginx.conf").open("r+b") as file:
-            # In one call, and nothing of a longer text stays.
+            # In one call, padded so that nothing of a longer text remains.
             os.pwrite(file.fileno(), text.encode().ljust(os.fstat(file.fileno()).st_size, b"\n"), 0)
             os.fsync(file.fileno())
 

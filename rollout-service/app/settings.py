@@ -34,7 +34,7 @@ class RolloutSettings(ProcessSettings):
     prometheus_url: str = Field(
         "http://prometheus:9090", description="URL of Prometheus, which measures canary and stable."
     )
-    edge_url: str = Field(
+    nginx_url: str = Field(
         "http://nginx:8081", description="URL at which NGINX reports its configuration (`/revision`)."
     )
     bank_url: str = Field(

@@ -76,7 +76,7 @@ class StateFile:
             return False
 
     def _reserve_space(self) -> None:
-        # Without space there is none to reserve.
+        # On a full disk there is nothing to reserve.
         with suppress(OSError):
             if not self._reserve.exists():
                 with self._reserve.open("wb") as file:
@@ -100,7 +100,7 @@ def _text(state: Rollout) -> str:
 
 def _write(path: Path, text: str) -> None:
     """Replace a file atomically."""
-    temporary = path.with_suffix(".half")
+    temporary = path.with_suffix(".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)

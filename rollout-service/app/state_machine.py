@@ -54,7 +54,7 @@ class Rollout:
     """The state. Times are Unix timestamps, 0 for never; images are references by digest, by service.
 
     A version of a service is its image and the revision of its configuration (scripts/stack/revisions.py); drivers that
-    roll images out only give no revisions.
+    only roll out images give no revisions.
     `weight` is the percentage of clients that NGINX is confirmed to send to the canary; `skip_analysis` is the reason
     for a rollout without a canary, empty otherwise. `boot_id` and `clock_offset` belong to app/clock.py.
     """
@@ -347,13 +347,13 @@ def versions_to_remove(state: Rollout, now: float) -> Mapping[str, Version]:
     promoted = state.outcome == "promoted" and now > state.lease_until
     if not withdrawn and not promoted:
         return {}
-    found = {}
+    versions = {}
     for service, image in (state.images if withdrawn else state.previous).items():
         new, previous = state.revisions.get(service, ""), state.previous_revisions.get(service, "")
         if (state.images[service], new) != (state.previous[service], previous):
             # Replicas without a revision are those of an earlier release.
-            found[service] = Version(image, frozenset({new} if withdrawn else {previous, ""}))
-    return found
+            versions[service] = Version(image, frozenset({new} if withdrawn else {previous, ""}))
+    return versions
 
 
 def _require_current(state: Rollout, rollout_id: str) -> None:

@@ -6,7 +6,11 @@ import pytest
 
 from shared.testing.timing import BUSY_SECONDS
 
-_LIMITS = ("controller._STORE_SECONDS", "analysis.runner._STORE_SECONDS", "analysis.queries._TIMEOUT_SECONDS")
+_LIMITS = (
+    "controller._STORE_TIMEOUT_SECONDS",
+    "analysis.runner._STORE_TIMEOUT_SECONDS",
+    "analysis.queries._TIMEOUT_SECONDS",
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -93,5 +93,5 @@ async def _faults(folder: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     # A busy machine is not a disk that hangs.
-    controller._STORE_SECONDS = 60  # pylint: disable=protected-access
+    controller._STORE_TIMEOUT_SECONDS = 60  # pylint: disable=protected-access
     print(json.dumps(asyncio.run(_faults(Path(sys.argv[1])))))

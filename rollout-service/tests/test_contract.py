@@ -129,7 +129,7 @@ def token(tmp_path: Path) -> Path:
 async def run_step(probe: ContractProbe, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the probe run its first round in a step."""
     monkeypatch.setattr(contract_probe, "_POLL_SECONDS", 0)
-    probe.follow(STEP)
+    probe.update(STEP)
     task = asyncio.create_task(probe.run())
     async with asyncio.timeout(BUSY_SECONDS):
         while not probe.status:
@@ -150,7 +150,7 @@ async def test_a_confirmed_difference_rolls_back(token: Path, monkeypatch: pytes
     await run_step(probe, monkeypatch)
     assert probe.difference == "account-service no-token: body/code: missing"
     assert counter._value.get() == before + 2  # pylint: disable=protected-access
-    probe.follow(replace(STEP, step=1))
+    probe.update(replace(STEP, step=1))
     assert not probe.difference, "it belongs to the step"
 
 

@@ -279,7 +279,7 @@ async def test_a_rollback_by_the_contract_probe_is_recorded_and_can_be_replayed(
 async def test_a_prometheus_that_hangs_does_not_delay_a_rollback_by_the_contract_probe(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.analysis.runner._CONTRACT_READ_SECONDS", 0.01)
+    monkeypatch.setattr("app.analysis.runner._CONTRACT_READ_TIMEOUT_SECONDS", 0.01)
 
     async def hang(_request: httpx.Request) -> httpx.Response:
         await asyncio.Event().wait()
@@ -325,7 +325,7 @@ async def test_a_disk_that_hangs_delays_no_analysis_and_takes_one_thread(
         return bool(writes)
 
     monkeypatch.setattr("app.analysis.runner.write_record", hang)
-    monkeypatch.setattr("app.analysis.runner._STORE_SECONDS", 0.01)
+    monkeypatch.setattr("app.analysis.runner._STORE_TIMEOUT_SECONDS", 0.01)
     analyzer = Analyzer(PrometheusSamples("http://prometheus", client(unreachable)), make_settings(lab, tmp_path))
     try:
         for _ in range(10):
@@ -383,7 +383,7 @@ async def test_the_service_runs_the_control_loop_and_serves_the_state(lab: Lab, 
         lab,
         tmp_path,
         poll_interval_seconds=0.01,
-        edge_url="http://127.0.0.1:9",
+        nginx_url="http://127.0.0.1:9",
         docker_url="tcp://127.0.0.1:9",
         slack_webhook_url="http://127.0.0.1:9/",
         synthetic_token_file=tmp_path / "token",

@@ -75,7 +75,7 @@ def test_a_read_only_disk_delays_no_rollback(faults: dict[str, Any]) -> None:
 async def test_a_hanging_disk_delays_no_rollback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stack = serving(FakeStack(tmp_path, at_step()))
     hangs = threading.Event()
-    monkeypatch.setattr("app.controller._STORE_SECONDS", 0.01)
+    monkeypatch.setattr("app.controller._STORE_TIMEOUT_SECONDS", 0.01)
     monkeypatch.setattr(stack.file, "store", hangs.wait)
     stack.verdict = verdict("rollback", "errors")
     try:
@@ -180,7 +180,7 @@ async def test_a_gap_of_prometheus_holds_and_ends_in_one_version(tmp_path: Path)
 
 
 async def test_an_analysis_that_hangs_ends_the_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.controller._ANALYSIS_SECONDS", 0.001)
+    monkeypatch.setattr("app.controller._ANALYSIS_TIMEOUT_SECONDS", 0.001)
     stack = serving(FakeStack(tmp_path, at_step()))
 
     async def hang(_state: Rollout, _now: float) -> dict[str, Any]:

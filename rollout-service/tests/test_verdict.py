@@ -112,7 +112,7 @@ def test_an_irrelevant_difference_is_accepted_even_if_significant() -> None:
     figures = evaluate(samples(slower, track(900_000)), POLICY).figures["service"]
     assert figures["latency_z"] > figures["latency_z_limit"]  # type: ignore[operator]
     assert answer(samples(slower, track(900_000))) == ("promote", "healthy")
-    picky = replace(POLICY, least_superiority=0.55, least_slower_seconds=0.001)
+    picky = replace(POLICY, min_superiority=0.55, min_slower_seconds=0.001)
     assert answer(samples(slower, track(900_000)), picky) == ("rollback", "latency")
 
 

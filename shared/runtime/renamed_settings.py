@@ -23,6 +23,7 @@ RENAMED = {
     "LATENCY_CEILING": "MAX_P95_LATENCY_SECONDS",
     "JUDGE_SECONDS": "ANALYSIS_INTERVAL_SECONDS",
     "POLL_SECONDS": "POLL_INTERVAL_SECONDS",
+    "EDGE_URL": "NGINX_URL",
 }
 # Variables of docker-compose.yml that set some of them.
 PREFIX = "AUTOSCALE_"
@@ -31,10 +32,10 @@ VARIABLES = {PREFIX + old: PREFIX + RENAMED[old] for old in ("DOWN_WINDOW", "UP_
 
 def renamed(names: Iterable[str], fields: Iterable[str]) -> list[str]:
     """Return a message for each name, in any case and also with _FILE, that a setting with this field once had."""
-    known = {name.upper() for name in fields}
-    old = {one: new for one, new in RENAMED.items() if new in known}
-    old |= {f"{one}_FILE": f"{new}_FILE" for one, new in old.items()}
-    return [f"{name} was renamed to {old[name.upper()]}" for name in sorted(names) if name.upper() in old]
+    current = {name.upper() for name in fields}
+    renames = {old: new for old, new in RENAMED.items() if new in current}
+    renames |= {f"{old}_FILE": f"{new}_FILE" for old, new in renames.items()}
+    return [f"{name} was renamed to {renames[name.upper()]}" for name in sorted(names) if name.upper() in renames]
 
 
 def main(names: Iterable[str]) -> int:

@@ -1,6 +1,7 @@
 """Operators' own criteria."""
 
 import math
+from typing import TypeGuard
 
 from app.analysis.model import CriterionValues, Finding
 
@@ -9,8 +10,9 @@ def compare_criterion(values: CriterionValues) -> Finding:
     """Compare an operator's criterion over its last analyses."""
     criterion = values.criterion
     pairs = list(zip(values.canary, values.stable, strict=True))[-criterion.analyses :]
-    known = [(one, other) for one, other in pairs if _is_number(one) and _is_number(other)]
-    worse = [criterion.is_worse(one, other) for one, other in known if one is not None and other is not None]
+    worse = [
+        criterion.is_worse(canary, stable) for canary, stable in pairs if _is_number(canary) and _is_number(stable)
+    ]
     return Finding(
         worse=len(worse) == criterion.analyses and all(worse),
         acceptable=len(worse) == len(pairs) > 0 and not worse[-1],
@@ -22,5 +24,5 @@ def compare_criterion(values: CriterionValues) -> Finding:
     )
 
 
-def _is_number(value: float | None) -> bool:
+def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)

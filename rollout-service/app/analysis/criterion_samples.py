@@ -11,7 +11,7 @@ async def read_criteria(
     prometheus: Prometheus, window: AnalysisWindow, criteria: Sequence[Criterion], interval: float = 5
 ) -> tuple[CriterionValues, ...]:
     """Return the values of the operators' criteria, at the last analyses' times within the step."""
-    return tuple(await asyncio.gather(*(_read(prometheus, window, one, interval) for one in criteria)))
+    return tuple(await asyncio.gather(*(_read(prometheus, window, criterion, interval) for criterion in criteria)))
 
 
 async def _read(

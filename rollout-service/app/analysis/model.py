@@ -57,11 +57,11 @@ class ServiceCounts:
 class OutcomeCounts:
     """Outcomes of a service's requests, or of its transactions, in a step.
 
-    `canary` and `stable` count the unsuccessful ones by a text that begins with the outcome (`409 account-frozen POST
-    /api/v1/transfers`). The clients' counts are of all outcomes by bucket, stable's including the time before the step.
-    `retried` are the requests that stable has answered with success after the canary had not. `unanswered` are those to
-    which a connected canary has not responded in time, or not with valid HTTP, and stable has. `stable_slow` are
-    requests for which stable took longer than NGINX lets a canary take.
+    `canary` and `stable` count the unsuccessful ones; a key begins with the outcome (`409 account-frozen POST
+    /api/v1/transfers`). Those by client count all outcomes by client bucket, for stable also before the step.
+    `retried` are requests that failed on the canary and succeeded on stable. `unanswered` are those to which a
+    connected canary did not respond in time, or not with valid HTTP, and stable did. `stable_slow` are requests for
+    which stable took longer than NGINX's time limit for a canary.
     """
 
     name: str
@@ -97,8 +97,8 @@ class ResourceUse:
 class ResourceCounts:
     """Resources of both tracks of a service.
 
-    With `baseline`, stable's are those of replicas that were started in this rollout, so that they are as old as the
-    canary's; otherwise of all its replicas, whose memory is not comparable.
+    With `baseline`, those of stable are of the replicas that were started in this rollout, and are as old as the
+    canary; otherwise of all its replicas, whose memory is not comparable.
     """
 
     service: str
@@ -160,7 +160,7 @@ class Policy:
 
     bake_seconds: float = 60
     # Minimum per service and track before a promotion; a rollback needs no minimum.
-    least_requests: float = 100
+    min_requests: float = 100
     # Type I error (an equal canary is rolled back) of the tests against stable, stable in the same step, and the floor.
     alpha: float = 0.003
     step_alpha: float = 0.05
@@ -176,28 +176,28 @@ class Policy:
     tolerated_ratio: float = 8
     latency_alpha: float = 0.001
     # Probability that the canary is slower in a random pair of requests (0.5: no difference), and the mean difference.
-    least_superiority: float = 0.6
-    least_slower_seconds: float = 0.025
+    min_superiority: float = 0.6
+    min_slower_seconds: float = 0.025
     lag_seconds: float = 60
-    # Outcomes: level of the tests of requests and of clients, and by how much a canary's share must be larger.
+    # Outcomes: levels of the tests of requests and of clients, and how much larger the canary's share must be.
     outcome_alpha: float = 0.003
     client_alpha: float = 0.01
     outcome_floor: float = 0.02
     outcome_ratio: float = 1.5
-    # Requests that only stable answered with success: level, tolerated share (two replicas race), and minimum number.
+    # Requests that succeeded only on stable: level, tolerated share (because of races), and minimum number.
     retry_alpha: float = 0.003
     retry_floor: float = 0.01
-    least_retries: float = 5
+    min_retries: float = 5
     # CPU time per request and of the process: ratio to stable's; the process must use this many cores more.
     cpu_ratio: float = 2
     cpu_cores: float = 0.5
     # Memory: level, growth per request, and by how much the canary must have grown more than the baseline.
     memory_alpha: float = 0.003
     leak_bytes: float = 10_000
-    least_growth_bytes: float = 3_000_000
+    min_growth_bytes: float = 3_000_000
     # Open files and threads: ratio to stable's, and by how many more.
     handle_ratio: float = 2
-    least_handles: float = 50
+    min_handles: float = 50
 
     def __post_init__(self) -> None:
         """Reject values that the tests cannot work with."""
@@ -209,7 +209,7 @@ class Policy:
         valid = (
             all(0 < value < math.inf for value in asdict(self).values())
             and all(rate < 0.5 for rate in error_rates)
-            and all(limit < 1 for limit in (*limits, self.least_superiority))
+            and all(limit < 1 for limit in (*limits, self.min_superiority))
             and self.error_floor < self.error_limit
             and self.ceiling_floor < self.ceiling_limit
             and min(self.ratio, self.tolerated_ratio, self.outcome_ratio) > 1

@@ -10,36 +10,41 @@ SUCCESS, ERRORS, NO_RESPONSE, OTHER = "success", "5xx", "no response", "other"
 
 
 def outcome_mix(samples: Samples) -> list[dict[str, Any]]:
-    """Return the shares of each outcome of a step's requests or transactions: service, outcome, canary and stable.
+    """Return the share of each outcome of a step's requests or transactions: service, outcome, canary and stable.
 
-    Without any of a version its share is None. The public page shows them, so there are no numbers of requests.
+    The share of a version without requests is None. There are no numbers of requests, because the page is public.
     """
-    errors = {one.service: one for one in samples.services}
-    return [row for counts in samples.outcomes or () for row in _of_service(counts, errors.get(counts.name))]
+    requests = {counts.service: counts for counts in samples.services}
+    return [row for counts in samples.outcomes or () for row in _rows(counts, requests.get(counts.name))]
 
 
-def _of_service(counts: OutcomeCounts, errors: ServiceCounts | None) -> list[dict[str, Any]]:
+def _rows(counts: OutcomeCounts, requests: ServiceCounts | None) -> list[dict[str, Any]]:
     canary, stable = dict(counts.canary), dict(counts.stable)
-    if errors is not None:
-        canary[ERRORS] = errors.canary.errors if errors.canary else 0.0
-        stable[ERRORS] = errors.stable.errors if errors.stable else 0.0
+    if requests is not None:
+        canary[ERRORS] = requests.canary.errors if requests.canary else 0.0
+        stable[ERRORS] = requests.stable.errors if requests.stable else 0.0
     canary[NO_RESPONSE] = counts.unanswered
-    totals = counts.canary_total + counts.unanswered, counts.stable_total
-    most = {
-        name: max(one.get(name, 0.0) / (total or 1) for one, total in zip((canary, stable), totals))
-        for name in {*canary, *stable}
-    }
-    names = sorted((name for name in most if most[name] > 0), key=lambda name: (-most[name], name))
-    rows: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in names[:_MAX_OUTCOMES]]
-    if rest := tuple(names[_MAX_OUTCOMES:]):
-        rows.append((OTHER, rest))
-    found = [(SUCCESS, *(_share(total - sum(one.values()), total) for one, total in zip((canary, stable), totals)))]
-    for outcome, among in rows:
-        parts = (sum(one.get(name, 0.0) for name in among) for one in (canary, stable))
-        found.append((outcome, *(_share(part, total) for part, total in zip(parts, totals))))
-    return [{"service": counts.name, "outcome": name, "canary": own, "stable": other} for name, own, other in found]
+    canary_total, stable_total = counts.canary_total + counts.unanswered, counts.stable_total
+
+    def row(outcome: str, canary_count: float, stable_count: float) -> dict[str, Any]:
+        shares = {"canary": _share(canary_count, canary_total), "stable": _share(stable_count, stable_total)}
+        return {"service": counts.name, "outcome": outcome, **shares}
+
+    def largest_share(name: str) -> float:
+        return max(canary.get(name, 0.0) / (canary_total or 1), stable.get(name, 0.0) / (stable_total or 1))
+
+    names = sorted({*canary, *stable}, key=lambda name: (-largest_share(name), name))
+    names = [name for name in names if largest_share(name) > 0]
+    listed, rest = names[:_MAX_OUTCOMES], names[_MAX_OUTCOMES:]
+    rows = [row(SUCCESS, canary_total - sum(canary.values()), stable_total - sum(stable.values()))]
+    rows += [row(name, canary.get(name, 0.0), stable.get(name, 0.0)) for name in listed]
+    if rest:
+        rows.append(
+            row(OTHER, sum(canary.get(name, 0.0) for name in rest), sum(stable.get(name, 0.0) for name in rest))
+        )
+    return rows
 
 
 def _share(count: float, total: float) -> float | None:
-    # A request may be counted as failed a scrape before it is counted at all.
+    # Failures may be scraped before the total, so a share could be slightly outside 0 to 1.
     return round(min(1.0, max(0.0, count / total)), 4) if total else None

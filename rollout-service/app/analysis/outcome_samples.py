@@ -11,8 +11,8 @@ _POSTED, _REFUSED = "posted", "refused"
 _REQUEST = 'job="services", handler=~"/api/.*|unmatched"'
 # NGINX's time limit for a canary, in seconds, which is a bound of the services' buckets; its status for a canary that
 # does not respond in time, or not with valid HTTP.
-_LIMIT = "5"
-_UNANSWERED = ("502", "504")
+_TIME_LIMIT = "5"
+_UNANSWERED_STATUSES = ("502", "504")
 
 
 async def read_outcomes(
@@ -20,7 +20,7 @@ async def read_outcomes(
 ) -> tuple[OutcomeCounts, ...]:
     """Return the outcomes of the step. Raises MetricsUnavailable if Prometheus does not answer.
 
-    A version that does not export the labels yet has no outcomes or no clients, so there is nothing to compare.
+    An earlier version, which does not export these labels yet, has no outcomes or clients; they are not compared then.
     """
     step, before = (window.step, window.now), (window.before, window.step)
     labels = ("handler", "method", "status", "code")
@@ -33,38 +33,38 @@ async def read_outcomes(
             *("handler", "method", "status", "canary_status"),
         ),
         prometheus.increase(
-            f'http_request_duration_seconds_bucket{{{_REQUEST}, track="stable", le=~"{_LIMIT}(\\\\.0)?|[+]Inf"}}',
+            f'http_request_duration_seconds_bucket{{{_REQUEST}, track="stable", le=~"{_TIME_LIMIT}(\\\\.0)?|[+]Inf"}}',
             *step,
             "le",
         ),
         prometheus.increase('bank_client_outcomes_total{job="services"}', *step, "bucket", "outcome"),
         prometheus.increase('bank_client_outcomes_total{job="services", track="stable"}', *before, "bucket", "outcome"),
     )
-    everyone = (clients, clients_before)
-    found = [_of_requests(service, requests, retries, durations, everyone) for service in services]
-    return (*found, _of_transactions(transactions, everyone))
+    clients_by_period = (clients, clients_before)
+    by_service = [_of_requests(service, requests, retries, durations, clients_by_period) for service in services]
+    return (*by_service, _of_transactions(transactions, clients_by_period))
 
 
 def _of_requests(
-    service: str, requests: Values, retries: Values, durations: Values, everyone: tuple[Values, Values]
+    service: str, requests: Values, retries: Values, durations: Values, clients_by_period: tuple[Values, Values]
 ) -> OutcomeCounts:
-    """Return the outcomes of a service's requests; what stable answered after a canary is not stable's own."""
+    """Return the outcomes of a service's requests; NGINX's retries of the canary's requests do not count for stable."""
     own_retries = {key: value for key, value in retries.items() if key[2] == service}
     retried, by_status = summed(own_retries, 4, 5, 6), summed(own_retries, 6, 7)
     canary, stable = (_by_outcome(requests, service, track) for track in ("canary", "stable"))
-    answered = summed(stable, 0, 1, 2)
-    own = {
-        key: value * max(0.0, 1 - retried.get(key[:3], 0.0) / answered[key[:3]]) if answered[key[:3]] else 0.0
+    stable_totals = summed(stable, 0, 1, 2)
+    without_retries = {
+        key: value * max(0.0, 1 - retried.get(key[:3], 0.0) / stable_totals[key[:3]]) if stable_totals[key[:3]] else 0.0
         for key, value in stable.items()
     }
     return OutcomeCounts(
         name=service,
         canary_total=sum(canary.values()),
-        stable_total=sum(own.values()),
+        stable_total=sum(without_retries.values()),
         canary=_unsuccessful(canary),
-        stable=_unsuccessful(own),
-        canary_clients=_clients(everyone[:1], service, "canary"),
-        stable_clients=_clients(everyone, service, "stable"),
+        stable=_unsuccessful(without_retries),
+        canary_clients=_clients(clients_by_period[:1], service, "canary"),
+        stable_clients=_clients(clients_by_period, service, "stable"),
         # The test of errors counts the canary's 5xx.
         retried=sum(
             value
@@ -74,7 +74,7 @@ def _of_requests(
         unanswered=sum(
             value
             for (status, canary_status), value in by_status.items()
-            if canary_status in _UNANSWERED and not status.startswith("5")
+            if canary_status in _UNANSWERED_STATUSES and not status.startswith("5")
         ),
         stable_slow=_slow(service, durations),
     )
@@ -87,7 +87,7 @@ def _slow(service: str, durations: Values) -> float:
     return max(0.0, total - sum(counts.values())) if counts else 0.0
 
 
-def _of_transactions(transactions: Values, everyone: tuple[Values, Values]) -> OutcomeCounts:
+def _of_transactions(transactions: Values, clients_by_period: tuple[Values, Values]) -> OutcomeCounts:
     tracks = {}
     for track in ("canary", "stable"):
         counts = summed({key: value for key, value in transactions.items() if key[3] == track}, 5, 4)
@@ -99,8 +99,8 @@ def _of_transactions(transactions: Values, everyone: tuple[Values, Values]) -> O
         stable_total=tracks["stable"][0],
         canary=tracks["canary"][1],
         stable=tracks["stable"][1],
-        canary_clients=_clients(everyone[:1], _LEDGER, "canary", (_POSTED, _REFUSED)),
-        stable_clients=_clients(everyone, _LEDGER, "stable", (_POSTED, _REFUSED)),
+        canary_clients=_clients(clients_by_period[:1], _LEDGER, "canary", (_POSTED, _REFUSED)),
+        stable_clients=_clients(clients_by_period, _LEDGER, "stable", (_POSTED, _REFUSED)),
     )
 
 
@@ -122,11 +122,11 @@ def _clients(
     periods: Iterable[Values], service: str, track: str, only: tuple[str, ...] = ()
 ) -> Mapping[str, Mapping[str, float]]:
     """Return outcomes by bucket of clients: those of transactions (`only`), or those of requests."""
-    found: dict[str, dict[str, float]] = {}
+    by_outcome: dict[str, dict[str, float]] = {}
     for period in periods:
-        own = {key: value for key, value in period.items() if key[2:4] == (service, track) and value}
-        for (bucket, outcome), value in summed(own, 4, 5).items():
+        counts = {key: value for key, value in period.items() if key[2:4] == (service, track) and value}
+        for (bucket, outcome), value in summed(counts, 4, 5).items():
             if (outcome in only) if only else outcome not in (_POSTED, _REFUSED):
-                buckets = found.setdefault(outcome, {})
+                buckets = by_outcome.setdefault(outcome, {})
                 buckets[bucket] = buckets.get(bucket, 0.0) + value
-    return found
+    return by_outcome

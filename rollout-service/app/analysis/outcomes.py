@@ -12,11 +12,11 @@ With d the canary's count in a bucket less the one expected from stable's share 
 sum(d) / sqrt(sum(d^2)): if the versions are equal and d is symmetric, it exceeds t with a probability of at most
 exp(-t^2 / 2) (Efron 1969, JASA 64; de la Pena, Klass and Lai 2004, Ann. Probab. 32). A single bucket cannot bring it
 above 1, however heavy its clients are. Both have to reject (an intersection-union test, as in verdict.py), and the
-difference must matter. What a few clients alone do is left to the test of retries.
+difference must be large enough. The test of retries covers outcomes of only a few clients.
 
-Retries: stable answers what a canary did not answer with success. If stable succeeds, the same request had two
-outcomes, so clients do not matter; only races (a history that arrived in between) do. The e-process is the average of
-likelihood ratios of several shares against the tolerated one.
+Retries: NGINX repeats on stable each request in which the canary did not succeed. If stable succeeds, one request had
+two outcomes, so differences between clients cannot be the cause; only races can (the history caught up meanwhile). The
+e-process is the average of likelihood ratios of several shares against the tolerated one.
 """
 
 import math
@@ -24,11 +24,11 @@ from collections.abc import Mapping
 
 from app.analysis.model import OutcomeCounts, Policy, Finding
 
-# More than a service has outcomes; each gets this part of the level (Bonferroni).
+# More than the number of outcomes of a service; the level of each is 1/64 of the total (Bonferroni).
 _MAX_STREAMS = 64
-# Stable's share in a bucket is drawn towards that of all buckets by the weight of so many requests.
+# Stable's share in a bucket is shrunk towards that of all buckets, with the weight of this many requests.
 _PRIOR_REQUESTS = 5.0
-# A bucket counts as this many requests at most, so that the heaviest client does not hide what all others show.
+# A bucket counts as at most this many requests, so that the heaviest client does not hide the others.
 _MAX_WEIGHT = 3.0
 _RETRIED_SHARES = (0.03, 0.1, 0.3, 0.9)
 
@@ -36,24 +36,24 @@ _RETRIED_SHARES = (0.03, 0.1, 0.3, 0.9)
 def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> Finding:
     """Compare the mix of outcomes; the figures are those of the outcome with the strongest evidence."""
     canary, stable = _with_totals(counts.canary), _with_totals(counts.stable)
-    found = [
+    candidates = [
         (
             _log_evidence(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total),
             _client_statistic(counts, outcome.partition(" ")[0]),
             outcome,
         )
         for outcome, bad in canary.items()
-        if _matters(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total, policy)
+        if _is_relevant(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total, policy)
     ]
     evidence_limit = math.log(_MAX_STREAMS / policy.outcome_alpha)
     client_limit = math.sqrt(-2 * math.log(policy.client_alpha))
-    # Sorted by whether both reject, then by evidence; the most specific name of several equal ones.
+    # By the weaker of both tests, then by evidence; among equal ones, the most specific name.
     ranked = max(
         (
             (min(evidence / evidence_limit, clients / client_limit), evidence, clients, name)
-            for evidence, clients, name in found
+            for evidence, clients, name in candidates
         ),
-        key=lambda one: (one[0], one[1], len(one[3])),
+        key=lambda candidate: (candidate[0], candidate[1], len(candidate[3])),
         default=None,
     )
     if ranked is None:
@@ -78,20 +78,20 @@ def compare_retries(counts: OutcomeCounts, policy: Policy) -> Finding:
         if share > floor
     ]
     evidence = _log_mean(ratios) if ratios else 0.0
-    worse = bad >= policy.least_retries and evidence >= -math.log(policy.retry_alpha)
+    worse = bad >= policy.min_retries and evidence >= -math.log(policy.retry_alpha)
     return Finding(worse, True, {"retried": bad, "retried_evidence": evidence})
 
 
 def _with_totals(counts: Mapping[str, float]) -> dict[str, float]:
     """Return the counts, and their sums by outcome."""
-    found = dict(counts)
+    totals = dict(counts)
     for name, count in counts.items():
         if (outcome := name.partition(" ")[0]) != name:
-            found[outcome] = found.get(outcome, 0.0) + count
-    return found
+            totals[outcome] = totals.get(outcome, 0.0) + count
+    return totals
 
 
-def _matters(bad: float, total: float, stable_bad: float, stable_total: float, policy: Policy) -> bool:
+def _is_relevant(bad: float, total: float, stable_bad: float, stable_total: float, policy: Policy) -> bool:
     """Return whether the canary's share of an outcome is so much larger that it matters."""
     if not total or not stable_total:
         return False
@@ -106,9 +106,9 @@ def _log_evidence(bad: float, total: float, stable_bad: float, stable_total: flo
     return _log_mixture(bad, stable_bad) + _log_mixture(total - bad, stable_total - stable_bad) - equal
 
 
-def _log_mixture(one: float, other: float) -> float:
+def _log_mixture(first: float, second: float) -> float:
     """Return the log-likelihood of a sequence of two kinds under Jeffreys' prior, Beta(1/2, 1/2)."""
-    return math.lgamma(one + 0.5) + math.lgamma(other + 0.5) - math.lgamma(one + other + 1) - math.log(math.pi)
+    return math.lgamma(first + 0.5) + math.lgamma(second + 0.5) - math.lgamma(first + second + 1) - math.log(math.pi)
 
 
 def _client_statistic(counts: OutcomeCounts, outcome: str) -> float:
@@ -118,7 +118,7 @@ def _client_statistic(counts: OutcomeCounts, outcome: str) -> float:
     weights = {bucket: min(total, _MAX_WEIGHT) for bucket, total in stable_totals.items() if total}
     if not weights:
         return 0.0
-    # The mean of the buckets, not of the requests: the heaviest client's habits are not what others are expected to do.
+    # The mean over buckets, not requests: the heaviest client must not define what is expected of the others.
     shares = sum(weight * stable_bad.get(bucket, 0.0) / stable_totals[bucket] for bucket, weight in weights.items())
     overall = shares / sum(weights.values())
     differences = []

@@ -113,8 +113,8 @@ class Prometheus:
 
 def summed(values: Values, *positions: int) -> dict[Key, float]:
     """Return the sums by the labels at some positions."""
-    found: dict[Key, float] = {}
+    sums: dict[Key, float] = {}
     for key, value in values.items():
         short = tuple(key[position] for position in positions)
-        found[short] = found.get(short, 0.0) + value
-    return found
+        sums[short] = sums.get(short, 0.0) + value
+    return sums

@@ -8,7 +8,7 @@ Statist. 41), which a Brownian motion ever crosses with a probability below `alp
 import math
 from dataclasses import dataclass
 
-# Number of pairs of requests for which the boundary is narrowest.
+# Number of pairs of requests at which the boundary is tightest.
 _PAIRS = 20.0
 
 
@@ -23,29 +23,29 @@ class Comparison:
     other_mean: float
 
 
-def compare(own: list[float], other: list[float], bounds: list[float], alpha: float) -> Comparison | None:
+def compare(counts: list[float], other_counts: list[float], bounds: list[float], alpha: float) -> Comparison | None:
     """Compare two histograms, given as counts per bucket; None if one is empty."""
-    first, second = sum(own), sum(other)
-    everything = first + second
-    if not first or not second:
+    total, other_total = sum(counts), sum(other_counts)
+    both = total + other_total
+    if not total or not other_total:
         return None
     below = wins = ties = 0.0
-    for mine, theirs in zip(own, other):
-        wins += mine * (below + theirs / 2)
-        below += theirs
-        ties += (mine + theirs) ** 3 - (mine + theirs)
-    pairs = first * second / everything
-    variance = first * second / 12 * (everything + 1 - ties / (everything * max(everything - 1, 1)))
+    for count, other_count in zip(counts, other_counts):
+        wins += count * (below + other_count / 2)
+        below += other_count
+        ties += (count + other_count) ** 3 - (count + other_count)
+    pairs = total * other_total / both
+    variance = total * other_total / 12 * (both + 1 - ties / (both * max(both - 1, 1)))
     return Comparison(
-        superiority=wins / (first * second),
-        z=(wins - first * second / 2) / math.sqrt(variance) if variance > 0 else 0.0,
+        superiority=wins / (total * other_total),
+        z=(wins - total * other_total / 2) / math.sqrt(variance) if variance > 0 else 0.0,
         boundary=math.sqrt((1 + _PAIRS / pairs) * math.log((pairs + _PAIRS) / _PAIRS / alpha**2)),
-        mean=_mean(own, bounds),
-        other_mean=_mean(other, bounds),
+        mean=_mean(counts, bounds),
+        other_mean=_mean(other_counts, bounds),
     )
 
 
-def widths(cumulative: list[float]) -> list[float]:
+def counts_per_bucket(cumulative: list[float]) -> list[float]:
     """Return counts per bucket from cumulative ones."""
     return [upper - lower for lower, upper in zip([0.0, *cumulative], cumulative)]
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,7 +43,7 @@ def write_record(folder: Path, record: AnalysisRecord) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     number = max((int(path.stem) for path in folder.glob("*.json") if path.stem.isdecimal()), default=0) + 1
     path = folder / f"{number:03}.json"
-    temporary = path.with_suffix(".half")
+    temporary = path.with_suffix(".tmp")
     temporary.write_text(as_json(record) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
@@ -64,7 +65,8 @@ def load_record(path: Path) -> AnalysisRecord:
                 criteria=tuple(map(_criterion_values, samples.get("criteria", ()))),
                 contract=samples.get("contract", ""),
             ),
-            Policy(**stored["policy"]),
+            # Records of earlier releases have least_… instead of min_….
+            Policy(**{re.sub("^least_", "min_", name): value for name, value in stored["policy"].items()}),
             Verdict(**stored["verdict"]),
             stored["about"],
         )
@@ -86,7 +88,7 @@ def as_json(value: AnalysisRecord | Verdict) -> str:
 
 
 def _flatten(verdict: Verdict) -> dict[tuple[str, str], float | None]:
-    return {(of, name): value for of, figures in verdict.figures.items() for name, value in figures.items()}
+    return {(group, name): value for group, figures in verdict.figures.items() for name, value in figures.items()}
 
 
 def _equal(left: float | None, right: float | None) -> bool:

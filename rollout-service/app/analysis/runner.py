@@ -22,8 +22,8 @@ from app.state_machine import Rollout
 log = logging.getLogger(__name__)
 
 _MAX_ROLLOUTS = 20
-_STORE_SECONDS = 1.0
-_CONTRACT_READ_SECONDS = 1.0
+_STORE_TIMEOUT_SECONDS = 1.0
+_CONTRACT_READ_TIMEOUT_SECONDS = 1.0
 
 
 async def analyze(
@@ -39,7 +39,7 @@ async def analyze(
     """
     try:
         # A confirmed difference needs no metrics, so a busy Prometheus must not delay the rollback.
-        async with asyncio.timeout(_CONTRACT_READ_SECONDS if contract else None):
+        async with asyncio.timeout(_CONTRACT_READ_TIMEOUT_SECONDS if contract else None):
             samples = await source.read(window)
     except TimeoutError:
         samples = Samples(window.now - window.step, (), {}, outcomes=None, resources=None)
@@ -64,7 +64,7 @@ class Analyzer:
         """
         policy = Policy(
             bake_seconds=max(state.bake_seconds, 1e-3),
-            least_requests=self._settings.min_requests + probed,
+            min_requests=self._settings.min_requests + probed,
             ceiling_seconds=self._settings.max_p95_latency_seconds,
         )
         window = AnalysisWindow(
@@ -72,10 +72,10 @@ class Analyzer:
         )
         about = {"rollout": state.id, "version": state.version, "step": state.step, "weight": state.weight}
         record = await analyze(self._source, window, policy, about, contract)
-        # A disk that hangs must not delay a rollback, nor take more than one of the few threads.
+        # A disk that hangs must not delay a rollback, nor occupy more than one of the few threads.
         if self._writing is None or self._writing.done():
             self._writing = asyncio.create_task(asyncio.to_thread(self._store, self._folder / state.id, record))
-            await asyncio.wait({self._writing}, timeout=_STORE_SECONDS)
+            await asyncio.wait({self._writing}, timeout=_STORE_TIMEOUT_SECONDS)
         verdict = record.verdict
         return {
             **{"verdict": verdict.verdict, "reason": verdict.reason, "detail": verdict.detail, "at": now},

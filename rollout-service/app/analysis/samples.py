@@ -78,7 +78,7 @@ class PrometheusSamples:
         """Return the samples of a step. Never raises: a value that is not available is None."""
         (up, services, invariants), (outcomes, resources, criteria) = await asyncio.gather(
             asyncio.gather(self._tracks_up(window.now), self._counts(window), self._invariants(window)),
-            self._further(window),
+            self._other_samples(window),
         )
         return Samples(
             seconds=window.now - window.step,
@@ -97,7 +97,7 @@ class PrometheusSamples:
             criteria=criteria,
         )
 
-    async def _further(self, window: AnalysisWindow) -> tuple[
+    async def _other_samples(self, window: AnalysisWindow) -> tuple[
         tuple[OutcomeCounts, ...] | None,
         tuple[ResourceCounts, ...] | None,
         tuple[CriterionValues, ...],
@@ -129,27 +129,27 @@ class PrometheusSamples:
         """Return the counts of the step by service and track; track `before` is stable before the step."""
         earlier = window.before
         warm = window.step + window.warm_up
-        found: dict[tuple[str, str], TrackCounts] = {}
+        counts_by_track: dict[tuple[str, str], TrackCounts] = {}
         for name, start, end, slow_from, slow_to in (
             ("stable", window.step, window.now, warm - window.scrape, window.now),
             ("canary", window.step, window.now, warm, window.now - window.scrape),
             ("before", earlier, window.step, earlier, window.step),
         ):
-            # Not started: it is measured that nothing has grown, for errors count from the first one on.
+            # During the warm-up there are no latencies yet, but errors count from the first request on.
             latencies = (slow_from, slow_to) if slow_from < slow_to else (end, end)
-            of = f'job="services", track="{"canary" if name == "canary" else "stable"}", {_REQUEST}'
+            labels = f'job="services", track="{"canary" if name == "canary" else "stable"}", {_REQUEST}'
             try:
                 requests, errors, buckets = await asyncio.gather(
-                    self._prometheus.increase(f"{self._metrics.requests}{{{of}}}", start, end),
-                    self._prometheus.increase(f'{self._metrics.requests}{{{of}, status=~"5.."}}', start, end),
-                    self._prometheus.increase(f"{self._metrics.durations}{{{of}}}", *latencies, "le"),
+                    self._prometheus.increase(f"{self._metrics.requests}{{{labels}}}", start, end),
+                    self._prometheus.increase(f'{self._metrics.requests}{{{labels}, status=~"5.."}}', start, end),
+                    self._prometheus.increase(f"{self._metrics.durations}{{{labels}}}", *latencies, "le"),
                 )
             except MetricsUnavailable:
                 continue
             for service in self._services:
                 if counts := _track_counts(service, requests, errors, buckets):
-                    found[service, name] = counts
-        return found
+                    counts_by_track[service, name] = counts
+        return counts_by_track
 
     async def _invariants(self, window: AnalysisWindow) -> Mapping[str, float | None]:
         """Return by invariant the extent of its violation since the start of the rollout."""
@@ -167,10 +167,10 @@ class PrometheusSamples:
             "reconciliation": self._gauge_change(f'{names.mismatches}{{job="services"}}', window),
             "ledger-violation": self._total_increase(f"{names.violations}{{{canary}}}", window),
             "dead-letters": self._total_increase(f'{names.consumed}{{{canary}, outcome="dead"}}', window),
-            # Exported from the first failure on; the series of dead letters, which starts at 0, proves the metric name.
+            # Exported from the first failure on; that of dead letters, which starts at 0, shows that the metric exists.
             "consumer": self._total_increase(f'{names.consumed}{{{canary}, outcome="failed"}}', window, missing=0.0),
-            "events": self._found_by_stable(names.events, window),
-            "holds": self._found_by_stable(names.holds, window),
+            "events": self._violations_found_by_stable(names.events, window),
+            "holds": self._violations_found_by_stable(names.holds, window),
             "history": self._missing_entries(window.now),
             "restart": self._restarts(window),
             "consumer-lag": self._lag(f'{names.lag}{{job="services"}}', window.now),
@@ -188,8 +188,8 @@ class PrometheusSamples:
         )
         if not now and not (checked and await self._prometheus.query(checked, window.now, "instance")):
             raise MetricsUnavailable(f"no series {selector}")
-        known = _worst(start)
-        changes = [abs(value - known.get(key, 0.0)) if value else 0.0 for key, value in _worst(now).items()]
+        before = _worst(start)
+        changes = [abs(value - before.get(key, 0.0)) if value else 0.0 for key, value in _worst(now).items()]
         return _largest(changes)
 
     async def _total_increase(
@@ -199,35 +199,35 @@ class PrometheusSamples:
         increase = await self._prometheus.increase(selector, window.rollout, window.now)
         return sum(increase.values()) if increase else missing
 
-    async def _found_by_stable(self, counter: str, window: AnalysisWindow) -> float | None:
-        """Return what stable has found wrong in the ledger since the start of the rollout.
+    async def _violations_found_by_stable(self, counter: str, window: AnalysisWindow) -> float | None:
+        """Return the violations that stable has found in the ledger since the start of the rollout.
 
         None if no replica exports the counter; 0 if only canaries do, because stable is an older version that does not
         check.
         """
-        found = await self._prometheus.increase(f'{counter}{{job="services"}}', window.rollout, window.now)
-        return sum(value for key, value in found.items() if key[3] == "stable") if found else None
+        increases = await self._prometheus.increase(f'{counter}{{job="services"}}', window.rollout, window.now)
+        return sum(value for key, value in increases.items() if key[3] == "stable") if increases else None
 
     async def _missing_entries(self, now: float) -> float | None:
         """Return the events that canaries have processed in a dry run without their entry in the history.
 
         None if no canary counts entries. Raises MetricsUnavailable.
         """
-        of = f'job="services", track="canary", service="{_TRANSACTION}", type=~"{_ENTRY_EVENTS}"'
-        entries = f"sum by (instance) ({self._metrics.entries}{{{of}}})"
-        events = f'sum by (instance) ({self._metrics.consumed}{{{of}, outcome="dry_run"}})'
+        labels = f'job="services", track="canary", service="{_TRANSACTION}", type=~"{_ENTRY_EVENTS}"'
+        entries = f"sum by (instance) ({self._metrics.entries}{{{labels}}})"
+        events = f'sum by (instance) ({self._metrics.consumed}{{{labels}, outcome="dry_run"}})'
         # One query sees both counters in the same scrape, which never has more events than entries.
         missing = await self._prometheus.query(f"{events} - {entries}", now, "instance")
         if not missing and not await self._prometheus.query(entries, now, "instance"):
             return None
-        return sum(max(0.0, one) for one in missing.values())
+        return sum(max(0.0, count) for count in missing.values())
 
     async def _restarts(self, window: AnalysisWindow) -> float | None:
         """Return how often canaries were restarted in the step; raises MetricsUnavailable."""
         selector = f'{self._metrics.started}{{job="services", track="canary"}}'
         period = max(1, round((window.now - window.step) * 1000))
-        found = await self._prometheus.query(f"changes({selector}[{period}ms])", window.now, "instance")
-        return sum(found.values()) if found else None
+        restarts = await self._prometheus.query(f"changes({selector}[{period}ms])", window.now, "instance")
+        return sum(restarts.values()) if restarts else None
 
     async def _lag(self, selector: str, now: float) -> float | None:
         """Return by how many seconds the canary's consumers lag behind stable's; raises MetricsUnavailable."""
@@ -246,10 +246,12 @@ async def _or_none(value: Awaitable[Result]) -> Result | None:
 
 def _track_counts(service: str, requests: Values, errors: Values, buckets: Values) -> TrackCounts | None:
     """Return the counts of a service; None unless all three are measured."""
-    own = [{key: value for key, value in values.items() if key[2] == service} for values in (requests, errors, buckets)]
-    if not all(own):
+    measured = [
+        {key: value for key, value in values.items() if key[2] == service} for values in (requests, errors, buckets)
+    ]
+    if not all(measured):
         return None
-    own_requests, own_errors, durations = own
+    own_requests, own_errors, durations = measured
     by_bound: dict[str, float] = {}
     for key, value in durations.items():
         by_bound[key[4]] = by_bound.get(key[4], 0.0) + value
@@ -258,10 +260,10 @@ def _track_counts(service: str, requests: Values, errors: Values, buckets: Value
 
 def _worst(values: Values) -> Values:
     """Return the value furthest from 0 among the replicas, by the labels without the last one (instance)."""
-    found: dict[Key, float] = {}
+    worst: dict[Key, float] = {}
     for key, value in values.items():
-        found[key[:-1]] = max(value, found.get(key[:-1], 0.0), key=_distance)
-    return found
+        worst[key[:-1]] = max(value, worst.get(key[:-1], 0.0), key=_distance)
+    return worst
 
 
 def _distance(value: float) -> float:
@@ -270,5 +272,5 @@ def _distance(value: float) -> float:
 
 def _largest(values: Iterable[float]) -> float:
     """Return the largest value; NaN if one of them is NaN."""
-    found = list(values)
-    return math.nan if any(map(math.isnan, found)) else max(found, default=0.0)
+    numbers = list(values)
+    return math.nan if any(map(math.isnan, numbers)) else max(numbers, default=0.0)

@@ -10,23 +10,23 @@ holds: an intersection-union test, Berger 1982, Technometrics 24.)
 - Against stable: if both are equal, a failed request was the canary's with the probability of the canary's share of
   requests, and with a higher one if the canary fails `ratio` times as often. This does not depend on the rate that both
   share. (Wald on double dichotomies, as above; for rates: Kulldorff et al. 2011, Sequential Analysis 30.)
-  There are two such tests: against stable in the same step, at a weak level, so that trouble shared by both tracks
-  does not count against the canary; and against stable including the time before the step, at a strict level, because
-  nine times the canary's requests are too few to estimate a rate of 0.1 %.
+  There are two such tests: against stable in the same step, at a weak level, so that a fault of both tracks does not
+  count against the canary; and against stable including the time before the step, at a strict level, because the step's
+  requests alone are too few to estimate a rate of 0.1 %.
 Wald's bounds hold at every look: the likelihood ratio of an equal canary is a martingale (Ville 1939).
 
 Latency: the Mann-Whitney U test with a boundary for any number of looks (ranks.py). With very many samples any
 difference is significant, so the canary must also be slower by a relevant amount.
 
-A canary that hangs counts nothing itself: NGINX ends the request after its time limit, and stable, which answers it
-then, counts it. These are compared as errors are, with stable's requests above the same limit, so that a disk that
-stalls both versions does not count against the canary.
+A canary that hangs does not count its requests: NGINX aborts each after a time limit and retries it on stable, which
+counts it as unanswered. These requests are compared like errors, with the requests for which stable took longer than
+the same limit, so that a disk that stalls both versions does not count against the canary.
 
 Outcomes and retries: outcomes.py. CPU, memory, open files, threads and event-loop lag: resources.py.
 Operators' own criteria: criteria.py.
 
-NGINX retries the canary's failed requests on stable. This increases stable's requests only as far as the canary fails,
-and stable's errors only if stable fails them, too, which speaks for the canary.
+NGINX retries the canary's failed requests on stable. This adds requests to stable only if the canary fails, and errors
+only if stable fails as well, which is in favour of the canary.
 """
 
 import math
@@ -44,23 +44,23 @@ from app.analysis.resources import compare_resources
 _SUSPICIOUS_Z = 2.33
 # A canary with at most this ratio of stable's rate is accepted, if stable's rate is known from this many requests.
 _COMPARABLE_RATIO = 3
-_LEAST_BAD = 5
+_MIN_FAILURES = 5
 # Minimum number of bucket bounds for comparing latencies: two finite ones and infinity.
 _MIN_BOUNDS = 3
-# Far above any count; its cube still fits into a float.
+# Far above any count; its cube still fits in a float.
 _MAX_COUNT = 1e18
 
 
 def evaluate(samples: Samples, policy: Policy) -> Verdict:
     """Return the verdict on the samples of a step."""
-    tracks = {one.service: _validated_tracks(one) for one in samples.services}
+    tracks = {counts.service: _validated_tracks(counts) for counts in samples.services}
     tests = [
         (service, reason, result)
-        for service, usable in tracks.items()
-        if usable
-        for reason, result in _run_tests(usable, policy).items()
+        for service, validated in tracks.items()
+        if validated
+        for reason, result in _test_requests(validated, policy).items()
     ]
-    tests += _compare_further(samples, policy)
+    tests += _test_other_samples(samples, policy)
     figures: dict[str, dict[str, float | None]] = {}
     for group, _, result in tests:
         figures.setdefault(group, {}).update(result.figures)
@@ -68,29 +68,31 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
 
     if violated := "contract" if samples.contract else _violated_invariant(samples, policy):
         return Verdict("rollback", violated, figures, samples.contract)
-    if worse := next((one for one in tests if one[2].worse), None):
+    if worse := next((test for test in tests if test[2].worse), None):
         return Verdict("rollback", worse[1], figures, worse[2].detail)
     if not samples.services or None in tracks.values() or not _is_measured(samples):
         return Verdict("hold", "no-data", figures)
-    if any(track.sample_size < policy.least_requests for usable in tracks.values() if usable for track in usable[:2]):
+    if any(
+        track.sample_size < policy.min_requests for validated in tracks.values() if validated for track in validated[:2]
+    ):
         return Verdict("hold", "not-enough-samples", figures)
-    if doubt := next((one for one in tests if not one[2].acceptable), None):
-        return Verdict("hold", doubt[1], figures, doubt[2].detail)
+    if inconclusive := next((test for test in tests if not test[2].acceptable), None):
+        return Verdict("hold", inconclusive[1], figures, inconclusive[2].detail)
     baked = samples.seconds >= policy.bake_seconds
     return Verdict("promote", "healthy", figures) if baked else Verdict("hold", "baking", figures)
 
 
-def _compare_further(samples: Samples, policy: Policy) -> list[tuple[str, str, Finding]]:
-    """Run the tests of other samples than requests' errors and latencies; return them with group and reason."""
-    found = []
+def _test_other_samples(samples: Samples, policy: Policy) -> list[tuple[str, str, Finding]]:
+    """Test outcomes, resources and criteria; return the findings with group and reason."""
+    tests = []
     for counts in samples.outcomes or ():
-        found.append((counts.name, "retries", compare_retries(counts, policy)))
-        found.append((counts.name, "no-response", _compare_unanswered(counts, policy)))
-        found.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
+        tests.append((counts.name, "retries", compare_retries(counts, policy)))
+        tests.append((counts.name, "no-response", _compare_unanswered(counts, policy)))
+        tests.append((counts.name, "outcomes", compare_outcomes(counts, policy)))
     for use in samples.resources or ():
-        found += [(use.service, reason, result) for reason, result in compare_resources(use, policy).items()]
-    found += [("criteria", "criterion", compare_criterion(one)) for one in samples.criteria]
-    return found
+        tests += [(use.service, reason, result) for reason, result in compare_resources(use, policy).items()]
+    tests += [("criteria", "criterion", compare_criterion(values)) for values in samples.criteria]
+    return tests
 
 
 def _violated_invariant(samples: Samples, policy: Policy) -> str | None:
@@ -127,11 +129,11 @@ class _Track:
 
 # Canary, stable, and stable before the step.
 _Tracks = tuple[_Track, _Track, _Track]
-_NOTHING = _Track(0.0, 0.0, {})
+_NO_COUNTS = _Track(0.0, 0.0, {})
 
 
-def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, Finding]:
-    """Run all tests on a service; return the results by the reason they stand for."""
+def _test_requests(tracks: _Tracks, policy: Policy) -> dict[str, Finding]:
+    """Test errors and latencies of a service; return the findings by reason."""
     canary, stable, _ = tracks
     bounds = _shared_bounds(canary, stable)
     finite = bounds[:-1]
@@ -142,7 +144,9 @@ def _run_tests(tracks: _Tracks, policy: Policy) -> dict[str, Finding]:
     return {
         "errors": _compare_rates("errors", errors, policy.error_floor, policy.error_limit, policy),
         "latency-ceiling": _compare_rates("slow", slow, policy.ceiling_floor, policy.ceiling_limit, policy),
-        "latency": _compare_latencies(_widths(canary.buckets, bounds), _widths(stable.buckets, bounds), bounds, policy),
+        "latency": _compare_latencies(
+            _counts_per_bucket(canary.buckets, bounds), _counts_per_bucket(stable.buckets, bounds), bounds, policy
+        ),
     }
 
 
@@ -153,7 +157,7 @@ def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, l
     in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
     with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
     tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
-    comparable = stable_bad >= _LEAST_BAD and bad * stable_total <= _COMPARABLE_RATIO * stable_bad * total
+    comparable = stable_bad >= _MIN_FAILURES and bad * stable_total <= _COMPARABLE_RATIO * stable_bad * total
     return Finding(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
@@ -169,11 +173,11 @@ def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, l
 
 
 def _compare_unanswered(counts: OutcomeCounts, policy: Policy) -> Finding:
-    """Compare requests without a response with those that stable would not have answered in time, either."""
+    """Compare the canary's unanswered requests with those for which stable exceeded the time limit."""
     canary = (counts.unanswered, counts.canary_total + counts.unanswered)
     stable = (counts.stable_slow, max(counts.stable_total, counts.stable_slow))
-    found = _compare_rates("unanswered", [canary, stable, (0, 0)], policy.error_floor, policy.error_limit, policy)
-    return found if counts.unanswered else replace(found, acceptable=True)
+    finding = _compare_rates("unanswered", [canary, stable, (0, 0)], policy.error_floor, policy.error_limit, policy)
+    return finding if counts.unanswered else replace(finding, acceptable=True)
 
 
 def _log_likelihood_ratio(bad: float, total: float, stable_bad: float, stable_total: float, ratio: float) -> float:
@@ -191,17 +195,17 @@ def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, 
     return buckets[math.inf] - buckets[ceiling], buckets[math.inf]
 
 
-def _compare_latencies(own: list[float], other: list[float], bounds: list[float], policy: Policy) -> Finding:
-    """Compare latencies of canary (`own`) and stable (`other`), given as requests per bucket."""
-    found = ranks.compare(own, other, bounds, policy.latency_alpha)
-    if found is None:
+def _compare_latencies(canary: list[float], stable: list[float], bounds: list[float], policy: Policy) -> Finding:
+    """Compare latencies, given as requests per bucket."""
+    comparison = ranks.compare(canary, stable, bounds, policy.latency_alpha)
+    if comparison is None:
         return Finding(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
-    slower = found.mean - found.other_mean
-    matters = found.superiority >= policy.least_superiority and slower >= policy.least_slower_seconds
-    figures = {"superiority": found.superiority, "latency_z": found.z, "latency_z_limit": found.boundary}
+    slower = comparison.mean - comparison.other_mean
+    relevant = comparison.superiority >= policy.min_superiority and slower >= policy.min_slower_seconds
+    figures = {"superiority": comparison.superiority, "latency_z": comparison.z, "latency_z_limit": comparison.boundary}
     return Finding(
-        worse=matters and found.z >= found.boundary,
-        acceptable=not matters or found.z < _SUSPICIOUS_Z,
+        worse=relevant and comparison.z >= comparison.boundary,
+        acceptable=not relevant or comparison.z < _SUSPICIOUS_Z,
         figures={**figures, "slower_seconds": slower},
     )
 
@@ -211,9 +215,9 @@ def _shared_bounds(canary: _Track, stable: _Track) -> list[float]:
     return sorted(canary.buckets.keys() & stable.buckets.keys())
 
 
-def _widths(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
+def _counts_per_bucket(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
     """Return the requests per bucket from cumulative counts."""
-    return ranks.widths([buckets[bound] for bound in bounds])
+    return ranks.counts_per_bucket([buckets[bound] for bound in bounds])
 
 
 def _validated_tracks(counts: ServiceCounts) -> _Tracks | None:
@@ -221,7 +225,7 @@ def _validated_tracks(counts: ServiceCounts) -> _Tracks | None:
     canary, stable = _validated(counts.canary), _validated(counts.stable)
     if canary is None or stable is None or len(_shared_bounds(canary, stable)) < _MIN_BOUNDS:
         return None
-    return canary, stable, _validated(counts.before) or _NOTHING
+    return canary, stable, _validated(counts.before) or _NO_COUNTS
 
 
 def _validated(track: TrackCounts | None) -> _Track | None:

@@ -1,4 +1,4 @@
-"""MetricNames of rollout-service."""
+"""Metrics of rollout-service."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
