@@ -82,9 +82,9 @@ async def list_transactions(
 ) -> Response:
     """List the transactions of the caller's accounts, newest first; operators see all."""
     filter_ = TransactionFilter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
-    found = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
-    through = statements.timestamp_or_none(found.complete_through)
-    return paging.page(found.items, limit, complete=found.complete, complete_through=through)
+    listing = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
+    through = statements.timestamp_or_none(listing.complete_through)
+    return paging.page(listing.items, limit, complete=listing.complete, complete_through=through)
 
 
 @_reads.get(

@@ -147,13 +147,13 @@ def _amounts(payments: Iterable[Entry], thresholds: Thresholds) -> Iterable[Find
 
 def _velocity(payments: Sequence[Entry], thresholds: Thresholds) -> Iterable[Finding]:
     window = timedelta(seconds=thresholds.velocity_seconds)
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     for first, last in zip(payments, payments[thresholds.velocity_count - 1 :]):
         if last.created_at - first.created_at <= window:
             occurrence = velocity_occurrence(last.created_at, thresholds)
             finding = Finding(VELOCITY, last.account_id, occurrence, last.transaction_id, score=50)
-            found.setdefault(occurrence, finding)
-    return found.values()
+            findings.setdefault(occurrence, finding)
+    return findings.values()
 
 
 def _pass_through(ordered: Iterable[Entry], thresholds: Thresholds) -> Iterable[Finding]:

@@ -87,13 +87,13 @@ class LedgerClient:
         try:
             async with asyncio.timeout(_SEQ_TIMEOUT_SECONDS):
                 response = (await self._client.get("/internal/seqs", params=query)).raise_for_status()
-            found = _AccountSeqPage.model_validate_json(response.content)
+            page = _AccountSeqPage.model_validate_json(response.content)
         except (httpx.HTTPError, TimeoutError, ValidationError) as error:
             self._unavailable_until = time.monotonic() + _RETRY_DELAY_SECONDS
             log.warning("cannot read account sequence numbers from account-service: %r", error)
             return None
-        accounts = {item.id: LedgerAccount(**item.model_dump()) for item in found.items}
-        return None if found.more else LedgerState(as_of, accounts)
+        accounts = {item.id: LedgerAccount(**item.model_dump()) for item in page.items}
+        return None if page.more else LedgerState(as_of, accounts)
 
     async def close(self) -> None:
         """Close the connections."""

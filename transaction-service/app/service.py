@@ -52,8 +52,8 @@ class TransactionService:
             if filter_.account_id is not None and not caller.is_operator:
                 await _visible_account(connection, caller, filter_.account_id, ledger)
             through = await _complete_through(connection, filter_, ledger)
-            found = await queries.list_transactions(connection, filter_, before, limit)
-            items = await _transaction_views(connection, caller, found)
+            rows = await queries.list_transactions(connection, filter_, before, limit)
+            items = await _transaction_views(connection, caller, rows)
         return Listing(items, through is not None and end <= through, through)
 
     async def _ledger_state(self, filter_: TransactionFilter) -> LedgerState | None:
@@ -65,11 +65,11 @@ class TransactionService:
     async def transaction(self, caller: Caller, transaction_id: str) -> dict[str, Any]:
         """Return a transaction of one of the caller's accounts (operators: any). Raises Problem (not-found)."""
         async with self._engine.connect() as connection:
-            found = await queries.transaction(connection, transaction_id)
-            entries = (await queries.entries_of(connection, [found]))[found.id] if found else []
-        if found is None or not (caller.is_operator or any(_may_see(caller, entry) for entry in entries)):
+            row = await queries.transaction(connection, transaction_id)
+            entries = (await queries.entries_of(connection, [row]))[row.id] if row else []
+        if row is None or not (caller.is_operator or any(_may_see(caller, entry) for entry in entries)):
             raise Problem("not-found", "Transaction not found.")
-        return _transaction_view(caller, found, entries)
+        return _transaction_view(caller, row, entries)
 
     async def statement(
         self, caller: Caller, account_id: str, start: datetime | None, end: datetime | None
@@ -82,7 +82,7 @@ class TransactionService:
         ledger = await self._ledger.state_of_account(account_id)
         async with self._engine.connect() as connection:
             account = await _visible_account(connection, caller, account_id, ledger)
-            # ReadPage first: later reads then include everything that it covers.
+            # Read first: later reads then include everything that it covers.
             gapless = (await ranges.gapless_ranges(connection, [account_id]))[account_id]
             opening = await queries.balance_at(connection, account_id, start)
             closing = max(opening, await queries.balance_at(connection, account_id, end))
@@ -101,7 +101,7 @@ class TransactionService:
         """Return the findings of the fraud rules, newest first. Raises Problem (forbidden) unless for an operator."""
         require_operator(caller)
         async with self._engine.connect() as connection:
-            found = await queries.list_flags(connection, account_id, after, limit)
+            rows = await queries.list_flags(connection, account_id, after, limit)
         return [
             {
                 "id": flag.id,
@@ -112,7 +112,7 @@ class TransactionService:
                 "action": flag.action,
                 "created_at": rfc3339(flag.created_at),
             }
-            for flag in found
+            for flag in rows
         ]
 
     async def reconciliation(self, caller: Caller) -> dict[str, Any]:
@@ -142,8 +142,8 @@ async def _visible_account(
     connection: AsyncConnection, caller: Caller, account_id: str, ledger: LedgerState | None
 ) -> Row[Any] | LedgerAccount:
     """Return an account from the history, or from the ledger if its event has not arrived yet."""
-    known = await queries.account(connection, account_id)
-    account = known if known is not None or ledger is None else ledger.accounts.get(account_id)
+    in_history = await queries.account(connection, account_id)
+    account = in_history if in_history is not None or ledger is None else ledger.accounts.get(account_id)
     if account is None or not caller.may_see(account.owner):
         raise Problem("not-found", "Account not found.")
     return account
@@ -155,10 +155,10 @@ def _may_see(caller: Caller, entry: Row[Any]) -> bool:
 
 
 async def _transaction_views(
-    connection: AsyncConnection, caller: Caller, found: Sequence[Row[Any]]
+    connection: AsyncConnection, caller: Caller, rows: Sequence[Row[Any]]
 ) -> list[dict[str, Any]]:
-    entries = await queries.entries_of(connection, found) if found else {}
-    return [_transaction_view(caller, transaction, entries[transaction.id]) for transaction in found]
+    entries = await queries.entries_of(connection, rows) if rows else {}
+    return [_transaction_view(caller, transaction, entries[transaction.id]) for transaction in rows]
 
 
 def _transaction_view(caller: Caller, transaction: Row[Any], entries: Iterable[Row[Any]]) -> dict[str, Any]:

@@ -86,9 +86,9 @@ class EventIngestion:
         async with dry_run_transaction(self._engine) as connection:
             for part in (events, copies):
                 await self._record(connection, part, _parsed(part), now)
-            found = await history.recorded_entries(connection, entry_keys(copies))
+            stored = await history.recorded_entries(connection, entry_keys(copies))
         for event in copies:
-            ENTRIES.labels(event.type).inc(has_entry(event, found))
+            ENTRIES.labels(event.type).inc(has_entry(event, stored))
 
     async def _record(
         self, connection: AsyncConnection, events: Sequence[CloudEvent], items: Sequence[EventData], now: datetime
@@ -109,12 +109,12 @@ class EventIngestion:
             return []
         await assessment.lock_assessment(connection)
         # Entries that arrived before their account have not been evaluated yet.
-        found = await assessment.all_entries(connection, new_accounts)
+        related = await assessment.all_entries(connection, new_accounts)
         if posted:
             affected = {entry["account_id"] for entry in posted} - new_accounts
-            found += await self._related_entries(connection, affected, [entry["created_at"] for entry in posted])
+            related += await self._related_entries(connection, affected, [entry["created_at"] for entry in posted])
         of_account: dict[str, list[Entry]] = defaultdict(list)
-        for entry in found:
+        for entry in related:
             of_account[entry.account_id].append(entry)
         with tracing.span("fraud rules"):
             return [finding for group in of_account.values() for finding in fraud.evaluate(group, self._thresholds)]

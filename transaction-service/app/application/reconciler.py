@@ -89,11 +89,15 @@ class Reconciler:
 
     async def _add_checkpoints(self, account_histories: Mapping[str, History]) -> None:
         """Write checkpoints; a canary writes none."""
-        due = {id_: found for id_, each in account_histories.items() if (found := each.next_checkpoint) is not None}
+        due = {
+            id_: checkpoint
+            for id_, history in account_histories.items()
+            if (checkpoint := history.next_checkpoint) is not None
+        }
         if not due or self._settings.app_track == "canary":
             return
         async with write_transaction(self._engine) as connection:
-            # ReadPage again: a rebuild may have started meanwhile.
+            # Read again: a rebuild may have started meanwhile.
             current = await ranges.gapless_ranges(connection, list(due))
-            confirmed = {id_: each for id_, each in due.items() if current[id_].seq >= each.seq}
+            confirmed = {id_: checkpoint for id_, checkpoint in due.items() if current[id_].seq >= checkpoint.seq}
             await ranges.add_checkpoints(connection, confirmed)

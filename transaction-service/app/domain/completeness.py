@@ -67,9 +67,9 @@ def watermark(gapless: GaplessRange, account_id: str, ledger: LedgerState | None
 
 def complete_through(watermarks: Iterable[Watermark]) -> datetime | None:
     """Return up to when all the histories are complete; None if that is unknown for one of them."""
-    times = [each.complete_through for each in watermarks]
-    known = [time for time in times if time is not None]
-    return min(known, default=None) if len(known) == len(times) else None
+    times = [watermark_.complete_through for watermark_ in watermarks]
+    known_times = [time for time in times if time is not None]
+    return min(known_times, default=None) if len(known_times) == len(times) else None
 
 
 def _complete_without_ledger(gapless: GaplessRange) -> datetime | None:

@@ -92,26 +92,26 @@ def _add_entry(projection: Projection, entry: EntryPosted) -> None:
     )
 
 
-def _add_refusal(projection: Projection, refused: TransactionRefused) -> None:
-    account_id = _identifier(refused.account_id)
-    counterparty = _identifier(refused.counterparty) if refused.counterparty else None
-    is_credit = refused.direction == "credit" or (refused.direction is None and refused.type == "deposit")
+def _add_refusal(projection: Projection, refusal: TransactionRefused) -> None:
+    account_id = _identifier(refusal.account_id)
+    counterparty = _identifier(refusal.counterparty) if refusal.counterparty else None
+    is_credit = refusal.direction == "credit" or (refusal.direction is None and refusal.type == "deposit")
     payer, payee = (counterparty, account_id) if is_credit else (account_id, counterparty)
-    amount = _bigint(refused.amount)
+    amount = _bigint(refusal.amount)
     _add(
         projection,
         {
-            "id": _identifier(refused.transaction_id),
-            "type": refused.type,
+            "id": _identifier(refusal.transaction_id),
+            "type": refusal.type,
             "status": "refused",
-            "code": refused.code,
+            "code": refusal.code,
             "amount": amount,
-            "currency": refused.currency,
+            "currency": refusal.currency,
             "from_account": payer,
             "to_account": payee,
-            "reference": refused.reference,
+            "reference": refusal.reference,
             "reverses": None,
-            "created_at": _aware_timestamp(refused.created_at),
+            "created_at": _aware_timestamp(refusal.created_at),
         },
         {
             "account_id": account_id,

@@ -32,13 +32,13 @@ def entry_keys(events: Iterable[CloudEvent]) -> set[Key]:
 
 def with_other_keys(event: CloudEvent, account_id: str, transaction_id: str) -> CloudEvent:
     """Return the event as that of another account and transaction."""
-    other = {"account_id": account_id, "transaction_id": transaction_id}
-    return event.model_copy(update={"id": transaction_id, "data": {**event.data, **other}})
+    keys = {"account_id": account_id, "transaction_id": transaction_id}
+    return event.model_copy(update={"id": transaction_id, "data": {**event.data, **keys}})
 
 
-def has_entry(event: CloudEvent, found: Mapping[Key, RecordedEntry]) -> bool:
+def has_entry(event: CloudEvent, stored: Mapping[Key, RecordedEntry]) -> bool:
     """Return whether the entry of an event is among those found, as the event describes it."""
-    entry, data = found.get(_key(event.data)), event.data
+    entry, data = stored.get(_key(event.data)), event.data
     if entry is None:
         return False
     if event.type == REFUSED:

@@ -50,8 +50,8 @@ async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], no
 async def recorded_entries(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, RecordedEntry]:
     """Return the entries with these keys."""
     columns = (*entries.primary_key.columns, entries.c.seq, entries.c.amount, entries.c.balance_after)
-    wanted = select(*columns).where(tuple_(*entries.primary_key.columns).in_(sorted(keys)))
-    return {(row[0], row[1]): RecordedEntry(*row[2:]) for row in await connection.execute(wanted)} if keys else {}
+    statement = select(*columns).where(tuple_(*entries.primary_key.columns).in_(sorted(keys)))
+    return {(row[0], row[1]): RecordedEntry(*row[2:]) for row in await connection.execute(statement)} if keys else {}
 
 
 async def clear(connection: AsyncConnection) -> None:

@@ -106,11 +106,11 @@ async def transaction(connection: AsyncConnection, transaction_id: str) -> Row[A
     return (await connection.execute(select(transactions).where(transactions.c.id == transaction_id))).one_or_none()
 
 
-async def entries_of(connection: AsyncConnection, found: Sequence[Row[Any]]) -> dict[str, list[Row[Any]]]:
+async def entries_of(connection: AsyncConnection, rows: Sequence[Row[Any]]) -> dict[str, list[Row[Any]]]:
     """Return the entries of transactions with the owners of their accounts, the payer's first."""
-    of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in found}
+    of_transaction: dict[str, list[Row[Any]]] = {row.id: [] for row in rows}
     keys = sorted(
-        {(party, row.id) for row in found for party in (row.from_account, row.to_account) if party is not None}
+        {(party, row.id) for row in rows for party in (row.from_account, row.to_account) if party is not None}
     )
     parameters = {"account_ids": [key[0] for key in keys], "transaction_ids": [key[1] for key in keys]}
     for row in await connection.execute(_select_entries(connection.dialect.name), parameters):

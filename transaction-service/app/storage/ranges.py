@@ -48,9 +48,12 @@ def _select_checkpoints(dialect: str) -> Select[Any]:
     return select(*columns).join(checkpoints, at_last).join(entries, entry)
 
 
-async def add_checkpoints(connection: AsyncConnection, found: Mapping[str, Checkpoint]) -> None:
+async def add_checkpoints(connection: AsyncConnection, new: Mapping[str, Checkpoint]) -> None:
     """Insert checkpoints that do not exist yet."""
-    rows = [{"account_id": id_, "seq": each.seq, "balance": each.balance} for id_, each in sorted(found.items())]
+    rows = [
+        {"account_id": id_, "seq": checkpoint.seq, "balance": checkpoint.balance}
+        for id_, checkpoint in sorted(new.items())
+    ]
     await bulk_insert_new(connection, checkpoints, rows)
 
 
@@ -61,15 +64,17 @@ async def _measure_after_checkpoint(
 
     Accounts without a checkpoint have few entries and are aggregated in one query.
     """
-    known = await _checkpoints(connection, account_ids)
-    few = [account_id for account_id in account_ids if account_id not in known]
-    measured = select(entries.c.account_id, *measures).where(_IS_POSTED).group_by(entries.c.account_id)
-    found = {row.account_id: row for row in await connection.execute(measured.where(_of(connection)), {"ids": few})}
-    for account_id, checkpoint in known.items():
-        newer = measured.where(entries.c.account_id == account_id, entries.c.seq > checkpoint.seq)
+    checkpoints_ = await _checkpoints(connection, account_ids)
+    few = [account_id for account_id in account_ids if account_id not in checkpoints_]
+    aggregate = select(entries.c.account_id, *measures).where(_IS_POSTED).group_by(entries.c.account_id)
+    by_account = {
+        row.account_id: row for row in await connection.execute(aggregate.where(_of(connection)), {"ids": few})
+    }
+    for account_id, checkpoint in checkpoints_.items():
+        newer = aggregate.where(entries.c.account_id == account_id, entries.c.seq > checkpoint.seq)
         if (row := (await connection.execute(newer)).one_or_none()) is not None:
-            found[account_id] = row
-    return known, found
+            by_account[account_id] = row
+    return checkpoints_, by_account
 
 
 _COUNT = func.count().label("entries")
@@ -78,14 +83,16 @@ _LAST = func.max(entries.c.seq).label("seq")
 
 async def gapless_ranges(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, GaplessRange]:
     """Return the gapless range of each account's history."""
-    known, found = await _measure_after_checkpoint(connection, account_ids, _COUNT, _LAST)
+    last_checkpoints, newer = await _measure_after_checkpoint(connection, account_ids, _COUNT, _LAST)
     ends: dict[str, int] = {}
-    for account_id, row in found.items():
-        base = known.get(account_id, _NONE).seq
+    for account_id, row in newer.items():
+        base = last_checkpoints.get(account_id, _NONE).seq
         whole = row.seq - base == row.entries
         ends[account_id] = row.seq if whole else await _before_gap(connection, account_id, base)
-    extent = {account_id: GaplessRange(each.seq, each.at) for account_id, each in known.items()}
-    pairs = [(account_id, seq) for account_id, seq in ends.items() if seq > known.get(account_id, _NONE).seq]
+    extent = {
+        account_id: GaplessRange(checkpoint.seq, checkpoint.at) for account_id, checkpoint in last_checkpoints.items()
+    }
+    pairs = [(account_id, seq) for account_id, seq in ends.items() if seq > last_checkpoints.get(account_id, _NONE).seq]
     for row in await _at(connection, pairs):
         extent[row.account_id] = GaplessRange(row.seq, row.created_at)
     return {account_id: extent.get(account_id, GaplessRange()) for account_id in account_ids}
@@ -107,8 +114,8 @@ async def _at(connection: AsyncConnection, pairs: Sequence[tuple[str, int]]) -> 
     if not pairs:
         return []
     columns = (entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
-    wanted: Select[Any] = select(*columns).where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs))
-    return list(await connection.execute(wanted))
+    statement: Select[Any] = select(*columns).where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs))
+    return list(await connection.execute(statement))
 
 
 # Reconciliation -------------------------------------------------------------------------------------------------------
@@ -116,20 +123,20 @@ async def _at(connection: AsyncConnection, pairs: Sequence[tuple[str, int]]) -> 
 
 async def account_histories(connection: AsyncConnection, account_ids: Sequence[str]) -> dict[str, History]:
     """Return the totals of each account's history."""
-    known, found = await _measure_after_checkpoint(
+    last_checkpoints, newer = await _measure_after_checkpoint(
         connection, account_ids, _COUNT, _LAST, func.sum(entries.c.amount).label("total")
     )
-    balances = {row.account_id: row.balance_after for row in await _at(connection, _ends(found.values()))}
-    found_histories = {}
-    for account_id in known.keys() | found.keys():
-        base, row = known.get(account_id, _NONE), found.get(account_id)
+    balances = {row.account_id: row.balance_after for row in await _at(connection, _ends(newer.values()))}
+    histories = {}
+    for account_id in last_checkpoints.keys() | newer.keys():
+        base, row = last_checkpoints.get(account_id, _NONE), newer.get(account_id)
         if row is None:
-            found_histories[account_id] = History(base.seq, base.seq, base.balance, base.balance, checkpoint=base.seq)
+            histories[account_id] = History(base.seq, base.seq, base.balance, base.balance, checkpoint=base.seq)
             continue
         count, total = base.seq + row.entries, base.balance + int(row.total)
         gap = await _first_gap_time(connection, account_id, base.seq) if count != row.seq else None
-        found_histories[account_id] = History(count, row.seq, total, balances[account_id], gap, base.seq)
-    return found_histories
+        histories[account_id] = History(count, row.seq, total, balances[account_id], gap, base.seq)
+    return histories
 
 
 def _ends(rows: Iterable[Row[Any]]) -> list[tuple[str, int]]:
@@ -147,11 +154,11 @@ async def _first_gap_time(connection: AsyncConnection, account_id: str, base: in
 async def histories_at(connection: AsyncConnection, ends: Mapping[str, int]) -> dict[str, HistoryAtBalance]:
     """Return for each account the balance at the given `seq`, and the time of the next entry."""
     pairs = [(account_id, seq + step) for account_id, seq in ends.items() for step in (0, 1)]
-    found = {(row.account_id, row.seq): row for row in await _at(connection, pairs)}
-    surplus = {}
+    rows = {(row.account_id, row.seq): row for row in await _at(connection, pairs)}
+    histories = {}
     for account_id, seq in ends.items():
-        there, following = found.get((account_id, seq)), found.get((account_id, seq + 1))
-        surplus[account_id] = HistoryAtBalance(
-            there.balance_after if there else None, following.created_at if following else None
+        row, following = rows.get((account_id, seq)), rows.get((account_id, seq + 1))
+        histories[account_id] = HistoryAtBalance(
+            row.balance_after if row else None, following.created_at if following else None
         )
-    return surplus
+    return histories
