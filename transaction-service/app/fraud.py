@@ -46,7 +46,7 @@ class Thresholds:
         return timedelta(seconds=max(self.velocity_seconds, self.pass_through_seconds))
 
     def min_pass_through_debit(self, currency: str) -> Decimal:
-        """Return the minimum debit that pays out a large enough share of a credit that the rule checks."""
+        """Return the smallest debit that the pass-through rule can flag."""
         return self.pass_through_share * self.pass_through_amount.in_currency(currency)
 
 
@@ -70,11 +70,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A finding of a rule, identified by rule, account and occurrence."""
+    """A finding of a rule; `dedup_key` identifies it among those of its rule and account."""
 
     rule: str
     account_id: str
-    occurrence: str
+    dedup_key: str
     transaction_id: str
     score: int
     action: Literal["review", "freeze"] = "review"
@@ -82,12 +82,12 @@ class Finding:
     @property
     def event_id(self) -> str:
         """Id of its event, equal on all replicas and on every evaluation."""
-        return str(uuid.uuid5(_NAMESPACE, f"{self.rule}/{self.account_id}/{self.occurrence}"))
+        return str(uuid.uuid5(_NAMESPACE, f"{self.rule}/{self.account_id}/{self.dedup_key}"))
 
 
 @dataclass(frozen=True, slots=True)
 class LookbackWindow:
-    """Accounts whose earlier entries are needed: debits of some, and credits of at least `min_credit` of others."""
+    """Accounts whose earlier debits are needed, and those whose earlier credits of at least `min_credit` are."""
 
     debits: frozenset[str]
     credits: frozenset[str]
@@ -105,8 +105,8 @@ def evaluate(entries: Iterable[Entry], thresholds: Thresholds) -> list[Finding]:
     ]
 
 
-def velocity_occurrence(timestamp: datetime, thresholds: Thresholds) -> str:
-    """Return the start of the fixed window in which velocity flags an account once."""
+def velocity_window_start(timestamp: datetime, thresholds: Thresholds) -> str:
+    """Return the start of the fixed window that contains a time; velocity flags an account once per window."""
     window = timedelta(seconds=thresholds.velocity_seconds)
     return rfc3339(_EPOCH + (timestamp - _EPOCH) // window * window)
 
@@ -116,8 +116,8 @@ def lookback_window(
 ) -> LookbackWindow:
     """Return the accounts for which entries before the recent ones are needed.
 
-    `flagged` are (account, occurrence) pairs that velocity has flagged: such an account needs none of its many earlier
-    entries until the next window.
+    `flagged` are the (account, window start) pairs that velocity has flagged: such an account needs none of its many
+    earlier entries until the next window.
     """
     payments = [entry for entry in recent if entry.is_payment]
     payouts = [entry for entry in payments if -entry.amount >= thresholds.min_pass_through_debit(entry.currency)]
@@ -125,7 +125,7 @@ def lookback_window(
         debits=frozenset(
             entry.account_id
             for entry in payments
-            if (entry.account_id, velocity_occurrence(entry.created_at, thresholds)) not in flagged
+            if (entry.account_id, velocity_window_start(entry.created_at, thresholds)) not in flagged
         ),
         credits=frozenset(entry.account_id for entry in payouts),
         min_credit=min((thresholds.pass_through_amount.in_currency(entry.currency) for entry in payouts), default=1),
@@ -150,9 +150,9 @@ def _velocity(payments: Sequence[Entry], thresholds: Thresholds) -> Iterable[Fin
     findings: dict[str, Finding] = {}
     for first, last in zip(payments, payments[thresholds.velocity_count - 1 :]):
         if last.created_at - first.created_at <= window:
-            occurrence = velocity_occurrence(last.created_at, thresholds)
-            finding = Finding(VELOCITY, last.account_id, occurrence, last.transaction_id, score=50)
-            findings.setdefault(occurrence, finding)
+            window_start = velocity_window_start(last.created_at, thresholds)
+            finding = Finding(VELOCITY, last.account_id, window_start, last.transaction_id, score=50)
+            findings.setdefault(window_start, finding)
     return findings.values()
 
 

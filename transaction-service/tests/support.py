@@ -108,7 +108,7 @@ async def history(engine: AsyncEngine) -> tuple[list[tuple[Any, ...]], list[tupl
 
 
 async def flagged(engine: AsyncEngine) -> set[tuple[str, str, str]]:
-    """Return rule, account and occurrence of all flags."""
+    """Return rule, account and deduplication key of all flags."""
     async with engine.connect() as connection:
         rows = await connection.execute(select(flags.c.rule, flags.c.account_id, flags.c.occurrence))
         return {tuple(row) for row in rows}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.amounts import Amounts, parse
-from app.fraud import Entry, Finding, Thresholds, evaluate, lookback_window, velocity_occurrence
+from app.fraud import Entry, Finding, Thresholds, evaluate, lookback_window, velocity_window_start
 from shared.ids import new_id
 from tests.support import NOON
 
@@ -68,7 +68,7 @@ def test_velocity_flags_an_account_once_per_window_and_never_freezes_it():
     found = evaluate(busy, LIMITS)
     assert [finding.rule for finding in found] == ["velocity"] * 3
     assert {finding.action for finding in found} == {"review"}
-    assert found[0].occurrence == "2026-11-20T12:00:00.000000Z"
+    assert found[0].dedup_key == "2026-11-20T12:00:00.000000Z"
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_the_lookback_window_excludes_flagged_accounts():
     recent = [small, large, entry(1)]
     wanted = lookback_window(recent, set(), LIMITS)
     assert (wanted.debits, wanted.credits) == ({"account", "rich"}, {"rich"})
-    stretch = velocity_occurrence(NOON, LIMITS)
+    stretch = velocity_window_start(NOON, LIMITS)
     assert lookback_window(recent, {("account", stretch)}, LIMITS).debits == {"rich"}
 
 
@@ -122,7 +122,7 @@ ENTRIES = st.lists(
 
 
 def identities(found: Iterable[Finding]) -> set[tuple[str, str]]:
-    return {(finding.rule, finding.occurrence) for finding in found}
+    return {(finding.rule, finding.dedup_key) for finding in found}
 
 
 def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
@@ -135,7 +135,7 @@ def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
             found.add(("large-amount" if amount > LIMITS.freeze_amount.cents else "amount", payment.transaction_id))
         before = [one for one in payments if timedelta(0) <= moment - one.created_at <= timedelta(seconds=60)]
         if len(before) >= LIMITS.velocity_count:
-            found.add(("velocity", velocity_occurrence(moment, LIMITS)))
+            found.add(("velocity", velocity_window_start(moment, LIMITS)))
         for credit in entries:
             is_before = (credit.created_at, credit.seq) < (moment, payment.seq)
             if credit.amount >= 100 and is_before and moment - credit.created_at <= timedelta(seconds=60):
@@ -157,7 +157,7 @@ def test_more_entries_never_remove_a_finding(entries: list[Entry], count: int):
 
 
 def test_a_window_starts_at_a_multiple_of_its_length():
-    assert velocity_occurrence(datetime.fromisoformat("2026-11-20T12:01:59.999999+00:00"), LIMITS) == (
+    assert velocity_window_start(datetime.fromisoformat("2026-11-20T12:01:59.999999+00:00"), LIMITS) == (
         "2026-11-20T12:01:00.000000Z"
     )
 

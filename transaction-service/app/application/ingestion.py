@@ -1,4 +1,4 @@
-"""Consumed events become history once, and what the fraud rules find in it becomes flags once."""
+"""Writes each consumed event to the history once, and each finding of the fraud rules to the flags once."""
 
 import logging
 from collections import defaultdict
@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import fraud
 from app.domain.projection import Projection, parse, project
-from app.domain.recorded import ENTRY_TYPES, entry_keys, has_entry, with_other_keys
+from app.domain.entry_check import ENTRY_TYPES, entry_keys, has_entry, with_other_keys
 from app.fraud import Entry, Finding, Thresholds
 from app.models import inbox, outbox
 from app.prometheus import ENTRIES, FLAGS
-from app.storage import assessment, history
+from app.storage import fraud_entries, history
 from shared.observability import tracing
 from shared.messaging.positions import Positions, Range
 from shared.db.database import is_retryable, dry_run_transaction, reader, write_all, write_transaction
@@ -76,17 +76,17 @@ class EventIngestion:
             FLAGS.labels(finding.rule).inc()
 
     async def dry_run(self, events: Sequence[CloudEvent]) -> None:
-        """Process events like `apply`, also as those of other accounts, count the entries, and roll back.
+        """Process events like `apply`, and again under other keys, count their entries, and roll back.
 
         Raises what `apply` raises.
         """
         now = utc_now()
-        # Where stable has been faster, its entries would hide that this version writes none.
+        # Copies under other keys, because stable may already have written the entries of these events.
         copies = [with_other_keys(event, new_id(), new_id()) for event in events if event.type in ENTRY_TYPES]
         async with dry_run_transaction(self._engine) as connection:
             for part in (events, copies):
                 await self._record(connection, part, _parsed(part), now)
-            stored = await history.recorded_entries(connection, entry_keys(copies))
+            stored = await history.stored_entries(connection, entry_keys(copies))
         for event in copies:
             ENTRIES.labels(event.type).inc(has_entry(event, stored))
 
@@ -107,17 +107,17 @@ class EventIngestion:
         posted = projection.posted
         if not posted and not new_accounts:
             return []
-        await assessment.lock_assessment(connection)
+        await fraud_entries.lock_evaluation(connection)
         # Entries that arrived before their account have not been evaluated yet.
-        related = await assessment.all_entries(connection, new_accounts)
+        related = await fraud_entries.all_entries(connection, new_accounts)
         if posted:
             affected = {entry["account_id"] for entry in posted} - new_accounts
             related += await self._related_entries(connection, affected, [entry["created_at"] for entry in posted])
-        of_account: dict[str, list[Entry]] = defaultdict(list)
+        by_account: dict[str, list[Entry]] = defaultdict(list)
         for entry in related:
-            of_account[entry.account_id].append(entry)
+            by_account[entry.account_id].append(entry)
         with tracing.span("fraud rules"):
-            return [finding for group in of_account.values() for finding in fraud.evaluate(group, self._thresholds)]
+            return [finding for group in by_account.values() for finding in fraud.evaluate(group, self._thresholds)]
 
     async def _related_entries(
         self, connection: AsyncConnection, account_ids: set[str], moments: Sequence[datetime]
@@ -125,11 +125,11 @@ class EventIngestion:
         """Return the entries that the rules may combine with those posted at the given times."""
         thresholds = self._thresholds
         first, last = min(moments), max(moments) + thresholds.window
-        recent = await assessment.entries_between(connection, account_ids, first, last)
-        windows = {fraud.velocity_occurrence(entry.created_at, thresholds) for entry in recent if entry.is_payment}
-        flagged = await assessment.flagged_windows(connection, {entry.account_id for entry in recent}, windows)
+        recent = await fraud_entries.entries_between(connection, account_ids, first, last)
+        windows = {fraud.velocity_window_start(entry.created_at, thresholds) for entry in recent if entry.is_payment}
+        flagged = await fraud_entries.flagged_windows(connection, {entry.account_id for entry in recent}, windows)
         lookback = fraud.lookback_window(recent, flagged, thresholds)
-        return recent + await assessment.entries_before(connection, lookback, first, thresholds)
+        return recent + await fraud_entries.entries_before(connection, lookback, first, thresholds)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Store an invalid event for operators."""

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select, text, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.projection import Projection
-from app.domain.recorded import Key, RecordedEntry
+from app.domain.entry_check import Key, StoredEntry
 from app.fraud import Finding
 from app.models import accounts, checkpoints, entries, flags, inbox, transactions
 from shared.db.database import bulk_insert_new, is_postgres
@@ -37,7 +37,7 @@ async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], no
             "transaction_id": finding.transaction_id,
             "account_id": finding.account_id,
             "rule": finding.rule,
-            "occurrence": finding.occurrence,
+            "occurrence": finding.dedup_key,
             "score": finding.score,
             "action": finding.action,
             "created_at": now,
@@ -47,11 +47,11 @@ async def add_flags(connection: AsyncConnection, findings: Iterable[Finding], no
     return {row.id for row in await bulk_insert_new(connection, flags, rows)}
 
 
-async def recorded_entries(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, RecordedEntry]:
+async def stored_entries(connection: AsyncConnection, keys: Collection[Key]) -> dict[Key, StoredEntry]:
     """Return the entries with these keys."""
     columns = (*entries.primary_key.columns, entries.c.seq, entries.c.amount, entries.c.balance_after)
     statement = select(*columns).where(tuple_(*entries.primary_key.columns).in_(sorted(keys)))
-    return {(row[0], row[1]): RecordedEntry(*row[2:]) for row in await connection.execute(statement)} if keys else {}
+    return {(row[0], row[1]): StoredEntry(*row[2:]) for row in await connection.execute(statement)} if keys else {}
 
 
 async def clear(connection: AsyncConnection) -> None:

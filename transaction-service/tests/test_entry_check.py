@@ -8,7 +8,7 @@ from app.application import ingestion as ingestion_module
 from app.application.ingestion import EventIngestion
 from app.consumer import HistoryHandler
 from app.domain.projection import Projection
-from app.domain.recorded import ENTRY_TYPES, POSTED, REFUSED
+from app.domain.entry_check import ENTRY_TYPES, POSTED, REFUSED
 from app.prometheus import ENTRIES
 from scripts.faults.faulty.injection import inject
 from shared.events import CloudEvent

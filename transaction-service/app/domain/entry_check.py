@@ -1,4 +1,4 @@
-"""Whether the history has the entries that events describe: plain functions on plain data.
+"""Checks that the history has the entries that events describe: plain functions on plain data.
 
 Does not use the projection, because it must detect faults of the projection.
 """
@@ -17,8 +17,8 @@ ENTRY_TYPES = (POSTED, REFUSED)
 Key = tuple[str, str]
 
 
-class RecordedEntry(NamedTuple):
-    """What the history has of an entry; None for seq and balance where nothing moved."""
+class StoredEntry(NamedTuple):
+    """An entry as stored in the history; a refused transaction has neither seq nor balance."""
 
     seq: int | None
     amount: int
@@ -36,8 +36,8 @@ def with_other_keys(event: CloudEvent, account_id: str, transaction_id: str) -> 
     return event.model_copy(update={"id": transaction_id, "data": {**event.data, **keys}})
 
 
-def has_entry(event: CloudEvent, stored: Mapping[Key, RecordedEntry]) -> bool:
-    """Return whether the entry of an event is among those found, as the event describes it."""
+def has_entry(event: CloudEvent, stored: Mapping[Key, StoredEntry]) -> bool:
+    """Return whether the entry of an event is stored, as the event describes it."""
     entry, data = stored.get(_key(event.data)), event.data
     if entry is None:
         return False

@@ -12,17 +12,18 @@ from app.fraud import VELOCITY, Entry, LookbackWindow, Thresholds
 from app.models import accounts, entries, flags, transactions
 from shared.db.database import any_of, is_postgres
 
-_ASSESSMENT_LOCK = crc32(b"transaction-service/assessment")
+# The name is part of the key, which replicas of earlier releases lock as well.
+_EVALUATION_LOCK = crc32(b"transaction-service/assessment")
 
 
 def _one_of(connection: AsyncConnection, table: Table, column: str, parameter: str = "ids") -> ColumnElement[bool]:
     return any_of(connection.dialect.name, table.c[column], parameter)
 
 
-async def lock_assessment(connection: AsyncConnection) -> None:
-    """Wait until no other replica evaluates: two that miss each other's entries could both miss a finding."""
+async def lock_evaluation(connection: AsyncConnection) -> None:
+    """Wait until no other replica evaluates: two that do not see each other's entries could both miss a finding."""
     if is_postgres(connection):
-        await connection.execute(select(func.pg_advisory_xact_lock(_ASSESSMENT_LOCK)))
+        await connection.execute(select(func.pg_advisory_xact_lock(_EVALUATION_LOCK)))
 
 
 def _posted() -> Select[Any]:
@@ -89,15 +90,15 @@ async def entries_before(
 
 
 async def flagged_windows(
-    connection: AsyncConnection, account_ids: Collection[str], occurrences: Collection[str]
+    connection: AsyncConnection, account_ids: Collection[str], window_starts: Collection[str]
 ) -> set[tuple[str, str]]:
-    """Return the (account, occurrence) pairs that velocity has flagged."""
+    """Return the (account, window start) pairs that velocity has flagged."""
     if not account_ids:
         return set()
     statement = select(flags.c.account_id, flags.c.occurrence).where(
         flags.c.rule == VELOCITY,
         _one_of(connection, flags, "account_id"),
-        _one_of(connection, flags, "occurrence", "occurrences"),
+        _one_of(connection, flags, "occurrence", "window_starts"),
     )
-    parameters = {"ids": sorted(account_ids), "occurrences": sorted(occurrences)}
+    parameters = {"ids": sorted(account_ids), "window_starts": sorted(window_starts)}
     return {(row.account_id, row.occurrence) for row in await connection.execute(statement, parameters)}
