@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands import exit_code, info
-from harness.deployed_stack import SERVICES, Deployment
+from harness.deployed_stack import SERVICES, DeployedBank, Deployment
 from drills.rollout.composed import AA, FAULTS, run_composed
 from drills.rollout.deployed import (
     RELOAD_SECONDS,
@@ -54,9 +54,9 @@ def good(drill: DeployedDrill) -> None:
     """A good release is promoted; the split is as configured at any number of replicas; no request fails."""
     bank, release = drill.bank, drill.build_good_release()
     counts = (2,) if drill.short else drill.replicas
-    # The first step has to last until the split has been measured at each; two busy cores take 80 s.
+    # The first step has to last until the split is measured at each count, which takes 80 s on two busy cores.
     bake = 45 if drill.short else 110 * len(counts)
-    # Without spaces: make splits arguments at them.
+    # Without spaces, at which make splits arguments.
     times = [
         f"--extra-vars=nginx_canary_bake_seconds={bake}",
         f"--extra-vars=nginx_canary_step_timeout_seconds={bake + 195}",
@@ -70,7 +70,7 @@ def good(drill: DeployedDrill) -> None:
         for count in counts:
             check_split(drill, count)
         if not drill.short:
-            # A promotion starts as many replicas again, and two cores cannot start ten under load.
+            # A promotion starts as many new replicas; two cores cannot start ten under load.
             bank.scale(2)
         output, _ = process.communicate(timeout=1200)
         ended = time.time()
@@ -96,14 +96,16 @@ def check_split(drill: DeployedDrill, replicas: int) -> None:
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
     clients = [f"client-{n}" for n in range(3_000)]
-    seen = burst(drill.bank, clients)
+    requests = burst(drill.bank, clients)
     drill.check(
-        f"good: no failed requests at {replicas} stable replicas", f"{len(seen.failed)} of {seen.sent}", not seen.failed
+        f"good: no failed requests at {replicas} stable replicas",
+        f"{len(requests.failed)} of {requests.sent}",
+        not requests.failed,
     )
     # On a slow machine the next step may have begun meanwhile.
-    step_ends = (note["at"] for note in drill.bank.state()["history"] if note["step"] > 0)
-    responses = seen.between(0, next(step_ends, float("inf")))
-    share = sum(one.track == "canary" for one in responses) / max(1, len(responses))
+    step_ends = (event["at"] for event in drill.bank.state()["history"] if event["step"] > 0)
+    responses = requests.between(0, next(step_ends, float("inf")))
+    share = sum(response.track == "canary" for response in responses) / max(1, len(responses))
     drill.check(
         f"good: {SPLIT:.0%} ± {TOLERANCE:.0%} of at least {MIN_CLIENTS} clients on the canary at {replicas} replicas",
         f"{share:.2%} of {len(responses)}",
@@ -119,8 +121,8 @@ def check_tracks(drill: DeployedDrill, result: Load, state: dict[str, Any]) -> N
     on_canary: list[set[str]] = []
     for step, end in zip(steps, ends):
         tracks_of: dict[str, set[str]] = defaultdict(set)
-        for one in result.between(step["at"] + RELOAD_SECONDS, end - 1):
-            tracks_of[one.client].add(one.track)
+        for response in result.between(step["at"] + RELOAD_SECONDS, end - 1):
+            tracks_of[response.client].add(response.track)
         changed = sum(len(tracks) > 1 for tracks in tracks_of.values())
         repeated = len(result.between(step["at"] + RELOAD_SECONDS, end - 1)) - len(tracks_of)
         drill.check(
@@ -129,9 +131,9 @@ def check_tracks(drill: DeployedDrill, result: Load, state: dict[str, Any]) -> N
             changed == 0,
         )
         on_canary.append({client for client, tracks in tracks_of.items() if tracks == {"canary"}})
-    clients = {one.client for one in result.between(steps[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
-    left = (on_canary[0] & clients) - on_canary[-1]
-    drill.check("good: no client left the canary when its weight grew", f"{len(left)} clients", not left)
+    clients = {response.client for response in result.between(steps[-1]["at"] + RELOAD_SECONDS, ends[-1] - 1)}
+    left_canary = (on_canary[0] & clients) - on_canary[-1]
+    drill.check("good: no client left the canary when its weight grew", f"{len(left_canary)} clients", not left_canary)
 
 
 # Faulty releases ------------------------------------------------------------------------------------------------------
@@ -166,7 +168,8 @@ def faulty(
             )
         elif gets_traffic:
             drill.check(f"{fault}: faulty response in NGINX's access log", "none", False)
-        info(f"  {fault}: {sum(ended > one.at for one in result.served)} responses, {len(lines)} of the canary")
+        responses = sum(ended > response.at for response in result.served)
+        info(f"  {fault}: {responses} responses, {len(lines)} of the canary")
         drill.check_requests(fault, result)
         drill.check_only_stable_serves(fault)
 
@@ -262,6 +265,11 @@ def reached(stage: Callable[[dict[str, Any]], bool], before: str, state: dict[st
     return state["id"] != before and stage(state)
 
 
+def versions_serving(bank: DeployedBank) -> set[str]:
+    """Return the versions that thirty clients are served by."""
+    return {response.version for response in burst(bank, map(str, range(30))).served}
+
+
 def driver_killed(drill: DeployedDrill) -> None:
     """The driver is killed at each stage: all clients are on stable within a minute; the next deployment succeeds."""
     bank = drill.bank
@@ -279,8 +287,8 @@ def driver_killed(drill: DeployedDrill) -> None:
             if name == "done":
                 drill.promoted.append(release.stem)
             eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
-            # Until no client is served by two versions any more.
-            eventually(lambda: len({one.version for one in burst(bank, map(str, range(30))).served}) == 1, 120)
+            # All clients are served by the same version again.
+            eventually(lambda: len(versions_serving(bank)) == 1, 120)
             took = time.time() - died
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
@@ -316,7 +324,10 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
         ended = time.time()
         time.sleep(RELOAD_SECONDS)
     new = drill.promoted.pop()
-    last = max((one.at for one in result.served if one.version == new and one.at < switched + 30), default=started)
+    last_at = max(
+        (response.at for response in result.served if response.version == new and response.at < switched + 30),
+        default=started,
+    )
     drill.check(
         "rollback-after-promotion: `make rollback` succeeds", f"after {ended - started:.0f} s", process.returncode == 0
     )
@@ -325,7 +336,7 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
     print_timeline(bank.state(), started)
     drill.check(
         f"rollback-after-promotion: NGINX serves the previous version after at most {MAX_SECONDS_TO_SWITCH:.0f} s",
-        f"{switched - started:.1f} s (last response of the new one after {last - started:.1f} s)",
+        f"{switched - started:.1f} s (last response of the new one after {last_at - started:.1f} s)",
         switched - started <= MAX_SECONDS_TO_SWITCH,
     )
     drill.check_requests("rollback-after-promotion", result)
@@ -378,7 +389,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.only is None and options.faults is None:
         options.only, options.faults = ",".join(SCENARIOS), ",".join((AA, *FAULTS))
-    names, faults = ([name for name in (given or "").split(",") if name] for given in (options.only, options.faults))
+    names, faults = ([name for name in (value or "").split(",") if name] for value in (options.only, options.faults))
     if unknown := (set(names) - SCENARIOS.keys()) | (set(faults) - {AA, *DESCRIPTIONS}):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     missed = run_composed(faults) if faults else []

@@ -28,7 +28,7 @@ _AA_ROLLOUTS = 10
 _RATE = 75
 _AA_RATE = 120
 _CUSTOMERS = 150
-# On a busy machine canaries take a minute to start, and a fault that few requests show takes longer than that.
+# On a busy machine canaries take a minute to start, and a fault of few requests takes longer to detect.
 _STEP_TIMEOUT_SECONDS = 150
 _DRIVER = "drill canary"
 
@@ -72,13 +72,12 @@ class ComposedDrill:
             info(f"  customer got: {line}")
         return result
 
-    def _check(self, name: str, found: Sequence[Threshold]) -> None:
-        self.missed += [
-            f"{name}: {each.name}" for each in found if not check_threshold(each._replace(name=f"{name}: {each.name}"))
-        ]
+    def _check(self, name: str, measured: Sequence[Threshold]) -> None:
+        named = [threshold._replace(name=f"{name}: {threshold.name}") for threshold in measured]
+        self.missed += [threshold.name for threshold in named if not check_threshold(threshold)]
 
     def _check_ledger(self, name: str, mismatches: int | None) -> None:
-        """Check the ledger's invariants; and that history and ledger differ as before, unless that is the fault."""
+        """Check the ledger's invariants, and the number of mismatches with the history unless the fault changes it."""
         self._bank.assert_ledger_is_sound()
         report = self._bank.reconciliation()
         met = mismatches is None or report["mismatches"] == mismatches

@@ -75,7 +75,7 @@ class DeployedDrill:
         )
         self.check(f"{name}: NGINX's configuration is stable", revision, revision == "stable")
         self.check(f"{name}: no canary left", canaries or "none", not canaries)
-        served = {(one.track, one.version) for one in burst(self.bank, map(str, range(200))).served}
+        served = {(response.track, response.version) for response in burst(self.bank, map(str, range(200))).served}
         self.check(
             f"{name}: all clients are served by stable {self.stable}",
             sorted(served),
@@ -99,20 +99,20 @@ def deployed_bank(folder: Path, steps: dict[str, Any]) -> Iterator[tuple[Deploye
 
 def print_timeline(state: dict[str, Any], began: float) -> None:
     """Print the history of a rollout and the metrics of its last verdict."""
-    for note in state["history"]:
-        share = f"{note['weight']:3} %"
-        info(f"  {note['at'] - began:7.1f} s  {note['phase']:13} {share}  {note['reason']}")
+    for event in state["history"]:
+        share = f"{event['weight']:3} %"
+        info(f"  {event['at'] - began:7.1f} s  {event['phase']:13} {share}  {event['reason']}")
     if verdict := state["verdict"]:
         figures = {name: value for name, value in verdict["figures"].items() if name != "invariants"}
-        info(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {short(figures)}")
+        info(f"  last verdict: {verdict['verdict']} ({verdict['reason']}) {_summarize(figures)}")
 
 
 @contextmanager
 def record_canary_addresses(bank: DeployedBank) -> Iterator[set[str]]:
     """Collect the addresses of canaries while the block runs."""
-    found: set[str] = set()
-    with repeating(lambda: found.update(bank.canary_addresses()), every=1.0):
-        yield found
+    addresses: set[str] = set()
+    with repeating(lambda: addresses.update(bank.canary_addresses()), every=1.0):
+        yield addresses
 
 
 def timestamp(text: str) -> float:
@@ -123,9 +123,9 @@ def timestamp(text: str) -> float:
 def canary_requests(
     log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the requests sent to a canary first, during the rollout: later containers may reuse its address."""
+    """Return the requests that NGINX sent to a canary first; only during the rollout, as addresses are reused."""
     started = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
-    ended = next((note["at"] for note in history if note["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
+    ended = next((event["at"] for event in history if event["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
     return [
         line
         for line in log
@@ -133,11 +133,11 @@ def canary_requests(
     ]
 
 
-def short(figures: dict[str, Any]) -> str:
-    wanted = ("canary_requests", "canary_errors", "stable_requests", "stable_errors", "slower_seconds")
+def _summarize(figures: dict[str, Any]) -> str:
+    names = ("canary_requests", "canary_errors", "stable_requests", "stable_errors", "slower_seconds")
     return "; ".join(
-        f"{service}: " + ", ".join(f"{name} {of[name]:.4g}" for name in wanted if of.get(name) is not None)
-        for service, of in figures.items()
+        f"{service}: " + ", ".join(f"{name} {values[name]:.4g}" for name in names if values.get(name) is not None)
+        for service, values in figures.items()
     )
 
 

@@ -1,9 +1,9 @@
-"""Break what a rollout relies on: full and read-only disks, a frozen driver, two drivers at once. One version remains.
+"""Disturb rollouts by full and read-only disks, a frozen driver and two drivers at once: one version must remain.
 
     make drills DRILL=rollout_safety [ARGS="--only full-disk,frozen --rate 40"]
 
-It deploys releases with Ansible from a dedicated registry on Docker, under load. The folders of the rollout state and
-of NGINX's selection are small file systems of their own, so it needs root. Exits 1 when a threshold is missed.
+Deploys releases with Ansible from a dedicated registry on Docker, under load. Mounts small file systems at the folders
+of the rollout state and of NGINX's selection, so it needs root. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -133,11 +133,11 @@ def check_automatic_rollback(
         print(output[-3000:])
 
 
-def check_manual_rollback(drill: DeployedDrill, name: str, off: Callable[[], bool]) -> None:
+def check_manual_rollback(drill: DeployedDrill, name: str, without_traffic: Callable[[], bool]) -> None:
     """Measure from `make rollback` until the canary has no traffic."""
     started = time.time()
     process = rollback(drill.bank)
-    eventually(off, 120)
+    eventually(without_traffic, 120)
     took = time.time() - started
     drill.check(
         f"{name}: `make rollback` removes the canary from traffic after at most {MAX_SECONDS_MANUAL_ROLLBACK:.0f} s",
@@ -173,7 +173,7 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
             print(done.output[-4000:])
         else:
             drill.promoted.append(second.stem)
-        winner = bank.state()["id"]
+        promoted_id = bank.state()["id"]
     finally:
         os.killpg(first.pid, signal.SIGCONT)
     output, _ = first.communicate(timeout=600)
@@ -187,7 +187,7 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
     drill.check(
         "frozen: the second rollout stays promoted",
         f"{state['phase']}: {state['reason']}",
-        (state["id"], state["outcome"]) == (winner, "promoted"),
+        (state["id"], state["outcome"]) == (promoted_id, "promoted"),
     )
     drill.check(f"frozen: {drill.stable} is recorded as deployed", bank.deployed(), bank.deployed() == drill.stable)
     check_end(drill, "frozen")

@@ -1,9 +1,9 @@
-"""Release a small image to a dedicated registry, sign and attest it, then tamper with it in every known way.
+"""Release a small image to a dedicated registry, sign and attest it, then tamper with it in twelve ways.
 
     make release-drill [ARGS=--without-ansible]
 
-Each case prints the manipulation and the result of the verification (scripts/release/verify_release.py, Docker's
-pull). Then Ansible deploys a release of the real images to this machine, and rejects tampered ones. Exits 1 when a
+Each case prints the manipulation and the error of the verification (scripts/release/verify_release.py) or of Docker's
+pull. Then Ansible deploys a release of the real images to this machine, and rejects tampered ones. Exits 1 when a
 tampered release is accepted, the untouched one is rejected, or a key rotation breaks a deployment.
 """
 
@@ -38,7 +38,7 @@ def cosign(*words: str | Path) -> None:
     run("scripts/release/cosign.sh", *words)
 
 
-def tar_of(version: str) -> bytes:
+def image_archive(version: str) -> bytes:
     """Return a minimal image that contains a package."""
     target = io.BytesIO()
     with tarfile.open(fileobj=target, mode="w") as tar:
@@ -71,11 +71,11 @@ class Drill:
     def build(self, version: str) -> str:
         """Build and push account-service:VERSION; return its reference by digest."""
         tag = f"{self.prefix}/account-service:{version}"
-        subprocess.run(["docker", "import", "-", tag], input=tar_of(version), capture_output=True, check=True)
+        subprocess.run(["docker", "import", "-", tag], input=image_archive(version), capture_output=True, check=True)
         self.tags.append(tag)
         run("docker", "push", "--quiet", tag)
-        shown: str = json.loads(run("docker", "image", "inspect", tag))[0]["RepoDigests"][0]
-        return shown
+        reference: str = json.loads(run("docker", "image", "inspect", tag))[0]["RepoDigests"][0]
+        return reference
 
     def release(
         self, version: str, number: int, key: str = "first", repository: str = REPOSITORY, **env: str
@@ -95,8 +95,8 @@ class Drill:
             **env,
         }
         run("scripts/release/release.sh", target, **settings)
-        found: Manifest = json.loads(target.read_text(encoding="utf-8"))
-        return found
+        manifest: Manifest = json.loads(target.read_text(encoding="utf-8"))
+        return manifest
 
     def verify(
         self, manifest: Manifest, keys: tuple[str, ...] = ("first", "next"), deployed: int = 0, rehearsal: bool = True
@@ -116,12 +116,12 @@ class Drill:
         )
         return "" if done.returncode == 0 else done.stderr.strip() or "no message"
 
-    def expect(self, what: str, answer: str, refused: bool, reason: str = "") -> None:
+    def expect(self, case: str, error: str, rejected: bool, reason: str = "") -> None:
         """Print and count one case; a rejection must have the expected reason."""
-        good = bool(answer) == refused and reason in answer
-        self.failures += not good
-        message = answer.splitlines()[0].removeprefix("release: REJECTED: ")[:150] if answer else "accepted"
-        commands.check(good, f"{what}: {message}")
+        met = bool(error) == rejected and reason in error
+        self.failures += not met
+        message = error.splitlines()[0].removeprefix("release: REJECTED: ")[:150] if error else "accepted"
+        commands.check(met, f"{case}: {message}")
 
 
 def digest_of(image: str) -> str:
@@ -151,25 +151,25 @@ def altered_layer(drill: Drill, manifest: Manifest) -> str:
 
 
 def tamper(drill: Drill, good: Manifest) -> None:
-    """The twelve cases."""
+    """Verify twelve manipulated releases."""
     image = good["banking_app_release"]["images"]["account-service"]
     unsigned = drill.build("unsigned")
     drill.expect("1 unsigned", drill.verify(with_image(good, unsigned)), True, "no signature")
-    cosign("generate-key-pair", "--output-key-prefix", drill.folder / "stranger")
-    wrong = drill.release("stranger", 200, key="stranger")
-    drill.expect("2 signed with a wrong key", drill.verify(wrong), True, "no signature")
+    cosign("generate-key-pair", "--output-key-prefix", drill.folder / "unknown")
+    unknown = drill.release("unknown", 200, key="unknown")
+    drill.expect("2 signed with an unknown key", drill.verify(unknown), True, "no signature")
     run("docker", "tag", unsigned, f"{drill.prefix}/account-service:good")
     run("docker", "push", "--quiet", f"{drill.prefix}/account-service:good")
-    drill.expect("3 tag moved: what it names now", drill.verify(with_image(good, unsigned)), True, "no signature")
-    drill.expect("  and the release itself, by digest", drill.verify(good), False)
+    drill.expect("3 tag moved: its new image", drill.verify(with_image(good, unsigned)), True, "no signature")
+    drill.expect("  the release itself, by digest", drill.verify(good), False)
     drill.repository.attach(digest_of(image), digest_of(unsigned))
     drill.expect("4 signature copied to another digest", drill.verify(with_image(good, unsigned)), True, "no signature")
     attested = drill.release("attested", 201)
-    own = digest_of(attested["banking_app_release"]["images"]["account-service"])
-    # Attached unchanged first, so that the rejections below are due to the changes.
-    drill.repository.attach(own, own)
+    attested_digest = digest_of(attested["banking_app_release"]["images"]["account-service"])
+    # Attach them unchanged first: the following rejections are then due to the changes.
+    drill.repository.attach(attested_digest, attested_digest)
     drill.expect("  a release with everything attached again", drill.verify(attested), False)
-    if not drill.repository.attach(own, own, alter_sbom):
+    if not drill.repository.attach(attested_digest, attested_digest, alter_sbom):
         raise RuntimeError("the drill found no SBOM to alter")
     drill.expect("6 SBOM altered", drill.verify(attested), True, "SBOM")
     bare = drill.release("bare", 202, ATTEST="0")
@@ -177,11 +177,11 @@ def tamper(drill: Drill, good: Manifest) -> None:
     bare_image = bare["banking_app_release"]["images"]["account-service"]
     signing = drill.folder / "signing.json"
     cosign("signing-config", "create", "--out", signing)
-    signs = ("--key", str(drill.folder / "first.key"), "--signing-config", str(signing))
-    cosign("attest", "--yes", *signs, "--type", "cyclonedx", "--predicate", sbom, bare_image)
+    signing_options = ("--key", str(drill.folder / "first.key"), "--signing-config", str(signing))
+    cosign("attest", "--yes", *signing_options, "--type", "cyclonedx", "--predicate", sbom, bare_image)
     drill.expect("7 provenance missing", drill.verify(bare), True, "no attested provenance")
-    other = drill.release("other", 203, repository="https://git.example/somebody-else")
-    drill.expect("8 provenance of another repository", drill.verify(other), True, "its provenance is not")
+    foreign = drill.release("other", 203, repository="https://git.example/somebody-else")
+    drill.expect("8 provenance of another repository", drill.verify(foreign), True, "its provenance is not")
     drill.expect("  of a rehearsal", drill.verify(good, rehearsal=False), True, "that of a rehearsal")
     drill.expect("9 downgrade", drill.verify(good, deployed=150), True, "downgrade")
     newer: Manifest = json.loads(json.dumps(good))
@@ -195,7 +195,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     swapped["banking_app_release"]["images"] = {"transaction-service": image}
     drill.expect("   another service's image", drill.verify(swapped), True, "no signature")
     tagged = f"{drill.prefix}/account-service:good"
-    drill.expect("12 digest missing", drill.verify(with_image(good, tagged)), True, "not named by digest")
+    drill.expect("12 image named by tag", drill.verify(with_image(good, tagged)), True, "not named by digest")
     drill.expect("5 layer altered: Docker pulls it", altered_layer(drill, good), True)
 
 
@@ -228,14 +228,14 @@ def deploy(drill: Drill, _good: Manifest) -> None:
                 ),
                 "manifest edited": (text.replace('"version": "base"', '"version": "better"'), "no signature"),
             }
-            for what, (content, reason) in cases.items():
+            for case, (content, reason) in cases.items():
                 tampered.write_text(content, encoding="utf-8")
                 done = bank.deploy(tampered)
                 output = " ".join(done.output.split())
                 response = reason if reason in output else output[-150:]
-                drill.expect(f"Ansible: {what}", response if done.code else "", True, reason)
+                drill.expect(f"Ansible: {case}", response if done.code else "", True, reason)
                 if bank.containers("stable"):
-                    drill.expect(f"Ansible: {what}: something was started", "", True)
+                    drill.expect(f"Ansible: {case}: something was started", "", True)
             started = time.monotonic()
             done = bank.deploy(genuine)
             drill.expect("Ansible: the genuine release", done.output[-2000:] if done.code else "", False)
@@ -260,7 +260,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         drill = Drill(Path(folder))
         try:
-            print("the first release is being made; a machine without syft builds that before", flush=True)
+            print("creating the first release (this also builds syft if it is missing)", flush=True)
             good = drill.release("good", 100)
             drill.expect("the release as it is", drill.verify(good), False)
             for step in steps:
