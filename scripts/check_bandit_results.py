@@ -83,7 +83,7 @@ def read(report: dict[str, Any]) -> tuple[list[Finding], list[str]]:
         )
         for result in report["results"]
     ]
-    findings.sort(key=lambda found: (-SEVERITIES.index(found.severity), found.file, found.line))
+    findings.sort(key=lambda finding: (-SEVERITIES.index(finding.severity), finding.file, finding.line))
     return findings, problems
 
 
@@ -94,7 +94,7 @@ def blocks(finding: Finding, threshold: str) -> bool:
 
 def sarif(findings: list[Finding]) -> dict[str, Any]:
     """Return the findings as a SARIF 2.1.0 log, which GitHub displays next to the lines."""
-    rules = {found.rule: found for found in findings}
+    rules = {finding.rule: finding for finding in findings}
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -105,26 +105,31 @@ def sarif(findings: list[Finding]) -> dict[str, Any]:
                         "name": "Bandit",
                         "informationUri": "https://bandit.readthedocs.io/",
                         "rules": [
-                            {"id": rule, "name": found.name, "help": {"text": found.remedy}, "helpUri": found.more}
-                            for rule, found in sorted(rules.items())
+                            {
+                                "id": rule,
+                                "name": finding.name,
+                                "help": {"text": finding.remedy},
+                                "helpUri": finding.more,
+                            }
+                            for rule, finding in sorted(rules.items())
                         ],
                     }
                 },
                 "results": [
                     {
-                        "ruleId": found.rule,
-                        "level": _LEVELS[found.severity],
-                        "message": {"text": f"{found.text} {found.remedy}"},
+                        "ruleId": finding.rule,
+                        "level": _LEVELS[finding.severity],
+                        "message": {"text": f"{finding.text} {finding.remedy}"},
                         "locations": [
                             {
                                 "physicalLocation": {
-                                    "artifactLocation": {"uri": found.file},
-                                    "region": {"startLine": found.line},
+                                    "artifactLocation": {"uri": finding.file},
+                                    "region": {"startLine": finding.line},
                                 }
                             }
                         ],
                     }
-                    for found in findings
+                    for finding in findings
                 ],
             }
         ],
@@ -133,20 +138,22 @@ def sarif(findings: list[Finding]) -> dict[str, Any]:
 
 def summary(findings: list[Finding], problems: list[str], threshold: str) -> str:
     """Return the findings and problems as Markdown."""
-    blocking = sum(blocks(found, threshold) for found in findings)
+    blocking = sum(blocks(finding, threshold) for finding in findings)
     lines = [f"**Bandit**: {len(findings)} findings, {blocking} of them blocking ({threshold} or above)"]
     lines += [f"- {cell(problem)}" for problem in problems]
     if findings:
         rows = [
-            [found.severity, f"{found.file}:{found.line}", found.rule, found.text, found.remedy] for found in findings
+            [finding.severity, f"{finding.file}:{finding.line}", finding.rule, finding.text, finding.remedy]
+            for finding in findings
         ]
         lines += ["", table(["severity", "location", "rule", "finding", "remediation"], rows)]
     return "\n".join(lines) + "\n"
 
 
-def _line(found: Finding) -> str:
-    rated = "" if found.rated == found.severity else f" (rated {found.rated} by Bandit)"
-    return f"{found.file}:{found.line}: {found.severity}{rated} {found.rule} {found.text}\n    fix: {found.remedy}"
+def _line(finding: Finding) -> str:
+    rated = "" if finding.rated == finding.severity else f" (rated {finding.rated} by Bandit)"
+    location = f"{finding.file}:{finding.line}"
+    return f"{location}: {finding.severity}{rated} {finding.rule} {finding.text}\n    fix: {finding.remedy}"
 
 
 def main() -> int:
@@ -164,11 +171,11 @@ def main() -> int:
         arguments.sarif.write_text(json.dumps(sarif(findings), indent=1) + "\n", encoding="utf-8")
     if arguments.summary:
         arguments.summary.write_text(summary(findings, problems, arguments.threshold), encoding="utf-8")
-    for found in findings:
-        print(_line(found))
+    for finding in findings:
+        print(_line(finding))
     for problem in problems:
         print(f"bandit: FAILED: {problem}", file=sys.stderr)
-    blocking = sum(blocks(found, arguments.threshold) for found in findings)
+    blocking = sum(blocks(finding, arguments.threshold) for finding in findings)
     if blocking:
         print(f"bandit: FAILED: {blocking} findings of severity {arguments.threshold} or above", file=sys.stderr)
     elif not problems:

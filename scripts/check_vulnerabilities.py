@@ -112,15 +112,15 @@ def first_patched(installed: str, fixes: list[str]) -> str:
     Debian's advisories list only one.
     """
     current = _version(installed)
-    known = [(version, fix) for fix in fixes if (version := _version(fix))]
+    parsed = [(version, fix) for fix in fixes if (version := _version(fix))]
     if current is None or len(fixes) < 2:
         return fixes[0] if fixes else ""
-    return min(((version, fix) for version, fix in known if version > current), default=(None, ""))[1]
+    return min(((version, fix) for version, fix in parsed if version > current), default=(None, ""))[1]
 
 
 def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vulnerability], list[str]]:
     """Return the vulnerabilities that pip-audit reports, and a line for each required package that it skipped."""
-    found: list[Vulnerability] = []
+    findings: list[Vulnerability] = []
     problems = []
     seen = set()
     for package in report["dependencies"]:
@@ -132,9 +132,9 @@ def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vul
         seen.add(name)
         for advisory in package["vulns"]:
             ids = [advisory["id"], *advisory["aliases"]]
-            found.append(
+            findings.append(
                 Vulnerability(
-                    id=next((one for one in ids if one.startswith("CVE-")), ids[0]),
+                    id=next((name for name in ids if name.startswith("CVE-")), ids[0]),
                     package=name,
                     severity="UNKNOWN",
                     installed=package["version"],
@@ -147,7 +147,7 @@ def read_pip_audit(report: dict[str, Any], required: set[str]) -> tuple[list[Vul
     problems += [f"{name} is required, but missing from pip-audit's report" for name in sorted(required - seen)]
     if not seen:
         problems.append("pip-audit's report contains no packages")
-    return found, problems
+    return findings, problems
 
 
 def read_trivy(report: dict[str, Any]) -> tuple[list[Vulnerability], list[str]]:
@@ -181,9 +181,9 @@ class Acceptance:
     statement: str
     until: date
 
-    def covers(self, found: Vulnerability) -> bool:
+    def covers(self, finding: Vulnerability) -> bool:
         """Return whether it accepts the vulnerability."""
-        return self.id in found.aliases and (not self.packages or found.package in self.packages)
+        return self.id in finding.aliases and (not self.packages or finding.package in self.packages)
 
 
 def read_ignore_file(document: Any, today: date) -> tuple[list[Acceptance], list[str]]:
@@ -191,7 +191,7 @@ def read_ignore_file(document: Any, today: date) -> tuple[list[Acceptance], list
     accepted, problems = [], []
     for entry in document["vulnerabilities"]:
         try:
-            one = Acceptance(
+            acceptance = Acceptance(
                 id=str(entry["id"]),
                 packages=frozenset(purl.partition("@")[0].rpartition("/")[2] for purl in entry.get("purls", [])),
                 statement=str(entry["statement"]).strip(),
@@ -200,22 +200,24 @@ def read_ignore_file(document: Any, today: date) -> tuple[list[Acceptance], list
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             problems.append(f"ignore file: {entry!r:.200} is not an entry with id, statement and expired_at: {error}")
             continue
-        if not one.statement:
-            problems.append(f"ignore file: {one.id} has no statement that justifies it")
-        elif one.until - today > MAX_ACCEPTANCE:
-            problems.append(f"ignore file: {one.id} expires on {one.until}, more than {MAX_ACCEPTANCE.days} days ahead")
-        elif one.until >= today:
-            accepted.append(one)
+        if not acceptance.statement:
+            problems.append(f"ignore file: {acceptance.id} has no statement that justifies it")
+        elif acceptance.until - today > MAX_ACCEPTANCE:
+            limit = f"more than {MAX_ACCEPTANCE.days} days ahead"
+            problems.append(f"ignore file: {acceptance.id} expires on {acceptance.until}, {limit}")
+        elif acceptance.until >= today:
+            accepted.append(acceptance)
     return accepted, problems
 
 
-def accept(found: list[Vulnerability], acceptances: list[Acceptance]) -> list[Vulnerability]:
+def accept(findings: list[Vulnerability], acceptances: list[Acceptance]) -> list[Vulnerability]:
     """Return the vulnerabilities, with the acceptance of those that an entry covers."""
     return [
         replace(
-            one, accepted=next((f"accepted until {a.until}: {a.statement}" for a in acceptances if a.covers(one)), "")
+            finding,
+            accepted=next((f"accepted until {a.until}: {a.statement}" for a in acceptances if a.covers(finding)), ""),
         )
-        for one in found
+        for finding in findings
     ]
 
 
@@ -232,15 +234,23 @@ def check_database(version: dict[str, Any], now: datetime, limit: timedelta) -> 
     return []
 
 
-def merge(found: list[Vulnerability]) -> list[Vulnerability]:
+def merge(findings: list[Vulnerability]) -> list[Vulnerability]:
     """Return each advisory once per package, version and location, most severe first, with any scanner's severity."""
-    rated = {(alias, one.package): one.severity for one in found if one.severity != "UNKNOWN" for alias in one.aliases}
+    rated = {
+        (alias, finding.package): finding.severity
+        for finding in findings
+        if finding.severity != "UNKNOWN"
+        for alias in finding.aliases
+    }
     merged: dict[tuple[str, str, str, str], Vulnerability] = {}
-    for one in found:
-        known = [rated[alias, one.package] for alias in one.aliases if (alias, one.package) in rated]
-        severity = max(known, key=SEVERITIES.index, default=one.severity)
-        merged[one.id, one.package, one.installed, one.where] = replace(one, severity=severity)
-    return sorted(merged.values(), key=lambda one: (-SEVERITIES.index(one.severity), one.package, one.id, one.where))
+    for finding in findings:
+        ratings = [rated[alias, finding.package] for alias in finding.aliases if (alias, finding.package) in rated]
+        severity = max(ratings, key=SEVERITIES.index, default=finding.severity)
+        merged[finding.id, finding.package, finding.installed, finding.where] = replace(finding, severity=severity)
+    return sorted(
+        merged.values(),
+        key=lambda finding: (-SEVERITIES.index(finding.severity), finding.package, finding.id, finding.where),
+    )
 
 
 def required_names(requirements: list[Path]) -> set[str]:
@@ -254,23 +264,32 @@ def required_names(requirements: list[Path]) -> set[str]:
     }
 
 
-def body(found: list[Vulnerability], problems: list[str]) -> str:
+def body(findings: list[Vulnerability], problems: list[str]) -> str:
     """Return the text of the GitHub issue as Markdown."""
-    blocking = sum(one.blocks for one in found)
+    blocking = sum(finding.blocks for finding in findings)
     lines = [
         MARKER,
-        f"**{len(found)} known vulnerabilities, {blocking} of them blocking**: any of a Python dependency; of the rest,"
-        " those that are high, critical or not rated and have a patch.",
+        f"**{len(findings)} known vulnerabilities, {blocking} of them blocking**: all of Python dependencies; of the"
+        " others, those that are high, critical or not rated and have a patch.",
     ]
     if problems:
         lines += ["", "**The scan is incomplete**, so vulnerabilities may be missing:", ""]
         # If an advisory source is unreachable, all packages are skipped: the first lines are sufficient.
         lines += [f"- {cell(problem)}" for problem in problems[:20]]
         lines += [f"- and {len(problems) - 20} more"] if len(problems) > 20 else []
-    if found:
+    if findings:
         rows = [
-            [one.status, one.severity, one.id, one.package, one.installed, one.patched or "none", one.bump, one.where]
-            for one in sorted(found, key=lambda one: not one.blocks)[:300]
+            [
+                finding.status,
+                finding.severity,
+                finding.id,
+                finding.package,
+                finding.installed,
+                finding.patched or "none",
+                finding.bump,
+                finding.where,
+            ]
+            for finding in sorted(findings, key=lambda finding: not finding.blocks)[:300]
         ]
         lines += [
             "",
@@ -292,7 +311,7 @@ def _acceptances(path: Path | None) -> tuple[list[Acceptance], list[str]]:
 
 def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[str]]:
     """Read all reports; a missing or invalid one is a problem as well."""
-    found: list[Vulnerability] = []
+    findings: list[Vulnerability] = []
     problems: list[str] = []
     required = required_names(arguments.requirements)
     for path, kind in [
@@ -304,7 +323,7 @@ def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[s
             more, issues = read_trivy(report) if kind == "trivy" else read_pip_audit(report, required)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             more, issues = [], [f"{path} is not a valid report: {type(error).__name__} {error}"]
-        found += more
+        findings += more
         problems += issues
     if arguments.trivy:
         try:
@@ -315,7 +334,7 @@ def _collect(arguments: argparse.Namespace) -> tuple[list[Vulnerability], list[s
     if not arguments.trivy and not arguments.pip_audit:
         problems.append("no reports given")
     acceptances, invalid = _acceptances(arguments.ignore)
-    return accept(merge(found), acceptances), problems + invalid
+    return accept(merge(findings), acceptances), problems + invalid
 
 
 def main() -> int:
@@ -331,19 +350,22 @@ def main() -> int:
     parser.add_argument("--ignore", type=Path, help="accepted vulnerabilities")
     parser.add_argument("--body", type=Path, help="file for the text of the GitHub issue")
     arguments = parser.parse_args()
-    found, problems = _collect(arguments)
+    findings, problems = _collect(arguments)
     if arguments.body:
-        arguments.body.write_text(body(found, problems), encoding="utf-8")
-    for one in found:
-        print(f"{one.severity:8} {one.id} {one.package} {one.installed} in {one.where}; patched in", end=" ")
-        print(f"{one.patched or 'nothing yet'}; bump: {one.bump}; {one.status}")
+        arguments.body.write_text(body(findings, problems), encoding="utf-8")
+    for finding in findings:
+        print(
+            f"{finding.severity:8} {finding.id} {finding.package} {finding.installed} in {finding.where}; patched in",
+            end=" ",
+        )
+        print(f"{finding.patched or 'nothing yet'}; bump: {finding.bump}; {finding.status}")
     for problem in problems:
         print(f"vulnerabilities: FAILED: {problem}", file=sys.stderr)
-    blocking = sum(one.blocks for one in found)
+    blocking = sum(finding.blocks for finding in findings)
     if blocking:
-        print(f"vulnerabilities: FAILED: {blocking} of {len(found)} are blocking", file=sys.stderr)
+        print(f"vulnerabilities: FAILED: {blocking} of {len(findings)} are blocking", file=sys.stderr)
     if not blocking and not problems:
-        print(f"vulnerabilities: {len(found)} found, none blocking")
+        print(f"vulnerabilities: {len(findings)} found, none blocking")
     return 1 if blocking or problems else 0
 
 

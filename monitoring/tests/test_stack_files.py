@@ -90,7 +90,7 @@ def test_changed_secret_keeps_its_inode_for_mounts(tmp_path: Path) -> None:
 def test_new_settings_and_secrets_give_another_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = {"jwks": '{"keys": [1]}'}
     first = stack_secrets.make(tmp_path, given, tls=False)
-    assert stack_secrets.make(tmp_path, {}, tls=False) == stack_secrets.Made([], first.revisions)
+    assert stack_secrets.make(tmp_path, {}, tls=False) == stack_secrets.Generated([], first.revisions)
     with monkeypatch.context() as patch:
         patch.setenv("AUTH_AUDIENCE", "another")
         second = stack_secrets.make(tmp_path, {}, tls=False).revisions
@@ -124,7 +124,7 @@ def test_well_known_secret_is_rejected(tmp_path: Path, name: str) -> None:
 
 def test_synthetic_token_is_restricted_and_new_each_time(tmp_path: Path) -> None:
     lab = lab_keys.ensure(tmp_path)
-    tokens = [stack_files.given_secrets(lab)["synthetic_token"] for _ in range(2)]
+    tokens = [stack_files.provided_secrets(lab)["synthetic_token"] for _ in range(2)]
     claims = jwt.decode(tokens[0], options={"verify_signature": False})
     assert tokens[0] != tokens[1] and claims["exp"] - claims["iat"] <= 86400
     assert "bank:synthetic" in claims["scope"].split() and "bank:operator" not in claims["scope"]

@@ -68,8 +68,8 @@ def changed_paths(base: str) -> list[str] | None:
     """Return the paths that differ from the merge base with a branch; None if the branch does not exist."""
     branches = (base,) if base not in ("", "1") else ("origin/develop", "develop", "origin/main", "main")
     for branch in branches:
-        if found := _git("merge-base", "HEAD", branch):
-            return _git("diff", "--name-only", found[0]) + _git("ls-files", "--others", "--exclude-standard")
+        if merge_base := _git("merge-base", "HEAD", branch):
+            return _git("diff", "--name-only", merge_base[0]) + _git("ls-files", "--others", "--exclude-standard")
     return None
 
 

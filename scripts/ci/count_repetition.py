@@ -1,7 +1,7 @@
 """Count runs of equal lines: `python -m scripts.ci.count_repetition [--revision REV] [--minimum 6] [--list]`.
 
-A run is at least six consecutive lines that also stand elsewhere, in the same file or another one; blank lines and
-indentation do not count. Read are source and configuration files under version control, without generated ones.
+A run is at least six consecutive lines that also occur elsewhere, in the same file or another one, ignoring blank lines
+and indentation. It reads the source and configuration files under version control that are not generated.
 """
 
 import argparse
@@ -17,7 +17,7 @@ _NAMES = {"Dockerfile", "Makefile"}
 
 @dataclass(frozen=True, order=True)
 class Run:
-    """Lines of a file, from `first` to `last`, that stand elsewhere too; `lines` of them are not blank."""
+    """Lines of a file, from `first` to `last`, that also occur elsewhere; `lines` of them are not blank."""
 
     file: str
     first: int
@@ -33,8 +33,8 @@ def repeated_runs(files: Mapping[str, str], minimum: int) -> list[Run]:
         for start in range(len(lines) - minimum + 1):
             places[tuple(line for _, line in lines[start : start + minimum])].append((file, start))
     repeated: dict[str, set[int]] = defaultdict(set)
-    for found in places.values():
-        for file, start in found if len(found) > 1 else ():
+    for positions in places.values():
+        for file, start in positions if len(positions) > 1 else ():
             repeated[file].update(range(start, start + minimum))
     return [run for file in sorted(repeated) for run in _runs(file, numbered[file], sorted(repeated[file]))]
 
@@ -84,8 +84,8 @@ def main() -> None:
         areas[run.file.split("/")[0]].append(run)
         if arguments.list:
             print(f"{run.file}:{run.first}-{run.last} {run.lines}")
-    for area, found in sorted(areas.items()):
-        print(f"{area:24} {len(found):4} runs {sum(run.lines for run in found):6} lines")
+    for area, runs_of_area in sorted(areas.items()):
+        print(f"{area:24} {len(runs_of_area):4} runs {sum(run.lines for run in runs_of_area):6} lines")
     total = sum(len(_content(text)) for text in files.values())
     print(f"{'total':24} {len(runs):4} runs {sum(run.lines for run in runs):6} lines of {total} in {len(files)} files")
 

@@ -68,7 +68,7 @@ def _number(value: Any) -> float:
 def _contains(whole: Any, part: Any) -> bool:
     """Return whether a list has an element, or a text another one."""
     if isinstance(whole, list):
-        return any(_equal(one, part) for one in whole)
+        return any(_equal(item, part) for item in whole)
     return text(part).casefold() in text(whole).casefold()
 
 
@@ -152,7 +152,7 @@ class _Parser:
             key = self._key() if operator == "." else self._or()
             if operator == "[":
                 self._expect("]")
-            value = [_member(one, key) for one in value] if isinstance(value, list) else _member(value, key)
+            value = [_member(item, key) for item in value] if isinstance(value, list) else _member(value, key)
         return value
 
     def _key(self) -> str:

@@ -25,8 +25,8 @@ _MAX_FINDINGS = 30
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    found = (path for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink())
-    return sorted(path for path in found if path.stat().st_size <= _MAX_REPORT_BYTES)
+    paths = (path for path in folder.rglob(pattern) if path.is_file() and not path.is_symlink())
+    return sorted(path for path in paths if path.stat().st_size <= _MAX_REPORT_BYTES)
 
 
 def _json(path: Path) -> Any:

@@ -49,30 +49,30 @@ class Result:
 def critical_path(results: list[Result]) -> tuple[float, list[str]]:
     """Return the duration of the critical path through the needs, and its jobs."""
     ends: dict[str, tuple[float, list[str]]] = {}
-    for one in results:
-        start = max((ends[need] for need in one.job.needs if need in ends), default=(0.0, []))
-        end = (start[0] + one.seconds, [*start[1], one.job.name])
-        ends[one.job.key] = max(ends.get(one.job.key, end), end)
+    for result in results:
+        start = max((ends[need] for need in result.job.needs if need in ends), default=(0.0, []))
+        end = (start[0] + result.seconds, [*start[1], result.job.name])
+        ends[result.job.key] = max(ends.get(result.job.key, end), end)
     return max(ends.values(), default=(0.0, []))
 
 
 def needs_context(job: Job, results: list[Result]) -> dict[str, dict[str, str]]:
     """Return GitHub's context `needs` from the jobs that ran; a job that did not run is left out."""
-    found: dict[str, dict[str, str]] = {}
-    for one in results:
-        if one.job.key in job.needs and one.result != "skipped":
-            worse = one.result if found.get(one.job.key, {}).get("result", "success") == "success" else "failure"
-            found[one.job.key] = {"result": worse}
-    return found
+    results_by_job: dict[str, dict[str, str]] = {}
+    for result in results:
+        if result.job.key in job.needs and result.result != "skipped":
+            earlier = results_by_job.get(result.job.key, {}).get("result", "success")
+            results_by_job[result.job.key] = {"result": result.result if earlier == "success" else "failure"}
+    return results_by_job
 
 
-def selected(wanted: set[str]) -> list[Job]:
-    """Return the jobs to run; all of them if none is wanted. Raises ValueError for an unknown one."""
+def selected(names: set[str]) -> list[Job]:
+    """Return the jobs with these names; all of them without names. Raises ValueError for an unknown one."""
     jobs = [job for name, (_, keys) in _WORKFLOWS.items() for job in expand(name) if not keys or job.key in keys]
-    if unknown := wanted - {job.key for job in jobs} - {job.name for job in jobs}:
-        known = " ".join(dict.fromkeys(job.key for job in jobs))
-        raise ValueError(f"unknown job {' '.join(sorted(unknown))}; jobs: {known}")
-    return [job for job in jobs if not wanted or job.key in wanted or job.name in wanted]
+    if unknown := names - {job.key for job in jobs} - {job.name for job in jobs}:
+        keys = " ".join(dict.fromkeys(job.key for job in jobs))
+        raise ValueError(f"unknown job {' '.join(sorted(unknown))}; jobs: {keys}")
+    return [job for job in jobs if not names or job.key in names or job.name in names]
 
 
 def _git(*words: str) -> str:
@@ -84,7 +84,7 @@ def github_context(event: str) -> dict[str, Any]:
     """Return GitHub's context `github` for a pull request of this commit to its own repository."""
     bases = (_git("merge-base", "HEAD", branch) for branch in ("origin/develop", "develop", "origin/main", "main"))
     head = _git("rev-parse", "HEAD")
-    base = next((found for found in bases if found and found != head), _git("rev-parse", "HEAD~1"))
+    base = next((commit for commit in bases if commit and commit != head), _git("rev-parse", "HEAD~1"))
     pull_request = {
         "number": 1,
         "draft": False,
@@ -104,8 +104,8 @@ def github_context(event: str) -> dict[str, Any]:
     }
 
 
-def _registry_answers() -> bool:
-    """Return whether the base images are here, or the registry that has them answers."""
+def _base_images_available() -> bool:
+    """Return whether the base images are present, or their registry responds."""
     line = next(line for line in (ROOT / ".env").read_text("utf-8").splitlines() if line.startswith("PYTHON_IMAGE="))
     image = line.partition("=")[2]
     for words in (["image", "inspect", image], ["buildx", "imagetools", "inspect", image]):
@@ -156,7 +156,7 @@ def release_settings(user: User) -> Iterator[dict[str, dict[str, str]]]:
 
 
 def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
-    """Run a job, or say why it is skipped."""
+    """Run a job, or print why it is skipped."""
     event = _WORKFLOWS.get(job.workflow, ("pull_request", set()))[0]
     needs = needs_context(job, results)
     contexts: dict[str, Any] = {
@@ -174,11 +174,13 @@ def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
         failed = any(need["result"] != "success" for need in needs.values())
         if not expressions.condition(job.condition, contexts, failed):
             raise Unsupported("its condition is false")
-        offline = job.workflow in ("cve-scan.yml", "deploy.yml") and not _registry_answers()
+        offline = job.workflow in ("cve-scan.yml", "deploy.yml") and not _base_images_available()
         if offline and job.workflow == "cve-scan.yml":
             raise Unsupported("it requires a registry with the base images and the advisory databases")
         if offline:
-            print(f"--- base image: {_offline_image()} instead of that of .env, no registry answers", flush=True)
+            print(
+                f"--- base image: {_offline_image()} instead of that of .env, because no registry responds", flush=True
+            )
             job = Job(**{**vars(job), "env": {**job.env, "PYTHON_IMAGE": _offline_image()}})
         if job.workflow == "deploy.yml":
             with release_settings(user) as settings:
@@ -192,7 +194,7 @@ def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
 
 
 def _require_python(version: str) -> None:
-    """Raise Unsupported if the version of a matrix is not here: a stand-in would run another job twice."""
+    """Raise Unsupported if this version of a matrix is missing: with another one, a job would run twice."""
     if not find_python(version).endswith(version):
         raise Unsupported(f"it requires Python {version}, which this machine does not have")
 
@@ -217,12 +219,12 @@ def main() -> int:
         for job in jobs:
             results.append(run(job, user, results, int(os.environ.get("UMASK", "022"), 8)))
     print("\n=== wall time per job")
-    for one in results:
-        print(f"{one.seconds:7.0f} s  {one.result:8}  {one.job.name}")
+    for result in results:
+        print(f"{result.seconds:7.0f} s  {result.result:8}  {result.job.name}")
     seconds, path = critical_path(results)
-    print(f"{sum(one.seconds for one in results):7.0f} s  total")
+    print(f"{sum(result.seconds for result in results):7.0f} s  total")
     print(f"{seconds:7.0f} s  critical path: {' → '.join(path)}")
-    return 1 if any(one.result == "failure" for one in results) else 0
+    return 1 if any(result.result == "failure" for result in results) else 0
 
 
 if __name__ == "__main__":

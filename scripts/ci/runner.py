@@ -38,7 +38,7 @@ _IDENTITY = ("-c", "user.name=rehearsal", "-c", "user.email=rehearsal@example.or
 
 
 class Unsupported(Exception):
-    """This machine cannot run the job; the message says what it lacks."""
+    """This machine cannot run the job; the message names what is missing."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,12 @@ class User:
         return ["setpriv", f"--reuid={self.uid}", f"--regid={self.gid}", "--init-groups", "--", *words]
 
     def own(self, *paths: Path) -> None:
-        """Give files and folders, with their content, to the user."""
+        """Make the user the owner of files, and of folders with their content."""
         if os.geteuid() == 0:
             subprocess.run(["chown", "-hR", f"{self.uid}:{self.gid}", *map(str, paths)], check=True)  # nosec B607
 
     def stop_processes(self) -> None:
-        """End what a job left running, as the end of its machine does."""
+        """Kill the processes that a job left running, as GitHub removes its machine."""
         if os.geteuid() == self.uid:
             return
         for folder in Path("/proc").glob("[0-9]*"):
@@ -109,20 +109,20 @@ def temporary_user() -> Iterator[User]:
 
 
 def missing(user: User, needs: Mapping[str, list[str]]) -> list[str]:
-    """Return what this machine lacks of the runner's image for this user."""
+    """Return the parts of the runner's image that this machine does not have for this user."""
     environment = {"PATH": _PATH, "HOME": str(user.home)}
 
     def works(*words: str) -> bool:
         done = subprocess.run(user.command(*words), env=environment, capture_output=True, check=False)
         return done.returncode == 0
 
-    found = [name for name in needs["programs"] if not shutil.which(name, path=_PATH)]
-    found += [f"docker {name}" for name in needs["docker_plugins"] if not works("docker", name, "version")]
+    lacking = [name for name in needs["programs"] if not shutil.which(name, path=_PATH)]
+    lacking += [f"docker {name}" for name in needs["docker_plugins"] if not works("docker", name, "version")]
     if not works("docker", "info"):
-        found.append(f"Docker Engine, reachable for {user.name}")
+        lacking.append(f"Docker Engine, reachable for {user.name}")
     if not works("sudo", "-n", "true"):
-        found.append("sudo without a password")
-    return found
+        lacking.append("sudo without a password")
+    return lacking
 
 
 class Runner:
@@ -266,26 +266,26 @@ class Runner:
     def _download(self, inputs: Mapping[str, str]) -> bool:
         target = self.workspace / inputs["path"]
         pattern = inputs.get("name") or inputs["pattern"]
-        found = [path for path in sorted(self._artifacts.iterdir()) if fnmatch(path.name, pattern)]
+        artifacts = [path for path in sorted(self._artifacts.iterdir()) if fnmatch(path.name, pattern)]
         merge = "name" in inputs or inputs.get("merge-multiple") == "true"
-        for artifact in found:
+        for artifact in artifacts:
             shutil.copytree(artifact, target if merge else target / artifact.name, dirs_exist_ok=True)
         if target.exists():
             self._user.own(target)
-        return bool(found) or "name" not in inputs
+        return bool(artifacts) or "name" not in inputs
 
 
 def assignments(content: str) -> dict[str, str]:
     """Return the variables in a file for GITHUB_ENV or GITHUB_OUTPUT: NAME=value, or NAME<<END with lines until END."""
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     lines = iter(content.splitlines())
     for line in lines:
         if match := re.fullmatch(r"(\w+)<<(\S+)", line):
-            found[match[1]] = "\n".join(iter(lambda end=match[2]: next(lines, end), match[2]))
+            variables[match[1]] = "\n".join(iter(lambda end=match[2]: next(lines, end), match[2]))
         elif "=" in line:
-            name, _, found_value = line.partition("=")
-            found[name] = found_value
-    return found
+            name, _, value = line.partition("=")
+            variables[name] = value
+    return variables
 
 
 def find_python(version: str) -> str:
@@ -300,13 +300,13 @@ def find_python(version: str) -> str:
 def clone(folder: Path, umask: int) -> None:
     """Clone this repository; uncommitted changes of tracked files become another commit."""
 
-    def git(*words: str, given: bytes = b"", cwd: Path = folder) -> bytes:
+    def git(*words: str, stdin: bytes = b"", cwd: Path = folder) -> bytes:
         return subprocess.run(  # nosec B607
-            ["git", *words], cwd=cwd, input=given, stdout=subprocess.PIPE, umask=umask, check=True
+            ["git", *words], cwd=cwd, input=stdin, stdout=subprocess.PIPE, umask=umask, check=True
         ).stdout
 
     git("clone", "--quiet", "--no-hardlinks", str(ROOT), str(folder), cwd=ROOT)
     changes = git("diff", "--binary", "HEAD", cwd=ROOT)
     if changes:
-        git("apply", "--index", "--whitespace=nowarn", given=changes)
+        git("apply", "--index", "--whitespace=nowarn", stdin=changes)
         git(*_IDENTITY, "commit", "--quiet", "--no-verify", "--message", "ci: rehearse uncommitted changes")

@@ -42,8 +42,8 @@ def count(report: Path) -> tuple[int, int, int]:
 
 def skip_reasons(reports: Sequence[Path]) -> Counter[str]:
     """Return the number of skipped tests per reason."""
-    found = (case for report in reports for suite in _suites(report) for case in suite.iter("skipped"))
-    return Counter(case.get("message", "no reason given") for case in found)
+    cases = (case for report in reports for suite in _suites(report) for case in suite.iter("skipped"))
+    return Counter(case.get("message", "no reason given") for case in cases)
 
 
 def failures(report: Path) -> Iterator[str]:

@@ -43,24 +43,24 @@ def _combinations(job: dict[str, Any]) -> Iterator[dict[str, str]]:
 
 def expand(name: str, prefix: str = "", needs: tuple[str, ...] = (), key: str = "") -> list[Job]:
     """Return the jobs of a workflow in order, including the jobs of the workflows that it calls."""
-    found: list[Job] = []
+    jobs: list[Job] = []
     for own_key, job in load(name)["jobs"].items():
         listed = job.get("needs", [])
-        wanted = (*needs, *([listed] if isinstance(listed, str) else listed))
+        all_needs = (*needs, *([listed] if isinstance(listed, str) else listed))
         if "uses" in job:
-            found += expand(Path(job["uses"]).name, f"{prefix}{job['name']} / ", wanted, key or own_key)
+            jobs += expand(Path(job["uses"]).name, f"{prefix}{job['name']} / ", all_needs, key or own_key)
             continue
         for matrix in _combinations(job):
-            found.append(
+            jobs.append(
                 Job(
                     workflow=name,
                     key=key or own_key,
                     name=prefix + expressions.interpolate(job["name"], {"matrix": matrix}),
-                    needs=wanted,
+                    needs=all_needs,
                     steps=tuple(job["steps"]),
                     env=job.get("env", {}),
                     matrix=matrix,
                     condition=str(job.get("if", "")),
                 )
             )
-    return found
+    return jobs

@@ -84,27 +84,27 @@ def suites() -> frozenset[str]:
 @cache
 def variables() -> frozenset[str]:
     """Return all documented environment variables."""
-    names = {one.name for group in environment.other_variables() for one in group.variables}
+    names = {variable.name for group in environment.other_variables() for variable in group.variables}
     env_file = environment.env_file_variables((ROOT / ".env").read_text(encoding="utf-8"))
-    names |= {one.name for group in env_file for one in group.variables}
+    names |= {variable.name for group in env_file for variable in group.variables}
     names |= {name.upper() for kind in (ProcessSettings, ServiceSettings) for name in kind.model_fields}
     for service in environment.SERVICES:
-        names |= {one["name"] for one in environment.service_description(service)["settings"]}
+        names |= {setting["name"] for setting in environment.service_description(service)["settings"]}
     return frozenset(names | {f"{name}_FILE" for name in names})
 
 
 @cache
 def words() -> frozenset[str]:
     """Return all words in files that are neither documents nor tests."""
-    found = set(_FOREIGN)
+    names = set(_FOREIGN)
     for file in tracked():
         if (
             file.suffix not in (".md", ".png")
             and "tests" not in file.parts
             and not file.name.startswith("requirements")
         ):
-            found.update(re.findall(r"\w+", (ROOT / file).read_text(encoding="utf-8", errors="replace")))
-    return frozenset(found)
+            names.update(re.findall(r"\w+", (ROOT / file).read_text(encoding="utf-8", errors="replace")))
+    return frozenset(names)
 
 
 @cache
@@ -119,12 +119,12 @@ def tests() -> frozenset[str]:
 def unknown(text: str, metrics: Collection[str]) -> list[str]:
     """Return the names in a document that do not exist, each with its kind."""
     lines = list(code(text))
-    own = {name for line in lines for name in _ASSIGNED.findall(_MAKE.sub("", line))}
-    found = [name for line in lines for name in _unknown_in(line, own, metrics)]
-    return list(dict.fromkeys(found))
+    assigned = {name for line in lines for name in _ASSIGNED.findall(_MAKE.sub("", line))}
+    names = [name for line in lines for name in _unknown_in(line, assigned, metrics)]
+    return list(dict.fromkeys(names))
 
 
-def _unknown_in(line: str, own: Collection[str], metrics: Collection[str]) -> Iterator[str]:
+def _unknown_in(line: str, assigned: Collection[str], metrics: Collection[str]) -> Iterator[str]:
     arguments: set[str] = set()
     for before, after in _MAKE.findall(line):
         arguments |= {*_ASSIGNED.findall(before), *_ASSIGNED.findall(after)}
@@ -135,7 +135,7 @@ def _unknown_in(line: str, own: Collection[str], metrics: Collection[str]) -> It
         yield from (f"suite {suite}" for suite in (quoted or bare).split() if suite not in suites())
     yield from (f"variable {name}" for name in sorted(arguments - variables()))
     # Constants in code are accepted, and variables that the document itself sets.
-    named = set(_VARIABLE.findall(line)) - arguments - variables() - set(own)
+    named = set(_VARIABLE.findall(line)) - arguments - variables() - set(assigned)
     yield from (f"variable {name}" for name in sorted(named) if f"{name}=" in line or name not in words())
     yield from (f"file {path}" for path in _PATH.findall(line) if not _exists(path))
     yield from (f"module {module}" for module in _MODULE.findall(line) if not _is_module(module))

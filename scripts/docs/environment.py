@@ -54,8 +54,8 @@ class Group:
 
 def settings_variables(settings: type[BaseSettings], base: type[BaseSettings]) -> list[Variable]:
     """Return the variables of a settings class without those of its base."""
-    own = {name: field for name, field in settings.model_fields.items() if name not in base.model_fields}
-    return [Variable(name.upper(), _default(field), field.description or "") for name, field in own.items()]
+    fields = {name: field for name, field in settings.model_fields.items() if name not in base.model_fields}
+    return [Variable(name.upper(), _default(field), field.description or "") for name, field in fields.items()]
 
 
 @cache
@@ -89,16 +89,16 @@ def env_file_variables(text: str) -> list[Group]:
 
 def other_variables() -> list[Group]:
     """Return the groups of docs/variables.toml."""
-    found = tomllib.loads(DESCRIBED.read_text(encoding="utf-8"))
+    described = tomllib.loads(DESCRIBED.read_text(encoding="utf-8"))
     return [
         Group(group["title"], group.get("about", ""), [Variable(*variable) for variable in group["variables"]])
-        for group in found["group"]
+        for group in described["group"]
     ]
 
 
 def variables_read_by_code() -> dict[str, set[str]]:
     """Return the variables that scripts, Makefile and programs read from the environment, with their files."""
-    found: dict[str, set[str]] = {}
+    variables: dict[str, set[str]] = {}
     for file in tracked():
         text = (ROOT / file).read_text(encoding="utf-8", errors="replace")
         if "tests" in file.parts:
@@ -112,15 +112,15 @@ def variables_read_by_code() -> dict[str, set[str]]:
         else:
             continue
         for name in names - _OF_THE_SHELL:
-            found.setdefault(name, set()).add(str(file))
-    return found
+            variables.setdefault(name, set()).add(str(file))
+    return variables
 
 
 def _read_by_shell(text: str) -> set[str]:
     code = re.sub(r"(?m)^\s*#.*$", "", text)
     # NAME=${NAME:-…} reads the variable that it sets.
-    given = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+):?[-+?]", code))
-    return (set(_READ_BY_SHELL.findall(code)) - set(_SET_BY_SHELL.findall(code))) | given
+    variables = set(re.findall(r"\$\{([A-Z][A-Z0-9_]+):?[-+?]", code))
+    return (set(_READ_BY_SHELL.findall(code)) - set(_SET_BY_SHELL.findall(code))) | variables
 
 
 def _default(field: FieldInfo) -> str | None:

@@ -48,9 +48,9 @@ def with_parts(text: str, parts: dict[str, str]) -> str:
     """Return a document with its generated parts replaced. Raises ValueError if it lacks the markers of a part."""
     for name, part in parts.items():
         begin, end = f"<!-- generated: {name} -->\n", f"<!-- end of {name} -->"
-        before, found, rest = text.partition(begin)
+        before, marker, rest = text.partition(begin)
         _, ended, after = rest.partition(end)
-        if not (found and ended):
+        if not (marker and ended):
             raise ValueError(f"the markers of the generated part {name} are missing")
         text = f"{before}{begin}\n{part.strip()}\n\n{end}{after}"
     return text
@@ -71,18 +71,23 @@ def _code(text: str) -> str:
 
 def _variable_rows(variables: Iterable[Variable]) -> list[list[str]]:
     return [
-        [_code(one.name), "required" if one.default is None else _code(one.default), one.meaning] for one in variables
+        [_code(variable.name), "required" if variable.default is None else _code(variable.default), variable.meaning]
+        for variable in variables
     ]
 
 
 def _settings(services: dict[str, Description]) -> str:
-    common = [one for one in environment.settings_variables(ProcessSettings, BaseSettings) if one.name != "SERVICE"]
+    common = [
+        variable
+        for variable in environment.settings_variables(ProcessSettings, BaseSettings)
+        if variable.name != "SERVICE"
+    ]
     both = environment.settings_variables(ServiceSettings, ProcessSettings)
     groups = [
         Group("Every service", "", common),
         Group("account-service and transaction-service", "", both),
         *(
-            Group(name, "", [Variable(**one) for one in description["settings"]])
+            Group(name, "", [Variable(**setting) for setting in description["settings"]])
             for name, description in services.items()
         ),
     ]
@@ -95,7 +100,7 @@ def _settings(services: dict[str, Description]) -> str:
 def _variables() -> str:
     text = ["### Composed stack: `.env`"]
     for group in environment.env_file_variables((ROOT / ".env").read_text(encoding="utf-8")):
-        rows = [[_code(one.name), _code(one.default or "")] for one in group.variables]
+        rows = [[_code(variable.name), _code(variable.default or "")] for variable in group.variables]
         text += [group.about, _table(["variable", "default"], rows)]
     for group in environment.other_variables():
         table = _table(["variable", "default", "description"], _variable_rows(group.variables))
@@ -129,7 +134,7 @@ def _prose(docstring: str) -> str:
 
 def _parameters(operation: Description) -> str:
     """Return the parameters of query and body, optional ones with `?`; without path parameters and headers."""
-    query = [f"{one['name']}?" for one in operation.get("parameters", ()) if one["in"] == "query"]
+    query = [f"{parameter['name']}?" for parameter in operation.get("parameters", ()) if parameter["in"] == "query"]
     content = operation.get("requestBody", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
     required = set(schema.get("required", ()))
@@ -224,10 +229,10 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing, fail if a file is out of date")
     arguments = parser.parse_args()
     if arguments.check:
-        found = stale()
-        for name in found:
+        outdated = stale()
+        for name in outdated:
             print(f"docs: {name} is out of date; run: make docs", file=sys.stderr)
-        return 1 if found else 0
+        return 1 if outdated else 0
     for path, text in generated().items():
         (ROOT / path).write_text(text, encoding="utf-8")
     return 0

@@ -67,7 +67,7 @@ def _alternatives(schema: Schema) -> list[Schema]:
     if "anyOf" in schema:
         return [alternative for option in schema["anyOf"] for alternative in _alternatives(option)]
     types = schema.get("type")
-    return [{**schema, "type": one} for one in types] if isinstance(types, list) else [schema]
+    return [{**schema, "type": type_} for type_ in types] if isinstance(types, list) else [schema]
 
 
 def _same_type(old: Schema, new: Schema) -> bool:
@@ -130,18 +130,18 @@ def committed(revision: str) -> dict[str, Schema]:
 
 def check(base: dict[str, Schema]) -> list[str]:
     """Return the files that are out of date, and the incompatible changes of the models since the base."""
-    found = []
+    problems = []
     for type_ in sorted({*DATA_MODELS, *(file.stem for file in FOLDER.glob("*.json"))}):
         file = FOLDER / f"{type_}.json"
         expected = render(generate(type_)) if type_ in DATA_MODELS else None
         if expected != (file.read_text(encoding="utf-8") if file.exists() else None):
-            found.append(f"{file.relative_to(ROOT)} is out of date; run: make schemas")
+            problems.append(f"{file.relative_to(ROOT)} is out of date; run: make schemas")
     for type_, old in sorted(base.items()):
         if type_ not in DATA_MODELS:
-            found.append(f"{type_}: the event has been removed")
+            problems.append(f"{type_}: the event has been removed")
         else:
-            found += [f"{type_}: {problem}" for problem in incompatibilities(old, generate(type_))]
-    return found
+            problems += [f"{type_}: {problem}" for problem in incompatibilities(old, generate(type_))]
+    return problems
 
 
 def write() -> None:
@@ -168,10 +168,10 @@ def main() -> int:
             print(f"schemas: unknown git revision {arguments.base}", file=sys.stderr)
             return 1
         base = {}
-    found = check(base)
-    for problem in found:
+    problems = check(base)
+    for problem in problems:
         print(f"schemas: {problem}", file=sys.stderr)
-    return 1 if found else 0
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

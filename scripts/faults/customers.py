@@ -82,10 +82,10 @@ class Customer:
         response = self._client.get(f"/api/v1/accounts/{self._source}", headers=self._headers)
         if not response.is_success:
             return response, ""
-        known = self._balance
-        if known is None:
+        balance_before = self._balance
+        if balance_before is None:
             self._balance = response.json().get("available")
-        return response, _difference("balance", response, known)
+        return response, _difference("balance", response, balance_before)
 
     def _read_history(self) -> tuple[httpx.Response, str]:
         query: dict[str, str | int] = {"account_id": self._source, "limit": 1}
@@ -106,8 +106,8 @@ class Customer:
 
 def _difference(name: str, response: httpx.Response, expected: int | None) -> str:
     """Return what is wrong with a field of a response; empty if nothing is, or nothing is known."""
-    found = response.json().get(name)
-    return "" if expected is None or found == expected else f"{name} {found!r} instead of {expected}"
+    value = response.json().get(name)
+    return "" if expected is None or value == expected else f"{name} {value!r} instead of {expected}"
 
 
 def open_accounts(client: httpx.Client, secrets: Path, count: int) -> list[Customer]:
@@ -137,10 +137,10 @@ def traffic(customers: list[Customer], rate: float, seconds: float) -> Iterator[
     stats, stop, ends = RequestStats(), threading.Event(), time.monotonic() + seconds
 
     def work(number: int) -> None:
-        draw, own, turn = random.Random(number), customers[number::_WORKERS], 0  # nosec B311
+        draw, own_customers, turn = random.Random(number), customers[number::_WORKERS], 0  # nosec B311
         due = time.monotonic() + number / rate
         while not stop.wait(max(0.0, due - time.monotonic())) and time.monotonic() < ends:
-            own[turn % len(own)].send_request(draw.random(), stats)
+            own_customers[turn % len(own_customers)].send_request(draw.random(), stats)
             turn += 1
             # Missed requests are not made up for in a burst.
             due = max(due + _WORKERS / rate, time.monotonic())

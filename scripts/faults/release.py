@@ -45,7 +45,7 @@ def build(stack: Stack, fault: str) -> Release:
 
 def _configure(stack: Stack, settings: dict[str, str]) -> dict[str, str]:
     """Write the configurations that stable runs with some settings changed; return their revisions by service."""
-    found = {}
+    images = {}
     for service, running_revision in stack.revisions().items():
         folder = stack.configurations / running_revision
         try:
@@ -56,10 +56,10 @@ def _configure(stack: Stack, settings: dict[str, str]) -> dict[str, str]:
             }
             for name, value in settings.items():
                 content["environment"] = re.sub(f"(?m)^{name}=.*$", f"{name}='{value}'", content["environment"])
-            found[service] = revisions.save(stack.configurations, content).name
+            images[service] = revisions.save(stack.configurations, content).name
         except (OSError, KeyError) as error:
             raise StackError(f"{folder} is not the configuration of {service}; run make up: {error}") from error
-    return found
+    return images
 
 
 def remove(stack: Stack) -> list[str]:

@@ -66,17 +66,17 @@ class CanaryTraffic:
 
 def count(requests: Iterable[Request], canaries: set[str]) -> CanaryTraffic:
     """Return the traffic of the canaries with these addresses."""
-    own = [one for one in requests if one.upstream in canaries]
+    canary_requests = [request for request in requests if request.upstream in canaries]
     # Contract probes contain refusals.
-    customers = [one for one in own if one.user_agent == USER_AGENT]
-    failed = [one for one in customers if one.upstream_status >= 400 or not one.upstream_status]
+    customers = [request for request in canary_requests if request.user_agent == USER_AGENT]
+    failed = [request for request in customers if request.upstream_status >= 400 or not request.upstream_status]
     return CanaryTraffic(
-        len(own),
+        len(canary_requests),
         len(customers),
         len(failed),
-        min((one.at for one in own), default=None),
-        min((one.at for one in failed), default=None),
-        max((one.at for one in own), default=None),
+        min((request.at for request in canary_requests), default=None),
+        min((request.at for request in failed), default=None),
+        max((request.at for request in canary_requests), default=None),
     )
 
 
@@ -110,7 +110,7 @@ def thresholds(fault: str, result: RolloutResult, max_failed: float = MAX_FAILED
     expected = _REASONS.get(fault, "")
     limit = MAX_SECONDS_ALL if fault.endswith("-all") else MAX_SECONDS
     traffic, allowed = result.traffic, int(max_failed * result.traffic.customers)
-    found = [
+    thresholds_ = [
         Threshold(
             f"rolled back before {LAST_WEIGHT} %",
             f"highest weight {result.weight} %, {'passed the analysis' if result.passed else result.reason}",
@@ -134,4 +134,4 @@ def thresholds(fault: str, result: RolloutResult, max_failed: float = MAX_FAILED
         ),
         Threshold("release removed", "; ".join(result.leftovers) or "yes", not result.leftovers),
     ]
-    return found if fault != "unready" else [found[0], found[3], found[4]]
+    return thresholds_ if fault != "unready" else [thresholds_[0], thresholds_[3], thresholds_[4]]

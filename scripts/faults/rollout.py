@@ -168,8 +168,8 @@ class Rollout:
         """Read the new lines of NGINX's log; return the traffic of the canaries so far."""
         if self._addresses:
             new = self._stack.requests(self._log_read_until)
-            self._log_read_until = max([self._log_read_until, *(one.at + _RESOLUTION_SECONDS for one in new)])
-            self._requests += [one for one in new if one.upstream in self._addresses]
+            self._log_read_until = max([self._log_read_until, *(entry.at + _RESOLUTION_SECONDS for entry in new)])
+            self._requests += [entry for entry in new if entry.upstream in self._addresses]
         return count(self._requests, self._addresses)
 
     def finish(self, stats: RequestStats) -> None:
@@ -204,15 +204,15 @@ class Rollout:
     def _find_leftovers(self) -> list[str]:
         """Remove remaining canaries and baselines; return what else differs from before the rollout."""
         started = (*CANARIES, *BASELINES)
-        if any(one.service in started for one in self._stack.containers()):
+        if any(container.service in started for container in self._stack.containers()):
             self._stack.compose("--profile", "canary", "rm", "--stop", "--force", *started)
         replicas, revision = self._stack.replicas(), self._stack.revision()
-        found = [
+        container_ids = [
             f"{service}: {replicas[service]} instead of {number} replicas"
             for service, number in self._replicas.items()
             if replicas[service] != number
         ]
-        return found + ([f"NGINX serves {revision}"] if revision != "stable" else [])
+        return container_ids + ([f"NGINX serves {revision}"] if revision != "stable" else [])
 
 
 def roll_out(rollout: Rollout, customers: list[Customer], rate: float, promote: bool = False) -> RolloutResult:

@@ -87,33 +87,39 @@ class Stack:
 
     def container(self, service: str) -> str:
         """Return the id of a running container of a service. Raises StackError if there is none."""
-        found = next((one.id for one in self.containers() if one.service == service), None)
-        if found is None:
+        container_id = next((container.id for container in self.containers() if container.service == service), None)
+        if container_id is None:
             raise StackError(f"{service} is not running on Docker Compose; start the stack with: make up")
-        return found
+        return container_id
 
     def images(self) -> dict[str, str]:
         """Return the image that stable runs, by service. Raises StackError without a running stack."""
-        found = {one.service: one.image for one in self.containers() if one.service in SERVICES}
-        if found.keys() != set(SERVICES):
+        images = {
+            container.service: container.image for container in self.containers() if container.service in SERVICES
+        }
+        if images.keys() != set(SERVICES):
             raise StackError("no stack is running on Docker Compose; start it with: make up")
-        return found
+        return images
 
     def revisions(self) -> dict[str, str]:
         """Return the revision of the configuration that stable runs, by service; replicas may have none."""
-        return {one.service: one.revision for one in self.containers() if one.service in SERVICES and one.revision}
+        return {
+            container.service: container.revision
+            for container in self.containers()
+            if container.service in SERVICES and container.revision
+        }
 
     def replicas(self) -> dict[str, int]:
         """Return the number of running containers by service, canaries and baselines included."""
-        running = Counter(one.service for one in self.containers())
+        running = Counter(container.service for container in self.containers())
         return {service: running[service] for service in (*SERVICES, *CANARIES, *BASELINES)}
 
     def canary_addresses(self) -> set[str]:
         """Return address:port of the running canaries, as NGINX knows them."""
-        containers = [one.id for one in self.containers() if one.service in CANARIES]
+        containers = [container.id for container in self.containers() if container.service in CANARIES]
         template = f'{{{{(index .NetworkSettings.Networks "{self.project}_backend").IPAddress}}}}'
-        found = self.docker("inspect", "--format", template, *containers) if containers else ""
-        return {f"{address}:8000" for address in found.split()}
+        output = self.docker("inspect", "--format", template, *containers) if containers else ""
+        return {f"{address}:8000" for address in output.split()}
 
     def rollout(self, *arguments: str, stdin: str = "") -> dict[str, Any]:
         """Run a command of rollout-service's command line and return the state. Raises RejectedError."""

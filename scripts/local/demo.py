@@ -84,9 +84,9 @@ def eventually(name: str, query: Callable[[], Any]) -> Any:
     """Return the first non-empty result of `query`: events arrive with a delay. Raises StepFailed."""
     deadline = time.monotonic() + _TIMEOUT_SECONDS
     while time.monotonic() < deadline:
-        found = query()
-        if found:
-            return found
+        value = query()
+        if value:
+            return value
         time.sleep(0.1)
     raise StepFailed(f"timed out after {_TIMEOUT_SECONDS} s waiting for {name}")
 

@@ -37,11 +37,11 @@ class TreeEntry:
     blob: str
 
 
-def _git(root: Path, *arguments: str, given: bytes = b"") -> bytes:
+def _git(root: Path, *arguments: str, stdin: bytes = b"") -> bytes:
     environment = {**os.environ, "GIT_NO_REPLACE_OBJECTS": "1"}
     try:
         done = subprocess.run(  # nosec B607
-            ["git", *arguments], cwd=root, env=environment, input=given, capture_output=True, check=True
+            ["git", *arguments], cwd=root, env=environment, input=stdin, capture_output=True, check=True
         )
     except OSError as error:
         raise TreeError(f"git cannot be run: {error}") from error
@@ -52,19 +52,19 @@ def _git(root: Path, *arguments: str, given: bytes = b"") -> bytes:
 
 def entries(root: Path, commit: str, paths: Sequence[str] = ()) -> list[TreeEntry]:
     """Return the files of a commit at or below the paths (default: all). Raises TreeError."""
-    found = []
+    tree = []
     for line in _git(root, "ls-tree", "-r", "-z", "--full-tree", commit, "--", *paths).split(b"\0")[:-1]:
         metadata, _, path = line.decode().partition("\t")
         mode, _, blob = metadata.split(" ")
         if mode not in _FILES:
             raise TreeError(f"{path} is a link or a submodule: its target is not part of the commit")
-        found.append(TreeEntry(path, _FILES[mode], blob))
-    return found
+        tree.append(TreeEntry(path, _FILES[mode], blob))
+    return tree
 
 
 def contents(root: Path, files: Sequence[TreeEntry]) -> Iterator[tuple[TreeEntry, bytes]]:
     """Yield each file with its content, verified against its id in the commit. Raises TreeError."""
-    output = _git(root, "cat-file", "--batch", given="".join(f"{entry.blob}\n" for entry in files).encode())
+    output = _git(root, "cat-file", "--batch", stdin="".join(f"{entry.blob}\n" for entry in files).encode())
     position = 0
     for entry in files:
         end = output.index(b"\n", position)
@@ -101,11 +101,13 @@ def export(root: Path, commit: str, folder: Path) -> int:
 
 def differences(root: Path, commit: str, paths: Sequence[str]) -> list[str]:
     """Return the differences between the working tree and a commit at or below the paths. Raises TreeError."""
-    known = {entry.path: entry for entry in entries(root, commit, paths)}
+    committed = {entry.path: entry for entry in entries(root, commit, paths)}
     present = {file for path in paths for file in _present(root, path)}
-    changed = [f"changed: {path}" for path in sorted(known.keys() & present) if not _same(root / path, known[path])]
-    missing = [f"missing: {path}" for path in sorted(known.keys() - present)]
-    return [*changed, *missing, *(f"not in the commit: {path}" for path in sorted(present - known.keys()))]
+    changed = [
+        f"changed: {path}" for path in sorted(committed.keys() & present) if not _same(root / path, committed[path])
+    ]
+    missing = [f"missing: {path}" for path in sorted(committed.keys() - present)]
+    return [*changed, *missing, *(f"not in the commit: {path}" for path in sorted(present - committed.keys()))]
 
 
 def _present(root: Path, path: str) -> Iterator[str]:
@@ -137,16 +139,16 @@ def main(arguments: Sequence[str]) -> int:
                 print(f"commit {commit}: {export(ROOT, commit, Path(folder))} files")
                 return 0
             case ["compare", commit, *paths] if paths:
-                found = differences(ROOT, commit, paths)
+                changes = differences(ROOT, commit, paths)
             case _:
                 print("usage: commit_tree export COMMIT FOLDER | compare COMMIT PATH …", file=sys.stderr)
                 return 2
     except (TreeError, OSError) as error:
         print(f"commit {arguments[1]}: {error}", file=sys.stderr)
         return 1
-    for line in found:
+    for line in changes:
         print(line)
-    return 1 if found else 0
+    return 1 if changes else 0
 
 
 if __name__ == "__main__":

@@ -144,10 +144,12 @@ def _check_image(release: Release, service: str, signer: Signer, trust: Trust) -
     except VerificationError as error:
         raise VerificationError(f"no attested provenance: {error}") from error
     digest = image.rpartition(":")[2]
-    matching = [one for one in provenances if was_built_from(one, trust.repository, release.commit, digest)]
+    matching = [
+        provenance for provenance in provenances if was_built_from(provenance, trust.repository, release.commit, digest)
+    ]
     if not matching:
         raise VerificationError(f"its provenance is not commit {release.commit[:12]} of {trust.repository}")
-    if not trust.rehearsals and all(is_rehearsal(one) for one in matching):
+    if not trust.rehearsals and all(is_rehearsal(provenance) for provenance in matching):
         raise VerificationError("its provenance is that of a rehearsal release (REHEARSAL=1)")
 
 

@@ -40,9 +40,9 @@ def subnets(networks: Iterable[dict[str, Any]]) -> Iterator[IPv4Network]:
 
 
 def count_free(pools: Sequence[dict[str, Any]], used: Sequence[IPv4Network]) -> int:
-    """Return how many subnets of the pools overlap no used network; IPv6 pools do not count.
+    """Return how many subnets of the IPv4 pools overlap no used network.
 
-    By arithmetic: a pool may have a million subnets.
+    It does not enumerate them, because a pool may have a million subnets.
     """
     taken = [(int(network.network_address), int(network.broadcast_address)) for network in used]
     free = 0
@@ -73,11 +73,11 @@ def main() -> int:
     # Exits with 1 if another stack has just removed a network; the others are in the output.
     names = _docker("network", "ls", "--quiet").split()
     networks = json.loads(_docker("network", "inspect", *names, check=False))
-    existing = [one for one in networks if (one["Labels"] or {}).get("com.docker.compose.project") == project]
+    projects = [(network["Labels"] or {}).get("com.docker.compose.project") for network in networks]
     pools = json.loads(_docker("info", "--format", "{{json .DefaultAddressPools}}")) or DEFAULT_POOLS
     table = Path("/proc/net/route").read_text(encoding="ascii")
     free = count_free(pools, [*subnets(networks), *routes(table)])
-    needed = max(0, NETWORKS - len(existing))
+    needed = max(0, NETWORKS - projects.count(project))
     if free >= needed:
         return 0
     print(

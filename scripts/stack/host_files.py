@@ -37,8 +37,8 @@ def _open_folder(path: Path) -> Iterator[int]:
 
 def _check_regular(file: int, name: Path) -> None:
     """Raise UnsafeFile unless a descriptor is a regular file without further hard links."""
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or found.st_size > _MAX_BYTES:
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or status.st_size > _MAX_BYTES:
         raise UnsafeFile(f"{name} is not a regular file of at most {_MAX_BYTES} bytes")
 
 
@@ -96,8 +96,8 @@ def make_private_folder(path: Path, mode: int) -> None:
     """Create a folder that no container writes to; an existing one that a container could write to is replaced."""
     try:
         with _open_folder(path) as folder:
-            found = os.fstat(folder)
-            if found.st_uid != CONTAINER_USER and not found.st_mode & 0o022 & ~mode:
+            status = os.fstat(folder)
+            if status.st_uid != CONTAINER_USER and not status.st_mode & 0o022 & ~mode:
                 os.fchmod(folder, mode)
                 return
     except (FileNotFoundError, NotADirectoryError):

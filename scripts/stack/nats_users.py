@@ -56,24 +56,24 @@ def _permissions(user: str, shared_inbox: bool) -> dict[str, object]:
     inboxes = [f"_INBOX_{user}.>"]
     if user == SETUP:
         return {"publish": {"allow": _stream_calls("INFO", "CREATE", "UPDATE")}, "subscribe": {"allow": inboxes}}
-    own = _SERVICES[user]
-    batches = f"events.{own.name}"
+    service = _SERVICES[user]
+    batches = f"events.{service.name}"
     allowed = [
         batches,
-        *own.publishes,
+        *service.publishes,
         # The type of a poison event can be anything.
         "dead.bank.>",
         *_stream_calls("INFO", "CREATE"),
-        # Its last batch.
+        # To read its last batch.
         f"{_API}.DIRECT.GET.BANK.{batches}",
-        *(f"{_API}.CONSUMER.INFO.BANK.{consumer}" for consumer in own.consumers),
+        *(f"{_API}.CONSUMER.INFO.BANK.{consumer}" for consumer in service.consumers),
         # A canary's consumer has a name chosen by the client, so any name is allowed except those of other services.
-        *dict.fromkeys(call for subject in own.consumers.values() for call in _consumer_calls("*", subject)),
+        *dict.fromkeys(call for subject in service.consumers.values() for call in _consumer_calls("*", subject)),
     ]
     denied = [
         call
         for other in _SERVICES.values()
-        if other is not own
+        if other is not service
         for consumer in other.consumers
         for call in _consumer_calls(consumer, ">")
     ]

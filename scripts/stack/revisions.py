@@ -36,19 +36,19 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the services for variables of .env. Raises KeyError, ValueError."""
     lines = _TEMPLATE.read_text(encoding="utf-8").splitlines()
     assignments = (line.partition("=")[::2] for line in lines if line and not line.startswith("#"))
-    found = {name: Template(value).substitute(variables) for name, value in assignments}
-    for name, value in found.items():
-        # Compose takes other text in single quotes literally.
+    rendered = {name: Template(value).substitute(variables) for name, value in assignments}
+    for name, value in rendered.items():
+        # Compose reads any other text in single quotes literally.
         if not value.isprintable() or "'" in value or value.endswith("\\"):
             raise ValueError(f"{name}: its value has a control character or a single quote, or ends with a backslash")
-    return found
+    return rendered
 
 
 def files(variables: Mapping[str, str], secrets: Mapping[str, str], service: str) -> dict[str, str]:
     """Return the files of a service's configuration by their paths in its folder. Raises KeyError, ValueError."""
     rendered = environment(variables)
-    found = {"environment": "".join(f"{name}='{rendered[name]}'\n" for name in sorted(rendered))}
-    return found | {f"secrets/{name}": secrets[source] for name, source in SECRETS[service].items()}
+    content = {"environment": "".join(f"{name}='{rendered[name]}'\n" for name in sorted(rendered))}
+    return content | {f"secrets/{name}": secrets[source] for name, source in SECRETS[service].items()}
 
 
 def revision(content: Mapping[str, str]) -> str:
@@ -76,10 +76,10 @@ def save(folder: Path, content: Mapping[str, str]) -> Path:
 
 
 def restored(folder: Path, revision_: str) -> dict[str, str]:
-    """Return the secrets of a deployed revision that apply unless others are given; none for an empty name."""
+    """Return the secrets of a deployed revision that apply unless others are provided; none for an empty name."""
     if not revision_:
         return {}
     if not REVISION.fullmatch(revision_):
         raise ValueError(f"{revision_[:80]!r} is not a revision")
-    found = folder / revision_ / "secrets"
-    return {name: read(found / name) for name in RESTORED if (found / name).exists()}
+    secrets = folder / revision_ / "secrets"
+    return {name: read(secrets / name) for name in RESTORED if (secrets / name).exists()}

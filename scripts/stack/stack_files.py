@@ -43,25 +43,25 @@ def certificates(folder: Path) -> dict[str, str]:
     return {name: (folder / file).read_text(encoding="utf-8") for name, file in files.items()}
 
 
-def given_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
+def provided_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
     """Return the secrets provided by the lab issuer and the environment."""
-    given = {
+    provided = {
         "jwks": lab.jwks.read_text(encoding="utf-8"),
         "service_token": lab.service_token.read_text(encoding="utf-8"),
         "synthetic_token": lab_keys.sign(lab.key, "rollout-service", "bank:synthetic", _SYNTHETIC_SECONDS),
     }
     if os.environ.get("TLS") == "1":
-        given |= certificates(Path(os.environ["TLS_CERTIFICATES"]))
+        provided |= certificates(Path(os.environ["TLS_CERTIFICATES"]))
     for name in ("slack_webhook", "dead_mans_switch"):
         if source := os.environ.get(f"{name.upper()}_URL_FILE"):
-            given[f"{name}_url"] = Path(source).read_text(encoding="utf-8").strip()
-    return given
+            provided[f"{name}_url"] = Path(source).read_text(encoding="utf-8").strip()
+    return provided
 
 
 def _same_host_as_grafana() -> bool:
     """Return whether Grafana is reachable at the same address as the bank."""
-    same = os.environ.get("GRAFANA_ADDRESS") == os.environ.get("BANK_ADDRESS")
-    return bool(os.environ.get("COMPOSE_PROFILES")) and same
+    same_address = os.environ.get("GRAFANA_ADDRESS") == os.environ.get("BANK_ADDRESS")
+    return bool(os.environ.get("COMPOSE_PROFILES")) and same_address
 
 
 def trusted_proxies() -> list[str]:
@@ -75,7 +75,7 @@ def trusted_proxies() -> list[str]:
         if trusts_all:
             raise ValueError(f"NGINX_TRUSTED_PROXIES: {proxy} trusts every client; list the addresses of the proxies")
     if os.environ.get("NGINX_PROXY_PROTOCOL", "") not in ("", "1"):
-        raise ValueError("NGINX_PROXY_PROTOCOL: set 1 or nothing")
+        raise ValueError("NGINX_PROXY_PROTOCOL: set it to 1, or leave it empty")
     if os.environ.get("NGINX_PROXY_PROTOCOL") and not proxies:
         raise ValueError("NGINX_PROXY_PROTOCOL=1 requires NGINX_TRUSTED_PROXIES, the addresses that send it")
     return proxies
@@ -162,7 +162,7 @@ def check_no_rollout(state: Path) -> None:
 
 
 def _make_folders(folder: Path) -> None:
-    """Create the folders of NGINX, TLS and analysis; containers only write to `selected`, where rollout-proxy does."""
+    """Create the folders of NGINX, TLS and the analysis; containers only write to `selected` (rollout-proxy)."""
     (folder / "tls").mkdir(exist_ok=True)
     (folder / "tls").chmod(0o755)
     # rollout-proxy is root without capabilities: in a folder of another user it has only the permissions of others.
@@ -196,9 +196,9 @@ def main() -> int:
         check_no_rollout(rollout / "rollout.json")
         _make_folders(folder)
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
-        given = given_secrets(lab)
+        provided = provided_secrets(lab)
         tls = write_tls(folder / "tls")
-        write_revisions(folder, stack_secrets.make(folder, given, tls=tls).revisions)
+        write_revisions(folder, stack_secrets.make(folder, provided, tls=tls).revisions)
         write_nginx(folder / "nginx", tls=tls)
     except RolloutInProgress as error:
         print(f"stack: {error}", file=sys.stderr)

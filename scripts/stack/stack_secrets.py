@@ -1,9 +1,9 @@
 """Generate the secrets, the Prometheus files, and the configurations of the two services of a stack.
 
-    python3 -m scripts.stack.stack_secrets FOLDER [--deployed REVISION] [--check] < GIVEN.json
+    python3 -m scripts.stack.stack_secrets FOLDER [--deployed REVISION] [--check] < PROVIDED.json
 
-GIVEN.json maps names of secrets to values; other secrets are generated on first use and kept. After a rollback, those
-that only take effect in the replicas are again the secrets of REVISION, which account-service runs. Prints the changed
+PROVIDED.json maps names of secrets to values; other secrets are generated on first use and kept. After a rollback, the
+secrets that only take effect in the replicas are those of REVISION, which account-service runs. Prints the changed
 files, and the revision of each service's configuration, as JSON; with --check nothing is written. Reads the variables
 of .env from the environment. Requires only Python: Ansible runs it on hosts, scripts/stack/stack_files.py calls it for
 `make up`.
@@ -29,9 +29,9 @@ _SINK = "http://nginx:8081/sink"
 # Minimum length of provided passwords and tokens; generated ones are longer.
 _MIN_LENGTH = 12
 # Characters of NATS passwords: its client does not decode URLs, and its configuration has its own escapes.
-_PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
+_NATS_PASSWORD = re.compile(r"[A-Za-z0-9._~-]*")
 # Content of the TLS secrets without TLS: Swarm rejects empty secrets.
-_OFF = "TLS is off\n"
+_WITHOUT_TLS = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
 REVISIONS = "revisions"
@@ -39,35 +39,39 @@ _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class Generated:
     """The files that have changed, and the revision of each service's configuration."""
 
     updated: list[str]
     revisions: dict[str, str]
 
 
-def secret_values(folder: Path, given: Mapping[str, str], restored: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Return all secrets by file name: given, restored, existing or newly generated.
+def secret_values(
+    folder: Path, provided: Mapping[str, str], restored: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return all secrets by file name: provided, restored, existing or newly generated.
 
     Raises KeyError without `jwks`, ValueError for an unknown name or an invalid value.
     """
-    found = folder.iterdir() if folder.exists() else ()
-    known = {path.name: path.read_text(encoding="utf-8") for path in found if path.is_file()} | dict(restored or {})
+    paths = folder.iterdir() if folder.exists() else ()
+    existing = {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()} | dict(restored or {})
 
     def value(name: str) -> str:
         # Editors append a line break, which the readers of these files strip.
-        return (given.get(name) or known.get(name) or secrets.token_urlsafe(24)).strip()
+        return (provided.get(name) or existing.get(name) or secrets.token_urlsafe(24)).strip()
 
-    values = {"jwks": given.get("jwks") or known["jwks"], "service_token": value("service_token")}
+    values = {"jwks": provided.get("jwks") or existing["jwks"], "service_token": value("service_token")}
     # A generated value is not a valid token: without one from the issuer, synthetic requests get 401.
     values["synthetic_token"] = value("synthetic_token")
     for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
         values[name] = value(name)
     for name in _TLS_FILES:
-        values[name] = given.get(name) or known.get(name) or _OFF
+        values[name] = provided.get(name) or existing.get(name) or _WITHOUT_TLS
     tls = os.environ.get("TLS") == "1"
-    if tls and _OFF in values.values():
-        raise ValueError(f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _OFF)}")
+    if tls and _WITHOUT_TLS in values.values():
+        raise ValueError(
+            f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _WITHOUT_TLS)}"
+        )
     for name in SERVICES:
         # Migrations run as the owner; the role of the service owns nothing.
         for role in (name, f"{name}_owner"):
@@ -85,30 +89,34 @@ def secret_values(folder: Path, given: Mapping[str, str], restored: Mapping[str,
         _NATS_TLS if tls else ""
     )
     for name in ("slack_webhook_url", "dead_mans_switch_url"):
-        values[name] = given.get(name) or _SINK
-    _check(given, values)
+        values[name] = provided.get(name) or _SINK
+    _check(provided, values)
     return values
 
 
-def _check(given: Mapping[str, str], values: Mapping[str, str]) -> None:
+def _check(provided: Mapping[str, str], values: Mapping[str, str]) -> None:
     """Raise ValueError for unknown names, short passwords and invalid NATS passwords."""
-    unknown = sorted(set(given) - set(values))
+    unknown = sorted(set(provided) - set(values))
     if unknown:
         raise ValueError(f"unknown secrets: {', '.join(unknown)}")
-    weak = sorted(name for name in given if name.endswith(("_password", "_token")) and len(given[name]) < _MIN_LENGTH)
+    weak = sorted(
+        name for name in provided if name.endswith(("_password", "_token")) and len(provided[name]) < _MIN_LENGTH
+    )
     if weak:
         raise ValueError(f"{', '.join(weak)}: a secret needs at least {_MIN_LENGTH} characters")
-    odd = sorted(name for name in values if name.endswith("_events_password") and not _PLAIN.fullmatch(values[name]))
-    if odd:
-        raise ValueError(f"{', '.join(odd)}: a password for NATS has letters, digits and -._~ only")
+    invalid = sorted(
+        name for name in values if name.endswith("_events_password") and not _NATS_PASSWORD.fullmatch(values[name])
+    )
+    if invalid:
+        raise ValueError(f"{', '.join(invalid)}: a password for NATS has letters, digits and -._~ only")
 
 
 def memory_bytes(text: str) -> int:
     """Return the number of bytes of a size like 256M, as Docker parses it. Raises ValueError."""
-    found = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
-    if found is None:
+    match = re.fullmatch(r"(\d+)([BKMG]?)B?", text.upper())
+    if match is None:
         raise ValueError(f"{text} is not a size like 256M")
-    return int(found[1]) * _UNITS[found[2]]
+    return int(match[1]) * _UNITS[match[2]]
 
 
 def _service_memory() -> int:
@@ -137,11 +145,11 @@ def prometheus_rules() -> str:
     return json.dumps({"groups": [{"name": "stack", "rules": rules}]}, indent=2)
 
 
-def probed_addresses(*, tls: bool) -> str:
-    """Return the targets of the blackbox probes: a page of each service, requested through NGINX."""
+def probe_targets(*, tls: bool) -> str:
+    """Return the targets of the blackbox probes: the OpenAPI document of each service, through NGINX."""
     base = f"{'https' if tls else 'http'}://nginx:8080/docs"
     if os.environ.get("NGINX_PROXY_PROTOCOL"):
-        # The exporter does not speak it.
+        # The exporter does not support it.
         base = "http://nginx:8082/docs"
     services = [f"{name}-service" for name in SERVICES]
     return json.dumps(
@@ -150,14 +158,16 @@ def probed_addresses(*, tls: bool) -> str:
     )
 
 
-def make(folder: Path, given: Mapping[str, str], *, tls: bool, deployed: str = "", dry_run: bool = False) -> Made:
+def make(
+    folder: Path, provided: Mapping[str, str], *, tls: bool, deployed: str = "", dry_run: bool = False
+) -> Generated:
     """Generate all files below a folder; return what has changed. Raises KeyError, ValueError, OSError."""
     restored = revisions.restored(folder / REVISIONS, deployed)
-    secret_texts = secret_values(folder / "secrets", given, restored)
+    secret_texts = secret_values(folder / "secrets", provided, restored)
     contents = {service: revisions.files(os.environ, secret_texts, service) for service in revisions.SECRETS}
     texts = {folder / "secrets" / name: text for name, text in secret_texts.items()}
     texts |= {folder / "prometheus" / "rules.yml": prometheus_rules()}
-    texts |= {folder / "prometheus" / "api.yml": probed_addresses(tls=tls)}
+    texts |= {folder / "prometheus" / "api.yml": probe_targets(tls=tls)}
     changed = [str(path) for path, text in texts.items() if _differs(path, text)]
     if not dry_run:
         for part in ("", "secrets", "prometheus"):
@@ -167,7 +177,7 @@ def make(folder: Path, given: Mapping[str, str], *, tls: bool, deployed: str = "
             write(path, text, keep_inode=path.parent.name == "secrets")
         for content in contents.values():
             revisions.save(folder / REVISIONS, content)
-    return Made(changed, {service: revisions.revision(content) for service, content in contents.items()})
+    return Generated(changed, {service: revisions.revision(content) for service, content in contents.items()})
 
 
 def _differs(path: Path, text: str) -> bool:
@@ -186,14 +196,15 @@ def main() -> int:
     options = parser.parse_args()
     tls = bool(os.environ.get("NGINX_TLS_CERTIFICATE"))
     try:
-        made = make(options.folder, json.load(sys.stdin), tls=tls, deployed=options.deployed, dry_run=options.check)
+        provided = json.load(sys.stdin)
+        generated = make(options.folder, provided, tls=tls, deployed=options.deployed, dry_run=options.check)
     except KeyError as error:
         print(f"stack: missing: {error}", file=sys.stderr)
         return 1
     except (ValueError, OSError) as error:
         print(f"stack: {error}", file=sys.stderr)
         return 1
-    print(json.dumps(asdict(made)))
+    print(json.dumps(asdict(generated)))
     return 0
 
 

@@ -66,21 +66,21 @@ def _mounts(service: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _deploy(service: Mapping[str, Any], mounts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the `deploy` section of a service."""
-    given: Mapping[str, Any] = service.get("deploy", {})
-    once = service.get("restart") == "no"
-    limits = dict(given.get("resources", {}).get("limits", {}))
+    composed: Mapping[str, Any] = service.get("deploy", {})
+    is_job = service.get("restart") == "no"
+    limits = dict(composed.get("resources", {}).get("limits", {}))
     if "cpus" in limits:
         # A number in Compose's output, a string in stack files.
         limits["cpus"] = str(limits["cpus"])
     deploy: dict[str, Any] = {
-        "mode": "replicated-job" if once else "replicated",
+        "mode": "replicated-job" if is_job else "replicated",
         "endpoint_mode": "dnsrr",
         "labels": service.get("labels", {}),
         "resources": {"limits": limits},
-        "restart_policy": {"condition": "on-failure" if once else "any", "delay": "2s"},
+        "restart_policy": {"condition": "on-failure" if is_job else "any", "delay": "2s"},
     }
-    if "replicas" in given:
-        deploy["replicas"] = given["replicas"]
+    if "replicas" in composed:
+        deploy["replicas"] = composed["replicas"]
     if any(mount["target"] == _SOCKET for mount in mounts):
         deploy["placement"] = {"constraints": ["node.role == manager"]}
     return deploy
@@ -92,17 +92,17 @@ def _service(name: str, service: Mapping[str, Any]) -> dict[str, Any]:
         {"mode": "host", "target": port["target"], "published": int(port["published"]), "protocol": port["protocol"]}
         for port in service.get("ports", [])
     ]
-    kept = {name: value for name, value in service.items() if name not in _UNSUPPORTED and value is not None}
-    kept |= {"deploy": _deploy(service, mounts)}
-    kept.pop("volumes", None)
+    converted = {name: value for name, value in service.items() if name not in _UNSUPPORTED and value is not None}
+    converted |= {"deploy": _deploy(service, mounts)}
+    converted.pop("volumes", None)
     if secrets := _configuration_secrets(name, service):
-        kept["secrets"] = [{"source": source, "target": secret["target"]} for source, secret in secrets.items()]
+        converted["secrets"] = [{"source": source, "target": secret["target"]} for source, secret in secrets.items()]
     if service.get("restart") == "no":
-        kept["healthcheck"] = {"disable": True}
+        converted["healthcheck"] = {"disable": True}
     elif _AUTOSCALE_LABEL in service.get("labels", {}):
         # The check is the image's; interval times retries stays the same.
-        kept["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s", "retries": 8}
-    return kept | ({"volumes": mounts} if mounts else {}) | ({"ports": ports} if ports else {})
+        converted["healthcheck"] = {**service.get("healthcheck", {}), "interval": "2s", "retries": 8}
+    return converted | ({"volumes": mounts} if mounts else {}) | ({"ports": ports} if ports else {})
 
 
 def stack(config: Mapping[str, Any]) -> dict[str, Any]:

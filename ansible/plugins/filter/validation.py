@@ -52,10 +52,10 @@ def generated_files(text: str) -> dict[str, Any]:
     document = json.loads(text)
     if not isinstance(document, dict) or not isinstance(document.get("updated"), list):
         raise ValueError("the generator of the secrets printed something else than its result")
-    found = _revisions(document.get("revisions"))
-    if not found:
+    revisions = _revisions(document.get("revisions"))
+    if not revisions:
         raise ValueError("the generator of the secrets printed no revisions")
-    return {"updated": [str(path) for path in document["updated"]], "revisions": found}
+    return {"updated": [str(path) for path in document["updated"]], "revisions": revisions}
 
 
 def versions(images: Mapping[str, str], revisions: Mapping[str, str]) -> dict[str, dict[str, str]]:
@@ -70,17 +70,17 @@ def versions(images: Mapping[str, str], revisions: Mapping[str, str]) -> dict[st
     }
 
 
-def version_part(found: Mapping[str, Mapping[str, str]], part: str) -> dict[str, str]:
+def version_part(versions: Mapping[str, Mapping[str, str]], part: str) -> dict[str, str]:
     """Return the images or the revisions of versions, by service."""
-    return {service: version[part] for service, version in found.items()}
+    return {service: version[part] for service, version in versions.items()}
 
 
 def version_variables(
-    variables: Mapping[str, Any], found: Mapping[str, Mapping[str, str]], track: str = ""
+    variables: Mapping[str, Any], versions: Mapping[str, Mapping[str, str]], track: str = ""
 ) -> dict[str, Any]:
     """Return variables of docker-compose.yml with those of versions on a track. Raises ValueError."""
     added = {}
-    for service, version in found.items():
+    for service, version in versions.items():
         name = "_".join(part for part in (service.upper().replace("-", "_"), track) if part)
         added[f"{name}_IMAGE"] = image_reference(version["image"])
         if version["revision"]:
@@ -182,12 +182,12 @@ def _images(value: Any) -> dict[str, str]:
 def _revisions(value: Any) -> dict[str, str]:
     if not isinstance(value, dict) or set(value) not in (set(), _SERVICES):
         raise ValueError(f"{value!r:.300} are not the revisions of {' and '.join(sorted(_SERVICES))}")
-    return {service: revision(one) for service, one in value.items()}
+    return {service: revision(text) for service, text in value.items()}
 
 
 def _sanitize(value: Any) -> str:
     """Return text for display: truncated, without control characters."""
-    return "".join(one if one.isprintable() else " " for one in str(value)[:_MAX_TEXT])
+    return "".join(character if character.isprintable() else " " for character in str(value)[:_MAX_TEXT])
 
 
 def _text(value: Any) -> str:
@@ -201,9 +201,9 @@ def _sanitize_tree(value: Any, depth: int = _MAX_DEPTH) -> Any:
     if depth == 0:
         raise ValueError("the verdict is nested too deeply")
     if isinstance(value, dict):
-        return {_sanitize(name): _sanitize_tree(one, depth - 1) for name, one in value.items()}
+        return {_sanitize(name): _sanitize_tree(item, depth - 1) for name, item in value.items()}
     if isinstance(value, list):
-        return [_sanitize_tree(one, depth - 1) for one in value]
+        return [_sanitize_tree(item, depth - 1) for item in value]
     return _sanitize(value) if isinstance(value, str) else value
 
 
@@ -233,37 +233,37 @@ _FIELDS: Mapping[str, tuple[Any, Callable[[Any], Any]]] = {
 _Version = Mapping[str, str]
 
 
-def running_versions(text: str, known: Sequence[Mapping[str, _Version]]) -> dict[str, list[dict[str, str]]]:
+def running_versions(text: str, candidates: Sequence[Mapping[str, _Version]]) -> dict[str, list[dict[str, str]]]:
     """Return the versions that each service runs.
 
     `text` has a line "SERVICE IMAGE REVISION" per running stable replica, as Docker reports it; replicas of earlier
     releases have no revision. Raises ValueError for an image or a revision that no record of this host contains.
     """
-    found: dict[str, list[dict[str, str]]] = {service: [] for service in sorted(_SERVICES)}
+    replicas: dict[str, list[dict[str, str]]] = {service: [] for service in sorted(_SERVICES)}
     for line in sorted(set(text.splitlines())):
         service, image, label = (*line.split(" "), "", "")[:3]
-        if service not in found:
+        if service not in replicas:
             continue
-        trusted = [one[service] for one in known if service in one]
-        images = {image_reference(one["image"]) for one in trusted}
-        if image not in images or label not in {"", *(one["revision"] for one in trusted)}:
+        trusted = [candidate[service] for candidate in candidates if service in candidate]
+        images = {image_reference(candidate["image"]) for candidate in trusted}
+        if image not in images or label not in {"", *(candidate["revision"] for candidate in trusted)}:
             raise ValueError(
                 f"{service} runs {_sanitize(f'{image} {label}'.strip())}, which no record of this host contains"
                 " (deployed.json, rollout-record.json). Stop these replicas, then deploy again"
             )
-        found[service].append({"image": image, "revision": label and revision(label)})
-    return found
+        replicas[service].append({"image": image, "revision": label and revision(label)})
+    return replicas
 
 
 def stable_versions(
-    running: Mapping[str, Sequence[_Version]], recorded: Mapping[str, _Version], wanted: Mapping[str, _Version]
+    running: Mapping[str, Sequence[_Version]], recorded: Mapping[str, _Version], new: Mapping[str, _Version]
 ) -> dict[str, _Version]:
     """Return the version of each service that a rollout replaces; the wanted one if no other is running.
 
     A service without replicas has the recorded version, and a replica without a revision the recorded one.
     """
-    found: dict[str, _Version] = {}
-    for service, release in wanted.items():
+    versions: dict[str, _Version] = {}
+    for service, release in new.items():
         fallback = recorded[service]["revision"] or release["revision"]
         candidates = [
             {**version, "revision": version["revision"] or fallback}
@@ -271,8 +271,8 @@ def stable_versions(
         ]
         others = [version for version in candidates if version != release]
         before = {**recorded[service], "revision": fallback}
-        found[service] = before if before in others else min(others, key=_sort_key, default=release)
-    return found
+        versions[service] = before if before in others else min(others, key=_sort_key, default=release)
+    return versions
 
 
 def _sort_key(version: _Version) -> tuple[str, str]:
@@ -281,10 +281,10 @@ def _sort_key(version: _Version) -> tuple[str, str]:
 
 def analysis_criteria(criteria: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return operators' own criteria of the analysis for rollout-service. Raises ValueError for an invalid one."""
-    if not isinstance(criteria, list) or not all(isinstance(one, Mapping) for one in criteria):
+    if not isinstance(criteria, list) or not all(isinstance(criterion, Mapping) for criterion in criteria):
         raise ValueError("nginx_canary_criteria is not a list of criteria")
-    checked = [_criterion(one) for one in criteria]
-    if repeated := [name for name, count in Counter(one["name"] for one in checked).items() if count > 1]:
+    checked = [_criterion(criterion) for criterion in criteria]
+    if repeated := [name for name, count in Counter(criterion["name"] for criterion in checked).items() if count > 1]:
         raise ValueError(f"nginx_canary_criteria: the name {repeated[0]!r} is used more than once")
     return checked
 

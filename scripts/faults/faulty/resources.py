@@ -41,8 +41,8 @@ class _Burner:
     def burn(self) -> None:
         """Burn what is owed since the last call, at most 50 ms."""
         now = time.process_time()
-        own = now - self._started - self._burned
-        owed = min(own * (_CPU_FACTOR - 1) - self._burned, _MAX_BURN_SECONDS)
+        other_seconds = now - self._started - self._burned
+        owed = min(other_seconds * (_CPU_FACTOR - 1) - self._burned, _MAX_BURN_SECONDS)
         while time.process_time() - now < owed:
             pass
         self._burned += max(0.0, time.process_time() - now)
