@@ -44,10 +44,10 @@ class NotFound(Forbidden):
     status = 404
 
 
-def require(condition: Any, why: str) -> None:
+def require(condition: Any, reason: str) -> None:
     """Raise Forbidden unless the condition holds."""
     if not condition:
-        raise Forbidden(why)
+        raise Forbidden(reason)
 
 
 def allow_parameters(query: Query, *allowed: str) -> Query:
@@ -94,14 +94,16 @@ class DisruptionBudget:
 
         Another container that is not being stopped must remain; if this one is healthy, a healthy one.
         """
-        started = {one["Id"]: str(one["State"].get("StartedAt", "")) for one in running}
+        started = {container["Id"]: str(container["State"].get("StartedAt", "")) for container in running}
         # A container that has been restarted since is no longer being stopped.
-        stopping = {one: at for one, at in self._stopping.get(service, {}).items() if started.get(one) == at}
+        stopping = {
+            container: at for container, at in self._stopping.get(service, {}).items() if started.get(container) == at
+        }
         remaining = [one for one in running if one["Id"] not in {container, *stopping} and _is_serving(one)]
-        healthy = {one["Id"] for one in running if _is_healthy(one)}
+        healthy = {container["Id"] for container in running if _is_healthy(container)}
         require(remaining, "would remove the last replica")
         require(
-            container not in healthy - stopping.keys() or any(one["Id"] in healthy for one in remaining),
+            container not in healthy - stopping.keys() or any(container["Id"] in healthy for container in remaining),
             "would remove the last healthy replica",
         )
         if container in started:
@@ -236,16 +238,16 @@ class ReplicaProxy(SocketProxy):
     async def _listed(self, labels: Sequence[str], **query: str) -> list[Any]:
         """List the project's running containers with these labels too; with all="true", also the stopped ones."""
         filters = orjson.dumps({"label": [*self._project_labels, *labels]}).decode()
-        found: list[Any] = await self.ask("/containers/json", filters=filters, **query)
-        return found
+        containers: list[Any] = await self.ask("/containers/json", filters=filters, **query)
+        return containers
 
     async def _inspected(self, labels: Sequence[str]) -> list[Any]:
         """Inspect the project's running containers with these labels too."""
         documents = []
-        for one in await self._listed(labels):
+        for container in await self._listed(labels):
             # Removed since it was listed.
             with suppress(NotFound):
-                documents.append(await self.ask(f"/containers/{one['Id']}/json"))
+                documents.append(await self.ask(f"/containers/{container['Id']}/json"))
         return documents
 
 

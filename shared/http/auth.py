@@ -232,6 +232,6 @@ def _scopes(claims: dict[str, Any]) -> frozenset[str]:
 
 def check_service_token(authorization: str | None, secret: str) -> None:
     """Raise Problem (unauthorized) unless the header contains the service token."""
-    given = (authorization or "").encode()
-    if not hmac.compare_digest(given, f"Bearer {secret}".encode()):
+    presented = (authorization or "").encode()
+    if not hmac.compare_digest(presented, f"Bearer {secret}".encode()):
         raise _unauthorized("The service token is required.")

@@ -37,7 +37,7 @@ async def _failure(check: Check) -> str | None:
 async def failures(checks: Mapping[str, Check]) -> dict[str, str]:
     """Run the checks concurrently; return the exception type of each failed check by name."""
     results = await asyncio.gather(*(_failure(check) for check in checks.values()))
-    return {name: why for name, why in zip(checks, results) if why}
+    return {name: reason for name, reason in zip(checks, results) if reason}
 
 
 def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
@@ -48,7 +48,9 @@ def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         current = checks()
-        failed = [{"pointer": f"/checks/{name}", "detail": why} for name, why in (await failures(current)).items()]
+        failed = [
+            {"pointer": f"/checks/{name}", "detail": reason} for name, reason in (await failures(current)).items()
+        ]
         if failed:
             problem = problems.Problem(
                 "unavailable", "Not ready; see `errors` for the failed checks.", failed, {"Retry-After": "1"}

@@ -154,9 +154,9 @@ def from_validation(errors: Sequence[ErrorDetails]) -> Problem:
     """
     if any(error["type"] == "json_invalid" for error in errors):
         return Problem("malformed-request", "The body is not valid JSON.")
-    found = [{"pointer": _pointer(error["loc"]), "detail": error["msg"]} for error in errors[:MAX_ERRORS]]
-    more = len(errors) - len(found)
-    return Problem("validation-failed", "Invalid request; see `errors`" + (f"; {more} more." if more else "."), found)
+    items = [{"pointer": _pointer(error["loc"]), "detail": error["msg"]} for error in errors[:MAX_ERRORS]]
+    more = len(errors) - len(items)
+    return Problem("validation-failed", "Invalid request; see `errors`" + (f"; {more} more." if more else "."), items)
 
 
 def from_exception(error: Exception) -> Problem:

@@ -69,7 +69,7 @@ def query_parameters(route: Route) -> tuple[str, ...]:
 
 
 def _parameters_of(dependant: Dependant) -> tuple[str, ...]:
-    nested = [name for one in dependant.dependencies for name in _parameters_of(one)]
+    nested = [name for dependency in dependant.dependencies for name in _parameters_of(dependency)]
     return tuple(dict.fromkeys([*(field.alias for field in dependant.query_params), *nested]))
 
 
@@ -129,5 +129,5 @@ def check_query(query: bytes, known: Sequence[str]) -> None:
     wrong = {name: f"unknown parameter; {supported}" for name in names if name not in known}
     wrong |= {name: "duplicate parameter" for name in known if names.count(name) > 1}
     if wrong:
-        errors = [{"pointer": f"/query/{shortened(name)}", "detail": why} for name, why in wrong.items()]
+        errors = [{"pointer": f"/query/{shortened(name)}", "detail": reason} for name, reason in wrong.items()]
         raise Problem("validation-failed", "Invalid query; see `errors`.", errors)

@@ -54,7 +54,7 @@ def chunk_files(folder: Path) -> Iterator[ChunkFile]:
 def deletion_time(files: Iterable[ChunkFile], limit_bytes: int) -> int | None:
     """Return the time whose logs and all older ones exceed the limit, or None if everything fits."""
     used = 0
-    for file in sorted(files, key=lambda one: one.modified, reverse=True):
+    for file in sorted(files, key=lambda stored: stored.modified, reverse=True):
         used += file.size
         if used > limit_bytes:
             return int(file.modified)

@@ -118,8 +118,8 @@ def spans(name: str, kind: SpanKind, events: Iterable[tuple[str, str | None]]) -
         yield
         return
     with ExitStack() as stack:
-        found = [(type_, context) for type_, parent in events for context in _sampled([parent])]
-        for type_, context in reversed(found[:_LIMIT]):
+        contexts = [(type_, context) for type_, parent in events for context in _sampled([parent])]
+        for type_, context in reversed(contexts[:_LIMIT]):
             stack.enter_context(_State.tracer.start_as_current_span(f"{name} {type_}", _context_of(context), kind))
         yield
 

@@ -42,8 +42,8 @@ class _Labelled:
             yield metric
 
     def _labels_for(self, sample: Sample) -> dict[str, str]:
-        own = {name: value for name, value in sample.labels.items() if name in ("service", "track")}
-        return {**self._labels, **own}
+        labels = {name: value for name, value in sample.labels.items() if name in ("service", "track")}
+        return {**self._labels, **labels}
 
 
 def render(service: str, version: str, track: str) -> bytes:

@@ -115,8 +115,8 @@ class Runtime:
             work["relay"] = self.relay.run()
             own_jobs |= stable_jobs
             consumers = [Consumer(source, handler) for source in sources]
-            CONSUMER_LAG.set_function(lambda: max((one.lag_seconds() for one in consumers), default=0.0))
-            work |= {name: one.run() for name, one in zip(names, consumers)}
+            CONSUMER_LAG.set_function(lambda: max((consumer.lag_seconds() for consumer in consumers), default=0.0))
+            work |= {name: consumer.run() for name, consumer in zip(names, consumers)}
             if self.bus is not None and producer.feed_url:
                 feed = FeedSource(producer.feed_url, self._token, limit=MAX_LIMIT)
                 sources.append(feed)

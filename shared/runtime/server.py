@@ -55,7 +55,9 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close idle connections without losing a request in transit, which its sender would take for a crash."""
-        listeners = [socket.socket(fileno=os.dup(one.fileno())) for server in self.servers for one in server.sockets]
+        listeners = [
+            socket.socket(fileno=os.dup(listener.fileno())) for server in self.servers for listener in server.sockets
+        ]
         for server in self.servers:
             server.close()
         # Closed by the event loop in its next round; our duplicates keep the connections that wait to be accepted.
@@ -86,10 +88,10 @@ class _Server(uvicorn.Server):
     def _protocol(self) -> asyncio.Protocol:
         """Return the protocol of a connection, created as uvicorn does."""
         protocol: Any = self.config.http_protocol_class
-        made: asyncio.Protocol = protocol(
+        connection: asyncio.Protocol = protocol(
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
-        return made
+        return connection
 
 
 def run(create: Callable[[], Any], settings: ProcessSettings) -> None:

@@ -65,7 +65,7 @@ def parse(text: str) -> list[Token]:
 
 def blocks(text: str) -> list[Block]:
     """Return the code blocks of a document in order; a marker applies to the block directly after it."""
-    found: list[Block] = []
+    shell_blocks: list[Block] = []
     marker, value = "", ""
     for token in parse(text):
         if token.type == "html_block" and (match := _MARKER.fullmatch(token.content.strip())):
@@ -74,9 +74,9 @@ def blocks(text: str) -> list[Block]:
         if token.type in ("fence", "code_block"):
             line = token.map[0] + 1 if token.map else 0
             language = token.info.strip() if token.type == "fence" else "indented"
-            found.append(Block(line, language, token.content, marker, value))
+            shell_blocks.append(Block(line, language, token.content, marker, value))
         marker, value = "", ""
-    return found
+    return shell_blocks
 
 
 def examples(text: str, value: str) -> list[Example]:
@@ -114,13 +114,13 @@ def anchors(text: str) -> set[str]:
     """Return the anchors that GitHub generates from the headings of a document."""
     tokens = parse(text)
     titles = [after.content for token, after in zip(tokens, tokens[1:]) if token.type == "heading_open"]
-    found: set[str] = set()
+    names: set[str] = set()
     for title in titles:
         slug = re.sub(r"[^\w\- ]", "", re.sub(r"[`*]|\]\([^)]*\)", "", title).lower()).replace(" ", "-")
         # Repeated headings get a number.
-        same = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in found)
-        found.add(f"{slug}-{same}" if same else slug)
-    return found
+        same = sum(re.fullmatch(rf"{re.escape(slug)}(-\d+)?", other) is not None for other in names)
+        names.add(f"{slug}-{same}" if same else slug)
+    return names
 
 
 def broken_links(file: Path, text: str) -> list[str]:

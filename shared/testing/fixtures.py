@@ -194,13 +194,15 @@ def assert_migrations_match_models(metadata: MetaData, service_folder: Path, url
 
     def compare(connection: Connection) -> None:
         of_types = {"compare_type": connection.dialect.name == "postgresql"}
-        found = compare_metadata(MigrationContext.configure(connection, opts=of_types), metadata)
-        assert [difference for difference in found if "alembic_version" not in str(difference)] == []
+        differences = compare_metadata(MigrationContext.configure(connection, opts=of_types), metadata)
+        assert [difference for difference in differences if "alembic_version" not in str(difference)] == []
         # Alembic compares no checks.
         tables = inspect(connection)
-        made = {str(check["name"]) for table in metadata.tables for check in tables.get_check_constraints(table)}
+        existing = {str(check["name"]) for table in metadata.tables for check in tables.get_check_constraints(table)}
         constraints = [constraint for table in metadata.tables.values() for constraint in table.constraints]
-        assert made == {str(one.name) for one in constraints if isinstance(one, CheckConstraint)}
+        assert existing == {
+            str(constraint.name) for constraint in constraints if isinstance(constraint, CheckConstraint)
+        }
 
     async def look() -> None:
         async for engine in opened(url):
@@ -271,9 +273,9 @@ def environment(
     request: pytest.FixtureRequest, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> SettingsEnvironment:
     """The environment with the test module's `COMPLETE` variables and a key set, for its `SETTINGS` class."""
-    found = SettingsEnvironment(request.module.SETTINGS, monkeypatch, capsys)
-    found.set(**request.module.COMPLETE, AUTH_JWKS=str(lab.secrets.jwks))
-    return found
+    environment = SettingsEnvironment(request.module.SETTINGS, monkeypatch, capsys)
+    environment.set(**request.module.COMPLETE, AUTH_JWKS=str(lab.secrets.jwks))
+    return environment
 
 
 @contextmanager
@@ -327,10 +329,10 @@ async def assert_nothing_is_ignored(service: Service, lab: Lab) -> None:
     to = httpx.ASGITransport(app=service)
     routes = [route for route in service.app.routes if isinstance(route, Route)]
     assert len(routes) > 5
-    own = {"Authorization": f"Bearer {lab.service_token}"}
+    service_headers = {"Authorization": f"Bearer {lab.service_token}"}
     async with httpx.AsyncClient(transport=to, base_url="http://bank") as client:
         for route in routes:
-            headers = own if route.path.startswith("/internal/") else lab.operator()
+            headers = service_headers if route.path.startswith("/internal/") else lab.operator()
             for method in sorted(route.methods or ()):
                 await _assert_strict(client, route, method, headers)
 
@@ -339,8 +341,8 @@ async def _assert_strict(client: httpx.AsyncClient, route: Route, method: str, h
     path = re.sub(r"{\w+}", str(uuid.uuid4()), route.path_format)
 
     async def refusal(query: str = "", extra: Sequence[tuple[str, str]] = (), content: bytes = b"") -> str:
-        given = [*headers.items(), ("Idempotency-Key", uuid.uuid4().hex), *extra]
-        answer = await client.request(method, path + query, headers=given, content=content)
+        sent = [*headers.items(), ("Idempotency-Key", uuid.uuid4().hex), *extra]
+        answer = await client.request(method, path + query, headers=sent, content=content)
         return f"{answer.status_code} {answer.text}"
 
     for name in _SINGLE_HEADERS:
@@ -352,12 +354,12 @@ async def _assert_strict(client: httpx.AsyncClient, route: Route, method: str, h
     for name in names:
         assert (await refusal(f"?{name}=1&{name}=1")).startswith("422"), (path, name)
     if method in ("GET", "HEAD"):
-        got, head = [await client.request(one, path, headers=headers) for one in ("GET", "HEAD")]
+        got, head = [await client.request(method, path, headers=headers) for method in ("GET", "HEAD")]
         assert (got.status_code, got.headers.keys(), head.content) == (head.status_code, head.headers.keys(), b""), path
         assert got.headers.get("content-type") == head.headers.get("content-type")
     else:
         for kind in ({"Content-Type": "text/plain"}, {"Content-Encoding": "gzip"}):
             assert (await refusal("", list(kind.items()), b"{}")).startswith("415"), (path, kind)
-    other = await client.request("PATCH", path, headers=headers)
-    allowed = other.headers["allow"].split(", ")
-    assert other.status_code == 405 and ("GET" in allowed) == ("HEAD" in allowed) and method in allowed, path
+    response = await client.request("PATCH", path, headers=headers)
+    allowed = response.headers["allow"].split(", ")
+    assert response.status_code == 405 and ("GET" in allowed) == ("HEAD" in allowed) and method in allowed, path

@@ -50,14 +50,14 @@ def upward_imports(app: Path, layers: Layers) -> list[str]:
     `layers` lists modules and packages below `app`, highest first; the longest match wins. Raises ValueError for a
     module that is in no layer.
     """
-    found = []
+    violations = []
     for name, file in modules(app):
         rank, package = _layer(name, layers)
         for target in _imported(app, file):
             target_rank, target_package = _layer(target, layers)
             if target_rank < rank or (target_rank == rank and target_package != package):
-                found.append(f"{name} imports {target}")
-    return found
+                violations.append(f"{name} imports {target}")
+    return violations
 
 
 def impure_imports(app: Path, packages: Sequence[str]) -> list[str]:

@@ -247,11 +247,11 @@ class LocalStack:
         lock.flush()
 
     def _check_ports(self) -> None:
-        wanted = [(port, "ACCOUNT_PORT") for port in self.settings[ACCOUNT].ports]
-        wanted += [(port, "TRANSACTION_PORT") for port in self.settings[TRANSACTION].ports]
+        ports = [(port, "ACCOUNT_PORT") for port in self.settings[ACCOUNT].ports]
+        ports += [(port, "TRANSACTION_PORT") for port in self.settings[TRANSACTION].ports]
         if self.with_nginx:
-            wanted.insert(0, (self.http_port, "PORT"))
-        for port, name in wanted:
+            ports.insert(0, (self.http_port, "PORT"))
+        for port, name in ports:
             with socket.socket() as probe:
                 # Ignore connections of an earlier run in TIME_WAIT.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
