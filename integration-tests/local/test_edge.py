@@ -247,6 +247,6 @@ def test_only_problem_pages_are_routed(edge: Edge) -> None:
         "/problems/a/b",
         "/problems/x/../y",
         "/problems/%2e%2e/metrics",
-        "/answers/not-found",
+        "/errors/not-found",
     ):
         assert statuses(edge.get(path)) == [404], path

@@ -258,7 +258,7 @@ def running_versions(text: str, candidates: Sequence[Mapping[str, _Version]]) ->
 def stable_versions(
     running: Mapping[str, Sequence[_Version]], recorded: Mapping[str, _Version], new: Mapping[str, _Version]
 ) -> dict[str, _Version]:
-    """Return the version of each service that a rollout replaces; the wanted one if no other is running.
+    """Return the version of each service that a rollout replaces; the new one if no other is running.
 
     A service without replicas has the recorded version, and a replica without a revision the recorded one.
     """

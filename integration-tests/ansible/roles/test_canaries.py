@@ -96,8 +96,8 @@ _REVISION = "1" * 64
 @pytest.mark.parametrize(
     "command",
     [
-        ("canaries", "a-rollout", "baseline"),
-        ("previous", "a-rollout"),
+        ("start_canaries", "a-rollout", "baseline"),
+        ("start_previous", "a-rollout"),
         ("scale_up", "a-rollout", "account-service", _IMAGE, _REVISION),
         ("drain", "a-rollout", "account-service", _IMAGE, _REVISION),
         ("restore_scale_up", "a-rollout", "account-service", _IMAGE, _REVISION),
@@ -132,7 +132,7 @@ def test_a_long_command_renews_the_lease_and_stops_when_the_rollout_has_ended(to
     tool.tool.write_text(text.replace("renew_seconds=5", "renew_seconds=0"), encoding="utf-8")
     ends = 'touch "$0.refuses"; exec sleep 60 >/dev/null 2>&1' if refuses else ":"
     tool.docker.write_text(_SLOW_DOCKER.replace("ENDS", ends), encoding="utf-8")
-    done = tool("canaries", "a-rollout", "baseline")
+    done = tool("start_canaries", "a-rollout", "baseline")
     checked = tool.docker.with_name("docker.checked").read_text(encoding="utf-8").splitlines()
     assert done.returncode == (3 if refuses else 0), done.stderr
     assert set(checked) == {"renew a-rollout"} and len(checked) >= 3
@@ -142,8 +142,8 @@ def test_commands_name_the_rollout(tool: Tool) -> None:
     for command in (
         ("abort", "because"),
         ("restored",),
-        ("canaries",),
-        ("previous",),
+        ("start_canaries",),
+        ("start_previous",),
         ("scale_up", "x", _IMAGE, _REVISION),
     ):
         assert tool(*command).returncode == 2

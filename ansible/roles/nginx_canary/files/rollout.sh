@@ -12,13 +12,13 @@
 # These read or change the replicas:
 #   rollout.sh replicas                       print the number of stable replicas by service as JSON
 #   rollout.sh canary_count WEIGHT            print the number of canaries that this weight needs by service as JSON
-#   rollout.sh canaries ID [baseline]         start the canaries that the variables *_CANARY_* define, and with `baseline`
+#   rollout.sh start_canaries ID [baseline]   start the canaries that the variables *_CANARY_* define, and with `baseline`
 #                                             a new replica of the running version, which they are compared with
 #   rollout.sh provisioned ID                 ask rollout-service whether the canaries are ready and scraped
 #   rollout.sh ensure_canaries ID WEIGHT      renew the lease, and add the canaries that this weight needs by now
 #   rollout.sh scale_up ID SERVICE IMAGE REVISION
 #                                             start-first: add a replica of this version for each one of another version
-#   rollout.sh previous ID                    start the pool that the variables *_PREVIOUS_* define
+#   rollout.sh start_previous ID              start the replicas of the previous version that the variables *_PREVIOUS_* define
 #   rollout.sh drain ID SERVICE IMAGE REVISION
 #                                             stop the replicas of other versions, one after the other
 #   rollout.sh restore_scale_up | restore_drain ID SERVICE IMAGE REVISION
@@ -101,13 +101,13 @@ require_version() {
 
 # containers_by_version SERVICE this|other IMAGE REVISION [FILTER …]: print the containers of this version, or of others.
 containers_by_version() {
-    local service=$1 version=$2 revision=$4 wanted container found
-    wanted="$(docker image inspect --format '{{.Id}}' "$3") $revision"
+    local service=$1 version=$2 revision=$4 expected container actual
+    expected="$(docker image inspect --format '{{.Id}}' "$3") $revision"
     shift 4
     for container in $(containers "$service" "$@"); do
-        found=$(docker inspect --format '{{.Image}} {{index .Config.Labels "banking.configuration"}}' "$container")
-        [ -n "$revision" ] || found="${found%% *} "
-        if [ "$found" = "$wanted" ]; then
+        actual=$(docker inspect --format '{{.Image}} {{index .Config.Labels "banking.configuration"}}' "$container")
+        [ -n "$revision" ] || actual="${actual%% *} "
+        if [ "$actual" = "$expected" ]; then
             [ "$version" = other ] || echo "$container"
         else
             [ "$version" = this ] || echo "$container"
@@ -194,7 +194,7 @@ stable_replicas() {
     count_words "$(containers "$1")"
 }
 
-# A canary never gets more clients than a stable replica has now or had before: its latency would not be comparable.
+# No canary gets more clients than a stable replica has, now or before the rollout: latencies would not be comparable.
 canary_count() {
     local replicas needed
     replicas=$(stable_replicas "$1")
@@ -235,9 +235,9 @@ case "${1-} $#" in
     'status 1' | 'restored 2' | 'renew 2' | 'promoted 2' | 'abort 3' | 'approve 4' | 'begin 2') rollout_service "$@" ;;
     'replicas 1') json_by_service stable_replicas ;;
     'canary_count 2') json_by_service canary_count "$2" ;;
-    'canaries 2') with_lease renew "$2" start_tracks canary ;;
-    'canaries 3') with_lease renew "$2" start_tracks canary "$3" ;;
-    'previous 2') with_lease renew "$2" start_tracks previous ;;
+    'start_canaries 2') with_lease renew "$2" start_tracks canary ;;
+    'start_canaries 3') with_lease renew "$2" start_tracks canary "$3" ;;
+    'start_previous 2') with_lease renew "$2" start_tracks previous ;;
     'provisioned 2') provisioned "$2" ;;
     'ensure_canaries 3') ensure_canaries "$2" "$3" ;;
     'scale_up 5') with_lease renew "$2" scale_up "$3" "$4" "$5" ;;
