@@ -15,12 +15,15 @@ from harness.client import eventually
 from shared.testing.ports import free_port
 
 USER = "deployer"
-# $1 is the folder, $2 the user. sshd rejects locked accounts, but not one without a valid password ("*").
+# $1 is the folder, $2 the user, $3 the password for sudo; without one, sudo asks for none. sshd rejects locked
+# accounts, but not one without a valid password ("*").
 _START = """
 cp --archive /etc "$1/etc"
 mount --bind "$1/etc" /etc
 useradd --password '*' --home-dir "$1/home" --create-home --shell /bin/sh "$2"
-echo "$2 ALL=(ALL) NOPASSWD: ALL" >"/etc/sudoers.d/$2"
+[ -z "$3" ] || echo "$2:$3" | chpasswd
+[ -n "$3" ] || tag=NOPASSWD:
+echo "$2 ALL=(ALL) ${tag-} ALL" >"/etc/sudoers.d/$2"
 exec /usr/sbin/sshd -D -e -f "$1/sshd_config"
 """
 
@@ -41,7 +44,7 @@ def _key(file: Path) -> str:
 
 
 @contextmanager
-def ssh_host(folder: Path) -> Iterator[SshHost]:
+def ssh_host(folder: Path, sudo_password: str = "") -> Iterator[SshHost]:
     """Serve SSH while the block runs; every user must have access to the folder."""
     run("scripts/local/ensure_packages.sh", "openssh-server", "sudo")
     port, host_key = free_port(), _key(folder / "host_key")
@@ -61,7 +64,7 @@ def ssh_host(folder: Path) -> Iterator[SshHost]:
     (folder / "sshd_config").write_text("\n".join(lines) + "\n", encoding="utf-8")
     # Required by privilege separation, and otherwise created by an init system.
     Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    command = ["unshare", "--mount", "sh", "-euc", _START, "sh", str(folder), USER]
+    command = ["unshare", "--mount", "sh", "-euc", _START, "sh", str(folder), USER, sudo_password]
     log = folder / "sshd.log"
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as daemon:
         try:

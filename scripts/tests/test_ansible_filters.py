@@ -347,6 +347,15 @@ def test_other_output_of_the_generator_is_rejected(text: str) -> None:
         filters.generated_files(text)
 
 
+def test_changes_of_versions_are_listed() -> None:
+    running = filters.versions(IMAGES, REVISIONS)
+    other = {**running, "account-service": {"image": IMAGE, "revision": "1" * 64}}
+    assert filters.version_changes(running, running) == []
+    assert filters.version_changes(other, running) == [
+        f"account-service: configuration {REVISIONS['account-service']} → {'1' * 64}"
+    ]
+
+
 def test_a_version_sets_image_and_revision_of_a_track() -> None:
     found = filters.version_variables({"A": "1"}, filters.versions(IMAGES, REVISIONS), "CANARY")
     assert found["ACCOUNT_SERVICE_CANARY_IMAGE"] == IMAGE

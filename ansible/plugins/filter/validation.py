@@ -75,6 +75,17 @@ def version_part(versions: Mapping[str, Mapping[str, str]], part: str) -> dict[s
     return {service: version[part] for service, version in versions.items()}
 
 
+def version_changes(release: Mapping[str, Mapping[str, str]], running: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Return a line per changed image and configuration of the versions that a release replaces."""
+    names = {"image": "image", "revision": "configuration"}
+    return [
+        f"{service}: {names[part]} {running.get(service, {}).get(part) or 'unknown'} → {version[part] or 'unknown'}"
+        for service, version in release.items()
+        for part in names
+        if version[part] != running.get(service, {}).get(part)
+    ]
+
+
 def version_variables(
     variables: Mapping[str, Any], versions: Mapping[str, Mapping[str, str]], track: str = ""
 ) -> dict[str, Any]:
@@ -324,6 +335,7 @@ class FilterModule:  # pylint: disable=too-few-public-methods  # Ansible's inter
             "running_versions": running_versions,
             "signature_problem": signature_problem,
             "stable_versions": stable_versions,
+            "version_changes": version_changes,
             "version_part": version_part,
             "version_variables": version_variables,
             "versions": versions,

@@ -137,6 +137,9 @@ def test_a_deployment_over_ssh_works_keeps_secrets_and_is_idempotent(
     environment = {**bank["banking_app_environment"], "LOG_LEVEL": "WARNING"}
     reason = {"nginx_canary_skip_analysis": True, "nginx_canary_skip_analysis_reason": "a test of settings"}
     changed = {**bank, **reason, "banking_app_environment": environment}
+    checked = play(_DEPLOY, changed, "--check", "--diff", seconds=_SECONDS)
+    assert not checked.failed and "+LOG_LEVEL=WARNING" in checked.output, checked.output
+    assert checked.output.count(": configuration ") == 2 and _replicas(bank, "stable") == before
     third = play(_DEPLOY, changed, seconds=_SECONDS)
     assert not third.failed, third.output
     after = _replicas(bank, "stable")
