@@ -7,6 +7,7 @@ Every deployment runs it as the NATS user `setup`; the services are not permitte
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 from shared import logging_config
 from shared.messaging import streams
 from shared.messaging.transport import NatsConnection
-from shared.runtime.settings import DEFAULT_STREAM_BYTES
+from shared.runtime.settings import DEFAULT_STREAM_BYTES, MIN_STREAM_BYTES
 
 
 async def configure_streams(url: str, ca: str, stream_bytes: int) -> dict[str, list[str]]:
@@ -29,12 +30,25 @@ async def configure_streams(url: str, ca: str, stream_bytes: int) -> dict[str, l
         await bus.close()
 
 
+def read_stream_bytes(environ: Mapping[str, str]) -> int:
+    """Return the maximum size of the stream of events. Raises ValueError for an invalid EVENTS_STREAM_BYTES."""
+    text = environ.get("EVENTS_STREAM_BYTES", str(DEFAULT_STREAM_BYTES))
+    # NATS has 64 bits for it.
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < MIN_STREAM_BYTES:
+        raise ValueError(f"EVENTS_STREAM_BYTES={text:.40}: must be a number of bytes of at least {MIN_STREAM_BYTES}")
+    return int(text)
+
+
 def main(environ: Mapping[str, str] = os.environ) -> int:
     """Configure the streams and print what changed."""
+    try:
+        stream_bytes = read_stream_bytes(environ)
+    except ValueError as error:
+        print(f"nats-setup: {error}", file=sys.stderr)
+        return 1
     logging_config.configure("nats-setup", environ.get("APP_VERSION", "dev"), "stable", "INFO")
     url = Path(environ["EVENTS_URL_FILE"]).read_text(encoding="utf-8").strip()
     ca = Path(environ["EVENTS_CA_FILE"]).read_text(encoding="utf-8") if url.startswith("tls://") else ""
-    stream_bytes = int(environ.get("EVENTS_STREAM_BYTES", DEFAULT_STREAM_BYTES))
     for name, changed in asyncio.run(configure_streams(url, ca, stream_bytes)).items():
         print(f"stream {name}: {', '.join(changed) + ' changed' if changed else 'up to date'}")
     return 0

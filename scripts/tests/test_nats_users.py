@@ -244,6 +244,12 @@ async def test_only_setup_changes_a_stream(server: NatsServer, connect: Connect)
     assert found.max_bytes == 10**7 and found.max_age == 3 * 86400
 
 
+@pytest.mark.parametrize("text", ["4G", "", "-1", "1e9", "4096", "٤٢٩٤٩٦٧٢٩٦", "9" * 5000])
+def test_an_invalid_limit_of_the_stream_is_reported(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert nats_setup.main({"EVENTS_STREAM_BYTES": text}) == 1
+    assert capsys.readouterr().err.startswith(f"nats-setup: EVENTS_STREAM_BYTES={text[:20]}")
+
+
 @pytest.mark.parametrize("shared_inbox", [True, False])
 async def test_the_previous_release_keeps_working_during_a_rollout(tmp_path: Path, shared_inbox: bool) -> None:
     """Clients of the previous release have inboxes without a prefix."""

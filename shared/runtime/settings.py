@@ -24,6 +24,7 @@ _WELL_KNOWN = re.compile(
 _MIN_DISTINCT_CHARACTERS = 6
 # At 1,000 transfers per second the events of about 40 minutes.
 DEFAULT_STREAM_BYTES = 4 * 2**30
+MIN_STREAM_BYTES = 2**20
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
@@ -123,7 +124,7 @@ class ServiceSettings(ProcessSettings):
     events_ca: str = Field("", description="CA certificates (PEM) for a tls://… broker; empty: the system's.")
     events_stream_bytes: int = Field(
         DEFAULT_STREAM_BYTES,
-        ge=2**20,
+        ge=MIN_STREAM_BYTES,
         description="Maximum size of the broker's stream of events, in bytes; the oldest events are dropped.",
     )
 
