@@ -8,6 +8,7 @@ own machine. Exits 1 if a job failed.
 """
 
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -31,6 +32,8 @@ _WORKFLOWS: dict[str, tuple[str, set[str]]] = {
     "cve-scan.yml": ("schedule", {"scan"}),
     "deploy.yml": ("push", {"build"}),
 }
+# Names of Docker, by those of the kernel.
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _REPOSITORY = "example/distributed-banking-ops"
 # User and password of the rehearsal's registry, and the bcrypt hash of the password.
 _REGISTRY_LOGIN = ("rehearsal", "rehearsal")
@@ -181,7 +184,9 @@ def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
             print(
                 f"--- base image: {_offline_image()} instead of that of .env, because no registry responds", flush=True
             )
-            job = Job(**{**vars(job), "env": {**job.env, "PYTHON_IMAGE": _offline_image()}})
+            # It has this machine's architecture only.
+            own = {"PYTHON_IMAGE": _offline_image(), "PLATFORMS": f"linux/{_ARCHITECTURES[platform.machine()]}"}
+            job = Job(**{**vars(job), "env": {**job.env, **own}})
         if job.workflow == "deploy.yml":
             with release_settings(user) as settings:
                 succeeded = Runner(user, job, contexts | settings, umask).run()

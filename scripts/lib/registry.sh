@@ -4,6 +4,10 @@
 #   registry_prefix             prints the prefix of image names as Docker prints it, without docker.io/
 #   find_registry_host          sets registry_host, as `docker login` expects it
 #   find_registry_credentials   sets registry_username and registry_password as well; fails with a message if there are none
+#   pushed_image IMAGE:TAG      prints the reference by digest of a local image that was pushed
+#   index_images IMAGE:TAG      prints those of its variants, one for each platform of PLATFORMS
+#   create_index IMAGE:TAG      creates the index of these variants in the registry
+#   index_digest IMAGE:TAG      prints the digest of the index of these variants, from what was built here
 #
 # REGISTRY_USERNAME and REGISTRY_PASSWORD apply to any registry, DOCKERHUB_USERNAME and DOCKERHUB_TOKEN only to Docker Hub:
 # no other registry receives its token. ghcr.io also accepts the token of a workflow, GHCR_TOKEN.
@@ -51,4 +55,31 @@ find_registry_credentials() {
     fi
     [ -n "$registry_username" ] && [ -n "$registry_password" ] && return
     registry_error "no credentials for $registry_host; set both $names (on GitHub: secrets)"
+}
+
+pushed_image() {
+    docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$1" | grep -F "${1%:*}@" | sed -n 1p | grep .
+}
+
+index_images() {
+    local platforms platform
+    IFS=, read -ra platforms <<<"${PLATFORMS-}"
+    for platform in "${platforms[@]}"; do
+        pushed_image "$1-${platform##*/}" || return 1
+    done
+}
+
+create_index() {
+    local images
+    images=$(index_images "$1") || return 1
+    # shellcheck disable=SC2086  # a word per image
+    docker buildx imagetools create --tag "$1" $images
+}
+
+# buildx prints the index and a line break; it is the manifest itself if there is only one.
+index_digest() {
+    local images
+    images=$(index_images "$1") || return 1
+    # shellcheck disable=SC2086  # a word per image
+    docker buildx imagetools create --dry-run $images | head --bytes=-1 | sha256sum | sed 's/\([0-9a-f]*\).*/sha256:\1/'
 }

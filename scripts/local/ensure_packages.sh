@@ -11,6 +11,7 @@ present() {
         chromium) command -v chromium chromium-browser google-chrome >/dev/null ;;
         graphviz) command -v dot >/dev/null ;;
         fonts-dejavu-core) [ -e /usr/share/fonts/truetype/dejavu/DejaVuSans.ttf ] ;;
+        qemu-user-static) [ -e /proc/sys/fs/binfmt_misc/qemu-aarch64 ] || [ -e /proc/sys/fs/binfmt_misc/qemu-x86_64 ] ;;
         python*-venv) "${1%-venv}" -c 'import ensurepip' 2>/dev/null ;;
         *) PATH="$PATH:/usr/sbin:/usr/local/sbin" command -v "$1" >/dev/null ;;
     esac

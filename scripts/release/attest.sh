@@ -2,7 +2,7 @@
 # Attest SBOM (CycloneDX) and provenance (SLSA) of the images of a release: attest.sh FILE FOLDER
 # FILE is a release file of scripts/release/release.sh, which calls this script; the documents are kept in FOLDER.
 # COSIGN_KEY is the signing key, COSIGN_PASSWORD its password; KEYLESS=true signs with the identity of the workflow.
-# REPOSITORY is the URL of the source repository.
+# REPOSITORY is the URL of the source repository. With PLATFORMS, an index has an SBOM of each platform's image.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -39,10 +39,13 @@ attest() {
 version=$(jq --exit-status --raw-output .banking_app_release.version "$file")
 commit=$(jq --exit-status --raw-output .banking_app_release.commit "$file")
 while IFS=$'\t' read -r service image; do
-    .tools/syft scan --quiet "docker:$image" --output "cyclonedx-json=$folder/$service.cdx.json"
     python3 -m scripts.release.provenance "$service" "$version" "$commit" >"$folder/$service.provenance.json"
-    attest cyclonedx "$folder/$service.cdx.json" "$image"
     attest slsaprovenance1 "$folder/$service.provenance.json" "$image"
-    jq --raw-output --arg image "$image" '"attested \($image): \([.components[] | select(.type == "library")] | length) packages"' \
-        "$folder/$service.cdx.json"
+    while read -r suffix; do
+        document=$folder/$service${suffix:+-$suffix}.cdx.json
+        .tools/syft scan --quiet "docker:${suffix:+${image%@*}:$version-}${suffix:-$image}" --output "cyclonedx-json=$document"
+        attest cyclonedx "$document" "$image"
+        jq --raw-output --arg image "$image${suffix:+ ($suffix)}" \
+            '"attested \($image): \([.components[] | select(.type == "library")] | length) packages"' "$document"
+    done < <(tr , '\n' <<<"${PLATFORMS-}" | sed 's|.*/||')
 done < <(jq --raw-output '.banking_app_release.images | to_entries[] | "\(.key)\t\(.value)"' "$file")

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Build, push, sign and attest the images of this commit, and write the release file for deploy.yml: release.sh FILE
 #   REGISTRY=registry.example/bank   image name prefix to push to
+#   PLATFORMS=linux/amd64,linux/arm64  platforms of the images (default: this machine's, without an index)
 #   VERSION=…                        version (default: git describe)
 #   RELEASE_NUMBER=…                 increasing number of the release (default: time of the commit)
 #   REPOSITORY=https://…             source repository, for the attestations; ATTEST=0 makes none
@@ -64,6 +65,8 @@ if [ "${BUILD-}" != 0 ]; then
     [ "${REHEARSAL-}" = 1 ] || export BUILD_COMMIT=$commit
     scripts/build-images.sh --push
 else
+    # Existing images have one platform.
+    unset PLATFORMS
     for service in "${services[@]}"; do
         run_quiet docker push --quiet "$REGISTRY/$service:$VERSION"
     done
@@ -77,8 +80,13 @@ if [ "${KEYLESS-}" != true ]; then
 fi
 images=()
 for service in "${services[@]}"; do
-    image=$(docker image inspect --format '{{range .RepoDigests}}{{println .}}{{end}}' "$REGISTRY/$service:$VERSION" |
-        grep -F "$REGISTRY/$service@" | sed -n 1p) || fail "the registry returned no digest for $REGISTRY/$service:$VERSION"
+    name=$REGISTRY/$service:$VERSION
+    if [ -n "${PLATFORMS-}" ]; then
+        digest=$(index_digest "$name") || fail "the images of $name were not pushed"
+        image=$REGISTRY/$service@$digest
+    else
+        image=$(pushed_image "$name") || fail "the registry returned no digest for $name"
+    fi
     run_quiet scripts/release/cosign.sh sign --yes "${signs[@]}" \
         -a "service=$service" -a "version=$VERSION" -a "commit=$commit" -a "release=$number" "$image"
     echo "signed $image"

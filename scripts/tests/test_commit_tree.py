@@ -143,7 +143,7 @@ def copy_from_project(root: Path, *names: str) -> None:
 
 @pytest.mark.parametrize("commit", [True, False])
 def test_a_release_is_built_from_the_commit_alone(root: Path, commit: bool) -> None:
-    copy_from_project(root, "scripts/build-images.sh", *_BUILDING)
+    copy_from_project(root, "scripts/build-images.sh", "scripts/lib/registry.sh", *_BUILDING)
     git(root, "add", "--all")
     git(root, "commit", "--quiet", "--message", "second")
     (root / "docker" / "planted.py").touch()

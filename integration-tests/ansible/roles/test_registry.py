@@ -104,3 +104,22 @@ def test_another_version_of_cosign_is_reported_as_such(
     monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{program.parent}:{plays.ENVIRONMENT['PATH']}")
     refused = _run_parts(["cosign"], tmp_path, settings)
     assert refused.failed and "Cosign 2.4.1 does not find signatures of Cosign 3" in refused.output
+
+
+def test_an_index_of_two_platforms_has_the_digest_that_is_signed(registry: Registry, tmp_path: Path) -> None:
+    name = f"{registry.address}/bank/index:v1"
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n", encoding="utf-8")
+    for platform in ("amd64", "arm64"):
+        build = ("docker", "buildx", "build", "--builder", "default", "--platform", f"linux/{platform}", "--load")
+        run(*build, "--tag", f"{name}-{platform}", str(tmp_path))
+        run("docker", "push", "--quiet", f"{name}-{platform}")
+    script = f'. scripts/lib/registry.sh; index_digest "{name}"; create_index "{name}"'
+    platforms = "linux/amd64,linux/arm64"
+    digest = run("bash", "-euc", script, PLATFORMS=platforms).split()[0]
+    index = json.loads(
+        run("docker", "buildx", "imagetools", "inspect", "--raw", f"{registry.address}/bank/index@{digest}")
+    )
+    assert [one["platform"]["architecture"] for one in index["manifests"]] == ["amd64", "arm64"]
+    run("docker", "image", "rm", f"{name}-amd64", f"{name}-arm64")
+    missing = f'. scripts/lib/registry.sh; index_digest "{name}" || echo no digest'
+    assert run("bash", "-uc", missing, PLATFORMS=platforms).strip() == "no digest"
