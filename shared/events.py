@@ -81,7 +81,8 @@ class HoldData(EventData):
     expires_at: datetime | None
     transaction_id: str | None
     created_at: datetime
-    # None in events written before the field existed.
+    # None in events written before the fields existed.
+    remaining_amount: int | None = Field(None, description="Amount that is still reserved.")
     placed_by: Literal["owner", "operator"] | None = None
 
 
@@ -104,6 +105,7 @@ DATA_MODELS: dict[str, type[EventData]] = {
     "bank.transaction.refused": TransactionRefused,
     "bank.hold.placed": HoldData,
     "bank.hold.captured": HoldData,
+    "bank.hold.extended": HoldData,
     "bank.hold.voided": HoldData,
     "bank.hold.expired": HoldData,
     "bank.transaction.flagged": TransactionFlagged,

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from app import api, jobs
 from app.application.queries import Queries
 from app.consumer import FlagHandler
-from app.http import audit_api, internal_api
+from app.http import audit_api, holds_api, internal_api
 from app.models import outbox
 from app.service import AccountService
 from app.settings import AccountSettings
@@ -51,7 +51,7 @@ def create(settings: AccountSettings) -> Service:
     service_app = create_app(
         settings,
         "Accounts and the double-entry ledger.",
-        routes=[*api.ROUTES, *audit_api.ROUTES],
+        routes=[*api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES],
         internal_routes=[
             feed.route(engine, outbox, settings.service_token.get_secret_value()),
             *internal_api.ROUTES,

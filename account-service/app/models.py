@@ -120,10 +120,13 @@ holds = Table(
     Column("transaction_id", _ID, comment="transaction of the capture"),
     Column("created_at", UtcDateTime, nullable=False),
     Column("placed_by", String(8), comment="owner or operator; null if the placing version did not record it"),
+    Column("placed_amount", BigInteger, comment="amount as placed, if a part was captured while the hold was active"),
     CheckConstraint("amount > 0", name="hold_is_positive"),
     CheckConstraint("captured_amount BETWEEN 0 AND amount", name="capture_within_hold"),
     CheckConstraint("status IN ('active', 'captured', 'voided', 'expired')", name="known_hold_status"),
     Index("active_holds_by_expiry", "expires_at", postgresql_where=text("status = 'active'")),
+    Index("holds_by_account", "account_id", "id"),
+    Index("holds_by_account_and_status", "account_id", "status", "id"),
 )
 
 audit_log = Table(
@@ -146,6 +149,13 @@ audit_log = Table(
     Column("event_id", String(255), comment="event that caused a change by the bank itself"),
     Index("audit_log_by_account", "account_id", "id"),
     Index("audit_log_by_subject", "subject", "id"),
+    Index(
+        "audit_log_by_hold",
+        "hold_id",
+        "id",
+        postgresql_where=text("hold_id IS NOT NULL"),
+        sqlite_where=text("hold_id IS NOT NULL"),
+    ),
 )
 
 idempotency_keys = idempotency.table(metadata)

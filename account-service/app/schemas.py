@@ -7,13 +7,13 @@ import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
 from app.domain.audit import Action
+from app.domain.model import MAX_HOLD_SECONDS
 from shared.http.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
 
 MAX_AMOUNT = 10**15
 MAX_BATCH = 1000
-MAX_HOLD_SECONDS = 365 * 86400
 
 # Amounts are in minor units, so a currency needs one.
 _CURRENCIES = frozenset(currency.alpha_3 for currency in pycountry.currencies) - NO_MINOR_UNIT
@@ -120,9 +120,23 @@ class HoldBody(StrictBody):
 
 
 class CaptureBody(StrictBody):
-    """Body of `POST /holds/{id}/captures`; without `amount` the hold is captured in full."""
+    """Body of `POST /holds/{id}/captures`; without `amount` all that is left of the hold is captured."""
+
+    added_fields = frozenset({"final"})
 
     amount: Amount | None = None
+    final: bool | None = Field(
+        None,
+        description="False keeps the rest of the hold for further captures; by default it is released.",
+    )
+
+
+class ExtensionBody(StrictBody):
+    """Body of `POST /holds/{id}/extensions`."""
+
+    expires_in: Annotated[
+        int, Field(ge=1, le=MAX_HOLD_SECONDS, description="Time until the hold expires, in seconds from now.")
+    ]
 
 
 class AccountView(BaseModel):
@@ -166,24 +180,55 @@ class TransactionView(BaseModel):
     created_at: datetime
 
 
-class HoldView(BaseModel):
-    """A hold; the response to its capture has the `transaction`."""
+HoldStatus = Literal["active", "captured", "voided", "expired"]
 
+
+class _HoldFields(BaseModel):
     id: str
     account_id: str
-    amount: int
-    captured_amount: int
+    amount: int = Field(description="Amount that was reserved when the hold was placed.")
+    captured_amount: int = Field(description="Sum of the captures.")
+    remaining_amount: int = Field(description="Amount that is still reserved; 0 once the hold has ended.")
     currency: str
-    status: Literal["active", "captured", "voided", "expired"]
+    status: HoldStatus
     expires_at: datetime
-    transaction_id: str | None
+    transaction_id: str | None = Field(description="Transaction of the last capture.")
     created_at: datetime
     placed_by: Literal["owner", "operator"] | None = Field(
         None,
-        description="Who placed the hold; null if an earlier version did not record it. Only operators can capture or "
-        "void a hold with `operator` or null.",
+        description="Who placed the hold; null if an earlier version did not record it. Only operators can capture, "
+        "extend or void a hold with `operator` or null.",
     )
+
+
+class HoldView(_HoldFields):
+    """A hold; the response to its capture has the `transaction`."""
+
     transaction: TransactionView | None = None
+
+
+class HoldPage(BaseModel):
+    """A page of holds."""
+
+    items: list[HoldView]
+    next_cursor: str | None
+
+
+class HoldChangeView(BaseModel):
+    """A change of a hold and who made it."""
+
+    action: Literal["hold", "capture", "extend", "void", "expire"]
+    made_by: Literal["owner", "operator", "bank"] = Field(description="`bank`: the hold has expired.")
+    subject: str | None = Field(description="Subject of the token; null for customers if it was not the owner's.")
+    transaction_id: str | None = Field(description="Transaction of a capture.")
+    amount: int | None = Field(description="Amount of a capture.")
+    created_at: datetime
+
+
+class HoldDetailView(_HoldFields):
+    """A hold with its changes."""
+
+    changes: list[HoldChangeView] = Field(description="The newest 100 changes, newest first.")
 
 
 class BatchResultView(BaseModel):

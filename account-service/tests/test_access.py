@@ -20,7 +20,10 @@ STRANGERS = {
     ("POST", "/api/v1/accounts/{id}/deposits"): 404,
     ("POST", "/api/v1/accounts/{id}/withdrawals"): 404,
     ("POST", "/api/v1/accounts/{id}/holds"): 404,
+    ("GET", "/api/v1/accounts/{id}/holds"): 404,
+    ("GET", "/api/v1/holds/{id}"): 404,
     ("POST", "/api/v1/holds/{id}/captures"): 404,
+    ("POST", "/api/v1/holds/{id}/extensions"): 404,
     ("POST", "/api/v1/holds/{id}/voids"): 404,
     ("POST", "/api/v1/transfers"): 404,
     ("POST", "/api/v1/transfers:batch"): 200,
@@ -51,7 +54,7 @@ class AliceResources:
 
     async def state(self) -> list[dict]:
         """Return the accounts as alice sees them."""
-        return [(await self._client.get(f"/api/v1/accounts/{one}")).json() for one in (self.account, self.other)]
+        return [(await self._client.get(f"/api/v1/accounts/{id_}")).json() for id_ in (self.account, self.other)]
 
     def body(self, path: str, target: str) -> dict:
         """Return the body of a request about alice's resources; `target` is the account that would be credited."""
@@ -62,6 +65,7 @@ class AliceResources:
             "transfers:batch": {"transfers": [{"key": "theft", **transfer}]},
             "reversals": {"transaction_id": self.transfer},
             "accounts": {"currency": "USD"},
+            "extensions": {"expires_in": 30 * 86400},
             **dict.fromkeys(("deposits", "withdrawals", "holds"), money),
         }
         return bodies.get(path.rpartition("/")[2], {})

@@ -22,6 +22,7 @@ DOCUMENTED = {
     *("POST /api/v1/accounts/{id}/deposits", "POST /api/v1/accounts/{id}/withdrawals"),
     *("POST /api/v1/transfers", "POST /api/v1/transfers:batch", "POST /api/v1/reversals"),
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
+    *("GET /api/v1/accounts/{id}/holds", "GET /api/v1/holds/{id}", "POST /api/v1/holds/{id}/extensions"),
     *("POST /api/v1/accounts/{id}/freeze", "POST /api/v1/accounts/{id}/unfreeze", "POST /api/v1/accounts/{id}/close"),
 }
 # The service runs in another process; coverage of the client is of no interest.
@@ -97,6 +98,8 @@ def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None
     for action in ("voids", "captures"):
         create(client, f"holds/{create(client, f'accounts/{account}/holds', amount=5, currency='USD')}/{action}")
     create(client, f"accounts/{account}/holds", amount=5, currency="USD", expires_in=1)
+    extended = create(client, f"accounts/{account}/holds", amount=5, currency="USD", expires_in=60)
+    create(client, f"holds/{extended}/extensions", expires_in=120)
     refused = {"transaction_id": deposit}
     assert client.post("/api/v1/reversals", json=refused, headers=key_header()).status_code == 409
     empty = create(client, "accounts", currency="USD")

@@ -13,7 +13,7 @@ from app.models import accounts
 from app.service import AccountService
 from app.settings import AccountSettings
 from shared.http import bodies
-from shared.http.bodies import EmptyBody, StrictBody
+from shared.http.bodies import EmptyBody, StrictBody, hashed_content
 from shared.http.idempotency import canonical, request_hash
 from shared.ids import new_id, utc_now
 from shared.testing.fixtures import Lab
@@ -165,5 +165,5 @@ HASHES = {
 def test_request_hashes_are_stable(path: str, model: type[StrictBody]) -> None:
     content, expected = HASHES[path, model]
     validated = model.model_validate_json(json.dumps(content)).model_dump()
-    assert request_hash(path, validated).hex() == expected
-    assert request_hash(path, canonical(model, content)).hex() == expected
+    assert request_hash(path, hashed_content(model, validated)).hex() == expected
+    assert request_hash(path, hashed_content(model, canonical(model, content))).hex() == expected

@@ -1,12 +1,13 @@
 """Decisions of the ledger, on plain data."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
 
 from app.domain import commands
-from app.domain.model import MAX_BALANCE, Account, Entry, Hold, Transaction, format_amount
+from app.domain.model import MAX_BALANCE, MAX_BLOCKING_HOLDS, Account, Entry, Hold, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
 from shared.http.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
@@ -30,7 +31,7 @@ def unit() -> UnitOfWork:
         account("bob", "bob"),
         account("euro", "alice", 10, currency="EUR"),
     ]
-    return UnitOfWork({found.id: found for found in accounts}, {"USD": "cash", "EUR": "euro-cash"})
+    return UnitOfWork({account.id: account for account in accounts}, {"USD": "cash", "EUR": "euro-cash"})
 
 
 def code(result: object) -> str:
@@ -42,7 +43,7 @@ def pay(amount: int, source: str = "alice", target: str = "bob", currency: str =
 
 
 def test_commands_declare_what_their_decisions_read() -> None:
-    one_of_each: list[commands.Command] = [
+    examples: list[commands.Command] = [
         commands.OpenAccount("new", "1", "JPY", None),
         commands.Deposit("d", "a", 1, "USD", None),
         commands.Withdraw("w", "b", 1, "EUR", None),
@@ -50,14 +51,17 @@ def test_commands_declare_what_their_decisions_read() -> None:
         commands.Reverse("r", "original", None),
         commands.PlaceHold("h", "e", 1, "CHF", NOW),
         commands.CaptureHold("x", "captured", None),
+        commands.ExtendHold("extended", NOW),
         commands.ReleaseHold("released", "voided"),
         commands.SetStatus("f", "frozen"),
+        commands.SetStatus("g", "closed"),
     ]
-    assert {type(command) for command in one_of_each} == set(get_args(commands.Command))
-    assert commands.References.union(command.references for command in one_of_each) == commands.References(
-        accounts=set("abcdef"),
+    assert {type(command) for command in examples} == set(get_args(commands.Command))
+    assert commands.References.union(command.references for command in examples) == commands.References(
+        accounts=set("abcdefg"),
         transactions={"original"},
-        holds={"captured", "released"},
+        holds={"captured", "extended", "released"},
+        closed_accounts={"g"},
         captured_holds={"captured"},
         cash={"USD", "EUR"},
         unlocked_cash={"CHF"},
@@ -205,6 +209,87 @@ def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
     assert (unit.accounts["alice"].balance, unit.accounts["alice"].available) == (60, 60)
 
 
+def held(unit: UnitOfWork, amount: int = 60, **changes: object) -> Hold:
+    """Place a hold on alice's account."""
+    unit.accounts["alice"].held += amount
+    hold = replace(Hold("h", "alice", amount, 0, "USD", "active", NOW + timedelta(1), None, NOW, "owner"), **changes)
+    unit.holds[hold.id] = hold
+    return hold
+
+
+def test_a_hold_is_captured_in_parts_up_to_its_amount(unit: UnitOfWork):
+    held(unit)
+    for number, (amount, captured, remaining) in enumerate([(25, 25, 35), (5, 30, 30)]):
+        result = decide(unit, commands.CaptureHold(f"c{number}", "h", amount, final=False), ALICE, NOW)
+        assert isinstance(result, commands.HoldResult) and result.capture is not None
+        assert result.capture.transaction.amount == amount
+        assert (result.hold.status, result.hold.amount) == ("active", 60)
+        assert (result.hold.captured_amount, result.hold.remaining_amount) == (captured, remaining)
+        assert (unit.accounts["alice"].held, unit.accounts["alice"].available) == (remaining, 40)
+    assert code(decide(unit, commands.CaptureHold("c3", "h", 31, final=False), ALICE, NOW)) == "hold-exceeded"
+    last = decide(unit, commands.CaptureHold("c4", "h", 30, final=False), ALICE, NOW)
+    assert isinstance(last, commands.HoldResult)
+    assert (last.hold.status, last.hold.captured_amount, last.hold.transaction_id) == ("captured", 60, "c4")
+    assert (unit.accounts["alice"].balance, unit.accounts["alice"].held) == (40, 0)
+    assert code(decide(unit, commands.CaptureHold("c5", "h", None), ALICE, NOW)) == "hold-not-active"
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "balance", "captured"),
+    [
+        (commands.CaptureHold("c", "h", None), "captured", 40, 60),
+        (commands.CaptureHold("c", "h", 10), "captured", 70, 30),
+        (commands.ReleaseHold("h", "voided"), "voided", 80, 20),
+    ],
+)
+def test_the_end_of_a_partly_captured_hold_releases_the_rest(
+    unit: UnitOfWork, command: commands.Command, status: str, balance: int, captured: int
+):
+    held(unit)
+    decide(unit, commands.CaptureHold("c1", "h", 20, final=False), ALICE, NOW)
+    result = decide(unit, command, ALICE, NOW)
+    assert isinstance(result, commands.HoldResult)
+    assert (result.hold.status, result.hold.captured_amount, result.hold.remaining_amount) == (status, captured, 0)
+    assert (unit.accounts["alice"].balance, unit.accounts["alice"].held) == (balance, 0)
+
+
+@pytest.mark.parametrize(("caller", "expected"), [(ALICE, "account-frozen"), (OPERATOR_CALLER, "done")])
+def test_only_operators_capture_a_hold_on_a_frozen_account(unit: UnitOfWork, caller, expected: str):
+    held(unit)
+    unit.accounts["alice"].status = "frozen"
+    assert code(decide(unit, commands.CaptureHold("c", "h", None), caller, NOW)) == expected
+    assert unit.accounts["alice"].balance == (40 if expected == "done" else 100)
+
+
+@pytest.mark.parametrize(
+    ("days", "expected"),
+    [(1, "expiry-out-of-range"), (2, "done"), (365, "done"), (366, "expiry-out-of-range"), (0, "expiry-out-of-range")],
+)
+def test_a_hold_is_extended_within_a_year_after_it_was_placed(unit: UnitOfWork, days: int, expected: str):
+    held(unit)
+    result = decide(unit, commands.ExtendHold("h", NOW + timedelta(days)), ALICE, NOW)
+    assert code(result) == expected
+    assert unit.holds["h"].expires_at == NOW + timedelta(days if expected == "done" else 1)
+    assert [event.type for event in unit.events] == (["bank.hold.extended"] if expected == "done" else [])
+
+
+@pytest.mark.parametrize("ended", [{"status": "voided"}, {"expires_at": NOW}])
+def test_a_hold_that_has_ended_is_not_extended(unit: UnitOfWork, ended: dict[str, object]):
+    held(unit, **ended)
+    assert code(decide(unit, commands.ExtendHold("h", NOW + timedelta(5)), ALICE, NOW)) == "hold-not-active"
+
+
+def test_a_refusal_to_close_names_the_oldest_active_holds(unit: UnitOfWork):
+    unit.accounts["alice"].balance = 1000
+    ids = [f"h{number:02}" for number in range(MAX_BLOCKING_HOLDS + 2)]
+    for id_ in reversed(ids):
+        held(unit, 1, id=id_)
+    held(unit, 1, id="a-voided", status="voided")
+    refusal = decide(unit, commands.SetStatus("alice", "closed"), OPERATOR_CALLER, NOW)
+    assert isinstance(refusal, commands.Refusal) and refusal.code == "balance-not-zero"
+    assert refusal.holds == tuple(ids[:MAX_BLOCKING_HOLDS])
+
+
 @pytest.mark.parametrize(
     ("placed_by", "caller", "expected"),
     [
@@ -219,15 +304,20 @@ def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
 )
 @pytest.mark.parametrize(
     "command",
-    [commands.CaptureHold("c", "h", None), commands.CaptureHold("c", "h", 1), commands.ReleaseHold("h", "voided")],
+    [
+        commands.CaptureHold("c", "h", None),
+        commands.CaptureHold("c", "h", 1),
+        commands.CaptureHold("c", "h", 1, final=False),
+        commands.ExtendHold("h", NOW + timedelta(2)),
+        commands.ReleaseHold("h", "voided"),
+    ],
 )
-def test_permission_to_end_a_hold(
+def test_permission_to_change_a_hold(
     unit: UnitOfWork, command: commands.Command, placed_by: str | None, caller, expected: str
 ):
-    unit.accounts["alice"].held = 60
-    unit.holds["h"] = Hold("h", "alice", 60, 0, "USD", "active", NOW + timedelta(1), None, NOW, placed_by)
+    before = held(unit, placed_by=placed_by)
     assert code(decide(unit, command, caller, NOW)) == expected
-    assert (unit.accounts["alice"].held == 0) == (expected == "done")
+    assert (unit.holds["h"] != before) == (expected == "done")
 
 
 @pytest.mark.parametrize(("caller", "placed_by"), [(ALICE, "owner"), (OPERATOR_CALLER, "operator")])

@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.queries import Queries
 from app.application.requests import LedgerResponse
-from app.domain.commands import CaptureHold, Deposit, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.domain.model import MAX_BLOCKING_HOLDS
 from app.models import metadata
 from app.service import AccountService
 from shared.http.auth import Caller
@@ -47,7 +48,9 @@ class Model:
 
     balance: int = 0
     status: str = "active"
+    # What is left of each active hold, and the days after which it expires.
     holds: dict[str, int] = field(default_factory=dict)
+    hold_days: dict[str, int] = field(default_factory=dict)
     operator_holds: set[str] = field(default_factory=set)
 
     @property
@@ -58,6 +61,11 @@ class Model:
         if self.status != "active":
             return f"account-{self.status}"
         return "insufficient-funds" if spendable < amount else None
+
+    def hold_refusal(self, hold: str, caller: Caller) -> str | None:
+        if hold in self.operator_holds and not caller.is_operator:
+            return "forbidden"
+        return None if hold in self.holds else "hold-not-active"
 
     def credit_refusal(self) -> str | None:
         return "account-closed" if self.status == "closed" else None
@@ -80,6 +88,7 @@ class Bank(RuleBasedStateMachine):
         self.service = AccountService(self.engine, make_settings(self.lab, _SQLITE))
         self.model: dict[str, Model] = {}
         self.reversed: set[str] = set()
+        self.started = utc_now()
 
     def new_database(self, file: Path) -> AsyncEngine:
         """Return an engine on a new database; the drill fuzz_ledger overrides it with a faster one."""
@@ -156,33 +165,50 @@ class Bank(RuleBasedStateMachine):
     def place_hold(self, account: str, amount: int, caller: Caller) -> tuple[str, str]:
         model, hold = self.model[account], new_id()
         refusal = model.debit_refusal(amount, model.available)
-        self.execute(PlaceHold(hold, account, amount, "USD", utc_now() + timedelta(days=1)), refusal, caller)
+        self.execute(PlaceHold(hold, account, amount, "USD", self.started + timedelta(days=1)), refusal, caller)
         if refusal is None:
             model.holds[hold] = amount
+            model.hold_days[hold] = 1
             if caller.is_operator:
                 model.operator_holds.add(hold)
         return account, "" if refusal else hold
 
-    @rule(hold=holds, part=st.none() | AMOUNTS, caller=CALLERS)
-    def capture_hold(self, hold: tuple[str, str], part: int | None, caller: Caller) -> None:
+    @rule(hold=holds, part=st.none() | AMOUNTS, final=st.booleans(), caller=CALLERS)
+    def capture_hold(self, hold: tuple[str, str], part: int | None, final: bool, caller: Caller) -> None:
         account, id_ = hold
         if not id_:
             return
         model = self.model[account]
         held = model.holds.get(id_)
         amount = part or held or 0
-        if id_ in model.operator_holds and not caller.is_operator:
-            refusal: str | None = "forbidden"
-        elif held is None:
-            refusal = "hold-not-active"
-        elif amount > held:
-            refusal = "hold-exceeded"
-        else:
-            refusal = model.debit_refusal(amount, model.available + held)
-        self.execute(CaptureHold(new_id(), id_, part), refusal, caller)
-        if refusal is None:
-            del model.holds[id_]
+        if (refusal := model.hold_refusal(id_, caller)) is None and held is not None:
+            if amount > held:
+                refusal = "hold-exceeded"
+            elif model.status == "frozen" and not caller.is_operator:
+                refusal = "account-frozen"
+        body = self.execute(CaptureHold(new_id(), id_, part, final), refusal, caller)
+        if refusal is None and held is not None:
             model.balance -= amount
+            model.holds[id_] = held - amount
+            if final or amount == held:
+                del model.holds[id_]
+            assert body["remaining_amount"] == model.holds.get(id_, 0)
+            assert body["status"] == ("active" if id_ in model.holds else "captured")
+
+    @rule(hold=holds, days=st.integers(1, 400), caller=CALLERS)
+    def extend_hold(self, hold: tuple[str, str], days: int, caller: Caller) -> None:
+        account, id_ = hold
+        if not id_:
+            return
+        model = self.model[account]
+        refusal = model.hold_refusal(id_, caller)
+        if refusal is None and not model.hold_days[id_] < days <= 365:
+            refusal = "expiry-out-of-range"
+        # A little earlier than the days after the hold was placed, so that 365 of them are allowed.
+        expires_at = self.started + timedelta(days=days)
+        self.execute(ExtendHold(id_, expires_at), refusal, caller)
+        if refusal is None:
+            model.hold_days[id_] = days
 
     @rule(hold=holds, caller=CALLERS)
     def void_hold(self, hold: tuple[str, str], caller: Caller) -> None:
@@ -190,11 +216,10 @@ class Bank(RuleBasedStateMachine):
         if not id_:
             return
         model = self.model[account]
-        if id_ in model.operator_holds and not caller.is_operator:
-            self.execute(ReleaseHold(id_, "voided"), "forbidden", caller)
-            return
-        known = model.holds.pop(id_, None)
-        self.execute(ReleaseHold(id_, "voided"), None if known else "hold-not-active", caller)
+        refusal = model.hold_refusal(id_, caller)
+        self.execute(ReleaseHold(id_, "voided"), refusal, caller)
+        if refusal is None:
+            del model.holds[id_]
 
     @rule(account=accounts, status=st.sampled_from(["frozen", "active", "active", "closed"]))
     def set_status(self, account: str, status: str) -> None:
@@ -205,7 +230,9 @@ class Bank(RuleBasedStateMachine):
                 refusal = "account-closed"
             elif status == "closed" and (model.balance or model.holds):
                 refusal = "balance-not-zero"
-        self.execute(SetStatus(account, status), refusal)
+        body = self.execute(SetStatus(account, status), refusal)
+        if refusal == "balance-not-zero":
+            assert body.get("holds", []) == sorted(model.holds)[:MAX_BLOCKING_HOLDS]
         if refusal is None:
             model.status = status
 

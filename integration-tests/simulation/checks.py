@@ -93,6 +93,7 @@ def _freezes(event: dict[str, Any]) -> bool:
 
 def _broken_ledger(ledger: sqlite3.Connection) -> list[str]:
     queries: dict[str, str] = load(ACCOUNT).invariants.VIOLATION_QUERIES
+    queries = {**queries, "a hold's captured amount differs from its captures": _WRONG_CAPTURES}
     return [violation for violation, query in queries.items() if ledger.execute(query).fetchone() is not None]
 
 
@@ -106,21 +107,24 @@ def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[s
         answers = {result["key"]: result for result in body.get("results", ())} if body else {}
         names = [f"{asked.key}/{number}" for number in range(3)]
         return [line for name in names for line in _counted(ledger, "move", name, answers.get(name, {}).get("status"))]
-    mark = asked.key
-    if asked.expires_at is not None:
-        mark = asked.expires_at.astimezone(UTC).replace(tzinfo=None).isoformat(" ", timespec="microseconds")
-    if asked.hold is not None:
-        mark = asked.hold.replace("-", "")
-    return _counted(ledger, asked.kind, mark, asked.answers[0].status if asked.answers else None)
+    return _counted(ledger, asked.kind, asked.key, asked.answers[0].status if asked.answers else None)
 
 
 _EFFECTS = {
     "move": "SELECT count(*) FROM transactions WHERE reference = ?",
     "open": "SELECT count(*) FROM accounts WHERE name = ?",
-    "hold": "SELECT count(*) FROM holds WHERE expires_at = ?",
-    "capture": "SELECT count(*) FROM holds WHERE id = ? AND status = 'captured'",
-    "void": "SELECT count(*) FROM holds WHERE id = ? AND status = 'voided'",
+    "hold": """SELECT count(*) FROM audit_log a JOIN holds h ON h.id = a.hold_id
+        WHERE a.request_id = ? AND a.action = 'hold'""",
+    "capture": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'capture'",
+    "extend": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'extend'",
+    "void": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'void'",
 }
+_WRONG_CAPTURES = """
+    SELECT h.id FROM holds h LEFT JOIN
+    (SELECT a.hold_id, sum(t.amount) AS captured FROM audit_log a JOIN transactions t ON t.id = a.transaction_id
+    GROUP BY a.hold_id) c ON c.hold_id = h.id
+    WHERE coalesce(c.captured, 0) <> coalesce(h.placed_amount - h.amount, 0) + h.captured_amount
+    OR c.captured > coalesce(h.placed_amount, h.amount)"""
 
 
 def _counted(ledger: sqlite3.Connection, kind: str, mark: str, status: int | None) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -21,7 +21,10 @@ _OPERATOR = Caller("operator", frozenset({OPERATOR, CASH_DESK}))
 _ACCOUNTS, _MONEY = 3, 1000
 # Enough attempts to outlast the faults of any seed.
 _CERTAIN = 500
-_KINDS = ["transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "hold", "capture", "void"]
+_KINDS = [
+    *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse"),
+    *("hold", "capture", "partial capture", "extend", "void"),
+]
 
 
 @dataclass
@@ -31,8 +34,6 @@ class ClientOperation:
     kind: str
     key: str
     build: Callable[[], Any]
-    expires_at: datetime | None = None
-    hold: str | None = None
     answers: list[Any] = field(default_factory=list)
 
 
@@ -103,16 +104,19 @@ class Clients:
         if kind == "withdraw":
             return ClientOperation("move", key, lambda: commands.Withdraw(new_id(), one, amount, "USD", key))
         if kind == "hold":
-            expires_at = utc_now() + timedelta(days=1, seconds=len(self.asked))
-            return ClientOperation(
-                "hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at), expires_at
-            )
-        if kind in ("capture", "void") and self._held:
-            # One request per account, so that its effects can be counted.
-            hold = self._held.pop(chance.randrange(len(self._held)))
+            expires_at = utc_now() + timedelta(days=1)
+            return ClientOperation("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at))
+        if kind in ("capture", "partial capture", "extend", "void") and self._held:
+            hold = chance.choice(self._held)
             if kind == "capture":
-                return ClientOperation(kind, key, lambda: commands.CaptureHold(new_id(), hold, None), hold=hold)
-            return ClientOperation(kind, key, lambda: commands.ReleaseHold(hold, "voided"), hold=hold)
+                return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, None))
+            if kind == "partial capture":
+                part = chance.randint(1, 50)
+                return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, part, final=False))
+            if kind == "extend":
+                later = utc_now() + timedelta(days=2, seconds=len(self.asked))
+                return ClientOperation("extend", key, lambda: commands.ExtendHold(hold, later))
+            return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
         if kind == "batch":
             items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
             return ClientOperation("batch", key, lambda: _batch(key, items))

@@ -29,6 +29,8 @@ class StrictBody(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid")
 
     max_nodes: ClassVar[int] = 200
+    # Fields that were added after a release, with the default None (see `hashed_content`).
+    added_fields: ClassVar[frozenset[str]] = frozenset()
 
 
 class EmptyBody(StrictBody):
@@ -36,6 +38,13 @@ class EmptyBody(StrictBody):
 
 
 Body = TypeVar("Body", bound=StrictBody)
+
+
+def hashed_content(model: type[StrictBody], content: Any) -> Any:
+    """Return the content of a request without absent added fields: it has the same hash as in earlier releases."""
+    if not model.added_fields or not isinstance(content, dict):
+        return content
+    return {name: value for name, value in content.items() if name not in model.added_fields or value is not None}
 
 
 async def read(request: Request, model: type[Body]) -> Body:

@@ -61,9 +61,14 @@ ADVICE: Mapping[str, Advice] = {
     "already-reversed": Advice("the transaction has already been reversed", "nothing to do"),
     "not-reversible": Advice("reversals cannot be reversed", "post a new transaction"),
     "hold-not-active": Advice("the hold has been captured or voided, or has expired", "place a new hold"),
-    "hold-exceeded": Advice("the amount of the capture exceeds the hold", "reduce the amount"),
+    "hold-exceeded": Advice("the amount of the capture exceeds what is left of the hold", "reduce the amount"),
+    "expiry-out-of-range": Advice(
+        "the new expiry of a hold is not later than its current one, or more than a year after it was placed",
+        "choose another `expires_in`, or place a new hold",
+    ),
     "balance-not-zero": Advice(
-        "an account with a balance or holds cannot be closed", "pay out the balance and void the holds first"
+        "an account with a balance or active holds cannot be closed",
+        "capture or void the holds in `holds`, and pay out the balance",
     ),
     "balance-limit": Advice("the balance would exceed the maximum of an account", "use another account"),
     "request-in-progress": Advice(

@@ -47,6 +47,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "validation-failed": ProblemType(422, "Validation failed"),
     "currency-mismatch": ProblemType(422, "Currency mismatch"),
     "same-account": ProblemType(422, "Payer and payee are the same account"),
+    "expiry-out-of-range": ProblemType(422, "Expiry of the hold out of range"),
     "idempotency-key-reused": ProblemType(422, "Idempotency-Key reused for a different request"),
     "rate-limited": ProblemType(429, "Too many requests"),
     "headers-too-large": ProblemType(431, "Request headers too large"),
@@ -78,6 +79,8 @@ class Problem(Exception):
     detail: str
     errors: Sequence[Mapping[str, str]] = ()
     headers: Mapping[str, str] = field(default_factory=dict)
+    # Members of the document besides the standard ones, described in ProblemDocument.
+    members: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.code}: {self.detail}"
@@ -99,6 +102,9 @@ class ProblemDocument(BaseModel):
     code: str = Field(description="The last part of `type`.", examples=["not-found"])
     request_id: str
     errors: list[dict[str, str]] = Field(default=[], description="JSON pointers to invalid fields, with reasons.")
+    holds: list[str] = Field(
+        default=[], description="Ids of active holds that prevent the closing of the account, oldest first, at most 20."
+    )
 
 
 def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:
@@ -111,6 +117,7 @@ def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]
         "instance": instance,
         "code": problem.code,
         "request_id": request_id,
+        **problem.members,
     }
     if problem.errors:
         body["errors"] = list(problem.errors[:MAX_ERRORS])

@@ -11,19 +11,25 @@ from typing import Any
 
 from app.application.requests import EVENT_SUBJECT, SYSTEM, LedgerRequest
 from app.domain.audit import Action, Actor, AuditEntry
-from app.domain.commands import AccountResult, Command, HoldResult, OpenAccount, Result
+from app.domain.commands import (
+    AccountResult,
+    CaptureHold,
+    Command,
+    ExtendHold,
+    HoldResult,
+    OpenAccount,
+    PlaceHold,
+    Result,
+)
+from shared.http.auth import OPERATOR, Caller
 from shared.ids import new_id, rfc3339
 
 # Of the scopes of a token only those that begin with `bank:` are recorded, so no token has this one.
 _SYSTEM_SCOPE = "system"
 _MAX_SCOPE = 255
 _MAX_REQUEST_ID = 128
-_HOLD_ACTIONS: Mapping[str, Action] = {
-    "active": "hold",
-    "captured": "capture",
-    "voided": "void",
-    "expired": "expire",
-}
+_HOLD_ACTIONS: Mapping[type, Action] = {PlaceHold: "hold", CaptureHold: "capture", ExtendHold: "extend"}
+_RELEASE_ACTIONS: Mapping[str, Action] = {"voided": "void", "expired": "expire"}
 _STATUS_ACTIONS: Mapping[str, Action] = {"frozen": "freeze", "active": "unfreeze", "closed": "close"}
 
 
@@ -47,8 +53,9 @@ def entry_for(
     transaction_id = hold_id = event_id = None
     if isinstance(result, HoldResult):
         hold = result.hold
-        action, account_id, hold_id = _HOLD_ACTIONS[hold.status], hold.account_id, hold.id
-        transaction_id = hold.transaction_id
+        action = _RELEASE_ACTIONS.get(hold.status) or _HOLD_ACTIONS[type(command)]
+        account_id, hold_id = hold.account_id, hold.id
+        transaction_id = result.capture.transaction.id if result.capture else None
     elif isinstance(result, AccountResult):
         action = "open" if isinstance(command, OpenAccount) else _STATUS_ACTIONS[result.account.status]
         account_id = result.account.id
@@ -68,6 +75,22 @@ def entry_for(
         request_id=actor.request_id,
         event_id=event_id,
     )
+
+
+def hold_change(change: Any, caller: Caller) -> dict[str, Any]:
+    """Return a change of a hold as the API represents it; `amount` is that of a capture.
+
+    Customers do not see the subjects of operators.
+    """
+    made_by = "bank" if change.scope == _SYSTEM_SCOPE else "operator" if OPERATOR in change.scope.split() else "owner"
+    return {
+        "action": change.action,
+        "made_by": made_by,
+        "subject": change.subject if caller.is_operator or made_by == "owner" else None,
+        "transaction_id": change.transaction_id,
+        "amount": change.amount,
+        "created_at": rfc3339(change.created_at),
+    }
 
 
 def audit_data(entry: AuditEntry) -> dict[str, Any]:

@@ -5,14 +5,17 @@ from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.application.audit import audit_data
+from app.application.audit import audit_data, hold_change
 from app.domain.audit import AuditFilter
-from app.domain.model import Account, account_data
-from app.storage import audit_log, repository
+from app.domain.model import Account, account_data, hold_data
+from app.storage import audit_log, hold_rows, repository
 from shared.db.database import reader
 from shared.http.auth import Caller, require_operator
 from shared.ids import rfc3339
 from shared.http.problems import Problem
+
+# The newest changes of a hold; operators read older ones in the audit log.
+_MAX_HOLD_CHANGES = 100
 
 
 class Queries:
@@ -35,14 +38,33 @@ class Queries:
         async with self._engine.connect() as connection:
             return await repository.customer_accounts(connection, owner, after, limit)
 
+    async def holds(
+        self, caller: Caller, account_id: str, status: str | None, before: str | None, limit: int
+    ) -> list[dict[str, Any]]:
+        """Return the holds of an account of the caller, newest first. Raises Problem (not-found)."""
+        await self.account(caller, account_id)
+        async with self._engine.connect() as connection:
+            page = await hold_rows.of_account(connection, account_id, status, before, limit)
+        return [hold_data(hold) for hold in page]
+
+    async def hold(self, caller: Caller, hold_id: str) -> dict[str, Any]:
+        """Return a hold on an account of the caller, and who changed it. Raises Problem (not-found)."""
+        async with self._engine.connect() as connection:
+            hold = await hold_rows.find(connection, hold_id)
+            account = await repository.find_account(connection, hold.account_id) if hold else None
+            if hold is None or account is None or not caller.may_see(account.owner):
+                raise Problem("not-found", "Hold not found; check the id.")
+            changes = await hold_rows.changes(connection, hold_id, _MAX_HOLD_CHANGES)
+        return {**hold_data(hold), "changes": [hold_change(change, caller) for change in changes]}
+
     async def audit_entries(
         self, caller: Caller, criteria: AuditFilter, before: str | None, limit: int
     ) -> list[dict[str, Any]]:
         """Return changes, newest first. Raises Problem (forbidden) unless the caller is an operator."""
         require_operator(caller)
         async with self._engine.connect() as connection:
-            found = await audit_log.read(connection, criteria, before, limit)
-        return [audit_data(entry) for entry in found]
+            audited = await audit_log.read(connection, criteria, before, limit)
+        return [audit_data(entry) for entry in audited]
 
     async def balances(self, after: str | None, limit: int) -> list[dict[str, Any]]:
         """Return id, currency, balance, seq and time of the last change of all accounts, for reconciliation."""

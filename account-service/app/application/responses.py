@@ -20,7 +20,8 @@ ItemResponses = Sequence[tuple[LedgerRequest, LedgerResponse]]
 def result_response(result: Result, request: LedgerRequest, unit: UnitOfWork) -> LedgerResponse:
     """Return the response to a command that has been decided."""
     if isinstance(result, Refusal):
-        return problem_response(Problem(result.code, result.detail), request.context)
+        members = {"holds": list(result.holds)} if result.holds else {}
+        return problem_response(Problem(result.code, result.detail, members=members), request.context)
     return LedgerResponse(request.success_status, orjson.dumps(_view(result, unit, request.caller)))
 
 

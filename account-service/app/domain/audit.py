@@ -12,6 +12,7 @@ Action = Literal[
     "reversal",
     "hold",
     "capture",
+    "extend",
     "void",
     "expire",
     "freeze",

@@ -19,6 +19,8 @@ class References:
     transactions: Set[str] = _NONE
     # Loaded with their accounts.
     holds: Set[str] = _NONE
+    # Accounts that are closed: their active holds are loaded, up to a limit each.
+    closed_accounts: Set[str] = _NONE
     # Holds that are paid out to the cash account of their currency.
     captured_holds: Set[str] = _NONE
     # Currencies whose cash account is locked, to be debited or credited.
@@ -125,16 +127,30 @@ class PlaceHold:
 
 @dataclass(frozen=True, slots=True)
 class CaptureHold:
-    """Pay out a hold, in part or (`amount` None) in full; the rest is released."""
+    """Pay out a part of a hold, or (`amount` None) all that is left; `final` releases the rest and ends the hold."""
 
     id: str
     hold_id: str
     amount: int | None
+    final: bool = True
 
     @property
     def references(self) -> References:
         """The hold, which is paid out to the cash account."""
         return References(holds={self.hold_id}, captured_holds={self.hold_id})
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendHold:
+    """Let a hold expire later."""
+
+    hold_id: str
+    expires_at: datetime
+
+    @property
+    def references(self) -> References:
+        """The hold."""
+        return References(holds={self.hold_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,11 +175,23 @@ class SetStatus:
 
     @property
     def references(self) -> References:
-        """The account."""
-        return References(accounts={self.account_id})
+        """The account, and the holds that prevent closing it."""
+        closed = {self.account_id} if self.status == "closed" else _NONE
+        return References(accounts={self.account_id}, closed_accounts=closed)
 
 
-Command = OpenAccount | Deposit | Withdraw | Transfer | Reverse | PlaceHold | CaptureHold | ReleaseHold | SetStatus
+Command = (
+    OpenAccount
+    | Deposit
+    | Withdraw
+    | Transfer
+    | Reverse
+    | PlaceHold
+    | CaptureHold
+    | ExtendHold
+    | ReleaseHold
+    | SetStatus
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,11 +219,15 @@ class HoldResult:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """The command was refused and changed nothing; `code` is the problem code."""
+    """The command was refused and changed nothing; `code` is the problem code.
+
+    `holds` are the ids of the holds that prevent the closing of an account.
+    """
 
     code: str
     detail: str
     transaction: Transaction | None = None
+    holds: tuple[str, ...] = ()
 
 
 Result = TransactionResult | AccountResult | HoldResult | Refusal

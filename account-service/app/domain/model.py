@@ -9,6 +9,10 @@ from shared.ids import rfc3339
 
 # Half of what a database bigint can hold, so that the sum of two balances does not overflow.
 MAX_BALANCE = 4 * 10**18
+# Maximum time between the placing of a hold and its expiry.
+MAX_HOLD_SECONDS = 365 * 86400
+# Maximum number of holds that the refusal to close an account names.
+MAX_BLOCKING_HOLDS = 20
 
 
 @dataclass(slots=True)
@@ -61,7 +65,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Money reserved for a later capture."""
+    """Money reserved for later captures.
+
+    `amount` is what was reserved when it was placed, `captured_amount` the sum of its captures, and `transaction_id`
+    the last of them.
+    """
 
     id: str
     account_id: str
@@ -73,6 +81,11 @@ class Hold:
     transaction_id: str | None
     created_at: datetime
     placed_by: str | None = None
+
+    @property
+    def remaining_amount(self) -> int:
+        """The amount that is still reserved."""
+        return self.amount - self.captured_amount if self.status == "active" else 0
 
 
 def format_amount(amount: int, currency: str) -> str:
@@ -106,6 +119,7 @@ def hold_data(hold: Hold) -> dict[str, Any]:
         "account_id": hold.account_id,
         "amount": hold.amount,
         "captured_amount": hold.captured_amount,
+        "remaining_amount": hold.remaining_amount,
         "currency": hold.currency,
         "status": hold.status,
         "expires_at": rfc3339(hold.expires_at),

@@ -22,6 +22,8 @@ class UnitOfWork:
     entries: list[Entry] = field(default_factory=list)
     opened_accounts: list[Account] = field(default_factory=list)
     changed_accounts: set[str] = field(default_factory=set)
+    # Including those placed.
     changed_holds: set[str] = field(default_factory=set)
+    placed_holds: set[str] = field(default_factory=set)
     # Events of the command that was decided last.
     events: list[DomainEvent] = field(default_factory=list)

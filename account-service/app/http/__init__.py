@@ -1,1 +1,1 @@
-"""HTTP endpoints of the audit log and internal endpoints; the others are in `app.api`."""
+"""HTTP endpoints of holds, the audit log and other services, and what routes have in common; see also `app.api`."""

@@ -9,7 +9,7 @@ GRANTS: Grants = {
     "entries": "SELECT, INSERT",
     # So are audit entries.
     "audit_log": "SELECT, INSERT",
-    "holds": "SELECT, INSERT, UPDATE (status, captured_amount, transaction_id)",
+    "holds": "SELECT, INSERT, UPDATE (status, amount, placed_amount, captured_amount, transaction_id, expires_at)",
     # Old keys are deleted.
     "idempotency_keys": "SELECT, INSERT, DELETE",
     # The position of an event is assigned after the commit.

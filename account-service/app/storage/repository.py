@@ -15,6 +15,7 @@ from app.domain.commands import Command, References
 from app.domain.model import Account, Entry, Hold, Transaction
 from app.domain.unit_of_work import UnitOfWork
 from app.models import accounts, entries, holds, transactions
+from app.storage import hold_rows
 from app.storage.triggers import VIOLATION
 from shared.db.database import Write, any_of, bulk_insert_new
 from shared.ids import new_id
@@ -24,7 +25,6 @@ _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
 _FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(accounts.c.id == bindparam("account_id"))
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
-_HOLD_FIELDS = tuple(field.name for field in fields(Hold))
 _ACTOR_FIELDS = tuple(field.name for field in fields(Actor))
 # PostgreSQL: check_violation.
 _CHECK_VIOLATION = "23514"
@@ -40,6 +40,7 @@ class _Statements:
     originals: Select[Any]
     reversals: Select[Any]
     holds: Select[Any]
+    active_holds: Select[Any]
 
 
 @cache
@@ -54,7 +55,8 @@ def _statements_for(dialect: str) -> _Statements:
         .with_for_update(key_share=True),
         originals=with_ids(_TRANSACTION_FIELDS, transactions, "id"),
         reversals=with_ids(["reverses"], transactions, "reverses"),
-        holds=with_ids(_HOLD_FIELDS, holds, "id"),
+        holds=with_ids(hold_rows.COLUMNS, holds, "id"),
+        active_holds=hold_rows.oldest_active(any_of(dialect, holds.c.account_id, "ids")),
     )
 
 
@@ -115,8 +117,16 @@ async def load_unit_of_work(
     if references.transactions:
         reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(references.transactions)})
         unit.reversed_ids = set(reversals.all())
-    unit.holds = {hold.id: hold for hold in await _holds(connection, references.holds)}
+    loaded_holds = [
+        *await _holds(connection, references.holds),
+        *await _active_holds(connection, {id_ for id_ in references.closed_accounts if _has_holds(unit, id_)}),
+    ]
+    unit.holds = {hold.id: hold for hold in loaded_holds}
     return unit
+
+
+def _has_holds(unit: UnitOfWork, account_id: str) -> bool:
+    return account_id in unit.accounts and unit.accounts[account_id].held > 0
 
 
 async def _originals(connection: AsyncConnection, ids: Set[str]) -> dict[str, Transaction]:
@@ -129,7 +139,15 @@ async def _originals(connection: AsyncConnection, ids: Set[str]) -> dict[str, Tr
 async def _holds(connection: AsyncConnection, ids: Set[str]) -> list[Hold]:
     if not ids:
         return []
-    return [Hold(*row) for row in await connection.execute(_statements(connection).holds, {"ids": list(ids)})]
+    rows = await connection.execute(_statements(connection).holds, {"ids": list(ids)})
+    return [hold_rows.to_hold(row) for row in rows]
+
+
+async def _active_holds(connection: AsyncConnection, account_ids: Set[str]) -> list[Hold]:
+    if not account_ids:
+        return []
+    rows = await connection.execute(_statements(connection).active_holds, {"ids": list(account_ids)})
+    return [hold_rows.to_hold(row) for row in rows]
 
 
 async def _lock_accounts(connection: AsyncConnection, ids: Set[str]) -> dict[str, Account]:
@@ -146,8 +164,6 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
     """
     opened = {account.id for account in unit.opened_accounts}
     changed = [unit.accounts[account_id] for account_id in unit.changed_accounts - opened]
-    active = [unit.holds[hold_id] for hold_id in unit.changed_holds if unit.holds[hold_id].status == "active"]
-    ended = [unit.holds[hold_id] for hold_id in unit.changed_holds if unit.holds[hold_id].status != "active"]
     return [
         Write(
             accounts,
@@ -169,8 +185,10 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
             [(account.id, account.status, account.balance, account.held, account.seq, now) for account in changed],
             key="id",
         ),
-        Write.of(holds, _HOLD_FIELDS, active),
-        Write.of(holds, ("id", "status", "captured_amount", "transaction_id"), ended, key="id"),
+        *hold_rows.writes(
+            [unit.holds[hold_id] for hold_id in unit.placed_holds],
+            [unit.holds[hold_id] for hold_id in unit.changed_holds - unit.placed_holds],
+        ),
     ]
 
 

@@ -20,12 +20,19 @@ def _number(bank: ComposedBank, database: str, query: str) -> int:
 def read_ledger(bank: ComposedBank) -> Ledger:
     """Read accounts, transactions, entries and holds of account-service."""
     accounts = _rows(bank, "account", "SELECT id, currency, kind = 'cash', balance, held, seq FROM accounts")
-    holds = _rows(bank, "account", "SELECT id, account_id, amount, captured_amount, status, transaction_id FROM holds")
+    captures = "SELECT string_agg(transaction_id::text, ' ') FROM audit_log WHERE hold_id = h.id AND action = 'capture'"
+    # A hold that was captured in part has what is left in `amount`.
+    captured = "coalesce(placed_amount - amount, 0) + captured_amount"
+    holds = _rows(
+        bank,
+        "account",
+        f"SELECT id, account_id, coalesce(placed_amount, amount), {captured}, status, ({captures}) FROM holds h",
+    )
     return Ledger(
         [Account(row[0], row[1], row[2] == "t", *map(int, row[3:])) for row in accounts],
         _transactions(bank, "account", "TRUE"),
         _entries(bank, "account"),
-        [Hold(row[0], row[1], int(row[2]), int(row[3]), row[4], row[5]) for row in holds],
+        [Hold(row[0], row[1], int(row[2]), int(row[3]), row[4], tuple(row[5].split())) for row in holds],
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 from drills.chaos.fault_plan import ACCOUNTS, OPENING_BALANCE, Plan, PlannedRequest, RetryPolicy
-from drills.chaos.history_checker import ACKNOWLEDGED, REFUSED, UNKNOWN, Operation
+from drills.chaos.history_checker import ACKNOWLEDGED, CAPTURE_KINDS, REFUSED, UNKNOWN, Operation
 from harness.client import Bank, usd
 
 _LONG_TIMEOUT_SECONDS, _SHORT_TIMEOUT_SECONDS = 15.0, 0.25
@@ -111,7 +111,7 @@ class _Request:
                 for status, body in self.responses
             ]
             # The response to a capture is the hold, which names the capturing transaction.
-            id_name = "transaction_id" if operation.kind == "capture" else "id"
+            id_name = "transaction_id" if operation.kind in CAPTURE_KINDS else "id"
             results = tuple(str(body[id_name] if status < 300 else body["code"]) for status, body in responses)
             outcome = UNKNOWN if not responses else ACKNOWLEDGED if responses[0][0] < 300 else REFUSED
             found.append(replace(operation, outcome=outcome, results=results))
@@ -209,15 +209,18 @@ class Client:
         earlier = candidates[planned.earlier % len(candidates)]
         id_ = earlier.results[0]
         headers = self._bank.headers(OPERATOR, OPERATOR_SCOPE)
-        amount = earlier.amount
-        if planned.kind == "capture" and planned.amount % 2 == 0:
+        amount, kind = earlier.amount, planned.kind
+        if kind == "capture" and planned.amount % 2 == 0:
             amount = max(1, amount // 2)
-        operation = Operation(key, planned.kind, amount, refers_to=id_)
+        elif kind == "capture" and planned.amount % 3 == 0:
+            amount, kind = max(1, amount // 3), "partial-capture"
+        operation = Operation(key, kind, amount, refers_to=id_)
         if planned.kind == "reversal":
             return _Request("/reversals", {"transaction_id": id_, "reason": key}, headers, [operation])
         if planned.kind == "void":
             return _Request(f"/holds/{id_}/voids", {}, headers, [operation])
-        return _Request(f"/holds/{id_}/captures", {"amount": amount}, headers, [operation])
+        body = {"amount": amount, "final": kind == "capture"}
+        return _Request(f"/holds/{id_}/captures", body, headers, [operation])
 
     def _send_with_retries(self, request: _Request, timeout: float, max_seconds: float) -> None:
         """Send a request and retry it with the same key until there is a final response or the time is over."""

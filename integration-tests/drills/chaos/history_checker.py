@@ -13,7 +13,9 @@ from typing import TypeVar
 
 # Outcome of an operation according to its responses; unknown if there was no final response.
 ACKNOWLEDGED, REFUSED, UNKNOWN = "acknowledged", "refused", "unknown"
-_HOLD_KINDS = ("hold", "capture", "void")
+# A partial capture leaves the rest of the hold reserved; a capture and a void end the hold.
+CAPTURE_KINDS = ("capture", "partial-capture")
+_HOLD_KINDS = ("hold", *CAPTURE_KINDS, "void")
 _MAX_EXAMPLES = 5
 _T = TypeVar("_T", bound=Hashable)
 
@@ -74,14 +76,19 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A hold in the ledger; `transaction` is its capture."""
+    """A hold in the ledger; `captures` are the transactions of its captures."""
 
     id: str
     account: str
     amount: int
     captured: int
     status: str
-    transaction: str = ""
+    captures: tuple[str, ...] = ()
+
+    @property
+    def held(self) -> int:
+        """The amount that is still reserved."""
+        return self.amount - self.captured if self.status == "active" else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,9 +164,7 @@ def _repeated(values: Iterable[_T]) -> Iterator[_T]:
 def _check_responses(operations: Sequence[Operation]) -> Iterator[str]:
     """Check that a key always got the same result, and that no two keys have the same result."""
     yield from _violation("one key, different results", (one.key for one in operations if len(set(one.results)) > 1))
-    created = (
-        one.results[0] for one in operations if one.outcome == ACKNOWLEDGED and one.kind not in ("capture", "void")
-    )
+    created = (one.results[0] for one in operations if one.outcome == ACKNOWLEDGED and one.kind != "void")
     yield from _violation("several keys, one result", _repeated(created))
     yield from _violation("a key was used twice", _repeated(one.key for one in operations))
 
@@ -220,57 +225,74 @@ def _check_holds(operations: Sequence[Operation], ledger: Ledger, customers: Set
     extra.subtract((one.source, one.amount) for one in requested if one.outcome == UNKNOWN)
     yield from _violation("more holds than requested", (hold for hold, count in extra.items() if count > 0))
     yield from _check_ended_holds(operations, holds)
+    yield from _check_requested_captures(operations, ledger, holds)
     yield from _check_captures(ledger)
 
 
 def _check_ended_holds(operations: Sequence[Operation], holds: Mapping[str, Hold]) -> Iterator[str]:
-    """Check that each hold was captured or voided only as requested, and as acknowledged."""
+    """Check that each hold was ended only as requested, and as acknowledged."""
     acknowledged: dict[str, str] = {}
-    acknowledged_amounts: dict[str, int] = {}
     requested: dict[str, set[str]] = defaultdict(set)
-    requested_amounts: dict[str, set[int]] = defaultdict(set)
     ended_twice = []
-    for one in operations:
-        if one.kind not in ("capture", "void") or one.outcome == REFUSED:
+    for operation in operations:
+        if operation.kind not in ("capture", "void") or operation.outcome == REFUSED:
             continue
-        status = "captured" if one.kind == "capture" else "voided"
-        requested[one.refers_to].add(status)
-        if one.kind == "capture":
-            requested_amounts[one.refers_to].add(one.amount)
-        if one.outcome == ACKNOWLEDGED:
-            acknowledged_amounts[one.refers_to] = one.amount
-            if one.refers_to in acknowledged:
-                ended_twice.append(one.refers_to)
-            acknowledged[one.refers_to] = status
+        status = "captured" if operation.kind == "capture" else "voided"
+        requested[operation.refers_to].add(status)
+        if operation.outcome == ACKNOWLEDGED:
+            if operation.refers_to in acknowledged:
+                ended_twice.append(operation.refers_to)
+            acknowledged[operation.refers_to] = status
     yield from _violation("two captures or voids of one hold acknowledged", ended_twice)
     lost = (hold_id for hold_id, status in acknowledged.items() if hold_id in holds and holds[hold_id].status != status)
     yield from _violation("capture or void acknowledged, but not in the ledger", lost)
     unrequested = (
         hold.id
         for hold in holds.values()
-        if hold.status != "active"
-        and (
-            hold.status not in requested[hold.id]
-            or (hold.status == "captured" and hold.captured not in requested_amounts[hold.id])
-            or (hold.status == "captured" and hold.captured != acknowledged_amounts.get(hold.id, hold.captured))
-        )
+        if hold.status != "active" and hold.status not in requested[hold.id]
+        # The last of several partial captures ends the hold as well.
+        and (hold.status, hold.captured) != ("captured", hold.amount)
     )
     yield from _violation("hold captured or voided otherwise than requested", unrequested)
 
 
+def _check_requested_captures(
+    operations: Sequence[Operation], ledger: Ledger, holds: Mapping[str, Hold]
+) -> Iterator[str]:
+    """Check that acknowledged captures are those of their holds, and that there are no more than requested."""
+    amounts = {transaction.id: transaction.amount for transaction in ledger.transactions}
+    captures = [operation for operation in operations if operation.kind in CAPTURE_KINDS]
+    lost = []
+    for operation in captures:
+        if operation.outcome == ACKNOWLEDGED and operation.refers_to in holds:
+            id_ = operation.results[0]
+            if id_ not in holds[operation.refers_to].captures or amounts.get(id_) != operation.amount:
+                lost.append(operation.key)
+    yield from _violation("capture acknowledged, but not of this hold and amount", lost)
+    acknowledged = {operation.results[0] for operation in captures if operation.outcome == ACKNOWLEDGED}
+    extra = Counter(
+        (hold.id, amounts.get(id_, 0)) for hold in holds.values() for id_ in hold.captures if id_ not in acknowledged
+    )
+    extra.subtract((operation.refers_to, operation.amount) for operation in captures if operation.outcome == UNKNOWN)
+    yield from _violation("more captures than requested", (hold for (hold, _), count in extra.items() if count > 0))
+
+
 def _check_captures(ledger: Ledger) -> Iterator[str]:
-    """Check that captures and captured holds correspond."""
-    captures = {one.id: one for one in ledger.transactions if one.type == "capture"}
-    captured = {hold.transaction: hold for hold in ledger.holds if hold.status == "captured"}
+    """Check that captures and their holds correspond."""
+    captures = {transaction.id: transaction for transaction in ledger.transactions if transaction.type == "capture"}
+    of_holds = [id_ for hold in ledger.holds for id_ in hold.captures]
     yield from _violation(
-        "capture without a hold, or captured hold without a capture", captures.keys() ^ captured.keys()
+        "capture without a hold, or of a hold without the transaction", captures.keys() ^ set(of_holds)
     )
+    yield from _violation("capture of several holds", _repeated(of_holds))
     different = (
-        id_
-        for id_ in captures.keys() & captured.keys()
-        if (captures[id_].source, captures[id_].amount) != (captured[id_].account, captured[id_].captured)
+        hold.id
+        for hold in ledger.holds
+        if hold.captured > hold.amount
+        or hold.captured != sum(captures[id_].amount for id_ in hold.captures if id_ in captures)
+        or any(captures[id_].source != hold.account for id_ in hold.captures if id_ in captures)
     )
-    yield from _violation("capture with another account or amount than its hold", different)
+    yield from _violation("captures with another account or sum than their hold", different)
 
 
 def _check_accounts(ledger: Ledger) -> Iterator[str]:
@@ -280,7 +302,7 @@ def _check_accounts(ledger: Ledger) -> Iterator[str]:
         entries[entry.account].append(entry)
     held: Counter[str] = Counter()
     for hold in ledger.holds:
-        held[hold.account] += hold.amount if hold.status == "active" else 0
+        held[hold.account] += hold.held
     gaps, wrong_balances_after, wrong_balances, negative, wrong_held = [], [], [], [], []
     for account in ledger.accounts:
         own = sorted(entries.pop(account.id, []), key=lambda entry: entry.seq)
@@ -337,7 +359,12 @@ def _name(one: Entry | Transaction) -> str:
 
 
 def _check_hold_events(ledger: Ledger, events: Events) -> Iterator[str]:
-    expected = Counter((hold.id, status) for hold in ledger.holds for status in dict.fromkeys(("active", hold.status)))
+    expected: Counter[tuple[str, str]] = Counter()
+    for hold in ledger.holds:
+        # Placed and, for each capture that did not end it, captured in part.
+        expected[hold.id, "active"] = 1 + len(hold.captures) - (hold.status == "captured")
+        if hold.status != "active":
+            expected[hold.id, hold.status] = 1
     found = Counter(events.holds)
     yield from _violation("hold changed, but there is no event", (expected - found).elements())
     yield from _violation("event about a hold that did not change", (found - expected).elements())

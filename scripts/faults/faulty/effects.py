@@ -50,12 +50,14 @@ def refused(patch: Patch) -> None:
     """Refuse every other debit, as with funds counted wrongly."""
     if not _has_ledger():
         return
-    ledger = importlib.import_module("app.ledger")
-    check_debit = ledger._check_debit  # pylint: disable=protected-access
+    posting = importlib.import_module("app.decisions.posting")
+    check_debit = posting.check_debit
     funds = itertools.cycle((1, 0))
-    patch(
-        ledger, "_check_debit", lambda account, amount, spendable: check_debit(account, amount, spendable * next(funds))
-    )
+
+    def check(account: Any, amount: int, spendable: int, **options: Any) -> Any:
+        return check_debit(account, amount, spendable * next(funds), **options)
+
+    patch(posting, "check_debit", check)
 
 
 def wrong_balance(patch: Patch) -> None:
