@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Depends
+from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
@@ -20,7 +20,8 @@ from shared.http.auth import CASH_DESK, Caller, require_operator
 from shared.http.bodies import EmptyBody
 from shared.http.problems import Problem
 from shared.http.web import LeanRoute, current_caller, documented_problems, link
-from shared.ids import new_id
+from shared.ids import Identifier, new_id
+from shared.timestamps import Timestamp
 
 # FastAPI documents lean routes, but does not parse their requests (docs/adr/0002-lean-routes.md).
 _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
@@ -168,6 +169,33 @@ async def get_account(request: Request, caller: Annotated[Caller, Depends(curren
     """Get an account."""
     account = await queries_of(request).account(caller, id_of(request))
     return Response(orjson.dumps(account), media_type="application/json")
+
+
+@_reads.get(
+    "/accounts/{id:uuid}/balance",
+    response_model=schemas.BalanceView,
+    responses={
+        200: {"links": {"account": link("get", ACCOUNT, source="/account_id")}},
+        **documented_problems(400, 401, 404, 422, 500, 503),
+    },
+    openapi_extra={"parameters": [ID]},
+)
+async def get_balance(
+    request: Request,
+    caller: Annotated[Caller, Depends(current_caller)],
+    at: Annotated[
+        Timestamp | None, Query(description="Time of the balance; entries of this time are included.")
+    ] = None,
+    as_of_transaction: Annotated[
+        Identifier | None, Query(description="Transaction after which the balance is shown, instead of `at`.")
+    ] = None,
+) -> Response:
+    """Get the balance of an account at a time or after a transaction; by default now."""
+    if at is not None and as_of_transaction is not None:
+        errors = [{"pointer": "/query/as_of_transaction", "detail": "cannot be combined with `at`"}]
+        raise Problem("validation-failed", "Use either `at` or `as_of_transaction`.", errors)
+    balance = await queries_of(request).balance(caller, id_of(request), at, as_of_transaction)
+    return Response(orjson.dumps(balance), media_type="application/json")
 
 
 ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]

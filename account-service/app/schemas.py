@@ -155,6 +155,17 @@ class AccountView(BaseModel):
     created_at: datetime
 
 
+class BalanceView(BaseModel):
+    """The balance of an account after its last entry at a time."""
+
+    account_id: str
+    currency: str
+    balance: int
+    seq: int = Field(description="Number of the last entry that is included; 0 before the first one.")
+    transaction_id: str | None = Field(description="Transaction of this entry.")
+    posted_at: datetime | None = Field(description="Time of this entry.")
+
+
 class EntryView(BaseModel):
     """One side of a transaction; `seq` and `balance_after` are null if the account belongs to another owner."""
 

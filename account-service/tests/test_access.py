@@ -20,6 +20,7 @@ STRANGERS = {
     ("POST", "/api/v1/accounts/{id}/deposits"): 404,
     ("POST", "/api/v1/accounts/{id}/withdrawals"): 404,
     ("POST", "/api/v1/accounts/{id}/holds"): 404,
+    ("GET", "/api/v1/accounts/{id}/balance"): 404,
     ("GET", "/api/v1/accounts/{id}/holds"): 404,
     ("GET", "/api/v1/holds/{id}"): 404,
     ("POST", "/api/v1/holds/{id}/captures"): 404,

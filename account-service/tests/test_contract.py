@@ -22,6 +22,7 @@ DOCUMENTED = {
     *("POST /api/v1/accounts/{id}/deposits", "POST /api/v1/accounts/{id}/withdrawals"),
     *("POST /api/v1/transfers", "POST /api/v1/transfers:batch", "POST /api/v1/reversals"),
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
+    "GET /api/v1/accounts/{id}/balance",
     *("GET /api/v1/accounts/{id}/holds", "GET /api/v1/holds/{id}", "POST /api/v1/holds/{id}/extensions"),
     *("POST /api/v1/accounts/{id}/freeze", "POST /api/v1/accounts/{id}/unfreeze", "POST /api/v1/accounts/{id}/close"),
 }

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -19,6 +19,9 @@ from shared.http import idempotency
 from shared.db.database import write_all
 from shared.events import Event, new_event
 from shared.http.idempotency import StoredResponse
+
+# More than the clocks of replicas differ, and than they wait for a lock.
+_MAX_CLOCK_DIFFERENCE = timedelta(seconds=20)
 
 
 @dataclass(slots=True)
@@ -51,6 +54,7 @@ async def execute(
         if not isinstance(operation.command, TransferBatch) and operation.key not in known
     ]
     unit = await repository.load_unit_of_work(connection, commands, cash_accounts)
+    now = _not_before(unit.last_change, now)
     flush = Flush(unit, known, now)
     ledger_responses = [_respond(flush, request) for request in requests]
     await write_all(
@@ -63,6 +67,17 @@ async def execute(
         ],
     )
     return flush, ledger_responses
+
+
+def _not_before(last_change: datetime | None, now: datetime) -> datetime:
+    """Return the time of the batch: that of the last change of its accounts if the clock is a little behind it.
+
+    The times of an account's entries do not decrease then, although replicas have different clocks and wait for locks
+    after they have read them. A time far ahead comes from a wrong clock, which others must not follow.
+    """
+    if last_change is not None and now < last_change <= now + _MAX_CLOCK_DIFFERENCE:
+        return last_change
+    return now
 
 
 def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: str | None = None) -> LedgerResponse:

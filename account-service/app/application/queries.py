@@ -1,17 +1,18 @@
 """Reads: accounts for their owners, the audit log for operators, balances for reconciliation."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.application.audit import audit_data, hold_change
 from app.domain.audit import AuditFilter
-from app.domain.model import Account, account_data, hold_data
-from app.storage import audit_log, hold_rows, repository
+from app.domain.model import Account, account_data, balance_data, hold_data
+from app.storage import audit_log, balance_history, hold_rows, repository
 from shared.db.database import reader
 from shared.http.auth import Caller, require_operator
-from shared.ids import rfc3339
+from shared.ids import rfc3339, utc_now
 from shared.http.problems import Problem
 
 # The newest changes of a hold; operators read older ones in the audit log.
@@ -27,10 +28,26 @@ class Queries:
     async def account(self, caller: Caller, account_id: str) -> dict[str, Any]:
         """Return an account of the caller (operators: any account). Raises Problem (not-found)."""
         async with self._engine.connect() as connection:
-            account = await repository.find_account(connection, account_id)
-        if account is None or account.kind == "cash" or not caller.may_see(account.owner):
-            raise Problem("not-found", "Account not found; check the id.")
-        return account_data(account)
+            return account_data(await _visible_account(connection, caller, account_id))
+
+    async def balance(
+        self, caller: Caller, account_id: str, at: datetime | None, transaction_id: str | None
+    ) -> dict[str, Any]:
+        """Return the balance of an account at a time, after a transaction, or now.
+
+        Raises Problem: not-found, or validation-failed for a time in the future or before the account was opened.
+        """
+        async with self._engine.connect() as connection:
+            account = await _visible_account(connection, caller, account_id)
+            if transaction_id is not None:
+                balance = await balance_history.after_transaction(connection, account, transaction_id)
+                if balance is None:
+                    raise Problem("not-found", "The account has no entry of this transaction; check both ids.")
+            else:
+                as_of = utc_now() if at is None else at
+                _check_time(account, as_of)
+                balance = await balance_history.at_time(connection, account, as_of)
+        return balance_data(account, balance)
 
     async def accounts(self, caller: Caller, after: str | None, limit: int) -> list[Account]:
         """Return the caller's accounts (operators: all accounts) in id order, after an id."""
@@ -42,8 +59,8 @@ class Queries:
         self, caller: Caller, account_id: str, status: str | None, before: str | None, limit: int
     ) -> list[dict[str, Any]]:
         """Return the holds of an account of the caller, newest first. Raises Problem (not-found)."""
-        await self.account(caller, account_id)
         async with self._engine.connect() as connection:
+            await _visible_account(connection, caller, account_id)
             page = await hold_rows.of_account(connection, account_id, status, before, limit)
         return [hold_data(hold) for hold in page]
 
@@ -91,3 +108,21 @@ class Queries:
         """Return the sum of all balances per currency; it is zero unless the ledger is inconsistent."""
         async with self._engine.connect() as connection:
             return await repository.imbalance(connection)
+
+
+async def _visible_account(connection: AsyncConnection, caller: Caller, account_id: str) -> Account:
+    account = await repository.find_account(connection, account_id)
+    if account is None or account.kind == "cash" or not caller.may_see(account.owner):
+        raise Problem("not-found", "Account not found; check the id.")
+    return account
+
+
+def _check_time(account: Account, at: datetime) -> None:
+    if at > utc_now():
+        detail = "is in the future"
+    elif at < account.created_at:
+        detail = f"is before the account was opened, at {rfc3339(account.created_at)}"
+    else:
+        return
+    errors = [{"pointer": "/query/at", "detail": detail}]
+    raise Problem("validation-failed", f"The time `at` {detail}; choose another one.", errors)

@@ -64,6 +64,16 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
+class BalanceAt:
+    """The balance of an account after one of its entries, or before the first one."""
+
+    balance: int = 0
+    seq: int = 0
+    transaction_id: str | None = None
+    posted_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Money reserved for later captures.
 
@@ -109,6 +119,18 @@ def account_data(account: Account) -> dict[str, Any]:
         "available": account.available,
         "seq": account.seq,
         "created_at": rfc3339(account.created_at),
+    }
+
+
+def balance_data(account: Account, balance: BalanceAt) -> dict[str, Any]:
+    """Return the balance of an account as the API represents it."""
+    return {
+        "account_id": account.id,
+        "currency": account.currency,
+        "balance": balance.balance,
+        "seq": balance.seq,
+        "transaction_id": balance.transaction_id,
+        "posted_at": rfc3339(balance.posted_at) if balance.posted_at else None,
     }
 
 

@@ -1,6 +1,7 @@
 """The unit of work of a batch: the accounts, holds and transactions it has loaded, and what it has changed."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from app.domain.events import DomainEvent
 from app.domain.model import Account, Entry, Hold, Transaction
@@ -17,6 +18,8 @@ class UnitOfWork:
     # Transactions that may be reversed, by id, and the ids of those that have been.
     originals: dict[str, Transaction] = field(default_factory=dict)
     reversed_ids: set[str] = field(default_factory=set)
+    # When one of the locked accounts was last changed.
+    last_change: datetime | None = None
     # Changes.
     transactions: list[Transaction] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)

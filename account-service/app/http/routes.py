@@ -44,6 +44,7 @@ ACCOUNT_LINKS = {
     "hold": link("post", f"{ACCOUNT}/holds"),
     **{action: link("post", f"{ACCOUNT}/{action}") for action in ("freeze", "unfreeze", "close")},
     "holds": link("get", f"{ACCOUNT}/holds"),
+    "balance": link("get", f"{ACCOUNT}/balance"),
     "pay": link("post", "/api/v1/transfers", body="from_account"),
     "receive": link("post", "/api/v1/transfers", body="to_account"),
 }

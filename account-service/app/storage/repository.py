@@ -50,7 +50,7 @@ def _statements_for(dialect: str) -> _Statements:
 
     return _Statements(
         # In id order, so that two batches never deadlock; FOR NO KEY UPDATE, because entries reference accounts.
-        locked_accounts=with_ids(_ACCOUNT_FIELDS, accounts, "id")
+        locked_accounts=with_ids([*_ACCOUNT_FIELDS, "updated_at"], accounts, "id")
         .order_by(accounts.c.id)
         .with_for_update(key_share=True),
         originals=with_ids(_TRANSACTION_FIELDS, transactions, "id"),
@@ -113,7 +113,8 @@ async def load_unit_of_work(
         *(hold.account_id for hold in unlocked_holds),
         *(cash_accounts[currency] for currency in cash_currencies & cash_accounts.keys()),
     }
-    unit = UnitOfWork(await _lock_accounts(connection, account_ids), dict(cash_accounts), originals=originals)
+    locked, last_change = await _lock_accounts(connection, account_ids)
+    unit = UnitOfWork(locked, dict(cash_accounts), originals=originals, last_change=last_change)
     if references.transactions:
         reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(references.transactions)})
         unit.reversed_ids = set(reversals.all())
@@ -150,11 +151,12 @@ async def _active_holds(connection: AsyncConnection, account_ids: Set[str]) -> l
     return [hold_rows.to_hold(row) for row in rows]
 
 
-async def _lock_accounts(connection: AsyncConnection, ids: Set[str]) -> dict[str, Account]:
+async def _lock_accounts(connection: AsyncConnection, ids: Set[str]) -> tuple[dict[str, Account], datetime | None]:
+    """Lock accounts; return them, and when one of them was last changed."""
     if not ids:
-        return {}
-    locked = await connection.execute(_statements(connection).locked_accounts, {"ids": list(ids)})
-    return {row.id: Account(*row) for row in locked}
+        return {}, None
+    rows = (await connection.execute(_statements(connection).locked_accounts, {"ids": list(ids)})).all()
+    return {row.id: Account(*row[:-1]) for row in rows}, max((row.updated_at for row in rows), default=None)
 
 
 def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> list[Write]:

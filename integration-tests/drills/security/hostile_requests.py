@@ -48,14 +48,15 @@ def posts(account: str) -> list[str]:
     return [
         *("/transfers", "/transfers:batch", "/accounts", "/reversals"),
         *(f"/accounts/{account}/{what}" for what in of_account),
-        *(f"/holds/{_NOWHERE}/{what}" for what in ("captures", "voids")),
+        *(f"/holds/{_NOWHERE}/{what}" for what in ("captures", "extensions", "voids")),
     ]
 
 
 def gets(account: str) -> list[str]:
     """Return every path that takes a GET."""
     return [
-        *("/accounts", f"/accounts/{account}", "/transactions", f"/transactions/{_NOWHERE}"),
+        *("/accounts", f"/accounts/{account}", f"/accounts/{account}/balance", f"/accounts/{account}/holds"),
+        *(f"/holds/{_NOWHERE}", "/transactions", f"/transactions/{_NOWHERE}"),
         *(f"/statements/{account}", "/flags", "/reconciliation"),
     ]
 
