@@ -108,10 +108,10 @@ async def open_account(request: Request) -> Response:
 
 @_writes.post(**document("/reversals", schemas.ReversalBody, schemas.TransactionView, 201))
 async def reverse(request: Request) -> Response:
-    """Reverse a transaction; only the recipient of the money or an operator can do so."""
+    """Reverse a transaction in full or in part; only the recipient of the money or an operator can do so."""
 
     def command(body: schemas.ReversalBody, _caller: Caller) -> Reverse:
-        return Reverse(new_id(), body.transaction_id, body.reason)
+        return Reverse(new_id(), body.transaction_id, body.reason, body.amount)
 
     return await execute(request, schemas.ReversalBody, command)
 

@@ -29,7 +29,7 @@ from app.domain.commands import (
     Withdraw,
 )
 from app.domain.events import account_event
-from app.domain.model import Account, Transaction
+from app.domain.model import Account, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from shared.http.auth import Caller
 
@@ -126,14 +126,17 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
         return Refusal("forbidden", "Only the recipient of the money or an operator can reverse this transaction.")
     if original.type == "reversal":
         return Refusal("not-reversible", "A reversal cannot be reversed; post a new transaction instead.")
-    if original.id in unit.reversed_ids:
-        return Refusal(
-            "already-reversed", "The transaction has already been reversed; a transaction can be reversed only once."
-        )
+    left = _left_to_reverse(unit, original)
+    if left <= 0:
+        return Refusal("already-reversed", "The whole transaction has already been reversed.")
+    amount = left if command.amount is None else command.amount
+    if amount > left:
+        texts = (format_amount(value, original.currency) for value in (left, amount))
+        return Refusal("reversal-exceeded", "Left to reverse: {}, requested {}; reverse less.".format(*texts))
     transaction = Transaction(
         command.id,
         "reversal",
-        original.amount,
+        amount,
         original.currency,
         payer.id,
         payee.id,
@@ -143,8 +146,12 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
     )
     result = post(unit, transaction, on_behalf_of=payer if payer.kind == "customer" else payee)
     if isinstance(result, TransactionResult):
-        unit.reversed_ids.add(original.id)
+        unit.reversed_amounts[original.id] = unit.reversed_amounts.get(original.id, 0) + amount
     return result
+
+
+def _left_to_reverse(unit: UnitOfWork, original: Transaction) -> int:
+    return original.amount - unit.reversed_amounts.get(original.id, 0)
 
 
 def _set_status(unit: UnitOfWork, command: SetStatus, caller: Caller, _now: datetime) -> Result:

@@ -80,9 +80,8 @@ transactions = Table(
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
     Index(
-        "one_reversal_per_original",
+        "reversals_by_original",
         "reverses",
-        unique=True,
         postgresql_where=text("reverses IS NOT NULL"),
         sqlite_where=text("reverses IS NOT NULL"),
     ),
@@ -162,7 +161,12 @@ idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 inbox = Inbox(metadata)
 
-for _statement in (*triggers.CHECK_ENTRIES, *triggers.APPEND_ONLY, triggers.append_only("audit_log")):
+for _statement in (
+    *triggers.CHECK_ENTRIES,
+    *triggers.APPEND_ONLY,
+    triggers.append_only("audit_log"),
+    *triggers.CHECK_REVERSALS,
+):
     # DDL() applies % formatting.
     _ddl = DDL(_statement.replace("%", "%%"))  # type: ignore[no-untyped-call]
     event.listen(metadata, "after_create", _ddl.execute_if(dialect="postgresql"))

@@ -103,10 +103,13 @@ class BatchBody(StrictBody):
 
 
 class ReversalBody(StrictBody):
-    """Body of `POST /reversals`."""
+    """Body of `POST /reversals`; without `amount` all that is left of the transaction is reversed."""
+
+    added_fields = frozenset({"amount"})
 
     transaction_id: Identifier
     reason: Text | None = None
+    amount: Amount | None = None
 
 
 class HoldBody(StrictBody):

@@ -209,6 +209,26 @@ def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
     assert (unit.accounts["alice"].balance, unit.accounts["alice"].available) == (60, 60)
 
 
+def test_a_transaction_is_reversed_in_parts_up_to_its_amount(unit: UnitOfWork):
+    unit.accounts["bob"].balance = 100
+    unit.originals["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
+    for number, (amount, expected) in enumerate(
+        [(30, "done"), (21, "reversal-exceeded"), (5, "done"), (None, "done"), (1, "already-reversed")]
+    ):
+        assert code(decide(unit, commands.Reverse(f"r{number}", "o", None, amount), BOB, NOW)) == expected
+    assert [transaction.amount for transaction in unit.transactions] == [30, 5, 15]
+    assert {transaction.reverses for transaction in unit.transactions} == {"o"}
+    assert (unit.accounts["alice"].balance, unit.accounts["bob"].balance) == (150, 50)
+
+
+def test_a_refused_reversal_leaves_the_transaction_reversible(unit: UnitOfWork):
+    unit.originals["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
+    assert code(decide(unit, commands.Reverse("r", "o", None, 30), BOB, NOW)) == "insufficient-funds"
+    unit.accounts["bob"].balance = 50
+    assert code(decide(unit, commands.Reverse("r", "o", None), BOB, NOW)) == "done"
+    assert unit.transactions[0].amount == 50
+
+
 def held(unit: UnitOfWork, amount: int = 60, **changes: object) -> Hold:
     """Place a hold on alice's account."""
     unit.accounts["alice"].held += amount

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -87,7 +88,7 @@ class Bank(RuleBasedStateMachine):
         self.queries = Queries(self.engine)
         self.service = AccountService(self.engine, make_settings(self.lab, _SQLITE))
         self.model: dict[str, Model] = {}
-        self.reversed: set[str] = set()
+        self.reversed: Counter[str] = Counter()
         self.started = utc_now()
 
     def new_database(self, file: Path) -> AsyncEngine:
@@ -143,19 +144,21 @@ class Bank(RuleBasedStateMachine):
             payee.balance += amount
         return body.get("id", ""), source, to, amount
 
-    @rule(original=posted)
-    def reverse(self, original: tuple[str, str | None, str | None, int]) -> None:
-        id_, source, to, amount = original
+    @rule(original=posted, part=st.none() | AMOUNTS)
+    def reverse(self, original: tuple[str, str | None, str | None, int], part: int | None) -> None:
+        id_, source, to, posted_amount = original
         if not id_:
             return
+        left = posted_amount - self.reversed[id_]
+        amount = part or left
         giver = self.model[to] if to else None
         receiver = self.model[source] if source else None
-        refusal = "already-reversed" if id_ in self.reversed else None
+        refusal = "already-reversed" if not left else "reversal-exceeded" if amount > left else None
         refusal = refusal or (giver.debit_refusal(amount, giver.available) if giver else None)
         refusal = refusal or (receiver.credit_refusal() if receiver else None)
-        self.execute(Reverse(new_id(), id_, None), refusal)
+        self.execute(Reverse(new_id(), id_, None, part), refusal)
         if refusal is None:
-            self.reversed.add(id_)
+            self.reversed[id_] += amount
             if giver:
                 giver.balance -= amount
             if receiver:

@@ -9,16 +9,17 @@ from sqlalchemy import CheckConstraint
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.domain.commands import Transfer
+from app import ledger
+from app.domain.commands import Deposit, Reverse, Transfer
 from app.models import metadata
 from app.prometheus import CONSTRAINTS
 from app.service import AccountService
 from app.storage import repository
-from app.storage.triggers import APPEND_ONLY, CHECK_ENTRIES, VIOLATION
+from app.storage.triggers import APPEND_ONLY, CHECK_ENTRIES, CHECK_REVERSALS, VIOLATION
 from shared.db.database import Write
 from shared.ids import new_id
 from shared.prometheus.registry import REGISTRY
-from tests.support import ledger_request, open_account
+from tests.support import OPERATOR_CALLER, ledger_request, open_account
 
 Corruption = Callable[[list[Write]], list[Write]]
 
@@ -80,12 +81,30 @@ async def test_an_inconsistent_batch_is_rejected_and_counted(
     response = await service.execute(ledger_request(Transfer(new_id(), source, target, 10, "USD", None)))
     assert response.status == 201
     async with engine.connect() as connection:
-        found = [await repository.find_account(connection, account) for account in (source, target)]
-    assert [(one.balance, one.seq) for one in found if one] == [(90, 2), (10, 1)]
+        accounts = [await repository.find_account(connection, account) for account in (source, target)]
+    assert [(account.balance, account.seq) for account in accounts if account] == [(90, 2), (10, 1)]
+
+
+async def test_reversals_beyond_the_original_are_rejected_and_counted(
+    service: AccountService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that does not know of earlier reversals."""
+    account, before = await open_account(service), violations("reversals_within_original")
+    deposit = Deposit(new_id(), account, 100, "USD", None)
+    await service.execute(ledger_request(deposit, OPERATOR_CALLER))
+    await service.execute(ledger_request(Deposit(new_id(), account, 100, "USD", None), OPERATOR_CALLER))
+    part = Reverse(new_id(), deposit.id, None, 60)
+    assert (await service.execute(ledger_request(part, OPERATOR_CALLER))).status == 201
+    monkeypatch.setattr(ledger, "_left_to_reverse", lambda unit, original: original.amount)
+    with pytest.raises(DBAPIError):
+        await service.execute(ledger_request(Reverse(new_id(), deposit.id, None, 60), OPERATOR_CALLER))
+    assert violations("reversals_within_original") == before + 1
+    rest = Reverse(new_id(), deposit.id, None, 40)
+    assert (await service.execute(ledger_request(rest, OPERATOR_CALLER))).status == 201
 
 
 def test_violations_of_every_constraint_are_counted_from_zero() -> None:
     constraints = [constraint for table in metadata.tables.values() for constraint in table.constraints]
     checks = {str(constraint.name) for constraint in constraints if isinstance(constraint, CheckConstraint)}
-    triggers = set(re.findall(r"CONSTRAINT = '(\w+)'", "".join((*CHECK_ENTRIES, *APPEND_ONLY))))
+    triggers = set(re.findall(r"CONSTRAINT = '(\w+)'", "".join((*CHECK_ENTRIES, *APPEND_ONLY, *CHECK_REVERSALS))))
     assert set(CONSTRAINTS) == checks | triggers

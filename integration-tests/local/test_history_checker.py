@@ -212,7 +212,7 @@ VIOLATIONS: dict[str, tuple[Callable[[State], State], str]] = {
     "a transaction is posted that was not requested": (operation(4, key="k99"), "posted, but not requested (1): t3"),
     "a transaction is reversed twice": (
         ledger(transactions=lambda old: changed(old.transactions, 2, reverses="t2")),
-        "reversed more than once (1): t2",
+        "reversals exceed the transaction (1): t2",
     ),
     "an acknowledged hold is missing": (
         operation(6, results=("h9",)),

@@ -122,7 +122,8 @@ class Clients:
             return ClientOperation("batch", key, lambda: _batch(key, items))
         if kind == "reverse" and self._posted:
             original = chance.choice(self._posted)
-            return ClientOperation("move", key, lambda: commands.Reverse(new_id(), original, key))
+            part = chance.choice([None, chance.randint(1, 100)])
+            return ClientOperation("move", key, lambda: commands.Reverse(new_id(), original, key, part))
         return ClientOperation("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
 
     async def _ask(self, asked: ClientOperation, tries: int) -> Any:

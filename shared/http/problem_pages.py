@@ -58,7 +58,10 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "account-frozen": Advice("the account can receive money but not pay", "ask an operator to unfreeze it"),
     "account-closed": Advice("the account is closed permanently", "use another account"),
-    "already-reversed": Advice("the transaction has already been reversed", "nothing to do"),
+    "already-reversed": Advice("the whole transaction has already been reversed", "nothing to do"),
+    "reversal-exceeded": Advice(
+        "the amount is more than what earlier reversals have left of the transaction", "reduce the amount"
+    ),
     "not-reversible": Advice("reversals cannot be reversed", "post a new transaction"),
     "hold-not-active": Advice("the hold has been captured or voided, or has expired", "place a new hold"),
     "hold-exceeded": Advice("the amount of the capture exceeds what is left of the hold", "reduce the amount"),

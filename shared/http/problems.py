@@ -35,6 +35,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "account-frozen": ProblemType(409, "Account frozen"),
     "account-closed": ProblemType(409, "Account closed"),
     "already-reversed": ProblemType(409, "Transaction already reversed"),
+    "reversal-exceeded": ProblemType(409, "Reversal exceeds the transaction"),
     "not-reversible": ProblemType(409, "Transaction not reversible"),
     "hold-not-active": ProblemType(409, "Hold not active"),
     "hold-exceeded": ProblemType(409, "Capture exceeds the hold"),

@@ -97,11 +97,12 @@ class Transfer:
 
 @dataclass(frozen=True, slots=True)
 class Reverse:
-    """Reverse a posted transaction by a new one in the opposite direction."""
+    """Reverse a part of a posted transaction, or (`amount` None) all that is left of it, by a new transaction."""
 
     id: str
     transaction_id: str
     reason: str | None
+    amount: int | None = None
 
     @property
     def references(self) -> References:

@@ -15,9 +15,9 @@ class UnitOfWork:
     # Ids of cash accounts by currency.
     cash_accounts: dict[str, str]
     holds: dict[str, Hold] = field(default_factory=dict)
-    # Transactions that may be reversed, by id, and the ids of those that have been.
+    # Transactions that may be reversed, by id, and the amounts that have been reversed.
     originals: dict[str, Transaction] = field(default_factory=dict)
-    reversed_ids: set[str] = field(default_factory=set)
+    reversed_amounts: dict[str, int] = field(default_factory=dict)
     # When one of the locked accounts was last changed.
     last_change: datetime | None = None
     # Changes.

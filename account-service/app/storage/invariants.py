@@ -22,6 +22,10 @@ VIOLATION_QUERIES: Mapping[str, str] = {
     "a customer's balance is negative": """
         SELECT account_id FROM entries e JOIN accounts a ON a.id = e.account_id
         WHERE a.kind = 'customer' AND e.balance_after < 0""",
+    "reversals exceed their transaction": """
+        SELECT r.reverses FROM (SELECT reverses, sum(amount) AS total FROM transactions
+        WHERE reverses IS NOT NULL GROUP BY reverses) r LEFT JOIN transactions t ON t.id = r.reverses
+        WHERE r.total > coalesce(t.amount, 0)""",
     "held money differs from the active holds": """
         SELECT a.id FROM accounts a WHERE a.held <>
         (SELECT coalesce(sum(h.amount), 0) FROM holds h WHERE h.account_id = a.id AND h.status = 'active')""",

@@ -54,7 +54,7 @@ def _statements_for(dialect: str) -> _Statements:
         .order_by(accounts.c.id)
         .with_for_update(key_share=True),
         originals=with_ids(_TRANSACTION_FIELDS, transactions, "id"),
-        reversals=with_ids(["reverses"], transactions, "reverses"),
+        reversals=with_ids(["reverses", "amount"], transactions, "reverses"),
         holds=with_ids(hold_rows.COLUMNS, holds, "id"),
         active_holds=hold_rows.oldest_active(any_of(dialect, holds.c.account_id, "ids")),
     )
@@ -116,8 +116,9 @@ async def load_unit_of_work(
     locked, last_change = await _lock_accounts(connection, account_ids)
     unit = UnitOfWork(locked, dict(cash_accounts), originals=originals, last_change=last_change)
     if references.transactions:
-        reversals = await connection.scalars(_statements(connection).reversals, {"ids": list(references.transactions)})
-        unit.reversed_ids = set(reversals.all())
+        reversals = await connection.execute(_statements(connection).reversals, {"ids": list(references.transactions)})
+        for reversal in reversals:
+            unit.reversed_amounts[reversal.reverses] = unit.reversed_amounts.get(reversal.reverses, 0) + reversal.amount
     loaded_holds = [
         *await _holds(connection, references.holds),
         *await _active_holds(connection, {id_ for id_ in references.closed_accounts if _has_holds(unit, id_)}),

@@ -1,8 +1,8 @@
 """PostgreSQL triggers that reject inconsistent batches and changes of posted rows, whichever version writes them.
 
 A batch that posts an entry twice, omits one or changes a balance without an entry is rejected and changes nothing.
-Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY) and 0006 execute these statements, so a change of behaviour needs a
-new migration. Databases that were migrated before keep the messages of that time.
+Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006 and 0010 (CHECK_REVERSALS) execute these statements, so a
+change of behaviour needs a new migration. Databases that were migrated before keep the messages of that time.
 """
 
 # SQLSTATE of a violation; no error class of PostgreSQL begins with B.
@@ -53,3 +53,23 @@ def append_only(table: str) -> str:
 
 # Applies to the owner of the tables as well; the service's role has no such privileges. Inserts are not affected.
 APPEND_ONLY = (_REJECT_CHANGE, append_only("transactions"), append_only("entries"))
+
+# For reversals alone, so that other transactions cost nothing. The lock lets concurrent reversals see each other.
+_CHECK_REVERSAL = f"""
+CREATE FUNCTION check_reversal() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(NEW.reverses::text, 0));
+    IF (SELECT sum(amount) FROM transactions WHERE reverses = NEW.reverses)
+        > coalesce((SELECT amount FROM transactions WHERE id = NEW.reverses), 0) THEN
+        RAISE EXCEPTION 'reversals of transaction % exceed its amount', NEW.reverses
+            USING ERRCODE = '{VIOLATION}', CONSTRAINT = 'reversals_within_original';
+    END IF;
+    RETURN NULL;
+END $$"""  # nosec B608
+
+CHECK_REVERSALS = (
+    _CHECK_REVERSAL,
+    """
+CREATE TRIGGER check_reversal AFTER INSERT ON transactions
+FOR EACH ROW WHEN (NEW.reverses IS NOT NULL) EXECUTE FUNCTION check_reversal()""",
+)

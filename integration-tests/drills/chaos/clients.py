@@ -25,7 +25,15 @@ _RETRIED_STATUSES = (401, 429, 500, 502, 503, 504)
 _SUBJECTS = ("alice", "bob", "carol")
 OPERATOR, OPERATOR_SCOPE = "op", "bank:operator"
 REFUSALS = frozenset(
-    ["insufficient-funds", "already-reversed", "hold-not-active", "hold-exceeded", "same-account", "not-reversible"]
+    [
+        "insufficient-funds",
+        "already-reversed",
+        "reversal-exceeded",
+        "hold-not-active",
+        "hold-exceeded",
+        "same-account",
+        "not-reversible",
+    ]
 )
 
 
@@ -214,9 +222,12 @@ class Client:
             amount = max(1, amount // 2)
         elif kind == "capture" and planned.amount % 3 == 0:
             amount, kind = max(1, amount // 3), "partial-capture"
+        elif kind == "reversal" and planned.amount % 2 == 0:
+            amount = max(1, amount // 2)
         operation = Operation(key, kind, amount, refers_to=id_)
         if planned.kind == "reversal":
-            return _Request("/reversals", {"transaction_id": id_, "reason": key}, headers, [operation])
+            body = {"transaction_id": id_, "reason": key, "amount": amount}
+            return _Request("/reversals", body, headers, [operation])
         if planned.kind == "void":
             return _Request(f"/holds/{id_}/voids", {}, headers, [operation])
         body = {"amount": amount, "final": kind == "capture"}

@@ -194,9 +194,10 @@ def _check_transactions(operations: Sequence[Operation], ledger: Ledger, custome
     yield from _violation("refused, but posted", refused)
     yield from _violation("posted with other accounts or another amount than requested", different)
     yield from _violation("posted, but not requested", unrequested)
-    yield from _violation(
-        "reversed more than once", _repeated(one.reverses for one in ledger.transactions if one.reverses)
-    )
+    left = Counter({transaction.id: transaction.amount for transaction in ledger.transactions})
+    for transaction in ledger.transactions:
+        left[transaction.reverses] -= transaction.amount if transaction.reverses else 0
+    yield from _violation("reversals exceed the transaction", (id_ for id_, amount in left.items() if amount < 0))
 
 
 def _matches(operation: Operation, posted: Transaction) -> bool:
