@@ -72,7 +72,7 @@ async def withdraw(request: Request) -> Response:
 
 @_writes.post(**document("/transfers:batch", schemas.BatchBody, schemas.BatchView, 200))
 async def transfer_batch(request: Request) -> Response:
-    """Execute up to 1000 transfers, each with its own key and result; a refused transfer does not stop the others.
+    """Execute up to 1000 transfers, each with its own key and result; with `atomic` all of them or none.
 
     The key of a transfer is an idempotency key: the same transfer can be repeated in a batch or on its own.
     """
@@ -90,7 +90,8 @@ async def transfer_batch(request: Request) -> Response:
                     idempotency.request_hash("/api/v1/transfers", item.model_dump(exclude={"key"})),
                 )
                 for item in body.transfers
-            )
+            ),
+            atomic=body.atomic is True,
         )
 
     return await execute(request, schemas.BatchBody, command, 200)

@@ -127,12 +127,9 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
     if original.type == "reversal":
         return Refusal("not-reversible", "A reversal cannot be reversed; post a new transaction instead.")
     left = _left_to_reverse(unit, original)
-    if left <= 0:
-        return Refusal("already-reversed", "The whole transaction has already been reversed.")
     amount = left if command.amount is None else command.amount
-    if amount > left:
-        texts = (format_amount(value, original.currency) for value in (left, amount))
-        return Refusal("reversal-exceeded", "Left to reverse: {}, requested {}; reverse less.".format(*texts))
+    if not 0 < amount <= left:
+        return _reversal_exceeded(original, left, amount)
     transaction = Transaction(
         command.id,
         "reversal",
@@ -148,6 +145,13 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
     if isinstance(result, TransactionResult):
         unit.reversed_amounts[original.id] = unit.reversed_amounts.get(original.id, 0) + amount
     return result
+
+
+def _reversal_exceeded(original: Transaction, left: int, amount: int) -> Refusal:
+    if not left:
+        return Refusal("already-reversed", "The whole transaction has already been reversed.")
+    available, requested = (format_amount(value, original.currency) for value in (left, amount))
+    return Refusal("reversal-exceeded", f"Left to reverse: {available}, requested {requested}; reverse less.")
 
 
 def _left_to_reverse(unit: UnitOfWork, original: Transaction) -> int:

@@ -95,11 +95,15 @@ class BatchItemBody(TransferBody):
 class BatchBody(StrictBody):
     """Body of `POST /transfers:batch`."""
 
+    added_fields = frozenset({"atomic"})
     # A transfer has up to 24 nodes: its object, 6 names, 5 texts, 6 colons and 6 commas.
     max_nodes = 25 * MAX_BATCH + 100
 
     # Stops at the first invalid transfer: reporting all errors would cost more than the transfers.
     transfers: Annotated[list[BatchItemBody], FailFast(), Field(min_length=1, max_length=MAX_BATCH)]
+    atomic: bool | None = Field(
+        None, description="True executes all transfers or none; by default a refused one does not stop the others."
+    )
 
 
 class ReversalBody(StrictBody):

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.account_numbers import new_account_number
-from app.application.requests import LedgerRequest, RequestContext
+from app.application.requests import LedgerRequest, RequestContext, TransferBatch
 from app.domain.commands import Command, Deposit, OpenAccount, Transfer, Withdraw
 from app.service import AccountService
 from app.settings import AccountSettings
@@ -33,7 +33,7 @@ async def assert_invariants(engine: AsyncEngine) -> None:
 
 
 def ledger_request(
-    command: Command, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash"
+    command: Command | TransferBatch, caller: Caller = ALICE, key: str | None = "", content: bytes = b"hash"
 ) -> LedgerRequest:
     """Return a request with the command; an empty key is replaced by a new one, None means no key."""
     used = None if key is None else (caller.subject, key or uuid.uuid4().hex)

@@ -5,7 +5,7 @@ import json
 import tempfile
 from collections import Counter
 from collections.abc import Coroutine
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.queries import Queries
-from app.application.requests import LedgerResponse
+from app.application.requests import LedgerResponse, TransferBatch
 from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, ReleaseHold, Reverse, SetStatus
 from app.domain.model import MAX_BLOCKING_HOLDS
 from app.models import metadata
@@ -143,6 +143,33 @@ class Bank(RuleBasedStateMachine):
             payer.balance -= amount
             payee.balance += amount
         return body.get("id", ""), source, to, amount
+
+    @rule(
+        transfers=st.lists(st.tuples(accounts, accounts, AMOUNTS), min_size=1, max_size=4),
+        atomic=st.booleans(),
+    )
+    def transfer_batch(self, transfers: list[tuple[str, str, int]], atomic: bool) -> None:
+        before = {id_: model.balance for id_, model in self.model.items()}
+        refusals: list[str | None] = []
+        for source, to, amount in transfers:
+            payer, payee = self.model[source], self.model[to]
+            refusal = "same-account" if source == to else None
+            refusal = refusal or payer.debit_refusal(amount, payer.available) or payee.credit_refusal()
+            refusals.append(refusal)
+            if refusal is None:
+                payer.balance -= amount
+                payee.balance += amount
+            elif atomic:
+                break
+        if atomic and refusals[-1] is not None:
+            refused = len(refusals) - 1
+            refusals = [refusals[-1] if number == refused else "batch-refused" for number in range(len(transfers))]
+            for id_, balance in before.items():
+                self.model[id_].balance = balance
+        items = tuple(ledger_request(transfer(*arguments), OPERATOR_CALLER) for arguments in transfers)
+        batch = ledger_request(TransferBatch(items, atomic), OPERATOR_CALLER)
+        body = json.loads(self.run(self.service.execute(replace(batch, success_status=200))).body)
+        assert [result.get("problem", {}).get("code") for result in body["results"]] == refusals
 
     @rule(original=posted, part=st.none() | AMOUNTS)
     def reverse(self, original: tuple[str, str | None, str | None, int], part: int | None) -> None:

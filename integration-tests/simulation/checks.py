@@ -9,7 +9,7 @@ import orjson
 
 from shared.messaging.positions import Positions
 from simulation.bank import ACCOUNT, TRANSACTION, Bank, lab
-from simulation.clients import ClientOperation, Clients
+from simulation.clients import BATCHES, ClientOperation, Clients
 from simulation.poison import Poison
 from simulation.services import load
 
@@ -103,9 +103,13 @@ def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[s
     if len(bodies) > 1:
         return [f"{asked.key} got {len(bodies)} different answers"]
     body = orjson.loads(bodies.pop()) if bodies else None
-    if asked.kind == "batch":
+    if asked.kind in BATCHES:
         answers = {result["key"]: result for result in body.get("results", ())} if body else {}
         names = [f"{asked.key}/{number}" for number in range(3)]
+        if asked.kind == "atomic batch":
+            executed = sum(_one(ledger, _EFFECTS["move"], name) for name in names)
+            if executed not in (0, len(names)):
+                return [f"{executed} transfers of the atomic batch {asked.key} are executed"]
         return [line for name in names for line in _counted(ledger, "move", name, answers.get(name, {}).get("status"))]
     return _counted(ledger, asked.kind, asked.key, asked.answers[0].status if asked.answers else None)
 

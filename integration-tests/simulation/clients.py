@@ -25,6 +25,7 @@ _KINDS = [
     *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse"),
     *("hold", "capture", "partial capture", "extend", "void"),
 ]
+BATCHES = ("batch", "atomic batch")
 
 
 @dataclass
@@ -119,7 +120,8 @@ class Clients:
             return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
         if kind == "batch":
             items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
-            return ClientOperation("batch", key, lambda: _batch(key, items))
+            atomic = chance.random() < 0.5
+            return ClientOperation("atomic batch" if atomic else "batch", key, lambda: _batch(key, items, atomic))
         if kind == "reverse" and self._posted:
             original = chance.choice(self._posted)
             part = chance.choice([None, chance.randint(1, 100)])
@@ -164,12 +166,12 @@ def _work(command: Any, asked: ClientOperation | None) -> Any:
     context = requests.RequestContext("/simulated", asked.key if asked else None)
     if asked is None:
         return requests.LedgerRequest(_OPERATOR, command, 200, context)
-    status = 200 if asked.kind == "batch" else 201
+    status = 200 if asked.kind in BATCHES else 201
     key = (_OPERATOR.subject, asked.key)
     return requests.LedgerRequest(_OPERATOR, command, status, context, key, request_hash(asked.kind, asked.key))
 
 
-def _batch(key: str, items: list[tuple[str, str, int]]) -> Any:
+def _batch(key: str, items: list[tuple[str, str, int]], atomic: bool) -> Any:
     requests, commands = load(ACCOUNT).requests, load(ACCOUNT).commands
     works = []
     for number, (one, other, amount) in enumerate(items):
@@ -186,4 +188,4 @@ def _batch(key: str, items: list[tuple[str, str, int]]) -> Any:
                 request_hash("item", name),
             )
         )
-    return requests.TransferBatch(tuple(works))
+    return requests.TransferBatch(tuple(works), atomic)

@@ -62,6 +62,10 @@ ADVICE: Mapping[str, Advice] = {
     "reversal-exceeded": Advice(
         "the amount is more than what earlier reversals have left of the transaction", "reduce the amount"
     ),
+    "batch-refused": Advice(
+        "another transfer of the same atomic batch was refused, so none was executed",
+        "correct the refused transfer, and send the batch with a new `Idempotency-Key`",
+    ),
     "not-reversible": Advice("reversals cannot be reversed", "post a new transaction"),
     "hold-not-active": Advice("the hold has been captured or voided, or has expired", "place a new hold"),
     "hold-exceeded": Advice("the amount of the capture exceeds what is left of the hold", "reduce the amount"),

@@ -36,6 +36,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "account-closed": ProblemType(409, "Account closed"),
     "already-reversed": ProblemType(409, "Transaction already reversed"),
     "reversal-exceeded": ProblemType(409, "Reversal exceeds the transaction"),
+    "batch-refused": ProblemType(409, "Atomic batch refused"),
     "not-reversible": ProblemType(409, "Transaction not reversible"),
     "hold-not-active": ProblemType(409, "Hold not active"),
     "hold-exceeded": ProblemType(409, "Capture exceeds the hold"),

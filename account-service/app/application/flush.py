@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.application import audit, responses, stored_responses
 from app.application.requests import LedgerRequest, LedgerResponse, TransferBatch, flatten
 from app.domain.audit import Actor, AuditEntry
-from app.domain.commands import Command, Refusal, Result
+from app.domain.commands import Command, References, Refusal, Result
 from app.domain.events import DomainEvent
 from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
@@ -19,6 +20,7 @@ from shared.http import idempotency
 from shared.db.database import write_all
 from shared.events import Event, new_event
 from shared.http.idempotency import StoredResponse
+from shared.http.problems import Problem
 
 # More than the clocks of replicas differ, and than they wait for a lock.
 _MAX_CLOCK_DIFFERENCE = timedelta(seconds=20)
@@ -39,6 +41,11 @@ class Flush:
     audit_entries: list[AuditEntry] = field(default_factory=list)
     # The actor of each of the unit's transactions.
     posted_by: list[Actor] = field(default_factory=list)
+
+    @property
+    def changes(self) -> tuple[list[Any], ...]:
+        """The lists that grow with each operation."""
+        return self.new_responses, self.events, self.results, self.audit_entries, self.posted_by
 
 
 async def execute(
@@ -91,7 +98,8 @@ def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: st
         if request.key is not None and any(item.key == request.key for item in request.command.items):
             return responses.problem_response(idempotency.reused(request.key[1]), request.context)
         request_id = request.context.request_id or ""
-        items = [(item, _respond(flush, item, request_id)) for item in request.command.items]
+        execute_items = _execute_all_or_none if request.command.atomic else _execute_each
+        items = execute_items(flush, request.command.items, request_id)
         response = LedgerResponse(request.success_status, responses.transfer_batch_body(items))
         stored_body = stored_responses.compact_transfer_batch(items, request_id)
     else:
@@ -105,6 +113,39 @@ def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: st
         flush.responses[request.key] = stored
         flush.new_responses.append(stored)
     return response
+
+
+def _execute_each(flush: Flush, items: Sequence[LedgerRequest], request_id: str) -> responses.ItemResponses:
+    return [(item, _respond(flush, item, request_id)) for item in items]
+
+
+def _execute_all_or_none(flush: Flush, items: Sequence[LedgerRequest], request_id: str) -> responses.ItemResponses:
+    """Execute transfers, or undo them all after the first refusal; their keys remain unused then."""
+    commands = (item.command for item in items if not isinstance(item.command, TransferBatch))
+    account_ids = References.union(command.references for command in commands).accounts
+    savepoint, counts = flush.unit.savepoint(account_ids), [len(changes) for changes in flush.changes]
+    executed: list[tuple[LedgerRequest, LedgerResponse]] = []
+    for refused in items:
+        events, results = len(flush.events), len(flush.results)
+        response = _respond(flush, refused, request_id)
+        if responses.succeeded(refused, response):
+            executed.append((refused, response))
+            continue
+        # The refused transfer is counted and published, as others are.
+        refused_events, refused_results = flush.events[events:], flush.results[results:]
+        flush.unit.roll_back(savepoint)
+        for stored in flush.new_responses[counts[0] :]:
+            del flush.responses[stored.subject, stored.key]
+        for changes, count in zip(flush.changes, counts, strict=True):
+            del changes[count:]
+        flush.events += refused_events
+        flush.results += refused_results
+        not_executed = Problem("batch-refused", "Another transfer of the batch was refused; none was executed.")
+        return [
+            (item, response if item is refused else responses.problem_response(not_executed, item.context))
+            for item in items
+        ]
+    return executed
 
 
 def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerResponse:

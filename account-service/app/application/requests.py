@@ -25,9 +25,10 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True)
 class TransferBatch:
-    """Transfers that are decided one by one and committed together."""
+    """Transfers that are decided one by one and committed together; if `atomic`, all of them or none."""
 
     items: tuple["LedgerRequest", ...]
+    atomic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The unit of work of a batch: the accounts, holds and transactions it has loaded, and what it has changed."""
 
+from collections.abc import Set
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -30,3 +31,29 @@ class UnitOfWork:
     placed_holds: set[str] = field(default_factory=set)
     # Events of the command that was decided last.
     events: list[DomainEvent] = field(default_factory=list)
+
+    def savepoint(self, account_ids: Set[str]) -> "Savepoint":
+        """Return the state before transfers between these accounts, for `roll_back`."""
+        known = account_ids & self.accounts.keys()
+        states = {id_: (self.accounts[id_].balance, self.accounts[id_].seq) for id_ in known}
+        return Savepoint(states, account_ids & self.changed_accounts, len(self.transactions), len(self.entries))
+
+    def roll_back(self, savepoint: "Savepoint") -> None:
+        """Undo the transfers since a savepoint."""
+        for id_, state in savepoint.accounts.items():
+            self.accounts[id_].balance, self.accounts[id_].seq = state
+        self.changed_accounts -= savepoint.accounts.keys() - savepoint.changed_accounts
+        for transaction in self.transactions[savepoint.transactions :]:
+            del self.originals[transaction.id]
+        del self.transactions[savepoint.transactions :]
+        del self.entries[savepoint.entries :]
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """Balance and `seq` of accounts, which of them have changed, and how much has been posted."""
+
+    accounts: dict[str, tuple[int, int]]
+    changed_accounts: Set[str]
+    transactions: int
+    entries: int
