@@ -57,7 +57,7 @@ def create(client: httpx.Client, path: str, **body: object) -> str:
 @pytest.mark.timeout(600 * SEARCH_FACTOR)
 def test_the_service_conforms_to_its_openapi_document(served: str, client: httpx.Client, lab: Lab) -> None:
     accounts = [create(client, "accounts", currency="USD") for _ in range(20)]
-    originals = [create(client, f"accounts/{one}/deposits", amount=10**12, currency="USD") for one in accounts]
+    originals = [create(client, f"accounts/{id_}/deposits", amount=10**12, currency="USD") for id_ in accounts]
     holds = [create(client, f"accounts/{accounts[0]}/holds", amount=100, currency="USD") for _ in range(40)]
     existing = {"transaction_id": originals, "from_account": accounts, "to_account": accounts, "id": accounts + holds}
     chance = random.Random(1)
@@ -129,7 +129,7 @@ def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None
 def test_the_documented_key_pattern_matches_the_parser(client: httpx.Client, key: str) -> None:
     document = client.get("/docs/account-service/openapi.json").json()
     parameters = document["paths"]["/api/v1/transfers"]["post"]["parameters"]
-    (schema,) = (one["schema"] for one in parameters if one["name"] == "Idempotency-Key")
+    (schema,) = (parameter["schema"] for parameter in parameters if parameter["name"] == "Idempotency-Key")
     try:
         accepted = bool(parse_key(key))
     except Problem:

@@ -35,9 +35,9 @@ async def _seqs(request: Request) -> Response:
     """Return the last `seq` of the account `account_id`, or of up to 100 accounts of `owner`."""
     queries = _authorized_queries(request)
     query = schemas.SeqQuery.model_validate(dict(request.query_params))
-    found = await queries.seqs(query.account_id, query.owner, _MAX_SEQS + 1)
+    seqs = await queries.seqs(query.account_id, query.owner, _MAX_SEQS + 1)
     return Response(
-        orjson.dumps({"items": found[:_MAX_SEQS], "more": len(found) > _MAX_SEQS}), media_type="application/json"
+        orjson.dumps({"items": seqs[:_MAX_SEQS], "more": len(seqs) > _MAX_SEQS}), media_type="application/json"
     )
 
 

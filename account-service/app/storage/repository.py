@@ -88,8 +88,8 @@ async def open_cash_accounts(connection: AsyncConnection, currencies: Iterable[s
 
 
 async def _cash_accounts(connection: AsyncConnection) -> dict[str, str]:
-    found = await connection.execute(select(accounts.c.currency, accounts.c.id).where(accounts.c.kind == "cash"))
-    return {row.currency: row.id for row in found}
+    rows = await connection.execute(select(accounts.c.currency, accounts.c.id).where(accounts.c.kind == "cash"))
+    return {row.currency: row.id for row in rows}
 
 
 async def load_unit_of_work(
