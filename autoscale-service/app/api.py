@@ -23,11 +23,7 @@ log = logging.getLogger(__name__)
 _routes = APIRouter(route_class=LeanRoute)
 
 # Outcomes in autoscale_webhooks_total by problem code.
-_OUTCOMES = {
-    "unauthorized": "unauthorized",
-    "payload-too-large": "too_large",
-    "unavailable": "not_ready",
-}
+_OUTCOMES = {"unauthorized": "unauthorized", "payload-too-large": "too_large", "unavailable": "not_ready"}
 
 _MAX_SHOWN = 10
 

@@ -56,14 +56,9 @@ class _Service:
 
     def is_pending(self, now: float) -> bool:
         """Return whether a change is due soon: an alert fires, replicas start, or a window or backoff is running."""
-        decision = self.decision
-        pending = decision is not None and decision.pending
-        return (
-            self.operation_in_progress
-            or self.alert_until > now
-            or pending
-            or self.replicas.ready < self.replicas.current
-        )
+        pending = self.decision is not None and self.decision.pending
+        starting = self.replicas.ready < self.replicas.current
+        return self.operation_in_progress or self.alert_until > now or pending or starting
 
 
 class Controller:
@@ -232,9 +227,8 @@ class Controller:
     def _export_decision(self, name: str, decision: Decision, replicas: Replicas, may_scale: bool) -> None:
         prometheus.REPLICAS.labels(name, "current").set(decision.current)
         # If the autoscaler may not scale, the number will not change; a stopped replica still counts as missing.
-        prometheus.REPLICAS.labels(name, "desired").set(
-            decision.desired if may_scale else replicas.current + replicas.stopped
-        )
+        desired = decision.desired if may_scale else replicas.current + replicas.stopped
+        prometheus.REPLICAS.labels(name, "desired").set(desired)
         # As in Kubernetes' metrics, the label is empty without a dry run, and Prometheus drops it then.
         dry_run = "true" if self._settings.dry_run else ""
         prometheus.DECISIONS.labels(name, decision.direction, decision.reason, dry_run).inc()
@@ -302,8 +296,8 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
         "panic": history.overloaded_at > now - spec.panic_seconds,
         "alert_active": service.alert_until > now,
         "stabilization_windows": {
-            way: [entry.replicas for entry in history.recommendations if entry.when > now - seconds]
-            for way, seconds in recent.items()
+            direction: [entry.replicas for entry in history.recommendations if entry.when > now - seconds]
+            for direction, seconds in recent.items()
         },
         "operation_in_progress": service.operation_in_progress,
         "failures": service.backoff.failures,

@@ -41,8 +41,8 @@ class DockerProxy(socket_proxy.ReplicaProxy):
 
     async def _labels_of(self, container: str) -> Mapping[str, str]:
         """Return the labels of a scalable container of the project. Raises NotFound for any other."""
-        labels: Mapping[str, str] = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"]
-        if not replica.is_ours(labels, self._project):
+        labels: Mapping[str, str] = (await self.get(f"/containers/{container}/json"))["Config"]["Labels"]
+        if not replica.belongs_to(labels, self._project):
             raise NotFound("concerns a container outside the project")
         return labels
 
@@ -53,7 +53,8 @@ class DockerProxy(socket_proxy.ReplicaProxy):
     async def create(self, _match: re.Match[str], query: Query, body: Any) -> Query:
         """Allow creating a copy of a running replica with another number, up to the maximum number of replicas."""
         labels: Any = body.get("Labels") if isinstance(body, dict) else None
-        require(isinstance(labels, dict) and replica.is_ours(labels, self._project), "is not a replica of the project")
+        is_replica = isinstance(labels, dict) and replica.belongs_to(labels, self._project)
+        require(is_replica, "is not a replica of the project")
         number, service = str(labels.get(replica.NUMBER)), str(labels.get(replica.SERVICE))
         require(re.fullmatch("[1-9][0-9]{0,4}", number), "has no number")
         siblings = await self._inspected(self._replicas_of(service))
@@ -104,9 +105,9 @@ class DockerProxy(socket_proxy.ReplicaProxy):
 
     async def update(self, match: re.Match[str], query: Query, body: Any) -> Query:
         """Set the number of replicas of a service, within bounds; nothing else may change."""
-        service = await self.ask(f"/services/{match['id']}")
+        service = await self.get(f"/services/{match['id']}")
         spec = service["Spec"]
-        require(swarm.is_ours(spec, self._project), "concerns a service outside the stack")
+        require(swarm.belongs_to(spec, self._project), "concerns a service outside the stack")
         mode = body.get("Mode") if isinstance(body, dict) else None
         replicas: Any = mode.get("Replicated", {}).get("Replicas") if isinstance(mode, dict) else None
         maximum = bounds(spec["Labels"])[1] or self._max_replicas

@@ -54,7 +54,9 @@ def create(settings: AutoscaleSettings) -> Service:
         internal_routes=[],
         checks=checks,
         lifespan=lifespan,
-        shown=lambda: api.public_view(loop.leading, folder.paused is not None, settings.dry_run, controller.status()),
+        public_fields=lambda: api.public_view(
+            loop.leading, folder.paused is not None, settings.dry_run, controller.status()
+        ),
     )
     state = service.app.state
     state.controller, state.loop, state.folder = controller, loop, folder

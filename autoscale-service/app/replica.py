@@ -21,7 +21,7 @@ CREATED = "banking.autoscale.made"
 _NOT_COPIED = {"com.docker.compose.replace"}
 
 
-def is_ours(labels: Mapping[str, str], project: str) -> bool:
+def belongs_to(labels: Mapping[str, str], project: str) -> bool:
     """Return whether the labels belong to a scalable stable replica of the project."""
     return labels.get(PROJECT) == project and is_stable(labels) and labels.get(ONE_OFF, "False") == "False"
 

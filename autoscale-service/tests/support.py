@@ -181,7 +181,7 @@ class Engine:
     """A fake Docker Engine: an ASGI application with the calls that scaling uses."""
 
     def __init__(self, *containers: dict[str, Any]) -> None:
-        self.containers = {one["Id"]: one for one in containers}
+        self.containers = {container["Id"]: container for container in containers}
         self.services: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
         # Canned responses by prefix of the call.
@@ -214,14 +214,14 @@ class Engine:
             case "GET", "_ping":
                 return 200, "OK"
             case "GET", "containers", "json":
-                return 200, [{"Id": one["Id"]} for one in self._matching(query)]
+                return 200, [{"Id": container["Id"]} for container in self._matching(query)]
             case "POST", "containers", "create":
                 return self._create(query["name"], body)
             case "POST", "networks", network, "connect":
                 self.containers[body["Container"]]["NetworkSettings"]["Networks"][network] = body["EndpointConfig"]
                 return 200, None
             case "GET", "services":
-                return 200, [one for one in self.services.values() if _has(one["Spec"]["Labels"], query)]
+                return 200, [service for service in self.services.values() if _has(service["Spec"]["Labels"], query)]
             case _, "services", identifier, *_ if identifier not in self.services:
                 return 404, {"message": "no such service"}
             case "GET", "services", identifier:
@@ -249,9 +249,9 @@ class Engine:
     def _matching(self, query: dict[str, str]) -> list[dict[str, Any]]:
         everything = query.get("all") in ("1", "True")
         return [
-            one
-            for one in self.containers.values()
-            if _has(one["Config"]["Labels"], query) and (everything or one["State"]["Status"] == "running")
+            container
+            for container in self.containers.values()
+            if _has(container["Config"]["Labels"], query) and (everything or container["State"]["Status"] == "running")
         ]
 
     def _create(self, name: str, body: dict[str, Any]) -> tuple[int, Any]:

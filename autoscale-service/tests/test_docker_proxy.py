@@ -60,7 +60,7 @@ async def test_containers_outside_the_project_are_inaccessible(
 
 async def test_only_replicas_of_the_project_are_listed(docker: DockerClient) -> None:
     mine = {ONE["Id"], TWO["Id"]}
-    assert {one["Id"] for one in docker.api.containers(all=True)} == mine
+    assert {container["Id"] for container in docker.api.containers(all=True)} == mine
     assert docker.api.containers(all=True, filters={"label": ["com.docker.compose.project=other"]}) == []
 
 

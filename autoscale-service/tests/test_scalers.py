@@ -61,7 +61,7 @@ def test_new_replicas_copy_the_newest_one_with_all_networks(compose: ComposeScal
     assert "Hostname" not in new["Config"], "the model's own name"
     networks = new["NetworkSettings"]["Networks"]
     assert set(networks) == set(model["NetworkSettings"]["Networks"])
-    assert all(one == {"Aliases": ["bank-account-service-3", ACCOUNT]} for one in networks.values())
+    assert all(network == {"Aliases": ["bank-account-service-3", ACCOUNT]} for network in networks.values())
     # All networks are connected before the start.
     first_start = next(index for index, call in enumerate(engine.calls) if call.endswith("/start"))
     assert sum(call.endswith("/connect") for call in engine.calls[:first_start]) >= 2
@@ -166,8 +166,8 @@ def test_a_replica_that_becomes_unhealthy_is_kept(compose: ComposeScaler, engine
 def test_nothing_is_scaled_while_two_versions_run(
     compose: ComposeScaler, engine: Engine, image: str, label: str
 ) -> None:
-    for one in engine.containers.values():
-        one["Config"]["Labels"]["banking.configuration"] = "1" * 64
+    for container in engine.containers.values():
+        container["Config"]["Labels"]["banking.configuration"] = "1" * 64
     new = replica_document(3, **{"banking.configuration": label * 64})
     new["Image"] = "sha256:" + image * 64
     engine.containers[new["Id"]] = new
@@ -199,7 +199,7 @@ def test_canaries_are_ignored(compose: ComposeScaler, engine: Engine) -> None:
     compose.remove_failed(f"{ACCOUNT}-canary")
     with pytest.raises(ScalingError, match="no replica to copy"):
         compose.scale(f"{ACCOUNT}-canary", 3)
-    assert orjson.dumps({one: engine.containers[one] for one in canaries}) == before
+    assert orjson.dumps({canary: engine.containers[canary] for canary in canaries}) == before
     assert not any(identifier in call for call in engine.calls for identifier in canaries)
 
 
@@ -209,7 +209,7 @@ def test_a_failed_removal_does_not_stop_draining_the_others(compose: ComposeScal
     engine.refusals[f"DELETE /containers/{third}"] = (500, "device or resource busy")
     with pytest.raises(ScalingError, match="remove: .*busy"):
         compose.scale(ACCOUNT, 2)
-    assert {number: one["State"]["Status"] for number, one in ours(engine).items()} == {
+    assert {number: container["State"]["Status"] for number, container in ours(engine).items()} == {
         **dict.fromkeys("12", "running"),
         "3": "exited",
     }

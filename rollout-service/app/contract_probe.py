@@ -163,16 +163,12 @@ class TrackProbe:
         elif probe.content is not None:
             content["content"] = probe.content
         url = f"{self._url}/api/v1{contract.fill(probe.path, names)}"
-        http_response = await self._client.request(probe.method, url, timeout=_TIMEOUT_SECONDS, **content)
+        received = await self._client.request(probe.method, url, timeout=_TIMEOUT_SECONDS, **content)
         try:
-            body = (
-                http_response.json() if "json" in http_response.headers.get("content-type", "") else http_response.text
-            )
+            body = received.json() if "json" in received.headers.get("content-type", "") else received.text
         except ValueError:
-            body = http_response.text
-        return Response(
-            http_response.status_code, {name.lower(): value for name, value in http_response.headers.items()}, body
-        )
+            body = received.text
+        return Response(received.status_code, {name.lower(): value for name, value in received.headers.items()}, body)
 
 
 async def _main(url: str, token_file: Path) -> int:

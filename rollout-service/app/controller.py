@@ -190,10 +190,8 @@ class Controller:
             surplus = [replica for replica in surplus if replica not in draining]
             if surplus:
                 await asyncio.gather(*(asyncio.to_thread(self._containers.remove, [replica]) for replica in surplus))
-                log.info(
-                    "removed containers",
-                    extra={"containers": [f"{replica.service}/{replica.track}" for replica in surplus]},
-                )
+                names = [f"{replica.service}/{replica.track}" for replica in surplus]
+                log.info("removed containers", extra={"containers": names})
         except DockerError as error:
             FAILURES.labels("docker").inc()
             log.warning("Docker: %s", error)
@@ -227,23 +225,15 @@ def containers_to_remove(
     A service keeps the latter until it has a healthy stable replica of another version.
     """
     replicas = list(replicas)
+    stable = [replica for replica in replicas if replica.track == "stable"]
     unwanted = {
         replica.id
-        for replica in replicas
-        if replica.track == "stable"
-        and replica.service in versions
-        and versions[replica.service].includes(replica.image, replica.revision)
+        for replica in stable
+        if (version := versions.get(replica.service)) and version.includes(replica.image, replica.revision)
     }
-    replaceable = {
-        replica.service
-        for replica in replicas
-        if replica.track == "stable" and replica.healthy and replica.id not in unwanted
-    }
-    return [
-        replica
-        for replica in replicas
-        if replica.track not in tracks or (replica.id in unwanted and replica.service in replaceable)
-    ]
+    replaceable = {replica.service for replica in stable if replica.healthy and replica.id not in unwanted}
+    removable = {replica.id for replica in stable if replica.id in unwanted and replica.service in replaceable}
+    return [replica for replica in replicas if replica.track not in tracks or replica.id in removable]
 
 
 async def run(controller: Controller, interval_seconds: float, on_pass: Callable[[Rollout], None]) -> None:

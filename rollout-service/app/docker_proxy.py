@@ -42,7 +42,7 @@ class RolloutProxy(socket_proxy.ReplicaProxy):
 
     async def _labels_of(self, container: str) -> Mapping[str, str]:
         """Return the labels of a replica of the project. Raises NotFound for any other container."""
-        labels: Mapping[str, str] = (await self.ask(f"/containers/{container}/json"))["Config"]["Labels"] or {}
+        labels: Mapping[str, str] = (await self.get(f"/containers/{container}/json"))["Config"]["Labels"] or {}
         if labels.get(PROJECT) != self._project or labels.get(TRACK) not in _TRACKS:
             raise NotFound("concerns a container outside the project")
         return labels
@@ -63,11 +63,11 @@ class RolloutProxy(socket_proxy.ReplicaProxy):
                 running = await self._inspected([f"{SERVICE}={service}", f"{TRACK}=stable", f"{ONE_OFF}=False"])
                 self._budget.allow_removal(service, container, running)
 
-    async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
+    async def _respond(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
         """Select an NGINX configuration (not a Docker call), or forward the call."""
         selected = _SELECT.fullmatch(path) if method == "POST" else None
         if selected is None:
-            return await super()._answer(method, path, query, body)
+            return await super()._respond(method, path, query, body)
         require(body is None and not query, "has an unexpected form")
         return await self._select(selected["name"])
 

@@ -90,7 +90,7 @@ def create(settings: RolloutSettings) -> Service:
         internal_routes=[],
         checks=checks,
         lifespan=lifespan,
-        shown=lambda: api.public_view(file.load()),
+        public_fields=lambda: api.public_view(file.load()),
     )
     service.app.state.file = file
     service.app.state.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)

@@ -37,9 +37,8 @@ def missing_stable_replicas(
     for service in SERVICES:
         running = [replica for replica in stable if replica.service == service]
         new_version = images.get(service), revisions.get(service, "")
-        same = [
-            replica for replica in running if (replica.image, replica.revision if new_version[1] else "") == new_version
-        ]
+        versions = [(replica.image, replica.revision if new_version[1] else "") for replica in running]
+        same = [replica for replica, version in zip(running, versions) if version == new_version]
         new = sum(replica.healthy for replica in same)
         old = len(running) - len(same)
         if new < max(1, old):

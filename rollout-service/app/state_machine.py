@@ -360,9 +360,9 @@ def _require_current(state: Rollout, rollout_id: str) -> None:
     """Raise InvalidTransition for the id of another rollout than the current one."""
     if rollout_id in (CURRENT, state.id):
         return
-    now_current = f"{state.id} of {state.version} by {state.driver}, {state.phase}" if state.id else "none"
+    current = f"{state.id} of {state.version} by {state.driver}, {state.phase}" if state.id else "none"
     raise InvalidTransition(
-        f"Rollout {rollout_id} is not the current one ({now_current}): nothing was changed;"
+        f"Rollout {rollout_id} is not the current one ({current}): nothing was changed;"
         " to act on the current rollout, run make rollback, or deploy again"
     )
 

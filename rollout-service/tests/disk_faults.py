@@ -44,7 +44,7 @@ async def _bad_canary(stack: FakeStack, folder: Path, break_disk: Any) -> dict[s
     restarted = StateFile(folder / "state", memory).load()
     return {
         "served": stack.served,
-        "canaries": sum(one.track == "canary" for one in stack.containers),
+        "canaries": sum(container.track == "canary" for container in stack.containers),
         "phase": state.phase,
         "outcome after a restart": restarted.outcome,
         "stored": stack.file.is_stored(),
@@ -87,7 +87,7 @@ async def _faults(folder: Path) -> dict[str, Any]:
     found["select on a read-only disk"] = _try(selection.select, "stable")
     stack.now += 5
     await stack.ticks(1)
-    found["canaries after 5 s"] = sum(one.track == "canary" for one in stack.containers)
+    found["canaries after 5 s"] = sum(container.track == "canary" for container in stack.containers)
     return found
 
 

@@ -106,9 +106,9 @@ class FakeStack:
         return {service: image[-1] for service, image in images.items()}
 
     def remove(self, containers: Iterable[Container]) -> None:
-        for one in containers:
-            self.containers.remove(one)
-            self.log.append(f"remove {one.id}")
+        for container in containers:
+            self.containers.remove(container)
+            self.log.append(f"remove {container.id}")
 
     async def analyze(self, _state: Rollout, _now: float) -> Mapping[str, Any]:
         return self.verdict

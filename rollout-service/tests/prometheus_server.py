@@ -97,7 +97,7 @@ class Replica:
             labels = f'handler="{handler}",method="GET",status="{status}",code="{code}"'
             lines.append(f"http_requests_total{{{labels},{common}}} {count}")
         for handler in {handler for handler, _ in self.requests}:
-            total = sum(count for (one, _), count in self.requests.items() if one == handler)
+            total = sum(count for (request, _), count in self.requests.items() if request == handler)
             lines += [
                 f'http_request_duration_seconds_bucket{{handler="{handler}",method="GET",le="{le}",{common}}} '
                 f"{0 if le == '0.01' else total}"
@@ -172,14 +172,14 @@ class PrometheusServer:
         later values. At that time all of these replicas are up: a scrape that takes too long makes their series stale.
         """
         time.sleep(2 * SCRAPE_SECONDS)
-        for one in replicas:
-            one.generation += 1
+        for replica in replicas:
+            replica.generation += 1
         at = 0.0
 
         def all_scraped() -> bool:
             nonlocal at
             at = time.time() - SCRAPE_SECONDS
-            return all(self._has_scraped(one, one.generation, at) for one in replicas)
+            return all(self._has_scraped(replica, replica.generation, at) for replica in replicas)
 
         wait_until(all_scraped)
         return at
@@ -192,7 +192,7 @@ class PrometheusServer:
     def first_time(self, generations: list[tuple[Replica, int]], since: float) -> float:
         """Return the first time since another one at which each replica has these or later values."""
         at = since
-        while not all(self._has_scraped(*one, at) for one in generations):
+        while not all(self._has_scraped(*generation, at) for generation in generations):
             at += 0.1
         return at
 

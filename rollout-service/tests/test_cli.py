@@ -60,7 +60,7 @@ def test_a_rollout_is_driven_from_begin_to_done(
     captured = capsys.readouterr()
     assert "transaction-service: Prometheus scrapes 0 of 1 canaries" in captured.err
     assert json.loads(captured.out)["phase"] == "provisioning" and file.load().lease_until == NOW + LEASE
-    monkeypatch.setattr(readiness, "scraped_canaries", lambda _url: {one.service: 1 for one in canaries})
+    monkeypatch.setattr(readiness, "scraped_canaries", lambda _url: {canary.service: 1 for canary in canaries})
     canaries[0] = others("canary", "b", healthy=False)[0]
     assert run("provisioned", rollout) == cli.REJECTED
     assert "account-service: 0 of 1 canaries are healthy" in capsys.readouterr().err

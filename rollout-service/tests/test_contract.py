@@ -109,7 +109,7 @@ def bank(change: Change) -> Callable[[], httpx.AsyncClient]:
 
     def answer(request: httpx.Request) -> httpx.Response:
         track = {"always": "canary", "never": "stable"}[request.headers["X-Canary"]]
-        probe = next(one for one in PROBES if one.path in str(request.url))
+        probe = next(probe for probe in PROBES if probe.path in str(request.url))
         names = {"run": request.headers["X-Request-ID"].removeprefix("contract-")}
         headers = {**probe.response_headers, "X-App-Track": track, "X-App-Version": "1"}
         body = change(track, contract.fill(probe.response, names))

@@ -59,7 +59,7 @@ async def test_a_bad_canary_receives_no_traffic_before_it_is_removed(fake_stack:
     state = await stack.ticks(2)
     assert (state.phase, state.outcome, state.reason) == ("idle", "rolled-back", "errors")
     assert stack.log[0] == "serve stable" and len(stack.log) == 3
-    assert {one.track for one in stack.containers} == {"stable"}
+    assert {container.track for container in stack.containers} == {"stable"}
 
 
 @pytest.mark.parametrize("make", [started, at_step, lambda: at_step(1), promoting])
@@ -72,7 +72,7 @@ async def test_an_expired_lease_returns_all_traffic_to_stable(
     stack.now = NOW + 31
     state = await stack.ticks(3)
     assert (state.phase, stack.served) == ("idle", "stable")
-    assert {(one.track, one.image) for one in stack.containers} == {("stable", "a")}
+    assert {(container.track, container.image) for container in stack.containers} == {("stable", "a")}
 
 
 async def test_a_restart_continues_from_the_stored_state(fake_stack: MakeStack) -> None:
@@ -154,7 +154,7 @@ async def test_replicas_that_nginx_still_routes_to_outlive_a_command_during_a_pa
             patched.setattr(stack, during, change)
             found = await stack.controller.tick()
         assert found.phase != "idle" and stack.served == served
-        assert {one.track for one in stack.containers} == {"stable", track}, "NGINX still routes to them"
+        assert {container.track for container in stack.containers} == {"stable", track}, "NGINX still routes to them"
         assert (await stack.ticks(10)).phase == "idle" and {one.track for one in stack.containers} == {"stable"}
 
 
@@ -168,7 +168,7 @@ async def test_previous_replicas_are_removed_after_the_scale_down_delay(fake_sta
     assert {(one.track, one.image) for one in stack.containers} == {("stable", "b"), ("previous", "a")}
     stack.now = NOW + 1801
     state = await stack.ticks(2)
-    assert (state.phase, {one.track for one in stack.containers}) == ("idle", {"stable"})
+    assert (state.phase, {container.track for container in stack.containers}) == ("idle", {"stable"})
 
 
 def test_the_last_healthy_replicas_are_kept_whatever_their_image() -> None:

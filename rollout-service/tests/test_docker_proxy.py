@@ -62,14 +62,14 @@ class Engine:
             self.asked.append(query)
             wanted = [one.partition("=") for one in json.loads(query["filters"])["label"]]
             return 200, [
-                {"Id": one, "Labels": of}
-                for one, of in KNOWN.items()
+                {"Id": container_id, "Labels": of}
+                for container_id, of in KNOWN.items()
                 if all(of.get(name) == value if sign else name in of for name, sign, value in wanted)
             ]
-        for one, of in KNOWN.items():
-            if one in path:
-                state = {"Status": "running", "StartedAt": "then", **self.states.get(one, {})}
-                return 200, {"Id": one, "Config": {"Labels": of}, "State": state}
+        for container_id, of in KNOWN.items():
+            if container_id in path:
+                state = {"Status": "running", "StartedAt": "then", **self.states.get(container_id, {})}
+                return 200, {"Id": container_id, "Config": {"Labels": of}, "State": state}
         return (200 if "/images/" in path or path.endswith(("_ping", "version")) else 404), {}
 
 

@@ -69,7 +69,7 @@ def test_unusual_sticky_clients_are_no_fault() -> None:
         tracks = []
         for sent, members in ((900, [0, *range(5, 40)]), (8000, list(range(300)))):
             found: Counter[tuple[str, str]] = Counter()
-            for client in chance.choices(members, [clients[one][1] for one in members], k=sent):
+            for client in chance.choices(members, [clients[member][1] for member in members], k=sent):
                 bucket, _, share = clients[client]
                 found["409" if chance.random() < share else "2xx", str(bucket)] += 1
             tracks.append(found)
@@ -77,7 +77,7 @@ def test_unusual_sticky_clients_are_no_fault() -> None:
             {outcome: {b: float(n) for (o, b), n in found.items() if o == outcome} for outcome in ("409", "2xx")}
             for found in tracks
         ]
-        bad = [{"409 x": sum(one["409"].values())} for one in by_client]
+        bad = [{"409 x": sum(client["409"].values())} for client in by_client]
         assert not compare_outcomes(OutcomeCounts("s", 900, 8000, *bad, *by_client), POLICY).worse, seed
 
 

@@ -115,7 +115,7 @@ class Api:
     def containers(self, **_filters: Any) -> list[dict[str, str]]:
         if self.fails:
             raise self.fails
-        return [{"Id": one} for one in self.listed]
+        return [{"Id": container} for container in self.listed]
 
     def inspect_container(self, number: str) -> dict[str, Any]:
         if number not in self.documents:

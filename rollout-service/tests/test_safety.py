@@ -29,7 +29,7 @@ def serving(stack: FakeStack) -> FakeStack:
 
 
 def versions(stack: FakeStack) -> set[tuple[str, str]]:
-    return {(one.track, one.image) for one in stack.containers}
+    return {(container.track, container.image) for container in stack.containers}
 
 
 # Disks ----------------------------------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ async def test_a_rollback_whose_own_step_fails_is_retried_and_reported(
         assert state.phase == "rolling-back"
         assert (stack.served == "stable") == (operation == "docker")
         # Without canaries, NGINX retries their requests on stable.
-        assert any(one.track == "canary" for one in stack.containers) == (operation == "docker")
+        assert any(container.track == "canary" for container in stack.containers) == (operation == "docker")
         stack.now += 301
         await stack.ticks(3)
     overdue = [note for note in stack.notifications if "ROLLBACK NOT COMPLETE after 5 minutes (errors)" in note]

@@ -120,7 +120,7 @@ async def test_latencies_exclude_the_warm_up(
     former = canary.generation
     canary.add_requests(500)
     stable.add_requests(4000)
-    current = [(one, one.generation) for one in replicas]
+    current = [(replica, replica.generation) for replica in replicas]
     time.sleep(2 * SCRAPE_SECONDS)
     prometheus.wait_for_scrape(replicas)
     # However long the scrapes took, the time between these is longer than an interval and shorter than the warm-up.
@@ -144,8 +144,8 @@ async def test_missing_measurements_hold(
     stable, canary, *_ = replicas
     prometheus.scrape(replicas)
     began = prometheus.wait_for_scrape(replicas)
-    for one in replicas:
-        one.add_requests(1000)
+    for replica in replicas:
+        replica.add_requests(1000)
     window = AnalysisWindow(began, prometheus.wait_for_scrape(replicas), began, warm_up=0, scrape=0)
     policy = Policy(bake_seconds=0.1)
 
@@ -177,7 +177,7 @@ async def test_missing_measurements_hold(
     canary.healthy = True
     assert await verdict(prometheus.wait_for_scrape(replicas)) == ("promote", "healthy")
     # The same for a canary that is no longer in DNS.
-    prometheus.scrape([one for one in replicas if one is not canary])
+    prometheus.scrape([replica for replica in replicas if replica is not canary])
     prometheus.wait_until_forgotten(canary)
     assert await verdict(prometheus.wait_for_scrape([stable])) == ("hold", "no-data")
 
@@ -334,7 +334,7 @@ async def test_an_unusable_response_holds(answer: httpx.Response) -> None:
     async with httpx.AsyncClient(transport=transport) as client:
         samples = await PrometheusSamples("http://prometheus:9090/", client).read(AnalysisWindow(100, 160, 100))
     assert evaluate(samples, Policy()).reason == "no-data"
-    assert [one.service for one in samples.services] == list(SERVICES)
+    assert [service.service for service in samples.services] == list(SERVICES)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1", "no url", "http://[", "ftp://x"])

@@ -178,7 +178,7 @@ def test_consumer_lag_is_tolerated_up_to_the_threshold() -> None:
 @pytest.mark.parametrize("value", [None, *UNUSABLE])
 def test_an_unknown_invariant_holds(name: str, value: float | None) -> None:
     assert answer(replace(HEALTHY, invariants={**CONSISTENT, name: value})) == ("hold", "no-data")
-    assert answer(replace(HEALTHY, invariants={one: 0.0 for one in INVARIANTS if one != name})) == ("hold", "no-data")
+    assert answer(replace(HEALTHY, invariants={key: 0.0 for key in INVARIANTS if key != name})) == ("hold", "no-data")
 
 
 def test_a_step_without_services_or_age_holds() -> None:

@@ -96,9 +96,8 @@ class DisruptionBudget:
         """
         started = {container["Id"]: str(container["State"].get("StartedAt", "")) for container in running}
         # A container that has been restarted since is no longer being stopped.
-        stopping = {
-            container: at for container, at in self._stopping.get(service, {}).items() if started.get(container) == at
-        }
+        earlier = self._stopping.get(service, {})
+        stopping = {container: at for container, at in earlier.items() if started.get(container) == at}
         remaining = [one for one in running if one["Id"] not in {container, *stopping} and _is_serving(one)]
         healthy = {container["Id"] for container in running if _is_healthy(container)}
         require(remaining, "would remove the last replica")
@@ -130,17 +129,14 @@ class SocketProxy:
         self.rules: Sequence[AllowedCall] = ()
 
     async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
         if scope["type"] != "http":
             return
         method, path = scope["method"], scope["path"]
         try:
             query = dict(parse_qsl(scope["query_string"].decode(), keep_blank_values=True))
-            status, content = await self._answer(method, path, query, await _body(receive))
+            status, content = await self._respond(method, path, query, await _body(receive))
         except Forbidden as refusal:
             log.warning("rejected Docker API call", extra={"call": f"{method} {path}"[:200], "reason": str(refusal)})
             status, content = refusal.status, orjson.dumps(
@@ -152,7 +148,7 @@ class SocketProxy:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": content})
 
-    async def _answer(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
+    async def _respond(self, method: str, path: str, query: Query, body: Any) -> tuple[int, bytes]:
         if path == "/health/ready":
             return (await self._docker.get("/_ping")).status_code, b"{}"
         for rule in self.rules:
@@ -164,7 +160,7 @@ class SocketProxy:
                 return response.status_code, response.content
         raise Forbidden("is not on the allow-list")
 
-    async def ask(self, path: str, **query: str) -> Any:
+    async def get(self, path: str, **query: str) -> Any:
         """Return the JSON response of a GET call to Docker. Raises NotFound."""
         response = await self._docker.get(path, params=query)
         if response.status_code != 200:
@@ -238,7 +234,7 @@ class ReplicaProxy(SocketProxy):
     async def _listed(self, labels: Sequence[str], **query: str) -> list[Any]:
         """List the project's running containers with these labels too; with all="true", also the stopped ones."""
         filters = orjson.dumps({"label": [*self._project_labels, *labels]}).decode()
-        containers: list[Any] = await self.ask("/containers/json", filters=filters, **query)
+        containers: list[Any] = await self.get("/containers/json", filters=filters, **query)
         return containers
 
     async def _inspected(self, labels: Sequence[str]) -> list[Any]:
@@ -247,7 +243,7 @@ class ReplicaProxy(SocketProxy):
         for container in await self._listed(labels):
             # Removed since it was listed.
             with suppress(NotFound):
-                documents.append(await self.ask(f"/containers/{container['Id']}/json"))
+                documents.append(await self.get(f"/containers/{container['Id']}/json"))
         return documents
 
 

@@ -48,9 +48,8 @@ def routes(checks: Callable[[], Mapping[str, Check]]) -> list[Route]:
 
     async def ready(request: Request) -> Response:
         current = checks()
-        failed = [
-            {"pointer": f"/checks/{name}", "detail": reason} for name, reason in (await failures(current)).items()
-        ]
+        reasons = await failures(current)
+        failed = [{"pointer": f"/checks/{name}", "detail": reason} for name, reason in reasons.items()]
         if failed:
             problem = problems.Problem(
                 "unavailable", "Not ready; see `errors` for the failed checks.", failed, {"Retry-After": "1"}

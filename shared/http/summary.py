@@ -40,14 +40,14 @@ class _Cache:
 def route(
     settings: ProcessSettings,
     checks: Callable[[], Mapping[str, health.Check]],
-    shown: Callable[[], Mapping[str, Any]],
+    public_fields: Callable[[], Mapping[str, Any]],
 ) -> Route:
-    """Return the route `/health/summary`: service, version, track, readiness and the public fields of `shown`."""
+    """Return the route `/health/summary`: service, version, track, readiness and the given public fields."""
 
     async def make() -> dict[str, Any]:
         failing = sorted(await health.failures(checks()))
-        who = {"service": settings.service, "version": settings.app_version, "track": settings.app_track}
-        return {**who, "ready": not failing, "failing": failing, **shown()}
+        identity = {"service": settings.service, "version": settings.app_version, "track": settings.app_track}
+        return {**identity, "ready": not failing, "failing": failing, **public_fields()}
 
     cache = _Cache(make)
 

@@ -338,11 +338,11 @@ def create_app(
     internal_routes: Sequence[BaseRoute],
     checks: Callable[[], Mapping[str, health.Check]],
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
-    shown: Callable[[], Mapping[str, Any]] = dict,
+    public_fields: Callable[[], Mapping[str, Any]] = dict,
 ) -> Service:
     """Return the application of a service; routes are matched in order, so list frequent ones first.
 
-    `shown` returns additional fields for the public operations page.
+    `public_fields` returns additional fields for the public operations page.
     """
     docs = f"/docs/{settings.service}"
     app = _Application(
@@ -359,7 +359,7 @@ def create_app(
     app.router.routes[:0] = routes
     own_routes = [
         *health.routes(checks),
-        summary.route(settings, checks, shown),
+        summary.route(settings, checks, public_fields),
         _metrics_route(settings),
         problem_pages.route(),
     ]

@@ -16,7 +16,7 @@ from shared.tests.support import inbox
 async def add(engine: AsyncEngine, *ranges: tuple[int, int], source: str = "producer") -> None:
     """Add ranges to the consumed positions."""
     async with write_transaction(engine) as connection:
-        await inbox.add_consumed(connection, source, [Range(*each) for each in ranges])
+        await inbox.add_consumed(connection, source, [Range(*range_) for range_ in ranges])
 
 
 async def consumed(engine: AsyncEngine, source: str = "producer") -> list[tuple[int, int]] | None:

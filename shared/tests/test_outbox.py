@@ -149,7 +149,7 @@ async def test_reader_far_behind_uses_a_bounded_index_scan(sqlite_url: str) -> N
         asked: list[tuple[str, tuple[int, ...]]] = []
         listen(engine.sync_engine, "before_cursor_execute", lambda *call: asked.append((call[2], call[3])))
         await read(engine, 0, 1)
-        statement, parameters = next(each for each in asked if "SELECT" in each[0])
+        statement, parameters = next(call for call in asked if "SELECT" in call[0])
         async with engine.connect() as connection:
             plan = str((await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)).all())
     assert "position>? AND position<?" in plan

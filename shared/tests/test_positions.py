@@ -15,7 +15,7 @@ def test_ranges_are_the_set_of_added_positions(added: list[tuple[int, int]]) -> 
         expected |= {*range(first, first + length + 1)}
     assert {position for position in range(60) if position in found} == expected
     assert len(found) == len(expected)
-    assert all(one.last + 1 < other.first for one, other in zip(found.ranges, found.ranges[1:]))
+    assert all(range_.last + 1 < other.first for range_, other in zip(found.ranges, found.ranges[1:]))
     assert Positions.loads(found.dumps()) == found
     missing = [position for position in range(1, 60) if position not in expected]
     assert found.gapless_end == missing[0] - 1

@@ -164,7 +164,7 @@ async def test_batch_without_confirmation_is_not_published_again(engine: AsyncEn
     bus.unconfirmed = False
     await append(engine, *events(1, start=4))
     await work(relay)
-    assert [one.positions for one in bus.batches] == [(1, 3), (4, 4)]
+    assert [batch.positions for batch in bus.batches] == [(1, 3), (4, 4)]
 
 
 async def test_former_leader_is_rejected(engine: AsyncEngine) -> None:
@@ -215,7 +215,7 @@ async def test_large_backlog_is_published_in_batches_of_limited_size(
     bus = FakeBus()
     await append(engine, *(event(f"e{n}", text="x" * 100_000) for n in range(1, 41)))
     await work(Relay(engine, outbox, bus, "test"))
-    assert names(bus.events) == names(events(40)) and max(len(one.content) for one in bus.batches) < 2**18
+    assert names(bus.events) == names(events(40)) and max(len(batch.content) for batch in bus.batches) < 2**18
 
 
 async def test_blocked_relay_is_visible_in_metrics(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -168,7 +168,7 @@ def test_page_has_a_next_cursor_only_if_there_are_more_items(found: int, shown: 
 def test_ids_sort_in_order_of_creation() -> None:
     made = [new_id() for _ in range(20_000)]
     assert made == sorted(made) and len(set(made)) == len(made)
-    assert {uuid.UUID(one).version for one in made} == {7}
+    assert {uuid.UUID(id_).version for id_ in made} == {7}
 
 
 @given(st.datetimes(min_value=datetime(1970, 1, 1), timezones=st.just(UTC)))

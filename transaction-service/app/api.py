@@ -127,7 +127,7 @@ def _prefers_csv(accept: str) -> bool:
     """Return whether an Accept header names CSV and prefers it to JSON."""
     quality = {"text/csv": 0.0, "application/json": 0.0}
     for part in accept.lower().split(","):
-        media_type, *parameters = (piece.strip() for piece in part.split(";"))
+        media_type, *parameters = (field.strip() for field in part.split(";"))
         weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
         try:
             quality[media_type] = float(weights[0]) if weights else 1.0

@@ -70,13 +70,13 @@ class Balances(LedgerClient):
         """Return the account that the test set."""
         if self.ledger is None:
             return None
-        return LedgerState(NOW, {id_: each for id_, each in self.ledger.items() if id_ == account_id})
+        return LedgerState(NOW, {id_: account for id_, account in self.ledger.items() if id_ == account_id})
 
     async def state_of_owner(self, owner: str) -> LedgerState | None:
         """Return the accounts that the test set."""
         if self.ledger is None:
             return None
-        return LedgerState(NOW, {id_: each for id_, each in self.ledger.items() if each.owner == owner})
+        return LedgerState(NOW, {id_: account for id_, account in self.ledger.items() if account.owner == owner})
 
 
 @pytest.fixture

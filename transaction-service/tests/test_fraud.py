@@ -128,7 +128,7 @@ def identities(found: Iterable[Finding]) -> set[tuple[str, str]]:
 def by_definition(entries: list[Entry]) -> set[tuple[str, str]]:
     """A naive implementation of the rules."""
     found = set()
-    payments = [one for one in entries if one.is_payment]
+    payments = [entry for entry in entries if entry.is_payment]
     for payment in payments:
         amount, moment = -payment.amount, payment.created_at
         if amount >= LIMITS.review_amount.cents:

@@ -315,7 +315,7 @@ async def history_after(
     ingestion = EventIngestion(engine, settings.thresholds)
     for batch in batches:
         await ingestion.apply(batch, [])
-    announced = [(one["data"]["rule"], one["subject"], one["id"]) for one in await outbox_events(engine)]
+    announced = [(event["data"]["rule"], event["subject"], event["id"]) for event in await outbox_events(engine)]
     found = await flagged(engine)
     assert len(announced) == len(found)
     return await history(engine), found

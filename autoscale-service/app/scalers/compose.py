@@ -25,7 +25,7 @@ from app.replica import (
     SERVICE,
     copy_of,
     endpoints_of,
-    is_ours,
+    belongs_to,
     name_of,
 )
 from app.scalers import STABLE_LABELS, Replicas, UpdateInProgress, ScalingError, bounds
@@ -154,7 +154,7 @@ class ComposeScaler(DockerScaler):
             # Removed since it was listed.
             with suppress(NotFound):
                 existing.append(_Replica(self._docker.api.inspect_container(container["Id"])))
-        return [replica for replica in existing if is_ours(replica.labels, project)]
+        return [replica for replica in existing if belongs_to(replica.labels, project)]
 
     def _start(self, active: list[_Replica], last: int, count: int) -> None:
         model = min(active, key=lambda replica: (not replica.healthy, replica.age)).document

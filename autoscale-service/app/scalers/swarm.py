@@ -16,7 +16,7 @@ from app.settings import AutoscaleSettings
 STACK = "com.docker.stack.namespace"
 
 
-def is_ours(spec: Mapping[str, Any], stack: str) -> bool:
+def belongs_to(spec: Mapping[str, Any], stack: str) -> bool:
     """Return whether a specification is that of a scalable stable service of the stack."""
     labels = spec.get("Labels") or {}
     scalable = labels.get(STACK) == stack and is_stable(labels)
@@ -98,7 +98,7 @@ class SwarmScaler(DockerScaler):
         return {
             service["Spec"]["Name"].removeprefix(f"{stack}_"): service
             for service in listed
-            if is_ours(service["Spec"], stack)
+            if belongs_to(service["Spec"], stack)
         }
 
 

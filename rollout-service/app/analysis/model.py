@@ -9,28 +9,15 @@ Decision = Literal["promote", "rollback", "hold"]
 Figures = Mapping[str, Mapping[str, float | None]]
 
 # All 0 when consistent; a violation of any one rolls back immediately.
-INVARIANTS = (
-    *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "consumer-lag"),
-    *("events", "holds", "history", "restart"),
+INVARIANTS = tuple(
+    "ledger-imbalance ledger-violation reconciliation dead-letters consumer consumer-lag events holds history"
+    " restart".split()
 )
 # All reasons of a verdict, which are label values of a metric. With `hold`, the first group means a suspicion.
-REASONS = (
-    *(
-        "errors",
-        "latency-ceiling",
-        "latency",
-        "retries",
-        "outcomes",
-        "no-response",
-        "cpu",
-        "memory",
-        "files",
-        "threads",
-        "event-loop",
-    ),
-    *("ledger-imbalance", "ledger-violation", "reconciliation", "dead-letters", "consumer", "events", "holds"),
-    *("history", "restart", "criterion", "contract"),
-    *("no-data", "not-enough-samples", "baking", "healthy"),
+REASONS = tuple(
+    "errors latency-ceiling latency retries outcomes no-response cpu memory files threads event-loop"
+    " ledger-imbalance ledger-violation reconciliation dead-letters consumer events holds history restart"
+    " criterion contract no-data not-enough-samples baking healthy".split()
 )
 
 

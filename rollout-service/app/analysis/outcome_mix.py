@@ -39,9 +39,8 @@ def _rows(counts: OutcomeCounts, requests: ServiceCounts | None) -> list[dict[st
     rows = [row(SUCCESS, canary_total - sum(canary.values()), stable_total - sum(stable.values()))]
     rows += [row(name, canary.get(name, 0.0), stable.get(name, 0.0)) for name in listed]
     if rest:
-        rows.append(
-            row(OTHER, sum(canary.get(name, 0.0) for name in rest), sum(stable.get(name, 0.0) for name in rest))
-        )
+        canary_rest, stable_rest = (sum(track.get(name, 0.0) for name in rest) for track in (canary, stable))
+        rows.append(row(OTHER, canary_rest, stable_rest))
     return rows
 
 

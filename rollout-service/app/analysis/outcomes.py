@@ -38,12 +38,12 @@ def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> Finding:
     canary, stable = _with_totals(counts.canary), _with_totals(counts.stable)
     candidates = [
         (
-            _log_evidence(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total),
+            _log_evidence(failed, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total),
             _client_statistic(counts, outcome.partition(" ")[0]),
             outcome,
         )
-        for outcome, bad in canary.items()
-        if _is_relevant(bad, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total, policy)
+        for outcome, failed in canary.items()
+        if _is_relevant(failed, counts.canary_total, stable.get(outcome, 0.0), counts.stable_total, policy)
     ]
     evidence_limit = math.log(_MAX_STREAMS / policy.outcome_alpha)
     client_limit = math.sqrt(-2 * math.log(policy.client_alpha))
@@ -70,16 +70,16 @@ def compare_outcomes(counts: OutcomeCounts, policy: Policy) -> Finding:
 def compare_retries(counts: OutcomeCounts, policy: Policy) -> Finding:
     """Test the share of the canary's requests that only stable answered with success."""
     # Stable may have been scraped after the canary.
-    total, bad = max(counts.canary_total, counts.retried), counts.retried
+    total, failed = max(counts.canary_total, counts.retried), counts.retried
     floor = policy.retry_floor
     ratios = [
-        bad * math.log(share / floor) + (total - bad) * math.log((1 - share) / (1 - floor))
+        failed * math.log(share / floor) + (total - failed) * math.log((1 - share) / (1 - floor))
         for share in _RETRIED_SHARES
         if share > floor
     ]
     evidence = _log_mean(ratios) if ratios else 0.0
-    worse = bad >= policy.min_retries and evidence >= -math.log(policy.retry_alpha)
-    return Finding(worse, True, {"retried": bad, "retried_evidence": evidence})
+    worse = failed >= policy.min_retries and evidence >= -math.log(policy.retry_alpha)
+    return Finding(worse, True, {"retried": failed, "retried_evidence": evidence})
 
 
 def _with_totals(counts: Mapping[str, float]) -> dict[str, float]:
@@ -91,19 +91,19 @@ def _with_totals(counts: Mapping[str, float]) -> dict[str, float]:
     return totals
 
 
-def _is_relevant(bad: float, total: float, stable_bad: float, stable_total: float, policy: Policy) -> bool:
+def _is_relevant(failed: float, total: float, stable_failed: float, stable_total: float, policy: Policy) -> bool:
     """Return whether the canary's share of an outcome is so much larger that it matters."""
     if not total or not stable_total:
         return False
-    share, stable_share = bad / total, stable_bad / stable_total
+    share, stable_share = failed / total, stable_failed / stable_total
     return share - stable_share >= policy.outcome_floor and share >= policy.outcome_ratio * stable_share
 
 
-def _log_evidence(bad: float, total: float, stable_bad: float, stable_total: float) -> float:
+def _log_evidence(failed: float, total: float, stable_failed: float, stable_total: float) -> float:
     """Return the logarithm of the e-process of a 2 x 2 table."""
     both = total + stable_total
     equal = total * math.log(total / both) + stable_total * math.log(stable_total / both)
-    return _log_mixture(bad, stable_bad) + _log_mixture(total - bad, stable_total - stable_bad) - equal
+    return _log_mixture(failed, stable_failed) + _log_mixture(total - failed, stable_total - stable_failed) - equal
 
 
 def _log_mixture(first: float, second: float) -> float:
@@ -114,20 +114,20 @@ def _log_mixture(first: float, second: float) -> float:
 def _client_statistic(counts: OutcomeCounts, outcome: str) -> float:
     """Return the self-normalized sum over the buckets of clients; 0 without any."""
     totals, stable_totals = _totals_by_bucket(counts.canary_clients), _totals_by_bucket(counts.stable_clients)
-    bad, stable_bad = counts.canary_clients.get(outcome, {}), counts.stable_clients.get(outcome, {})
+    failed, stable_failed = counts.canary_clients.get(outcome, {}), counts.stable_clients.get(outcome, {})
     weights = {bucket: min(total, _MAX_WEIGHT) for bucket, total in stable_totals.items() if total}
     if not weights:
         return 0.0
     # The mean over buckets, not requests: the heaviest client must not define what is expected of the others.
-    shares = sum(weight * stable_bad.get(bucket, 0.0) / stable_totals[bucket] for bucket, weight in weights.items())
+    shares = sum(weight * stable_failed.get(bucket, 0.0) / stable_totals[bucket] for bucket, weight in weights.items())
     overall = shares / sum(weights.values())
     differences = []
     for bucket, total in totals.items():
         prior = _PRIOR_REQUESTS * overall
-        share = (stable_bad.get(bucket, 0.0) + prior) / (stable_totals.get(bucket, 0.0) + _PRIOR_REQUESTS)
+        share = (stable_failed.get(bucket, 0.0) + prior) / (stable_totals.get(bucket, 0.0) + _PRIOR_REQUESTS)
         if total:
             weight = min(total, _MAX_WEIGHT)
-            differences.append(weight * (bad.get(bucket, 0.0) / total - share))
+            differences.append(weight * (failed.get(bucket, 0.0) / total - share))
     spread = math.sqrt(sum(difference**2 for difference in differences))
     return sum(differences) / spread if spread else 0.0
 

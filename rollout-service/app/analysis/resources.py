@@ -80,9 +80,8 @@ def _compare_lag(canary: ResourceUse, stable: ResourceUse, policy: Policy) -> Fi
         return Finding(False, True, {})
     slower = comparison.mean - comparison.other_mean
     relevant = comparison.superiority >= policy.min_superiority and slower >= policy.min_slower_seconds
-    return Finding(
-        relevant and comparison.z >= comparison.boundary, True, {"event_loop_z": comparison.z, "later_seconds": slower}
-    )
+    figures = {"event_loop_z": comparison.z, "later_seconds": slower}
+    return Finding(relevant and comparison.z >= comparison.boundary, True, figures)
 
 
 def _compare_handles(name: str, canary: float | None, stable: float | None, policy: Policy) -> Finding:

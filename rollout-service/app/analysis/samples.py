@@ -97,11 +97,9 @@ class PrometheusSamples:
             criteria=criteria,
         )
 
-    async def _other_samples(self, window: AnalysisWindow) -> tuple[
-        tuple[OutcomeCounts, ...] | None,
-        tuple[ResourceCounts, ...] | None,
-        tuple[CriterionValues, ...],
-    ]:
+    async def _other_samples(
+        self, window: AnalysisWindow
+    ) -> tuple[tuple[OutcomeCounts, ...] | None, tuple[ResourceCounts, ...] | None, tuple[CriterionValues, ...]]:
         """Return outcomes, resources and own criteria."""
         return await asyncio.gather(
             _or_none(read_outcomes(self._prometheus, window, self._services)),

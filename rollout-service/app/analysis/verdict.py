@@ -72,9 +72,7 @@ def evaluate(samples: Samples, policy: Policy) -> Verdict:
         return Verdict("rollback", worse[1], figures, worse[2].detail)
     if not samples.services or None in tracks.values() or not _is_measured(samples):
         return Verdict("hold", "no-data", figures)
-    if any(
-        track.sample_size < policy.min_requests for validated in tracks.values() if validated for track in validated[:2]
-    ):
+    if any(track.sample_size < policy.min_requests for pair in tracks.values() if pair for track in pair[:2]):
         return Verdict("hold", "not-enough-samples", figures)
     if inconclusive := next((test for test in tests if not test[2].acceptable), None):
         return Verdict("hold", inconclusive[1], figures, inconclusive[2].detail)
@@ -127,6 +125,7 @@ class _Track:
         return min(self.requests, self.buckets[math.inf])
 
 
+_Buckets = Mapping[float, float]
 # Canary, stable, and stable before the step.
 _Tracks = tuple[_Track, _Track, _Track]
 _NO_COUNTS = _Track(0.0, 0.0, {})
@@ -144,27 +143,27 @@ def _test_requests(tracks: _Tracks, policy: Policy) -> dict[str, Finding]:
     return {
         "errors": _compare_rates("errors", errors, policy.error_floor, policy.error_limit, policy),
         "latency-ceiling": _compare_rates("slow", slow, policy.ceiling_floor, policy.ceiling_limit, policy),
-        "latency": _compare_latencies(
-            _counts_per_bucket(canary.buckets, bounds), _counts_per_bucket(stable.buckets, bounds), bounds, policy
-        ),
+        "latency": _compare_latencies(canary.buckets, stable.buckets, bounds, policy),
     }
 
 
 def _compare_rates(name: str, counts: list[tuple[float, float]], floor: float, limit: float, policy: Policy) -> Finding:
-    """Compare rates, given as (bad, total) of canary, stable, and stable before the step."""
-    (bad, total), (stable_bad, stable_total), (before_bad, before_total) = counts
-    above_floor = bad * math.log(limit / floor) + (total - bad) * math.log((1 - limit) / (1 - floor))
-    in_step = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.ratio)
-    with_before = _log_likelihood_ratio(bad, total, stable_bad + before_bad, stable_total + before_total, policy.ratio)
-    tolerated = _log_likelihood_ratio(bad, total, stable_bad, stable_total, policy.tolerated_ratio)
-    comparable = stable_bad >= _MIN_FAILURES and bad * stable_total <= _COMPARABLE_RATIO * stable_bad * total
+    """Compare rates, given as (failed, total) of canary, stable, and stable before the step."""
+    (failed, total), (stable_failed, stable_total), (before_failed, before_total) = counts
+    above_floor = failed * math.log(limit / floor) + (total - failed) * math.log((1 - limit) / (1 - floor))
+    in_step = _log_likelihood_ratio(failed, total, stable_failed, stable_total, policy.ratio)
+    with_before = _log_likelihood_ratio(
+        failed, total, stable_failed + before_failed, stable_total + before_total, policy.ratio
+    )
+    tolerated = _log_likelihood_ratio(failed, total, stable_failed, stable_total, policy.tolerated_ratio)
+    comparable = stable_failed >= _MIN_FAILURES and failed * stable_total <= _COMPARABLE_RATIO * stable_failed * total
     return Finding(
         worse=above_floor >= -math.log(policy.floor_alpha)
         and in_step >= -math.log(policy.step_alpha)
         and with_before >= -math.log(policy.alpha),
         acceptable=min(above_floor, tolerated) <= math.log(policy.beta) or comparable,
         figures={
-            **{f"canary_{name}": bad, f"stable_{name}": stable_bad},
+            **{f"canary_{name}": failed, f"stable_{name}": stable_failed},
             **({"canary_requests": total, "stable_requests": stable_total} if name == "errors" else {}),
             **{f"{name}_against_floor": above_floor, f"{name}_against_step": in_step},
             f"{name}_against_stable": with_before,
@@ -180,12 +179,14 @@ def _compare_unanswered(counts: OutcomeCounts, policy: Policy) -> Finding:
     return finding if counts.unanswered else replace(finding, acceptable=True)
 
 
-def _log_likelihood_ratio(bad: float, total: float, stable_bad: float, stable_total: float, ratio: float) -> float:
+def _log_likelihood_ratio(
+    failed: float, total: float, stable_failed: float, stable_total: float, ratio: float
+) -> float:
     """Return the log-likelihood ratio of a canary that fails `ratio` times as often against an equal one."""
     both = total + stable_total
     share = total / both if both else 0
     expected = math.log1p(share * (ratio - 1))
-    return bad * (math.log(ratio) - expected) - stable_bad * expected
+    return failed * (math.log(ratio) - expected) - stable_failed * expected
 
 
 def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, float]:
@@ -195,9 +196,10 @@ def _count_slow(buckets: Mapping[float, float], ceiling: float) -> tuple[float, 
     return buckets[math.inf] - buckets[ceiling], buckets[math.inf]
 
 
-def _compare_latencies(canary: list[float], stable: list[float], bounds: list[float], policy: Policy) -> Finding:
-    """Compare latencies, given as requests per bucket."""
-    comparison = ranks.compare(canary, stable, bounds, policy.latency_alpha)
+def _compare_latencies(canary: _Buckets, stable: _Buckets, bounds: list[float], policy: Policy) -> Finding:
+    """Compare latencies, given as cumulative counts by bound."""
+    counts = [ranks.counts_per_bucket([buckets[bound] for bound in bounds]) for buckets in (canary, stable)]
+    comparison = ranks.compare(counts[0], counts[1], bounds, policy.latency_alpha)
     if comparison is None:
         return Finding(False, False, {"superiority": None, "latency_z": None, "slower_seconds": None})
     slower = comparison.mean - comparison.other_mean
@@ -213,11 +215,6 @@ def _compare_latencies(canary: list[float], stable: list[float], bounds: list[fl
 def _shared_bounds(canary: _Track, stable: _Track) -> list[float]:
     """Return the bucket bounds that both tracks have; a release may change them."""
     return sorted(canary.buckets.keys() & stable.buckets.keys())
-
-
-def _counts_per_bucket(buckets: Mapping[float, float], bounds: list[float]) -> list[float]:
-    """Return the requests per bucket from cumulative counts."""
-    return ranks.counts_per_bucket([buckets[bound] for bound in bounds])
 
 
 def _validated_tracks(counts: ServiceCounts) -> _Tracks | None:

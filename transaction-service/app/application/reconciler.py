@@ -89,11 +89,8 @@ class Reconciler:
 
     async def _add_checkpoints(self, account_histories: Mapping[str, History]) -> None:
         """Write checkpoints; a canary writes none."""
-        due = {
-            id_: checkpoint
-            for id_, history in account_histories.items()
-            if (checkpoint := history.next_checkpoint) is not None
-        }
+        next_checkpoints = {id_: history.next_checkpoint for id_, history in account_histories.items()}
+        due = {id_: checkpoint for id_, checkpoint in next_checkpoints.items() if checkpoint is not None}
         if not due or self._settings.app_track == "canary":
             return
         async with write_transaction(self._engine) as connection:

@@ -50,10 +50,7 @@ def _select_checkpoints(dialect: str) -> Select[Any]:
 
 async def add_checkpoints(connection: AsyncConnection, new: Mapping[str, Checkpoint]) -> None:
     """Insert checkpoints that do not exist yet."""
-    rows = [
-        {"account_id": id_, "seq": checkpoint.seq, "balance": checkpoint.balance}
-        for id_, checkpoint in sorted(new.items())
-    ]
+    rows = [{"account_id": id_, "seq": item.seq, "balance": item.balance} for id_, item in sorted(new.items())]
     await bulk_insert_new(connection, checkpoints, rows)
 
 
@@ -67,9 +64,8 @@ async def _measure_after_checkpoint(
     checkpoints_ = await _checkpoints(connection, account_ids)
     few = [account_id for account_id in account_ids if account_id not in checkpoints_]
     aggregate = select(entries.c.account_id, *measures).where(_IS_POSTED).group_by(entries.c.account_id)
-    by_account = {
-        row.account_id: row for row in await connection.execute(aggregate.where(_of(connection)), {"ids": few})
-    }
+    rows = await connection.execute(aggregate.where(_of(connection)), {"ids": few})
+    by_account = {row.account_id: row for row in rows}
     for account_id, checkpoint in checkpoints_.items():
         newer = aggregate.where(entries.c.account_id == account_id, entries.c.seq > checkpoint.seq)
         if (row := (await connection.execute(newer)).one_or_none()) is not None:
@@ -89,9 +85,7 @@ async def gapless_ranges(connection: AsyncConnection, account_ids: Sequence[str]
         base = last_checkpoints.get(account_id, _NONE).seq
         whole = row.seq - base == row.entries
         ends[account_id] = row.seq if whole else await _before_gap(connection, account_id, base)
-    extent = {
-        account_id: GaplessRange(checkpoint.seq, checkpoint.at) for account_id, checkpoint in last_checkpoints.items()
-    }
+    extent = {id_: GaplessRange(checkpoint.seq, checkpoint.at) for id_, checkpoint in last_checkpoints.items()}
     pairs = [(account_id, seq) for account_id, seq in ends.items() if seq > last_checkpoints.get(account_id, _NONE).seq]
     for row in await _at(connection, pairs):
         extent[row.account_id] = GaplessRange(row.seq, row.created_at)
