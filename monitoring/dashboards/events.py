@@ -1,12 +1,43 @@
 """Event flow: outbox, broker, consumers and dead letters."""
 
+from collections.abc import Callable
+
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from monitoring.dashboards.panels import SERVICE, Query, build_dashboard, stat_panel, time_series_panel
+from monitoring.dashboards.panels import SERVICE, Panel, Query, build_dashboard, stat_panel, time_series_panel
 
 _SELECTED = 'service=~"$service"'
 OUTBOX = {30.0: "red"}
 LAG = {60.0: "red"}
+
+
+def _delay_panels(panel: Callable[..., Panel]) -> list[Panel]:
+    """Return panels of this kind for outbox and consumers."""
+    return [
+        panel(
+            "Outbox size",
+            "Events committed and not yet published.",
+            "short",
+            Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
+            runbook="OutboxStalled",
+        ),
+        panel(
+            "Oldest event in the outbox",
+            "Age of the oldest unpublished event.",
+            "s",
+            Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
+            thresholds=OUTBOX,
+            runbook="OutboxStalled",
+        ),
+        panel(
+            "Consumer lag",
+            "Age of the last event when it was processed; grows while the consumer is stuck.",
+            "s",
+            Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
+            thresholds=LAG,
+            runbook="ConsumerLagging",
+        ),
+    ]
 
 
 def build() -> Dashboard:
@@ -17,29 +48,7 @@ def build() -> Dashboard:
         "Events from the outbox through the broker to the consumers.",
         {
             "Now": [
-                stat_panel(
-                    "Outbox size",
-                    "Events committed and not yet published.",
-                    "short",
-                    Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
-                    runbook="OutboxStalled",
-                ),
-                stat_panel(
-                    "Oldest event in the outbox",
-                    "Age of the oldest unpublished event.",
-                    "s",
-                    Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
-                    thresholds=OUTBOX,
-                    runbook="OutboxStalled",
-                ),
-                stat_panel(
-                    "Consumer lag",
-                    "Age of the last event when it was processed.",
-                    "s",
-                    Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
-                    thresholds=LAG,
-                    runbook="ConsumerLagging",
-                ),
+                *_delay_panels(stat_panel),
                 stat_panel(
                     "Dead letters",
                     "Events moved to the dead-letter queue after five attempts, in the last hour.",
@@ -68,31 +77,7 @@ def build() -> Dashboard:
                     runbook="ConsumerLagging",
                 ),
             ],
-            "Delay": [
-                time_series_panel(
-                    "Outbox size",
-                    "Events committed and not yet published.",
-                    "short",
-                    Query(f"service:outbox_pending:max{{{_SELECTED}}}", "{{service}}"),
-                    runbook="OutboxStalled",
-                ),
-                time_series_panel(
-                    "Oldest event in the outbox",
-                    "Age of the oldest unpublished event.",
-                    "s",
-                    Query(f"service:outbox_oldest_seconds:max{{{_SELECTED}}}", "{{service}}"),
-                    thresholds=OUTBOX,
-                    runbook="OutboxStalled",
-                ),
-                time_series_panel(
-                    "Consumer lag",
-                    "Age of the last event when it was processed; grows while the consumer is stuck.",
-                    "s",
-                    Query(f"service:consumer_lag_seconds:max{{{_SELECTED}}}", "{{service}}"),
-                    thresholds=LAG,
-                    runbook="ConsumerLagging",
-                ),
-            ],
+            "Delay": _delay_panels(time_series_panel),
         },
         [SERVICE],
     )
