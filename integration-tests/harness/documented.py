@@ -120,9 +120,9 @@ def run_examples(
 def differences(document: str, ran: list[ExampleRun]) -> list[str]:
     """Return the differences between documented and actual output."""
     found = []
-    for one in ran:
-        if one.example.output is not None and (wrong := difference(one.example.output.text, one.output)):
-            found.append(f"{document}:{one.example.output.line}\n{wrong}")
+    for block in ran:
+        if block.example.output is not None and (wrong := difference(block.example.output.text, block.output)):
+            found.append(f"{document}:{block.example.output.line}\n{wrong}")
     return found
 
 

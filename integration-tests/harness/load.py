@@ -135,12 +135,12 @@ class Load:
     @property
     def throughput(self) -> float:
         """Average number of successful responses per second; 0 without any."""
-        times = [one.at for one in self.served]
+        times = [response.at for response in self.served]
         return len(times) / max(1.0, max(times) - min(times)) if times else 0.0
 
     def between(self, start: float, end: float) -> list[Served]:
         """Return the successful responses to requests sent in a period."""
-        return [one for one in self.served if start <= one.at < end]
+        return [response for response in self.served if start <= response.at < end]
 
     def send(self, worker: Worker, client: str = "", path: str = "", late: float = 0) -> None:
         """Send one request, a transfer unless there is a path to read, and record the result."""

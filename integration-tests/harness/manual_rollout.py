@@ -25,7 +25,7 @@ def start_rollout(bank: ComposedBank, **changes: Any) -> str:
 
     Without changes it stays at its first step. Docker may take longer than a lease to start containers.
     """
-    images = {one: bank.inspect("{{.Config.Image}}", bank.containers(one)[0])[0] for one in SERVICES}
+    images = {service: bank.inspect("{{.Config.Image}}", bank.containers(service)[0])[0] for service in SERVICES}
     request = {"driver": "a test", "version": "same", "images": images, "previous": images}
     request |= {"bake_seconds": 900, "step_timeout_seconds": 1200, "synthetic": True, **changes}
     rollout: str = rollout_cli(bank, "begin", "-", stdin=json.dumps(request))["id"]

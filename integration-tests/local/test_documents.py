@@ -109,4 +109,4 @@ def test_a_command_that_fails_is_found(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"page\.md:1 ended with 1"):
         run_examples("page.md", examples, {"PATH": os.environ["PATH"]}, 60, tmp_path)
     ran = run_examples("page.md", examples[:1], {"PATH": os.environ["PATH"]}, 60, tmp_path)
-    assert [one.output.strip() for one in ran] == ["1"]
+    assert [block.output.strip() for block in ran] == ["1"]

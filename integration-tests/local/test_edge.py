@@ -77,8 +77,8 @@ def test_requests_cannot_be_smuggled(edge: Edge, name: str) -> None:
     edge.upstream.received.clear()
     response = edge.send(request, expected=2 if name in PIPELINED else 1)
     assert edge.upstream.broken == [], "the upstream got what has more than one meaning"
-    assert all(one.target == "/api/v1/transfers" for one in edge.upstream.received), edge.upstream.received
-    assert all(HIDDEN.encode() not in one.body for one in edge.upstream.received)
+    assert all(request.target == "/api/v1/transfers" for request in edge.upstream.received), edge.upstream.received
+    assert all(HIDDEN.encode() not in request.body for request in edge.upstream.received)
     if name in PIPELINED:
         assert statuses(response) == [201, 404]
     else:

@@ -112,7 +112,7 @@ def consistent() -> State:
         HistoryView(
             TRANSACTIONS,
             ENTRIES,
-            {account: [one for one in ENTRIES if one.account == account] for account in ("a", "b")},
+            {account: [entry for entry in ENTRIES if entry.account == account] for account in ("a", "b")},
         ),
     )
 
@@ -178,7 +178,7 @@ def with_transactions(
         replace(one, balance=balances[one.id][0], seq=balances[one.id][1]) if one.id in balances else one
         for one in state.ledger.accounts
     ]
-    statements = {account: [one for one in entries if one.account == account] for account in ("a", "b")}
+    statements = {account: [entry for entry in entries if entry.account == account] for account in ("a", "b")}
     return State(
         state.operations,
         replace(state.ledger, accounts=accounts, transactions=transactions, entries=entries),
@@ -374,7 +374,7 @@ def test_a_seeded_violation_is_found(violation: str):
 
 
 def test_other_accounts_need_consistent_balances_only():
-    others = {"a": [one for one in ENTRIES if one.account == "a"]}
+    others = {"a": [entry for entry in ENTRIES if entry.account == "a"]}
     state = history(statements=others)(
         replace(consistent(), operations=tuple(one for one in consistent().operations if one.key != "k11"))
     )

@@ -87,13 +87,13 @@ class Broker:
 
         Messages without headers stay: they are poison events that are in no outbox, and could not be recovered.
         """
-        batches = [one for one in self.events if one.headers]
+        batches = [event for event in self.events if event.headers]
         if len(batches) > 1 and self.network.happens("dropped message"):
             self.events.remove(batches[0])
 
     def last(self, subject: str) -> Stored | None:
         """Return the last message of a subject."""
-        return next((one for one in reversed(self.events) if one.subject == subject), None)
+        return next((event for event in reversed(self.events) if event.subject == subject), None)
 
     def restart(self) -> None:
         """Restart; the last message may be lost, as if it had not been synced to the disk."""

@@ -92,7 +92,7 @@ class AutoscaledStack:
 
     def started(self, old: set[str]) -> list[float]:
         """Return the start times of the new replicas."""
-        new = [one for one in self.bank.containers(SERVICE) if one not in old]
+        new = [container for container in self.bank.containers(SERVICE) if container not in old]
         return sorted(from_rfc3339(at) for at in self.bank.inspect("{{.State.StartedAt}}", *new)) if new else []
 
     def first_requests(self, since: float) -> dict[str, float]:

@@ -52,7 +52,7 @@ class FailureDrill:
     def containers(self) -> set[str]:
         """Return all containers of the service, including stopped ones."""
         label = [f"com.docker.compose.project={self.bank.project}", f"com.docker.compose.service={SERVICE}"]
-        filters = [argument for one in label for argument in ("--filter", f"label={one}")]
+        filters = [argument for label in label for argument in ("--filter", f"label={label}")]
         return set(self.bank.docker("ps", "--all", "--quiet", "--no-trunc", *filters).split())
 
     def in_initial_state(self) -> bool:
@@ -220,8 +220,8 @@ def untagged_image(drill: FailureDrill) -> list[str]:
         return []
     finally:
         drill.load.rate = LOW
-        for one in names:
-            drill.bank.docker("tag", image, one)
+        for name in names:
+            drill.bank.docker("tag", image, name)
 
 
 def main() -> int:
@@ -246,7 +246,7 @@ def main() -> int:
                     progress.step("the image is untagged")
                     problems += untagged_image(drill)
                 info(f"{len(load.failed)} of {load.sent} requests failed")
-                problems += [f"failed request: {one}" for one in load.failed[:5]]
+                problems += [f"failed request: {line}" for line in load.failed[:5]]
                 bank.assert_ledger_is_sound()
             finally:
                 bank.close()

@@ -123,19 +123,19 @@ def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
     eventually(lambda: _is_idle(bank), _REST_SECONDS, 1)
     secret = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     sent = webhooks(secret, time.time())
-    calls = json.dumps([[one.headers, one.body, one.size] for one in sent])
+    calls = json.dumps([[request.headers, request.body, request.size] for request in sent])
     there, before = _containers(bank), _counted(bank)
     responses = json.loads(bank.inside("autoscale-service", "python", "-c", _SEND, _HOOK, calls))
     time.sleep(_SETTLE_SECONDS)
     rows = [f"{response}  {one.outcome:16} {one.name}" for one, response in zip(sent, responses, strict=True)]
     wrong = [
-        f"{one.name}: status {response}, expected {one.answer}"
-        for one, response in zip(sent, responses, strict=True)
-        if response != one.answer
+        f"{request.name}: status {response}, expected {request.answer}"
+        for request, response in zip(sent, responses, strict=True)
+        if response != request.answer
     ]
     # Alertmanager may send webhooks meanwhile; they are accepted.
     counted = _counted(bank) - before
-    expected = Counter(one.outcome for one in sent)
+    expected = Counter(request.outcome for request in sent)
     if {**counted, "accepted": 0} != {**expected, "accepted": 0} or counted["accepted"] < expected["accepted"]:
         wrong.append(f"counted {dict(counted)}, expected {dict(expected)}")
     if changed := there ^ _containers(bank):

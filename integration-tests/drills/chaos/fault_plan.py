@@ -154,7 +154,7 @@ def _draw_faults(draw: random.Random, count: int, kinds: Sequence[str]) -> Itera
     previous: Fault | None = None
     for number in range(count):
         if number < len(available):
-            kind = draw.choice([name for name in available if name not in {one for one, _ in used}])
+            kind = draw.choice([name for name in available if name not in {fault for fault, _ in used}])
         else:
             (kind,) = draw.choices(available, [KINDS[name].frequency for name in available])
         # A fault that overlaps the previous one must have another target.

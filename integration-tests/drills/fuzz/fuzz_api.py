@@ -91,7 +91,7 @@ def main() -> int:
             jobs = [(*where, name, options.cases, options.seed, options.minutes) for name in SERVICES]
             with ProcessPoolExecutor(len(jobs)) as pool:
                 found = list(pool.map(fuzz, jobs))
-            met = [report(name, *one, options.cases) for name, one in zip(SERVICES, found)]
+            met = [report(name, *service, options.cases) for name, service in zip(SERVICES, found)]
             met.append(is_consistent(bank))
             bank.client.close()
     cases = sum(walked.cases for walked, _ in found)

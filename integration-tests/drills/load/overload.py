@@ -64,7 +64,7 @@ class Phase:
 
     def probes_ms(self, *statuses: int) -> list[float]:
         """Return the latencies of the probes with these statuses."""
-        return [one.seconds * 1000 for one in self.probes if one.status in statuses]
+        return [probe.seconds * 1000 for probe in self.probes if probe.status in statuses]
 
 
 @dataclass
@@ -209,18 +209,18 @@ def recovered(normal: Phase) -> bool:
 
 def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]:
     """Return the results of all rounds."""
-    rejected = [one for each in rounds for one in each.overload.probes if one.status in (429, 503)]
-    accepted = [ms for each in rounds for ms in each.overload.probes_ms(201)]
-    responses: Counter[int] = sum((each.overload.responses for each in rounds), Counter())
+    rejected = [probe for measured in rounds for probe in measured.overload.probes if probe.status in (429, 503)]
+    accepted = [ms for measured in rounds for ms in measured.overload.probes_ms(201)]
+    responses: Counter[int] = sum((measured.overload.responses for measured in rounds), Counter())
     other = sum(count for status, count in responses.items() if status not in (201, 429, 503))
-    offered = statistics.median(each.overload.offered / each.peak.goodput for each in rounds)
-    goodput = statistics.median(each.overload.goodput / each.peak.goodput for each in rounds)
-    logged = percentile([ms for each in rounds for ms in each.overload.accepted_ms], 0.99)
+    offered = statistics.median(measured.overload.offered / measured.peak.goodput for measured in rounds)
+    goodput = statistics.median(measured.overload.goodput / measured.peak.goodput for measured in rounds)
+    logged = percentile([ms for measured in rounds for ms in measured.overload.accepted_ms], 0.99)
     accepted_p95 = percentile(accepted, 0.95)
-    rejected_p95 = percentile([one.seconds * 1000 for one in rejected], 0.95)
-    with_retry_after = sum(one.headers.get("Retry-After") is not None for one in rejected)
-    back = sum(recovered(each.normal) for each in rounds)
-    after = statistics.median(each.normal.goodput / each.normal.offered for each in rounds)
+    rejected_p95 = percentile([response.seconds * 1000 for response in rejected], 0.95)
+    with_retry_after = sum(response.headers.get("Retry-After") is not None for response in rejected)
+    back = sum(recovered(measured.normal) for measured in rounds)
+    after = statistics.median(measured.normal.goodput / measured.normal.offered for measured in rounds)
     found = [
         Threshold(f"offered ÷ peak >= {OVERLOAD_FACTOR}", f"{offered:.2f}", offered >= OVERLOAD_FACTOR),
         Threshold(f"goodput ÷ peak >= {MIN_GOODPUT}", f"{goodput:.2f}", goodput >= MIN_GOODPUT),

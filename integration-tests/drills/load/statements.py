@@ -248,7 +248,7 @@ def measure(service: Service, folder: Path, entries: int, seconds: float, progre
     with readers(service, CONCURRENT) as reading:
         time.sleep(1)
         beside = probe(service, seconds)
-        running = sum(each.poll() is None for each in reading)
+        running = sum(reader.poll() is None for reader in reading)
         with readers(service, MAX_CONCURRENT - CONCURRENT):
             time.sleep(1)
             path = urlsplit(service.url(LARGE)).path + "?" + PERIOD

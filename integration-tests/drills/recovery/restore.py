@@ -91,7 +91,7 @@ def load(bank: ComposedBank, accounts: list[str], clients: Clients) -> Iterator[
             time.sleep(0.1)
 
     pool = [(Worker(bank, "", "", timeout=5), random.Random(seed)) for seed in range(_CLIENTS)]
-    with repeating(*(partial(work, *each) for each in pool)):
+    with repeating(*(partial(work, *task) for task in pool)):
         yield
     for worker, _ in pool:
         worker.close()

@@ -324,10 +324,8 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
         ended = time.time()
         time.sleep(RELOAD_SECONDS)
     new = drill.promoted.pop()
-    last_at = max(
-        (response.at for response in result.served if response.version == new and response.at < switched + 30),
-        default=started,
-    )
+    responses = result.between(started, switched + 30)
+    last_at = max((response.at for response in responses if response.version == new), default=started)
     drill.check(
         "rollback-after-promotion: `make rollback` succeeds", f"after {ended - started:.0f} s", process.returncode == 0
     )

@@ -135,7 +135,7 @@ class Hostile:
         deadline = time.monotonic() + _ROUND_SECONDS
         with ThreadPoolExecutor(concurrency) as pool:
             sent = pool.map(lambda one: self.send(one) if time.monotonic() < deadline else None, requests)
-            responses = [one for one in sent if one is not None]
+            responses = [response for response in sent if response is not None]
         self.check(
             len(responses) == len(requests), f"sent within {_ROUND_SECONDS} s: {len(responses)} of {len(requests)}"
         )
@@ -144,7 +144,7 @@ class Hostile:
     def deaths(self, since: str) -> list[str]:
         """Return Docker's die and oom events of replicas since a time: service and exit code."""
         filters = (f"label=com.docker.compose.project={self.bank.project}", "event=die", "event=oom")
-        words = [word for one in filters for word in ("--filter", one)]
+        words = [word for filter_ in filters for word in ("--filter", filter_)]
         attributes = (
             f'{{{{index .Actor.Attributes "{name}"}}}}' for name in ("com.docker.compose.service", "exitCode")
         )
@@ -167,7 +167,7 @@ class Hostile:
         failed = self.load.failed[failed_before:]
         served, p95 = len(self.load.between(started, time.time())), self._p95(started)
         statuses = ", ".join(f"{n} × {status}" for status, n in Counter(one.status for one in responses).most_common())
-        slowest = max((one.seconds for one in responses), default=0)
+        slowest = max((response.seconds for response in responses), default=0)
         info(
             f"{name}: {len(responses)} responses in {time.time() - started:.0f} s: {statuses}; slowest {slowest:.1f} s"
         )
@@ -188,7 +188,7 @@ class Hostile:
         """Wait until every replica is healthy."""
 
         def healthy() -> bool:
-            ids = [one for name in REPLICAS for one in self.bank.containers(name)]
+            ids = [container for name in REPLICAS for container in self.bank.containers(name)]
             states = self.bank.inspect("{{.State.Health.Status}}", *ids) if ids else []
             return states == ["healthy"] * sum(REPLICAS.values())
 
@@ -196,7 +196,7 @@ class Hostile:
 
     def check_no_server_errors(self, name: str, responses: Sequence[CraftedResponse]) -> None:
         """Check that no response is a server error."""
-        broken = Counter(f"{one.name}: {one.status}" for one in responses if one.status in _BROKEN)
+        broken = Counter(f"{response.name}: {response.status}" for response in responses if response.status in _BROKEN)
         for kind, count in broken.most_common(8):
             info(f"  {count} × {kind}")
         self.check(not broken, f"{name}: responses 500, 502, 504 or none: {broken.total()} (threshold 0)")
@@ -249,8 +249,8 @@ def read_statements(drill: Hostile, _again: int) -> None:
         responses = drill.attack(
             name, lambda requests=requests, concurrency=concurrency: drill.send_all(requests, concurrency)
         )
-        complete = sum(one.status == 200 and one.parts >= ENTRIES for one in responses)
-        refused = sum(one.status in (429, 503) for one in responses)
+        complete = sum(response.status == 200 and response.parts >= ENTRIES for response in responses)
+        refused = sum(response.status in (429, 503) for response in responses)
         # Up to four must be served; of twenty, some may be rejected with Retry-After.
         enough = complete == concurrency if concurrency <= 4 else complete > 0 and complete + refused == concurrency
         drill.check(enough, f"{name}: {complete} complete, {refused} rejected with 429 or 503, of {concurrency}")
@@ -263,8 +263,8 @@ def send_refusals(drill: Hostile, _again: int) -> None:
     requests = [refusals(account, other) for _ in range(BATCHES)]
     responses = drill.attack("refusals", lambda: drill.send_all(requests, CONCURRENT))
     drill.check_no_server_errors("refusals", responses)
-    served = [one for one in responses if one.status == 200]
-    size = max((one.bytes for one in served), default=0)
+    served = [response for response in responses if response.status == 200]
+    size = max((response.bytes for response in served), default=0)
     drill.check(
         bool(served), f"refusals: {len(served)} of {len(responses)} batches processed, at most {size} bytes each"
     )
