@@ -236,21 +236,15 @@ def check_database(version: dict[str, Any], now: datetime, limit: timedelta) -> 
 
 def merge(findings: list[Vulnerability]) -> list[Vulnerability]:
     """Return each advisory once per package, version and location, most severe first, with any scanner's severity."""
-    rated = {
-        (alias, finding.package): finding.severity
-        for finding in findings
-        if finding.severity != "UNKNOWN"
-        for alias in finding.aliases
-    }
+    known = [finding for finding in findings if finding.severity != "UNKNOWN"]
+    rated = {(alias, finding.package): finding.severity for finding in known for alias in finding.aliases}
     merged: dict[tuple[str, str, str, str], Vulnerability] = {}
     for finding in findings:
         ratings = [rated[alias, finding.package] for alias in finding.aliases if (alias, finding.package) in rated]
         severity = max(ratings, key=SEVERITIES.index, default=finding.severity)
         merged[finding.id, finding.package, finding.installed, finding.where] = replace(finding, severity=severity)
-    return sorted(
-        merged.values(),
-        key=lambda finding: (-SEVERITIES.index(finding.severity), finding.package, finding.id, finding.where),
-    )
+    by_package = sorted(merged.values(), key=lambda finding: (finding.package, finding.id, finding.where))
+    return sorted(by_package, key=lambda finding: -SEVERITIES.index(finding.severity))
 
 
 def required_names(requirements: list[Path]) -> set[str]:
@@ -278,25 +272,11 @@ def body(findings: list[Vulnerability], problems: list[str]) -> str:
         lines += [f"- {cell(problem)}" for problem in problems[:20]]
         lines += [f"- and {len(problems) - 20} more"] if len(problems) > 20 else []
     if findings:
-        rows = [
-            [
-                finding.status,
-                finding.severity,
-                finding.id,
-                finding.package,
-                finding.installed,
-                finding.patched or "none",
-                finding.bump,
-                finding.where,
-            ]
-            for finding in sorted(findings, key=lambda finding: not finding.blocks)[:300]
-        ]
-        lines += [
-            "",
-            table(
-                ["status", "severity", "advisory", "package", "installed", "first patched", "bump", "location"], rows
-            ),
-        ]
+        columns = ["status", "severity", "advisory", "package", "installed", "first patched", "bump", "location"]
+        names = ("status", "severity", "id", "package", "installed", "patched", "bump", "where")
+        blocking_first = sorted(findings, key=lambda finding: not finding.blocks)[:300]
+        rows = [[getattr(finding, name) or "none" for name in names] for finding in blocking_first]
+        lines += ["", table(columns, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -354,10 +334,8 @@ def main() -> int:
     if arguments.body:
         arguments.body.write_text(body(findings, problems), encoding="utf-8")
     for finding in findings:
-        print(
-            f"{finding.severity:8} {finding.id} {finding.package} {finding.installed} in {finding.where}; patched in",
-            end=" ",
-        )
+        package = f"{finding.package} {finding.installed} in {finding.where}"
+        print(f"{finding.severity:8} {finding.id} {package}; patched in", end=" ")
         print(f"{finding.patched or 'nothing yet'}; bump: {finding.bump}; {finding.status}")
     for problem in problems:
         print(f"vulnerabilities: FAILED: {problem}", file=sys.stderr)

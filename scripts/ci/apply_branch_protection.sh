@@ -31,9 +31,9 @@ missing=
 for file in .github/rulesets/*.json; do
     name=$(jq --raw-output .name "$file")
     id=$(jq --raw-output --arg name "$name" '[.[] | select(.name == $name)][0].id // empty' <<<"$existing")
-    now='{"rules": []}'
-    [ -z "$id" ] || now=$(gh api "repos/$GH_REPO/rulesets/$id")
-    if changes=$(diff --unified=1 --label "$name on GitHub" --label "$file" <(normalize <<<"$now") <(normalize <"$file")); then
+    current='{"rules": []}'
+    [ -z "$id" ] || current=$(gh api "repos/$GH_REPO/rulesets/$id")
+    if changes=$(diff --unified=1 --label "$name on GitHub" --label "$file" <(normalize <<<"$current") <(normalize <"$file")); then
         echo "$name: up to date"
         continue
     fi
@@ -49,7 +49,7 @@ for file in .github/rulesets/*.json; do
     fi
 done
 
-# differs NAME CURRENT WANTED: succeed if they differ, and print the difference.
+# differs NAME CURRENT EXPECTED: succeed if they differ, and print the difference.
 differs() {
     local changes
     if changes=$(diff --unified=1 --label "$1 on GitHub" --label .github/environments.json <(echo "$2") <(echo "$3")); then
@@ -63,26 +63,26 @@ differs() {
 }
 
 # Only the listed branches may deploy to an environment and read its secrets, and administrators cannot bypass its reviewers.
-found=$(gh api --paginate "repos/$GH_REPO/environments" | jq --slurp '[.[].environments[]?]')
+environments=$(gh api --paginate "repos/$GH_REPO/environments" | jq --slurp '[.[].environments[]?]')
 while IFS=$'\t' read -r name branches reviewed; do
-    environment=$(jq --arg name "$name" '[.[] | select(.name == $name)][0] // {}' <<<"$found")
+    environment=$(jq --arg name "$name" '[.[] | select(.name == $name)][0] // {}' <<<"$environments")
     policies='[]'
     if [ "$(jq .deployment_branch_policy.custom_branch_policies <<<"$environment")" = true ]; then
         policies=$(gh api --paginate "repos/$GH_REPO/environments/$name/deployment-branch-policies" |
             jq --slurp '[.[].branch_policies[]?]')
     fi
-    now=$(jq --sort-keys --argjson policies "$policies" '{
+    current=$(jq --sort-keys --argjson policies "$policies" '{
         bypass: (if .can_admins_bypass == null then true else .can_admins_bypass end),
         branches: [$policies[] | "\(.type // "branch") \(.name)"] | sort,
         restricted: (.deployment_branch_policy.custom_branch_policies // false)}' <<<"$environment")
-    wanted=$(jq --sort-keys --null-input --argjson branches "$branches" \
+    expected=$(jq --sort-keys --null-input --argjson branches "$branches" \
         '{bypass: false, branches: [$branches[] | "branch \(.)"] | sort, restricted: true}')
     reviewers=$(jq '[.protection_rules[]? | select(.type == "required_reviewers")]' <<<"$environment")
     if [ "$reviewed" = true ] && [ "$reviewers" = '[]' ]; then
         echo "environment $name has no required reviewers; set them on GitHub" >&2
         missing=yes
     fi
-    differs "environment $name" "$now" "$wanted" || continue
+    differs "environment $name" "$current" "$expected" || continue
     [ -n "$apply" ] || continue
     # The API resets omitted fields, so reviewers and wait timer are sent unchanged.
     jq '{can_admins_bypass: false,
@@ -92,10 +92,10 @@ while IFS=$'\t' read -r name branches reviewed; do
          reviewers: [.protection_rules[]?.reviewers[]? | {type, id: .reviewer.id}]}' <<<"$environment" |
         gh api --method PUT "repos/$GH_REPO/environments/$name" --input - --silent
     jq --raw-output '.[] | "\(.id)\t\(.type // "branch") \(.name)"' <<<"$policies" | while IFS=$'\t' read -r id policy; do
-        jq --exit-status --arg policy "$policy" '.branches | index($policy)' <<<"$wanted" >/dev/null ||
+        jq --exit-status --arg policy "$policy" '.branches | index($policy)' <<<"$expected" >/dev/null ||
             gh api --method DELETE "repos/$GH_REPO/environments/$name/deployment-branch-policies/$id" --silent
     done
-    jq --raw-output --argjson now "$now" '.branches - $now.branches | .[]' <<<"$wanted" | while read -r type branch; do
+    jq --raw-output --argjson current "$current" '.branches - $current.branches | .[]' <<<"$expected" | while read -r type branch; do
         gh api --method POST "repos/$GH_REPO/environments/$name/deployment-branch-policies" \
             --raw-field "name=$branch" --raw-field "type=$type" --silent
     done

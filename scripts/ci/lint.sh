@@ -18,7 +18,7 @@ skipped=()
 # shellcheck source=scripts/lib/parallel.sh
 . scripts/lib/parallel.sh
 
-wanted() {
+is_selected() {
     local name
     [ ${#only[@]} -gt 0 ] || return 0
     for name in "${only[@]}"; do
@@ -28,14 +28,14 @@ wanted() {
 }
 
 check() {
-    wanted "$1" || return 0
+    is_selected "$1" || return 0
     run_in_background "$@"
 }
 
 # check_with_tool TOOL COMMAND …: run a checker that scripts/local/ensure_tools.sh builds.
 check_with_tool() {
     local tool=$1
-    wanted "$tool" || return 0
+    is_selected "$tool" || return 0
     if scripts/local/ensure_tools.sh "$tool"; then
         check "$@"
     elif [ "${CI-}" = true ]; then

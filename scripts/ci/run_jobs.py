@@ -162,13 +162,8 @@ def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
     """Run a job, or print why it is skipped."""
     event = _WORKFLOWS.get(job.workflow, ("pull_request", set()))[0]
     needs = needs_context(job, results)
-    contexts: dict[str, Any] = {
-        "github": github_context(event),
-        "needs": needs,
-        "inputs": {},
-        "vars": {},
-        "secrets": {},
-    }
+    contexts: dict[str, Any] = {"github": github_context(event), "needs": needs, "inputs": {}, "vars": {}}
+    contexts["secrets"] = {}
     print(f"\n=== {job.name}", flush=True)
     started = time.monotonic()
     try:
@@ -181,12 +176,10 @@ def run(job: Job, user: User, results: list[Result], umask: int) -> Result:
         if offline and job.workflow == "cve-scan.yml":
             raise Unsupported("it requires a registry with the base images and the advisory databases")
         if offline:
-            print(
-                f"--- base image: {_offline_image()} instead of that of .env, because no registry responds", flush=True
-            )
-            # It has this machine's architecture only.
-            own = {"PYTHON_IMAGE": _offline_image(), "PLATFORMS": f"linux/{_ARCHITECTURES[platform.machine()]}"}
-            job = Job(**{**vars(job), "env": {**job.env, **own}})
+            print(f"--- base image: {_offline_image()}, because no registry has that of .env", flush=True)
+            # It is only for this machine's architecture.
+            variables = {"PYTHON_IMAGE": _offline_image(), "PLATFORMS": f"linux/{_ARCHITECTURES[platform.machine()]}"}
+            job = Job(**{**vars(job), "env": {**job.env, **variables}})
         if job.workflow == "deploy.yml":
             with release_settings(user) as settings:
                 succeeded = Runner(user, job, contexts | settings, umask).run()

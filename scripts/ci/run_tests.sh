@@ -16,15 +16,15 @@ reports=$root/reports
 
 # The longest suites first, so that all cores stay busy until the end.
 unit=(account-service transaction-service simulation scripts shared monitoring autoscale-service rollout-service)
-every=("${unit[@]}" local compose ansible)
-what=${1:-test}
+all_suites=("${unit[@]}" local compose ansible)
+group=${1:-test}
 [ $# -eq 0 ] || shift
-case $what in
+case $group in
     test) suites=("${unit[@]}" local) ;;
     unit) suites=("${unit[@]}") ;;
-    compose | ansible) suites=("$what") ;;
+    compose | ansible) suites=("$group") ;;
     integration) suites=(compose ansible) ;;
-    all) suites=("${every[@]}") ;;
+    all) suites=("${all_suites[@]}") ;;
     *)
         echo "usage: run_tests.sh [test|unit|compose|ansible|integration|all] [pytest arguments …]" >&2
         exit 2
@@ -32,8 +32,8 @@ case $what in
 esac
 [ -z "${SUITES-}" ] || read -ra suites <<<"$SUITES"
 
-# runs NAME …: succeed if one of these suites, or a folder of one, is selected.
-runs() {
+# is_selected NAME …: succeed if one of these suites, or a folder of one, is selected.
+is_selected() {
     local name
     for name in "$@"; do
         [[ " ${suites[*]} " != *" $name"[\ -]* ]] || return 0
@@ -45,22 +45,22 @@ runs() {
 install_packages() {
     local package packages=(nginx postgresql nats-server prometheus)
     # The browser is large and only used by tests of the operations page.
-    ! runs local compose || packages+=(chromium fonts-dejavu-core)
+    ! is_selected local compose || packages+=(chromium fonts-dejavu-core)
     for package in "${packages[@]}"; do
         scripts/local/ensure_packages.sh "$package" || true
     done
 }
 
-# Install and build in advance what takes minutes: tests have time limits.
+# Long installations and builds run in advance, because tests have time limits.
 install() {
     info "installing dependencies of the tests"
     scripts/local/bootstrap.sh dev &
     install_packages
     wait $! || return 1
-    if runs scripts && [ "${CI-}" = true ]; then
+    if is_selected scripts && [ "${CI-}" = true ]; then
         with_spinner "building gitleaks" scripts/local/ensure_tools.sh gitleaks || true
     fi
-    if runs ansible; then
+    if is_selected ansible; then
         with_spinner "installing Ansible" scripts/local/bootstrap.sh deploy || return 1
         with_spinner "building Cosign" scripts/release/cosign.sh version >/dev/null || true
     fi
@@ -81,8 +81,8 @@ rm -f "$reports"/*.xml "$reports"/*.failed "$reports"/.coverage* "$reports"/cove
 
 # Some suites create hundreds of small databases: keep them in memory if there is enough space.
 in_memory=()
-room=$(df --output=avail --block-size=G /dev/shm 2>/dev/null | tr -dc 0-9)
-[ "${room:-0}" -lt 6 ] || in_memory=(TMPDIR=/dev/shm)
+free_gigabytes=$(df --output=avail --block-size=G /dev/shm 2>/dev/null | tr -dc 0-9)
+[ "${free_gigabytes:-0}" -lt 6 ] || in_memory=(TMPDIR=/dev/shm)
 
 run_suite() {
     local suite=$1 folder=$root tests=$1/tests as_root=() coverage=() covered=service.py status=0 environment=() started=$SECONDS cpu
@@ -95,7 +95,7 @@ run_suite() {
             # The coverage gate applies to service.py, in services that act autonomously to all files.
             [[ $suite != autoscale-service && $suite != rollout-service ]] || covered='*'
             # Measuring coverage takes more than a third of the CPU time, so `make test` leaves it to CI.
-            [[ $what == test && ${CI-} != true ]] || coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
+            [[ $group == test && ${CI-} != true ]] || coverage=(--cov=app --cov-report= "--cov-config=$root/pyproject.toml")
             ;;
         local | compose | ansible | simulation) tests=integration-tests/$suite ;;
         # One folder of such a suite, with a dedicated stack or registry.
@@ -116,7 +116,7 @@ run_suite() {
         status=1
     }
     [ "$status" -eq 0 ] || touch "$reports/$suite.failed"
-    # The second line of `times`: what processes have used that ended and were waited for, servers and containers excluded.
+    # The second line of `times`: CPU time of the processes that have ended, without servers and containers.
     cpu=$(awk -F '[ms ]+' 'NR == 2 {printf "%.0f", 60 * ($1 + $3) + $2 + $4}' "$reports/$suite.times")
     info "$suite $([ "$status" -eq 0 ] && echo passed || echo FAILED) in $((SECONDS - started)) s, $cpu s of CPU" >&3
     return "$status"
@@ -181,8 +181,8 @@ else
     failed tests "FAILED: $(printf '%s; ' "${failed[@]}")of ${#suites[@]} suites" 2>&1
 fi
 not_run=()
-for suite in "${every[@]}"; do
-    runs "$suite" || not_run+=("$suite")
+for suite in "${all_suites[@]}"; do
+    is_selected "$suite" || not_run+=("$suite")
 done
 "$python" -m scripts.ci.sum_junit --not-run "${not_run[*]}" "${suites[@]/#/$reports/}" | tee "$reports/summary.txt" || exit 1
 [ ${#failed[@]} -eq 0 ]

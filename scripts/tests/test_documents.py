@@ -56,7 +56,7 @@ def test_generated_parts_are_up_to_date() -> None:
 
 def test_every_variable_that_is_read_is_described_and_the_other_way_round() -> None:
     variables_read_by_code = environment.variables_read_by_code()
-    described = {one.name for group in environment.other_variables() for one in group.variables}
+    described = {variable.name for group in environment.other_variables() for variable in group.variables}
     known_names = document_names.variables()
     assert {name: files for name, files in variables_read_by_code.items() if name not in known_names} == {}
     assert described - variables_read_by_code.keys() == set()

@@ -85,10 +85,7 @@ def test_the_test_knows_every_folder_of_the_host_that_a_container_writes_to() ->
             elif not volume.get("read_only") and "SOCKET" not in volume["source"]:
                 found.add((name, volume["source"]))
     # rollout-proxy holds Docker's socket: it is root on the host in any case.
-    assert found == {
-        ("rollout-service", "${ROLLOUT_DIR}"),
-        ("rollout-proxy", "${VAR_DIR}/docker/nginx/selected"),
-    }
+    assert found == {("rollout-service", "${ROLLOUT_DIR}"), ("rollout-proxy", "${VAR_DIR}/docker/nginx/selected")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,7 +165,7 @@ def test_a_file_is_never_written_through_a_link(
     before = _seen(victims)
     assert host_files.write(tmp_path / "ours/file", "new", keep_inode=keep_inode)
     # The hard link was removed, nothing else changed.
-    assert [one[1:] for one in _seen(victims)] == [one[1:] for one in before]
+    assert [entry[1:] for entry in _seen(victims)] == [one[1:] for one in before]
     written = (tmp_path / "ours/file").lstat()
     assert stat.S_IMODE(written.st_mode) == 0o644 and written.st_nlink == 1
     assert not host_files.write(tmp_path / "ours/file", "new", keep_inode=keep_inode)

@@ -80,7 +80,7 @@ class PermissionErrors:
 
     async def contain_all(self, expected: set[str]) -> bool:
         """Return whether each of these calls was rejected."""
-        return all(any(one in error for error in self.errors) for one in expected)
+        return all(any(subject in error for error in self.errors) for subject in expected)
 
     async def open(self, server: NatsServer, user: str) -> Client:
         """Connect as a user, with the client's own inboxes."""
@@ -166,7 +166,7 @@ def _calls(user: str) -> list[str]:
     letters = [f"{api}.STREAM.{verb}.BANK_DEAD_LETTERS" for verb in ("PURGE", "DELETE", "UPDATE", "MSG.DELETE")]
     messages = [f"{api}.STREAM.MSG.{verb}.BANK" for verb in ("DELETE", "GET")]
     messages += [f"{api}.DIRECT.GET.BANK", f"{api}.DIRECT.GET.BANK.{batches}"]
-    consumers = [f"{api}.CONSUMER.{verb}.BANK.{one}-service" for verb in ("DELETE", "PAUSE") for one in OWN]
+    consumers = [f"{api}.CONSUMER.{verb}.BANK.{service}-service" for verb in ("DELETE", "PAUSE") for service in OWN]
     others = [
         f"{api}.CONSUMER.INFO.BANK.{other}-service",
         f"{api}.CONSUMER.MSG.NEXT.BANK.{other}-service",
@@ -272,5 +272,5 @@ def test_each_event_is_published_by_one_service() -> None:
     """A new event type needs a publisher; the tests above check that patterns are not too wide."""
     rights = {user: nats_users._SERVICES[user].publishes for user in OWN}  # pylint: disable=protected-access
     for type_ in DATA_MODELS:
-        users = [user for user, patterns in rights.items() if any(fnmatchcase(type_, one) for one in patterns)]
+        users = [user for user, patterns in rights.items() if any(fnmatchcase(type_, pattern) for pattern in patterns)]
         assert users == [next(user for user, own in OWN.items() if type_ in own)], type_
