@@ -1,5 +1,5 @@
-// Polls the public status of NGINX and the services, and displays it. Panels are independent: one without a response
-// says so, and the others still update. All fetched values are inserted as text, never as markup.
+// Polls the public status of NGINX and the services, and displays it. Panels are independent: one whose component does
+// not respond shows that, and the others still update. All fetched values are inserted as text, never as markup.
 "use strict";
 
 const INTERVAL_SECONDS = 5;
@@ -80,56 +80,56 @@ function events(title, lines) {
 // Fetches the status of a component: {data}, or {error} with the reason.
 async function fetchStatus(name) {
   try {
-    const answer = await fetch(`/ops/${name}.json`, {
+    const response = await fetch(`/ops/${name}.json`, {
       cache: "no-store",
       signal: AbortSignal.timeout(TIMEOUT_SECONDS * 1000),
     });
-    if (answer.ok) return { data: await answer.json() };
-    return { error: answer.status === 429 ? "rate limited" : "not responding" };
+    if (response.ok) return { data: await response.json() };
+    return { error: response.status === 429 ? "rate limited" : "not responding" };
   } catch {
     return { error: "not responding" };
   }
 }
 
-const shown = {};
+const rendered = {};
 
 // Replaces a panel's content only when it has changed, so that a text selection survives.
 function show(panel, ...content) {
   const box = make("div", ...content);
-  if (shown[panel] === box.innerHTML) return;
-  shown[panel] = box.innerHTML;
+  if (rendered[panel] === box.innerHTML) return;
+  rendered[panel] = box.innerHTML;
   document.getElementById(panel).replaceChildren(...box.childNodes);
 }
 
-function health(answer, track) {
-  if (answer.error) return make("span.bad", `✕ ${answer.error}`);
-  if (answer.data.track !== track) return make("span.bad", `✕ not responding; ${answer.data.track} serves its requests`);
-  if (!answer.data.ready) return make("span.wary", `▲ not ready: ${answer.data.failing.join(", ")}`);
+function health(result, track) {
+  if (result.error) return make("span.bad", `✕ ${result.error}`);
+  if (result.data.track !== track) return make("span.bad", `✕ not responding; ${result.data.track} serves its requests`);
+  if (!result.data.ready) return make("span.warning", `▲ not ready: ${result.data.failing.join(", ")}`);
   return make("span.good", "● ready");
 }
 
 function replicas(edge, service, autoscaler) {
   const fixed = edge.replicas[edge.services.indexOf(service)];
   if (fixed !== undefined) return `${fixed}, fixed`;
-  const known = autoscaler && autoscaler.data && autoscaler.data.services[service];
-  if (!known) return "unknown (autoscaler unavailable)";
-  return `${known.ready} of ${known.current} ready, ${known.desired} desired (${known.minimum} to ${known.maximum})`;
+  const scaled = autoscaler && autoscaler.data && autoscaler.data.services[service];
+  if (!scaled) return "unknown (autoscaler unavailable)";
+  return `${scaled.ready} of ${scaled.current} ready, ${scaled.desired} desired (${scaled.minimum} to ${scaled.maximum})`;
 }
 
-function serviceCard(service, track, answer, count) {
-  const version = answer.data && answer.data.track === track ? make("span.version", answer.data.version) : null;
+function serviceCard(service, track, result, count) {
+  const version = result.data && result.data.track === track ? make("span.version", result.data.version) : null;
   return make(
     "div.card",
     make("h3", track === "stable" ? service : `${service}, ${track}`),
-    definitionList(["health", health(answer, track)], ["version", version], ["track", track], ["replicas", count]),
+    definitionList(["health", health(result, track)], ["version", version], ["track", track], ["replicas", count]),
   );
 }
 
-function showServices(edge, answers) {
+function showServices(edge, results) {
   const cards = [];
   for (const service of edge.services) {
-    cards.push(serviceCard(service, "stable", answers[service], replicas(edge, service, answers["autoscale-service"])));
-    const canary = answers[`${service}-canary`];
+    cards.push(serviceCard(service, "stable", results[service], replicas(edge, service, results["autoscale-service"])));
+    const canary = results[`${service}-canary`];
     if (canary) cards.push(serviceCard(service, "canary", canary, null));
   }
   show("services", ...cards);
@@ -145,22 +145,22 @@ function showSplit(edge) {
   }
   const text = canary ? `Stable ${100 - canary} %, canary ${canary} % of clients` : "All clients on stable";
   const previous = edge.revision === "previous" ? "NGINX serves the previous version." : null;
-  show("split", bar, make("p", text), previous && make("p.wary", previous));
+  show("split", bar, make("p", text), previous && make("p.warning", previous));
 }
 
-function showRollout(edge, answer) {
-  if (!answer) return show("rollout", make("p.quiet", "Rollouts are not available in this stack."));
-  if (answer.error) return show("rollout", make("p.bad", `✕ rollout-service ${answer.error}: canaries are not analyzed`));
-  const state = answer.data;
+function showRollout(edge, result) {
+  if (!result) return show("rollout", make("p.quiet", "Rollouts are not available in this stack."));
+  if (result.error) return show("rollout", make("p.bad", `✕ rollout-service ${result.error}: canaries are not analyzed`));
+  const state = result.data;
   const step = state.phase === "canary" ? `, step ${state.step + 1} of ${state.steps.length} (${state.steps[state.step]} %)` : "";
   const verdict = state.verdict && `${state.verdict.verdict} (${reasonText(state.verdict.reason)})`;
   const outcome = { promoted: "promoted", "rolled-back": "rolled back" }[state.outcome];
   const notes = [];
-  if (state.waiting_for_approval) notes.push(make("p.wary", `▲ Waiting for approval at ${state.steps[state.step]} %`));
-  if (state.analysis_skipped && state.phase !== "idle") notes.push(make("p.wary", "▲ Deployed without analysis (emergency)"));
+  if (state.waiting_for_approval) notes.push(make("p.warning", `▲ Waiting for approval at ${state.steps[state.step]} %`));
+  if (state.analysis_skipped && state.phase !== "idle") notes.push(make("p.warning", "▲ Deployed without analysis (emergency)"));
   show(
     "rollout",
-    make(state.phase === "rolling-back" ? "p.wary" : "p", PHASES[state.phase] + step),
+    make(state.phase === "rolling-back" ? "p.warning" : "p", PHASES[state.phase] + step),
     ...notes,
     definitionList(
       [state.phase === "idle" ? "last release" : "release", state.release ? make("span.version", state.release) : null],
@@ -196,18 +196,18 @@ function eventText(event) {
   return PHASES[event.phase] + weight + (event.reason ? `: ${reasonText(event.reason)}` : "");
 }
 
-function showAutoscaler(edge, answer) {
-  if (!answer) return show("autoscaler", make("p.quiet", "Autoscaling is not available in this stack."));
-  if (answer.error) return show("autoscaler", make("p.bad", `✕ autoscale-service ${answer.error}: replicas are not scaled`));
-  const state = answer.data;
+function showAutoscaler(edge, result) {
+  if (!result) return show("autoscaler", make("p.quiet", "Autoscaling is not available in this stack."));
+  if (result.error) return show("autoscaler", make("p.bad", `✕ autoscale-service ${result.error}: replicas are not scaled`));
+  const state = result.data;
   let status = make("p.good", "● Active");
-  if (state.paused) status = make("p.wary", "▲ Paused by an operator");
-  else if (!state.leading) status = make("p.wary", "▲ Standby (another instance is the leader)");
-  else if (state.dry_run) status = make("p.wary", "▲ Dry run (decides, but does not change replicas)");
+  if (state.paused) status = make("p.warning", "▲ Paused by an operator");
+  else if (!state.leading) status = make("p.warning", "▲ Standby (another instance is the leader)");
+  else if (state.dry_run) status = make("p.warning", "▲ Dry run (decides, but does not change replicas)");
   const services = Object.entries(state.services).map(([name, service]) => [name, `${service.desired} desired: ${reasonText(service.reason)}`]);
-  const decisions = state.decisions.map((one) => [
-    one.at,
-    `${one.service} ${one.from} → ${one.to}: ${reasonText(one.reason)}${one.failed ? " (failed)" : ""}`,
+  const decisions = state.decisions.map((decision) => [
+    decision.at,
+    `${decision.service} ${decision.from} → ${decision.to}: ${reasonText(decision.reason)}${decision.failed ? " (failed)" : ""}`,
   ]);
   show("autoscaler", status, definitionList(...services), events("Decisions", decisions));
 }
@@ -216,18 +216,18 @@ function showLinks(edge) {
   for (const name of ["grafana", "prometheus"]) document.getElementById(name).classList.toggle("missing", !edge[name]);
 }
 
-function problems(edge, answers) {
-  const found = [];
-  for (const [name, answer] of Object.entries(answers)) {
-    if (answer.error) found.push(`${name} ${answer.error}`);
-    else if (!answer.data.ready) found.push(`${name} not ready`);
-    else if (name.endsWith("-canary") && answer.data.track !== "canary") found.push(`${name} not responding`);
+function problems(edge, results) {
+  const lines = [];
+  for (const [name, result] of Object.entries(results)) {
+    if (result.error) lines.push(`${name} ${result.error}`);
+    else if (!result.data.ready) lines.push(`${name} not ready`);
+    else if (name.endsWith("-canary") && result.data.track !== "canary") lines.push(`${name} not responding`);
   }
-  return found;
+  return lines;
 }
 
-function showOverall(found) {
-  show("overall", found.length ? make("span.bad", `✕ ${found.join("; ")}`) : make("span.good", "● All systems operational"));
+function showOverall(lines) {
+  show("overall", lines.length ? make("span.bad", `✕ ${lines.join("; ")}`) : make("span.good", "● All systems operational"));
 }
 
 async function refresh() {
@@ -235,13 +235,13 @@ async function refresh() {
   if (error) return showOverall([`NGINX ${error}; the values below are outdated`]);
   const names = [...edge.services, ...(edge.canary_share ? edge.services.map((name) => `${name}-canary`) : []), ...edge.parts];
   const statuses = await Promise.all(names.map(fetchStatus));
-  const answers = Object.fromEntries(names.map((name, index) => [name, statuses[index]]));
-  showServices(edge, answers);
+  const results = Object.fromEntries(names.map((name, index) => [name, statuses[index]]));
+  showServices(edge, results);
   showSplit(edge);
-  showRollout(edge, answers["rollout-service"]);
-  showAutoscaler(edge, answers["autoscale-service"]);
+  showRollout(edge, results["rollout-service"]);
+  showAutoscaler(edge, results["autoscale-service"]);
   showLinks(edge);
-  showOverall(problems(edge, answers));
+  showOverall(problems(edge, results));
   document.getElementById("updated").textContent = `Last updated at ${new Date().toLocaleTimeString()}.`;
 }
 
