@@ -74,6 +74,16 @@ def test_variables_of_the_command_line_are_strings(tmp_path: Path, settings: dic
     assert refused.failed and "is older than" in refused.output
 
 
+def test_a_failing_sudo_is_reported(tmp_path: Path, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    sudo = tmp_path / "bin/sudo"
+    sudo.parent.mkdir()
+    sudo.write_text("#!/bin/sh\necho sudo is not for you >&2\nexit 1\n", encoding="utf-8")
+    sudo.chmod(0o755)
+    monkeypatch.setitem(plays.ENVIRONMENT, "PATH", f"{sudo.parent}:{plays.ENVIRONMENT['PATH']}")
+    refused = _run_checks(tmp_path, settings, "--become", "--become-user", "nobody", parts=["preflight"])
+    assert refused.failed and "sudo is not for you" in refused.output and "has no attribute" not in refused.output
+
+
 def test_old_names_of_variables_are_rejected(tmp_path: Path) -> None:
     playbook = tmp_path / "check.yml"
     playbook.write_text(_CHECK_PARAMETERS, encoding="utf-8")
