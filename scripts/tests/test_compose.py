@@ -175,3 +175,11 @@ def test_no_container_leaves_an_anonymous_volume() -> None:
                 for mount in [*service.get("volumes", []), *service.get("tmpfs", [])]
             ]
             assert "/var/lib/postgresql/data" in mounts, name
+
+
+def test_no_container_is_signalled_by_docker_kill() -> None:
+    """After it the engine treats the container as stopped, and does not start it when the host boots."""
+    folders = ("ansible", "scripts", "docs/runbooks", "docker")
+    files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in (".yml", ".sh", ".md")]
+    signalled = re.compile(r"(docker|compose(\.sh)?) kill (-s|--signal)")
+    assert [str(file) for file in files if signalled.search(file.read_text(encoding="utf-8"))] == []
