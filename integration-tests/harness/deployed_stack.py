@@ -42,6 +42,11 @@ class Releases:
         }
         self.public_key = folder / "cosign.pub"
 
+    @property
+    def port(self) -> int:
+        """The port of the registry on loopback."""
+        return int(self._registry.address.rpartition(":")[2])
+
     def close(self) -> None:
         """Stop the registry and remove the images."""
         self._registry.close()
