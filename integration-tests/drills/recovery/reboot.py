@@ -78,9 +78,7 @@ def _containers(host: SystemdHost) -> dict[str, str]:
 
 
 def _unhealthy(host: SystemdHost) -> list[str]:
-    return [
-        name for name, status in _containers(host).items() if "(healthy)" not in status and "Exited (0)" not in status
-    ]
+    return [name for name, status in _containers(host).items() if "(healthy)" not in status]
 
 
 def _state(host: SystemdHost) -> dict[str, Any]:
@@ -120,6 +118,7 @@ class _Drill:
         lost = sorted(one for one in before - set(_containers(self._host)) if "-canary-" not in one)
         self.check(f"{name}: no container lost", lost or "none", not lost)
         with closing(self.bank()) as bank:
+            bank.wait_until_answering()
             balance = bank.get(f"/accounts/{account}")["balance"]
         self.check(f"{name}: balance kept", balance, balance == _MONEY)
 
