@@ -5,7 +5,7 @@ their last four digits, and amounts are hidden at INFO and above. Masking takes 
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -81,6 +81,7 @@ _PERSON = re.compile(r"owner|(?:full|first|last)_name", re.IGNORECASE)
 # Credentials extend from the first `://` of a word to its last `@`, because passwords may contain slashes.
 _URL = re.compile(r"(?:[^\s\"<>]|\"(?!\s*[,:}\]]))+")
 _CREDENTIALS = re.compile(r"(://|%3A(?:%2F){2}).*(@|%40)", re.IGNORECASE | re.DOTALL)
+_QUERY = re.compile(r"\?|%3F", re.IGNORECASE)
 _AMOUNTS = re.compile(
     rf"(\b(?:{'|'.join(sorted(_AMOUNT_NAMES))})\\*[\"']?\s*(?:=>|[=:])\s*\\*[\"']?)-?\d+(?:[.,]\d+)*", re.IGNORECASE
 )
@@ -147,9 +148,9 @@ def _shown_for(kind: str, value: str) -> str:
     return HIDDEN if value[0] not in "\"'\\" else f"'{HIDDEN}'"
 
 
-def _mask_named(text: str) -> str:
-    """Mask values that follow the name of a secret or a person."""
-    parts, shown, position = [], 0, 0
+def _named_values(text: str) -> Iterator[tuple[int, int, str]]:
+    """Yield where the value of a secret or a person starts and ends, and what replaces it."""
+    position = 0
     while match := _NAMED.search(text, position):
         position = match.end()
         name = match["name"]
@@ -159,13 +160,28 @@ def _mask_named(text: str) -> str:
             kind = "tagged"
         value = _VALUES[kind].match(text, position) if kind else None
         if kind and value:
-            parts += [text[shown:position], _shown_for(kind, value[0])]
-            shown = position = value.end()
+            yield value.start(), value.end(), _shown_for(kind, value[0])
+            position = value.end()
+
+
+def _mask_named(text: str) -> str:
+    """Mask values that follow the name of a secret or a person."""
+    parts, shown = [], 0
+    for start, end, replacement in _named_values(text):
+        parts += [text[shown:start], replacement]
+        shown = end
     return "".join([*parts, text[shown:]]) if parts else text
 
 
 def _mask_url(match: re.Match[str]) -> str:
-    return _CREDENTIALS.sub(rf"\1{REMOVED}\2", match[0])
+    url = match[0]
+    if (credentials := _CREDENTIALS.search(url)) is None:
+        return url
+    at = credentials.start(2)
+    # The `@` may be in the value of a query parameter, whose name is removed with what looks like credentials.
+    query = _QUERY.search(url)
+    ends = [end for start, end, _ in _named_values(url) if query and query.start() < start <= at < end]
+    return f"{url[:credentials.end(1)]}{REMOVED}{url[ends[0] if ends else at:]}"
 
 
 def mask_text(text: str, *, hide_amounts: bool = False) -> str:

@@ -9,6 +9,9 @@ from shared.observability.masking import mask_text
 # Split, because secret scanners find whole headers in tests as well.
 _KEY = "PRIVATE KEY"
 SECRETS = {
+    "https://host/path?a=b&password=@0000000000A&c=d": "0000000000A",
+    "https://host/path?password=first@second@third;a=b": "third",
+    "https://host/path%3Fpassword%3D@secret&a=b": "secret",
     "GB29 NWBK 6016 1331 9268 19": "NWBK",
     "paid to gb29nwbk60161331926819.": "nwbk",
     "DE89 3704 0044 0532 0130 00 was": "3704",
