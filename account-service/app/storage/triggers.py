@@ -1,7 +1,7 @@
 """PostgreSQL triggers that reject inconsistent batches and changes of posted rows, whichever version writes them.
 
 A batch that posts an entry twice, omits one or changes a balance without an entry is rejected and changes nothing.
-Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006 and 0010 (CHECK_REVERSALS) execute these statements, so a
+Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006 and 0009 (CHECK_REVERSALS) execute these statements, so a
 change of behaviour needs a new migration. Databases that were migrated before keep the messages of that time.
 """
 

@@ -5,8 +5,8 @@ from alembic import op
 
 from app.storage.triggers import CHECK_REVERSALS
 
-revision = "0010"
-down_revision = "0009"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:
