@@ -14,8 +14,8 @@ def outcome_mix(samples: Samples) -> list[dict[str, Any]]:
 
     The share of a version without requests is None. There are no numbers of requests, because the page is public.
     """
-    requests = {counts.service: counts for counts in samples.services}
-    return [row for counts in samples.outcomes or () for row in _rows(counts, requests.get(counts.name))]
+    by_service = {counts.service: counts for counts in samples.services}
+    return [row for counts in samples.outcomes or () for row in _rows(counts, by_service.get(counts.name))]
 
 
 def _rows(counts: OutcomeCounts, requests: ServiceCounts | None) -> list[dict[str, Any]]:
