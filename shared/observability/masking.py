@@ -95,7 +95,7 @@ _GAPS = re.compile(rf"{_SPACE}|\W|_", re.IGNORECASE)
 
 
 def _last_four(match: re.Match[str]) -> str:
-    return "****" + _GAPS.sub("", match[0])[-4:]
+    return match["uuid"] or "****" + _GAPS.sub("", match[0])[-4:]
 
 
 # Patterns of secrets, by hints: every match contains one of the hints (in lower case). Hints are searched first,
@@ -121,8 +121,10 @@ _BEFORE_A_NUMBER = r"(?:(?<![0-9A-Za-z])|(?<=\\[nrt]))"
 # Required in texts with named secrets, and with long numbers.
 _SIGN = re.compile("[=:>%\uff1d\uff1a]")
 _LONG = re.compile(rf"\d(?:{_GAP}[^\W_]){{9}}")
+# An id stays as it is: one in two hundred UUIDs has a group that looks like an account number.
+_UUID = r"(?P<uuid>(?<![0-9A-Za-z])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9A-Za-z]))"
 _NUMBERS = re.compile(
-    rf"{_BEFORE_A_NUMBER}(?=[A-Z]{{2}}{_GAP}\d{_GAP}\d)(?:{_ibans()})(?!-?[0-9A-Za-z])"
+    rf"{_UUID}|{_BEFORE_A_NUMBER}(?=[A-Z]{{2}}{_GAP}\d{_GAP}\d)(?:{_ibans()})(?!-?[0-9A-Za-z])"
     rf"|(?:(?<![\w.-])|(?<=\\[nrt]))\d{{4}}"
     rf"(?:(?:{_SPACE}\d{{4}}){{2,4}}(?:{_SPACE}\d{{1,3}})?|{_SPACE}\d{{6}}{_SPACE}\d{{4,5}})(?![\w-])"
     rf"|{_BEFORE_A_NUMBER}(?:[A-Z]{{2}})?\d{{10,}}(?![0-9A-Za-z])",
