@@ -299,6 +299,8 @@ def test_no_role_writes_env_but_by_the_filter() -> None:
         and re.search(r"(lineinfile|blockinfile|replace):\s|dest: .*/\.env|>+ *\.env", file.read_text("utf-8"))
     ]
     assert writers == [
+        # Check mode writes the template of write_env.yml to a temporary folder.
+        Path("ansible/roles/banking_app/tasks/preview.yml"),
         Path("ansible/roles/banking_app/tasks/record_rollback.yml"),
         Path("ansible/roles/banking_app/tasks/write_env.yml"),
         # Updates the base images in the repository's .env.
