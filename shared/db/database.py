@@ -20,9 +20,12 @@ from sqlalchemy import (
     Executable,
     Row,
     Table,
+    TableValuedAlias,
     any_,
     bindparam,
+    column,
     event,
+    func,
     text,
     update,
 )
@@ -321,6 +324,17 @@ def any_of(dialect: str, column: Column[Any], parameter: str) -> ColumnElement[b
     if dialect == "postgresql":
         return column == any_(bindparam(parameter, type_=postgresql.ARRAY(column.type)))
     return column.in_(bindparam(parameter, expanding=True))
+
+
+def key_rows(*columns: Column[Any]) -> TableValuedAlias:
+    """Return a table of keys to join on PostgreSQL; its parameters are one array per column, with an s after its name.
+
+    Each key is one index lookup. Conditions on lists of values would look up every combination, and parsing an IN list
+    of a thousand pairs costs more than finding them.
+    """
+    arrays = [bindparam(f"{each.name}s", type_=postgresql.ARRAY(each.type)) for each in columns]
+    named = (column(each.name, each.type) for each in columns)
+    return func.unnest(*arrays).table_valued(*named, name="keys").render_derived()
 
 
 async def try_advisory_lock(connection: AsyncConnection, lock: int) -> bool:

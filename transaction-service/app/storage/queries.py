@@ -12,7 +12,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    column,
     func,
     literal,
     literal_column,
@@ -20,13 +19,12 @@ from sqlalchemy import (
     true,
     tuple_,
 )
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
 from app.models import accounts, entries, flags, transactions
 from app.statements import PAGE_SIZE, Line, BalanceAt
-from shared.db.database import any_of, is_postgres
+from shared.db.database import any_of, is_postgres, key_rows
 
 _ACCOUNT = select(accounts).where(accounts.c.id == bindparam("account_id"))
 
@@ -130,10 +128,7 @@ def _select_entries(dialect: str) -> Select[Any]:
             any_of(dialect, entries.c.account_id, "account_ids"),
             any_of(dialect, entries.c.transaction_id, "transaction_ids"),
         )
-    # One index lookup per pair; two conditions would look up each account with each transaction.
-    names = ("account_id", "transaction_id")
-    arrays = [bindparam(f"{name}s", type_=postgresql.ARRAY(entries.c[name].type)) for name in names]
-    keys = func.unnest(*arrays).table_valued(*(column(name, entries.c[name].type) for name in names)).render_derived()
+    keys = key_rows(entries.c.account_id, entries.c.transaction_id)
     return statement.join(
         keys,
         and_(entries.c.account_id == keys.c.account_id, entries.c.transaction_id == keys.c.transaction_id),

@@ -8,13 +8,13 @@ from datetime import datetime
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, func, literal, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import GaplessRange
 from app.domain.reconciliation import Checkpoint, History, HistoryAtBalance
 from app.models import checkpoints, entries
-from shared.db.database import any_of, bulk_insert_new
+from shared.db.database import any_of, bulk_insert_new, is_postgres, key_rows
 
 _IS_POSTED = entries.c.seq.is_not(None)
 _NONE = Checkpoint()
@@ -107,9 +107,18 @@ async def _before_gap(connection: AsyncConnection, account_id: str, base: int) -
 async def _at(connection: AsyncConnection, pairs: Sequence[tuple[str, int]]) -> list[Row[Any]]:
     if not pairs:
         return []
-    columns = (entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
-    statement: Select[Any] = select(*columns).where(tuple_(entries.c.account_id, entries.c.seq).in_(pairs))
-    return list(await connection.execute(statement))
+    account_ids, seqs = zip(*pairs, strict=True)
+    parameters = {"account_ids": list(account_ids), "seqs": list(seqs)} if is_postgres(connection) else {"pairs": pairs}
+    return list(await connection.execute(_select_at(connection.dialect.name), parameters))
+
+
+@cache
+def _select_at(dialect: str) -> Select[Any]:
+    statement = select(entries.c.account_id, entries.c.seq, entries.c.balance_after, entries.c.created_at)
+    if dialect != "postgresql":
+        return statement.where(tuple_(entries.c.account_id, entries.c.seq).in_(bindparam("pairs", expanding=True)))
+    keys = key_rows(entries.c.account_id, entries.c.seq)
+    return statement.join(keys, and_(entries.c.account_id == keys.c.account_id, entries.c.seq == keys.c.seq))
 
 
 # Reconciliation -------------------------------------------------------------------------------------------------------
