@@ -86,6 +86,10 @@ def _state(host: SystemdHost) -> dict[str, Any]:
     return found
 
 
+def _serves_canary(state: dict[str, Any]) -> bool:
+    return state["phase"] == "canary" and state["weight"] > 0
+
+
 def _revision(host: SystemdHost) -> str:
     command = f"cd {_FOLDER} && docker compose exec -T nginx wget -q -O - http://127.0.0.1:8081/revision"
     return host.run("sh", "-c", command).strip()
@@ -150,7 +154,7 @@ def _run(folder: Path, host: SystemdHost, releases: Releases) -> list[str]:
 
     host.forward(releases.port)
     play = _start_play(hosts, variables, releases.derive("new", "base", "none"))
-    eventually(lambda: play.poll() is not None or _state(host)["phase"] == "canary", 600)
+    eventually(lambda: play.poll() is not None or _serves_canary(_state(host)), 600)
     assert play.poll() is None, play.communicate()[0][-6000:]
     info(f"canary serves {_state(host)['weight']} % of the clients; driver killed, host rebooted")
     os.killpg(play.pid, signal.SIGKILL)
