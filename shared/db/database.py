@@ -23,7 +23,6 @@ from sqlalchemy import (
     TableValuedAlias,
     any_,
     bindparam,
-    column,
     event,
     func,
     text,
@@ -333,7 +332,7 @@ def key_rows(*columns: Column[Any]) -> TableValuedAlias:
     of a thousand pairs costs more than finding them.
     """
     arrays = [bindparam(f"{each.name}s", type_=postgresql.ARRAY(each.type)) for each in columns]
-    named = (column(each.name, each.type) for each in columns)
+    named = (Column(each.name, each.type) for each in columns)
     return func.unnest(*arrays).table_valued(*named, name="keys").render_derived()
 
 
