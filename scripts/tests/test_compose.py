@@ -183,3 +183,9 @@ def test_no_container_is_signalled_by_docker_kill() -> None:
     files = [file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in (".yml", ".sh", ".md")]
     signalled = re.compile(r"(docker|compose(\.sh)?) kill (-s|--signal)")
     assert [str(file) for file in files if signalled.search(file.read_text(encoding="utf-8"))] == []
+
+
+def test_nginx_starts_although_the_engine_has_signalled_it() -> None:
+    """rollout-service's proxy reloads it by a signal (app.docker_proxy)."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+    assert compose["services"]["nginx"]["restart"] == "always"
