@@ -187,5 +187,4 @@ def test_no_container_is_signalled_by_docker_kill() -> None:
 
 def test_nginx_starts_although_the_engine_has_signalled_it() -> None:
     """rollout-service's proxy reloads it by a signal (app.docker_proxy)."""
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-    assert compose["services"]["nginx"]["restart"] == "always"
+    assert SERVICES["nginx"]["restart"] == "always"
