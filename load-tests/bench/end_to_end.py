@@ -8,8 +8,8 @@ import asyncio
 import statistics
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -50,26 +50,29 @@ async def _lag_seconds(ledger: asyncpg.Connection, history: asyncpg.Connection) 
     return max(0.0, (datetime.now(UTC) - oldest).total_seconds()) if oldest else 0.0
 
 
-async def _sample(urls: tuple[str, str], lag: Lag, stopped: threading.Event) -> None:
-    ledger, history = [await asyncpg.connect(url) for url in urls]
+@asynccontextmanager
+async def _connected(bench: Bench) -> AsyncIterator[tuple[asyncpg.Connection, asyncpg.Connection]]:
+    """Connect to the databases of the ledger and the history."""
+    connections = [await asyncpg.connect(bench.server.url(name, "postgresql")) for name in (LEDGER, HISTORY)]
     try:
-        while not stopped.is_set():
-            lag.samples.append(await _lag_seconds(ledger, history))
-            await asyncio.sleep(_SAMPLE_SECONDS)
+        yield connections[0], connections[1]
     finally:
-        await ledger.close()
-        await history.close()
+        for connection in connections:
+            await connection.close()
 
 
-def _urls(bench: Bench) -> tuple[str, str]:
-    return bench.server.url(LEDGER, "postgresql"), bench.server.url(HISTORY, "postgresql")
+async def _sample(bench: Bench, lag: Lag, stopped: threading.Event) -> None:
+    async with _connected(bench) as databases:
+        while not stopped.is_set():
+            lag.samples.append(await _lag_seconds(*databases))
+            await asyncio.sleep(_SAMPLE_SECONDS)
 
 
 @contextmanager
 def sampled(bench: Bench) -> Iterator[Lag]:
     """Sample the lag while the block runs."""
     lag, stopped = Lag(), threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_sample(_urls(bench), lag, stopped)))
+    thread = threading.Thread(target=lambda: asyncio.run(_sample(bench, lag, stopped)))
     thread.start()
     try:
         yield lag
@@ -82,16 +85,12 @@ def wait_until_consumed(bench: Bench) -> None:
     """Wait until all events are in the history. Raises Failure when that takes too long."""
 
     async def wait() -> bool:
-        ledger, history = [await asyncpg.connect(url) for url in _urls(bench)]
-        try:
-            deadline = time.monotonic() + _CATCH_UP_SECONDS
-            while await _lag_seconds(ledger, history) > 0:
+        deadline = time.monotonic() + _CATCH_UP_SECONDS
+        async with _connected(bench) as databases:
+            while await _lag_seconds(*databases) > 0:
                 if time.monotonic() > deadline:
                     return False
                 await asyncio.sleep(_SAMPLE_SECONDS)
-        finally:
-            await ledger.close()
-            await history.close()
         return True
 
     if not asyncio.run(wait()):

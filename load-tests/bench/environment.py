@@ -96,8 +96,7 @@ class Bench:
 
     def http(self, url: str, accounts: int, pause_ms: float = 0) -> Load:
         """Send transfers to the service."""
-        result = self.wrk(url, accounts, self.seconds, pause_ms)
-        return Load(result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000)
+        return _load_of(self.wrk(url, accounts, self.seconds, pause_ms))
 
     def wrk(
         self,
@@ -125,7 +124,7 @@ class Bench:
         arguments = ["-t1", f"-c{CONNECTIONS}", f"-d{self.seconds}s", "--timeout", "20s", "-s", str(HERE / "read.lua")]
         result = self._wrk([*arguments, url], ACCOUNTS=str(accounts), READ_PATH=path)
         _require_success(result, f"{url}{path}")
-        return Load(result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000)
+        return _load_of(result)
 
     def _wrk(self, arguments: Sequence[str], **environment: str) -> dict[str, int]:
         environment = {**os.environ, "TOKEN": self._token, "SUMMARY": str(HERE / "summary.lua"), **environment}
@@ -142,7 +141,7 @@ class Bench:
         """
         cycle_ms = CONNECTIONS / per_second * 1000
         first = self.http(url, UNIFORM, cycle_ms)
-        response_ms = max(0.0, CONNECTIONS / (first.per_second) * 1000 - cycle_ms)
+        response_ms = max(0.0, CONNECTIONS / first.per_second * 1000 - cycle_ms)
         self.checkpoint()
         return self.http(url, UNIFORM, max(1.0, cycle_ms - response_ms))
 
@@ -199,6 +198,10 @@ class Bench:
 def _resident_mb(pid: int) -> float:
     pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def _load_of(result: Mapping[str, int]) -> Load:
+    return Load(result["requests"], result["microseconds"] / 1e6, result["p50"] / 1000, result["p99"] / 1000)
 
 
 def _require_success(result: Mapping[str, int], what: str) -> None:

@@ -67,14 +67,23 @@ def _hold_and_account(unit: UnitOfWork, hold_id: str, caller: Caller) -> tuple[H
     return (hold, account) if _may_change(hold, caller) else _OPERATOR_HOLD
 
 
+def _active_hold_and_account(
+    unit: UnitOfWork, hold_id: str, caller: Caller, now: datetime
+) -> tuple[Hold, Account] | Refusal:
+    """Return an active hold that the caller may change, and its account."""
+    target = _hold_and_account(unit, hold_id, caller)
+    if isinstance(target, Refusal):
+        return target
+    hold, _ = target
+    return target if hold.status == "active" and hold.expires_at > now else _hold_not_active(hold)
+
+
 def capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: datetime) -> Result:
     """Pay out a part of a hold, or the rest of it; a final capture ends the hold and releases what is not captured."""
-    target = _hold_and_account(unit, command.hold_id, caller)
+    target = _active_hold_and_account(unit, command.hold_id, caller, now)
     if isinstance(target, Refusal):
         return target
     hold, account = target
-    if hold.status != "active" or hold.expires_at <= now:
-        return _hold_not_active(hold)
     amount = hold.remaining_amount if command.amount is None else command.amount
     if amount > hold.remaining_amount:
         covered, requested = (format_amount(value, hold.currency) for value in (hold.remaining_amount, amount))
@@ -103,12 +112,10 @@ def capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: da
 
 def extend_hold(unit: UnitOfWork, command: ExtendHold, caller: Caller, now: datetime) -> Result:
     """Move the expiry of a hold to a later time, at most a year after it was placed."""
-    target = _hold_and_account(unit, command.hold_id, caller)
+    target = _active_hold_and_account(unit, command.hold_id, caller, now)
     if isinstance(target, Refusal):
         return target
     hold, _ = target
-    if hold.status != "active" or hold.expires_at <= now:
-        return _hold_not_active(hold)
     latest = hold.created_at + timedelta(seconds=MAX_HOLD_SECONDS)
     if not hold.expires_at < command.expires_at <= latest:
         return Refusal(
