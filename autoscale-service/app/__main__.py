@@ -6,6 +6,9 @@ from app.settings import AutoscaleSettings
 from shared.runtime.server import run
 from shared.runtime.settings import load_or_exit
 
+# A replica that is being stopped may take 20 seconds. Shorter than `stop_grace_period` in docker-compose.yml.
+_SHUTDOWN_SECONDS = 42.0
+
 if __name__ == "__main__":
     settings = load_or_exit(AutoscaleSettings)
-    run(lambda: create(settings), settings)
+    run(lambda: create(settings), settings, _SHUTDOWN_SECONDS)

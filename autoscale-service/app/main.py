@@ -12,13 +12,14 @@ from app import api
 from app.controller import Controller
 from app.loop import Loop
 from app.metrics_client import PrometheusClient
-from app.scalers.kinds import SCALERS
+from app.scalers.registry import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from app.webhook import WebhookVerifier
 from shared.http.auth import Authenticator
 from shared.http.health import Check, task_check
 from shared.http.web import Service, create_app
+from shared.runtime.tasks import cancel_all
 
 
 def create(settings: AutoscaleSettings) -> Service:
@@ -40,8 +41,7 @@ def create(settings: AutoscaleSettings) -> Service:
         try:
             yield
         finally:
-            tasks[0].cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
             # An interrupted operation would have to be detected and repaired by the next process.
             await controller.wait_idle()
             await client.aclose()
@@ -55,7 +55,7 @@ def create(settings: AutoscaleSettings) -> Service:
         checks=checks,
         lifespan=lifespan,
         public_fields=lambda: api.public_view(
-            loop.leading, folder.paused is not None, settings.dry_run, controller.status()
+            loop.leader, folder.paused is not None, settings.dry_run, controller.status()
         ),
     )
     state = service.app.state

@@ -25,6 +25,7 @@ from app.synthetic import SyntheticTraffic
 from shared.http.auth import Authenticator
 from shared.http.health import Check, task_check
 from shared.http.web import Service, create_app
+from shared.runtime.tasks import cancel_all
 
 
 def create(settings: RolloutSettings) -> Service:
@@ -78,9 +79,7 @@ def create(settings: RolloutSettings) -> Service:
         try:
             yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_all(tasks)
             await client.aclose()
 
     service = create_app(

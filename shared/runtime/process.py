@@ -21,7 +21,7 @@ from shared.messaging.recovery import Recovery
 from shared.prometheus.events import CONSUMER_LAG
 from shared.runtime.settings import ServiceSettings
 from shared.messaging.shadow import ShadowConsumer
-from shared.runtime.tasks import shield
+from shared.runtime.tasks import cancel_all, shield
 from shared.messaging.transport import FeedSource, NatsConnection, NatsSource, Source
 
 log = logging.getLogger(__name__)
@@ -126,9 +126,7 @@ class Runtime:
         try:
             yield
         finally:
-            for task in self.tasks:
-                task.cancel()
-            await asyncio.gather(*self.tasks, return_exceptions=True)
+            await cancel_all(self.tasks)
             for source in sources:
                 with suppress(Exception):
                     await source.close()

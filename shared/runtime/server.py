@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -21,6 +22,8 @@ from shared.runtime.settings import ProcessSettings
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10
+# Shorter than `stop_grace_period` of docker-compose.yml, which ends with SIGKILL.
+_SHUTDOWN_SECONDS = 17.0
 # Kept-alive connections that were idle for this many iterations of 10 ms are closed. Iterations instead of a deadline,
 # because each one reads all received requests: a process without CPU time closes no connection with an unread request.
 _DRAIN_ITERATIONS = 25
@@ -45,13 +48,30 @@ def ignore_abandoned_lookups(loop: asyncio.AbstractEventLoop, context: dict[str,
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, shutdown_seconds: float) -> None:
+        super().__init__(config)
+        self._shutdown_seconds = shutdown_seconds
+        self._loop: asyncio.AbstractEventLoop | None = None
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        asyncio.get_running_loop().set_exception_handler(ignore_abandoned_lookups)
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(ignore_abandoned_lookups)
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         ShutdownSignal.now = True
+        # A thread, because the event loop, or its end, may be what is blocked.
+        timer = threading.Timer(self._shutdown_seconds, self._abort)
+        timer.daemon = True
+        timer.start()
         super().handle_exit(sig, frame)
+
+    def _abort(self) -> None:
+        """Exit although the shutdown has not finished, e.g. because the database does not respond."""
+        tasks = asyncio.all_tasks(self._loop) if self._loop is not None else set()
+        names = ", ".join(sorted(f"{task.get_name()} ({task.get_coro().__qualname__})" for task in tasks))
+        log.error("shutdown not finished after %s s, exiting; unfinished: %s", self._shutdown_seconds, names or "none")
+        os._exit(1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close idle connections without losing a request in transit, which its sender would take for a crash."""
@@ -94,8 +114,11 @@ class _Server(uvicorn.Server):
         return connection
 
 
-def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
-    """Serve the application until SIGTERM or SIGINT: stop accepting, finish requests in flight, exit."""
+def run(create: Callable[[], Any], settings: ProcessSettings, shutdown_seconds: float = _SHUTDOWN_SECONDS) -> None:
+    """Serve the application until SIGTERM or SIGINT: stop accepting, finish requests in flight, exit.
+
+    A shutdown that takes longer than `shutdown_seconds` ends with exit code 1 and an error that names what is running.
+    """
     logging_config.configure(
         settings.service, settings.app_version, settings.app_track, settings.log_level, settings.instance
     )
@@ -120,7 +143,7 @@ def run(create: Callable[[], Any], settings: ProcessSettings) -> None:
     gc.freeze()
     gc.set_threshold(*_GC_THRESHOLDS)
     gc.enable()  # disabled since `shared.runtime.sigterm` was imported
-    server = _Server(config)
+    server = _Server(config, shutdown_seconds)
     try:
         server.run()
     except KeyboardInterrupt:

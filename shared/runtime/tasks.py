@@ -1,7 +1,7 @@
 """Graceful cancellation of background tasks: a running step finishes first."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -23,3 +23,17 @@ async def shield(step: Awaitable[Result]) -> Result:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         raise
+
+
+async def cancel_all(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel the tasks and return when all have ended.
+
+    A library may answer a cancellation with an exception of its own, such as a timeout of the connection that it closes
+    meanwhile, and a task that outlives errors would go on. So the tasks are cancelled again until they have ended.
+    """
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        # Not before a shielded step has timed out: a second cancellation would interrupt it.
+        _, pending = await asyncio.wait(pending, timeout=_TIMEOUT_SECONDS + 1)

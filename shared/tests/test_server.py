@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import json
 import logging
 import os
 import signal
@@ -261,6 +262,36 @@ def test_a_process_that_starts_ends_on_sigterm_by_itself() -> None:
         assert process.stdout is not None and process.stdout.readline() == b"1\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(BUSY_SECONDS) == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("shutdown", ["await asyncio.Event().wait()", "time.sleep(600)"], ids=["waits", "blocks"])
+def test_a_shutdown_that_does_not_finish_is_aborted(shutdown: str) -> None:
+    """Before the container is killed; the log says what was running."""
+    code = f"""
+import asyncio, time
+from contextlib import asynccontextmanager
+from shared.http import web
+from shared.runtime import server
+from shared.runtime.settings import ProcessSettings
+
+@asynccontextmanager
+async def lifespan(app):
+    task = asyncio.create_task(asyncio.Event().wait(), name="relay")
+    yield
+    {shutdown}
+
+settings = ProcessSettings(service="stopping", port={(port := free_port())}, auth_jwks="http://issuer")
+app = web.create_app(settings, "", routes=[], internal_routes=[], checks=dict, lifespan=lifespan)
+server.run(lambda: app, settings, 0.5)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        connected(port).close()
+        process.terminate()
+        output, _ = process.communicate(timeout=BUSY_SECONDS)
+    assert process.returncode == 1
+    (error,) = [line for line in map(json.loads, output.splitlines()) if line["level"] == "ERROR"]
+    assert error["message"].startswith("shutdown not finished after 0.5 s, exiting; unfinished: ")
+    assert "relay (Event.wait)" in error["message"]
 
 
 @pytest.mark.parametrize("service", ["account", "transaction", "autoscale", "rollout"])

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from shared.runtime import tasks
-from shared.runtime.tasks import shield
+from shared.runtime.tasks import cancel_all, shield
 from shared.testing.timing import BUSY_SECONDS, assert_prompt
 
 
@@ -59,3 +59,28 @@ async def test_cancellation_gives_up_after_the_timeout(monkeypatch: pytest.Monke
     with pytest.raises(asyncio.CancelledError), assert_prompt():
         await task
     assert not step.done
+
+
+async def test_a_task_that_turns_its_cancellation_into_another_error_is_cancelled_again(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """Closing a connection to a silent database raises a timeout instead, after which the relay would retry."""
+    monkeypatch.setattr(tasks, "_TIMEOUT_SECONDS", -0.95)
+    attempts = 0
+
+    async def relay() -> None:
+        nonlocal attempts
+        while True:
+            attempts += 1
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if attempts == 3:
+                    raise
+
+    running = [asyncio.create_task(relay()), asyncio.create_task(asyncio.Event().wait())]  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    with assert_prompt():
+        await cancel_all(running)
+    assert attempts == 3 and all(task.cancelled() for task in running)
+    await cancel_all([])
