@@ -24,7 +24,7 @@ const REASONS = {
   "rate-limited": "limited by the scaling policy",
   panic: "far above target: adding at once, removing nothing",
   stabilized: "waiting for the stabilization window",
-  rolling: "waiting for an update to finish",
+  updating: "waiting for an update to finish",
   stopped: "scaled to zero manually",
   "metric-missing": "metric missing, not scaling down",
   errors: "error rate higher than stable",
@@ -202,7 +202,7 @@ function showAutoscaler(edge, result) {
   const state = result.data;
   let status = make("p.good", "● Active");
   if (state.paused) status = make("p.warning", "▲ Paused by an operator");
-  else if (!state.leading) status = make("p.warning", "▲ Standby (another instance is the leader)");
+  else if (!state.leader) status = make("p.warning", "▲ Standby (another instance is the leader)");
   else if (state.dry_run) status = make("p.warning", "▲ Dry run (decides, but does not change replicas)");
   const services = Object.entries(state.services).map(([name, service]) => [name, `${service.desired} desired: ${reasonText(service.reason)}`]);
   const decisions = state.decisions.map((decision) => [

@@ -37,7 +37,7 @@ class Accepted(BaseModel):
 class Status(BaseModel):
     """Status of the autoscaler."""
 
-    leading: bool
+    leader: bool
     paused: str | None
     dry_run: bool
     services: dict[str, dict[str, Any]]
@@ -92,7 +92,7 @@ async def status(request: Request) -> Response:
     """Show current and desired replicas, reasons, windows and recent actions. Requires no token, like the metrics."""
     state = request.app.state
     controller = state.controller
-    document = {"leading": state.loop.leading, "paused": state.folder.paused, "dry_run": controller.dry_run}
+    document = {"leader": state.loop.leader, "paused": state.folder.paused, "dry_run": controller.dry_run}
     return _json({**document, "services": controller.status()})
 
 
@@ -123,14 +123,12 @@ async def resume(request: Request) -> Response:
     return await status(request)
 
 
-def public_view(
-    leading: bool, paused: bool, dry_run: bool, services: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def public_view(leader: bool, paused: bool, dry_run: bool, services: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return what unauthenticated clients may see: replicas, bounds and recent decisions, newest first."""
     names = ("current", "ready", "desired", "minimum", "maximum", "reason")
     actions = [{"service": name, **action} for name, service in services.items() for action in service["last_actions"]]
     return {
-        "leading": leading,
+        "leader": leader,
         "paused": paused,
         "dry_run": dry_run,
         "services": {name: {key: service[key] for key in names} for name, service in services.items()},

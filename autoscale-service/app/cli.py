@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 
 from app.scalers import UpdateInProgress, ScalingError
-from app.scalers.kinds import SCALERS
+from app.scalers.registry import SCALERS
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.runtime.settings import load_or_exit

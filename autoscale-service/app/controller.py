@@ -92,7 +92,7 @@ class Controller:
                 self._clock() + self._settings.alert_resolve_timeout_seconds if firing else 0
             )
 
-    async def tick(self, *, may_scale: bool) -> bool:
+    async def reconcile(self, *, may_scale: bool) -> bool:
         """Run one pass and start the decided operations, except in a dry run; return whether the next is due soon."""
         may_scale = may_scale and not self._settings.dry_run
         if self._clock() < self._observe_backoff.until:
@@ -111,13 +111,13 @@ class Controller:
         present = {name: self._services.get(name) or self._new(name, replicas) for name, replicas in observed.items()}
         self._services = busy | present
         self.observed = True
-        metrics = await self._metrics_client.now()
+        metrics = await self._metrics_client.query()
         for name, replicas in observed.items():
             service = self._services[name]
             service.replicas, service.metrics = replicas, metrics.get(name, ServiceMetrics())
             service.spec = self._settings.spec(replicas.minimum, replicas.maximum)
             if not service.operation_in_progress:
-                await self._reconcile(name, service, may_scale)
+                await self._reconcile_service(name, service, may_scale)
         return any(service.is_pending(self._clock()) for service in self._services.values())
 
     def _new(self, name: str, replicas: Replicas) -> _Service:
@@ -132,9 +132,9 @@ class Controller:
             *(service.operation for service in self._services.values() if service.operation is not None)
         )
 
-    async def _reconcile(self, name: str, service: _Service, may_scale: bool) -> None:
+    async def _reconcile_service(self, name: str, service: _Service, may_scale: bool) -> None:
         now = self._clock()
-        can_remove = may_scale and not service.replicas.rolling
+        can_remove = may_scale and not service.replicas.updating
         if (
             can_remove
             and now >= max(service.backoff.until, service.removal_backoff.until)
@@ -151,7 +151,7 @@ class Controller:
             replicas.ready if current_metrics.ready is None else current_metrics.ready,
             metrics,
             service.alert_until > now,
-            replicas.rolling,
+            replicas.updating,
             current_metrics.panic_loads,
         )
         spec = service.spec
@@ -193,8 +193,8 @@ class Controller:
         action = {"at": started, "from": decision.current, "to": decision.desired, "reason": decision.reason}
         try:
             await asyncio.to_thread(self._scaler.scale, name, decision.desired)
-        except UpdateInProgress as rolling:
-            log.info("scaling skipped: update in progress", extra={"target": name, "detail": str(rolling)})
+        except UpdateInProgress as update:
+            log.info("scaling skipped: update in progress", extra={"target": name, "detail": str(update)})
             return
         except Exception as caught:  # pylint: disable=broad-exception-caught
             # The task is never awaited, so every error has to be reported and backed off here.
@@ -211,8 +211,8 @@ class Controller:
             service.history = service.history.with_change(self._clock(), decision.desired - decision.current)
         service.actions.append(action)
 
-    def _back_off(self, name: str, pause: _Backoff, error: ScalingError) -> None:
-        pause.increase(
+    def _back_off(self, name: str, backoff: _Backoff, error: ScalingError) -> None:
+        backoff.increase(
             self._clock(), self._settings.backoff_seconds, self._settings.backoff_seconds * _MAX_BACKOFF_FACTOR
         )
         self._report_failure(name, error)
@@ -238,7 +238,7 @@ class Controller:
     def _log_decision(self, name: str, decision: Decision, observation: Observation) -> None:
         ratios = {metric: load and round(load.value / load.target, 3) for metric, load in observation.metrics.items()}
         fields = {"current": decision.current, "desired": decision.desired, "reason": decision.reason}
-        counts = {"proposal": decision.proposal, "ready": observation.ready, "measured": observation.measured}
+        counts = {"proposal": decision.proposal, "ready": observation.ready, "with_metrics": observation.with_metrics}
         state = {"load": ratios, "alert": observation.alert, "dry_run": self._settings.dry_run}
         log.info("scaling decision", extra={"target": name, **fields, **counts, **state})
 
@@ -249,8 +249,8 @@ class Controller:
         replica is removed before a window has passed.
         """
         spec = service.spec
-        start = now - max(_longest_window(spec), spec.panic_seconds)
-        by_time = (await self._metrics_client.past(start, now, _RESOLUTION_SECONDS)).get(name, {})
+        start = now - max(_longest_window(spec), spec.panic_duration_seconds)
+        by_time = (await self._metrics_client.query_range(start, now, _RESOLUTION_SECONDS)).get(name, {})
         history = History()
         before: int | None = None
         for when, past_metrics in sorted(by_time.items()):
@@ -293,7 +293,7 @@ def _status_of(service: _Service, now: float) -> dict[str, Any]:
         "minimum": spec.minimum,
         "maximum": spec.maximum,
         "load": _metric_values(service.metrics),
-        "panic": history.overloaded_at > now - spec.panic_seconds,
+        "panic": history.overloaded_at > now - spec.panic_duration_seconds,
         "alert_active": service.alert_until > now,
         "stabilization_windows": {
             direction: [entry.replicas for entry in history.recommendations if entry.when > now - seconds]

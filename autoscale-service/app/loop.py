@@ -20,7 +20,7 @@ class Loop:
         self._state = state
         self._settings = settings
         self._woken = asyncio.Event()
-        self.leading = False
+        self.leader = False
 
     def wake(self) -> None:
         """Start a pass now."""
@@ -31,7 +31,7 @@ class Loop:
         while True:
             busy = True
             try:
-                busy = await self.tick()
+                busy = await self.run_once()
             except Exception:  # pylint: disable=broad-exception-caught  # the loop must survive every error
                 log.exception("unexpected error in the control loop")
             seconds = self._settings.active_interval_seconds if busy else self._settings.idle_interval_seconds
@@ -41,13 +41,13 @@ class Loop:
                     await self._woken.wait()
             self._woken.clear()
 
-    async def tick(self) -> bool:
+    async def run_once(self) -> bool:
         """Run one pass, which scales only on the leader and unless paused; return whether the next one is due soon."""
-        leading = self._state.try_acquire_leadership()
-        if leading != self.leading:
-            log.info("acquired leadership" if leading else "lost leadership: another instance is the leader")
-        self.leading = leading
+        leader = self._state.try_acquire_leadership()
+        if leader != self.leader:
+            log.info("acquired leadership" if leader else "lost leadership: another instance is the leader")
+        self.leader = leader
         paused = self._state.paused
-        prometheus.LEADER.set(leading)
+        prometheus.LEADER.set(leader)
         prometheus.PAUSED.set(paused is not None)
-        return await self._controller.tick(may_scale=leading and paused is None)
+        return await self._controller.reconcile(may_scale=leader and paused is None)

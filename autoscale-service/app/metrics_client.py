@@ -48,11 +48,11 @@ class ServiceMetrics:
 class MetricsClient(Protocol):
     """Source of metrics. Both methods return an empty result when the query fails."""
 
-    async def now(self) -> Mapping[str, ServiceMetrics]:
+    async def query(self) -> Mapping[str, ServiceMetrics]:
         """Return the current metrics of all services."""
         ...
 
-    async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
+    async def query_range(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         """Return the metrics of a period, every `step` seconds, by service and Unix timestamp."""
         ...
 
@@ -64,10 +64,10 @@ class PrometheusClient:
         self._url = url.rstrip("/")
         self._client = client
 
-    async def now(self) -> Mapping[str, ServiceMetrics]:
+    async def query(self) -> Mapping[str, ServiceMetrics]:
         """Return the current metrics of all services."""
         by_service: dict[str, ServiceMetrics] = {}
-        for series in await self._query("query", {"query": _SELECTOR}):
+        for series in await self._get("query", {"query": _SELECTOR}):
             _add(
                 by_service.setdefault(series["metric"].get("service", ""), ServiceMetrics()),
                 series["metric"],
@@ -75,17 +75,17 @@ class PrometheusClient:
             )
         return by_service
 
-    async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
+    async def query_range(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         """Return the metrics of a period, every `step` seconds, by service and Unix timestamp."""
         by_service: dict[str, dict[float, ServiceMetrics]] = {}
         window = {"query": _SELECTOR, "start": start, "end": end, "step": step}
-        for series in await self._query("query_range", window):
+        for series in await self._get("query_range", window):
             by_time = by_service.setdefault(series["metric"].get("service", ""), {})
             for sample in series["values"]:
                 _add(by_time.setdefault(float(sample[0]), ServiceMetrics()), series["metric"], sample)
         return by_service
 
-    async def _query(self, kind: str, parameters: Mapping[str, Any]) -> list[Any]:
+    async def _get(self, kind: str, parameters: Mapping[str, Any]) -> list[Any]:
         """Return the result of a query; empty when the query fails."""
         try:
             response = await self._client.post(f"{self._url}/api/v1/{kind}", data=parameters, timeout=_TIMEOUT_SECONDS)

@@ -31,11 +31,18 @@ class MetricValue(NamedTuple):
         return 0 <= self.value < _MAX_VALUE and 1 / _MAX_VALUE < self.target < _MAX_VALUE
 
 
-class TimestampedReplicas(NamedTuple):
-    """A recommended number of replicas, or a change of it (negative: fewer), with its time."""
+class TimestampedRecommendation(NamedTuple):
+    """A recommended number of replicas and its time."""
 
     when: float
     replicas: int
+
+
+class ScaleEvent(NamedTuple):
+    """A change of the number of replicas (negative: fewer) and its time."""
+
+    when: float
+    change: int
 
 
 class ScalingPolicy(NamedTuple):
@@ -59,25 +66,25 @@ class ScalingSpec:
     down: ScalingPolicy = ScalingPolicy(1, 50, 60)
     # Ratio of the load over the panic window to its target that starts panic mode (0: never), and how long it lasts.
     panic_threshold: float = 2
-    panic_seconds: float = 60
+    panic_duration_seconds: float = 60
     # Without metrics, a firing alert adds at most one replica per this many seconds.
     fallback_period_seconds: float = 60
 
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A service at one time: existing, ready and measured replicas, and the metrics by name (None: missing).
+    """A service at one time: its replicas, those ready and those with metrics, and the metrics by name (None: missing).
 
-    `alert`: a scale-out alert is firing. `rolling`: a new version is replacing an old one. `panic`: the metrics that
+    `alert`: a scale-out alert is firing. `updating`: a new version is replacing an old one. `panic`: the metrics that
     are also measured over the panic window.
     """
 
     current: int
     ready: int
-    measured: int
+    with_metrics: int
     metrics: Mapping[str, MetricValue | None]
     alert: bool = False
-    rolling: bool = False
+    updating: bool = False
     panic: tuple[MetricValue, ...] = ()
 
     def overload(self, spec: ScalingSpec) -> MetricValue | None:
@@ -93,17 +100,17 @@ class Observation:
 class History:
     """Recommendations and changes, as far back as the longest window or period, and the last overload."""
 
-    recommendations: tuple[TimestampedReplicas, ...] = ()
-    changes: tuple[TimestampedReplicas, ...] = ()
+    recommendations: tuple[TimestampedRecommendation, ...] = ()
+    changes: tuple[ScaleEvent, ...] = ()
     overloaded_at: float = -math.inf
 
     def with_recommendation(self, now: float, replicas: int) -> "History":
         """Return the history with a recommendation added."""
-        return replace(self, recommendations=(*self.recommendations, TimestampedReplicas(now, replicas)))
+        return replace(self, recommendations=(*self.recommendations, TimestampedRecommendation(now, replicas)))
 
     def with_change(self, now: float, by: int) -> "History":
         """Return the history with a change added."""
-        return replace(self, changes=(*self.changes, TimestampedReplicas(now, by)))
+        return replace(self, changes=(*self.changes, ScaleEvent(now, by)))
 
     def with_overload(self, now: float) -> "History":
         """Return the history with an overload, which starts or prolongs the panic mode."""
@@ -135,20 +142,20 @@ class Decision:
     @property
     def pending(self) -> bool:
         """Whether it will change with time: an operation is due, or a window or period is running."""
-        return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "rolling", "panic")
+        return self.direction != "none" or self.reason in ("stabilized", "rate-limited", "updating", "panic")
 
 
-def propose(load: MetricValue, current: int, ready: int, measured: int, tolerance: float) -> int:
+def propose(load: MetricValue, current: int, ready: int, with_metrics: int, tolerance: float) -> int:
     """Return the number of replicas that one metric asks for.
 
-    When scaling up, replicas that are not ready or not measured count as idle; when scaling down, those not measured
-    count as loaded to the target. If this would reverse the direction, the number does not change.
+    When scaling up, replicas that are not ready or without metrics count as idle; when scaling down, those
+    without metrics count as loaded to the target. If this would reverse the direction, the number does not change.
     """
-    measured = min(measured, current)
-    missing = max(0, ready - measured)
-    unready = current - measured - missing
+    with_metrics = min(with_metrics, current)
+    missing = max(0, ready - with_metrics)
+    unready = current - with_metrics - missing
     ratio = load.value / load.target
-    counted, total = measured, ratio * measured
+    counted, total = with_metrics, ratio * with_metrics
     if missing:
         counted += missing
         total += missing if ratio <= 1 else 0
@@ -163,7 +170,7 @@ def propose(load: MetricValue, current: int, ready: int, measured: int, toleranc
 
 
 def stabilize(
-    proposal: int, current: int, history: Iterable[TimestampedReplicas], spec: ScalingSpec, now: float
+    proposal: int, current: int, history: Iterable[TimestampedRecommendation], spec: ScalingSpec, now: float
 ) -> int:
     """Return the stabilized proposal: at most the lowest of the up window, at least the highest of the down window."""
     recent = list(history)
@@ -176,24 +183,22 @@ def stabilize(
     return min(max(current, up), down)
 
 
-def up_limit(current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float) -> int:
+def up_limit(current: int, changes: Iterable[ScaleEvent], policy: ScalingPolicy, now: float) -> int:
     """Return the maximum number of replicas that the policy allows now."""
     at_start = _replicas_at_period_start(current, changes, policy, now)
     by_percent = math.ceil(at_start * (1 + policy.percent / 100) - _EPSILON) if policy.percent else 0
     return max(current, at_start + policy.number if policy.number else 0, by_percent)
 
 
-def down_limit(current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float) -> int:
+def down_limit(current: int, changes: Iterable[ScaleEvent], policy: ScalingPolicy, now: float) -> int:
     """Return the minimum number of replicas that the policy allows now."""
     at_start = _replicas_at_period_start(current, changes, policy, now)
     by_percent = int(at_start * (1 - policy.percent / 100) + _EPSILON) if policy.percent else at_start
     return min(current, at_start - policy.number if policy.number else at_start, by_percent)
 
 
-def _replicas_at_period_start(
-    current: int, changes: Iterable[TimestampedReplicas], policy: ScalingPolicy, now: float
-) -> int:
-    return current - sum(entry.replicas for entry in changes if entry.when > now - policy.period)
+def _replicas_at_period_start(current: int, changes: Iterable[ScaleEvent], policy: ScalingPolicy, now: float) -> int:
+    return current - sum(event.change for event in changes if event.when > now - policy.period)
 
 
 def decide(observation: Observation, spec: ScalingSpec, history: History, now: float) -> Decision:
@@ -210,18 +215,18 @@ def decide(observation: Observation, spec: ScalingSpec, history: History, now: f
     usable = [load for load in observation.metrics.values() if load is not None and load.usable]
     overload = observation.overload(spec)
     loads = usable if overload is None else [*usable, overload]
-    proposals = [propose(load, current, observation.ready, observation.measured, spec.tolerance) for load in loads]
+    proposals = [propose(load, current, observation.ready, observation.with_metrics, spec.tolerance) for load in loads]
     proposal = max(proposals, default=None)
     missing = proposal is not None and proposal < current and len(usable) < len(observation.metrics)
-    if observation.rolling:
-        return Decision(current, current, "rolling", current if missing else proposal)
+    if observation.updating:
+        return Decision(current, current, "updating", current if missing else proposal)
     if current < spec.minimum:
         return Decision(current, spec.minimum, "below-minimum")
     if proposal is None:
         return _without_metrics(observation, spec, history, now)
     if missing:
         return Decision(current, current, "metric-missing", current)
-    panicking = overload is not None or history.overloaded_at > now - spec.panic_seconds
+    panicking = overload is not None or history.overloaded_at > now - spec.panic_duration_seconds
     return _limited(proposal, current, spec, history, now, panicking)
 
 

@@ -16,7 +16,7 @@ NUMBER = "com.docker.compose.container-number"
 CONFIGURATION = "banking.configuration"
 ONE_OFF = "com.docker.compose.oneoff"
 # Label of replicas that the autoscaler created: only these are removed if they do not become ready.
-CREATED = "banking.autoscale.made"
+CREATED = "banking.autoscale.created"
 
 _NOT_COPIED = {"com.docker.compose.replace"}
 

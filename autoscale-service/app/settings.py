@@ -55,11 +55,11 @@ class AutoscaleSettings(ProcessSettings):
     panic_threshold: float = Field(
         2,
         ge=0,
-        description="Load over the panic window, relative to the target, from which replicas are added without a"
-        " stabilization window and none is removed; 0: never.",
+        description="Ratio of the load over the panic window to its target that starts panic mode, which adds replicas"
+        " without a stabilization window and removes none; 0: never.",
     )
-    panic_seconds: float = Field(
-        60, ge=0, description="How long no replica is removed after the load was above PANIC_THRESHOLD, in seconds."
+    panic_duration_seconds: float = Field(
+        60, ge=0, description="Duration of panic mode after the load was last above PANIC_THRESHOLD, in seconds."
     )
     fallback_period_seconds: float = Field(
         60, gt=0, description="Without metrics, a firing alert adds at most one replica per this many seconds."
@@ -104,6 +104,6 @@ class AutoscaleSettings(ProcessSettings):
             up=self.scale_up_policy,
             down=self.scale_down_policy,
             panic_threshold=self.panic_threshold,
-            panic_seconds=self.panic_seconds,
+            panic_duration_seconds=self.panic_duration_seconds,
             fallback_period_seconds=self.fallback_period_seconds,
         )

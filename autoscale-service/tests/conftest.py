@@ -13,7 +13,7 @@ from docker.client import DockerClient
 
 from app import main
 from app.docker_proxy import DockerProxy
-from app.scalers import kinds
+from app.scalers import registry
 from app.scalers.compose import connect_docker
 from app.settings import AutoscaleSettings
 from shared.testing.ports import free_port
@@ -39,7 +39,7 @@ async def application(
     settings: AutoscaleSettings, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Service]:
     """The whole application, started, on a fake cluster."""
-    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: cluster)
+    monkeypatch.setitem(registry.SCALERS, "compose", lambda _settings: cluster)
     monkeypatch.setattr(main, "PrometheusClient", lambda _url, _client: cluster)
     application = main.create(settings)
     async with application.app.router.lifespan_context(application.app):

@@ -46,7 +46,7 @@ class FakeCluster:
     changes: list[tuple[float, int]] = field(default_factory=list)
     cleared: int = 0
     stopped: int = 0
-    rolling: bool = False
+    updating: bool = False
 
     def __post_init__(self) -> None:
         self._ready_at = [self.time] * self.replicas
@@ -60,11 +60,11 @@ class FakeCluster:
 
     def observe(self) -> Mapping[str, Replicas]:
         self._may("observe")
-        return {ACCOUNT: Replicas(len(self._ready_at), self.ready, stopped=self.stopped, rolling=self.rolling)}
+        return {ACCOUNT: Replicas(len(self._ready_at), self.ready, stopped=self.stopped, updating=self.updating)}
 
     def scale(self, service: str, replicas: int) -> None:
         assert service == ACCOUNT
-        if self.rolling:
+        if self.updating:
             raise UpdateInProgress("simulated")
         fewer = replicas < len(self._ready_at)
         self._may("create")
@@ -80,10 +80,10 @@ class FakeCluster:
         failed, self.cleared = self.cleared, 0
         return failed
 
-    async def now(self) -> Mapping[str, ServiceMetrics]:
+    async def query(self) -> Mapping[str, ServiceMetrics]:
         return {} if self.blind(self.time) else {ACCOUNT: self._measured(self.time)}
 
-    async def past(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
+    async def query_range(self, start: float, end: float, step: float) -> Mapping[str, Mapping[float, ServiceMetrics]]:
         if self.blind(self.time):
             return {}
         by_time = [start + index * step for index in range(math.floor((end - start) / step) + 1)]
@@ -109,7 +109,7 @@ class FakeCluster:
         """Run the controller for some simulated seconds."""
         until = self.time + seconds
         while self.time < until:
-            await controller.tick(may_scale=True)
+            await controller.reconcile(may_scale=True)
             await controller.wait_idle()
             self.time += step
 

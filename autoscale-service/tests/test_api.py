@@ -211,7 +211,7 @@ async def test_only_operators_pause_and_resume(client: httpx.AsyncClient, lab: L
 
 async def test_status_metrics_health_and_openapi_document_are_served(client: httpx.AsyncClient) -> None:
     status = (await client.get("/status")).json()
-    assert status["leading"] and status["paused"] is None and status["dry_run"] is False
+    assert status["leader"] and status["paused"] is None and status["dry_run"] is False
     assert status["services"][ACCOUNT]["reason"] == "at-minimum"
     metrics = (await client.get("/metrics")).text
     # The label is the scaled service, not the exporting one.

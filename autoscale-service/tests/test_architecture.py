@@ -8,7 +8,7 @@ APP = Path(__file__).parent.parent / "app"
 LAYERS = [
     ["__main__", "docker_proxy"],
     ["main", "cli"],
-    ["api", "loop", "scalers.kinds"],
+    ["api", "loop", "scalers.registry"],
     ["controller", "scalers.swarm"],
     ["scalers.compose", "webhook", "metrics_client", "state"],
     ["replica", "settings"],

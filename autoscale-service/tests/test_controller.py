@@ -81,7 +81,7 @@ async def test_a_prometheus_outage_never_scales_down(lab: Lab, load: float) -> N
 async def test_during_a_prometheus_outage_an_alert_adds_one_replica_at_a_time(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 1000, blind=lambda _now: True)
     controller = cluster.controller(lab, max_replicas=4)
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_in", firing=True)
     await cluster.run(controller, 5 * MINUTES)
     assert cluster.changes == []
@@ -94,13 +94,13 @@ async def test_during_a_prometheus_outage_an_alert_adds_one_replica_at_a_time(la
 async def test_an_alert_ends_when_it_is_resolved_or_times_out(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 100, blind=lambda _now: True)
     controller = cluster.controller(lab, alert_resolve_timeout_seconds=20)
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=False)
-    assert not await controller.tick(may_scale=True)
+    assert not await controller.reconcile(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
     cluster.time += 21
-    assert not await controller.tick(may_scale=True)
+    assert not await controller.reconcile(may_scale=True)
     assert cluster.changes == []
 
 
@@ -158,17 +158,17 @@ async def test_failures_are_counted_and_backed_off(lab: Lab, surprise: Exception
     gaps = [round(b - a) for a, b in zip(attempts, attempts[1:])]
     assert gaps[:4] == [12, 21, 42, 81] and failures(counted) - before == 4
     assert cluster.changes[-1][1] == 8, "it goes on when Docker does"
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     assert controller.status()[ACCOUNT]["failures"] == 0
 
 
 async def test_replicas_that_never_become_ready_are_backed_off(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller = cluster.controller(lab)
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     before = failures("health")
     cluster.cleared = 2
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     assert failures("health") == before + 1
     status = controller.status()[ACCOUNT]
     assert (status["failures"], status["retry_after_seconds"]) == (1, 10)
@@ -206,13 +206,13 @@ async def test_a_drained_replica_counts_as_removed(lab: Lab) -> None:
 async def test_during_an_update_nothing_changes_and_proposals_are_recorded(lab: Lab, load: float) -> None:
     cluster = FakeCluster(lambda now: load if now < 1_000_240 else 100, replicas=6)
     before = [failures(operation) for operation in OPERATIONS]
-    cluster.rolling, cluster.cleared = True, 1
+    cluster.updating, cluster.cleared = True, 1
     controller = cluster.controller(lab)
     await cluster.run(controller, 4 * MINUTES)
     status = controller.status()[ACCOUNT]
-    assert (status["reason"], status["desired"], cluster.changes, cluster.cleared) == ("rolling", 6, [], 1)
+    assert (status["reason"], status["desired"], cluster.changes, cluster.cleared) == ("updating", 6, [], 1)
     assert [failures(operation) for operation in OPERATIONS] == before and status["failures"] == 0
-    cluster.rolling, cluster.cleared = False, 0
+    cluster.updating, cluster.cleared = False, 0
     await cluster.run(controller, 6 * MINUTES)
     # Proposals made meanwhile count: the window starts at the last high load.
     assert cluster.changes[0][0] >= (1_000_237 + 300 if load == 3000 else 1_000_240)
@@ -223,7 +223,7 @@ async def test_an_update_that_starts_after_the_observation_is_left_alone(lab: La
     cluster = FakeCluster(lambda _now: 800)
     controller = cluster.controller(lab)
     seen = cluster.observe()
-    cluster.rolling, cluster.observe = True, lambda: seen  # type: ignore[method-assign]
+    cluster.updating, cluster.observe = True, lambda: seen  # type: ignore[method-assign]
     before = [failures(operation) for operation in OPERATIONS]
     await cluster.run(controller, MINUTES)
     assert cluster.changes == [] and controller.status()[ACCOUNT]["last_actions"] == []
@@ -234,7 +234,7 @@ async def test_a_docker_outage_is_a_failure_of_no_particular_service(lab: Lab) -
     cluster = FakeCluster(lambda _now: 800, fails=lambda operation: operation == "observe")
     controller = cluster.controller(lab)
     before = failures("observe", "all")
-    assert await controller.tick(may_scale=True) and not controller.observed
+    assert await controller.reconcile(may_scale=True) and not controller.observed
     assert failures("observe", "all") == before + 1
     await cluster.run(controller, 2 * MINUTES)
     # After 0, 12, 33, 63 and 93 s: doubling, up to the idle interval.
@@ -247,7 +247,7 @@ async def test_a_docker_outage_is_a_failure_of_no_particular_service(lab: Lab) -
 async def test_a_standby_or_paused_instance_only_observes(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 800)
     controller = cluster.controller(lab)
-    assert await controller.tick(may_scale=False)
+    assert await controller.reconcile(may_scale=False)
     await controller.wait_idle()
     status = controller.status()[ACCOUNT]
     assert (status["current"], status["desired"], status["reason"], status["proposal"]) == (2, 6, "rate-limited", 8)
@@ -281,22 +281,22 @@ async def test_a_dry_run_decides_and_changes_nothing(lab: Lab, caplog: pytest.Lo
 async def test_the_loop_uses_the_idle_interval_while_nothing_is_due(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller: Controller = cluster.controller(lab)
-    assert not await controller.tick(may_scale=True)
+    assert not await controller.reconcile(may_scale=True)
     controller.record_alert(ACCOUNT, "scale_out", firing=True)
-    assert await controller.tick(may_scale=True)
+    assert await controller.reconcile(may_scale=True)
 
 
 async def test_a_service_without_its_label_is_dropped(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 200)
     controller = cluster.controller(lab)
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     cluster.observe = lambda: {}  # type: ignore[method-assign]
-    await controller.tick(may_scale=True)
+    await controller.reconcile(may_scale=True)
     assert controller.services == frozenset()
 
 
 async def test_a_stopped_replica_counts_as_missing_on_a_standby_instance(lab: Lab) -> None:
     cluster = FakeCluster(lambda _now: 100, replicas=2)
     cluster.stopped = 1
-    await cluster.controller(lab).tick(may_scale=False)
+    await cluster.controller(lab).reconcile(may_scale=False)
     assert REGISTRY.get_sample_value("autoscale_replicas", {"service": ACCOUNT, "kind": "desired"}) == 3

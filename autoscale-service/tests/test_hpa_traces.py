@@ -11,9 +11,10 @@ from app.policy import (
     History,
     MetricValue,
     Observation,
+    ScaleEvent,
     ScalingPolicy,
     ScalingSpec,
-    TimestampedReplicas,
+    TimestampedRecommendation,
     decide,
     propose,
     stabilize,
@@ -85,16 +86,14 @@ def test_stabilization(
     expected: int,
 ) -> None:
     spec = ScalingSpec(1, 1000, scale_up_stabilization_seconds=windows[0], scale_down_stabilization_seconds=windows[1])
-    history = [TimestampedReplicas(NOW - age, replicas) for replicas, age in earlier]
+    history = [TimestampedRecommendation(NOW - age, replicas) for replicas, age in earlier]
     assert stabilize(proposal, current, history, spec, NOW) == expected, trace
 
 
-def spread(changes: list[int], period: int) -> tuple[TimestampedReplicas, ...]:
+def spread(changes: list[int], period: int) -> tuple[ScaleEvent, ...]:
     """Return changes at the centres of equal parts of the period, as generateEventsUniformDistribution does."""
     part = period / len(changes)
-    return tuple(
-        TimestampedReplicas(NOW - (period - part * (index + 0.5)), change) for index, change in enumerate(changes)
-    )
+    return tuple(ScaleEvent(NOW - (period - part * (index + 0.5)), change) for index, change in enumerate(changes))
 
 
 @pytest.mark.parametrize(

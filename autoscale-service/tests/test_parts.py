@@ -17,7 +17,7 @@ from app.docker_proxy import DockerProxy
 from app.loop import Loop
 from app.metrics_client import PrometheusClient
 from app.policy import MetricValue, ScalingPolicy
-from app.scalers import kinds
+from app.scalers import registry
 from app.settings import AutoscaleSettings
 from app.state import StateFolder
 from shared.prometheus.registry import REGISTRY
@@ -57,7 +57,7 @@ async def test_metrics_are_read_by_service_and_name() -> None:
             series("service:replicas:ready", [1, "NaN"], service="transaction-service"),
         )
 
-    found = await prometheus(answer).now()
+    found = await prometheus(answer).query()
     assert found[ACCOUNT].ready == 2 and found[ACCOUNT].load("requests_per_second") == MetricValue(30.5, 40)
     assert found[ACCOUNT].load("cpu_cores") is None and found[ACCOUNT].panic_loads == (MetricValue(90, 40),)
     other = found["transaction-service"]
@@ -73,7 +73,7 @@ async def test_past_metrics_are_read_by_time() -> None:
             series("service:replicas:ready", [[30, "3"]], track="stable"),
         )
 
-    found = (await prometheus(answer).past(0, 30, 15))[ACCOUNT]
+    found = (await prometheus(answer).query_range(0, 30, 15))[ACCOUNT]
     assert {when: (one.ready, one.values) for when, one in found.items()} == {
         15: (None, {"cpu_cores": 10}),
         30: (3, {"cpu_cores": 20}),
@@ -85,14 +85,14 @@ async def test_past_metrics_are_read_by_time() -> None:
 )
 async def test_a_failed_query_yields_no_metrics(answer: httpx.Response) -> None:
     source = prometheus(lambda _request: answer)
-    assert await source.now() == {} and await source.past(0, 1, 1) == {}
+    assert await source.query() == {} and await source.query_range(0, 1, 1) == {}
 
 
 async def test_an_unreachable_server_yields_no_metrics() -> None:
     def away(_request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectTimeout("away")
 
-    assert await prometheus(away).now() == {}
+    assert await prometheus(away).query() == {}
 
 
 def test_leadership_ends_with_the_process_and_a_pause_outlives_it(tmp_path: Path) -> None:
@@ -114,12 +114,12 @@ async def test_only_the_leader_scales_and_a_standby_takes_over(lab: Lab, tmp_pat
     controllers = [cluster.controller(lab) for _ in folders]
     loops = [Loop(controller, folder, settings) for controller, folder in zip(controllers, folders)]
     for loop, controller in zip(loops, controllers):
-        await loop.tick()
+        await loop.run_once()
         await controller.wait_idle()
-    assert [loop.leading for loop in loops] == [True, False] and len(cluster.changes) == 1
+    assert [loop.leader for loop in loops] == [True, False] and len(cluster.changes) == 1
     folders[0].close()
-    await loops[1].tick()
-    assert loops[1].leading
+    await loops[1].run_once()
+    assert loops[1].leader
     folders[1].close()
 
 
@@ -132,13 +132,13 @@ async def test_the_loop_survives_errors_and_wakes_immediately(
     )
     beats: list[int] = []
 
-    async def tick() -> bool:
+    async def run_once() -> bool:
         beats.append(1)
         if len(beats) == 1:
             raise RuntimeError("surprise")
         return len(beats) < 3
 
-    monkeypatch.setattr(loop, "tick", tick)
+    monkeypatch.setattr(loop, "run_once", run_once)
     running = asyncio.create_task(loop.run())
     await until(lambda: len(beats) == 3)
     loop.wake()
@@ -167,7 +167,7 @@ def operator_environment(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     environment = {"AUTH_JWKS": lab.secrets.jwks, "AUTOSCALE_TOKEN": TOKEN, "PROJECT": "bank", "STATE_DIR": tmp_path}
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setitem(kinds.SCALERS, "compose", lambda _settings: cluster)
+    monkeypatch.setitem(registry.SCALERS, "compose", lambda _settings: cluster)
     return tmp_path
 
 
@@ -200,8 +200,8 @@ def test_rejected_calls_can_be_listed(
 
 @pytest.mark.usefixtures("operator_environment")
 def test_the_status_can_be_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(httpx, "get", lambda _url, timeout: httpx.Response(200, json={"leading": True}))
-    assert cli.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leading": True}
+    monkeypatch.setattr(httpx, "get", lambda _url, timeout: httpx.Response(200, json={"leader": True}))
+    assert cli.main(["status"]) == 0 and json.loads(capsys.readouterr().out) == {"leader": True}
 
 
 def test_counters_exist_before_their_first_increase(settings: AutoscaleSettings) -> None:

@@ -12,9 +12,10 @@ from app.policy import (
     History,
     MetricValue,
     Observation,
+    ScaleEvent,
     ScalingPolicy,
     ScalingSpec,
-    TimestampedReplicas,
+    TimestampedRecommendation,
     decide,
     up_limit,
 )
@@ -50,11 +51,9 @@ def test_without_metrics_only_an_alert_scales_up_one_at_a_time() -> None:
     assert decided(Observation(4, 4, 0, blind)).reason == "no-metrics"
     decision = decided(Observation(4, 4, 0, blind, alert=True))
     assert (decision.desired, decision.reason) == (5, "alert-without-metrics")
-    just = History((), (TimestampedReplicas(NOW - 59, 1),))
+    just = History((), (ScaleEvent(NOW - 59, 1),))
     assert decided(Observation(5, 5, 0, blind, alert=True), just).desired == 5
-    assert (
-        decided(Observation(5, 5, 0, blind, alert=True), History((), (TimestampedReplicas(NOW - 61, 1),))).desired == 6
-    )
+    assert decided(Observation(5, 5, 0, blind, alert=True), History((), (ScaleEvent(NOW - 61, 1),))).desired == 6
     assert decided(Observation(5, 4, 0, blind, alert=True)).desired == 5, "the last one is not ready yet"
     assert decided(Observation(8, 8, 0, blind, alert=True)).reason == "at-maximum"
     assert decided(Observation(12, 12, 0, blind)).desired == 12, "not even over the maximum"
@@ -79,8 +78,8 @@ def test_a_stopped_service_stays_stopped() -> None:
 def test_during_an_update_nothing_changes(
     current: int, metrics: dict[str, MetricValue | None], alert: bool, proposal: int | None
 ) -> None:
-    decision = decided(Observation(current, current, current, metrics, alert, rolling=True))
-    assert decision == Decision(current, current, "rolling", proposal) and decision.pending
+    decision = decided(Observation(current, current, current, metrics, alert, updating=True))
+    assert decision == Decision(current, current, "updating", proposal) and decision.pending
 
 
 def test_the_minimum_applies_without_metrics() -> None:
@@ -98,8 +97,8 @@ counts = st.integers(0, 30)
 numbers = st.one_of(st.floats(), st.floats(0, 1e6))
 histories = st.builds(
     History,
-    st.lists(st.builds(TimestampedReplicas, st.floats(NOW - 400, NOW), counts), max_size=5).map(tuple),
-    st.lists(st.builds(TimestampedReplicas, st.floats(NOW - 400, NOW), st.integers(-9, 9)), max_size=5).map(tuple),
+    st.lists(st.builds(TimestampedRecommendation, st.floats(NOW - 400, NOW), counts), max_size=5).map(tuple),
+    st.lists(st.builds(ScaleEvent, st.floats(NOW - 400, NOW), st.integers(-9, 9)), max_size=5).map(tuple),
     st.just(-math.inf) | st.floats(NOW - 400, NOW),
 )
 specs = st.builds(
@@ -127,7 +126,7 @@ def test_an_overload_of_the_panic_window_scales_at_once() -> None:
     # The stable metric lags behind, and lower proposals are in a scale-up stabilization window.
     steady, burst = {"requests_per_second": MetricValue(70, 100)}, (MetricValue(280, 100),)
     spec = ScalingSpec(2, 8, scale_up_stabilization_seconds=120)
-    earlier = History((TimestampedReplicas(NOW - 60, 2),))
+    earlier = History((TimestampedRecommendation(NOW - 60, 2),))
     assert decided(Observation(2, 2, 2, steady), earlier, spec).desired == 2
     decision = decided(Observation(2, 2, 2, steady, panic=burst), earlier, spec)
     assert (decision.desired, decision.reason, decision.proposal, decision.pending) == (6, "panic", 6, True)
@@ -157,7 +156,7 @@ def test_panic_mode_never_scales_down_and_exceeds_neither_policy_nor_maximum(
     observation: Observation, history: History, spec: ScalingSpec
 ) -> None:
     decision = decide(observation, spec, history, NOW)
-    if observation.overload(spec) is not None or history.overloaded_at > NOW - spec.panic_seconds:
+    if observation.overload(spec) is not None or history.overloaded_at > NOW - spec.panic_duration_seconds:
         assert decision.direction != "down"
     if decision.direction == "up" and decision.reason == "panic":
         assert decision.desired <= up_limit(observation.current, history.changes, spec.up, NOW)

@@ -171,18 +171,18 @@ def test_nothing_is_scaled_while_two_versions_run(
     new = replica_document(3, **{"banking.configuration": label * 64})
     new["Image"] = "sha256:" + image * 64
     engine.containers[new["Id"]] = new
-    assert compose.observe() == {ACCOUNT: Replicas(3, 3, rolling=True)}
+    assert compose.observe() == {ACCOUNT: Replicas(3, 3, updating=True)}
     for count in (2, 4):
         with pytest.raises(UpdateInProgress, match="two versions"):
             compose.scale(ACCOUNT, count)
     assert all(call.startswith("GET") for call in engine.calls)
     # Containers that never started, stopped ones and canaries do not count as an update.
     new["State"] = {"Status": "created"}
-    assert not compose.observe()[ACCOUNT].rolling
+    assert not compose.observe()[ACCOUNT].updating
     new["State"] = {"Status": "exited"}
     canary = next(one for one in engine.containers.values() if one["Config"]["Labels"]["banking.track"] == "canary")
     canary["Image"] = "sha256:" + "3" * 64
-    assert not compose.observe()[ACCOUNT].rolling
+    assert not compose.observe()[ACCOUNT].updating
 
 
 def test_canaries_are_ignored(compose: ComposeScaler, engine: Engine) -> None:
@@ -282,7 +282,7 @@ def test_tasks_that_do_not_become_ready_are_removed(swarm: SwarmScaler, engine: 
 @pytest.mark.parametrize("state", ["updating", "paused", "rollback_started", "rollback_paused"])
 def test_during_a_swarm_update_nothing_changes(swarm: SwarmScaler, engine: Engine, state: str) -> None:
     engine.services["s" * 25]["UpdateStatus"] = {"State": state}
-    assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, rolling=True)}
+    assert swarm.observe() == {ACCOUNT: Replicas(2, 2, 1, updating=True)}
     with pytest.raises(UpdateInProgress, match="updated"):
         swarm.scale(ACCOUNT, 4)
     engine.services["s" * 25]["UpdateStatus"] = {"State": "completed"}

@@ -6,6 +6,6 @@ set -euo pipefail
 root=$(dirname "$(dirname "$(realpath "$0")")")
 PATH=$PATH:$root/.venv-ops/bin:$root/.tools
 command -v cosign >/dev/null ||
-    "$root/ansible/roles/banking_app/files/cosign-from-suite.sh" sid "$root/.venv-ops/bin/cosign" ||
+    "$root/ansible/roles/banking_app/files/install_cosign_package.sh" sid "$root/.venv-ops/bin/cosign" ||
     "$root/scripts/local/ensure_tools.sh" cosign
 exec cosign "$@"

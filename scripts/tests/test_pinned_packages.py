@@ -10,8 +10,8 @@ import pytest
 
 from shared.testing.paths import ROOT
 
-_COSIGN = ROOT / "ansible/roles/banking_app/files/cosign-from-suite.sh"
-_PLUGINS = ROOT / "ansible/roles/docker/files/plugins-from-suite.sh"
+_COSIGN = ROOT / "ansible/roles/banking_app/files/install_cosign_package.sh"
+_PLUGINS = ROOT / "ansible/roles/docker/files/install_plugins.sh"
 # Fake apt-get: downloads a package with this content, only of the available version.
 _APT = """#!/bin/sh
 case $* in

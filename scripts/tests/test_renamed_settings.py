@@ -47,7 +47,7 @@ def test_the_composed_stack_is_not_started_with_an_old_name() -> None:
 
 def test_the_deployment_checks_its_variables_without_any_package() -> None:
     tasks = (ROOT / "ansible/roles/banking_app/tasks/preflight.yml").read_text(encoding="utf-8")
-    assert "'shared.runtime.renamed_settings']\n         + banking_app_given_variables.keys()" in tasks
+    assert "'shared.runtime.renamed_settings']\n         + banking_app_configured_variables.keys()" in tasks
     command = [sys.executable, "-S", "-m", "shared.runtime.renamed_settings"]
     assert subprocess.run([*command, "TLS", *VARIABLES.values()], cwd=ROOT, check=False).returncode == 0
     done = subprocess.run(

@@ -1,6 +1,6 @@
 """Transactional outbox: events are written in the database transaction that causes them, and readers never skip any.
 
-Ids are not in commit order: a transaction may get a low id and commit after a higher one has been read, so a reader
+Ids are not in commit order: a database transaction may get a low id and commit after a higher one has been read, so a reader
 that stores the last id skips rows. Instead, a sequencer assigns positions to committed rows (one sequencer at a time,
 see `shared.messaging.relay`), and readers store a position.
 

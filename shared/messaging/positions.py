@@ -1,6 +1,6 @@
 """Positions of processed events in a producer's outbox, as ranges: plain functions on plain data.
 
-Positions begin at 1 and have no gaps, so a few ranges describe any number of events.
+The producer assigns positions from 1 without gaps, so a few ranges describe any number of consumed events.
 """
 
 import json
@@ -18,7 +18,7 @@ class Range(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """Sorted ranges with gaps between them."""
+    """Consumed positions as sorted ranges that are not adjacent."""
 
     ranges: tuple[Range, ...] = ()
 

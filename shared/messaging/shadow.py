@@ -62,18 +62,16 @@ class ShadowConsumer:
     async def _dry_run(self, delivery: Delivery) -> None:
         started = time.monotonic()
         events = [event for batch in delivery.batches for raw in batch.events if (event := _parse(raw)) is not None]
+        failed: list[CloudEvent] = []
         if events and not await self._succeeds(events):
-            for event in events:
-                CONSUMED.labels(event.type, "dry_run" if await self._succeeds([event]) else "failed").inc()
-        else:
-            for event in events:
-                CONSUMED.labels(event.type, "dry_run").inc()
+            failed = [event for event in events if not await self._succeeds([event])]
+        for event in events:
+            CONSUMED.labels(event.type, "failed" if event in failed else "dry_run").inc()
         if events:
             lag = max(0.0, (utc_now() - events[-1].time).total_seconds())
             CONSUMER_LAG.set(lag)
-            log.info(
-                "dry run succeeded", extra={"events": len(events), "seconds": round(time.monotonic() - started, 3)}
-            )
+            counts = {"events": len(events), "failed": len(failed)}
+            log.info("dry run completed", extra={**counts, "seconds": round(time.monotonic() - started, 3)})
         await delivery.ack()
 
     async def _succeeds(self, events: Sequence[CloudEvent]) -> bool:

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 STREAM = "BANK"
 DEAD_LETTERS = "BANK_DEAD_LETTERS"
 _DEAD_LETTERS_BYTES = 64 * 2**20
-# Consumers that are away for longer read the producer's feed (shared/messaging/recovery.py).
+# Consumers that are down for longer catch up from the producer's feed (shared/messaging/recovery.py).
 _MAX_AGE_SECONDS = 3 * 86400
 # Longer than a relay needs to publish batches again after a crash.
 _DUPLICATE_WINDOW_SECONDS = 600

@@ -61,7 +61,7 @@ class Source(Protocol):
         """Close all connections."""
 
 
-async def _nothing() -> None:
+async def _noop() -> None:
     """Do nothing: consumers of a feed commit the positions with the effect of the events."""
 
 
@@ -94,7 +94,7 @@ class FeedSource:
         except Exception:
             self._addresses.append(self._addresses.pop(0))
             raise
-        return Delivery([Batch(events, first)], _nothing, _nothing)
+        return Delivery([Batch(events, first)], _noop, _noop)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Do nothing: a feed has no dead-letter stream, only the consumer's table."""
@@ -160,7 +160,7 @@ class NatsConnection:
             return self._client.jetstream(timeout=_REQUEST_SECONDS)
 
     async def _recheck_streams(self) -> None:
-        # It may be another server, or one that has lost its disk.
+        # After a reconnect it may be another server, or one that has lost its disk.
         self._streams_checked_at = float("-inf")
 
     async def _ensure_streams(self, client: Client) -> None:
@@ -190,9 +190,9 @@ class NatsConnection:
     async def publish(self, source: str, batch: EncodedBatch, after: int) -> int:
         """Publish a batch as one message and return its sequence number when it is stored.
 
-        `after` is the sequence number of the source's last message. Raises if the batch may not be stored, also if the
-        stream has another last message: somebody else has published, or the server has lost messages. Publishing the
-        same batch again is safe: it is rejected, or acknowledged as a duplicate.
+        `after` is the sequence number of the source's last message. Raises if the batch may not have been stored, and if
+        the stream has another last message: another relay has published, or the server has lost messages. Publishing
+        the same batch again is safe: it is rejected, or acknowledged as a duplicate.
         """
         stream = await self.jetstream()
         headers = {**batch.headers(source), Header.EXPECTED_LAST_SUBJECT_SEQUENCE.value: str(after)}

@@ -12,11 +12,14 @@ DECISIONS = Counter(
     registry=REGISTRY,
 )
 DRY_RUN_REPLICAS = Gauge(
-    "autoscale_dry_run_replicas", "Replicas that a dry run would set; none otherwise.", ["service"], registry=REGISTRY
+    "autoscale_dry_run_replicas",
+    "Number of replicas that a dry run would set; not exported without a dry run.",
+    ["service"],
+    registry=REGISTRY,
 )
 FAILURES = Counter(
     "autoscale_failures",
-    "Failed scaling operations; service is `all` if the failure concerns none in particular.",
+    "Failed scaling operations; service is `all` for failures that are not specific to one service.",
     ["service", "operation"],
     registry=REGISTRY,
 )

@@ -35,7 +35,7 @@ class UpdateInProgress(Exception):
 class Replicas:
     """The stable replicas of a service: how many run or start, how many of them are ready; bounds set by labels.
 
-    `stopped` are those that exist and do not run: killed, or stopped manually. `rolling`: the running ones have
+    `stopped` are those that exist and do not run: killed, or stopped manually. `updating`: the running ones have
     different images, because a new version replaces an old one.
     """
 
@@ -44,7 +44,7 @@ class Replicas:
     minimum: int | None = None
     maximum: int | None = None
     stopped: int = 0
-    rolling: bool = False
+    updating: bool = False
 
 
 def is_stable(labels: Mapping[str, str]) -> bool:

@@ -101,7 +101,7 @@ class ComposeScaler(DockerScaler):
         services: dict[str, list[_Replica]] = {}
         for replica in replicas:
             services.setdefault(replica.service, []).append(replica)
-        return {name: _count(replicas) for name, replicas in services.items()}
+        return {name: _summarize(replicas) for name, replicas in services.items()}
 
     def scale(self, service: str, replicas: int) -> None:
         """Set the number of replicas: start new ones, or drain and remove the newest."""
@@ -110,7 +110,7 @@ class ComposeScaler(DockerScaler):
         active = [replica for replica in existing if replica.is_active]
         if not active:
             raise ScalingError("create", f"{service} has no replica to copy")
-        if _rolling(active):
+        if _is_updating(active):
             raise UpdateInProgress(f"{service} has replicas of two versions")
         if replicas > len(active):
             self._start(active, max(replica.number for replica in existing), replicas - len(active))
@@ -187,13 +187,13 @@ class ComposeScaler(DockerScaler):
             self._docker.api.remove_container(container, v=True)
 
 
-def _count(replicas: list[_Replica]) -> Replicas:
+def _summarize(replicas: list[_Replica]) -> Replicas:
     active = [replica for replica in replicas if replica.is_active]
     newest = min(replicas, key=lambda replica: replica.age)
     ready, stopped = sum(replica.healthy for replica in active), sum(replica.state == "exited" for replica in replicas)
-    return Replicas(len(active), ready, *bounds(newest.labels), stopped, _rolling(active))
+    return Replicas(len(active), ready, *bounds(newest.labels), stopped, _is_updating(active))
 
 
-def _rolling(active: list[_Replica]) -> bool:
+def _is_updating(active: list[_Replica]) -> bool:
     # A container that never started is not a new version; remove_failed removes it.
     return len({replica.version for replica in active if replica.state != "created"}) > 1

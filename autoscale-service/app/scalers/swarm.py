@@ -53,7 +53,7 @@ class SwarmScaler(DockerScaler):
             ready = min(current, service["ServiceStatus"]["RunningTasks"])
             if ready == current:
                 self._scaling_up.pop(name, None)
-            observed[name] = Replicas(current, ready, *bounds(spec["Labels"]), rolling=_rolling(service))
+            observed[name] = Replicas(current, ready, *bounds(spec["Labels"]), updating=_is_updating(service))
         return observed
 
     def scale(self, service: str, replicas: int) -> None:
@@ -78,7 +78,7 @@ class SwarmScaler(DockerScaler):
             current = self._services().get(service)
             if current is None:
                 raise ScalingError("update", f"{service} is not a scalable service")
-            if _rolling(current):
+            if _is_updating(current):
                 raise UpdateInProgress(f"{service} is being updated")
             api = self._docker.api
             # Swarm rejects the update if the service has changed since it was read.
@@ -102,6 +102,6 @@ class SwarmScaler(DockerScaler):
         }
 
 
-def _rolling(service: Mapping[str, Any]) -> bool:
+def _is_updating(service: Mapping[str, Any]) -> bool:
     """Return whether an update or rollback of the service is in progress or paused."""
     return (service.get("UpdateStatus") or {}).get("State", "completed") not in ("completed", "rollback_completed")

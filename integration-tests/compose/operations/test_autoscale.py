@@ -9,7 +9,7 @@ from harness.composed_stack import ComposedBank, now
 from harness.client import eventually
 
 SERVICE = "account-service"
-OWN_LABELS = {"com.docker.compose.container-number", "com.docker.compose.replace", "banking.autoscale.made"}
+OWN_LABELS = {"com.docker.compose.container-number", "com.docker.compose.replace", "banking.autoscale.created"}
 
 
 def document(bank: ComposedBank, container: str) -> dict[str, Any]:
@@ -92,14 +92,14 @@ def test_no_scaling_during_an_update(bank: ComposedBank, next_image: str) -> Non
     bank.compose(*grow, ACCOUNT_SERVICE_IMAGE=next_image)
     (new,) = set(bank.containers(SERVICE)) - set(before)
     try:
-        eventually(lambda: status(bank)["reason"] == "rolling", 120)
+        eventually(lambda: status(bank)["reason"] == "updating", 120)
         for count in ("2", "4"):
             with pytest.raises(AssertionError, match="replicas of two versions"):
                 bank.operate("scale", SERVICE, count)
         assert len(bank.containers(SERVICE)) == 3 and status(bank)["failures"] == failures
     finally:
         bank.docker("rm", "--force", new)
-    eventually(lambda: status(bank)["reason"] != "rolling", 120)
+    eventually(lambda: status(bank)["reason"] != "updating", 120)
 
 
 @pytest.mark.usefixtures("rollouts_rest")

@@ -1,4 +1,4 @@
-"""`nginx_canary_id is without_driver`: ansible-playbook was killed, and this is an orphaned process of it.
+"""`nginx_canary_id is orphaned`: the driver of the rollout, ansible-playbook, was killed.
 
 Ansible runs a task in a process with its own session, which keeps evaluating `until` after ansible-playbook was killed;
 it would renew the lease of a rollout without a driver until the step timeout.
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 
 
-def without_driver(_rollout_id: str) -> bool:
+def orphaned(_rollout_id: str) -> bool:
     """Return whether ansible-playbook, the driver of the rollout and the parent of this process, has ended."""
     parent = multiprocessing.parent_process()
     return parent is not None and parent.pid != os.getppid()
@@ -20,4 +20,4 @@ class TestModule:  # pylint: disable=too-few-public-methods  # Ansible's interfa
 
     def tests(self) -> dict[str, Callable[[str], bool]]:
         """Return the tests by name."""
-        return {"without_driver": without_driver}
+        return {"orphaned": orphaned}

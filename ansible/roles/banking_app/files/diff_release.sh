@@ -1,5 +1,5 @@
 #!/bin/bash
-# Print how the files of a release differ from the deployed ones: compare.sh DEPLOYED RELEASE --unified|--brief
+# Print how the files of a release differ from the deployed ones: diff_release.sh DEPLOYED RELEASE --unified|--brief
 set -euo pipefail
 deployed=$1 release=$2
 cd "$release"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Remove other images of the given repositories: prune-images.sh REPOSITORY@DIGEST …
+# Remove other images of the given repositories: prune_images.sh REPOSITORY@DIGEST …
 # The given images and images in use are kept. Prints the removed images.
 set -euo pipefail
 

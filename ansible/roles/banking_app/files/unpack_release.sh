@@ -1,5 +1,5 @@
 #!/bin/bash
-# Unpack FOLDER/stack.tar unless it is unpacked already: unpack.sh FOLDER; prints `unpacked` if it changed anything.
+# Unpack FOLDER/stack.tar unless it is unpacked already: unpack_release.sh FOLDER; prints `unpacked` if it changed anything.
 # Unpacks in place, because containers mount the folders, and removes files that the archive no longer contains.
 set -euo pipefail
 cd "$1"

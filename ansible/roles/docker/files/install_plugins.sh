@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install Docker CLI plugins (compose, buildx) from another Debian suite: plugins-from-suite.sh SUITE PLUGIN …
+# Install Docker CLI plugins (compose, buildx) from another Debian suite: install_plugins.sh SUITE PLUGIN …
 # apt downloads the packages from this machine's mirror and verifies their signatures; this script verifies their checksums,
 # which are pinned here or in PLUGIN_PACKAGES="compose=VERSION=SHA256 …". Only the plugins are extracted, because installing
 # the packages would upgrade the engine.

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Install Cosign from another Debian suite: cosign-from-suite.sh SUITE TARGET [VERSION SHA256]
+# Install Cosign from another Debian suite: install_cosign_package.sh SUITE TARGET [VERSION SHA256]
 # apt downloads the package from this machine's mirror and verifies its signature; this script verifies its checksum, which
 # is pinned here or given. Only the program is extracted, because installing the package would upgrade libraries.
 set -euo pipefail
