@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application import stored_responses
 from app.application.batches import BatchExecutor
-from app.application.rate_limiter import FairQueue, RateLimiter
+from app.application.rate_limiter import QueueQuota, RateLimiter
 from app.application.requests import LedgerRequest, LedgerResponse, RequestContext
 from app.models import idempotency_keys
 from app.prometheus import BATCH_SIZE
@@ -32,7 +32,7 @@ class AccountService:
         self._reader = reader(engine)
         self._rate_limiter = RateLimiter(settings.subject_operations_per_second, settings.subject_operations_burst)
         # Half of the queue stays free for other subjects.
-        self._fair_queue = FairQueue(settings.group_commit_max_waiting // 2)
+        self._queue_quota = QueueQuota(settings.group_commit_max_waiting // 2)
         self._in_progress: set[tuple[str, str]] = set()
         self._batches = BatchExecutor(engine, on_commit, log_commits=settings.access_log)
         self._group_commit: GroupCommit[LedgerRequest, LedgerResponse] = GroupCommit(
@@ -63,7 +63,7 @@ class AccountService:
             self._in_progress.add(request.key)
         try:
             with (
-                self._fair_queue.slot(request.caller.subject, request.operations),
+                self._queue_quota.reserve(request.caller.subject, request.operations),
                 tracing.span("group commit", [request.context.traceparent]),
             ):
                 return await self._group_commit.submit(request)

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.application.rate_limiter import FairQueue, RateLimiter
+from app.application.rate_limiter import QueueQuota, RateLimiter
 from app.application.requests import LedgerRequest, RequestContext, TransferBatch
 from app.models import idempotency_keys
 from app.service import AccountService
@@ -29,13 +29,13 @@ def retry_after(limiter: RateLimiter, subject: str, operations: int) -> int:
 
 
 def test_one_subject_cannot_fill_the_queue() -> None:
-    queue = FairQueue(2000)
-    with queue.slot("alice", 1500):
-        with pytest.raises(Problem, match="rate-limited"), queue.slot("alice", 501):
+    quota = QueueQuota(2000)
+    with quota.reserve("alice", 1500):
+        with pytest.raises(Problem, match="rate-limited"), quota.reserve("alice", 501):
             pass
-        with queue.slot("alice", 500), queue.slot("bob", 3000):
+        with quota.reserve("alice", 500), quota.reserve("bob", 3000):
             pass
-    with queue.slot("alice", 3000):
+    with quota.reserve("alice", 3000):
         pass
 
 

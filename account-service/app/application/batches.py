@@ -22,7 +22,7 @@ from shared.prometheus.http import CLIENT_OUTCOMES
 log = logging.getLogger(__name__)
 
 _MAX_ATTEMPTS = 5
-# No attempt begins later: a lock that is held for longer is not that of another batch, and requests are waiting.
+# Time limit for the start of a retry. A lock held for longer is not held by another batch, and clients are waiting.
 _RETRY_SECONDS = 5.0
 
 

@@ -22,8 +22,8 @@ from shared.events import Event, new_event
 from shared.http.idempotency import StoredResponse
 from shared.http.problems import Problem
 
-# More than the clocks of replicas differ, and than they wait for a lock.
-_MAX_CLOCK_DIFFERENCE = timedelta(seconds=20)
+# Upper bound of the clock skew between replicas plus the time that they wait for a lock.
+_MAX_CLOCK_SKEW = timedelta(seconds=20)
 
 
 @dataclass(slots=True)
@@ -43,8 +43,8 @@ class Flush:
     posted_by: list[Actor] = field(default_factory=list)
 
     @property
-    def changes(self) -> tuple[list[Any], ...]:
-        """The lists that grow with each operation."""
+    def appended(self) -> tuple[list[Any], ...]:
+        """The lists that each operation appends to."""
         return self.new_responses, self.events, self.results, self.audit_entries, self.posted_by
 
 
@@ -61,9 +61,9 @@ async def execute(
         if not isinstance(operation.command, TransferBatch) and operation.key not in known
     ]
     unit = await repository.load_unit_of_work(connection, commands, cash_accounts)
-    now = _not_before(unit.last_change, now)
+    now = _monotonic_time(unit.last_change, now)
     flush = Flush(unit, known, now)
-    ledger_responses = [_respond(flush, request) for request in requests]
+    ledger_responses = [_execute_request(flush, request) for request in requests]
     await write_all(
         connection,
         [
@@ -76,18 +76,20 @@ async def execute(
     return flush, ledger_responses
 
 
-def _not_before(last_change: datetime | None, now: datetime) -> datetime:
-    """Return the time of the batch: that of the last change of its accounts if the clock is a little behind it.
+def _monotonic_time(last_change: datetime | None, now: datetime) -> datetime:
+    """Return the time of the batch: the current time, or that of the accounts' last change if the clock is behind it.
 
-    The times of an account's entries do not decrease then, although replicas have different clocks and wait for locks
-    after they have read them. A time far ahead comes from a wrong clock, which others must not follow.
+    So the times of an account's entries do not decrease, although clocks differ and replicas wait for locks after
+    reading them. A last change far ahead is ignored: it comes from a replica with a wrong clock.
     """
-    if last_change is not None and now < last_change <= now + _MAX_CLOCK_DIFFERENCE:
+    if last_change is not None and now < last_change <= now + _MAX_CLOCK_SKEW:
         return last_change
     return now
 
 
-def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: str | None = None) -> LedgerResponse:
+def _execute_request(
+    flush: Flush, request: LedgerRequest, transfer_batch_request_id: str | None = None
+) -> LedgerResponse:
     """Return the stored response of a request, or decide it; called in the order of arrival.
 
     `transfer_batch_request_id` is the request id of the transfer batch that the request is part of.
@@ -116,18 +118,18 @@ def _respond(flush: Flush, request: LedgerRequest, transfer_batch_request_id: st
 
 
 def _execute_each(flush: Flush, items: Sequence[LedgerRequest], request_id: str) -> responses.ItemResponses:
-    return [(item, _respond(flush, item, request_id)) for item in items]
+    return [(item, _execute_request(flush, item, request_id)) for item in items]
 
 
 def _execute_all_or_none(flush: Flush, items: Sequence[LedgerRequest], request_id: str) -> responses.ItemResponses:
     """Execute transfers, or undo them all after the first refusal; their keys remain unused then."""
     commands = (item.command for item in items if not isinstance(item.command, TransferBatch))
     account_ids = References.union(command.references for command in commands).accounts
-    savepoint, counts = flush.unit.savepoint(account_ids), [len(changes) for changes in flush.changes]
+    savepoint, counts = flush.unit.savepoint(account_ids), [len(changes) for changes in flush.appended]
     executed: list[tuple[LedgerRequest, LedgerResponse]] = []
     for refused in items:
         events, results = len(flush.events), len(flush.results)
-        response = _respond(flush, refused, request_id)
+        response = _execute_request(flush, refused, request_id)
         if responses.succeeded(refused, response):
             executed.append((refused, response))
             continue
@@ -136,7 +138,7 @@ def _execute_all_or_none(flush: Flush, items: Sequence[LedgerRequest], request_i
         flush.unit.roll_back(savepoint)
         for stored in flush.new_responses[counts[0] :]:
             del flush.responses[stored.subject, stored.key]
-        for changes, count in zip(flush.changes, counts, strict=True):
+        for changes, count in zip(flush.appended, counts, strict=True):
             del changes[count:]
         flush.events += refused_events
         flush.results += refused_results

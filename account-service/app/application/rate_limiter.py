@@ -42,7 +42,7 @@ class RateLimiter:
             )
 
 
-class FairQueue:
+class QueueQuota:
     """Keeps one subject from filling the queue with batches: it may queue one, or several of up to `limit` operations.
 
     Single operations need no limit here: each is a request in flight, and NGINX limits those per replica.
@@ -53,7 +53,7 @@ class FairQueue:
         self._queued: Counter[str] = Counter()
 
     @contextmanager
-    def slot(self, subject: str, operations: int) -> Iterator[None]:
+    def reserve(self, subject: str, operations: int) -> Iterator[None]:
         """Count operations as queued while the block runs. Raises Problem (rate-limited) if there are too many."""
         queued = self._queued[subject]
         if operations > 1 and queued and queued + operations > self._limit:

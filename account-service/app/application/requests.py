@@ -8,8 +8,8 @@ from shared.http.auth import OPERATOR, Caller
 
 # The bank itself: it releases expired holds and freezes accounts on a fraud event.
 SYSTEM = Caller("bank", frozenset({OPERATOR}))
-# Subject of the idempotency keys of events; no token has it. These keys are kept for ever: a rebuilt history publishes
-# old flags again, which must not freeze an account a second time.
+# Subject of the idempotency keys of events; no token has it. These keys are kept for ever: rebuilding the
+# history publishes old flags again, and a flag must not freeze an account twice.
 EVENT_SUBJECT = ""
 
 

@@ -20,8 +20,8 @@ _ENTRIES_OF_SAME_TIME = 10_000
 
 async def at_time(connection: AsyncConnection, account: Account, at: datetime) -> BalanceAt:
     """Return the balance after the last entry that was posted at `at` or before."""
-    seq = await connection.scalar(last_seq(account, transactions.c.created_at <= at))
-    posted = (await connection.execute(_posted(account, entries.c.seq == seq))).one_or_none()
+    seq = await connection.scalar(select_last_seq(account, transactions.c.created_at <= at))
+    posted = (await connection.execute(_select_entries(account, entries.c.seq == seq))).one_or_none()
     return BalanceAt(*posted) if posted else BalanceAt()
 
 
@@ -34,21 +34,21 @@ async def after_transaction(connection: AsyncConnection, account: Account, trans
     posted_at = await connection.scalar(statement)
     if posted_at is None:
         return None
-    before = await connection.scalar(last_seq(account, transactions.c.created_at < posted_at)) or 0
+    before = await connection.scalar(select_last_seq(account, transactions.c.created_at < posted_at)) or 0
     near = entries.c.seq.between(before + 1, before + _ENTRIES_OF_SAME_TIME)
-    # Entries of earlier releases may be elsewhere: their times follow the clocks of several replicas.
+    # Otherwise all entries: those of earlier releases may be out of order, by the clock skew between replicas.
     for condition in (near, literal(True)):
-        of_transaction = _posted(account, and_(condition, entries.c.transaction_id == transaction_id))
+        of_transaction = _select_entries(account, and_(condition, entries.c.transaction_id == transaction_id))
         posted = (await connection.execute(of_transaction.order_by(entries.c.seq).limit(1))).one_or_none()
         if posted is not None:
             return BalanceAt(*posted)
     return None
 
 
-def last_seq(account: Account, is_before: ColumnElement[bool]) -> Select[Any]:
-    """Return the select of the `seq` of the last entry whose transaction meets a condition that no later one meets.
+def select_last_seq(account: Account, is_before: ColumnElement[bool]) -> Select[Any]:
+    """Return a query for the `seq` of the last entry whose transaction meets `is_before`, by bisection; 0 if none does.
 
-    It is 0 if the first entry does not meet it.
+    If an entry does not meet it, no later one may.
     """
     # Entries up to `low` meet it, those from `high` on do not.
     bisection = select(literal(0).label("low"), literal(account.seq + 1).label("high")).cte("bisection", recursive=True)
@@ -65,7 +65,7 @@ def last_seq(account: Account, is_before: ColumnElement[bool]) -> Select[Any]:
     return select(bisection.c.low).where(bisection.c.high - bisection.c.low == 1)
 
 
-def _posted(account: Account, condition: ColumnElement[bool]) -> Select[Any]:
+def _select_entries(account: Account, condition: ColumnElement[bool]) -> Select[Any]:
     return (
         select(entries.c.balance_after, entries.c.seq, entries.c.transaction_id, transactions.c.created_at)
         .join(transactions, transactions.c.id == entries.c.transaction_id)

@@ -1,8 +1,8 @@
 """Rows of holds, and reads of holds by clients.
 
-Releases before partial captures take `amount` for what an active hold reserves, and a capture for its only one. So that
-they can still capture and void a hold that was captured in part while two versions run side by side, the row of an
-active hold has what is left in `amount`, nothing captured, and the original amount in `placed_amount`.
+Earlier releases support one capture per hold, and treat `amount` as the reserved amount. To let them capture and void
+a partly captured hold during a rollout, the row of an active hold has the remaining amount in `amount`, 0 in
+`captured_amount` and the original amount in `placed_amount`.
 """
 
 from collections.abc import Sequence
