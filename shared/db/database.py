@@ -34,6 +34,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
+from shared.db.failover import connect_to_primary
+
 Rows = Sequence[Mapping[str, Any]]
 
 _SQLITE_BUSY_SECONDS = 15
@@ -47,6 +49,8 @@ _POSTGRES_SETTINGS = {
 }
 # PostgreSQL: serialization_failure, deadlock_detected, lock_not_available. The database transaction can be retried.
 _RETRYABLE_STATES = {"40001", "40P01", "55P03"}
+# PostgreSQL: read_only_sql_transaction, of a standby.
+_READ_ONLY_STATE = "25006"
 # PostgreSQL: connection exceptions, insufficient resources, operator intervention (server starting or stopping).
 _OUTAGE_CLASSES = ("08", "53", "57")
 
@@ -81,6 +85,7 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
             pool_timeout=5,
             hide_parameters=True,  # parameters are names and amounts, and errors are logged
             connect_args={
+                "async_creator_fn": connect_to_primary,
                 "timeout": 5,
                 # Longer than statement_timeout, so that the server reports the timeout.
                 "command_timeout": statement_seconds + 5,
@@ -92,6 +97,7 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
             },
         )
         _ping_idle_connections(engine)
+        _close_read_only_connections(engine)
         return engine
     engine = create_async_engine(
         url,
@@ -104,6 +110,16 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)
     event.listen(engine.sync_engine, "begin", _begin_sqlite)
     return engine
+
+
+def _close_read_only_connections(engine: AsyncEngine) -> None:
+    """Replace all connections when a host rejects a write: after a failover behind one address, it is a standby."""
+
+    def on_error(context: Any) -> None:
+        if getattr(context.original_exception, "sqlstate", None) == _READ_ONLY_STATE:
+            context.is_disconnect = True
+
+    event.listen(engine.sync_engine, "handle_error", on_error)
 
 
 def _ping_idle_connections(engine: AsyncEngine) -> None:

@@ -26,6 +26,7 @@ from shared.events import known_type
 from shared.messaging.batches import Batch, EncodedBatch, decode
 from shared.messaging.streams import STREAM, batch_subject
 from shared.runtime.settings import DEFAULT_STREAM_BYTES
+from shared.runtime.sockets import detect_silent_peer
 
 log = logging.getLogger(__name__)
 
@@ -115,15 +116,16 @@ class LastBatch:
 class NatsConnection:
     """A connection to NATS JetStream that creates missing streams, with a stream of events of up to `stream_bytes`.
 
-    With tls://…, the certificate of the server must be issued by `ca` (PEM) or, if empty, by a CA of the system.
+    `url` may name several servers of a cluster, separated by commas. With tls://…, the certificate of the server must be
+    issued by `ca` (PEM) or, if empty, by a CA of the system.
     """
 
     def __init__(self, url: str, ca: str = "", stream_bytes: int = DEFAULT_STREAM_BYTES) -> None:
-        self._url = url
+        self._servers = url.split(",")
         self._streams = streams.configurations(stream_bytes)
         self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
         # Each user has its own inbox prefix, which other users may not subscribe to (scripts/stack/nats_users.py).
-        user = urlsplit(url).username
+        user = urlsplit(self._servers[0]).username
         self._inbox_prefix = f"_INBOX_{user}" if user else "_INBOX"
         self._client: Client | None = None
         self._connecting = asyncio.Lock()
@@ -137,7 +139,7 @@ class NatsConnection:
                 # The client retries the first connection forever, which would block the caller.
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     client = await nats.connect(
-                        self._url,
+                        self._servers,
                         connect_timeout=2,
                         inbox_prefix=self._inbox_prefix,
                         tls=self._tls,
@@ -146,8 +148,9 @@ class NatsConnection:
                         max_reconnect_attempts=-1,
                         reconnect_time_wait=1,
                         error_cb=_log_error,
-                        reconnected_cb=self._recheck_streams,
+                        reconnected_cb=self._on_reconnect,
                     )
+                _detect_silent_server(client)
                 self._streams_checked_at = float("-inf")
                 try:
                     await self._ensure_streams(client)
@@ -159,9 +162,11 @@ class NatsConnection:
                 await self._ensure_streams(self._client)
             return self._client.jetstream(timeout=_REQUEST_SECONDS)
 
-    async def _recheck_streams(self) -> None:
-        # After a reconnect it may be another server, or one that has lost its disk.
+    async def _on_reconnect(self) -> None:
+        # It may be another server, or one that has lost its disk.
         self._streams_checked_at = float("-inf")
+        if self._client is not None:
+            _detect_silent_server(self._client)
 
     async def _ensure_streams(self, client: Client) -> None:
         """Create missing streams."""
@@ -200,7 +205,7 @@ class NatsConnection:
             return (await stream.publish(batch_subject(source), batch.content, headers=headers)).seq
         except Exception:
             # The stream may have been deleted.
-            await self._recheck_streams()
+            self._streams_checked_at = float("-inf")
             raise
 
     async def close(self) -> None:
@@ -208,6 +213,12 @@ class NatsConnection:
         if self._client is not None:
             with suppress(Exception):
                 await self._client.close()
+
+
+def _detect_silent_server(client: Client) -> None:
+    # The client has no option for it, and publishes in flight to a host without power would wait for its pings.
+    writer = client._transport._bare_io_writer  # type: ignore[union-attr]  # pylint: disable=protected-access
+    detect_silent_peer(writer.transport)
 
 
 async def _log_error(error: Exception) -> None:

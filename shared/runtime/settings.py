@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -44,10 +44,14 @@ def _require_password(url: str) -> str:
     """Reject a URL of another host without a password or with a well-known one."""
     for address in url.split(","):
         parts = urlsplit(address.strip())
-        if parts.hostname is None or parts.hostname in _LOOPBACK_HOSTS:
-            continue
-        if parts.password is None or is_well_known(unquote(parts.password)):
-            raise ValueError(f"has no password or a well-known one for {parts.hostname}; set a random password")
+        # Several hosts of a database are parameters: ?host=a:5432&host=b:5432.
+        hosts = [f"//{host}" for host in parse_qs(parts.query).get("host", [])] if parts.hostname is None else [address]
+        for host in (urlsplit(each).hostname for each in hosts):
+            # None is the folder of a Unix socket.
+            if host in (None, *_LOOPBACK_HOSTS):
+                continue
+            if parts.password is None or is_well_known(unquote(parts.password)):
+                raise ValueError(f"has no password or a well-known one for {host}; set a random password")
     return url
 
 
@@ -108,7 +112,11 @@ class ProcessSettings(BaseSettings):
 class ServiceSettings(ProcessSettings):
     """Settings of services with a database and events, read from the environment."""
 
-    database_url: str = Field(repr=False, description="Database URL: postgresql+asyncpg://… or sqlite+aiosqlite:///…")
+    database_url: str = Field(
+        repr=False,
+        description="Database URL: postgresql+asyncpg://… or sqlite+aiosqlite:///…. Several hosts, of which the one that"
+        " accepts writes is used: postgresql+asyncpg://user:password@/database?host=a:5432&host=b:5432.",
+    )
     database_role: str = Field(
         "",
         pattern="^[a-z_]*$",
@@ -119,7 +127,10 @@ class ServiceSettings(ProcessSettings):
     )
     service_token: SharedSecret = Field(description="Shared secret for requests between services (/internal).")
     events_url: str = Field(
-        "", repr=False, description="Source and destination of events: nats://…, or feed+http://… of the producer."
+        "",
+        repr=False,
+        description="Source and destination of events: nats://… (servers of a cluster separated by commas), or feed+http://…"
+        " of the producer.",
     )
     events_ca: str = Field("", description="CA certificates (PEM) for a tls://… broker; empty: the system's.")
     events_stream_bytes: int = Field(

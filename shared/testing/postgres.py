@@ -23,7 +23,7 @@ class PostgresNotInstalled(Exception):
 def find_programs() -> Path:
     """Return the folder of initdb and pg_ctl of the latest version. Raises PostgresNotInstalled."""
     on_path = shutil.which("initdb")
-    candidates = [Path(on_path).parent] if on_path else []
+    candidates = [Path(on_path).resolve().parent] if on_path else []
     candidates += sorted(
         Path("/usr/lib/postgresql").glob("*/bin"), key=lambda folder: int(folder.parent.name), reverse=True
     )
@@ -34,9 +34,13 @@ def find_programs() -> Path:
 
 
 class PostgresServer:
-    """A running server, as a context manager. `settings` are those of postgresql.conf."""
+    """A running server, as a context manager: a new one, or a standby of another one.
 
-    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+    `settings` are those of postgresql.conf.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None, standby_of: "PostgresServer | None" = None) -> None:
+        self._primary = standby_of
         self._programs = find_programs()
         self._settings = {"listen_addresses": "127.0.0.1", "max_connections": "200", **(settings or {})}
         self._folder = Path()
@@ -49,7 +53,13 @@ class PostgresServer:
             # PostgreSQL does not run as root.
             owner = pwd.getpwnam("postgres")
             os.chown(self._folder, owner.pw_uid, owner.pw_gid)
-        self._run("initdb", "-D", str(data), "-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+        if self._primary is not None:
+            # -R writes the settings of a standby.
+            address = ("-h", "127.0.0.1", "-p", str(self._primary.port), "-U", _USER)
+            self._run("pg_basebackup", *address, "-D", str(data), "-R", "--checkpoint=fast", "--no-sync")
+        else:
+            options = ("-U", _USER, "-A", "trust", "-E", "UTF8", "--no-sync", "--locale=C.UTF-8")
+            self._run("initdb", "-D", str(data), *options)
         self.port = free_port()
         self.start()
         return self
@@ -71,6 +81,10 @@ class PostgresServer:
         log = str(self._folder / "log")
         data = str(self._folder / "data")
         self._run("pg_ctl", "-D", data, "-o", options, "-l", log, "-w", "-t", str(_START_SECONDS), "start")
+
+    def promote(self) -> None:
+        """Make this standby a primary."""
+        self._run("pg_ctl", "-D", str(self._folder / "data"), "-w", "promote")
 
     @property
     def pid(self) -> int:

@@ -1,6 +1,8 @@
 """Event transport over NATS JetStream, with a real server."""
 
 import asyncio
+import os
+import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from typing import Any
@@ -15,6 +17,7 @@ from shared.events import CloudEvent, Event
 from shared.messaging.batches import encode
 from shared.messaging.positions import Range
 from shared.messaging.streams import DEAD_LETTERS, STREAM
+from shared.testing.ports import free_port
 from shared.testing.timing import BUSY_SECONDS, assert_prompt, eventually
 from shared.tests.support import InMemoryHandler, NatsServer, event, events, names
 from shared.messaging.transport import Delivery, LastBatch, NatsConnection, NatsSource
@@ -239,6 +242,31 @@ async def test_server_restart_loses_no_events(
     await asyncio.wait([consumer])
     await consumer_bus.close()
     assert (await (await bus.jetstream()).stream_info(STREAM)).state.messages == 200
+
+
+async def test_any_server_of_a_cluster_serves_and_a_silent_one_is_detected(nats_server: NatsServer) -> None:
+    bus = NatsConnection(f"nats://127.0.0.1:{free_port()},{nats_server.url}")
+
+    def silence_timeout() -> int:
+        transport_of = bus._client._transport._io_writer.transport  # type: ignore[union-attr]
+        with socket.socket(fileno=os.dup(transport_of.get_extra_info("socket").fileno())) as own:
+            return own.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+
+    await bus.jetstream()
+    assert silence_timeout() == 4000
+
+    async def reconnected() -> bool:
+        try:
+            await publish(bus, events(1), 0, 1)
+        except (nats.errors.Error, OSError):
+            return False
+        return True
+
+    await nats_server.stop()
+    await nats_server.start()
+    await eventually(reconnected)
+    assert silence_timeout() == 4000
+    await bus.close()
 
 
 async def test_unavailable_server_at_startup_is_an_error(
