@@ -1,7 +1,7 @@
-"""Customers of the bank, for Locust: they open an account, deposit, pay each other, read history and statements.
+"""Simulated customers for Locust: they open an account, deposit, transfer, and read history and statements.
 
-Run by run_load_test.sh; tokens are signed with the key in VAR_DIR/secrets. Amounts, and payments per minute, stay
-below what the fraud rules look at: frozen accounts would measure refusals.
+Run by run_load_test.sh; tokens are signed with the key in VAR_DIR/secrets. Amounts and transfers per minute stay below
+the limits of the fraud rules, which would freeze accounts and cause refusals.
 """
 
 import random
@@ -13,72 +13,71 @@ from locust import HttpUser, between, events, task
 from locust.exception import StopUser
 from locust.stats import CSV_STATS_INTERVAL_SEC
 
-from recorded_posts import POSTS
-from surge_outcomes import Post
+from sent_requests import SENT
 from shared.testing import lab_keys
+from surge_report import SentRequest
 
 _API = "/api/v1"
-_SALARY = 50_000
-_HISTORY_PATIENCE_SECONDS = 10
-# Without a limit a request that hangs would never be counted.
+_DEPOSIT_AMOUNT = 50_000
+_HISTORY_TIMEOUT_SECONDS = 10
+# Without a timeout a request that hangs would never be counted.
 _TIMEOUT_SECONDS = 10
 
 _key = lab_keys.ensure(lab_keys.var_dir() / "secrets").key
 _accounts: list[str] = []
 
 
-def _let_the_report_catch_up(**_: Any) -> None:
-    # Locust writes the CSV once per interval and not at the end: the last requests, the slow ones that were waited
-    # for among them, would be missing from what the thresholds look at.
+def _wait_for_csv_flush(**_: Any) -> None:
+    # Locust writes the CSV periodically and not at exit: wait one interval so that the last requests are included.
     time.sleep(CSV_STATS_INTERVAL_SEC + 0.5)
 
 
-events.quit.add_listener(_let_the_report_catch_up)  # type: ignore[no-untyped-call]  # Locust does not type it
+events.quit.add_listener(_wait_for_csv_flush)  # type: ignore[no-untyped-call]  # Locust does not type it
 
 
 class Customer(HttpUser):
-    """Somebody with a token and an account, who thinks before each step."""
+    """A simulated customer with an account and 1–3 s think time."""
 
     wait_time = between(1, 3)
 
     def on_start(self) -> None:
-        """Open an account, bring the first money to it and wait until the history knows it."""
+        """Open an account, make a deposit and wait until the history contains it."""
         self.client.headers["Authorization"] = f"Bearer {lab_keys.sign(_key, f'load-{uuid.uuid4()}')}"
         opened = self._post("/accounts", {"currency": "USD", "name": "Load test"})
         if opened is None:
-            # The failure is counted; without an account there is nothing more to do.
+            # The failure is already counted; every later request needs the account.
             raise StopUser
         self.account: str = opened["id"]
-        self.known_balance = 0
+        self.confirmed_balance = 0
         self.deposit()
-        self._await_history()
+        self._wait_for_history()
         _accounts.append(self.account)
 
     @task(4)
-    def pay(self) -> None:
-        """Pay another customer; never more than one knows to have, so that every refusal is an error."""
+    def transfer(self) -> None:
+        """Transfer to another customer, at most the confirmed balance, so that every refusal is an error."""
         payees = [account for account in _accounts if account != self.account]
         amount = random.randint(100, 2_500)
         if not payees:
             return
-        if amount > self.known_balance:
+        if amount > self.confirmed_balance:
             self.deposit()
             return
         body = {"from_account": self.account, "to_account": random.choice(payees), "amount": amount, "currency": "USD"}
-        # Also without an answer the money may be gone.
-        self.known_balance -= amount
+        # A transfer without a response may have been posted.
+        self.confirmed_balance -= amount
         self._post("/transfers", body)
 
     @task(1)
     def deposit(self) -> None:
-        """Bring money to the cash desk."""
-        body = {"amount": _SALARY, "currency": "USD"}
+        """Deposit to the account."""
+        body = {"amount": _DEPOSIT_AMOUNT, "currency": "USD"}
         if self._post(f"/accounts/{self.account}/deposits", body, "/accounts/{id}/deposits") is not None:
-            self.known_balance += _SALARY
+            self.confirmed_balance += _DEPOSIT_AMOUNT
 
     @task(2)
-    def look_at_account(self) -> None:
-        """Read the balance."""
+    def read_account(self) -> None:
+        """Read the account."""
         self._get(f"/accounts/{self.account}", "/accounts/{id}")
 
     @task(3)
@@ -92,26 +91,26 @@ class Customer(HttpUser):
         self._get(f"/statements/{self.account}", "/statements/{id}")
 
     def _post(self, path: str, body: dict[str, Any], name: str = "") -> dict[str, Any] | None:
-        """Send a request with an Idempotency-Key of its own; return the answer's body if it was done."""
+        """Send a request with a new Idempotency-Key; return the body of a 201 response, None for any other."""
         headers = {"Idempotency-Key": uuid.uuid4().hex}
-        # Locust groups by name: with the ids in it, every request would be a line of its own.
+        # Locust groups by name: each id in a path would be a separate row.
         name = _API + (name or path)
         token = str(self.client.headers["Authorization"]).removeprefix("Bearer ")
         if moves_money := "amount" in body:
-            # Before it is sent: a customer may be stopped while it waits for the response.
-            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token)
+            # Recorded before it is sent: Locust may stop the customer before the response.
+            SENT[headers["Idempotency-Key"]] = SentRequest(_API + path, self.account, body, token)
         response = self.client.post(_API + path, json=body, headers=headers, name=name, timeout=_TIMEOUT_SECONDS)
         if moves_money:
-            POSTS[headers["Idempotency-Key"]] = Post(_API + path, self.account, body, token, response.status_code)
+            SENT[headers["Idempotency-Key"]] = SentRequest(_API + path, self.account, body, token, response.status_code)
         return response.json() if response.status_code == 201 else None
 
     def _get(self, path: str, name: str) -> None:
         self.client.get(_API + path, name=_API + name, timeout=_TIMEOUT_SECONDS)
 
-    def _await_history(self) -> None:
-        """Ask as a client would until the account's first event has arrived; until then 404 is no error."""
-        deadline = time.monotonic() + _HISTORY_PATIENCE_SECONDS
-        # A name of its own: quick 404s must not make the history look faster than it is.
+    def _wait_for_history(self) -> None:
+        """Poll the history until it contains the account; until then a 404 is not an error."""
+        deadline = time.monotonic() + _HISTORY_TIMEOUT_SECONDS
+        # Separate name, so that fast 404s do not lower the latency of /transactions.
         url, name = f"{_API}/transactions?account_id={self.account}", f"{_API}/transactions (new account)"
         while True:
             with self.client.get(url, name=name, timeout=_TIMEOUT_SECONDS, catch_response=True) as response:

@@ -1,4 +1,4 @@
-"""`make load SHAPE=surge`: its shape, its thresholds, and a short surge on the local stack."""
+"""`make load SHAPE=surge`: its load profile, its thresholds, and a short surge on the local stack."""
 
 import json
 import os
@@ -7,54 +7,62 @@ from xml.etree import ElementTree
 
 import pytest
 from harness.local_stack import LocalBank
-from surge_outcomes import Post, Second, customers_at, expected_balances, missed, money_lost, p95, timeline
-from surge_picture import draw
+from plot_surge import plot
+from surge_report import (
+    Second,
+    SentRequest,
+    balance_difference,
+    customers_at,
+    expected_balances,
+    missed_thresholds,
+    p95,
+    timeline,
+)
 
 from shared.testing.paths import ROOT
 
 
-def test_the_surge_is_tenfold_within_30_seconds_for_three_minutes():
+def test_load_grows_tenfold_in_30_seconds_and_stays_for_three_minutes():
     times = {0: 10, 59.9: 10, 75: 55, 90: 100, 269: 100, 270: 10, 359: 10, 360: None}
     assert {at: customers_at(at, 10, 1) for at in times} == times
     assert {at: customers_at(at / 10, 10, 0.1) for at in times} == times
 
 
-def moved(path: str, amount: int, status: int) -> Post:
+def sent(path: str, amount: int, status: int) -> SentRequest:
     body = (
         {"amount": amount} if path.endswith("/deposits") else {"amount": amount, "from_account": "a", "to_account": "b"}
     )
-    return Post(path, "a", body, "token", status)
+    return SentRequest(path, "a", body, "token", status)
 
 
 def test_balances_follow_from_acknowledged_requests_only():
     deposit, transfer = "/api/v1/accounts/a/deposits", "/api/v1/transfers"
-    posts = [moved(deposit, 500, 201), moved(transfer, 200, 201), moved(transfer, 100, 409), moved(deposit, 50, 429)]
-    assert expected_balances(posts) == {"a": 300, "b": 200}
-    assert money_lost({"a": 300, "b": 200}, {"a": 300, "b": 200}) == 0
-    # Lost, posted twice, and moved to an account that nobody paid.
-    assert money_lost({"a": 300, "b": 200}, {"a": 100, "b": 200}) == 200
-    assert money_lost({"a": 300, "b": 200}, {"a": 100, "b": 400}) == 400
-    assert money_lost({"a": 300}, {"a": 300, "c": 7}) == 7
-    unknown = [
-        status for status in (0, 201, 400, 401, 404, 409, 422, 429, 500, 503) if moved(transfer, 1, status).is_unknown
+    requests = [sent(deposit, 500, 201), sent(transfer, 200, 201), sent(transfer, 100, 409), sent(deposit, 50, 429)]
+    assert expected_balances(requests) == {"a": 300, "b": 200}
+    assert balance_difference({"a": 300, "b": 200}, {"a": 300, "b": 200}) == 0
+    # Lost, posted twice, and posted to another account.
+    assert balance_difference({"a": 300, "b": 200}, {"a": 100, "b": 200}) == 200
+    assert balance_difference({"a": 300, "b": 200}, {"a": 100, "b": 400}) == 400
+    assert balance_difference({"a": 300}, {"a": 300, "c": 7}) == 7
+    uncertain = [
+        status for status in (0, 201, 400, 401, 404, 409, 422, 429, 500, 503) if sent(transfer, 1, status).is_uncertain
     ]
-    assert unknown == [0, 409, 500, 503]
+    assert uncertain == [0, 409, 500, 503]
 
 
-def test_each_missed_bar_is_reported():
-    good, bare = Second(), Second()
+def test_each_missed_threshold_is_reported():
+    good, bad = Second(), Second()
     good.count(201, False, 5)
     good.count(503, True, 1)
     good.count(429, True, 1)
-    bare.count(503, False, 1)
-    assert missed([good], 0, 0, 0) == []
-    assert missed([], 0, 0, 0) == ["no request succeeded"]
-    assert len(missed([good, bare], 3, 2, 1)) == 4 and missed([good, bare], 0, 0, 0) == [
-        "1 refusals have no Retry-After"
-    ]
+    bad.count(503, False, 1)
+    assert missed_thresholds([good], 0, 0, 0) == []
+    assert missed_thresholds([], 0, 0, 0) == ["no request succeeded"]
+    assert missed_thresholds([good, bad], 0, 0, 0) == ["rejections without Retry-After: 1"]
+    assert len(missed_thresholds([good, bad], 3, 2, 1)) == 4
 
 
-def test_the_timeline_has_rates_and_p95_of_five_seconds_and_is_drawn():
+def test_the_timeline_has_rates_and_p95_per_five_seconds_and_is_plotted():
     seconds = {at: Second(users=at) for at in range(7)}
     for value in range(1, 101):
         seconds[3].count(200, False, value)
@@ -63,14 +71,14 @@ def test_the_timeline_has_rates_and_p95_of_five_seconds_and_is_drawn():
     assert (first["ok"], first["users"], first["p95"]) == (20, 4, 95) and p95([7]) == 7
     assert (second["ok"], second["failed"], second["p95"]) == (0, 0.2, None)
     report = {"timeline": [first, second], "replicas": {"ready": [(0, 2), (5, 6)]}}
-    picture = ElementTree.fromstring(draw({"with <it>": report, "without": {**report, "replicas": {}}}))
-    paths = picture.findall("{http://www.w3.org/2000/svg}path")
+    svg = ElementTree.fromstring(plot({"with <it>": report, "without": {**report, "replicas": {}}}))
+    paths = svg.findall("{http://www.w3.org/2000/svg}path")
     # Customers, three rates and p95 each, and the replicas of one.
     assert len(paths) == 11 and all(path.get("d", "").startswith("M") for path in paths)
 
 
 @pytest.mark.parametrize("bank", ["PostgreSQL, two replicas"], indirect=True)
-def test_a_short_surge_loses_no_money(bank: LocalBank):
+def test_balances_are_correct_after_a_short_surge(bank: LocalBank):
     var_dir, url = str(bank.stack.var_dir), bank.stack.api_url
     environment = {
         **os.environ,
@@ -91,7 +99,7 @@ def test_a_short_surge_loses_no_money(bank: LocalBank):
     )
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((ROOT / "reports/load/surge.json").read_text(encoding="utf-8"))
-    assert (report["money_lost"], report["mismatches"], report["missed"]) == (0, 0, [])
+    assert (report["balance_difference"], report["mismatches"], report["missed"]) == (0, 0, [])
     assert report["totals"]["ok"] > 20 and report["totals"]["failed"] == 0
     assert max(row["users"] for row in report["timeline"]) >= 15
     assert (ROOT / "reports/load/surge.svg").read_text(encoding="utf-8").startswith("<svg")

@@ -207,7 +207,7 @@ def test_a_load_with_five_percent_errors(run: Run, tmp_path: Path) -> None:
         return run(PYTHON, "load-tests/check_report.py", tmp_path / "load", "250", "0.1")
 
     done = check(50)
-    assert done.returncode == 1 and "5.00 % errors are more than 0.1 %" in done.stderr
+    assert done.returncode == 1 and "error rate 5.00 % exceeds 0.1 %" in done.stderr
     assert check(0).returncode == 0
 
 

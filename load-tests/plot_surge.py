@@ -1,4 +1,4 @@
-"""Draw surges as one SVG, side by side: surge_picture.py OUTPUT.svg "TITLE=reports/load/surge.json" …"""
+"""Plot reports of surges side by side in one SVG: plot_surge.py OUTPUT.svg "TITLE=reports/load/surge.json" …"""
 
 import html
 import json
@@ -12,7 +12,7 @@ Points = Sequence[tuple[float, float | None]]
 
 
 class Line(NamedTuple):
-    """A series with its colour."""
+    """A series with its name in the legend and its colour."""
 
     name: str
     colour: str
@@ -20,7 +20,7 @@ class Line(NamedTuple):
 
 
 def panels(report: dict[str, Any]) -> dict[str, list[Line]]:
-    """Return the lines of each panel of a report, by title."""
+    """Return the lines of each panel of a report by title."""
     rows, replicas = report["timeline"], report["replicas"]
 
     def column(name: str) -> Points:
@@ -34,59 +34,63 @@ def panels(report: dict[str, Any]) -> dict[str, list[Line]]:
         ],
         "requests per second": [
             Line("succeeded", "#2a7f3f", column("ok")),
-            Line("refused", "#c98a00", column("refused")),
+            Line("rejected", "#c98a00", column("rejected")),
             Line("failed", "#c22", column("failed")),
         ],
         "p95 in ms": [Line("p95", "#7a3fb0", column("p95"))],
     }
 
 
-def _path(points: Points, end: float, top: float, left: float, above: float) -> str:
-    """Return the path of a line; it is interrupted where there is no value."""
+def _path(points: Points, end: float, maximum: float, left: float, top: float) -> str:
+    """Return the SVG path of a line, with gaps where there is no value."""
     parts, pen = [], "M"
     for at, value in points:
         if value is None:
             pen = "M"
             continue
-        x, y = left + _WIDTH * min(at / end, 1), above + _HEIGHT * (1 - value / top)
+        x, y = left + _WIDTH * min(at / end, 1), top + _HEIGHT * (1 - value / maximum)
         parts.append(f"{pen}{x:.1f} {y:.1f}")
         pen = "L"
     return " ".join(parts)
 
 
-def _panel(title: str, lines: list[Line], end: float, top: float, left: float, above: float) -> list[str]:
-    base = above + _HEIGHT
+def _panel(title: str, lines: list[Line], end: float, maximum: float, left: float, top: float) -> list[str]:
+    bottom = top + _HEIGHT
     legend = "".join(
         f'<tspan fill="{line.colour}" dx="10">{html.escape(line.name)}</tspan>' for line in lines if line.points
     )
     return [
-        f'<text x="{left}" y="{above - 8}">{html.escape(title)}{legend if len(lines) > 1 else ""}</text>',
-        f'<rect x="{left}" y="{above}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#ccc"/>',
-        f'<text x="{left - 6}" y="{above + 9}" text-anchor="end">{top:g}</text>',
-        f'<text x="{left - 6}" y="{base}" text-anchor="end">0</text>',
+        f'<text x="{left}" y="{top - 8}">{html.escape(title)}{legend if len(lines) > 1 else ""}</text>',
+        f'<rect x="{left}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#ccc"/>',
+        f'<text x="{left - 6}" y="{top + 9}" text-anchor="end">{maximum:g}</text>',
+        f'<text x="{left - 6}" y="{bottom}" text-anchor="end">0</text>',
         *(
-            f'<path d="{_path(line.points, end, top, left, above)}" fill="none" stroke="{line.colour}"/>'
+            f'<path d="{_path(line.points, end, maximum, left, top)}" fill="none" stroke="{line.colour}"/>'
             for line in lines
             if line.points
         ),
-        f'<text x="{left + _WIDTH}" y="{base + 13}" text-anchor="end">{end:.0f} s</text>',
+        f'<text x="{left + _WIDTH}" y="{bottom + 13}" text-anchor="end">{end:.0f} s</text>',
     ]
 
 
-def draw(reports: dict[str, dict[str, Any]]) -> str:
-    """Return the picture; all reports have the same scales."""
+def plot(reports: dict[str, dict[str, Any]]) -> str:
+    """Return the SVG; a panel has the same scale in all reports."""
     columns = {title: panels(report) for title, report in reports.items()}
     end = max([1.0, *(row["at"] for report in reports.values() for row in report["timeline"])])
     names = list(next(iter(columns.values())))
-    found = []
+    elements: list[str] = []
     for index, name in enumerate(names):
-        every = [
-            value for one in columns.values() for line in one[name] for _, value in line.points if value is not None
+        values = [
+            value
+            for column in columns.values()
+            for line in column[name]
+            for _, value in line.points
+            if value is not None
         ]
-        above = _TOP + index * (_HEIGHT + _GAP) + 20
-        for position, one in enumerate(columns.values()):
+        top = _TOP + index * (_HEIGHT + _GAP) + 20
+        for position, column in enumerate(columns.values()):
             left = _LEFT + position * (_WIDTH + _LEFT)
-            found += _panel(name, one[name], end, max([1.0, *every]), left, above)
+            elements += _panel(name, column[name], end, max([1.0, *values]), left, top)
     width, height = _LEFT + len(columns) * (_WIDTH + _LEFT), _TOP + len(names) * (_HEIGHT + _GAP)
     titles = [
         f'<text x="{_LEFT + index * (_WIDTH + _LEFT)}" y="24" font-weight="bold">{html.escape(title)}</text>'
@@ -94,16 +98,16 @@ def draw(reports: dict[str, dict[str, Any]]) -> str:
     ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}"'
     font = ' font-family="sans-serif" font-size="11">'
-    ground = f'<rect width="{width}" height="{height}" fill="#fff"/>'
-    return "\n".join([head + font, ground, *titles, *found, "</svg>", ""])
+    background = f'<rect width="{width}" height="{height}" fill="#fff"/>'
+    return "\n".join([head + font, background, *titles, *elements, "</svg>", ""])
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw the reports that the command line names."""
-    output, *named = arguments
-    parts = [one.partition("=") for one in named]
+    """Plot the given reports."""
+    output, *sources = arguments
+    parts = [source.partition("=") for source in sources]
     reports = {title: json.loads(Path(path).read_text(encoding="utf-8")) for title, _, path in parts}
-    Path(output).write_text(draw(reports), encoding="utf-8")
+    Path(output).write_text(plot(reports), encoding="utf-8")
     return 0
 
 
