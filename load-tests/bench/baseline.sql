@@ -1,5 +1,5 @@
--- What the benchmark adds to account-service's schema: accounts to transfer between, and the transfer as one function.
--- Parameters: accounts, events_bytes and body_bytes (what account-service itself stores for one transfer).
+-- Additions of the benchmark to account-service's schema: accounts, and the transfer as one function.
+-- Parameters: accounts, events_bytes and body_bytes (stored by account-service for one transfer).
 
 CREATE FUNCTION bench_account(n bigint) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS
 $$ SELECT ('00000000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid $$;

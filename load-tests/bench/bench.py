@@ -1,14 +1,15 @@
-"""Operations per second of the bank against PostgreSQL itself, in one run on one machine.
+"""Compare the throughput of the bank with pgbench on the same PostgreSQL, on one machine.
 
     make bench [ARGS="--seconds 8 --rounds 3 --growth --slow-disk --json"]
 
-A is pgbench running the transfer's own statements one by one, a transaction per transfer; A1 is the same as one
-function call. pgbench and the bank use the same PostgreSQL (fsync and synchronous_commit on), the same schema and 64
-connections, in interleaved rounds; ratios are medians of the rounds' ratios.
+Variant A is pgbench running the statements of a transfer one by one, one database transaction per transfer; variant A1
+runs them in one function call. pgbench and the bank use the same PostgreSQL (fsync and synchronous_commit on), the same
+schema and 64 connections, in interleaved rounds; ratios are medians over the rounds.
 
-First, account-service is measured alone. Then the whole bank, end to end, and reads of it. `--growth` repeats both on a
-million accounts with ten million entries. With `--slow-disk`, every sync to disk takes at least 5 ms, and only the
-whole bank is measured. Exits 1 if a threshold is missed, or if the ledger is inconsistent afterwards.
+The benchmark measures account-service alone, then the whole bank end to end, then reads. `--growth` repeats transfers
+and reads with a million accounts and ten million entries. With `--slow-disk`, every sync to disk takes at least 5 ms,
+and only transfers through the whole bank are measured. Exits 1 if a threshold is missed or the ledger is inconsistent
+afterwards.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from shared.testing.local_stack import StackError
 from shared.testing.postgres import PostgresNotInstalled
 from shared.testing.progress import Progress
 
-DIRECT, NGINX, WHOLE = "direct", "through NGINX", "end to end"
+DIRECT, NGINX, END_TO_END = "direct", "through NGINX", "end to end"
 SHARE_OF_PEAK = 0.6
 GROWN = 1_000_000
 KEYS = 10_000_000
@@ -44,7 +45,7 @@ _READS = {
 
 @dataclass
 class Results:
-    """What has been measured: runs by phase, and values with their thresholds."""
+    """Measured values: runs by phase, values with their thresholds, and broken invariants of the ledger."""
 
     runs: dict[str, list[Run]] = field(default_factory=dict)
     checks: list[Check] = field(default_factory=list)
@@ -55,19 +56,19 @@ def interleaved(
     bench: Bench,
     progress: Progress,
     rounds: int,
-    spreads: Sequence[int],
+    account_counts: Sequence[int],
     loads: Mapping[str, Callable[[int], Load]],
 ) -> list[Run]:
-    """Measure every variant in every round, so that a slow minute affects all alike."""
+    """Measure every variant in every round, so that noise affects all variants equally."""
     runs = []
     for number in range(1, rounds + 1):
-        for accounts in spreads:
+        for accounts in account_counts:
             for variant, load in loads.items():
                 progress.step(f"round {number}/{rounds}, {accounts} accounts, {variant}")
                 if bench.has_history:
                     end_to_end.wait_until_consumed(bench)
                 bench.checkpoint()
-                runs.append(measure(variant, accounts, partial(load, accounts), bench.roots()))
+                runs.append(measure(variant, accounts, partial(load, accounts), bench.process_pids()))
                 progress.info(f"{runs[-1].per_second:.0f}/s")
     return runs
 
@@ -76,9 +77,9 @@ def _transfers(bench: Bench, *variants: str) -> dict[str, Callable[[int], Load]]
     loads: dict[str, Callable[[int], Load]] = {
         "A": partial(bench.pgbench, "transfer_statements.sql"),
         "A1": partial(bench.pgbench, "transfer_function.sql"),
-        DIRECT: partial(bench.http, bench.direct_url),
-        NGINX: partial(bench.http, bench.stack.api_url),
-        WHOLE: partial(end_to_end.load, bench),
+        DIRECT: partial(bench.send_transfers, bench.direct_url),
+        NGINX: partial(bench.send_transfers, bench.stack.api_url),
+        END_TO_END: partial(end_to_end.load, bench),
     }
     return {variant: loads[variant] for variant in variants}
 
@@ -93,24 +94,24 @@ def measure_ledger(bench: Bench, progress: Progress, rounds: int, results: Resul
         results.checks.append(Check(f"{variant}, {UNIFORM} accounts: ratio to {base}", value, ">=", threshold))
     peak = median_of(runs, DIRECT, UNIFORM, lambda run: run.per_second)
     progress.step(f"at {SHARE_OF_PEAK:.0%} of the peak")
-    calm = bench.paced(bench.direct_url, SHARE_OF_PEAK * peak)
+    normal = bench.paced(bench.direct_url, SHARE_OF_PEAK * peak)
     results.checks.append(
-        Check(f"p99 at {calm.per_second:.0f}/s ({calm.per_second / peak:.0%} of peak), ms", calm.p99, "<=", 50)
+        Check(f"p99 at {normal.per_second:.0f}/s ({normal.per_second / peak:.0%} of peak), ms", normal.p99, "<=", 50)
     )
-    share = tracing_off_us() / median_of(runs, DIRECT, UNIFORM, lambda run: run.cpu["account"])
+    share = disabled_tracing_cost_us() / median_of(runs, DIRECT, UNIFORM, lambda run: run.cpu["account"])
     results.checks.append(Check("disabled tracing, share of the service's CPU per transfer, %", share * 100, "<=", 2))
     results.broken_invariants.append(bench.broken_invariants())
 
 
 def measure_whole_bank(bench: Bench, progress: Progress, rounds: int, results: Results, slow_disk: bool) -> None:
-    """Measure transfers until they are in the history, and reads."""
+    """Measure transfers until they are in the history, the lag of the history, and reads."""
     bench.prepare(UNIFORM)
     runs = results.runs["whole bank"] = interleaved(
-        bench, progress, rounds, (UNIFORM,), _transfers(bench, "A", DIRECT, WHOLE)
+        bench, progress, rounds, (UNIFORM,), _transfers(bench, "A", DIRECT, END_TO_END)
     )
     minimum = 0.8 if slow_disk else 1.0
-    results.checks.append(Check(f"{WHOLE}: ratio to A", ratio(runs, WHOLE, UNIFORM, "A"), ">=", minimum))
-    peak = median_of(runs, WHOLE, UNIFORM, lambda run: run.per_second)
+    results.checks.append(Check(f"{END_TO_END}: ratio to A", ratio(runs, END_TO_END, UNIFORM, "A"), ">=", minimum))
+    peak = median_of(runs, END_TO_END, UNIFORM, lambda run: run.per_second)
     if not slow_disk:
         progress.step(f"lag of the history at {SHARE_OF_PEAK:.0%} of the peak")
         rate, lag = end_to_end.lag_at(bench, SHARE_OF_PEAK * peak)
@@ -123,40 +124,42 @@ def measure_whole_bank(bench: Bench, progress: Progress, rounds: int, results: R
 
 
 def measure_reads(bench: Bench, progress: Progress, rounds: int, accounts: int) -> list[Run]:
-    """Measure reads through NGINX, and pgbench running their SELECTs."""
+    """Measure reads through NGINX, compared with pgbench running the same SELECTs."""
     loads: dict[str, Callable[[int], Load]] = {}
-    for what, (path, script, database) in _READS.items():
-        loads[f"{what}, SELECT"] = partial(bench.pgbench, script, database=database)
-        loads[what] = partial(bench.read, path)
+    for resource, (path, script, database) in _READS.items():
+        loads[f"{resource}, SELECT"] = partial(bench.pgbench, script, database=database)
+        loads[resource] = partial(bench.read, path)
     return interleaved(bench, progress, rounds, (accounts,), loads)
 
 
 def measure_growth(bench: Bench, progress: Progress, rounds: int, results: Results) -> None:
-    """Measure the same on a ledger with a million accounts and ten million entries."""
+    """Measure transfers and reads with a million accounts and ten million entries."""
     progress.step(f"{GROWN} accounts, {GROWN * 10} entries, {KEYS} keys")
     bench.prepare(GROWN, keys=KEYS)
     before = bench.resident_mb()
-    loads = _transfers(bench, "A", DIRECT, WHOLE)
+    loads = _transfers(bench, "A", DIRECT, END_TO_END)
     runs = results.runs["grown"] = interleaved(bench, progress, rounds, (GROWN,), loads)
     empty = results.runs["whole bank"]
-    for variant in (DIRECT, WHOLE):
+    for variant in (DIRECT, END_TO_END):
         share = ratio(runs, variant, GROWN, "A") / ratio(empty, variant, UNIFORM, "A")
-        results.checks.append(Check(f"{variant}, grown: ratio to A, share of that when empty", share, ">=", 0.85))
+        results.checks.append(Check(f"{variant}, grown: ratio to A, relative to an empty database", share, ">=", 0.85))
         per_second = [
-            median_of(own, variant, accounts, lambda run: run.per_second)
-            for own, accounts in ((runs, GROWN), (empty, UNIFORM))
+            median_of(phase, variant, accounts, lambda run: run.per_second)
+            for phase, accounts in ((runs, GROWN), (empty, UNIFORM))
         ]
         share = per_second[0] / per_second[1]
-        results.checks.append(Check(f"{variant}, grown: transfers/s, share of those when empty", share, ">=", 0.7))
+        results.checks.append(Check(f"{variant}, grown: transfers/s, relative to an empty database", share, ">=", 0.7))
     results.runs["reads, grown"] = measure_reads(bench, progress, rounds, GROWN)
     for service, after in bench.resident_mb().items():
         growth = after / before[service]
-        results.checks.append(Check(f"{service}: resident memory, {after:.0f} MB, to that before", growth, "<=", 1.25))
+        results.checks.append(
+            Check(f"{service}: resident memory ({after:.0f} MB), relative to the start", growth, "<=", 1.25)
+        )
     results.broken_invariants.append(bench.broken_invariants())
 
 
-def tracing_off_us() -> float:
-    """Return what the tracing calls of one transfer cost while no traces are sent, in µs."""
+def disabled_tracing_cost_us() -> float:
+    """Return the CPU time of the tracing calls of one transfer with tracing disabled, in µs."""
     parent = f"00-{'1' * 32}-{'2' * 16}-01"
 
     def one_transfer() -> None:
@@ -169,7 +172,7 @@ def tracing_off_us() -> float:
 
 
 def run_all(arguments: argparse.Namespace, progress: Progress) -> Results:
-    """Run all phases, each on an environment of its own."""
+    """Run all phases, each in a new environment."""
     results = Results()
     environment = partial(started, arguments.seconds, arguments.replicas, progress)
     if not arguments.slow_disk:
@@ -220,18 +223,18 @@ def print_results(results: Results, as_json: bool) -> None:
 def main() -> int:
     """Run the benchmark, print the tables, and return 0 only if every threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=8, help="length of one measurement (default 8)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often all are repeated (default 3)")
+    parser.add_argument("--seconds", type=int, default=8, help="duration of one measurement in seconds (default 8)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default 3)")
     parser.add_argument("--replicas", type=int, default=1, help="replicas of account-service behind NGINX (default 1)")
-    parser.add_argument("--growth", action="store_true", help="measure a ledger with ten million entries, too")
-    parser.add_argument("--slow-disk", action="store_true", help=f"every sync to disk takes {SYNC_MS} ms or more")
+    parser.add_argument("--growth", action="store_true", help="also measure with ten million entries")
+    parser.add_argument("--slow-disk", action="store_true", help=f"delay every sync to disk by {SYNC_MS} ms")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     arguments = parser.parse_args()
     if missing := [name for name in ("wrk", *["strace"] * arguments.slow_disk) if shutil.which(name) is None]:
-        print(f"bench: {missing[0]} is missing; on Debian: apt-get install {missing[0]}", file=sys.stderr)
+        print(f"bench: {missing[0]} is not installed; on Debian: apt-get install {missing[0]}", file=sys.stderr)
         return 1
     if arguments.slow_disk and _SLOW not in os.environ:
-        _run_again_on_a_slow_disk()
+        _reexec_with_slow_disk()
     progress = Progress("bench", steps(arguments))
     try:
         results = run_all(arguments, progress)
@@ -242,13 +245,13 @@ def main() -> int:
     met = sum(check.met for check in results.checks)
     broken = any(results.broken_invariants)
     good = met == len(results.checks) and not broken
-    sound = "the ledger's invariants are broken" if broken else "the ledger is sound"
-    progress.finished(f"{met} of {len(results.checks)} thresholds met, {sound}", good=good)
+    ledger = "ledger invariants broken" if broken else "ledger invariants hold"
+    progress.finished(f"{met} of {len(results.checks)} thresholds met, {ledger}", good=good)
     return 0 if good else 1
 
 
-def _run_again_on_a_slow_disk() -> None:
-    """Replace this process by strace, which delays each sync of PostgreSQL and NATS."""
+def _reexec_with_slow_disk() -> None:
+    """Replace this process by one under strace, which delays each sync of PostgreSQL and NATS."""
     calls = "fsync,fdatasync"
     command = ["strace", "-f", "--seccomp-bpf", "-q", "-o", "/dev/null", "-e", f"trace={calls}"]
     command += ["-e", f"inject={calls}:delay_exit={SYNC_MS * 1000}", "--", sys.executable, "-m", "bench.bench"]

@@ -1,7 +1,7 @@
-"""The whole bank: transfers through NGINX until they are in the history.
+"""End-to-end measurements: transfers through NGINX until they are in the history, and the lag of the history.
 
-A transfer counts when transaction-service has committed its events, so a bank whose history falls behind is not faster.
-The lag is the age of the oldest event that is not in the history.
+A transfer counts once transaction-service has committed its events, so throughput includes the history's. The lag is
+the age of the oldest event that is not in the history.
 """
 
 import asyncio
@@ -82,7 +82,7 @@ def sampled(bench: Bench) -> Iterator[Lag]:
 
 
 def wait_until_consumed(bench: Bench) -> None:
-    """Wait until all events are in the history. Raises Failure when that takes too long."""
+    """Wait until all events are in the history. Raises Failure at the timeout."""
 
     async def wait() -> bool:
         deadline = time.monotonic() + _CATCH_UP_SECONDS
@@ -98,15 +98,15 @@ def wait_until_consumed(bench: Bench) -> None:
 
 
 def load(bench: Bench, accounts: int) -> Load:
-    """Send transfers through NGINX as fast as they are accepted, and wait until they are in the history."""
+    """Send transfers through NGINX in a closed loop, and wait until they are in the history."""
     started = time.monotonic()
-    accepted = bench.http(bench.stack.api_url, accounts)
+    accepted = bench.send_transfers(bench.stack.api_url, accounts)
     wait_until_consumed(bench)
     return Load(accepted.operations, time.monotonic() - started, accepted.p50, accepted.p99)
 
 
 def lag_at(bench: Bench, per_second: float) -> tuple[float, Lag]:
-    """Send transfers at about this rate; return the rate and the lag of the history."""
+    """Send transfers at approximately this rate; return the actual rate and the lag of the history."""
     bench.checkpoint()
     with sampled(bench) as lag:
         result = bench.paced(bench.stack.api_url, per_second)

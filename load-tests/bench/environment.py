@@ -1,4 +1,4 @@
-"""What the benchmark measures and with what: PostgreSQL, the bank on it, pgbench and wrk."""
+"""The environment of the benchmark: PostgreSQL, the bank on it, and the load generators pgbench and wrk."""
 
 import json
 import os
@@ -24,10 +24,10 @@ from shared.testing.progress import Progress
 HERE = Path(__file__).resolve().parent
 CONNECTIONS = 64
 UNIFORM, HOT = 1000, 10
-# pgbench has its own database: a relay could not read the events that it writes.
+# pgbench has a separate database, because the relay could not parse the events that it writes.
 LEDGER, HISTORY, BASELINE = "accounts", "transactions", "baseline"
 _SETTINGS = {"fsync": "on", "synchronous_commit": "on", "shared_buffers": "256MB", "max_wal_size": "4GB"}
-# Of a stored response to a transfer, about.
+# Approximate size of a stored response to a transfer.
 _RESPONSE_BYTES = 500
 _NATS_CONFIGURATION = """
 listen: "127.0.0.1:{port}"
@@ -37,7 +37,7 @@ jetstream {{ store_dir: "{folder}", max_file_store: 10GB, sync_interval: always 
 
 
 class Bench:
-    """A PostgreSQL server, the stack on it, and the loads."""
+    """A PostgreSQL server, the stack on it, and the load generators."""
 
     def __init__(self, server: PostgresServer, stack: LocalStack, nats: Process | None, seconds: int) -> None:
         self.server = server
@@ -58,9 +58,9 @@ class Bench:
         return self.stack.urls(ACCOUNT)[0]
 
     def prepare(self, accounts: int, *, keys: int = 0) -> None:
-        """Fill the databases: with `keys`, as after some time (growth.sql).
+        """Fill the databases; with `keys`, also with older transfers and that many idempotency keys (growth.sql).
 
-        pgbench writes rows of the size of the service's own ones, which a first load tells.
+        pgbench writes rows of the same size as the service, which is measured in a warm-up run.
         """
         self._psql(HISTORY, "history.sql", accounts=accounts, transfers=5 if keys else 0)
         self._migrate(BASELINE)
@@ -94,8 +94,8 @@ class Bench:
         p50, p99 = (latencies[int(count * share)] / 1000 for share in (0.5, 0.99))
         return Load(count, count / float(tps[1]), p50, p99)
 
-    def http(self, url: str, accounts: int, pause_ms: float = 0) -> Load:
-        """Send transfers to the service."""
+    def send_transfers(self, url: str, accounts: int, pause_ms: float = 0) -> Load:
+        """Send transfers in a closed loop; with `pause_ms`, each connection pauses after a response."""
         return _load_of(self.wrk(url, accounts, self.seconds, pause_ms))
 
     def wrk(
@@ -108,9 +108,9 @@ class Bench:
         connections: int = CONNECTIONS,
         strict: bool = True,
     ) -> dict[str, int]:
-        """Send transfers; return what wrk says: requests, microseconds, not_2xx, failed, and p50 and p99 in µs.
+        """Send transfers; return wrk's summary: requests, microseconds, not_2xx, failed, and p50 and p99 in µs.
 
-        Raises Failure when not all of them succeed, unless that is expected.
+        Raises Failure if wrk fails or, with `strict`, if a request fails.
         """
         arguments = ["-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(HERE / "transfer.lua"), url]
         result = self._wrk(arguments, ACCOUNTS=str(accounts), PAUSE_MS=str(pause_ms))
@@ -135,18 +135,18 @@ class Bench:
         return result
 
     def paced(self, url: str, per_second: float) -> Load:
-        """Send transfers at about this rate.
+        """Send transfers at approximately this rate.
 
-        A connection's cycle is its pause and the response time, which a first run measures.
+        A connection sends one request per pause and response time; a first run measures the response time.
         """
         cycle_ms = CONNECTIONS / per_second * 1000
-        first = self.http(url, UNIFORM, cycle_ms)
+        first = self.send_transfers(url, UNIFORM, cycle_ms)
         response_ms = max(0.0, CONNECTIONS / first.per_second * 1000 - cycle_ms)
         self.checkpoint()
-        return self.http(url, UNIFORM, max(1.0, cycle_ms - response_ms))
+        return self.send_transfers(url, UNIFORM, max(1.0, cycle_ms - response_ms))
 
-    def roots(self) -> dict[str, int]:
-        """Return the processes whose CPU time is measured."""
+    def process_pids(self) -> dict[str, int]:
+        """Return the pids of the processes whose CPU time is measured, by name."""
         processes = {
             "account": self.stack.processes[ACCOUNT][0],
             "nginx": self.stack.nginx,
@@ -157,7 +157,7 @@ class Bench:
         return {"postgres": self.server.pid, **{name: pid for name, pid in pids.items() if pid is not None}}
 
     def checkpoint(self) -> None:
-        """Let every measurement start without unwritten pages."""
+        """Run a checkpoint, so that dirty pages do not affect the measurement."""
         self.server.sql("postgres", "CHECKPOINT")
 
     def resident_mb(self) -> dict[str, float]:
@@ -206,7 +206,7 @@ def _load_of(result: Mapping[str, int]) -> Load:
 
 def _require_success(result: Mapping[str, int], what: str) -> None:
     if result["not_2xx"] or result["failed"]:
-        raise Failure(f"{result['not_2xx']} responses were no success and {result['failed']} requests failed at {what}")
+        raise Failure(f"{result['not_2xx']} responses were not 2xx and {result['failed']} requests failed at {what}")
 
 
 @contextmanager
@@ -218,7 +218,7 @@ def started(
     *,
     with_history: bool = False,
 ) -> Iterator[Bench]:
-    """Start PostgreSQL, account-service and NGINX, `with_history` also NATS and transaction-service."""
+    """Start PostgreSQL, account-service and NGINX; with `with_history`, also NATS and transaction-service."""
     with PostgresServer(_SETTINGS) as server, tempfile.TemporaryDirectory(prefix="bank-bench-") as var:
         nats = _nats(Path(var)) if with_history else None
         stack = LocalStack(
@@ -229,7 +229,7 @@ def started(
             events_url=nats[0] if nats else "",
             nginx_variables=nginx_variables,
             report=progress.info,
-            # All transfers are those of one subject.
+            # One subject sends all transfers.
             extra_env={"SUBJECT_OPERATIONS_PER_SECOND": "0"},
         )
         try:
@@ -242,7 +242,7 @@ def started(
 
 
 def _nats(folder: Path) -> tuple[str, Process]:
-    """Start NATS as docker/nats/nats.conf configures it: each message is synced to disk. Return its URL."""
+    """Start NATS with the durability of docker/nats/nats.conf, syncing each message to disk; return its URL."""
     program = ROOT / ".tools" / "nats-server"
     if not program.exists():
         raise StackError("nats-server is not built; to build it: scripts/local/ensure_tools.sh nats-server")

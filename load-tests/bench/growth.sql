@@ -1,5 +1,5 @@
--- A ledger after some time: five transfers between neighbours for each account of baseline.sql, and idempotency keys.
--- Parameters: accounts, keys, body_bytes. Triggers and foreign keys are off, because every row is known to be right.
+-- A grown ledger: five transfers to the next account for each account of baseline.sql, and idempotency keys.
+-- Parameters: accounts, keys, body_bytes. Triggers and foreign keys are disabled for speed; all rows are consistent.
 SET session_replication_role = replica;
 
 INSERT INTO transactions (id, type, amount, currency, from_account, to_account, created_at)
@@ -7,7 +7,7 @@ SELECT ('00000000-0000-7000-a000-' || lpad(to_hex(k * :accounts::bigint + n), 12
        bench_account(n), bench_account(n % :accounts + 1), now() - interval '30 days' + k * interval '5 days'
 FROM generate_series(1, 5) AS k, generate_series(1, :accounts) AS n;
 
--- Each account sends, then receives: its balance is the deposit less one, then the deposit again.
+-- Each account alternately sends and receives 1: its balance is the deposit minus 1, then the deposit again.
 ALTER TABLE entries DROP CONSTRAINT entries_pkey;
 INSERT INTO entries (account_id, seq, transaction_id, amount, balance_after)
 SELECT bench_account((n - 1 + side) % :accounts + 1), 2 * k + side,

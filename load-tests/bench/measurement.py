@@ -1,4 +1,4 @@
-"""Measurements of the benchmark and what is computed from them: functions on plain data, and the CPU time in /proc."""
+"""Measurements of the benchmark and statistics on them: pure functions on plain data, and CPU time from /proc."""
 
 import os
 import statistics
@@ -15,7 +15,7 @@ class Failure(Exception):
 
 
 class Load(NamedTuple):
-    """What a load generator reports: number of operations, duration in seconds, latencies in ms."""
+    """Result of a load generator: number of operations, duration in seconds, latencies in ms."""
 
     operations: int
     seconds: float
@@ -54,29 +54,27 @@ class Check(NamedTuple):
         return self.value >= self.threshold if self.sign == ">=" else self.value <= self.threshold
 
 
-def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
-    """Return the CPU time so far of each root process and its children; of those that ended, too."""
-    spent = dict.fromkeys(roots, 0.0)
+def cpu_seconds(pids: Mapping[str, int]) -> dict[str, float]:
+    """Return the CPU time of each process and its children, including children that have ended."""
+    spent = dict.fromkeys(pids, 0.0)
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text(encoding="ascii").rpartition(")")[2].split()
         except OSError:
             continue
-        for process, root in roots.items():
-            if root in (int(stat.parent.name), int(fields[1])):
+        for process, pid in pids.items():
+            if pid in (int(stat.parent.name), int(fields[1])):
                 spent[process] += sum(int(field) for field in fields[11:15]) / _TICKS
     return spent
 
 
-def measure(variant: str, accounts: int, load: Callable[[], Load], roots: Mapping[str, int]) -> Run:
-    """Run a load and account for the CPU time that the processes spent on it."""
-    before = cpu_seconds(roots)
+def measure(variant: str, accounts: int, load: Callable[[], Load], pids: Mapping[str, int]) -> Run:
+    """Run a load and measure the CPU time of the processes meanwhile."""
+    before = cpu_seconds(pids)
     result = load()
     if not result.operations:
         raise Failure(f"{variant} completed no operation")
-    cpu = {
-        process: (spent - before[process]) / result.operations * 1e6 for process, spent in cpu_seconds(roots).items()
-    }
+    cpu = {process: (spent - before[process]) / result.operations * 1e6 for process, spent in cpu_seconds(pids).items()}
     return Run(variant, accounts, result.per_second, result.p50, result.p99, cpu)
 
 
@@ -96,7 +94,7 @@ def ratio(runs: Sequence[Run], variant: str, accounts: int, base: str) -> float:
 
 
 def table(runs: Sequence[Run], bases: Sequence[str]) -> list[dict[str, object]]:
-    """Return one row per spread of accounts and variant, with its ratios to the `bases`."""
+    """Return one row per number of accounts and variant, with its ratios to the `bases`."""
     rows: list[dict[str, object]] = []
     for accounts, variant in dict.fromkeys((run.accounts, run.variant) for run in runs):
         row: dict[str, object] = {

@@ -1,5 +1,5 @@
 -- wrk: GET requests for random accounts.
--- Environment: TOKEN, ACCOUNTS (how many to choose from), READ_PATH (with {account}), SUMMARY (path of summary.lua).
+-- Environment: TOKEN, ACCOUNTS (number of accounts), READ_PATH (with {account}), SUMMARY (path of summary.lua).
 
 local accounts = tonumber(os.getenv("ACCOUNTS"))
 local path = os.getenv("READ_PATH")

@@ -1,4 +1,4 @@
--- wrk: prints the result as one line of JSON; latencies in µs.
+-- wrk: print the summary as one line of JSON; latencies in µs.
 return function(summary, latency)
   io.write(string.format(
     '{"requests":%d,"microseconds":%d,"not_2xx":%d,"failed":%d,"p50":%d,"p99":%d}\n',

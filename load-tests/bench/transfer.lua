@@ -1,5 +1,5 @@
--- wrk: transfers between the benchmark's accounts, each with a key of its own.
--- Environment: TOKEN, ACCOUNTS (how many to choose from), PAUSE_MS (mean think time of a connection; 0: none), SUMMARY
+-- wrk: transfers between the benchmark's accounts, each with a new idempotency key.
+-- Environment: TOKEN, ACCOUNTS (number of accounts), PAUSE_MS (mean think time of a connection; 0: none), SUMMARY
 -- (path of summary.lua).
 
 local accounts = tonumber(os.getenv("ACCOUNTS"))
@@ -24,14 +24,14 @@ end
 function request()
   local from = math.random(accounts)
   local to = (from - 1 + math.random(accounts - 1)) % accounts + 1
-  -- Random, as those of pgbench: ordered keys would be cheaper to index.
+  -- Random like those of pgbench, because ordered keys are cheaper to index.
   headers["Idempotency-Key"] = string.format("%08x%08x%08x", math.random(0, 2147483647), math.random(0, 2147483647), math.random(0, 2147483647))
   local body = '{"from_account":"' .. account(from) .. '","to_account":"' .. account(to) .. '","amount":1,"currency":"USD"}'
   return wrk.format("POST", "/api/v1/transfers", headers, body)
 end
 
 if pause > 0 then
-  -- Exponential think times make arrivals look like those of many independent clients.
+  -- Exponential think times approximate the Poisson arrivals of many independent clients.
   function delay()
     return math.floor(-pause * math.log(1 - math.random()) + 0.5)
   end

@@ -1,4 +1,4 @@
--- A1: the same as one function call, one round trip per transfer.
+-- Variant A1: the transfer as one function call, one round trip per transfer.
 \set a random(1, :accounts)
 \set b 1 + (:a - 1 + random(1, :accounts - 1)) % :accounts
 \set key1 random(1, 9000000000000000)

@@ -1,4 +1,4 @@
--- A: the transfer's own statements, one by one, in one transaction per transfer; entries after the balances that the trigger compares.
+-- Variant A: the statements of a transfer one by one, one database transaction per transfer; entries after the balances, which the trigger compares.
 \set a random(1, :accounts)
 \set b 1 + (:a - 1 + random(1, :accounts - 1)) % :accounts
 \set key1 random(1, 9000000000000000)
