@@ -174,7 +174,7 @@ class _FeedClient:
             "headers": [(b"authorization", f"Bearer {_TOKEN}".encode())],
         }
         world = self._world
-        name = world.chance.choice(sorted(name for name in world.processes if name.startswith(service)))
+        name = world.rng.choice(sorted(name for name in world.processes if name.startswith(service)))
         answer = await world.call(name, lambda process: process.feed(Request(scope)))
         return SimpleNamespace(raise_for_status=lambda: None, content=answer.body, headers=answer.headers)
 

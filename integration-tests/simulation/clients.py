@@ -44,7 +44,7 @@ class Clients:
     def __init__(self, bank: Bank) -> None:
         self.bank = bank
         self.world = bank.world
-        self.chance = random.Random(f"{self.world.seed}/clients")
+        self.rng = random.Random(f"{self.world.seed}/clients")
         self.asked: list[ClientOperation] = []
         self.wrong: list[str] = []
         self._accounts: list[str] = []
@@ -76,15 +76,15 @@ class Clients:
     async def _work(self, client: int) -> None:
         for number in range(self.world.plan.requests):
             asked = self._draw(f"{client}-{number}")
-            answer = await self._ask(asked, self.chance.choice([1, 3, 30]))
+            answer = await self._ask(asked, self.rng.choice([1, 3, 30]))
             if answer is not None and asked.kind == "move" and answer.status == 201:
                 self._posted.append(orjson.loads(answer.body)["id"])
             if answer is not None and asked.kind == "hold" and answer.status == 201:
                 self._held.append(orjson.loads(answer.body)["id"])
-            if answer is not None and self.chance.random() < 0.2:
+            if answer is not None and self.rng.random() < 0.2:
                 await self._ask(asked, 3)
-            if self.chance.random() < 0.5:
-                await self._unfreeze(self.chance.choice(self._accounts))
+            if self.rng.random() < 0.5:
+                await self._unfreeze(self.rng.choice(self._accounts))
 
     async def unfreeze_all(self) -> None:
         """Unfreeze every account: only a finding that was not consumed before may freeze one now."""
@@ -96,10 +96,10 @@ class Clients:
 
     def _draw(self, key: str) -> ClientOperation:
         """Draw a request; its key is also its reference, so that its effects can be counted."""
-        commands, chance = load(ACCOUNT).commands, self.chance
-        kind = chance.choice(_KINDS)
-        one, other = chance.sample(self._accounts, 2)
-        amount = chance.choice([chance.randint(1, 200), chance.randint(REVIEW, FREEZE + 200)])
+        commands, rng = load(ACCOUNT).commands, self.rng
+        kind = rng.choice(_KINDS)
+        one, other = rng.sample(self._accounts, 2)
+        amount = rng.choice([rng.randint(1, 200), rng.randint(REVIEW, FREEZE + 200)])
         if kind == "deposit":
             return ClientOperation("move", key, lambda: commands.Deposit(new_id(), one, amount, "USD", key))
         if kind == "withdraw":
@@ -108,23 +108,23 @@ class Clients:
             expires_at = utc_now() + timedelta(days=1)
             return ClientOperation("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at))
         if kind in ("capture", "partial capture", "extend", "void") and self._held:
-            hold = chance.choice(self._held)
+            hold = rng.choice(self._held)
             if kind == "capture":
                 return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, None))
             if kind == "partial capture":
-                part = chance.randint(1, 50)
+                part = rng.randint(1, 50)
                 return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, part, final=False))
             if kind == "extend":
                 later = utc_now() + timedelta(days=2, seconds=len(self.asked))
                 return ClientOperation("extend", key, lambda: commands.ExtendHold(hold, later))
             return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
         if kind == "batch":
-            items = [(*chance.sample(self._accounts, 2), chance.randint(1, 300)) for _ in range(3)]
-            atomic = chance.random() < 0.5
+            items = [(*rng.sample(self._accounts, 2), rng.randint(1, 300)) for _ in range(3)]
+            atomic = rng.random() < 0.5
             return ClientOperation("atomic batch" if atomic else "batch", key, lambda: _batch(key, items, atomic))
         if kind == "reverse" and self._posted:
-            original = chance.choice(self._posted)
-            part = chance.choice([None, chance.randint(1, 100)])
+            original = rng.choice(self._posted)
+            part = rng.choice([None, rng.randint(1, 100)])
             return ClientOperation("move", key, lambda: commands.Reverse(new_id(), original, key, part))
         return ClientOperation("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
 
@@ -137,7 +137,7 @@ class Clients:
                 self._repeated.append(asyncio.create_task(self._send(asked.build, asked)))
             if (answer := await self._send(asked.build, asked)) is not None:
                 return answer
-            await asyncio.sleep(self.chance.uniform(0.05, 1))
+            await asyncio.sleep(self.rng.uniform(0.05, 1))
         return None
 
     async def _send(self, build: Callable[[], Any], asked: ClientOperation | None) -> Any:
@@ -145,7 +145,7 @@ class Clients:
         work = _work(build(), asked)
         try:
             answer = await self.world.call(
-                self.chance.choice(self.bank.accounts), lambda process: process.service.execute(work)
+                self.rng.choice(self.bank.accounts), lambda process: process.service.execute(work)
             )
         except Problem as problem:
             if problem.code not in ("request-in-progress", "unavailable"):

@@ -9,16 +9,16 @@ from typing import Any
 
 
 class SimulatedLoop(base_events.BaseEventLoop):
-    """Runs ready callbacks in an order drawn from `chance`; `on_step` is called before each step.
+    """Runs ready callbacks in an order drawn from `rng`; `on_step` is called before each step.
 
     A real loop runs them in order; here any order is possible, as it is when responses come from other machines.
     """
 
-    def __init__(self, chance: random.Random, on_step: Callable[[], None]) -> None:
+    def __init__(self, rng: random.Random, on_step: Callable[[], None]) -> None:
         super().__init__()
         self._ready: list[asyncio.Handle] = []  # a list instead of the deque of the base class
         self._now = 0.0
-        self._chance = chance
+        self._rng = rng
         self._on_step = on_step
         self.steps = 0
         self.owners: dict[asyncio.Task[Any], Any] = {}
@@ -63,7 +63,7 @@ class SimulatedLoop(base_events.BaseEventLoop):
             if timers or self._stopping:
                 return
             raise RuntimeError("nothing is ready and nothing is planned: everybody waits for ever")
-        index = self._chance.randrange(len(ready)) if len(ready) > 1 else 0
+        index = self._rng.randrange(len(ready)) if len(ready) > 1 else 0
         ready[index], ready[-1] = ready[-1], ready[index]
         handle = ready.pop()
         if handle._cancelled:

@@ -20,17 +20,17 @@ class Poison:
     def __init__(self, world: World) -> None:
         self.expected: Counter[str] = Counter()
         self._world = world
-        self._chance = random.Random(f"{world.seed}/poison")
+        self._rng = random.Random(f"{world.seed}/poison")
 
     async def run(self) -> None:
         """Write the poison events of the plan, each at a random time."""
         for number in range(self._world.plan.poison):
-            await asyncio.sleep(self._chance.uniform(0, _WITHIN_SECONDS))
+            await asyncio.sleep(self._rng.uniform(0, _WITHIN_SECONDS))
             await self._put(f"poison-{number}")
 
     async def _put(self, identifier: str) -> None:
         event = _event(identifier)
-        kind = self._chance.choice(["wrong data", "no event", "no text", "wrong flag"])
+        kind = self._rng.choice(["wrong data", "no event", "no text", "wrong flag"])
         if kind in ("no text", "wrong flag") and self._world.plan.transport == "feed":
             kind = "wrong data"  # a feed only contains what a service has written
         self._world.note(f"poison: {kind}")

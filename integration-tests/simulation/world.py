@@ -39,7 +39,7 @@ RATES = {
     "lost nak": (0.1, 0.5),
 }
 _SLOW_SECONDS = 1.0
-_PATIENCE_SECONDS = 10.0
+_CLIENT_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +57,15 @@ class Plan:
 
 def plan(seed: int) -> Plan:
     """Draw the plan of a seed."""
-    chance = random.Random(f"{seed}/plan")
+    rng = random.Random(f"{seed}/plan")
     return Plan(
-        rates={fault: chance.choice(rates) for fault, rates in RATES.items() if chance.random() < 0.5},
-        transport=chance.choice(["nats", "feed"]),
-        account_replicas=chance.choice([1, 2, 2]),
-        transaction_replicas=chance.choice([1, 2]),
-        clients=chance.randint(2, 4),
-        requests=chance.randint(2, 4),
-        poison=chance.choice([0, 1, 2]),
+        rates={fault: rng.choice(rates) for fault, rates in RATES.items() if rng.random() < 0.5},
+        transport=rng.choice(["nats", "feed"]),
+        account_replicas=rng.choice([1, 2, 2]),
+        transaction_replicas=rng.choice([1, 2]),
+        clients=rng.randint(2, 4),
+        requests=rng.randint(2, 4),
+        poison=rng.choice([0, 1, 2]),
     )
 
 
@@ -100,7 +100,7 @@ class World:
     def __init__(self, seed: int, templates: dict[str, Path], folder: Path, *, keep_lines: bool = False) -> None:
         self.seed = seed
         self.plan = plan(seed)
-        self.chance = random.Random(f"{seed}/faults")
+        self.rng = random.Random(f"{seed}/faults")
         self.loop = SimulatedLoop(random.Random(f"{seed}/scheduler"), self._on_step)
         self.faulty = True
         self.faults: Counter[str] = Counter()
@@ -135,7 +135,7 @@ class World:
     def happens(self, fault: str) -> bool:
         """Return whether a fault happens now, and count it."""
         rate = self.plan.rates.get(fault, 0.0)
-        if not self.faulty or not rate or self.chance.random() >= rate:
+        if not self.faulty or not rate or self.rng.random() >= rate:
             return False
         self.faults[fault] += 1
         self.note(f"FAULT {fault}")
@@ -143,7 +143,7 @@ class World:
 
     def shuffle(self, items: list[Any]) -> None:
         """Shuffle items."""
-        self.chance.shuffle(items)
+        self.rng.shuffle(items)
 
     def new_id(self) -> str:
         """Return an id like a UUIDv7: later ones sort after earlier ones."""
@@ -162,15 +162,15 @@ class World:
         return process
 
     def _on_step(self) -> None:
-        if self.faulty and "crash" in self.plan.rates and self.chance.random() < self.plan.rates["crash"]:
+        if self.faulty and "crash" in self.plan.rates and self.rng.random() < self.plan.rates["crash"]:
             alive = [process for process in self.processes.values() if process is not None]
             if alive:
-                process = self.chance.choice(alive)
+                process = self.rng.choice(alive)
                 self.faults["crash"] += 1
                 self.note(f"FAULT crash of {process.name}")
                 self.processes[process.name] = None
                 process.kill()
-                self.loop.call_later(self.chance.uniform(0.1, 4), self.restart, process.name)
+                self.loop.call_later(self.rng.uniform(0.1, 4), self.restart, process.name)
 
     # Network and databases --------------------------------------------------------------------------------------------
 
@@ -181,7 +181,7 @@ class World:
     async def travel(self, what: str) -> None:
         """Wait for a random time, during which any process may be killed."""
         process = self.process()
-        await asyncio.sleep(_SLOW_SECONDS * self.chance.random() if self.happens("slow answer") else 0)
+        await asyncio.sleep(_SLOW_SECONDS * self.rng.random() if self.happens("slow answer") else 0)
         self.process()
         self.note(f"{process.name if process else 'outside'} {what}")
 
@@ -199,7 +199,7 @@ class World:
             raise TimeoutError
         reply: asyncio.Future[Any] = self.loop.create_future()
         process.spawn(serve(process)).add_done_callback(lambda done: _answer(reply, process, done))
-        async with asyncio.timeout(_PATIENCE_SECONDS):
+        async with asyncio.timeout(_CLIENT_TIMEOUT_SECONDS):
             result = await reply
         await self.travel(f"answer of {name}")
         if self.happens("lost answer"):
@@ -286,7 +286,7 @@ class _Gate:
         """Wait until the lock is released; other tasks continue meanwhile."""
         del connection
         self._world.process()
-        await asyncio.sleep(self._world.chance.uniform(0.005, 0.05))
+        await asyncio.sleep(self._world.rng.uniform(0.005, 0.05))
         self._world.process()
         self._world.note(f"{self._process.name} waited for {statement}")
 

@@ -31,10 +31,8 @@ async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> i
     """Return the maximum number of reversals in ten minutes of ±15 % noise around the target load."""
     worst = 0
     for seed in SEEDS:
-        chance = random.Random(seed)
-        cluster = FakeCluster(
-            lambda _now, chance=chance: CAPACITY * replicas * chance.uniform(0.85, 1.15), replicas=replicas
-        )
+        rng = random.Random(seed)
+        cluster = FakeCluster(lambda _now, rng=rng: CAPACITY * replicas * rng.uniform(0.85, 1.15), replicas=replicas)
         await cluster.run(cluster.controller(lab, **settings), 10 * MINUTES)
         worst = max(worst, cluster.reversals)
     return worst
