@@ -69,15 +69,15 @@ def autoscaler_rests(bank: ComposedBank) -> Iterator[None]:
 
     def at_two() -> bool:
         """Undo what earlier tests' load has led to, once the autoscaler has ended what it had begun."""
-        if any(one["operation_in_progress"] for one in json.loads(bank.operate("status"))["services"].values()):
+        if any(one["operation_in_progress"] for one in json.loads(bank.autoscale_cli("status"))["services"].values()):
             return False
         for service in SERVICES:
-            bank.operate("scale", service, "2")
+            bank.autoscale_cli("scale", service, "2")
         return all(len(bank.containers(service)) == 2 for service in SERVICES)
 
-    bank.operate("pause")
+    bank.autoscale_cli("pause")
     try:
         eventually(at_two, 120)
         yield
     finally:
-        bank.operate("resume")
+        bank.autoscale_cli("resume")

@@ -1,21 +1,44 @@
-"""Helpers of the drills: running the project's commands, and printing progress, thresholds and the result."""
+"""Helpers of the drills: run the project's commands, and print progress, thresholds and the result."""
 
 import os
-from collections.abc import Sequence
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from harness.client import output_of
 
+from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 from shared.testing.thresholds import Threshold
 
-# The flags of `make drills` must not reach the make targets that a drill runs.
+# Without the flags of `make drills`, because drills run other make targets.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
 
 
 def run(command: list[str], seconds: int = 600, **environment: str) -> str:
     """Run a command in the project's folder and return its output; fail unless it exits with 0."""
     return output_of(command, {**ENVIRONMENT, **environment}, seconds)
+
+
+def start(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> "subprocess.Popen[str]":
+    """Start a command in the project's folder and in its own process group; its output is piped, errors included."""
+    return subprocess.Popen(  # pylint: disable=consider-using-with  # the caller waits for it
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill(process: "subprocess.Popen[str]") -> None:
+    """Kill a started command with all its child processes."""
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
 
 
 def info(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The bank on Docker, started as a user starts it, with a project name, port and directory of its own."""
+"""The bank on Docker, started with scripts/stack/up.sh, with a dedicated project name, port and directory."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from shared.testing.ports import free_port
 
 _START_SECONDS = 1200
 _COMMAND_SECONDS = 300
-# By database, that of the service that consumes its events.
+# The consumer of the events of each database.
 CONSUMERS = {"account": "transaction", "transaction": "account"}
 _PSQL = (
     "PGPASSWORD=$(cat /run/secrets/postgres_password) PGAPPNAME=$3"
@@ -36,7 +36,7 @@ def now() -> str:
 
 
 class ComposedBank(Bank):
-    """A bank on Docker Compose, which tests may scale, kill and restart; `variables` override .env."""
+    """A dedicated bank on Docker Compose that tests may scale, kill and restart; `variables` override .env."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         folder.joinpath("slack").write_text("http://receiver:8000/slack", encoding="utf-8")
@@ -53,7 +53,7 @@ class ComposedBank(Bank):
         }
         self.project = self._environment["COMPOSE_PROJECT_NAME"]
         try:
-            # Its progress is shown to the user who waits for the tests.
+            # Not captured, so that its progress is visible.
             subprocess.run(["scripts/stack/up.sh"], cwd=ROOT, env=self._environment, check=True, timeout=_START_SECONDS)
         except BaseException:
             self._down()
@@ -64,21 +64,21 @@ class ComposedBank(Bank):
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment for commands that work with this stack."""
+        """Environment variables for commands on this stack."""
         return {**self._environment, "BASE_URL": self.api_url}
 
     @cached_property
     def prometheus(self) -> Prometheus:
-        """The stack's Prometheus, at its address on this host."""
+        """A client of the stack's Prometheus, through its container's address."""
         address = self.docker("inspect", "--format", self._address_in("monitoring"), *self.containers("prometheus"))
         return Prometheus(f"http://{address.strip()}:9090")
 
     def compose(self, *arguments: str, **environment: str) -> str:
-        """Run `docker compose` on this stack, with additional variables, and return its output."""
+        """Run `docker compose` on this stack with additional variables and return its output."""
         return self._run(["scripts/stack/compose.sh", *arguments], _COMMAND_SECONDS, **environment)
 
     def attempt(self, *arguments: str) -> tuple[int, str]:
-        """Run `docker compose` on this stack; return its exit code, and its errors followed by its output."""
+        """Run `docker compose` on this stack; return its exit code, and stderr followed by stdout."""
         done = subprocess.run(
             ["scripts/stack/compose.sh", *arguments],
             cwd=ROOT,
@@ -100,7 +100,7 @@ class ComposedBank(Bank):
         return self._run(["docker", *arguments], _COMMAND_SECONDS)
 
     def logs(self, container: str, *options: str) -> str:
-        """Return what a container has logged, on standard output and standard error."""
+        """Return the logs of a container, stdout and stderr."""
         command = ["docker", "logs", *options, container]
         return output_of(command, self._environment, _COMMAND_SECONDS, with_errors=True)
 
@@ -111,8 +111,8 @@ class ComposedBank(Bank):
     def run_module(self, service: str, module: str) -> str:
         return self.inside(service, "python", "-m", module)
 
-    def operate(self, *arguments: str) -> str:
-        """Run a command of the autoscaler's command line, as operators do."""
+    def autoscale_cli(self, *arguments: str) -> str:
+        """Run a command of the autoscaler's CLI and return its output."""
         return self.inside("autoscale-service", "python", "-m", "app.cli", *arguments)
 
     def containers(self, service: str) -> list[str]:
@@ -124,7 +124,7 @@ class ComposedBank(Bank):
         return self.inside("postgres", "sh", "-c", _PSQL, "sh", database, query, "").splitlines()
 
     def sql_in_background(self, database: str, query: str, name: str) -> None:
-        """Start a long query in a session with this application name."""
+        """Start a long query in the background, in a session with this application name."""
         self.compose("exec", "--detach", "postgres", "sh", "-c", _PSQL, "sh", database, query, name)
 
     def events(self, transaction_id: str) -> list[dict[str, Any]]:
@@ -134,37 +134,37 @@ class ComposedBank(Bank):
         return [event for event in found if event["data"].get("transaction_id") == transaction_id]
 
     def event_stream(self) -> dict[str, Any]:
-        """Return the state of NATS' stream of events: messages, bytes, first_seq …"""
+        """Return the state of NATS' stream of events: messages, bytes, first_seq and more."""
         page = self.inside("nats", "wget", "-q", "-O", "-", "http://127.0.0.1:8222/jsz?streams=true")
         streams = json.loads(page)["account_details"][0]["stream_detail"]
         state: dict[str, Any] = next(stream["state"] for stream in streams if stream["name"] == "BANK")
         return state
 
     def consumed(self, database: str) -> Positions:
-        """Return the positions of the other service's events that the service of a database has consumed."""
+        """Return the consumed positions in a service's database, i.e. of the other service's events."""
         rows = self.sql(database, "SELECT ranges FROM consumed_positions")
         return Positions.loads(rows[0]) if rows else Positions()
 
     def unconsumed_events(self) -> int:
-        """Return how many events of both services the other one has not consumed."""
-        # In this order: events that are consumed meanwhile count as not consumed.
+        """Return the number of events of both services that their consumer has not processed."""
+        # Consumed positions first, so that the result is never too low.
         consumed = sum(len(self.consumed(name)) for name in CONSUMERS.values())
         return sum(int(self.sql(name, "SELECT coalesce(sum(size), 0) FROM outbox")[0]) for name in CONSUMERS) - consumed
 
-    def upstreams_since(self, moment: str) -> set[str]:
-        """Return the addresses that NGINX has sent requests to since a time (RFC 3339)."""
-        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", moment)))
+    def upstreams_since(self, since: str) -> set[str]:
+        """Return the upstream addresses in NGINX's access log since a time (RFC 3339)."""
+        return set(re.findall(r"\d+\.\d+\.\d+\.\d+:8000", self.logs_since("nginx", since)))
 
-    def logs_since(self, service: str, moment: str) -> str:
-        """Return what the first container of a service has logged since a time, each line with its timestamp."""
-        return self.logs(self.containers(service)[0], "--timestamps", "--since", moment)
+    def logs_since(self, service: str, since: str) -> str:
+        """Return the logs of the first container of a service since a time (RFC 3339), with timestamps."""
+        return self.logs(self.containers(service)[0], "--timestamps", "--since", since)
 
     def inspect(self, template: str, *containers: str) -> list[str]:
         """Return a line of `docker inspect --format` for each container."""
         return self.docker("inspect", "--format", template, *containers).splitlines()
 
     def messages(self, path: str, since: float = 0) -> list[dict[str, Any]]:
-        """Return the requests that the receiver got on a path since a time: at, authorization, body."""
+        """Return the requests to the receiver on a path since a time: at, authorization, body."""
         lines = self.compose("logs", "--no-log-prefix", "--no-color", "receiver").splitlines()
         found = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
         return [message for message in found if message["path"] == path and message["at"] >= since]
@@ -191,7 +191,7 @@ class ComposedBank(Bank):
 
 
 class SwarmBank(ComposedBank):
-    """The same bank as a stack on a one-node Swarm."""
+    """A dedicated bank as a stack on a one-node Swarm."""
 
     def __init__(self, folder: Path, **variables: str) -> None:
         super().__init__(folder, SWARM="1", **variables)
@@ -206,7 +206,7 @@ class SwarmBank(ComposedBank):
 
 @contextmanager
 def one_node_swarm() -> Iterator[None]:
-    """Make this engine a Swarm while the block runs; an existing Swarm is used and kept."""
+    """Initialize a Swarm on this engine while the block runs; an existing Swarm is used and kept."""
     info = ["docker", "info", "--format", "{{.Swarm.LocalNodeState}}"]
     if subprocess.run(info, capture_output=True, text=True, check=True).stdout.strip() == "active":
         yield

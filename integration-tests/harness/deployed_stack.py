@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.commands import ENVIRONMENT, run
+from harness.commands import ENVIRONMENT, kill, run, start
 from harness.registry import LocalRegistry
 from harness.client import Bank, output_of
 
@@ -154,19 +153,10 @@ class DeployedBank(Bank):
     def start_deploy(self, release: Path, *more: str) -> "subprocess.Popen[str]":
         """Start a deployment in its own process group; stop the remaining processes of the previous one."""
         if self._driver is not None and self._driver.poll() is None:
-            self.kill(self._driver)
+            kill(self._driver)
         words = ["--extra-vars", f"@{self._variables}", *more]
         environment = {**ENVIRONMENT, "RELEASE": str(release), "ARGS": " ".join(words)}
-        self._driver = subprocess.Popen(  # pylint: disable=consider-using-with  # who asks for it waits for it
-            ["make", "deploy"],
-            cwd=ROOT,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        self._driver = start(["make", "deploy"], environment)
         return self._driver
 
     def wait_for_state(self, process: "subprocess.Popen[str]", state: Callable[[dict[str, Any]], bool]) -> None:
@@ -182,11 +172,6 @@ class DeployedBank(Bank):
         output, _ = process.communicate(timeout=1800)
         return Deployment(process.returncode, output, started, time.time())
 
-    def kill(self, process: "subprocess.Popen[str]") -> None:
-        """Kill the driver with all its child processes."""
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-
     def detach_driver(self) -> None:
         """Keep the last deployment running alongside the next one; the caller ends it."""
         self._driver = None
@@ -201,6 +186,10 @@ class DeployedBank(Bank):
 
     def run_module(self, service: str, module: str) -> str:
         return self.compose("exec", "-T", service, "python", "-m", module)
+
+    def autoscale_cli(self, *arguments: str) -> str:
+        """Run a command of the autoscaler's CLI and return its output."""
+        return self.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", *arguments)
 
     def state(self) -> dict[str, Any]:
         """Return the state of the rollout; it is empty before the first one."""
@@ -247,14 +236,13 @@ class DeployedBank(Bank):
 
     def scale(self, replicas: int) -> None:
         """Scale both services to a number of replicas through the autoscaler."""
-        operate = ("exec", "-T", "autoscale-service", "python", "-m", "app.cli")
         for service in SERVICES:
-            self.compose(*operate, "scale", service, str(replicas))
+            self.autoscale_cli("scale", service, str(replicas))
 
     def close(self) -> None:
         super().close()
         if self._driver is not None and self._driver.poll() is None:
-            self.kill(self._driver)
+            kill(self._driver)
         if (self._folder / "docker-compose.yml").exists():
             profiles = [word for name in ("canary", "previous") for word in ("--profile", name)]
             self.compose(*profiles, "down", "--volumes", "--remove-orphans")

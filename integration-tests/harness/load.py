@@ -1,7 +1,8 @@
-"""The load generator of tests and drills: an open loop at a rate, and a closed loop of clients that retry.
+"""The load generator of tests and drills: an open loop at a target rate, and a closed loop of retrying clients.
 
-Both send with `Worker`. In the open loop (`open_loop`, `customers`, `burst`) each request is sent once, and without a
-2xx response it has failed. In the closed loop (`retrying_transfers`) each client retries with the same idempotency key.
+Both send with `Worker`. In the open loop (`open_loop`, `customers`, `burst`) each request is sent once and counts as
+failed without a 2xx response. In the closed loop (`retrying_transfers`) each client retries with the same idempotency
+key.
 """
 
 import http.client
@@ -19,12 +20,12 @@ from urllib.parse import urlsplit
 
 from harness.client import REQUEST_SECONDS, WAIT_SECONDS, Bank, eventually, repeating, usd
 
-_MONEY = 100_000_000
+_INITIAL_BALANCE = 100_000_000
 _CUSTOMERS = 10_000
 _CUSTOMER_TIMEOUT_SECONDS = 20
 _BURST_WORKERS = 8
 _RETRY_SECONDS = 0.05
-_RETRIED = (0, 409, 502, 503)
+_RETRIED_STATUSES = (0, 409, 502, 503)
 
 
 # One request ----------------------------------------------------------------------------------------------------------
@@ -58,7 +59,7 @@ def send(
 def send_once(
     port: int, method: str, path: str, headers: Mapping[str, str], body: str | None = None, timeout: float = 10
 ) -> Response:
-    """Send one request to a port of this machine over a new connection, like a client that has just arrived."""
+    """Send one request to a port of this machine over a new connection, as a new client does."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         return send(connection, method, path, headers, body)
@@ -67,7 +68,7 @@ def send_once(
 
 
 class Worker:
-    """One kept-alive connection and one pair of accounts; it sends for any client identity."""
+    """A persistent connection and a pair of accounts; can send any X-Client-ID."""
 
     def __init__(self, bank: Bank, source: str, target: str, timeout: float = REQUEST_SECONDS) -> None:
         address = urlsplit(bank.api_url)
@@ -102,8 +103,8 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
-    """A successful response: when and for which client it was requested, and the track and version that served it."""
+class SuccessfulResponse:
+    """A successful response: time of the request (since 1970), client, track and version of the replica, latency."""
 
     at: float
     client: str
@@ -114,60 +115,61 @@ class Served:
 
 @dataclass
 class Load:
-    """The target rate (requests per second), which may be changed at any time, and the results of all requests."""
+    """The target rate in requests per second, which may be changed at any time, and the results of all requests."""
 
     rate: float = 0
-    served: list[Served] = field(default_factory=list)
+    successful: list[SuccessfulResponse] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    # Transfers by target account: acknowledged, and those that may or may not have been posted.
-    moved: Counter[str] = field(default_factory=Counter)
-    unknown: Counter[str] = field(default_factory=Counter)
+    # Transfers by target account; uncertain ones failed, and may or may not have been posted.
+    acknowledged_by_account: Counter[str] = field(default_factory=Counter)
+    uncertain_by_account: Counter[str] = field(default_factory=Counter)
+    # Maximum latency, and maximum delay between the scheduled and the actual time of a request, in seconds.
     slowest: float = 0
-    # Longest delay of a request behind its schedule: then the target rate was not reached.
-    late: float = 0
+    schedule_delay: float = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def sent(self) -> int:
         """Number of requests sent."""
-        return len(self.served) + len(self.failed)
+        return len(self.successful) + len(self.failed)
 
     @property
     def throughput(self) -> float:
         """Average number of successful responses per second; 0 without any."""
-        times = [response.at for response in self.served]
+        times = [response.at for response in self.successful]
         return len(times) / max(1.0, max(times) - min(times)) if times else 0.0
 
-    def between(self, start: float, end: float) -> list[Served]:
+    def between(self, start: float, end: float) -> list[SuccessfulResponse]:
         """Return the successful responses to requests sent in a period."""
-        return [response for response in self.served if start <= response.at < end]
+        return [response for response in self.successful if start <= response.at < end]
 
-    def send(self, worker: Worker, client: str = "", path: str = "", late: float = 0) -> None:
-        """Send one request, a transfer unless there is a path to read, and record the result."""
+    def send(self, worker: Worker, client: str = "", path: str = "", schedule_delay: float = 0) -> None:
+        """Send one request and record the result; it reads the path, or makes a transfer without one."""
         started = time.time()
         response = worker.read(path, client) if path else worker.transfer(uuid.uuid4().hex, client)
         success = response.status in (200, 201)
         with self.lock:
             self.slowest = max(self.slowest, response.seconds)
-            self.late = max(self.late, late)
+            self.schedule_delay = max(self.schedule_delay, schedule_delay)
             if success:
                 track, version = (response.headers.get(f"X-App-{name}", "") for name in ("Track", "Version"))
-                self.served.append(Served(started, client, track, version, response.seconds))
+                self.successful.append(SuccessfulResponse(started, client, track, version, response.seconds))
             else:
                 at = time.strftime("%H:%M:%S", time.gmtime(started))
                 self.failed.append(f"{at} {response.status or ''} {response.text[:200]}")
             if not path:
-                (self.moved if success else self.unknown)[worker.target] += 1
+                counter = self.acknowledged_by_account if success else self.uncertain_by_account
+                counter[worker.target] += 1
 
 
 @contextmanager
 def open_loop(
     bank: Bank, rate: float, *, workers: int, clients: int = 0, history_every: int = 0, timeout: float = 10
 ) -> Iterator[Load]:
-    """Send requests at a rate while the block runs; a slow response delays only the worker that waits for it.
+    """Send requests at a target rate while the block runs; a slow response delays only its own worker.
 
-    `clients` is the number of client identities, drawn at random (0: none is sent). Every `history_every`-th request
-    reads the history (0: none does), the others are transfers.
+    `clients` is the number of random client identities (0: no X-Client-ID is sent). Every `history_every`-th request
+    reads the history (0: none); the others are transfers.
     """
     load, stop = Load(rate), threading.Event()
     pool = [_open_worker(bank, timeout) for _ in range(workers)]
@@ -177,15 +179,15 @@ def open_loop(
             eventually(lambda worker=worker: worker.read(worker.history_path).status == 200)
 
     def work(worker: Worker, number: int) -> None:
-        draw = random.Random(number)
+        rng = random.Random(number)
         due = time.monotonic() + number / load.rate
-        turn = number
+        sequence = number
         while not stop.wait(max(0.0, due - time.monotonic())):
-            client = f"client-{draw.randrange(clients)}" if clients else ""
-            reads = bool(history_every) and turn % history_every == 0
-            load.send(worker, client, worker.history_path if reads else "", late=time.monotonic() - due)
-            turn += 1
-            # Missed requests are not made up for in a burst: the rate drops, and `late` shows it.
+            client = f"client-{rng.randrange(clients)}" if clients else ""
+            path = worker.history_path if history_every and sequence % history_every == 0 else ""
+            load.send(worker, client, path, schedule_delay=time.monotonic() - due)
+            sequence += 1
+            # No catch-up bursts; coordinated omission is reported by `schedule_delay`.
             due = max(due + workers / load.rate, time.monotonic())
         worker.close()
 
@@ -201,18 +203,18 @@ def open_loop(
 
 
 def customers(bank: Bank, rate: float) -> AbstractContextManager[Load]:
-    """Send the requests of many clients at a rate while the block runs: two transfers to one read of the history."""
+    """Send requests of many clients at a target rate while the block runs: two transfers per read of the history."""
     return open_loop(bank, rate, workers=24, clients=_CUSTOMERS, history_every=3, timeout=_CUSTOMER_TIMEOUT_SECONDS)
 
 
 def burst(bank: Bank, clients: Iterable[str]) -> Load:
-    """Send one read for each client identity, as fast as a few workers can."""
-    load, waiting = Load(), iter(list(clients))
+    """Send one read per client identity from a few workers, without pauses."""
+    load, remaining = Load(), iter(list(clients))
 
     def work(worker: Worker) -> None:
         while True:
             with load.lock:
-                client = next(waiting, None)
+                client = next(remaining, None)
             if client is None:
                 break
             load.send(worker, client, "accounts?limit=1")
@@ -228,14 +230,18 @@ def burst(bank: Bank, clients: Iterable[str]) -> Load:
 
 
 def _open_worker(bank: Bank, timeout: float) -> Worker:
-    return Worker(bank, bank.open_account(_MONEY), bank.open_account(), timeout)
+    return Worker(bank, bank.open_account(_INITIAL_BALANCE), bank.open_account(), timeout)
 
 
-def assert_transfers_posted_once(bank: Bank, load: Load) -> None:
-    """Fail unless each acknowledged transfer was posted once; a failed one may or may not have been posted."""
-    for target in load.moved | load.unknown:
-        moved, found = load.moved[target], bank.balance(target)
-        assert moved <= found <= moved + load.unknown[target], (target, moved, found)
+def assert_no_duplicate_transfers(bank: Bank, load: Load) -> None:
+    """Fail if a transfer was posted twice or an acknowledged one is lost; uncertain ones may be posted or not."""
+    for target in load.acknowledged_by_account | load.uncertain_by_account:
+        acknowledged, balance = load.acknowledged_by_account[target], bank.balance(target)
+        assert acknowledged <= balance <= acknowledged + load.uncertain_by_account[target], (
+            target,
+            acknowledged,
+            balance,
+        )
     bank.assert_ledger_is_sound()
 
 
@@ -244,7 +250,7 @@ def assert_transfers_posted_once(bank: Bank, load: Load) -> None:
 
 @dataclass
 class TransferLog:
-    """Transfers as clients see them: transaction ids by key, and responses of retried and of failed requests."""
+    """Results of transfers: transaction ids by idempotency key, responses that were retried, and failed transfers."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)
@@ -252,23 +258,23 @@ class TransferLog:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def transfer(self, worker: Worker, timeout: float) -> None:
-        """Transfer 1, retrying with the same key until there is a final response or the timeout ends."""
+        """Transfer 1, retrying with the same key until a final response or the timeout in seconds."""
         key, deadline = uuid.uuid4().hex, time.monotonic() + timeout
-        outcome = "not sent"
+        result = "not sent"
         while time.monotonic() < deadline:
             response = worker.transfer(key)
             if response.status == 201:
                 with self.lock:
                     self.acknowledged[key] = json.loads(response.text)["id"]
                 return
-            outcome = f"{response.status or ''} {response.text[:200]}"
-            if response.status not in _RETRIED or "insufficient" in outcome:
+            result = f"{response.status or ''} {response.text[:200]}"
+            if response.status not in _RETRIED_STATUSES or "insufficient" in result:
                 break
             with self.lock:
-                self.retries.append(outcome)
+                self.retries.append(result)
             time.sleep(_RETRY_SECONDS)
         with self.lock:
-            self.errors.append(outcome)
+            self.errors.append(result)
 
 
 @contextmanager
@@ -287,10 +293,10 @@ def retrying_transfers(
 
 
 def assert_exactly_once(bank: Bank, transfers: TransferLog, source: str, target: str, start: int) -> None:
-    """Fail unless every acknowledged transfer was posted once and nothing else was."""
+    """Fail unless every acknowledged transfer was posted exactly once and no other was; `start` is in minor units."""
     assert transfers.errors == []
-    moved = bank.balance(target)
-    assert bank.balance(source) == start - moved
-    # Every client retried until it had its response, so no transfer is left with an unknown result.
-    assert moved == len(transfers.acknowledged) == len(set(transfers.acknowledged.values()))
+    posted = bank.balance(target)
+    assert bank.balance(source) == start - posted
+    # Every client retried until a final response, so no transfer is uncertain.
+    assert posted == len(transfers.acknowledged) == len(set(transfers.acknowledged.values()))
     bank.assert_ledger_is_sound()

@@ -32,9 +32,9 @@ def traits(replica: dict[str, Any]) -> list[Any]:
 def three(bank: ComposedBank) -> Iterator[list[str]]:
     """The containers of account-service, the third of them started by the autoscaler; afterwards there are two."""
     before = bank.containers(SERVICE)
-    bank.operate("scale", SERVICE, "3")
+    bank.autoscale_cli("scale", SERVICE, "3")
     yield [*before, *(one for one in bank.containers(SERVICE) if one not in before)]
-    bank.operate("scale", SERVICE, "2")
+    bank.autoscale_cli("scale", SERVICE, "2")
     assert sorted(bank.containers(SERVICE)) == sorted(before), "the newest goes first"
 
 
@@ -60,7 +60,7 @@ def test_a_new_replica_equals_those_of_compose_and_compose_keeps_it(bank: Compos
 
 def status(bank: ComposedBank) -> dict[str, Any]:
     """Return what the autoscaler knows of the service."""
-    found: dict[str, Any] = json.loads(bank.operate("status"))["services"][SERVICE]
+    found: dict[str, Any] = json.loads(bank.autoscale_cli("status"))["services"][SERVICE]
     return found
 
 
@@ -95,7 +95,7 @@ def test_no_scaling_during_an_update(bank: ComposedBank, next_image: str) -> Non
         eventually(lambda: status(bank)["reason"] == "updating", 120)
         for count in ("2", "4"):
             with pytest.raises(AssertionError, match="replicas of two versions"):
-                bank.operate("scale", SERVICE, count)
+                bank.autoscale_cli("scale", SERVICE, count)
         assert len(bank.containers(SERVICE)) == 3 and status(bank)["failures"] == failures
     finally:
         bank.docker("rm", "--force", new)
@@ -111,13 +111,13 @@ def test_a_canary_is_neither_counted_nor_touched(bank: ComposedBank, next_image:
     here = ("ps", "--all", "--quiet", "--filter", label, "--filter", f"label=com.docker.compose.project={bank.project}")
     (there,) = bank.docker(*here).split()
     try:
-        bank.operate("scale", SERVICE, "3")
+        bank.autoscale_cli("scale", SERVICE, "3")
         with pytest.raises(AssertionError, match="is not a scalable service"):
-            bank.operate("scale", canary, "2")
+            bank.autoscale_cli("scale", canary, "2")
         eventually(lambda: status(bank)["current"] == 3, 120)
-        bank.operate("scale", SERVICE, "2")
+        bank.autoscale_cli("scale", SERVICE, "2")
         assert bank.docker(*here).split() == [there]
-        assert canary not in json.loads(bank.operate("status"))["services"]
+        assert canary not in json.loads(bank.autoscale_cli("status"))["services"]
     finally:
         bank.docker("rm", "--force", there)
 
@@ -131,5 +131,5 @@ def test_the_socket_proxy_forbids_all_other_calls(bank: ComposedBank) -> None:
     calls = [["GET", f"/containers/{postgres}/json"], ["POST", f"/containers/{postgres}/stop"]]
     response = bank.compose("exec", "-T", "autoscale-service", "python", "-c", script, json.dumps(calls))
     assert json.loads(response) == [404, 404]
-    lines = bank.operate("check-proxy").splitlines()
+    lines = bank.autoscale_cli("check-proxy").splitlines()
     assert len(lines) > 20 and all(line.startswith(("403", "404")) for line in lines)

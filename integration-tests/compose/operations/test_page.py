@@ -32,7 +32,7 @@ def keep(loaded: LoadedPage, name: str) -> None:
 
 def test_the_page_shows_a_rollout_and_a_scaling_decision(bank: ComposedBank, browser: Browser) -> None:
     # Below the minimum.
-    bank.operate("scale", "account-service", "1")
+    bank.autoscale_cli("scale", "account-service", "1")
     with LoadedPage(browser, bank.api_url) as loaded:
         loaded.waits_for("overall", "All systems operational")
         loaded.waits_for("autoscaler", "account-service 1 → 2: below the minimum")

@@ -22,7 +22,7 @@ from urllib.parse import quote
 
 from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank, SwarmBank, one_node_swarm
-from harness.load import Load, assert_transfers_posted_once, open_loop
+from harness.load import Load, assert_no_duplicate_transfers, open_loop
 from harness.client import eventually
 
 SERVICE = "account-service"
@@ -57,7 +57,7 @@ class AutoscaledStack:
 
     def status(self) -> dict[str, Any]:
         """Return the autoscaler's status of the service."""
-        found: dict[str, Any] = json.loads(self.bank.operate("status"))["services"][SERVICE]
+        found: dict[str, Any] = json.loads(self.bank.autoscale_cli("status"))["services"][SERVICE]
         return found
 
     def replicas(self, count: int) -> bool:
@@ -177,18 +177,18 @@ def measure_scale_up(stack: AutoscaledStack, load: Load) -> float:
 
 def scale_down_manually(stack: AutoscaledStack, load: Load, wanted: int) -> int:
     """Scale down manually under load until `wanted` replicas are removed; return their number."""
-    stack.bank.operate("pause")
+    stack.bank.autoscale_cli("pause")
     load.rate = BASE_RATE * 2
     removed = 0
     while removed < wanted:
         count = INITIAL_REPLICAS + min(4, wanted - removed)
-        stack.bank.operate("scale", SERVICE, str(count))
+        stack.bank.autoscale_cli("scale", SERVICE, str(count))
         eventually(lambda count=count: stack.healthy(count), 180, every=1)
-        stack.bank.operate("scale", SERVICE, str(INITIAL_REPLICAS))
+        stack.bank.autoscale_cli("scale", SERVICE, str(INITIAL_REPLICAS))
         eventually(lambda: stack.healthy(INITIAL_REPLICAS), 180, every=1)
         removed += count - INITIAL_REPLICAS
         info(f"  {removed} replicas removed at {load.rate:.0f}/s: {len(load.failed)} of {load.sent} requests failed")
-    stack.bank.operate("resume")
+    stack.bank.autoscale_cli("resume")
     return removed
 
 
@@ -204,7 +204,8 @@ def run(bank: ComposedBank, wanted: int) -> list[str]:
         time.sleep(15)
         failed = len(load.failed)
         info(
-            f"scaled up: {failed} of {load.sent} requests failed, slowest {load.slowest:.1f} s, late {load.late:.1f} s"
+            f"scaled up: {failed} of {load.sent} requests failed, slowest {load.slowest:.1f} s,"
+            f" maximum schedule delay {load.schedule_delay:.1f} s"
         )
         load.rate, dropped = BASE_RATE, time.time()
         scaled_down = becomes_true(180, lambda: stack.replicas(INITIAL_REPLICAS))
@@ -212,7 +213,7 @@ def run(bank: ComposedBank, wanted: int) -> list[str]:
         seconds, failed = time.time() - dropped, len(load.failed) - failed
         info(f"load dropped: {result} to {INITIAL_REPLICAS} replicas after {seconds:.0f} s, {failed} requests failed")
         removed = scale_down_manually(stack, load, wanted) if wanted else 0
-    assert_transfers_posted_once(bank, load)
+    assert_no_duplicate_transfers(bank, load)
     info(f"total: {len(load.failed)} of {load.sent} requests failed; {removed} replicas removed; ledger consistent")
     for line in load.failed[:10]:
         info(f"  failed: {line}")

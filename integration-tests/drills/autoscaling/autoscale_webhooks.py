@@ -111,7 +111,7 @@ def _is_idle(bank: ComposedBank) -> bool:
 
     Without metrics an alert correctly adds a replica.
     """
-    services = json.loads(bank.operate("status"))["services"].values()
+    services = json.loads(bank.autoscale_cli("status"))["services"].values()
     return all(
         one["proposal"] is not None and one["desired"] == one["current"] and not one["operation_in_progress"]
         for one in services

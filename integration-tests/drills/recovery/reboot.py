@@ -1,16 +1,14 @@
-"""Reboot a host with systemd that Ansible has deployed the bank to in Docker, also in the middle of a rollout.
+"""Reboot a systemd host on which Ansible has deployed the bank, also during a rollout.
 
     make drills DRILL=reboot
 
-The host is a container with systemd as PID 1 and an engine of its own, which a unit starts. After the first reboot all
-containers must be healthy and the ledger unchanged. The second one interrupts the canary of a new release, and its
-driver is killed: all clients must be served by stable again. Prints measured values and thresholds; exits 1 when one
-is missed.
+The host is a container with systemd as PID 1 and its own Docker Engine, started by a unit. After the first reboot all
+containers must be healthy and the ledger unchanged. Before the second one the driver of a rollout is killed while the
+canary serves: afterwards stable must serve all clients. Prints measured values and thresholds; exits 1 when one is
+missed.
 """
 
 import json
-import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -20,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import Bank, eventually, usd
-from harness.commands import ENVIRONMENT, check, exit_code, info
+from harness.commands import check, exit_code, info, kill, start
 from harness.deployed_stack import Releases
 from harness.systemd_host import SystemdHost, inventory, systemd_host
 
@@ -29,7 +27,7 @@ from shared.testing.paths import ROOT
 
 _REBOOT_SECONDS = 180.0
 _PORT = "8080"
-_MONEY = 12_345
+_DEPOSIT_AMOUNT = 12_345
 _FOLDER = "/opt/banking"
 
 
@@ -52,23 +50,14 @@ def _variables(releases: Releases, secrets: lab_keys.LabSecrets) -> dict[str, An
         "banking_app_healthy_seconds": 600,
         "nginx_canary_baseline": False,
         "nginx_canary_steps": [10],
-        # The canary waits for requests, and there are none.
+        # The canary gets no verdict, because there are no requests.
         "nginx_canary_step_timeout_seconds": 600,
     }
 
 
 def _start_play(hosts: Path, variables: Path, release: Path) -> "subprocess.Popen[str]":
-    words = [".venv-ops/bin/ansible-playbook", "ansible/playbooks/deploy.yml", "--inventory", str(hosts)]
-    return subprocess.Popen(  # pylint: disable=consider-using-with  # the caller waits for it
-        [*words, "--extra-vars", f"@{release}", "--extra-vars", f"@{variables}"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    command = [".venv-ops/bin/ansible-playbook", "ansible/playbooks/deploy.yml", "--inventory", str(hosts)]
+    return start([*command, "--extra-vars", f"@{release}", "--extra-vars", f"@{variables}"])
 
 
 def _containers(host: SystemdHost) -> dict[str, str]:
@@ -111,7 +100,7 @@ class _Drill:
         return Bank(f"http://{self._host.address}:{_PORT}", self._secrets)
 
     def reboot(self, name: str, account: str) -> None:
-        """Reboot; check that every container becomes healthy by itself and the balance is the same."""
+        """Reboot; check that all containers become healthy without intervention and the balance is unchanged."""
         before = set(_containers(self._host))
         started = time.monotonic()
         self._host.reboot()
@@ -124,7 +113,7 @@ class _Drill:
         with closing(self.bank()) as bank:
             bank.wait_until_answering()
             balance = bank.get(f"/accounts/{account}")["balance"]
-        self.check(f"{name}: balance kept", balance, balance == _MONEY)
+        self.check(f"{name}: balance unchanged", balance, balance == _DEPOSIT_AMOUNT)
 
 
 def _run(folder: Path, host: SystemdHost, releases: Releases) -> list[str]:
@@ -141,12 +130,12 @@ def _run(folder: Path, host: SystemdHost, releases: Releases) -> list[str]:
     play = _start_play(hosts, variables, base)
     output, _ = play.communicate(timeout=1200)
     assert play.returncode == 0, output[-6000:]
-    info(f"deployed in {time.monotonic() - started:.0f} s")
+    info(f"deployed after {time.monotonic() - started:.0f} s")
 
     drill = _Drill(host, secrets)
     with closing(drill.bank()) as bank:
         account = bank.post("/accounts", {"currency": "USD"}).json()["id"]
-        done = bank.post(f"/accounts/{account}/deposits", usd(_MONEY), scope="bank:deposit")
+        done = bank.post(f"/accounts/{account}/deposits", usd(_DEPOSIT_AMOUNT), scope="bank:deposit")
         assert done.status_code == 201, done.text
     drill.reboot("reboot", account)
     units = host.run("systemctl", "list-units", "--failed", "--plain", "--no-legend").split()
@@ -157,8 +146,7 @@ def _run(folder: Path, host: SystemdHost, releases: Releases) -> list[str]:
     eventually(lambda: play.poll() is not None or _serves_canary(_state(host)), 600)
     assert play.poll() is None, play.communicate()[0][-6000:]
     info(f"canary serves {_state(host)['weight']} % of the clients; driver killed, host rebooted")
-    os.killpg(play.pid, signal.SIGKILL)
-    play.communicate()
+    kill(play)
     drill.reboot("reboot during a rollout", account)
     eventually(lambda: _state(host)["phase"] == "idle", _REBOOT_SECONDS)
     state, revision = _state(host), _revision(host)

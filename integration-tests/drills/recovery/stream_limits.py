@@ -1,10 +1,10 @@
-"""Fill NATS' volume many times over on a composed stack under load; no transfer may fail, and no event may be lost.
+"""Publish several times the size of NATS' volume on a composed stack; no transfer may fail, no event may be lost.
 
     make drills DRILL=stream_limits [ARGS="--megabytes 16 --times 4"]
 
-The volume is a file system in memory, and half of it is the limit of the stream. In the second third of the load
-transaction-service is stopped, so that the stream drops events that it has not consumed. Prints measured values and
-thresholds; exits 1 when one is missed.
+The volume is a tmpfs, and the size limit of the stream is half of it. transaction-service is stopped during the second
+third of the load, so that the stream drops events that it has not consumed. Prints measured values and thresholds;
+exits 1 when one is missed.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from pathlib import Path
 from harness.client import eventually, usd
 from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank
-from drills.recovery.restore import Report, posted
+from drills.recovery.restore import Report, posted_ids
 
-_MONEY = 10**9
+_INITIAL_BALANCE = 10**9
 _BATCH = 50
-# More than one, because the rate of each is limited.
+# Several subjects, because the rate limit is per subject.
 _SUBJECTS = 20
 _ACCOUNTS = 4
 _CATCH_UP_SECONDS = 900.0
@@ -38,25 +38,25 @@ _VOLUME = """volumes:
 
 
 class Transfers:
-    """Transfers in batches at a rate, until stopped; `refused` are the responses that are not 201."""
+    """Sends transfer batches at a rate; counts acknowledged transfers and records the results of failed ones."""
 
     def __init__(self, bank: ComposedBank, rate: float) -> None:
         self._bank = bank
         self._interval = _BATCH / rate
         self._subjects = itertools.cycle(f"customer-{number}" for number in range(_SUBJECTS))
         self._accounts = {
-            f"customer-{number}": [bank.open_account(_MONEY, f"customer-{number}") for _ in range(_ACCOUNTS)]
+            f"customer-{number}": [bank.open_account(_INITIAL_BALANCE, f"customer-{number}") for _ in range(_ACCOUNTS)]
             for number in range(_SUBJECTS)
         }
-        self.made = 0
-        self.refused: list[str] = []
-        self.late = 0.0
+        self.acknowledged = 0
+        self.failed: list[str] = []
+        self.schedule_delay = 0.0
 
     def run(self, stopped: threading.Event) -> None:
-        """Send batches at their scheduled times; a late batch is sent at once."""
+        """Send batches on schedule until stopped; overdue batches are sent immediately."""
         due = time.monotonic()
         while not stopped.wait(max(0.0, due - time.monotonic())):
-            self.late = max(self.late, time.monotonic() - due)
+            self.schedule_delay = max(self.schedule_delay, time.monotonic() - due)
             due += self._interval
             self._send()
 
@@ -67,14 +67,14 @@ class Transfers:
         transfers = [{"key": uuid.uuid4().hex, **usd(1, from_account=a, to_account=b)} for a, b in pairs]
         response = self._bank.post("/transfers:batch", {"transfers": transfers}, subject=subject)
         results = response.json()["results"] if response.status_code == 200 else []
-        self.made += sum(result["status"] == 201 for result in results)
-        self.refused += [json.dumps(result)[:200] for result in results if result["status"] != 201]
+        self.acknowledged += sum(result["status"] == 201 for result in results)
+        self.failed += [json.dumps(result)[:200] for result in results if result["status"] != 201]
         if not results:
-            self.refused.append(f"{response.status_code} {response.text[:200]}")
+            self.failed.append(f"{response.status_code} {response.text[:200]}")
 
 
 @contextmanager
-def sent(transfers: Transfers) -> Iterator[None]:
+def running(transfers: Transfers) -> Iterator[None]:
     """Send transfers while the block runs."""
     stopped = threading.Event()
     thread = threading.Thread(target=transfers.run, args=(stopped,))
@@ -87,47 +87,50 @@ def sent(transfers: Transfers) -> Iterator[None]:
 
 
 def published_bytes(bank: ComposedBank) -> int:
-    """Return the size of all events of both services."""
+    """Return the size of all published events of both services."""
     query = "SELECT coalesce(sum(octet_length(events)), 0) FROM outbox WHERE position IS NOT NULL"
     return sum(int(bank.sql(database, query)[0]) for database in ("account", "transaction"))
 
 
-def wait_for(bank: ComposedBank, size: float) -> None:
-    """Wait until so many bytes of events have been published."""
+def wait_until_published(bank: ComposedBank, size: float) -> None:
+    """Wait until events of this size in bytes have been published."""
     while (published := published_bytes(bank)) < size:
         info(f"{published / 2**20:.0f} MiB published, {bank.unconsumed_events()} events not consumed")
         time.sleep(10)
 
 
 def run(bank: ComposedBank, volume: int, times: float, rate: float, report: Report) -> None:
-    """Send, stop the consumer in the second third, and compare."""
+    """Send transfers, stop the consumer during the second third, and compare ledger and history."""
     transfers = Transfers(bank, rate)
     total = volume * times
-    with sent(transfers):
-        wait_for(bank, total / 3)
+    with running(transfers):
+        wait_until_published(bank, total / 3)
         bank.compose("stop", "transaction-service")
-        wait_for(bank, total * 2 / 3)
+        wait_until_published(bank, total * 2 / 3)
         bank.compose("start", "transaction-service")
-        wait_for(bank, total)
-    began = time.monotonic()
+        wait_until_published(bank, total)
+    started = time.monotonic()
     eventually(lambda: bank.unconsumed_events() == 0, _CATCH_UP_SECONDS, 1)
-    info(f"{transfers.made} transfers; every event consumed {time.monotonic() - began:.0f} s after the last one")
+    info(
+        f"{transfers.acknowledged} transfers acknowledged;"
+        f" all events consumed {time.monotonic() - started:.0f} s after the last transfer"
+    )
     state = bank.event_stream()
-    report.at_most("transfers that were refused", len(transfers.refused), 0)
-    report.at_most("size of the stream, MiB", round(state["bytes"] / 2**20, 1), volume / 2 / 2**20)
-    report.at_least("messages that the stream has dropped", state["first_seq"] - 1, 1)
-    report.at_least("events that were read from the feed", recovered(bank), 1)
+    report.at_most("failed transfers", len(transfers.failed), 0)
+    report.at_most("stream size, MiB", round(state["bytes"] / 2**20, 1), volume / 2 / 2**20)
+    report.at_least("messages dropped by the stream", state["first_seq"] - 1, 1)
+    report.at_least("events recovered from the feed", recovered_events(bank), 1)
     reconciliation = bank.reconciliation(_CATCH_UP_SECONDS)
-    report.at_most("accounts that the reconciliation finds wrong", reconciliation["mismatches"], 0)
-    report.at_most("accounts whose history is not complete", reconciliation["pending"], 0)
-    differing = posted(bank, "account") ^ posted(bank, "transaction")
+    report.at_most("reconciliation mismatches", reconciliation["mismatches"], 0)
+    report.at_most("accounts with pending history", reconciliation["pending"], 0)
+    differing = posted_ids(bank, "account") ^ posted_ids(bank, "transaction")
     report.at_most("transactions in only one of ledger and history", len(differing), 0)
-    for text in (*transfers.refused[:3], f"a batch was sent up to {transfers.late:.1f} s late"):
+    for text in (*transfers.failed[:3], f"maximum schedule delay of a batch: {transfers.schedule_delay:.1f} s"):
         info(text)
 
 
-def recovered(bank: ComposedBank) -> int:
-    """Return how many events the current replicas of transaction-service have read from the feed."""
+def recovered_events(bank: ComposedBank) -> int:
+    """Return the number of events that the current replicas of transaction-service have read from the feed."""
     found = bank.prometheus.value('sum(max_over_time(bank_events_recovered_total{service="transaction-service"}[1h]))')
     return int(found or 0)
 
@@ -136,7 +139,9 @@ def main() -> int:
     """Run the drill on a dedicated stack."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--megabytes", type=int, default=64, help="size of NATS' volume (default 64)")
-    parser.add_argument("--times", type=float, default=10, help="how often to fill it (default 10)")
+    parser.add_argument(
+        "--times", type=float, default=10, help="size of the published events as a multiple of the volume (default 10)"
+    )
     parser.add_argument("--rate", type=float, default=500, help="transfers per second (default 500)")
     arguments = parser.parse_args()
     report = Report()
@@ -148,7 +153,7 @@ def main() -> int:
             Path(folder), COMPOSE_FILE=f"docker-compose.yml:{override}", EVENTS_STREAM_BYTES=str(volume // 2)
         )
         try:
-            bank.operate("pause")
+            bank.autoscale_cli("pause")
             run(bank, volume, arguments.times, arguments.rate, report)
         finally:
             bank.close()

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.commands import exit_code, info
+from harness.commands import exit_code, info, kill
 from harness.deployed_stack import SERVICES, DeployedBank, Deployment
 from drills.rollout.composed import AA, FAULTS, run_composed
 from drills.rollout.deployed import (
@@ -29,7 +29,7 @@ from drills.rollout.deployed import (
     deployed_bank,
     print_timeline,
     record_canary_addresses,
-    rollback,
+    start_rollback,
     timestamp,
     upstream_failed,
 )
@@ -54,14 +54,14 @@ def good(drill: DeployedDrill) -> None:
     """A good release is promoted; the split is as configured at any number of replicas; no request fails."""
     bank, release = drill.bank, drill.build_good_release()
     counts = (2,) if drill.short else drill.replicas
-    # The first step has to last until the split is measured at each count, which takes 80 s on two busy cores.
+    # The first step must last until the split is measured at each count, which takes 80 s on two busy cores.
     bake = 45 if drill.short else 110 * len(counts)
-    # Without spaces, at which make splits arguments.
+    # Without spaces, because make splits arguments at spaces.
     times = [
         f"--extra-vars=nginx_canary_bake_seconds={bake}",
         f"--extra-vars=nginx_canary_step_timeout_seconds={bake + 195}",
     ]
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "pause")
+    bank.autoscale_cli("pause")
     with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, *times)
         started = time.time()
@@ -86,7 +86,7 @@ def good(drill: DeployedDrill) -> None:
         check_tracks(drill, result, state)
     drill.check_requests("good", result)
     drill.check_only_stable_serves("good")
-    bank.compose("exec", "-T", "autoscale-service", "python", "-m", "app.cli", "resume")
+    bank.autoscale_cli("resume")
 
 
 def check_split(drill: DeployedDrill, replicas: int) -> None:
@@ -102,7 +102,7 @@ def check_split(drill: DeployedDrill, replicas: int) -> None:
         f"{len(requests.failed)} of {requests.sent}",
         not requests.failed,
     )
-    # On a slow machine the next step may have begun meanwhile.
+    # On a slow machine the next step may have started meanwhile.
     step_ends = (event["at"] for event in drill.bank.state()["history"] if event["step"] > 0)
     responses = requests.between(0, next(step_ends, float("inf")))
     share = sum(response.track == "canary" for response in responses) / max(1, len(responses))
@@ -168,7 +168,7 @@ def faulty(
             )
         elif gets_traffic:
             drill.check(f"{fault}: faulty response in NGINX's access log", "none", False)
-        responses = sum(ended > response.at for response in result.served)
+        responses = sum(ended > response.at for response in result.successful)
         info(f"  {fault}: {responses} responses, {len(lines)} of the canary")
         drill.check_requests(fault, result)
         drill.check_only_stable_serves(fault)
@@ -222,7 +222,7 @@ def dry_run(drill: DeployedDrill) -> None:
     phases = [event["phase"] for event in state["history"]]
     drill.check("dry-run: passed every step", ", ".join(dict.fromkeys(phases)), "promoting" in phases)
     drill.check(
-        "dry-run: the reason says so", f"{state['outcome']}: {state['reason']}", "dry run of" in state["reason"]
+        "dry-run: reason names the dry run", f"{state['outcome']}: {state['reason']}", "dry run of" in state["reason"]
     )
     drill.check(f"dry-run: {drill.stable} is recorded as deployed", bank.deployed(), bank.deployed() == drill.stable)
     drill.check_requests("dry-run", result)
@@ -230,7 +230,7 @@ def dry_run(drill: DeployedDrill) -> None:
 
 
 def prometheus_down(drill: DeployedDrill) -> None:
-    """Prometheus stops during the analysis of a good canary: the step times out, and it is rolled back."""
+    """Prometheus stops during the analysis of a good canary: the step times out and the canary is rolled back."""
     bank, release = drill.bank, drill.build_good_release()
     with customers(bank, drill.rate) as result:
         process = bank.start_deploy(release, "--extra-vars", "nginx_canary_step_timeout_seconds=60")
@@ -266,12 +266,12 @@ def reached(stage: Callable[[dict[str, Any]], bool], before: str, state: dict[st
 
 
 def versions_serving(bank: DeployedBank) -> set[str]:
-    """Return the versions that thirty clients are served by."""
-    return {response.version for response in burst(bank, map(str, range(30))).served}
+    """Return the versions that serve thirty clients."""
+    return {response.version for response in burst(bank, map(str, range(30))).successful}
 
 
 def driver_killed(drill: DeployedDrill) -> None:
-    """The driver is killed at each stage: all clients are on stable within a minute; the next deployment succeeds."""
+    """The driver is killed at each stage: stable serves all clients within a minute; the next deployment succeeds."""
     bank = drill.bank
     stages = ("canary 10 %",) if drill.short else tuple(STAGES)
     with customers(bank, drill.rate) as result:
@@ -282,17 +282,17 @@ def driver_killed(drill: DeployedDrill) -> None:
             bank.wait_for_state(process, partial(reached, STAGES[name], before))
             if name == "promoting":
                 time.sleep(6)
-            bank.kill(process)
-            died = time.time()
+            kill(process)
+            killed_at = time.time()
             if name == "done":
                 drill.promoted.append(release.stem)
             eventually(lambda: bank.revision() == "stable" and bank.state()["phase"] != "canary", 120)
             # All clients are served by the same version again.
             eventually(lambda: len(versions_serving(bank)) == 1, 120)
-            took = time.time() - died
+            took = time.time() - killed_at
             eventually(lambda: bank.state()["phase"] in ("idle", "done") and not bank.containers("canary"), 60)
             state = bank.state()
-            print_timeline(state, died)
+            print_timeline(state, killed_at)
             drill.check(
                 f"driver-killed at {name}: stable serves all clients after at most {MAX_SECONDS_WITHOUT_DRIVER:.0f} s",
                 f"{took:.1f} s ({state['reason']})",
@@ -317,7 +317,7 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
     with customers(bank, drill.rate) as result:
         time.sleep(3)
         started = time.time()
-        process = rollback(bank)
+        process = start_rollback(bank)
         eventually(lambda: bank.revision() != "stable", 60)
         switched = time.time()
         output, _ = process.communicate(timeout=600)
@@ -334,7 +334,7 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
     print_timeline(bank.state(), started)
     drill.check(
         f"rollback-after-promotion: NGINX serves the previous version after at most {MAX_SECONDS_TO_SWITCH:.0f} s",
-        f"{switched - started:.1f} s (last response of the new one after {last_at - started:.1f} s)",
+        f"{switched - started:.1f} s (last response of the new version after {last_at - started:.1f} s)",
         switched - started <= MAX_SECONDS_TO_SWITCH,
     )
     drill.check_requests("rollback-after-promotion", result)

@@ -1,4 +1,4 @@
-"""Faulty releases and A/A rollouts on one composed stack, one after the other, each under the load of customers."""
+"""Sequential rollouts of faulty releases and A/A rollouts on one composed stack, under the load of customers."""
 
 import tempfile
 import time
@@ -24,11 +24,11 @@ FAULTS = (
 )
 AA = "aa"
 _AA_ROLLOUTS = 10
-# At 10 % the canary gets five to ten requests per second.
+# The canary gets 10 % of it: five to ten requests per second.
 _RATE = 75
 _AA_RATE = 120
 _CUSTOMERS = 150
-# On a busy machine canaries take a minute to start, and a fault of few requests takes longer to detect.
+# On a busy machine canaries take a minute to start; a fault that affects few requests takes longer to detect.
 _STEP_TIMEOUT_SECONDS = 150
 _DRIVER = "drill canary"
 
@@ -69,7 +69,7 @@ class ComposedDrill:
         rollout = Rollout(self._stack, new, plan, info)
         result = roll_out(rollout, self._customers, rate, promote)
         for line in [*result.failed[:3], *result.wrong[:3]]:
-            info(f"  customer got: {line}")
+            info(f"  customer: {line}")
         return result
 
     def _check(self, name: str, measured: Sequence[Threshold]) -> None:
@@ -77,11 +77,13 @@ class ComposedDrill:
         self.missed += [threshold.name for threshold in named if not check_threshold(threshold)]
 
     def _check_ledger(self, name: str, mismatches: int | None) -> None:
-        """Check the ledger's invariants, and the number of mismatches with the history unless the fault changes it."""
+        """Check the ledger's invariants, and the reconciliation mismatches unless the fault causes some."""
         self._bank.assert_ledger_is_sound()
         report = self._bank.reconciliation()
         met = mismatches is None or report["mismatches"] == mismatches
-        self._check(name, [Threshold("ledger sound", f"{report['mismatches']} mismatches with the history", met)])
+        self._check(
+            name, [Threshold("ledger invariants hold", f"{report['mismatches']} reconciliation mismatches", met)]
+        )
 
 
 def run_composed(names: Sequence[str]) -> list[str]:
@@ -89,19 +91,19 @@ def run_composed(names: Sequence[str]) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         bank = ComposedBank(Path(folder))
         try:
-            bank.operate("pause")
+            bank.autoscale_cli("pause")
             stack, secrets = Stack(bank.environment), Path(bank.environment["VAR_DIR"]) / "secrets"
             with connect(stack.url, stack.ca_certificate) as client:
                 drill = ComposedDrill(bank, open_accounts(client, secrets, _CUSTOMERS))
                 progress = Progress("drill canary", len(names))
                 for name in names:
                     progress.step(name)
-                    began = time.monotonic()
+                    started = time.monotonic()
                     if name == AA:
                         drill.equal()
                     else:
                         drill.faulty(name)
-                    progress.info(f"{name} took {time.monotonic() - began:.0f} s")
+                    progress.info(f"{name} took {time.monotonic() - started:.0f} s")
             return drill.missed
         finally:
             bank.close()

@@ -1,4 +1,4 @@
-"""Drills on a stack that Ansible deploys: releases, the timeline of a rollout, requests of canaries, thresholds."""
+"""Common parts of drills on a stack that Ansible deploys: releases, timelines, requests to canaries, thresholds."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.client import repeating
-from harness.commands import check, info, run
+from harness.commands import check, info, run, start
 from harness.deployed_stack import DeployedBank, Releases
-from harness.load import Load, assert_transfers_posted_once, burst
+from harness.load import Load, assert_no_duplicate_transfers, burst
 
-from shared.testing.paths import ROOT
-
-# After a reload, a kept-alive connection may be served by the previous NGINX worker for this time.
+# After a reload the previous NGINX workers serve persistent connections for this time.
 RELOAD_SECONDS = 8.0
 
 
@@ -45,7 +43,7 @@ class DeployedDrill:
             self.missed.append(text)
 
     def build_good_release(self) -> Path:
-        """Build a release without a fault; the name of its file is its version."""
+        """Build a release without a fault; its version is the file name."""
         self._good_releases += 1
         return self.releases.derive(f"good-{self._good_releases}", "base", "none")
 
@@ -59,7 +57,7 @@ class DeployedDrill:
             f" ({result.throughput:.0f}/s of {self.rate:.0f}/s, slowest {result.slowest:.1f} s)",
             not result.failed,
         )
-        assert_transfers_posted_once(self.bank, result)
+        assert_no_duplicate_transfers(self.bank, result)
         report = self.bank.reconciliation(60)
         self.check(
             f"{name}: ledger consistent and equal to the history",
@@ -75,7 +73,7 @@ class DeployedDrill:
         )
         self.check(f"{name}: NGINX's configuration is stable", revision, revision == "stable")
         self.check(f"{name}: no canary left", canaries or "none", not canaries)
-        served = {(response.track, response.version) for response in burst(self.bank, map(str, range(200))).served}
+        served = {(response.track, response.version) for response in burst(self.bank, map(str, range(200))).successful}
         self.check(
             f"{name}: all clients are served by stable {self.stable}",
             sorted(served),
@@ -92,7 +90,7 @@ def deployed_bank(folder: Path, steps: dict[str, Any]) -> Iterator[tuple[Deploye
         with closing(DeployedBank(folder, releases.public_key, offline, steps)) as bank:
             done = bank.deploy(base)
             assert done.code == 0, done.output[-6000:]
-            info(f"deployed for the first time in {done.ended - done.began:.0f} s")
+            info(f"first deployment took {done.ended - done.began:.0f} s")
             bank.wait_until_answering()
             yield bank, releases
 
@@ -123,8 +121,8 @@ def timestamp(text: str) -> float:
 def canary_requests(
     log: list[dict[str, Any]], addresses: set[str], history: list[dict[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the requests that NGINX sent to a canary first; only during the rollout, as addresses are reused."""
-    started = next((note["at"] for note in history if note["phase"] == "canary"), float("inf"))
+    """Return the requests whose first upstream was a canary, during the rollout only, because addresses are reused."""
+    started = next((event["at"] for event in history if event["phase"] == "canary"), float("inf"))
     ended = next((event["at"] for event in history if event["phase"] == "idle"), float("inf")) + RELOAD_SECONDS
     return [
         line
@@ -149,14 +147,6 @@ def any_request(_line: dict[str, Any]) -> bool:
     return True
 
 
-def rollback(bank: DeployedBank) -> "subprocess.Popen[str]":
+def start_rollback(bank: DeployedBank) -> "subprocess.Popen[str]":
     """Start `make rollback`."""
-    return subprocess.Popen(  # pylint: disable=consider-using-with  # waited for by the caller
-        ["make", "rollback"],
-        cwd=ROOT,
-        env=bank.rollback_environment(),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    return start(["make", "rollback"], bank.rollback_environment())

@@ -1,9 +1,9 @@
-"""Disturb rollouts by full and read-only disks, a frozen driver and two drivers at once: one version must remain.
+"""Run rollouts with full and read-only disks, a frozen driver and two concurrent drivers: one version must remain.
 
     make drills DRILL=rollout_safety [ARGS="--only full-disk,frozen --rate 40"]
 
 Deploys releases with Ansible from a dedicated registry on Docker, under load. Mounts small file systems at the folders
-of the rollout state and of NGINX's selection, so it needs root. Exits 1 when a threshold is missed.
+of the rollout state and of NGINX's selection, which requires root. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from typing import Any
 from harness.client import eventually
 from harness.commands import exit_code, info, run
 from harness.load import customers
-from drills.rollout.deployed import DeployedDrill, deployed_bank, print_timeline, rollback
+from drills.rollout.deployed import DeployedDrill, deployed_bank, print_timeline, start_rollback
 
 from shared.testing.progress import Progress
 
@@ -33,7 +33,7 @@ STEPS = {"nginx_canary_steps": [10, 50], "nginx_canary_bake_seconds": 20, "nginx
 
 
 class Disk:
-    """A small file system at a folder."""
+    """A small tmpfs mounted at a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -41,22 +41,22 @@ class Disk:
         run(["mount", "-t", "tmpfs", "-o", "size=4m,mode=0755", "none", str(folder)])
 
     def fill(self) -> None:
-        """Use up all space."""
+        """Fill the file system."""
         with (self.folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
             while True:
                 file.write(b"x" * 512)
 
     def read_only(self, on: bool) -> None:
-        """Make it read-only, or writable again."""
+        """Remount the file system read-only or writable."""
         run(["mount", "-o", f"remount,{'ro' if on else 'rw'}", str(self.folder)])
 
     def repair(self) -> None:
-        """Make it writable and free the space."""
+        """Make the file system writable and free the space."""
         self.read_only(False)
         (self.folder / "filler").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Unmount it, also while a container is still using it."""
+        """Unmount the file system, even while a container uses it."""
         subprocess.run(["umount", "--lazy", str(self.folder)], check=False)
 
 
@@ -114,7 +114,7 @@ def read_only(drill: DeployedDrill, disks: list[Disk]) -> None:
 def check_automatic_rollback(
     name: str, drill: DeployedDrill, process: "subprocess.Popen[str]", disks: list[Disk], fault: Callable[[Disk], None]
 ) -> None:
-    """Break the disks, and measure until rollout-service has rolled a faulty canary back."""
+    """Inject a disk fault; measure the time until rollout-service has rolled back a faulty canary."""
     for disk in disks:
         fault(disk)
     started = time.time()
@@ -134,9 +134,9 @@ def check_automatic_rollback(
 
 
 def check_manual_rollback(drill: DeployedDrill, name: str, without_traffic: Callable[[], bool]) -> None:
-    """Measure from `make rollback` until the canary has no traffic."""
+    """Measure the time from `make rollback` until the canary gets no traffic."""
     started = time.time()
-    process = rollback(drill.bank)
+    process = start_rollback(drill.bank)
     eventually(without_traffic, 120)
     took = time.time() - started
     drill.check(
@@ -155,7 +155,7 @@ def repair(disks: list[Disk]) -> None:
 
 
 def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
-    """A driver freezes at 10 %, another one deploys to the end, and the first one wakes up: nothing changes."""
+    """A driver freezes at 10 %, another one completes a deployment, the first one resumes: nothing changes."""
     bank = drill.bank
     before = bank.state()["id"]
     first = bank.start_deploy(drill.build_good_release())
@@ -164,11 +164,13 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
     started = time.time()
     try:
         eventually(lambda: bank.state()["phase"] == "idle" and bank.revision() == "stable", 240)
-        info(f"  stable alone {time.time() - started:.0f} s after the driver froze")
+        info(f"  only stable serves, {time.time() - started:.0f} s after the driver froze")
         bank.detach_driver()
         second = drill.build_good_release()
         done = bank.deploy(second)
-        drill.check("frozen: another driver deploys", f"after {done.ended - done.began:.0f} s", done.code == 0)
+        drill.check(
+            "frozen: another driver completes a deployment", f"after {done.ended - done.began:.0f} s", done.code == 0
+        )
         if done.code:
             print(done.output[-4000:])
         else:
@@ -177,7 +179,7 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
     finally:
         os.killpg(first.pid, signal.SIGCONT)
     output, _ = first.communicate(timeout=600)
-    drill.check("frozen: the first driver fails when it wakes up", f"exit code {first.returncode}", first.returncode)
+    drill.check("frozen: the first driver fails after resuming", f"exit code {first.returncode}", first.returncode)
     message = " ".join(output.split())
     drill.check(
         "frozen: its message names the current rollout", repr(message[-200:]), "is not the current one" in message
@@ -194,7 +196,7 @@ def frozen(drill: DeployedDrill, _disks: list[Disk]) -> None:
 
 
 def two_drivers(drill: DeployedDrill, _disks: list[Disk]) -> None:
-    """Two drivers deploy at the same time: one version is promoted, and every client is on it."""
+    """Two drivers deploy concurrently: one version is promoted and serves all clients."""
     bank = drill.bank
     releases = [drill.build_good_release(), drill.build_good_release()]
     drivers = []

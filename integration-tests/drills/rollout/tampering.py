@@ -4,7 +4,7 @@
 
 Each case prints the manipulation and the error of the verification (scripts/release/verify_release.py) or of Docker's
 pull. Then Ansible deploys a release of the real images to this machine, and rejects tampered ones. Exits 1 when a
-tampered release is accepted, the untouched one is rejected, or a key rotation breaks a deployment.
+tampered release is accepted, the unmodified one is rejected, or a key rotation breaks a deployment.
 """
 
 import argparse
@@ -80,7 +80,7 @@ class Drill:
     def release(
         self, version: str, number: int, key: str = "first", repository: str = REPOSITORY, **env: str
     ) -> Manifest:
-        """Create a release as deploy.yml does."""
+        """Create a release like the deploy workflow."""
         self.build(version)
         target = self.folder / version / "release.json"
         settings = {
@@ -166,11 +166,11 @@ def tamper(drill: Drill, good: Manifest) -> None:
     drill.expect("4 signature copied to another digest", drill.verify(with_image(good, unsigned)), True, "no signature")
     attested = drill.release("attested", 201)
     attested_digest = digest_of(attested["banking_app_release"]["images"]["account-service"])
-    # Attach them unchanged first: the following rejections are then due to the changes.
+    # Attach them unchanged first, so that the following rejections are caused by the changes.
     drill.repository.attach(attested_digest, attested_digest)
-    drill.expect("  a release with everything attached again", drill.verify(attested), False)
+    drill.expect("  the same attestations attached again", drill.verify(attested), False)
     if not drill.repository.attach(attested_digest, attested_digest, alter_sbom):
-        raise RuntimeError("the drill found no SBOM to alter")
+        raise RuntimeError("no SBOM to alter found")
     drill.expect("6 SBOM altered", drill.verify(attested), True, "SBOM")
     bare = drill.release("bare", 202, ATTEST="0")
     sbom = drill.folder / "attested" / "account-service.cdx.json"
@@ -186,7 +186,7 @@ def tamper(drill: Drill, good: Manifest) -> None:
     drill.expect("9 downgrade", drill.verify(good, deployed=150), True, "downgrade")
     newer: Manifest = json.loads(json.dumps(good))
     newer["banking_app_release"]["release"] = 300
-    drill.expect("  with its number edited", drill.verify(newer, deployed=150), True, "no signature")
+    drill.expect("  with an edited release number", drill.verify(newer, deployed=150), True, "no signature")
     drill.expect("10 key rotated out", drill.verify(good, keys=("next",)), True, "no signature")
     edited: Manifest = json.loads(json.dumps(good))
     edited["banking_app_release"]["commit"] = "0" * 40
@@ -204,11 +204,11 @@ def rotate(drill: Drill, good: Manifest) -> None:
     after = drill.release("after", 110, key="next")
     drill.expect("rotation: old key, both trusted", drill.verify(good), False)
     drill.expect("rotation: next key, both trusted", drill.verify(after), False)
-    drill.expect("rotation: next key, old one out", drill.verify(after, keys=("next",)), False)
+    drill.expect("rotation: next key, old key no longer trusted", drill.verify(after, keys=("next",)), False)
 
 
 def deploy(drill: Drill, _good: Manifest) -> None:
-    """Ansible rejects tampered releases before it starts anything, and deploys the genuine one."""
+    """Ansible rejects tampered releases before it starts any container, and deploys the genuine one."""
     folder = drill.folder / "ansible"
     folder.mkdir()
     releases = Releases(folder, lambda text: print(f"       {text}", flush=True), attested=True)
@@ -235,13 +235,13 @@ def deploy(drill: Drill, _good: Manifest) -> None:
                 response = reason if reason in output else output[-150:]
                 drill.expect(f"Ansible: {case}", response if done.code else "", True, reason)
                 if bank.containers("stable"):
-                    drill.expect(f"Ansible: {case}: something was started", "", True)
+                    drill.expect(f"Ansible: {case}: containers were started", "", True)
             started = time.monotonic()
             done = bank.deploy(genuine)
             drill.expect("Ansible: the genuine release", done.output[-2000:] if done.code else "", False)
             if done.code == 0:
                 bank.wait_until_answering()
-                print(f"       deployed and answering after {time.monotonic() - started:.0f} s", flush=True)
+                print(f"       deployed and serving after {time.monotonic() - started:.0f} s", flush=True)
         finally:
             bank.close()
     finally:
@@ -251,7 +251,7 @@ def deploy(drill: Drill, _good: Manifest) -> None:
 def main() -> int:
     """Run the drill; return 0 only if every case is as expected."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--without-ansible", action="store_true", help="leave the deployments out")
+    parser.add_argument("--without-ansible", action="store_true", help="skip the deployments")
     options = parser.parse_args()
     started = time.monotonic()
     steps: list[Callable[[Drill, Manifest], None]] = [rotate, tamper]
@@ -262,13 +262,13 @@ def main() -> int:
         try:
             print("creating the first release (this also builds syft if it is missing)", flush=True)
             good = drill.release("good", 100)
-            drill.expect("the release as it is", drill.verify(good), False)
+            drill.expect("the unmodified release", drill.verify(good), False)
             for step in steps:
                 step(drill, good)
         finally:
             drill.close()
     seconds = time.monotonic() - started
-    print(f"{drill.failures} cases missed (threshold: 0), {seconds:.0f} s")
+    print(f"{drill.failures} cases failed (threshold: 0), {seconds:.0f} s")
     return 1 if drill.failures else 0
 
 

@@ -2,7 +2,7 @@
 
     make drills DRILL=verdict [ARGS="--rollouts 1000 --seed 1"]
 
-No stack is started: counts are drawn as Prometheus would return them, and analyzed after each scrape. Equal versions
+No stack is started: the counts that Prometheus would return are random, and analyzed after each scrape. Equal versions
 must be promoted before a step times out; faulty ones must be rolled back within few requests. Exits 1 when a threshold
 is missed.
 """
@@ -40,21 +40,21 @@ def lognormal(median: float, sigma: float) -> Callable[[float], float]:
     return lambda x: 0.5 * math.erfc(-math.log(x / median) / sigma / math.sqrt(2)) if x > 0 else 0.0
 
 
-def mixed(*parts: tuple[float, Callable[[float], float]]) -> Callable[[float], float]:
+def mixture(*parts: tuple[float, Callable[[float], float]]) -> Callable[[float], float]:
     """Return the distribution function of a mixture, given as shares and parts."""
     return lambda x: sum(share * part(x) for share, part in parts)
 
 
 def pareto(minimum: float, exponent: float) -> Callable[[float], float]:
-    """Return the distribution function of a heavy tail."""
+    """Return the distribution function of a heavy-tailed latency."""
     return lambda x: 1 - (minimum / x) ** exponent if x > minimum else 0.0
 
 
 LATENCIES = {
     "narrow": lognormal(0.006, 0.4),
     "wide": lognormal(0.03, 1.2),
-    "heavy tail": mixed((0.9, lognormal(0.008, 0.6)), (0.1, pareto(0.05, 0.9))),
-    "two modes": mixed((0.7, lognormal(0.003, 0.3)), (0.3, lognormal(0.12, 0.5))),
+    "heavy tail": mixture((0.9, lognormal(0.008, 0.6)), (0.1, pareto(0.05, 0.9))),
+    "two modes": mixture((0.7, lognormal(0.003, 0.3)), (0.3, lognormal(0.12, 0.5))),
 }
 
 
@@ -179,7 +179,7 @@ def rollout(case: Case, seed: str) -> tuple[str, float]:
 
 
 def requests_needed(case: Case, share: float, seed: str, max_requests: int, has_history: bool = True) -> float:
-    """Return the number of canary requests until the first step rolls a faulty version back; infinity beyond `most`.
+    """Return the number of canary requests until the first step rolls back a faulty version; infinity if it does not.
 
     The analysis runs every five canary requests on average, or forty times in total.
     """

@@ -27,7 +27,7 @@ from harness.commands import check, info, run
 from harness.composed_stack import ComposedBank, now
 from drills.security.hostile_requests import CraftedRequest, bodies, heads, refusals
 from harness.client import eventually
-from harness.load import Load, assert_transfers_posted_once, customers
+from harness.load import Load, assert_no_duplicate_transfers, customers
 
 from shared.testing.paths import ROOT
 
@@ -338,7 +338,7 @@ def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: floa
         for name in rounds:
             info(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
             ROUNDS[name](drill, again)
-    assert_transfers_posted_once(bank, load)
+    assert_no_duplicate_transfers(bank, load)
     info(f"ledger consistent after {load.sent} requests of customers")
     return drill.all_met
 
