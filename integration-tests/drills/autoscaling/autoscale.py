@@ -2,9 +2,9 @@
 
     make drills DRILL=autoscale [ARGS="--scale-downs 50 --swarm"]
 
-Prints a timeline; exits 1 if it takes too long until enough replicas serve, or if a request fails. It starts a
-dedicated stack with small targets, so that one machine can serve the load, and short stabilization windows. With
---swarm it is a Swarm stack from the same docker-compose.yml.
+Prints a timeline; exits 1 if a request fails, or if enough replicas do not serve in time. It starts a dedicated stack
+with small targets, so that one machine can serve the load, and short stabilization windows. With --swarm it is a Swarm
+stack from the same docker-compose.yml.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def from_rfc3339(text: str) -> float:
 
 
 class AutoscaledStack:
-    """The composed stack, with queries for what the autoscaler, Docker, Prometheus and NGINX observed."""
+    """The composed stack, with queries to the autoscaler, Docker, Prometheus and NGINX."""
 
     def __init__(self, bank: ComposedBank) -> None:
         self.bank = bank
@@ -121,7 +121,7 @@ def item_or_none(times: list[float], index: int) -> float | None:
 
 
 def becomes_true(seconds: float, condition: Callable[[], bool], every: float = 1) -> bool:
-    """Return whether a condition becomes true in time; unlike `eventually`, does not fail if it does not."""
+    """Return whether a condition becomes true in time; unlike `eventually`, it does not fail at the timeout."""
     try:
         eventually(condition, seconds, every=every)
     except AssertionError:
@@ -133,7 +133,7 @@ def milestones(before: int, started: list[float], served: list[float]) -> dict[s
     """Return when containers started and replicas served, for any number of replicas before the load step."""
     return {
         "first new container started": item_or_none(started, 0),
-        "first request served by a new one": item_or_none(served, before),
+        "first request served by a new replica": item_or_none(served, before),
         f"{REPLICAS_NEEDED} containers started": item_or_none(started, REPLICAS_NEEDED - before - 1),
         f"{REPLICAS_NEEDED} replicas serving": item_or_none(served, REPLICAS_NEEDED - 1),
     }
@@ -145,7 +145,7 @@ def measure_scale_up(stack: AutoscaledStack, load: Load) -> float:
     stepped = time.time()
     load.rate = BASE_RATE * LOAD_FACTOR
     info(f"load step: {BASE_RATE:.0f} -> {load.rate:.0f} requests/s; {REPLICAS_NEEDED} replicas needed")
-    # Rarely, because polling uses CPU time that the replicas need to start.
+    # Poll rarely, because the replicas need the CPU time to start.
     becomes_true(180, lambda: len(stack.first_requests(stepped)) >= REPLICAS_NEEDED, every=2)
     served = sorted(stack.first_requests(stepped).values())
     started = stack.started(old)
@@ -175,13 +175,13 @@ def measure_scale_up(stack: AutoscaledStack, load: Load) -> float:
     return math.inf if last is None else last - stepped
 
 
-def scale_down_manually(stack: AutoscaledStack, load: Load, wanted: int) -> int:
-    """Scale down manually under load until `wanted` replicas are removed; return their number."""
+def scale_down_manually(stack: AutoscaledStack, load: Load, total: int) -> int:
+    """Scale down manually under load until at least `total` replicas are removed; return their number."""
     stack.bank.autoscale_cli("pause")
     load.rate = BASE_RATE * 2
     removed = 0
-    while removed < wanted:
-        count = INITIAL_REPLICAS + min(4, wanted - removed)
+    while removed < total:
+        count = INITIAL_REPLICAS + min(4, total - removed)
         stack.bank.autoscale_cli("scale", SERVICE, str(count))
         eventually(lambda count=count: stack.healthy(count), 180, every=1)
         stack.bank.autoscale_cli("scale", SERVICE, str(INITIAL_REPLICAS))
@@ -192,7 +192,7 @@ def scale_down_manually(stack: AutoscaledStack, load: Load, wanted: int) -> int:
     return removed
 
 
-def run(bank: ComposedBank, wanted: int) -> list[str]:
+def run(bank: ComposedBank, manual_scale_downs: int) -> list[str]:
     """Run the drill and return the thresholds that were missed."""
     stack = AutoscaledStack(bank)
     bank.wait_until_answering(60)
@@ -212,7 +212,7 @@ def run(bank: ComposedBank, wanted: int) -> list[str]:
         result = "scaled down" if scaled_down else "NOT scaled down"
         seconds, failed = time.time() - dropped, len(load.failed) - failed
         info(f"load dropped: {result} to {INITIAL_REPLICAS} replicas after {seconds:.0f} s, {failed} requests failed")
-        removed = scale_down_manually(stack, load, wanted) if wanted else 0
+        removed = scale_down_manually(stack, load, manual_scale_downs) if manual_scale_downs else 0
     assert_no_duplicate_transfers(bank, load)
     info(f"total: {len(load.failed)} of {load.sent} requests failed; {removed} replicas removed; ledger consistent")
     for line in load.failed[:10]:
@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument(
         "--scale-downs", type=int, default=50, help="replicas to remove manually under load (default 50)"
     )
-    parser.add_argument("--swarm", action="store_true", help="on a one-node Swarm, created for the drill")
+    parser.add_argument("--swarm", action="store_true", help="run on a one-node Swarm instead of Compose")
     options = parser.parse_args()
     kind = SwarmBank if options.swarm else ComposedBank
     with tempfile.TemporaryDirectory() as folder, one_node_swarm() if options.swarm else nullcontext():

@@ -1,11 +1,11 @@
-"""Make scaling fail under load: no partial replica remains, the failure is counted and notified, retries back off.
+"""Make scaling fail under load: no partial replica remains, the failure is counted and alerted, retries back off.
 
     make drills DRILL=autoscale_failures [ARGS="--only health"]
 
-The stack, its Docker and the path of the alert (Prometheus, Alertmanager, a fake Slack receiver) are real, and so are a
-stopped socket proxy, replicas that never become healthy (the secret with the database's address is replaced) and an
-untagged image. A proxy in front of Docker's socket fakes a full disk and a missing image: a full disk would affect the
-whole machine, and Docker does not remove the image of a running container.
+Real: the stack, Docker, Prometheus, Alertmanager, and as faults a stopped socket proxy, replicas that never become
+healthy (the secret with the database's address is replaced) and an untagged image. Fake: the Slack receiver, and a
+proxy in front of Docker's socket that returns the errors of a full disk and of a missing image; a full disk would
+affect the whole machine, and Docker does not remove the image of a running container.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from drills.autoscaling.autoscale import SERVICE, AutoscaledStack
 from harness.commands import exit_code, info
 from harness.composed_stack import ComposedBank
-from drills.autoscaling.docker_faults import FaultyDocker, Refusal, faulty_docker
+from drills.autoscaling.docker_faults import FaultyDocker, InjectedError, faulty_docker
 from harness.load import Load, open_loop
 from harness.client import eventually
 
@@ -55,7 +55,7 @@ class FailureDrill:
         filters = [argument for label in label for argument in ("--filter", f"label={label}")]
         return set(self.bank.docker("ps", "--all", "--quiet", "--no-trunc", *filters).split())
 
-    def in_initial_state(self) -> bool:
+    def is_initial_state(self) -> bool:
         """Return whether the stack is in its initial state, without failures or a pending retry."""
         status = self.stack.status()
         return self.stack.replicas(INITIAL_REPLICAS) and (status["failures"], status["retry_after_seconds"]) == (0, 0)
@@ -77,12 +77,12 @@ class FailureDrill:
     def attempts(self, service: str, operation: str, since: float) -> list[float]:
         """Return the times of failed attempts; for unhealthy replicas, of their removal and the next attempt."""
         found = []
-        for moment, line in self.stack.autoscaler_logs(since):
+        for at, line in self.stack.autoscaler_logs(since):
             if line["message"] == "scaling operation failed" and (line["target"], line["operation"]) == (
                 service,
                 operation,
             ):
-                found.append(moment)
+                found.append(at)
             elif operation == "health" and found and line["message"] == "scaled" and line["target"] == SERVICE:
                 found.append(float(line["at"]))
         return found
@@ -92,7 +92,7 @@ class FailureDrill:
 class Fault:
     """A fault and the autoscaler's name of the failing operation; `inject` injects it and returns its repair.
 
-    `notifies` is False if an alert with the same service and operation is firing already.
+    `notifies` is False if an alert with the same service and operation is already firing.
     """
 
     name: str
@@ -102,25 +102,25 @@ class Fault:
     notifies: bool = True
 
 
-def stopped_proxy(drill: FailureDrill) -> Callable[[], object]:
+def stop_proxy(drill: FailureDrill) -> Callable[[], object]:
     """Stop the Docker socket proxy."""
     proxy = drill.bank.containers("docker-proxy")
     drill.bank.docker("stop", *proxy)
     return lambda: drill.bank.docker("start", *proxy)
 
 
-def rejected_calls(calls: str, status: int, message: str) -> Callable[[FailureDrill], Callable[[], object]]:
-    """Make the faulty proxy reject calls."""
+def inject_error(calls: str, status: int, message: str) -> Callable[[FailureDrill], Callable[[], object]]:
+    """Make the faulty proxy return an error to matching calls."""
 
     def inject(drill: FailureDrill) -> Callable[[], object]:
-        drill.docker.refusal = Refusal(calls, status, message)
-        return lambda: setattr(drill.docker, "refusal", None)
+        drill.docker.injected_error = InjectedError(calls, status, message)
+        return lambda: setattr(drill.docker, "injected_error", None)
 
     return inject
 
 
-def changed_secret(drill: FailureDrill) -> Callable[[], object]:
-    """Replace a secret: running containers keep the old one, new ones get the new one."""
+def replace_secret(drill: FailureDrill) -> Callable[[], object]:
+    """Replace a secret; running containers keep the old value."""
     secret = drill.bank.secrets / "account_database_url"
     backup = secret.with_name("backup")
     secret.rename(backup)
@@ -130,24 +130,24 @@ def changed_secret(drill: FailureDrill) -> Callable[[], object]:
 
 
 FAULTS = (
-    Fault("the socket proxy is stopped", "observe", stopped_proxy, service="all"),
-    Fault("the image is missing", "create", rejected_calls("POST .*/create$", 404, "No such image: sha256:1f")),
+    Fault("the socket proxy is stopped", "observe", stop_proxy, service="all"),
+    Fault("the image is missing", "create", inject_error("POST .*/create$", 404, "No such image: sha256:1f")),
     Fault(
-        "the disk is full: create", "create", rejected_calls("POST .*/create$", 500, _DISK_FULL_MESSAGE), notifies=False
+        "the disk is full: create", "create", inject_error("POST .*/create$", 500, _DISK_FULL_MESSAGE), notifies=False
     ),
-    Fault("the disk is full: start", "start", rejected_calls("POST .*/start$", 500, _DISK_FULL_MESSAGE)),
-    Fault("replicas never become healthy", "health", changed_secret),
+    Fault("the disk is full: start", "start", inject_error("POST .*/start$", 500, _DISK_FULL_MESSAGE)),
+    Fault("replicas never become healthy", "health", replace_secret),
 )
 
 
-def line(name: str, failure_count: str, notified_at: str, pauses: str, leftover: str) -> str:
+def format_row(name: str, failure_count: str, notified_at: str, pauses: str, leftover: str) -> str:
     """Return a line of the table."""
     return f"{name:28} {failure_count:>8} {notified_at:>14} {pauses:>18}  {leftover}"
 
 
 def run(drill: FailureDrill, fault: Fault) -> list[str]:
     """Inject a fault under load, print the result and repair the fault; return the failed checks."""
-    eventually(drill.in_initial_state, 240, every=1)
+    eventually(drill.is_initial_state, 240, every=1)
     before, failure_count, started = (
         drill.containers(),
         drill.failure_count(fault.service, fault.operation),
@@ -169,7 +169,7 @@ def run(drill: FailureDrill, fault: Fault) -> list[str]:
             eventually(all_observed, 240, every=2)
         drill.load.rate = LOW
         increase = drill.failure_count(fault.service, fault.operation) - failure_count
-        # During the fault: a partial replica is removed at once, an unhealthy one when it is no longer needed.
+        # During the fault: a partial replica is removed immediately, an unhealthy one when it is no longer needed.
         with suppress(AssertionError):
             eventually(lambda: drill.containers() == before, 150 if fault.operation == "health" else 10, every=1)
         leftover = drill.containers() ^ before
@@ -185,38 +185,38 @@ def evaluate(
     """Print the result of a fault and return the failed checks."""
     pauses = [later - earlier for earlier, later in zip(attempts, attempts[1:])]
     notification = (
-        "firing already" if not fault.notifies else "never" if notified_at is None else f"{notified_at:.0f} s"
+        "already firing" if not fault.notifies else "never" if notified_at is None else f"{notified_at:.0f} s"
     )
     waited = ", ".join(f"{pause:.0f}" for pause in pauses[:2]) + " s"
-    print(line(fault.name, f"+{increase:.0f}", notification, waited, f"{len(leftover)} containers"), flush=True)
+    print(format_row(fault.name, f"+{increase:.0f}", notification, waited, f"{len(leftover)} containers"), flush=True)
     problems = [] if increase > 0 else ["autoscale_failures_total did not increase"]
     if fault.notifies and (notified_at is None or notified_at > ALERT_SECONDS):
         problems.append(f"ScalingFailed did not reach the receiver within {ALERT_SECONDS} s")
     min_pauses = [FIRST_BACKOFF_SECONDS * 2**index - TOLERANCE_SECONDS for index in range(2)]
     if not pauses or any(pause < threshold for pause, threshold in zip(pauses, min_pauses)):
-        problems.append("the next attempt did not back off")
+        problems.append("retries did not back off")
     if leftover:
-        problems.append(f"left behind or missing: {leftover}")
+        problems.append(f"containers left over or missing: {leftover}")
     return [f"{fault.name}: {problem}" for problem in problems]
 
 
 def untagged_image(drill: FailureDrill) -> list[str]:
     """Untag the image; check that Docker does not remove it and that scaling continues."""
-    eventually(drill.in_initial_state, 240, every=1)
+    eventually(drill.is_initial_state, 240, every=1)
     (image,) = drill.bank.inspect("{{.Image}}", drill.bank.containers(SERVICE)[0])
     named = drill.bank.docker("inspect", "--format", '{{join .RepoTags " "}}', image).split()
-    # The name in the stack's configuration; `latest` may belong to another stack by now.
+    # Only the tags of this stack; another stack may have moved `latest`.
     names = [name for name in named if not name.endswith(":latest")]
     drill.bank.docker("rmi", "--force", *names)
     try:
         with suppress(AssertionError):
             drill.bank.docker("rmi", "--force", image)
-            return [f"Docker has removed the image {names}, of which containers run"]
+            return [f"Docker removed the image {names} of running containers"]
         drill.load.rate = HIGH
         started = time.time()
         eventually(lambda: drill.stack.status()["ready"] > INITIAL_REPLICAS, 150, every=1)
         took = time.time() - started
-        info(f"the image is untagged and Docker does not remove it: a new replica is ready after {took:.0f} s")
+        info(f"image untagged, not removed by Docker; new replica ready after {took:.0f} s")
         return []
     finally:
         drill.load.rate = LOW
@@ -237,7 +237,7 @@ def main() -> int:
             try:
                 with open_loop(bank, LOW, workers=16) as load:
                     drill = FailureDrill(bank, docker, load)
-                    print(line("fault", "counted", "notified after", "attempts after", "left behind"), flush=True)
+                    print(format_row("fault", "counted", "notified after", "attempts after", "left over"), flush=True)
                     progress = Progress("drill autoscale_failures", len(faults) + 1)
                     problems = []
                     for fault in faults:

@@ -1,9 +1,9 @@
-"""The autoscaler's controller in simulated clusters: noise around the target, and an outage of Prometheus.
+"""Simulate the autoscaler's controller under noise around the target and during an outage of Prometheus.
 
     make drills DRILL=autoscale_policy
 
-No Docker and no waiting: ten simulated minutes of a service under load, with a decision every three seconds by the
-real controller and policy with their defaults. Prints a line and threshold per cluster; exits 1 if one is missed.
+Each case simulates ten minutes of a service under load on a fake clock and cluster; the real controller and policy
+decide every three seconds, with their defaults. Prints a line per case with its threshold; exits 1 if one is missed.
 """
 
 import asyncio
@@ -21,9 +21,9 @@ from shared.testing.fixtures import Lab
 
 MINUTES = 60
 SEEDS = range(100)
-SILENT = 10 * MINUTES
-# Start of the cluster's clock.
-BEGIN = 1_000_000
+OUTAGE_SECONDS = 10 * MINUTES
+# Start of the simulated clock.
+START = 1_000_000
 CAPACITY, REPLICAS = 100, 6
 
 
@@ -38,16 +38,16 @@ async def reversals_under_noise(lab: Lab, replicas: int, **settings: float) -> i
     return worst
 
 
-async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert: bool = False) -> int:
-    """Return the number of scale-downs during ten minutes without metrics.
+async def scale_downs_during_outage(lab: Lab, load_after: float, *, outage: bool = True, alert: bool = False) -> int:
+    """Return the number of scale-downs during a ten-minute outage of Prometheus.
 
-    A minute before, the load of six replicas changes: the window of five minutes would end during the outage.
+    The load changes a minute before the outage, so that the stabilization window of five minutes ends during it.
     """
-    change, silence = BEGIN + 4 * MINUTES, BEGIN + 5 * MINUTES
+    changed_at, outage_at = START + 4 * MINUTES, START + 5 * MINUTES
     cluster = FakeCluster(
-        lambda now: after if now >= change else CAPACITY * REPLICAS,
+        lambda now: load_after if now >= changed_at else CAPACITY * REPLICAS,
         replicas=REPLICAS,
-        blind=lambda now: silent and silence <= now < silence + SILENT,
+        blind=lambda now: outage and outage_at <= now < outage_at + OUTAGE_SECONDS,
     )
     controller = cluster.controller(lab)
     await cluster.run(controller, 5 * MINUTES)
@@ -55,41 +55,41 @@ async def downs_in_silence(lab: Lab, after: float, *, silent: bool = True, alert
     cluster.changes.clear()
     if alert:
         controller.record_alert(ACCOUNT, "scale_out", firing=True)
-    await cluster.run(controller, SILENT)
+    await cluster.run(controller, OUTAGE_SECONDS)
     counts = [before, *(count for _, count in cluster.changes)]
     return sum(later < earlier for earlier, later in zip(counts, counts[1:]))
 
 
-def report(what: str, figure: int, *, most: int | None = None, least: int = 0) -> bool:
+def report(case: str, value: int, *, maximum: int | None = None, minimum: int = 0) -> bool:
     """Print a line and return whether the threshold is met."""
-    met = least <= figure and (most is None or figure <= most)
-    threshold = f"at least {least}" if most is None else f"at most {most}"
-    return check(met, f"{what:72} {figure:3}   ({threshold})")
+    met = minimum <= value and (maximum is None or value <= maximum)
+    threshold = f"at least {minimum}" if maximum is None else f"at most {maximum}"
+    return check(met, f"{case:72} {value:3}   ({threshold})")
 
 
 async def run() -> int:
-    """Run all simulations, including two that must miss their thresholds: one that cannot be missed proves nothing."""
+    """Run all cases, including two negative controls that must show reversals and scale-downs."""
     logging.disable(logging.CRITICAL)
     met = []
     with tempfile.TemporaryDirectory() as folder:
         lab = Lab(lab_keys.ensure(Path(folder)))
         for replicas in (2, 4, 8):
-            what = f"reversals, ±15 % noise, {replicas} replicas, worst of {len(SEEDS)} runs"
-            met.append(report(what, await reversals_under_noise(lab, replicas), most=1))
+            case = f"reversals, ±15 % noise, {replicas} replicas, worst of {len(SEEDS)} runs"
+            met.append(report(case, await reversals_under_noise(lab, replicas), maximum=1))
         naive = await reversals_under_noise(lab, 4, tolerance=0, scale_down_stabilization_seconds=0)
-        met.append(report("  the same without tolerance and window", naive, least=2))
-        for after, name in ((0.2, "low"), (1, "on target"), (3, "high")):
+        met.append(report("  control: without tolerance and stabilization window", naive, minimum=2))
+        for factor, name in ((0.2, "low"), (1, "on target"), (3, "high")):
             for alert in (False, True):
-                what = f"scale-downs, Prometheus down, load {name}, alert {'fires' if alert else 'quiet'}"
-                downs = await downs_in_silence(lab, after * CAPACITY * REPLICAS, alert=alert)
-                met.append(report(what, downs, most=0))
-        heard = await downs_in_silence(lab, 0.2 * CAPACITY * REPLICAS, silent=False)
-        met.append(report("  load low, Prometheus available", heard, least=1))
+                case = f"scale-downs, Prometheus down, load {name}, alert {'firing' if alert else 'not firing'}"
+                downs = await scale_downs_during_outage(lab, factor * CAPACITY * REPLICAS, alert=alert)
+                met.append(report(case, downs, maximum=0))
+        with_metrics = await scale_downs_during_outage(lab, 0.2 * CAPACITY * REPLICAS, outage=False)
+        met.append(report("  control: load low, Prometheus available", with_metrics, minimum=1))
     return 0 if all(met) else 1
 
 
 def main() -> int:
-    """Run every cluster."""
+    """Run the drill."""
     return asyncio.run(run())
 
 

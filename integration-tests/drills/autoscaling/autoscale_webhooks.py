@@ -1,8 +1,9 @@
-"""Send webhooks that the autoscaler must reject to a composed stack: forged, replayed, too large, of other services.
+"""Send webhooks that the autoscaler must reject: forged, replayed, too large, or for services that it does not scale.
 
     make drills DRILL=autoscale_webhooks
 
-Prints a line for each, and fails if one is accepted or not counted, or if any container is started or removed.
+Runs on a composed stack. Prints a line per webhook; exits 1 if one is accepted or not counted, or if a container is
+started or removed.
 """
 
 import hashlib
@@ -21,11 +22,11 @@ from harness.client import eventually
 
 SERVICE = "account-service"
 _HOOK = "http://127.0.0.1:8000/webhook/autoscale"
-_MOST_BYTES = 256 * 1024
-# Longer than the loop needs to observe, decide and start an operation.
+_MAX_BYTES = 256 * 1024
+# Longer than the control loop needs to observe, decide and start an operation.
 _SETTLE_SECONDS = 8
-# Until a new stack has metrics, and the CPU load of its start has passed.
-_REST_SECONDS = 180
+# A new stack needs time until it has metrics and the CPU load of its start is over.
+_IDLE_TIMEOUT_SECONDS = 180
 _SEND = (
     "import httpx, json, sys; print(json.dumps([httpx.post(sys.argv[1], content=body.ljust(size), headers=headers,"
     " timeout=60).status_code for headers, body, size in json.loads(sys.argv[2])]))"
@@ -34,12 +35,12 @@ _SEND = (
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A request and the expected response; its body is padded to `size` with spaces."""
+    """A request, its expected status and outcome in the metrics; the body is padded to `size` bytes with spaces."""
 
     name: str
     headers: dict[str, str]
     body: str
-    answer: int
+    status: int
     outcome: str
     size: int = 0
 
@@ -52,10 +53,10 @@ def _payload(service: str, *others: str) -> str:
     return json.dumps({"version": "4", "status": "firing", "receiver": "x", "groupKey": "x", "alerts": alerts})
 
 
-def _signed(body: str, secret: str, when: float) -> dict[str, str]:
-    moment = str(int(when))
-    signature = hmac.new(secret.encode(), f"{moment}:{body}".encode(), hashlib.sha256).hexdigest()
-    return {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": moment}
+def _signed(body: str, secret: str, at: float) -> dict[str, str]:
+    timestamp = str(int(at))
+    signature = hmac.new(secret.encode(), f"{timestamp}:{body}".encode(), hashlib.sha256).hexdigest()
+    return {"X-Grafana-Alerting-Signature": signature, "X-Grafana-Alerting-Timestamp": timestamp}
 
 
 def webhooks(secret: str, now: float) -> list[Webhook]:
@@ -65,33 +66,33 @@ def webhooks(secret: str, now: float) -> list[Webhook]:
     # Rejected before the body is parsed.
     forged = [
         ("no secret", {}, good),
-        ("another secret", {"Authorization": f"Bearer {'x' * len(secret)}"}, good),
-        ("the secret, shortened", {"Authorization": f"Bearer {secret[:-1]}"}, good),
-        ("the secret as a user's name", {"Authorization": f"Basic {secret}"}, good),
-        ("signed with another secret", _signed(good, "x" * len(secret), now), good),
-        ("signed, then changed", signed, _payload("transaction-service")),
-        ("signed wrongly beside the right secret", {**bearer, **_signed(good, "x", now)}, good),
-        ("signed, and replayed at once", signed, good),
-        ("signed, and replayed with a new time", {**signed, "X-Grafana-Alerting-Timestamp": f"{now + 1:.0f}"}, good),
-        ("signed six minutes ago", _signed(good, secret, now - 360), good),
-        ("signed in six minutes", _signed(good, secret, now + 360), good),
+        ("wrong secret", {"Authorization": f"Bearer {'x' * len(secret)}"}, good),
+        ("truncated secret", {"Authorization": f"Bearer {secret[:-1]}"}, good),
+        ("secret as basic auth user name", {"Authorization": f"Basic {secret}"}, good),
+        ("signed with a wrong secret", _signed(good, "x" * len(secret), now), good),
+        ("body changed after signing", signed, _payload("transaction-service")),
+        ("valid secret and invalid signature", {**bearer, **_signed(good, "x", now)}, good),
+        ("signed, replayed", signed, good),
+        ("signed, replayed with a new timestamp", {**signed, "X-Grafana-Alerting-Timestamp": f"{now + 1:.0f}"}, good),
+        ("signature six minutes old", _signed(good, secret, now - 360), good),
+        ("signature six minutes in the future", _signed(good, secret, now + 360), good),
     ]
     others = ["postgres", "nats", "nginx", "docker-proxy", "autoscale-service", f"{SERVICE}-canary", "nobody"]
     return [
-        Webhook("as Alertmanager sends it", bearer, good, 202, "accepted"),
-        Webhook("signed as Grafana signs", signed, good, 202, "accepted"),
+        Webhook("valid, with the secret as Alertmanager sends it", bearer, good, 202, "accepted"),
+        Webhook("valid, signed as by Grafana", signed, good, 202, "accepted"),
         *(Webhook(name, headers, body, 401, "unauthorized") for name, headers, body in forged),
-        Webhook("one byte too large", bearer, good, 413, "too_large", _MOST_BYTES + 1),
-        Webhook("four times too large", bearer, good, 413, "too_large", 4 * _MOST_BYTES),
-        *(Webhook(f"about {name}", bearer, _payload(name), 422, "unknown_service") for name in others),
-        Webhook("about a service and postgres", bearer, _payload(SERVICE, "postgres"), 422, "unknown_service"),
-        Webhook("no JSON", bearer, "{", 400, "malformed"),
-        Webhook("another form", bearer, "{}", 422, "malformed"),
+        Webhook("one byte too large", bearer, good, 413, "too_large", _MAX_BYTES + 1),
+        Webhook("four times too large", bearer, good, 413, "too_large", 4 * _MAX_BYTES),
+        *(Webhook(f"for {name}", bearer, _payload(name), 422, "unknown_service") for name in others),
+        Webhook("for a service and postgres", bearer, _payload(SERVICE, "postgres"), 422, "unknown_service"),
+        Webhook("not JSON", bearer, "{", 400, "malformed"),
+        Webhook("invalid payload", bearer, "{}", 422, "malformed"),
     ]
 
 
 def _counted(bank: ComposedBank) -> Counter[str]:
-    """Return the autoscaler's counter by outcome."""
+    """Return autoscale_webhooks_total by outcome."""
     script = "import httpx; print(httpx.get('http://127.0.0.1:8000/metrics').text)"
     found: Counter[str] = Counter()
     for text in bank.inside("autoscale-service", "python", "-c", script).splitlines():
@@ -107,9 +108,9 @@ def _containers(bank: ComposedBank) -> set[str]:
 
 
 def _is_idle(bank: ComposedBank) -> bool:
-    """Return whether the autoscaler has metrics and proposes no change, so that changes are caused by the webhooks.
+    """Return whether the autoscaler has metrics and proposes no change; later changes are then caused by the webhooks.
 
-    Without metrics an alert correctly adds a replica.
+    Without metrics an alert adds a replica, as it should.
     """
     services = json.loads(bank.autoscale_cli("status"))["services"].values()
     return all(
@@ -120,25 +121,25 @@ def _is_idle(bank: ComposedBank) -> bool:
 
 def send(bank: ComposedBank) -> tuple[list[str], list[str]]:
     """Send every webhook once the autoscaler is idle; return the rows of a table and the failed checks."""
-    eventually(lambda: _is_idle(bank), _REST_SECONDS, 1)
+    eventually(lambda: _is_idle(bank), _IDLE_TIMEOUT_SECONDS, 1)
     secret = bank.secrets.joinpath("autoscale_token").read_text(encoding="utf-8")
     sent = webhooks(secret, time.time())
     calls = json.dumps([[request.headers, request.body, request.size] for request in sent])
-    there, before = _containers(bank), _counted(bank)
+    containers, before = _containers(bank), _counted(bank)
     responses = json.loads(bank.inside("autoscale-service", "python", "-c", _SEND, _HOOK, calls))
     time.sleep(_SETTLE_SECONDS)
     rows = [f"{response}  {one.outcome:16} {one.name}" for one, response in zip(sent, responses, strict=True)]
     wrong = [
-        f"{request.name}: status {response}, expected {request.answer}"
+        f"{request.name}: status {response}, expected {request.status}"
         for request, response in zip(sent, responses, strict=True)
-        if response != request.answer
+        if response != request.status
     ]
     # Alertmanager may send webhooks meanwhile; they are accepted.
     counted = _counted(bank) - before
     expected = Counter(request.outcome for request in sent)
     if {**counted, "accepted": 0} != {**expected, "accepted": 0} or counted["accepted"] < expected["accepted"]:
         wrong.append(f"counted {dict(counted)}, expected {dict(expected)}")
-    if changed := there ^ _containers(bank):
+    if changed := containers ^ _containers(bank):
         wrong.append(f"containers added or removed: {changed}")
     rejected = sum(response >= 400 for response in responses)
     rows.append(

@@ -1,4 +1,4 @@
-"""A proxy in front of Docker's socket that forwards all calls except those that should fail."""
+"""A proxy in front of Docker's socket that forwards all calls, except those for which an error is injected."""
 
 import http.client
 import re
@@ -16,8 +16,8 @@ ENGINE = "/var/run/docker.sock"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """Calls (`POST /containers/…/start`, found by a regular expression) and the response to them."""
+class InjectedError:
+    """An error response to matching calls; `calls` is a regular expression on e.g. `POST /containers/…/start`."""
 
     calls: str
     status: int
@@ -39,15 +39,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "FaultyDocker"
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
-        refusal = self.server.refusal
-        if refusal and re.search(refusal.calls, f"{self.command} {self.path.partition('?')[0]}"):
-            status, content = refusal.status, b'{"message": "%s"}' % refusal.message.encode()
+        error = self.server.injected_error
+        if error and re.search(error.calls, f"{self.command} {self.path.partition('?')[0]}"):
+            status, content = error.status, b'{"message": "%s"}' % error.message.encode()
         else:
             engine = _Engine()
-            kind = {"Content-Type": "application/json"} if body else {}
-            engine.request(self.command, self.path, body or None, kind)
+            headers = {"Content-Type": "application/json"} if body else {}
+            engine.request(self.command, self.path, body or None, headers)
             response = engine.getresponse()
             status, content = response.status, response.read()
             engine.close()
@@ -58,17 +58,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_POST = do_DELETE = _answer
+    do_GET = do_POST = do_DELETE = _respond
 
     def log_message(self, format: str, *args: Any) -> None:  # pylint: disable=redefined-builtin
         """Log nothing."""
 
 
 class FaultyDocker(ThreadingMixIn, UnixStreamServer):
-    """The proxy, served on its own socket."""
+    """The proxy, listening on its own socket."""
 
     daemon_threads = True
-    refusal: Refusal | None = None
+    injected_error: InjectedError | None = None
 
 
 @contextmanager

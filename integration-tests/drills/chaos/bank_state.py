@@ -21,7 +21,7 @@ def read_ledger(bank: ComposedBank) -> Ledger:
     """Read accounts, transactions, entries and holds of account-service."""
     accounts = _rows(bank, "account", "SELECT id, currency, kind = 'cash', balance, held, seq FROM accounts")
     captures = "SELECT string_agg(transaction_id::text, ' ') FROM audit_log WHERE hold_id = h.id AND action = 'capture'"
-    # A hold that was captured in part has what is left in `amount`.
+    # After a partial capture, `amount` is the remaining amount.
     captured = "coalesce(placed_amount - amount, 0) + captured_amount"
     holds = _rows(
         bank,
@@ -52,7 +52,7 @@ def _as_entries(rows: list[list[str]]) -> list[Entry]:
 
 
 def read_events(bank: ComposedBank) -> Events:
-    """Read the events that the services have published and those that the other one has consumed."""
+    """Read the published events of both services and the consumed ones."""
     posted = ", ".join(
         f"e->'data'->>'{name}'" for name in ("account_id", "seq", "transaction_id", "amount", "balance_after")
     )
@@ -105,16 +105,16 @@ def read_history(bank: ComposedBank, accounts: list[str]) -> HistoryView:
 
 
 def wait_until_consumed(bank: ComposedBank, max_stall: float) -> tuple[int, float]:
-    """Wait until every event is consumed; return how many were left at first, and the seconds that it took.
+    """Wait until every event is consumed; return the number of unconsumed events at the start, and the duration.
 
-    Raises AssertionError if no event is consumed for `max_stall` seconds: the others may be slow, but are not lost.
+    Raises AssertionError if no event is consumed for `max_stall` seconds.
     """
 
-    started = changed = time.monotonic()
-    left = at_first = bank.unconsumed_events()
+    started = changed_at = time.monotonic()
+    left = initial = bank.unconsumed_events()
     while left:
         time.sleep(1)
         if (now := bank.unconsumed_events()) != left:
-            left, changed = now, time.monotonic()
-        assert time.monotonic() - changed < max_stall, f"{left} events are missing"
-    return at_first, time.monotonic() - started
+            left, changed_at = now, time.monotonic()
+        assert time.monotonic() - changed_at < max_stall, f"{left} events are not consumed"
+    return initial, time.monotonic() - started

@@ -1,8 +1,7 @@
 """The clients of the drill `faults`: they send their planned requests and record every response.
 
 Separate from harness/load.py, because each planned request has its own retry policy, is sent during a given fault, and
-is recorded for the history checker. A failed attempt may or may not have had its effect, so only responses tell what
-happened.
+is recorded for the history checker. The effect of a failed attempt is unknown.
 """
 
 import threading
@@ -19,7 +18,7 @@ from drills.chaos.history_checker import ACKNOWLEDGED, CAPTURE_KINDS, REFUSED, U
 from harness.client import Bank, usd
 
 _LONG_TIMEOUT_SECONDS, _SHORT_TIMEOUT_SECONDS = 15.0, 0.25
-# Outages last seconds; a request without a final response after this time is a violation.
+# A request without a final response within this time is a violation.
 _MAX_RETRY_SECONDS = 180.0
 _RETRIED_STATUSES = (401, 429, 500, 502, 503, 504)
 _SUBJECTS = ("alice", "bob", "carol")
@@ -38,7 +37,7 @@ REFUSALS = frozenset(
 
 
 class Pacer:
-    """Spreads each client's requests over the faults: it sends the n-th share of them during the n-th fault."""
+    """Spreads the requests of each client over the faults: the n-th share is sent during the n-th fault."""
 
     def __init__(self, faults: int) -> None:
         self._shares = max(faults, 1)
@@ -78,7 +77,7 @@ class ResponseLog:
     counts: Counter[str] = field(default_factory=Counter)
     # Number of requests that were not sent, because there was no hold or transaction to refer to.
     skipped: int = 0
-    # Requests without a response in time, and responses that no fault explains.
+    # Requests without a final response in time, and responses that no fault explains.
     unexpected: list[str] = field(default_factory=list)
     slowest_seconds: float = 0.0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -234,7 +233,7 @@ class Client:
         return _Request(f"/holds/{id_}/captures", body, headers, [operation])
 
     def _send_with_retries(self, request: _Request, timeout: float, max_seconds: float) -> None:
-        """Send a request and retry it with the same key until there is a final response or the time is over."""
+        """Send a request and retry it with the same key until a final response or the timeout."""
         # A batch has a key besides those of its items.
         key = request.operations[0].key + ("/batch" if request.batch else "")
         headers = {**request.headers, "Idempotency-Key": key}

@@ -176,7 +176,7 @@ class FaultInjector:
             self._run_in_network(container, "tc", "qdisc", "del", "dev", device, "root")
 
     def _write_limit_file(self, container: str) -> tuple[Path, str] | None:
-        """Return the cgroup file that limits a container's writes per second, and what precedes the number in it."""
+        """Return the cgroup file that limits a container's writes per second, and the prefix of the number in it."""
         lines = Path(f"/proc/{self._pid(container)}/cgroup").read_text(encoding="utf-8").splitlines()
         groups = {name: path for line in lines for _, names, path in [line.split(":", 2)] for name in names.split(",")}
         v1 = Path(f"/sys/fs/cgroup/blkio{groups.get('blkio', '/-')}/blkio.throttle.write_iops_device")
@@ -233,5 +233,5 @@ class FaultInjector:
         lines = self.bank.logs(self._target_container(fault), "--since", started).lower().count("no space left")
         self.disk_full_errors[fault.target] += lines
         filler.unlink(missing_ok=True)
-        # Docker delays restarts more with every exit; an operator would restart the container after freeing the disk.
+        # Docker's restart delay grows with every exit; an operator would start the container after freeing the disk.
         self._start(self._target_container(fault))

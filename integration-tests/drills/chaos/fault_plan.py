@@ -14,7 +14,7 @@ ACCOUNT, TRANSACTION = "account-service", "transaction-service"
 ACCOUNTS = 24
 CLIENTS = 16
 OPENING_BALANCE = 500_000
-# More than any account can have, so the ledger refuses it.
+# More than any balance, so that the ledger refuses it.
 _UNAFFORDABLE = 10**9
 _MAX_AMOUNT = 2_000
 
@@ -33,7 +33,7 @@ _WITH_DISK = (("postgres", ""), ("nats", ""))
 
 @dataclass(frozen=True, slots=True)
 class FaultKind:
-    """What a kind of fault may affect (a service and its peer), its relative frequency, and its duration in seconds."""
+    """The possible targets of a kind of fault (service and peer), its frequency, and its duration in seconds."""
 
     targets: Sequence[tuple[str, str]]
     frequency: int
@@ -147,58 +147,58 @@ def make_plan(seed: int, faults: int, transfers: int, kinds: Sequence[str]) -> P
     )
 
 
-def _draw_faults(draw: random.Random, count: int, kinds: Sequence[str]) -> Iterator[Fault]:
+def _draw_faults(rng: random.Random, count: int, kinds: Sequence[str]) -> Iterator[Fault]:
     # Each kind once before any is repeated, and unused targets first, so that even a few faults are diverse.
     available = [name for name in KINDS if name in kinds]
     used: list[tuple[str, tuple[str, str]]] = []
     previous: Fault | None = None
     for number in range(count):
         if number < len(available):
-            kind = draw.choice([name for name in available if name not in {fault for fault, _ in used}])
+            kind = rng.choice([name for name in available if name not in {fault for fault, _ in used}])
         else:
-            (kind,) = draw.choices(available, [KINDS[name].frequency for name in available])
+            (kind,) = rng.choices(available, [KINDS[name].frequency for name in available])
         # A fault that overlaps the previous one must have another target.
         busy = {previous.target, previous.peer} - {""} if previous is not None and previous.overlaps else set()
         targets = KINDS[kind].targets
         free = [pair for pair in targets if not busy & set(pair)] or list(targets)
-        target, peer = draw.choice([pair for pair in free if (kind, pair) not in used] or free)
+        target, peer = rng.choice([pair for pair in free if (kind, pair) not in used] or free)
         used.append((kind, (target, peer)))
         previous = Fault(
             kind,
             target,
             peer,
-            draw.randrange(2),
-            draw.randrange(2),
-            round(draw.uniform(KINDS[kind].min_seconds, KINDS[kind].max_seconds), 1),
-            round(draw.uniform(*_PAUSE_SECONDS), 1),
-            draw.random() < _OVERLAP_PROBABILITY
+            rng.randrange(2),
+            rng.randrange(2),
+            round(rng.uniform(KINDS[kind].min_seconds, KINDS[kind].max_seconds), 1),
+            round(rng.uniform(*_PAUSE_SECONDS), 1),
+            rng.random() < _OVERLAP_PROBABILITY
             and number < count - 1
             and not busy & {target, peer}
             and kind != "restart",
-            draw.choice(_CLOCK_SKEWS) if kind == "clock-skew" else 0,
+            rng.choice(_CLOCK_SKEWS) if kind == "clock-skew" else 0,
         )
         yield previous
 
 
-def _draw_requests(draw: random.Random, transfers: int) -> Iterator[PlannedRequest]:
+def _draw_requests(rng: random.Random, transfers: int) -> Iterator[PlannedRequest]:
     while transfers > 0:
-        (kind,) = draw.choices(
+        (kind,) = rng.choices(
             ("transfer", "batch", "deposit", "withdrawal", "hold", "capture", "void", "reversal"),
             (56, 8, 6, 7, 8, 5, 3, 7),
         )
-        source, target = draw.sample(range(ACCOUNTS), 2)
-        unaffordable = draw.random() < 0.05 and kind != "deposit"
-        amount = _UNAFFORDABLE if unaffordable else draw.randint(1, _MAX_AMOUNT)
-        (retry_policy,) = draw.choices(list(RetryPolicy), (70, 15, 10, 5))
-        items = [(draw.randrange(ACCOUNTS), draw.randint(1, 200)) for _ in range(min(draw.randint(2, 12), transfers))]
+        source, target = rng.sample(range(ACCOUNTS), 2)
+        unaffordable = rng.random() < 0.05 and kind != "deposit"
+        amount = _UNAFFORDABLE if unaffordable else rng.randint(1, _MAX_AMOUNT)
+        (retry_policy,) = rng.choices(list(RetryPolicy), (70, 15, 10, 5))
+        items = [(rng.randrange(ACCOUNTS), rng.randint(1, 200)) for _ in range(min(rng.randint(2, 12), transfers))]
         request = PlannedRequest(
             kind,
             source,
             target,
             amount,
             retry_policy,
-            draw.random() < 0.03,
-            draw.randrange(1000),
+            rng.random() < 0.03,
+            rng.randrange(1000),
             tuple(items) if kind == "batch" else (),
         )
         transfers -= request.transfers

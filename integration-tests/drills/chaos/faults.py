@@ -1,4 +1,4 @@
-"""Inject random faults into the bank under load; check that every operation had its effect once or not at all.
+"""Inject random faults into the bank under load; check that every operation has exactly one effect or none.
 
     make drills DRILL=faults [ARGS="--seed 1 --faults 30 --transfers 3000 --plan"]
 
@@ -40,7 +40,7 @@ MAX_RECOVERY_SECONDS, MAX_STALL_SECONDS = 30.0, 60.0
 REPAIR_TIMEOUT_SECONDS = 120.0
 # Duration of the Docker commands and the recovery check of a fault.
 _OVERHEAD_SECONDS = 2.0
-# Recoveries that take longer are printed at once.
+# Longer recoveries are printed immediately.
 _SLOW_RECOVERY_SECONDS = 3.0
 # The autoscaler would repair faults; the other services are not needed and would take CPU.
 _STOPPED_SERVICES = (
@@ -82,7 +82,7 @@ def run(injector: FaultInjector, plan: Plan, max_recovery_seconds: float = MAX_R
     violations = list(log.unexpected)
     try:
         left, seconds = bank_state.wait_until_consumed(injector.bank, MAX_STALL_SECONDS)
-        info(f"the last {left} events were consumed after {seconds:.0f} s")
+        info(f"the remaining {left} events were consumed after {seconds:.0f} s")
     except AssertionError:
         violations.append(f"events are missing, and none was consumed for {MAX_STALL_SECONDS:.0f} s")
     violations += [
@@ -107,7 +107,7 @@ def _check(bank: ComposedBank, log: ResponseLog, accounts: list[str]) -> list[st
     if (report["mismatches"], report["pending"]) != (0, 0):
         found.append(f"reconciliation: {report}")
     info(
-        f"checked: {len(log.operations)} operations of clients, {len(ledger.transactions)} transactions,"
+        f"checked: {len(log.operations)} client operations, {len(ledger.transactions)} transactions,"
         f" {len(ledger.entries)} entries, {len(ledger.holds)} holds"
     )
     return found
@@ -214,13 +214,13 @@ def print_result(plan: Plan, result: Result) -> int:
 
 
 def main() -> int:
-    """Start a stack, run the seed's plan, check, and stop the stack."""
+    """Start a stack, run the seed's plan, check the result, and stop the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--faults", type=int, default=30)
     parser.add_argument("--transfers", type=int, default=3000)
     parser.add_argument("--only", metavar="KIND,…", help=f"kinds of faults: {', '.join(KINDS)}")
-    parser.add_argument("--plan", action="store_true", help="print the plan and do nothing")
+    parser.add_argument("--plan", action="store_true", help="print the plan without running it")
     options = parser.parse_args()
     selected = options.only.split(",") if options.only else list(KINDS)
     if unknown := set(selected) - set(KINDS):

@@ -1,6 +1,6 @@
 """The history checker: compares the clients' responses with ledger, events, history and statements.
 
-Plain functions on plain data, without clock, network or database; `find_violations` is the entry point. An operation is
+Pure functions on plain data, without clock, network or database; `find_violations` is the entry point. An operation is
 identified by its idempotency key, which clients also send as the reference. Captures and holds have no reference: a
 capture is identified by its hold, an unacknowledged hold by its account and amount.
 """

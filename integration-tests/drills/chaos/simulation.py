@@ -4,10 +4,10 @@
     make drills DRILL=simulation ARGS="--seed 42 --seeds 1 --trace"    one seed with its trace
     make drills DRILL=simulation ARGS="--mutations"                      seeds until each mutation is found
 
-No containers and no waiting: group commit, outbox, relay, consumers and repositories are the real ones, on SQLite;
-scheduler, clock, network and broker are drawn from the seed, and processes are killed between any two steps. Every
-acknowledged request has exactly one effect, every other one at most one, the ledger's invariants hold, and once the
-bank is idle, history and ledger agree. Exits 1 when a seed has a violation, and prints it.
+Deterministic simulation in one process: group commit, outbox, relay, consumers and repositories are the real ones, on
+SQLite; the seed determines scheduler, clock, network, broker and crashes, which may happen between any two steps. It
+checks that every acknowledged request has exactly one effect and every other one at most one, that the ledger's
+invariants hold, and that history and ledger agree once the bank is idle. Prints violations; exits 1 if there is any.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def _print_violations(outcome: Outcome, broken: int) -> None:
     if outcome.findings and broken <= _SHOWN:
         for finding in outcome.findings[:_SHOWN]:
             print(f"seed {outcome.seed}: {finding[:300]}", flush=True)
-        print(f'again: make drills DRILL=simulation ARGS="--seed {outcome.seed} --seeds 1 --trace"', flush=True)
+        print(f'reproduce: make drills DRILL=simulation ARGS="--seed {outcome.seed} --seeds 1 --trace"', flush=True)
 
 
 def show_trace(seed: int) -> int:
@@ -77,8 +77,8 @@ def find_mutations(seeds: range, jobs: int) -> int:
     with ProcessPoolExecutor(jobs) as pool:
         for name, found in zip(MUTATIONS, pool.map(find, MUTATIONS, itertools.repeat(seeds))):
             missed += found is None
-            came = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
-            check(found is not None, f"{name:67} {came}")
+            result = f"not within {len(seeds)} seeds" if found is None else f"in seed {found[0]}: {found[1][:150]}"
+            check(found is not None, f"{name:67} {result}")
     print(f"{len(MUTATIONS) - missed} of {len(MUTATIONS)} mutations found (threshold: all, within {len(seeds)} seeds)")
     return missed
 
@@ -86,11 +86,13 @@ def find_mutations(seeds: range, jobs: int) -> int:
 def main() -> int:
     """Run the selected simulation."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=10_000, help="how many seeds (default 10000)")
-    parser.add_argument("--seed", type=int, default=1, help="the first of them (default 1)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="seeds at the same time (default: all cores)")
-    parser.add_argument("--trace", action="store_true", help="print what happens in the first seed, and only that")
-    parser.add_argument("--mutations", action="store_true", help="seed mutations and check that each is found")
+    parser.add_argument("--seeds", type=int, default=10_000, help="number of seeds (default 10000)")
+    parser.add_argument("--seed", type=int, default=1, help="first seed (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="concurrent seeds (default: all cores)")
+    parser.add_argument("--trace", action="store_true", help="run only the first seed and print its trace")
+    parser.add_argument(
+        "--mutations", action="store_true", help="run mutated code and check that each mutation is found"
+    )
     options = parser.parse_args()
     if options.trace:
         return show_trace(options.seed)

@@ -2,10 +2,10 @@
 
     make drills DRILL=fuzz_api [ARGS="--cases 10000 --seed 1"]
 
-The local stack runs behind a real NGINX. Schemathesis generates the walks: a request uses the account,
-transaction or hold of an earlier response. No response may be a 5xx or undocumented, every error is a problem document,
-and afterwards the ledger's invariants hold and the history equals the ledger. Prints cases and responses; exits 1 on a
-failure, or when fewer cases were sent than requested.
+The local stack runs behind a real NGINX. Schemathesis generates sequences of requests that use the accounts,
+transactions and holds of earlier responses. Responses must be documented and not 5xx, and errors problem documents;
+afterwards the ledger's invariants must hold and the history must equal the ledger. Prints cases and responses; exits 1
+on a failure, or if fewer cases were sent than requested.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def fuzz(job: tuple[str, Path, str, int, int, float]) -> tuple[LinkWalk, str]:
         try:
             part = follow_links(url, lab, WALKS, LENGTH, number)
         except BaseException:  # pylint: disable=broad-exception-caught  # any error is a failure of the API
-            return walked, f"{traceback.format_exc()}\nFAILURE in {service}; again: --cases 1 --seed {number}"
+            return walked, f"{traceback.format_exc()}\nFAILURE in {service}; reproduce with: --cases 1 --seed {number}"
         number += 1
         walked.cases += part.cases
         walked.linked += part.linked
@@ -53,7 +53,7 @@ def report(service: str, walked: LinkWalk, finding: str, cases: int) -> bool:
         print(finding)
     met = not finding and walked.cases >= cases
     responses = ", ".join(f"{count} × {status}" for status, count in sorted(walked.answers.items()))
-    return check(met, f"{service}: {walked.cases} cases, {walked.linked} along a link; {responses}")
+    return check(met, f"{service}: {walked.cases} cases, {walked.linked} through links; {responses}")
 
 
 def is_consistent(bank: LocalBank) -> bool:
@@ -65,15 +65,15 @@ def is_consistent(bank: LocalBank) -> bool:
         broken = str(error)
     reconciliation = bank.reconciliation()
     met = not broken and not reconciliation["mismatches"] and not reconciliation["pending"]
-    figures = ", ".join(f"{reconciliation[name]} {name}" for name in ("checked", "mismatches", "pending"))
-    return check(met, f"ledger: {broken or 'all invariants hold'}; history: {figures}")
+    counts = ", ".join(f"{reconciliation[name]} {name}" for name in ("checked", "mismatches", "pending"))
+    return check(met, f"ledger: {broken or 'all invariants hold'}; history: {counts}")
 
 
 def main() -> int:
     """Start a stack, fuzz both services concurrently, and check ledger and history."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", type=int, default=10_000, help="requests to each service (default 10000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first walks (default 1)")
+    parser.add_argument("--seed", type=int, default=1, help="first seed (default 1)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
     started = time.monotonic()
@@ -87,15 +87,15 @@ def main() -> int:
         )
         with stack:
             bank = LocalBank(stack)
-            where = stack.api_url, stack.var_dir / "secrets"
-            jobs = [(*where, name, options.cases, options.seed, options.minutes) for name in SERVICES]
+            target = stack.api_url, stack.var_dir / "secrets"
+            jobs = [(*target, name, options.cases, options.seed, options.minutes) for name in SERVICES]
             with ProcessPoolExecutor(len(jobs)) as pool:
                 found = list(pool.map(fuzz, jobs))
             met = [report(name, *service, options.cases) for name, service in zip(SERVICES, found)]
             met.append(is_consistent(bank))
             bank.client.close()
     cases = sum(walked.cases for walked, _ in found)
-    print(f"{cases} cases in all (threshold: {options.cases} to each service); {time.monotonic() - started:.0f} s")
+    print(f"{cases} cases in total (threshold: {options.cases} to each service); {time.monotonic() - started:.0f} s")
     return 0 if all(met) else 1
 
 

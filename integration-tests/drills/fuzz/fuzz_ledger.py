@@ -2,9 +2,9 @@
 
     make drills DRILL=fuzz_ledger [ARGS="--steps 1000000 --seed 1"]
 
-The state machine is that of account-service's tests; here it runs in rounds with consecutive seeds on all cores, on
-SQLite without threads. Prints steps and rate; exits 1 when a round fails, with the shortest failing program, or when
-fewer steps were run than requested.
+The state machine of account-service's tests runs in rounds with consecutive seeds on all cores, on SQLite without
+threads. Prints steps and rate; exits 1 if a round fails, with the minimal failing example, or if fewer steps were run
+than requested.
 """
 
 import argparse
@@ -35,23 +35,23 @@ from shared.testing.fixtures import Lab
 from simulation import sqlite
 
 EXAMPLES, LENGTH = 50, 100
-_MEMORY = Path("/dev/shm")  # nosec B108  # a memory file system, if there is one
+_MEMORY = Path("/dev/shm")  # nosec B108  # tmpfs, if available
 
 
 class QuickBank(Bank):
-    """The state machine on in-memory databases, with one engine for all of them, which caches compiled statements."""
+    """The state machine on in-memory databases, with one shared engine, which caches compiled statements."""
 
     template: Path
-    engine_of_all: AsyncEngine | None = None
+    shared_engine: AsyncEngine | None = None
     steps = 0
 
     def new_database(self, file: Path) -> AsyncEngine:
         shutil.copyfile(self.template, file)
         self.reader = sqlite3.connect(file, isolation_level=None)
         sqlite.OPENERS["ledger"] = lambda: sqlite.Connection(str(file))
-        if QuickBank.engine_of_all is None:
-            QuickBank.engine_of_all = create_engine("sqlite+inline://ledger/")
-        return QuickBank.engine_of_all
+        if QuickBank.shared_engine is None:
+            QuickBank.shared_engine = create_engine("sqlite+inline://ledger/")
+        return QuickBank.shared_engine
 
     @invariant()
     def service_and_model_agree(self) -> None:
@@ -67,7 +67,7 @@ class QuickBank(Bank):
         super().teardown()
 
 
-def play(number: int, scratch: str) -> tuple[int, int, str]:
+def run_round(number: int, scratch: str) -> tuple[int, int, str]:
     """Run one round; return its seed, the number of steps, and the failure if there was one."""
     tempfile.tempdir = scratch
     QuickBank.lab = Lab(lab_keys.ensure(Path(scratch)))
@@ -85,13 +85,13 @@ def play(number: int, scratch: str) -> tuple[int, int, str]:
                 phases=[Phase.generate, Phase.shrink],
             ),
         )
-    except BaseException:  # pylint: disable=broad-exception-caught  # whatever it is, it is what was looked for
+    except BaseException:  # pylint: disable=broad-exception-caught  # any error is a finding
         return number, QuickBank.steps, traceback.format_exc()
     return number, QuickBank.steps, ""
 
 
 def prepare(scratch: str) -> None:
-    """Create what all rounds share: keys, and a database to copy."""
+    """Create the keys and the template database of all rounds."""
     lab_keys.ensure(Path(scratch))
     engine = create_sync_engine(f"sqlite:///{scratch}/template.db")
     metadata.create_all(engine)
@@ -101,9 +101,9 @@ def prepare(scratch: str) -> None:
 def main() -> int:
     """Run rounds until there are enough steps."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1_000_000, help="steps to make at least (default 1000000)")
-    parser.add_argument("--seed", type=int, default=1, help="of the first round (default 1)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="rounds at the same time (default: all cores)")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="minimum number of steps (default 1000000)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the first round (default 1)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="concurrent rounds (default: all cores)")
     parser.add_argument("--minutes", type=float, default=math.inf, help="time limit in minutes (default: none)")
     options = parser.parse_args()
     started, steps, rounds, findings = time.monotonic(), 0, 0, 0
@@ -111,16 +111,18 @@ def main() -> int:
     memory = _MEMORY if _MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as scratch, ProcessPoolExecutor(options.jobs) as pool:
         prepare(scratch)
-        running: set[Any] = {pool.submit(play, next(numbers), scratch) for _ in range(options.jobs)}
+        running: set[Any] = {pool.submit(run_round, next(numbers), scratch) for _ in range(options.jobs)}
         while running:
             done, running = wait(running, return_when=FIRST_COMPLETED)
-            for number, made, finding in (one.result() for one in done):
-                steps, rounds = steps + made, rounds + 1
+            for number, round_steps, finding in (one.result() for one in done):
+                steps, rounds = steps + round_steps, rounds + 1
                 if finding:
                     findings += 1
-                    print(f"{finding}\nFAILURE in round {number}; again: --steps 1 --seed {number}", flush=True)
+                    print(
+                        f"{finding}\nFAILURE in round {number}; reproduce with: --steps 1 --seed {number}", flush=True
+                    )
                 if steps < options.steps and not findings and time.monotonic() - started < options.minutes * 60:
-                    running.add(pool.submit(play, next(numbers), scratch))
+                    running.add(pool.submit(run_round, next(numbers), scratch))
                 if rounds % 20 == 0:
                     print(f"  {steps:,} steps, {time.monotonic() - started:.0f} s", flush=True)
     seconds = time.monotonic() - started

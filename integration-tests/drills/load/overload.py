@@ -1,13 +1,13 @@
-"""Offer the bank three times its peak load; measure accepted and rejected requests.
+"""Send three times the peak load to the bank; measure accepted and rejected requests.
 
     make drills DRILL=overload [ARGS="--seconds 10 --rounds 3 --in-flight 96"]
 
-PostgreSQL, account-service and NGINX are started as `make bench` starts them, and wrk sends transfers through NGINX.
-Each round measures the peak (closed loop, with the best number of connections), then the overload (a thousand clients
-that do not wait for each other), then 60 % of the peak. Goodput counts what is in the ledger, not the responses. wrk is
-the open loop here, because a thousand connections cost more CPU in Python than the bank needs; probes alongside it
-measure latencies, and whether a rejection has Retry-After. Generator, service, database and NGINX share the machine, so
-ratios are computed within a round. Exits 1 when a threshold is missed.
+PostgreSQL, account-service and NGINX run as in `make bench`, and wrk sends transfers through NGINX. Each round measures
+the peak (closed loop, with the best number of connections), then the overload (a thousand independent clients), then
+60 % of the peak. Goodput counts the transfers in the ledger, not the responses. wrk generates the load, because a
+thousand connections take more CPU in Python than the bank; concurrent probes measure latencies and Retry-After. Load
+generator, service, database and NGINX share the machine, so ratios are computed within a round. Exits 1 when a
+threshold is missed.
 """
 
 import argparse
@@ -96,7 +96,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 class Drill:
-    """The bank, its load and its measurements."""
+    """Sends load to the bank and measures its responses."""
 
     def __init__(self, bench: Bench) -> None:
         stack = bench.stack
@@ -109,7 +109,7 @@ class Drill:
         self.memory = PeakMemory({"account-service": service, "NGINX": nginx})
 
     def load(self, seconds: int, connections: int, per_second: float = 0) -> Phase:
-        """Send transfers in a closed loop, or at about a rate; return the result."""
+        """Send transfers in a closed loop, or at approximately a rate; return the result."""
         self._bench.checkpoint()
         pause = 1000 * connections / per_second if per_second else 0.0
         before, offset = self._posted(), self._log.stat().st_size
@@ -117,10 +117,10 @@ class Drill:
             result = self._bench.wrk(
                 self._stack.api_url, UNIFORM, seconds, pause, connections=connections, strict=False
             )
-        time.sleep(0.2)  # requests in flight at the end reach the log and the ledger
+        time.sleep(0.2)  # until the requests in flight are in the log and the ledger
         duration = result["microseconds"] / 1e6
         lines = list(self._log_lines(offset))
-        # 499: requests that wrk abandoned at its end; it counts other abandoned requests as failed.
+        # 499: requests in flight when wrk stopped; it counts other aborted requests as failed.
         responses = Counter(int(line["status"]) for line in lines if line["status"] != 499)
         if result["failed"]:
             responses[0] = result["failed"]
@@ -152,7 +152,7 @@ class Drill:
             yield probes
 
     def _probe(self) -> Response:
-        """Make one transfer over a new connection."""
+        """Send one transfer over a new connection."""
         key = uuid.uuid4()
         source, target = (_account(key.int % UNIFORM + step) for step in (0, 1))
         body = json.dumps({"from_account": source, "to_account": target, "amount": 1, "currency": "USD"})
@@ -168,7 +168,7 @@ def _by_second(lines: Sequence[dict[str, Any]]) -> list[Counter[bool]]:
     seconds: dict[str, Counter[bool]] = {}
     for line in lines:
         seconds.setdefault(line["timestamp"], Counter())[line["status"] == 201] += 1
-    return [seconds[moment] for moment in sorted(seconds)]
+    return [seconds[at] for at in sorted(seconds)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,7 @@ class Round:
 def one_round(drill: Drill, seconds: int, connections: int, progress: Progress) -> Round:
     """Measure one round and print its result."""
     peak = drill.load(seconds, connections)
-    # Some connections wait for their responses, so the rate they aim at has to be higher.
+    # Connections also wait for responses, so the configured rate must be higher.
     overload = drill.load(seconds, _OVERLOAD_CONNECTIONS, OVERLOAD_FACTOR * 1.5 * peak.goodput)
     normal = drill.load(seconds, connections, NORMAL_FACTOR * peak.goodput)
     progress.info(
@@ -202,9 +202,9 @@ def best_connections(drill: Drill, progress: Progress) -> int:
 
 
 def recovered(normal: Phase) -> bool:
-    """Return whether every request succeeded from a few seconds after the overload on."""
-    later = normal.by_second[RECOVERY_SECONDS:-1]
-    return bool(later) and all(second[True] and not second[False] for second in later)
+    """Return whether every request succeeded after RECOVERY_SECONDS."""
+    seconds = normal.by_second[RECOVERY_SECONDS:-1]
+    return bool(seconds) and all(second[True] and not second[False] for second in seconds)
 
 
 def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]:
@@ -219,7 +219,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
     accepted_p95 = percentile(accepted, 0.95)
     rejected_p95 = percentile([response.seconds * 1000 for response in rejected], 0.95)
     with_retry_after = sum(response.headers.get("Retry-After") is not None for response in rejected)
-    back = sum(recovered(measured.normal) for measured in rounds)
+    recovered_rounds = sum(recovered(measured.normal) for measured in rounds)
     after = statistics.median(measured.normal.goodput / measured.normal.offered for measured in rounds)
     found = [
         Threshold(f"offered ÷ peak >= {OVERLOAD_FACTOR}", f"{offered:.2f}", offered >= OVERLOAD_FACTOR),
@@ -237,8 +237,8 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
         ),
         Threshold(
             f"none rejected later than {RECOVERY_SECONDS} s after the overload, at {NORMAL_FACTOR:.0%} of peak",
-            f"{back} of {len(rounds)} rounds; {after:.1%} of the offered transfers are in the ledger",
-            back == len(rounds),
+            f"{recovered_rounds} of {len(rounds)} rounds; {after:.1%} of the offered transfers are in the ledger",
+            recovered_rounds == len(rounds),
         ),
     ]
     for name, peak in memory.items():
@@ -249,7 +249,7 @@ def checks(rounds: Sequence[Round], memory: dict[str, float]) -> list[Threshold]
 def main() -> int:
     """Run the drill, print the thresholds, and return 0 only if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=int, default=10, help="length of one measurement (default 10)")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of one measurement in seconds (default 10)")
     parser.add_argument("--rounds", type=int, default=3, help="number of rounds (default 3)")
     parser.add_argument(
         "--in-flight", type=int, help="maximum number of requests in flight per replica (NGINX); 0: no limit"
@@ -261,7 +261,7 @@ def main() -> int:
     limit = {} if arguments.in_flight is None else {"nginx_max_in_flight": arguments.in_flight}
     progress = Progress("overload", arguments.rounds + 3)
     try:
-        progress.step("PostgreSQL, the stack on it, and a full ledger")
+        progress.step("PostgreSQL, the stack and test data")
         with started(arguments.seconds, 1, progress, limit) as bench:
             bench.prepare(UNIFORM)
             drill = Drill(bench)

@@ -1,11 +1,11 @@
-"""Measure the most expensive requests: how long each blocks account-service, and how much memory it takes.
+"""Measure the most expensive requests: how long each blocks account-service, and how much memory it allocates.
 
     make drills DRILL=request_cost [ARGS="--rounds 5"]
 
-One account-service on SQLite. During a request another client polls /health/live: its slowest response waited for the
-event loop. Memory is the growth of the process' peak (VmHWM). The result of a case is the minimum of its rounds,
-because other processes share the machine. Then webhooks of autoscale-service, in a process of their own, and parsing
-of an ordinary transfer compared with pydantic alone. Exits 1 when a threshold is missed.
+One account-service on SQLite. During a request another client polls /health/live; its maximum latency is the time for
+which the event loop was blocked. Memory is the growth of the process' peak (VmHWM). The result of a case is the minimum
+of its rounds, because other processes share the machine. The drill also measures webhooks of autoscale-service, in a
+separate process, and the parsing of a valid transfer compared with pydantic alone. Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from shared.ids import Identifier, new_id
 from shared.testing.fixtures import Lab, serving
 from shared.tests.test_bodies import HOSTILE
 
-MAX_BLOCK_MS, MAX_MEMORY_MB, MAX_RESPONSE_BYTES, MAX_READ_RATIO = 50, 20, 8192, 1.03
+MAX_BLOCK_MS, MAX_MEMORY_MB, MAX_RESPONSE_BYTES, MAX_PARSE_RATIO = 50, 20, 8192, 1.03
 TRANSFERS, BATCH = "/api/v1/transfers", "/api/v1/transfers:batch"
 _WEBHOOK = """
 import resource, sys, time
@@ -75,14 +75,14 @@ def hostile_bodies() -> Iterator[tuple[str, str, bytes]]:
 
 
 def valid_batch(source: str, target: str) -> bytes:
-    """Return a batch of 1000 transfers of nearly 1 MB."""
+    """Return a valid batch of 1000 transfers of nearly 1 MB."""
     item = {"from_account": source, "to_account": target, "amount": 1, "currency": "USD", "reference": "é, " * 46}
     items = [{"key": f"{uuid.uuid4().hex}-{n:0200}", **item} for n in range(1000)]
     return json.dumps({"transfers": items}).encode()
 
 
 class Probe:
-    """Polls the health of a service without a pause, and records the slowest response."""
+    """Polls the liveness of a service without pauses, and records the maximum latency."""
 
     def __init__(self, url: str) -> None:
         self._client = httpx.Client(base_url=url)
@@ -117,7 +117,7 @@ def memory_mb(process: int, field: str) -> float:
     raise LookupError(field)
 
 
-def served_process() -> int:
+def service_pid() -> int:
     """Return the id of the child of this process that runs `app`."""
     children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text(encoding="ascii").split()
     (process,) = [int(one) for one in children if b"app" in Path(f"/proc/{one}/cmdline").read_bytes().split(b"\0")]
@@ -125,7 +125,7 @@ def served_process() -> int:
 
 
 def cost(url: str, process: int, send: Callable[[], httpx.Response], rounds: int) -> tuple[float, float, int]:
-    """Return how long a request blocked others (ms), how much memory it took (MB), and the size of the response."""
+    """Return the blocking time of a request (ms), its memory (MB), and the size of an error response (bytes)."""
     blocks, memory, size = [], [], 0
     for _ in range(rounds):
         Path(f"/proc/{process}/clear_refs").write_text("5", encoding="ascii")
@@ -143,12 +143,14 @@ def report(name: str, blocked: float, memory: float, size: int = 0) -> bool:
     """Print a case with its thresholds; return whether they were met."""
     met = blocked <= MAX_BLOCK_MS and memory <= MAX_MEMORY_MB and size <= MAX_RESPONSE_BYTES
     thresholds = f"thresholds {MAX_BLOCK_MS} ms, {MAX_MEMORY_MB} MB, {MAX_RESPONSE_BYTES} bytes"
-    return check(met, f"{name}: blocks {blocked:.1f} ms, takes {memory:.1f} MB, answers {size} bytes ({thresholds})")
+    return check(
+        met, f"{name}: blocks {blocked:.1f} ms, allocates {memory:.1f} MB, response {size} bytes ({thresholds})"
+    )
 
 
 def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
     """Measure every case against a running account-service."""
-    process = served_process()
+    process = service_pid()
     with httpx.Client(base_url=url, headers=lab.operator(), timeout=60) as client:
 
         def post(path: str, content: bytes) -> httpx.Response:
@@ -156,7 +158,7 @@ def measure_service(url: str, lab: Lab, rounds: int) -> Iterator[bool]:
 
         accounts = [post("/api/v1/accounts", b'{"currency":"USD"}').json()["id"] for _ in range(2)]
         post(f"/api/v1/accounts/{accounts[0]}/deposits", b'{"currency":"USD","amount":1000000}')
-        yield report("nothing", *cost(url, process, lambda: client.get("/health/live"), rounds))
+        yield report("baseline, GET /health/live", *cost(url, process, lambda: client.get("/health/live"), rounds))
         for name, path, content in hostile_bodies():
             yield report(name, *cost(url, process, lambda: post(path, content), rounds))
         query = "&".join(f"x{n}=1" for n in range(1000))
@@ -178,42 +180,42 @@ def measure_webhook(rounds: int) -> Iterator[bool]:
             environment = {"PYTHONPATH": str(ROOT)}
             folder = ROOT / "autoscale-service"
             done = subprocess.run(command, input=content, capture_output=True, check=True, cwd=folder, env=environment)
-            results.append([float(figure) for figure in done.stdout.split()])
+            results.append([float(value) for value in done.stdout.split()])
         yield report(f"{name}, webhook", *(min(column) for column in zip(*results)))
 
 
-def measure_reading(rounds: int) -> bool:
-    """Compare parsing of an ordinary transfer with pydantic alone; interleaved, because the machine's speed varies."""
+def measure_parsing(rounds: int) -> bool:
+    """Compare the parsing of a valid transfer with pydantic alone; interleaved, because the machine's speed varies."""
     body = {"from_account": new_id(), "to_account": new_id(), "amount": 1050, "currency": "USD", "reference": "rent"}
     content = json.dumps(body).encode()
 
-    def alone() -> Transfer:
+    def pydantic_alone() -> Transfer:
         return Transfer.model_validate_json(content or b"{}")
 
-    def checked() -> Transfer:
+    def parse() -> Transfer:
         return bodies.parse(content, Transfer)
 
-    times = {read: float("inf") for read in (alone, checked)}
+    times = {parser: float("inf") for parser in (pydantic_alone, parse)}
     for _ in range(rounds * 20):
-        for read in times:
-            times[read] = min(times[read], timeit.timeit(read, number=2000) / 2000)
-    ratio = times[checked] / times[alone]
-    figures = f"{times[checked] * 1e6:.2f} µs, pydantic alone {times[alone] * 1e6:.2f} µs"
+        for parser in times:
+            times[parser] = min(times[parser], timeit.timeit(parser, number=2000) / 2000)
+    ratio = times[parse] / times[pydantic_alone]
+    values = f"{times[parse] * 1e6:.2f} µs, pydantic alone {times[pydantic_alone] * 1e6:.2f} µs"
     return check(
-        ratio <= MAX_READ_RATIO, f"reading a transfer: {figures}, ratio {ratio:.3f} (threshold {MAX_READ_RATIO})"
+        ratio <= MAX_PARSE_RATIO, f"parsing a transfer: {values}, ratio {ratio:.3f} (threshold {MAX_PARSE_RATIO})"
     )
 
 
 def main() -> int:
     """Run the drill; return 0 only if every threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="how often each case is measured (default 3)")
+    parser.add_argument("--rounds", type=int, default=3, help="number of measurements per case (default 3)")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as name:
         lab = Lab(lab_keys.ensure(Path(name) / "secrets"))
         with serving("account-service", Path(name), lab) as url:
             results = list(measure_service(url, lab, rounds))
-    results += [*measure_webhook(rounds), measure_reading(rounds)]
+    results += [*measure_webhook(rounds), measure_parsing(rounds)]
     return 0 if all(results) else 1
 
 

@@ -2,10 +2,10 @@
 
     make drills DRILL=statements [ARGS="--entries 1000000 --seconds 20"]
 
-PostgreSQL and transaction-service are started as processes; a fake account-service returns the balances. The rows are
-inserted set-based. curl reads: most at full speed, some slowly, and all disconnect halfway; one reads to the end.
-Other requests are measured before, during and after. Service, database and clients share the machine, so latencies
-are compared within one run. Exits 1 when a threshold is exceeded.
+PostgreSQL and transaction-service run as processes; a fake account-service returns the balances. curl reads the
+statements, some at a limited rate, and disconnects halfway; then it reads one completely. Other requests are measured
+before, during and after. Service, database and clients share the machine, so latencies are compared within one run.
+Exits 1 when a threshold is missed.
 """
 
 import argparse
@@ -73,11 +73,11 @@ class FakeAccountService(BaseHTTPRequestHandler):
     def do_GET(self) -> None:  # pylint: disable=invalid-name
         """Respond to one request."""
         url = urlsplit(self.path)
-        wanted = {name: values[0] for name, values in parse_qs(url.query).items()}
+        query = {name: values[0] for name, values in parse_qs(url.query).items()}
         found = [
             {"id": id_, "owner": OWNERS[id_], "currency": "USD", "seq": seq}
             for id_, seq in self.seqs.items()
-            if wanted.get("account_id", id_) == id_ and wanted.get("owner", OWNERS[id_]) == OWNERS[id_]
+            if query.get("account_id", id_) == id_ and query.get("owner", OWNERS[id_]) == OWNERS[id_]
         ]
         balances = [
             {"id": id_, "currency": "USD", "balance": seq, "seq": seq, "updated_at": "2026-11-20T00:00:00Z"}
@@ -92,12 +92,12 @@ class FakeAccountService(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_arguments: object) -> None:  # pylint: disable=arguments-differ
-        """Write nothing."""
+        """Log nothing."""
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_arguments: object) -> None:
-        """Write nothing: the service may close its connections at any time."""
+        """Log nothing, because the service may close its connections at any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ def environment_of(secrets: lab_keys.LabSecrets, url: str, ledger: str) -> dict[
 
 
 @contextmanager
-def served(folder: Path, url: str, ledger: str) -> Iterator[Service]:
+def running_service(folder: Path, url: str, ledger: str) -> Iterator[Service]:
     """Run transaction-service on a migrated database while the block runs."""
     secrets, port = lab_keys.ensure(folder / "secrets"), free_port()
     environment = {**environment_of(secrets, url, ledger), "PORT": str(port)}
@@ -191,7 +191,7 @@ def get(service: Service, path: str, headers: dict[str, str]) -> Response:
 
 
 def probe(service: Service, seconds: float) -> list[Response]:
-    """Send small requests for some time; return the responses."""
+    """Send small requests from several clients for some seconds; return the responses."""
     responses: list[Response] = []
     paths = (f"/api/v1/statements/{SMALL}?{PERIOD}", "/api/v1/transactions?limit=20", "/health/ready")
     headers = service.headers("bob")
@@ -214,7 +214,7 @@ def p99(responses: Sequence[Response]) -> float:
 
 @contextmanager
 def readers(service: Service, count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Read `count` statements concurrently while the block runs; the first few slowly."""
+    """Read `count` statements concurrently while the block runs, the first few at a limited rate."""
     with ExitStack() as stack:
         reading = []
         for number in range(count):
@@ -227,10 +227,10 @@ def readers(service: Service, count: int) -> Iterator[list[subprocess.Popen[byte
 
 
 def read_whole(service: Service, folder: Path, entries: int) -> tuple[float, bool]:
-    """Read the large statement to the end; return the duration in seconds and whether it is complete."""
-    file, begun = folder / "statement.csv", time.monotonic()
+    """Read the large statement completely; return the duration in seconds and whether it is complete."""
+    file, started = folder / "statement.csv", time.monotonic()
     subprocess.run(service.curl("--header", "Accept: text/csv", "--output", str(file)), check=True)
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     count = 0
     with file.open(newline="", encoding="utf-8") as lines:
         for row in csv.reader(lines):
@@ -244,40 +244,40 @@ def measure(service: Service, folder: Path, entries: int, seconds: float, progre
     probe(service, 3)
     progress.step(f"other requests alone, {seconds:.0f} s; idle {service.memory_mb():.0f} MB")
     before = probe(service, seconds / 2)
-    progress.step(f"other requests alongside {CONCURRENT} statements of {entries} entries, {seconds:.0f} s")
+    progress.step(f"other requests during {CONCURRENT} statements of {entries} entries, {seconds:.0f} s")
     with readers(service, CONCURRENT) as reading:
         time.sleep(1)
-        beside = probe(service, seconds)
+        during = probe(service, seconds)
         running = sum(reader.poll() is None for reader in reading)
         with readers(service, MAX_CONCURRENT - CONCURRENT):
             time.sleep(1)
             path = urlsplit(service.url(LARGE)).path + "?" + PERIOD
-            refused = get(service, path, service.headers("alice")).status
+            rejected = get(service, path, service.headers("alice")).status
     time.sleep(1)
-    used = service.cpu_seconds()
+    cpu = service.cpu_seconds()
     time.sleep(2)
-    used = service.cpu_seconds() - used
-    progress.step("other requests alone again, and one statement to the end")
+    cpu = service.cpu_seconds() - cpu
+    progress.step("other requests alone again, and one complete statement")
     normal = p99(before + probe(service, seconds / 2))
-    took, complete = read_whole(service, folder, entries)
-    slower = p99(beside) / normal
-    failed = sum(response.status != 200 for response in beside)
+    statement_seconds, complete = read_whole(service, folder, entries)
+    slowdown = p99(during) / normal
+    failed = sum(response.status != 200 for response in during)
     return [
         Threshold(
             f"peak memory <= {MAX_MEMORY_MB} MB", f"{service.memory_mb():.0f} MB", service.memory_mb() <= MAX_MEMORY_MB
         ),
         Threshold(
-            f"p99 of other requests alongside them <= {MAX_SLOWDOWN} × without them",
-            f"{p99(beside):.1f} ms, {normal:.1f} ms without: {slower:.2f} ×, {len(beside)} requests",
-            slower <= MAX_SLOWDOWN,
+            f"p99 of other requests during the statements <= {MAX_SLOWDOWN} × without them",
+            f"{p99(during):.1f} ms, {normal:.1f} ms without: {slowdown:.2f} ×, {len(during)} requests",
+            slowdown <= MAX_SLOWDOWN,
         ),
-        Threshold("failed other requests: 0", f"{failed} of {len(beside)}", failed == 0),
+        Threshold("failed other requests: 0", f"{failed} of {len(during)}", failed == 0),
         Threshold(f"statements still being read at the end: {CONCURRENT}", str(running), running == CONCURRENT),
         Threshold(
-            f"one more than {MAX_CONCURRENT} concurrent statements is rejected with 429", str(refused), refused == 429
+            f"one more than {MAX_CONCURRENT} concurrent statements is rejected with 429", str(rejected), rejected == 429
         ),
-        Threshold("work stops when clients disconnect: CPU <= 10 %", f"{used / 2:.0%}", used / 2 <= 0.1),
-        Threshold("a statement read to the end is complete", f"{complete}, {took:.1f} s", complete),
+        Threshold("work stops when clients disconnect: CPU <= 10 %", f"{cpu / 2:.0%}", cpu / 2 <= 0.1),
+        Threshold("a statement is complete", f"{complete}, {statement_seconds:.1f} s", complete),
     ]
 
 
@@ -285,13 +285,13 @@ def main() -> int:
     """Run the drill, print the thresholds, and return 0 only if all are met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--entries", type=int, default=1_000_000, help="entries of the large account")
-    parser.add_argument("--seconds", type=float, default=20, help="how long other requests are measured")
+    parser.add_argument("--seconds", type=float, default=20, help="duration of the measurement of other requests")
     arguments = parser.parse_args()
     progress = Progress("statements", 5)
     try:
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            progress.step(f"PostgreSQL, and {arguments.entries} entries in it")
+            progress.step(f"PostgreSQL with {arguments.entries} entries")
             server = stack.enter_context(PostgresServer())
             url = server.create_database("history")
             migrate(url, folder)
@@ -301,7 +301,7 @@ def main() -> int:
             stack.callback(fake.shutdown)
             progress.step("transaction-service")
             ledger = f"http://127.0.0.1:{fake.server_address[1]}"
-            service = stack.enter_context(served(folder, url, ledger))
+            service = stack.enter_context(running_service(folder, url, ledger))
             found = measure(service, folder, arguments.entries, arguments.seconds, progress)
     except (PostgresNotInstalled, subprocess.CalledProcessError) as failure:
         progress.finished(str(failure), good=False)

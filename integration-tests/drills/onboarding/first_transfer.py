@@ -56,18 +56,18 @@ def follow_readme(folder: Path) -> float:
     readme = (clone / "README.md").read_text(encoding="utf-8")
     start, demo = start_command(readme), examples(readme, "embedded")[0].block.text
     with started(start, clone, variables, folder / "log", 600):
-        answering = time.monotonic()
+        ready = time.monotonic()
         transferred = first_transfer(demo, clone, variables)
     print(f"clone                    {cloned - began:6.1f} s")
-    print(f"{start.strip():<22}   {answering - cloned:6.1f} s   (new .venv, migrations, NGINX)")
-    print(f"{demo.strip():<22}   {transferred - answering:6.1f} s   until the first transfer")
+    print(f"{start.strip():<22}   {ready - cloned:6.1f} s   (new .venv, migrations, NGINX)")
+    print(f"{demo.strip():<22}   {transferred - ready:6.1f} s   until the first transfer")
     return transferred - began
 
 
 def main() -> int:
     """Run the drill; return 0 only if the threshold is met."""
     if shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None:
-        print("NGINX is not installed yet: its installation is included")
+        print("NGINX is not installed; the measurement includes its installation")
     with tempfile.TemporaryDirectory() as folder:
         seconds = follow_readme(Path(folder))
     load = " ".join(f"{value:.1f}" for value in os.getloadavg())

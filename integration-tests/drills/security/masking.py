@@ -1,9 +1,9 @@
-"""Hide secrets in 100,000 log records, in every part of a record, and search for them in the output.
+"""Put secrets into every part of 100,000 log records, and search for them in the output.
 
     make drills DRILL=masking [ARGS="--records 100000"]
 
 The records are those of the Hypothesis test of the logging pipeline (shared/tests/test_logging.py), with the secrets of
-shared/tests/secret_forms.py. Exits 1 when one gets into a line, or when fewer records were written than requested.
+shared/tests/secret_forms.py. Exits 1 if a secret is logged, or if fewer records were written than requested.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from shared.tests.test_logging import PLACES
 def main() -> int:
     """Run the test with many records; return 0 only if the threshold is met."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--records", type=int, default=100_000, help="how many records to write (default 100000)")
+    parser.add_argument("--records", type=int, default=100_000, help="number of records to write (default 100000)")
     records = parser.parse_args().records
-    print(f"writing {records} records that hide a secret each; this takes some minutes", flush=True)
+    print(f"writing {records} records that contain a secret each; this takes some minutes", flush=True)
     command = [sys.executable, "-m", "pytest", "-q", "--timeout", "3600", "--hypothesis-show-statistics"]
     done = subprocess.run(
         [*command, "shared/tests/test_logging.py", "-k", "no_secret_gets_into_a_line"],
