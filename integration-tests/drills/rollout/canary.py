@@ -95,8 +95,7 @@ def check_split(drill: DeployedDrill, replicas: int) -> None:
         drill.bank.scale(replicas)
         eventually(lambda: len(drill.bank.containers("stable")) == replicas * len(SERVICES), 90)
         time.sleep(6)
-    clients = [f"client-{n}" for n in range(3_000)]
-    requests = burst(drill.bank, clients)
+    requests = burst(drill.bank, (f"client-{n}" for n in range(3_000)))
     drill.check(
         f"good: no failed requests at {replicas} stable replicas",
         f"{len(requests.failed)} of {requests.sent}",
@@ -121,10 +120,11 @@ def check_tracks(drill: DeployedDrill, result: Load, state: dict[str, Any]) -> N
     on_canary: list[set[str]] = []
     for step, end in zip(steps, ends):
         tracks_of: dict[str, set[str]] = defaultdict(set)
-        for response in result.between(step["at"] + RELOAD_SECONDS, end - 1):
+        responses = result.between(step["at"] + RELOAD_SECONDS, end - 1)
+        for response in responses:
             tracks_of[response.client].add(response.track)
         changed = sum(len(tracks) > 1 for tracks in tracks_of.values())
-        repeated = len(result.between(step["at"] + RELOAD_SECONDS, end - 1)) - len(tracks_of)
+        repeated = len(responses) - len(tracks_of)
         drill.check(
             f"good: no client changed tracks at {step['weight']} %",
             f"{changed} of {len(tracks_of)} clients; {repeated} requests came from a client seen before",
@@ -168,8 +168,7 @@ def faulty(
             )
         elif gets_traffic:
             drill.check(f"{fault}: faulty response in NGINX's access log", "none", False)
-        responses = sum(ended > response.at for response in result.successful)
-        info(f"  {fault}: {responses} responses, {len(lines)} of the canary")
+        info(f"  {fault}: {sum(ended > one.at for one in result.successful)} responses, {len(lines)} of the canary")
         drill.check_requests(fault, result)
         drill.check_only_stable_serves(fault)
 
@@ -324,8 +323,7 @@ def rollback_after_promotion(drill: DeployedDrill) -> None:
         ended = time.time()
         time.sleep(RELOAD_SECONDS)
     new = drill.promoted.pop()
-    responses = result.between(started, switched + 30)
-    last_at = max((response.at for response in responses if response.version == new), default=started)
+    last_at = max((one.at for one in result.between(started, switched + 30) if one.version == new), default=started)
     drill.check(
         "rollback-after-promotion: `make rollback` succeeds", f"after {ended - started:.0f} s", process.returncode == 0
     )
