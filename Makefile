@@ -24,7 +24,7 @@ token: ## print a lab token: make token SUB=alice [SCOPE=bank:operator] [TTL=432
 	@scripts/local/bootstrap.sh run
 	@$(PYTHON_BIN) -m shared.testing.lab_keys "$${SUB-}" --scope "$${SCOPE-}" --ttl "$${TTL-43200}"
 
-rebuild: ## rebuild the history of the running bank from its events
+rebuild: ## rebuild the history of the running bank from its events and its ledger
 	@scripts/local/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.local.run --rebuild
 

@@ -8,12 +8,13 @@ from fastapi import FastAPI
 
 from app import api, jobs
 from app.application.queries import Queries
+from app.application.snapshot import read_page
 from app.consumer import FlagHandler
 from app.http import audit_api, holds_api, internal_api
 from app.models import outbox
 from app.service import AccountService
 from app.settings import AccountSettings
-from shared.messaging import feed
+from shared.messaging import feed, snapshot
 from shared.prometheus.checks import CHECKED
 from shared.runtime.process import Jobs, Producer, Runtime
 from shared.http.web import Service, create_app
@@ -27,6 +28,7 @@ def create(settings: AccountSettings) -> Service:
     engine = runtime.engine
     service = AccountService(engine, settings, runtime.relay.committed)
     queries = Queries(engine)
+    secret = settings.service_token.get_secret_value()
 
     CHECKED.labels("ledger").set_to_current_time()
     all_jobs: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
@@ -53,7 +55,8 @@ def create(settings: AccountSettings) -> Service:
         "Accounts and the double-entry ledger.",
         routes=[*api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES],
         internal_routes=[
-            feed.route(engine, outbox, settings.service_token.get_secret_value()),
+            feed.route(engine, outbox, secret),
+            snapshot.route(engine, outbox, secret, read_page),
             *internal_api.ROUTES,
         ],
         checks=runtime.checks,

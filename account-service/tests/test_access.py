@@ -137,8 +137,8 @@ async def test_the_api_rejects_the_service_token(client: httpx.AsyncClient, alic
 
 async def test_internal_routes_reject_customer_tokens(client: httpx.AsyncClient, lab: Lab):
     for headers in (lab.headers("alice"), lab.operator(), {"Authorization": "Bearer"}, {"X-Service-Token": "x"}):
-        for path in ("/internal/events?after=0", "/internal/balances", "/internal/seqs?owner=alice"):
-            assert_problem(await client.get(path, headers=headers), 401, "unauthorized")
+        for path in ("events?after=0", "snapshot", "balances", "seqs?owner=alice"):
+            assert_problem(await client.get(f"/internal/{path}", headers=headers), 401, "unauthorized")
 
 
 def token(lab: Lab, **claims: object) -> dict[str, str]:

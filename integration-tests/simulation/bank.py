@@ -176,7 +176,9 @@ class _FeedClient:
         world = self._world
         name = world.rng.choice(sorted(name for name in world.processes if name.startswith(service)))
         answer = await world.call(name, lambda process: process.feed(Request(scope)))
-        return SimpleNamespace(raise_for_status=lambda: None, content=answer.body, headers=answer.headers)
+        return SimpleNamespace(
+            status_code=200, raise_for_status=lambda: None, content=answer.body, headers=answer.headers
+        )
 
     async def aclose(self) -> None:
         """Do nothing: no connection is open."""

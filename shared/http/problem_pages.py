@@ -81,6 +81,10 @@ ADVICE: Mapping[str, Advice] = {
     "request-in-progress": Advice(
         "the first request with this key is still in progress", "retry after `Retry-After` seconds"
     ),
+    "events-pruned": Advice(
+        "the producer's outbox no longer has the event (between services only)",
+        "read the producer's snapshot; services do this without an operator",
+    ),
     "payload-too-large": Advice("the body exceeds 1 MiB", "split it into smaller requests"),
     "uri-too-long": Advice("path and query exceed 8 KiB", "shorten the query"),
     "unsupported-media-type": Advice(

@@ -22,7 +22,7 @@ from shared.messaging.batches import Batch
 from shared.messaging.positions import Positions, Range
 from shared.prometheus.events import CONSUMED, expect_failures
 from shared.runtime.tasks import shield
-from shared.messaging.transport import Delivery, Source
+from shared.messaging.transport import Delivery, EventsPruned, FeedSource, Source
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,10 @@ class Consumer:
     async def step(self) -> int:
         """Receive and process one delivery; return its number of events."""
         consumed = await shield(self._handler.consumed())
-        delivery = await self._source.receive(consumed.gapless_end if consumed else 0)
+        try:
+            delivery = await self._source.receive(consumed.gapless_end if consumed else 0)
+        except EventsPruned as pruned:
+            return await self.catch_up(pruned.feed)
         try:
             await shield(self.consume(delivery.batches))
             await shield(delivery.ack())
@@ -96,6 +99,38 @@ class Consumer:
             raise
         self._last_success = time.monotonic()
         return sum(len(batch.events) for batch in delivery.batches)
+
+    async def catch_up(self, feed: FeedSource) -> int:
+        """Consume the producer's snapshot instead of pruned events, then its outbox; return the number of events.
+
+        The snapshot has the effect of all events up to the head of the outbox before the first page. What is left of
+        the outbox has what no snapshot has: events without effect in the producer, such as refusals.
+        """
+        log.warning("the next event has been pruned, reading the producer's snapshot")
+        count = pruned = 0
+        head: int | None = None
+        async for page in feed.snapshot():
+            head = page.head if head is None else head
+            pruned = page.pruned
+            await shield(self.consume([Batch(page.events, None)]))
+            count += len(page.events)
+        position, head = pruned, head or 0
+        while position < head:
+            try:
+                (batch,) = (await feed.receive(position, wait_seconds=0)).batches
+            except EventsPruned as later:
+                # Pruned since the last request; the snapshot has their effect.
+                position = later.first - 1
+                continue
+            if not batch.events:
+                break
+            await shield(self.consume([batch]))
+            count += len(batch.events)
+            position += len(batch.events)
+        if head:
+            await shield(self._handler.process([], [Range(1, head)]))
+        log.info("caught up from the snapshot", extra={"events": count, "position": head})
+        return count
 
     async def _nack(self, delivery: Delivery) -> None:
         try:

@@ -1,6 +1,8 @@
 """The HTTP feed of a service's outbox, in CloudEvents batch format.
 
 `GET /internal/events?after=<position>&limit=<events>&wait=<seconds>`
+
+Positions that the outbox has pruned are 410 Gone; consumers then read the snapshot (shared/messaging/snapshot.py).
 """
 
 import asyncio
@@ -21,6 +23,7 @@ from shared.runtime.server import ShutdownSignal
 
 MAX_LIMIT = 1000
 MAX_WAIT_SECONDS = 30
+FIRST_POSITION = "X-First-Position"
 _POLL_SECONDS = 0.05
 
 
@@ -35,8 +38,16 @@ def _number(request: Request, name: str, default: int, maximum: int) -> int:
     return min(int(text), maximum)
 
 
+def _pruned(after: int, first: int) -> Problem:
+    detail = f"The event at position {after + 1} has been pruned; read /internal/snapshot, or events from {first} on."
+    return Problem("events-pruned", detail, headers={FIRST_POSITION: str(first)})
+
+
 def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
-    """Return the route of the feed. The response header X-Next-Position is `after` of the next request."""
+    """Return the route of the feed. The response header X-Next-Position is `after` of the next request.
+
+    With 410 Gone, X-First-Position is the first position that is available.
+    """
     engine = reader(engine)
 
     async def events(request: Request) -> Response:
@@ -47,6 +58,10 @@ def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
         while True:
             async with engine.connect() as connection:
                 found = await outbox.read(connection, after, limit)
+                # Read afterwards: rows may have been pruned meanwhile.
+                pruned = 0 if found and found[0][0] == after + 1 else await outbox.pruned(connection)
+            if after < pruned:
+                raise _pruned(after, pruned + 1)
             if found or ShutdownSignal.now or asyncio.get_running_loop().time() >= deadline:
                 break
             await asyncio.sleep(_POLL_SECONDS)

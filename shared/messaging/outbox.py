@@ -4,9 +4,11 @@ Ids are not in commit order: a database transaction may get a low id and commit 
 that stores the last id skips rows. Instead, a sequencer assigns positions to committed rows (one sequencer at a time,
 see `shared.messaging.relay`), and readers store a position.
 
-A row contains all events of one append. Each event has its own position, and positions have no gaps.
+A row contains all events of one append. Each event has its own position, and positions have no gaps. Old rows are
+deleted (shared.messaging.retention), always those with the lowest positions, so the rest has no gaps either.
 """
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -20,6 +22,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    delete,
     func,
     select,
     text,
@@ -110,6 +113,30 @@ class Outbox:
         for row in await connection.execute(statement):
             numbered.extend(enumerate(orjson.loads(row.events), start=row.position - row.size + 1))
         return [(position, event) for position, event in numbered if after < position <= after + limit]
+
+    async def pruned(self, connection: AsyncConnection) -> int:
+        """Return the position of the last event that has been deleted, 0 if there is none."""
+        rows = self.rows
+        before_first = select(rows.c.position - rows.c.size).where(rows.c.position.is_not(None))
+        return await connection.scalar(before_first.order_by(rows.c.position).limit(1)) or 0
+
+    async def prune(self, connection: AsyncConnection, *, before: datetime, published: int, limit: int) -> int:
+        """Delete up to `limit` rows with the lowest positions that are older than `before`; return their number.
+
+        Rows after the position `published` are kept, and so is the last one: the next position follows from it.
+        """
+        rows = self.rows
+        last = min(published, await self.head(connection) - 1)
+        oldest = select(rows.c.position, rows.c.created_at).where(rows.c.position <= last)
+        # Up to the first row that is too recent, so that positions have no gaps.
+        old = itertools.takewhile(
+            lambda row: row.created_at < before,
+            (await connection.execute(oldest.order_by(rows.c.position).limit(limit))).all(),
+        )
+        positions = [row.position for row in old]
+        if positions:
+            await connection.execute(delete(rows).where(rows.c.position <= positions[-1]))
+        return len(positions)
 
     async def published(self, connection: AsyncConnection) -> dict[str, int]:
         """Return the last published position of each publisher."""

@@ -1,6 +1,6 @@
 """Reads from the producer's feed what the broker has not delivered: events beyond the stream's limits or lost with it.
 
-The stream is limited by age and size, the producer's outbox is not.
+The stream is limited by age and size, the producer's outbox by a longer age; what it has pruned is in its snapshot.
 """
 
 import logging
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from shared.events import CloudEvent
 from shared.ids import utc_now
 from shared.messaging.consumer import Consumer, Handler
-from shared.messaging.transport import FeedSource
+from shared.messaging.transport import EventsPruned, FeedSource
 from shared.prometheus.events import RECOVERED
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,11 @@ class Recovery:
             return
         gap_end = consumed.gap_end
         while gap_end is None or consumed.gapless_end < gap_end:
-            (batch,) = (await self._feed.receive(consumed.gapless_end, wait_seconds=0)).batches
+            try:
+                (batch,) = (await self._feed.receive(consumed.gapless_end, wait_seconds=0)).batches
+            except EventsPruned:
+                RECOVERED.inc(await self._consumer.catch_up(self._feed))
+                return
             if batch.positions is None or not _is_overdue(batch.events[0], utc_now()):
                 return
             await self._consumer.consume([batch])

@@ -156,11 +156,20 @@ class Relay:
             async with self._reader.connect() as connection:
                 stored = _stored_position(await self._outbox.published(connection))
                 head = await self._outbox.head(connection)
+                pruned = await self._outbox.pruned(connection)
             # A position beyond the outbox is from before the database was restored from a backup.
             is_known = 0 < found.position <= head
-            self._last = LastBatch(found.sequence, found.position if is_known else min(stored, head))
+            position = found.position if is_known else min(stored, head)
+            # What has been pruned was published before; the stream may have lost it since.
+            self._last = LastBatch(found.sequence, max(position, pruned))
             self._stream = stream
         return self._last
+
+    async def published(self, connection: AsyncConnection) -> int:
+        """Return the position of the last published event; without a broker, of the last one in the feed."""
+        if self._bus is None:
+            return await self._outbox.head(connection)
+        return _stored_position(await self._outbox.published(connection))
 
     async def _measure_periodically(self) -> None:
         while True:
@@ -172,11 +181,7 @@ class Relay:
 
     async def _measure(self) -> None:
         async with self._reader.connect() as connection:
-            if self._bus is None:
-                published = await self._outbox.head(connection)
-            else:
-                published = _stored_position(await self._outbox.published(connection))
-            pending, since = await self._outbox.backlog(connection, published)
+            pending, since = await self._outbox.backlog(connection, await self.published(connection))
         _report(pending, since)
 
 

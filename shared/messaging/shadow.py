@@ -17,7 +17,7 @@ from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
 from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
 from shared.runtime.tasks import shield
-from shared.messaging.transport import Delivery, Source
+from shared.messaging.transport import Delivery, EventsPruned, Source
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +54,12 @@ class ShadowConsumer:
             # In a feed, start where stable is; a broker delivers only new events.
             consumed = await shield(self._handler.consumed())
             self._position = consumed.gapless_end if consumed else 0
-        delivery = await self._source.receive(self._position)
+        try:
+            delivery = await self._source.receive(self._position)
+        except EventsPruned:
+            # Stable catches up; then start where it is.
+            self._position = None
+            raise
         await shield(self._dry_run(delivery))
         self._position = max([self._position, *(batch.positions.last for batch in delivery.batches if batch.positions)])
         return sum(len(batch.events) for batch in delivery.batches)

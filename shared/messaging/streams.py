@@ -10,13 +10,14 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.client import JetStreamContext
 from nats.js.errors import NotFoundError
 
+from shared.runtime.settings import STREAM_DAYS
+
 log = logging.getLogger(__name__)
 
 STREAM = "BANK"
 DEAD_LETTERS = "BANK_DEAD_LETTERS"
 _DEAD_LETTERS_BYTES = 64 * 2**20
-# Consumers that are down for longer catch up from the producer's feed (shared/messaging/recovery.py).
-_MAX_AGE_SECONDS = 3 * 86400
+_MAX_AGE_SECONDS = STREAM_DAYS * 86400
 # Longer than a relay needs to publish batches again after a crash.
 _DUPLICATE_WINDOW_SECONDS = 600
 

@@ -5,9 +5,10 @@ import json
 import logging
 import ssl
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -36,6 +37,8 @@ _REQUEST_SECONDS = 5
 # The existence of the streams is checked at most once per interval.
 _STREAM_CHECK_SECONDS = 5.0
 _INACTIVE_THRESHOLD_SECONDS = 60
+_SNAPSHOT_TRIES = 30
+_SNAPSHOT_RETRY_SECONDS = 1.0
 # Messages that are neither acked nor nacked are redelivered after this time.
 _ACK_WAIT_SECONDS = 30
 
@@ -66,13 +69,40 @@ async def _noop() -> None:
     """Do nothing: consumers of a feed commit the positions with the effect of the events."""
 
 
+class EventsPruned(Exception):
+    """The producer has pruned the next event, so the consumer has to catch up from the snapshot at `feed`.
+
+    `first` is the first position that is available.
+    """
+
+    def __init__(self, feed: "FeedSource", first: int) -> None:
+        super().__init__(f"the producer has pruned the events before position {first}")
+        self.feed = feed
+        self.first = first
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotPage:
+    """A page of a producer's snapshot, with the position of the outbox' last event before the page was read.
+
+    `pruned` is the last position that the outbox no longer had.
+    """
+
+    events: Sequence[Any]
+    head: int
+    pruned: int
+
+
 class FeedSource:
-    """Reads a producer's `/internal/events` by long polling; the addresses are replicas of one producer."""
+    """Reads a producer's `/internal/events` by long polling; the addresses are replicas of one producer.
+
+    `limit` is the maximum number of events per delivery.
+    """
 
     def __init__(self, url: str, token: str, *, limit: int = 500, wait_seconds: float = 20) -> None:
         self._addresses = [part.strip().removeprefix("feed+").rstrip("/") for part in url.split(",")]
         self._addresses = [part if "://" in part else f"http://{part}" for part in self._addresses]
-        self._limit = limit
+        self.limit = limit
         self._wait = wait_seconds
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {token}"}, timeout=httpx.Timeout(5, read=wait_seconds + 10)
@@ -81,21 +111,60 @@ class FeedSource:
     async def receive(self, after: int, *, wait_seconds: float | None = None) -> Delivery:
         """Return the events after a position by long polling; a replica that fails is tried last next time.
 
-        Raises httpx.HTTPError, or ValueError or KeyError for a response that is no feed.
+        Raises EventsPruned, httpx.HTTPError, or ValueError or KeyError for a response that is no feed.
         """
         wait = int(self._wait if wait_seconds is None else wait_seconds)
-        query = {"after": after, "limit": self._limit, "wait": wait}
-        try:
+        query = {"after": after, "limit": self.limit, "wait": wait}
+        with self._next_address_after_errors():
             response = await self._client.get(f"{self._addresses[0]}/internal/events", params=query)
+            if response.status_code == HTTPStatus.GONE:
+                raise EventsPruned(self, int(response.headers["X-First-Position"]))
             response.raise_for_status()
             events = orjson.loads(response.content)
             first = int(response.headers["X-Next-Position"]) - len(events) + 1
             if first <= after:
                 raise ValueError(f"the feed returned {len(events)} events from position {first} after {after}")
+        return Delivery([Batch(events, first)], _noop, _noop)
+
+    async def snapshot(self) -> AsyncIterator[SnapshotPage]:
+        """Yield the pages of the producer's snapshot (shared.messaging.snapshot), there is at least one.
+
+        Raises httpx.HTTPError, or ValueError or KeyError for a response that is no snapshot, if no replica responds
+        within about 30 seconds.
+        """
+        cursor: str | None = ""
+        while cursor is not None:
+            page, cursor = await self._snapshot_page(cursor)
+            yield page
+
+    async def _snapshot_page(self, cursor: str) -> tuple[SnapshotPage, str | None]:
+        # A snapshot may take hours, in which replicas are restarted.
+        for attempt in range(1, _SNAPSHOT_TRIES + 1):
+            try:
+                with self._next_address_after_errors():
+                    response = await self._client.get(
+                        f"{self._addresses[0]}/internal/snapshot", params={"after": cursor}
+                    )
+                    response.raise_for_status()
+                    headers = response.headers
+                    page = SnapshotPage(
+                        orjson.loads(response.content), int(headers["X-Head"]), int(headers["X-Pruned"])
+                    )
+                    return page, headers.get("X-Next-Cursor")
+            except (httpx.HTTPError, ValueError, KeyError) as error:
+                if attempt == _SNAPSHOT_TRIES:
+                    raise
+                log.info("snapshot interrupted, retrying in %s s: %r", _SNAPSHOT_RETRY_SECONDS, error)
+            await asyncio.sleep(_SNAPSHOT_RETRY_SECONDS)
+        raise AssertionError("unreachable")
+
+    @contextmanager
+    def _next_address_after_errors(self) -> Iterator[None]:
+        try:
+            yield
         except Exception:
             self._addresses.append(self._addresses.pop(0))
             raise
-        return Delivery([Batch(events, first)], _noop, _noop)
 
     async def dead_letter(self, raw: Any, reason: str) -> None:
         """Do nothing: a feed has no dead-letter stream, only the consumer's table."""

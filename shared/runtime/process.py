@@ -5,6 +5,8 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
 
 from shared.observability import tracing
 from shared.http.auth import Authenticator
@@ -15,7 +17,7 @@ from shared.messaging.outbox import Outbox
 from shared.prometheus.database import watch_pool
 from shared.prometheus.process import measure_loop_lag
 from shared.messaging.relay import Relay
-from shared.messaging import streams
+from shared.messaging import retention, streams
 from shared.messaging.feed import MAX_LIMIT
 from shared.messaging.recovery import Recovery
 from shared.prometheus.events import CONSUMER_LAG
@@ -29,6 +31,7 @@ log = logging.getLogger(__name__)
 # By name: interval in seconds, and the job.
 Jobs = Mapping[str, tuple[float, Callable[[], Awaitable[object]]]]
 _RECOVERY_SECONDS = 10.0
+_RETENTION_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Runtime:
 
     def __init__(self, settings: ServiceSettings, outbox: Outbox) -> None:
         self.settings = settings
+        self._outbox = outbox
         self.engine = create_engine(
             settings.database_url, pool_size=settings.database_pool_size, name=settings.instance or settings.service
         )
@@ -114,6 +118,9 @@ class Runtime:
         else:
             work["relay"] = self.relay.run()
             own_jobs |= stable_jobs
+            if days := self.settings.outbox_retention_days:
+                prune = partial(retention.prune, self.engine, self._outbox, self.relay, timedelta(days=days))
+                own_jobs["outbox-retention"] = (_RETENTION_SECONDS, prune)
             consumers = [Consumer(source, handler) for source in sources]
             CONSUMER_LAG.set_function(lambda: max((consumer.lag_seconds() for consumer in consumers), default=0.0))
             work |= {name: consumer.run() for name, consumer in zip(names, consumers)}

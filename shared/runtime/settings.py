@@ -25,6 +25,8 @@ _MIN_DISTINCT_CHARACTERS = 6
 # At 1,000 transfers per second the events of about 40 minutes.
 DEFAULT_STREAM_BYTES = 4 * 2**30
 MIN_STREAM_BYTES = 2**20
+# The stream drops older events. Consumers that are away for longer read the producer's feed.
+STREAM_DAYS = 3
 _LOOPBACK_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
@@ -138,6 +140,12 @@ class ServiceSettings(ProcessSettings):
         ge=MIN_STREAM_BYTES,
         description="Maximum size of the broker's stream of events, in bytes; the oldest events are dropped.",
     )
+    outbox_retention_days: int = Field(
+        7,
+        ge=0,
+        description="Retention of published events in the outbox, in days: 0 (unlimited) or at least the "
+        f"{STREAM_DAYS} days of the broker's stream. A consumer that is away for longer reads the ledger instead.",
+    )
 
     @field_validator("database_url")
     @classmethod
@@ -145,6 +153,16 @@ class ServiceSettings(ProcessSettings):
         if not value.startswith(("postgresql+asyncpg://", "sqlite+aiosqlite:///")):
             raise ValueError("must start with postgresql+asyncpg:// or sqlite+aiosqlite:///")
         return value if value.startswith("sqlite") else _require_password(value)
+
+    @field_validator("outbox_retention_days")
+    @classmethod
+    def _retention_of_the_stream(cls, value: int) -> int:
+        if 0 < value < STREAM_DAYS:
+            raise ValueError(
+                f"must be 0 (unlimited) or at least {STREAM_DAYS}: the broker's stream keeps events for {STREAM_DAYS} "
+                "days, and what it loses meanwhile is read from the outbox"
+            )
+        return value
 
     @field_validator("events_url")
     @classmethod

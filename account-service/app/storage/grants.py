@@ -12,8 +12,8 @@ GRANTS: Grants = {
     "holds": "SELECT, INSERT, UPDATE (status, amount, placed_amount, captured_amount, transaction_id, expires_at)",
     # Old keys are deleted.
     "idempotency_keys": "SELECT, INSERT, DELETE",
-    # The position of an event is assigned after the commit.
-    "outbox": "SELECT, INSERT, UPDATE (position)",
+    # The position of an event is assigned after the commit; old events are deleted.
+    "outbox": "SELECT, INSERT, UPDATE (position), DELETE",
     "outbox_progress": "SELECT, INSERT, UPDATE (position)",
     "consumed_positions": "SELECT, INSERT, UPDATE (ranges)",
     # Used by replicas of earlier releases during an upgrade.

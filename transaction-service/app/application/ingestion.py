@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import fraud
+from app.application.flag_events import flag_event
 from app.domain.projection import Projection, parse, project
 from app.domain.entry_check import ENTRY_TYPES, entry_keys, has_entry, with_other_keys
 from app.fraud import Entry, Finding, Thresholds
@@ -19,7 +20,7 @@ from app.storage import fraud_entries, history
 from shared.observability import tracing
 from shared.messaging.positions import Positions, Range
 from shared.db.database import is_retryable, dry_run_transaction, reader, write_all, write_transaction
-from shared.events import CloudEvent, Event, EventData, new_event
+from shared.events import CloudEvent, Event, EventData, TransactionFlagged
 from shared.ids import new_id, utc_now
 
 log = logging.getLogger(__name__)
@@ -136,10 +137,10 @@ class EventIngestion:
         async with write_transaction(self._engine) as connection:
             await inbox.dead_letter(connection, raw, reason, utc_now())
 
-    async def clear_history(self) -> None:
-        """Delete what can be rebuilt from the feed: the history and the consumed positions."""
+    async def clear_history(self, *, keep_refusals: bool) -> None:
+        """Delete the history and the consumed positions; refusals are kept if they cannot be rebuilt."""
         async with write_transaction(self._engine) as connection:
-            await history.clear(connection)
+            await history.clear(connection, keep_refusals=keep_refusals)
 
 
 def _parsed(events: Iterable[CloudEvent]) -> list[EventData]:
@@ -152,23 +153,12 @@ def _flag_events(findings: Iterable[Finding], events: Iterable[CloudEvent], now:
     causes = {event.data["transaction_id"]: event for event in events if event.type == "bank.entry.posted"}
     flagged = []
     for finding in findings:
-        cause = causes.get(finding.transaction_id)
-        flagged.append(
-            new_event(
-                source="transaction-service",
-                type_="bank.transaction.flagged",
-                subject=finding.account_id,
-                time=now,
-                data={
-                    "transaction_id": finding.transaction_id,
-                    "account_id": finding.account_id,
-                    "rule": finding.rule,
-                    "score": finding.score,
-                    "action": finding.action,
-                },
-                event_id=finding.event_id,
-                traceparent=cause.traceparent if cause else None,
-                request_id=cause.requestid if cause else None,
-            )
+        data = TransactionFlagged(
+            transaction_id=finding.transaction_id,
+            account_id=finding.account_id,
+            rule=finding.rule,
+            score=finding.score,
+            action=finding.action,
         )
+        flagged.append(flag_event(finding.event_id, data, now, causes.get(finding.transaction_id)))
     return flagged

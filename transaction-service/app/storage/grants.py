@@ -4,14 +4,17 @@ from shared.db.grants import Grants
 
 # The history can be rebuilt from events; its rows are never updated.
 _PROJECTION = "SELECT, INSERT, TRUNCATE"
+# Without refusals, it can be rebuilt from the ledger.
+_PROJECTION_WITH_REFUSALS = f"{_PROJECTION}, DELETE"
 
 GRANTS: Grants = {
     "accounts": _PROJECTION,
-    "transactions": _PROJECTION,
-    "entries": _PROJECTION,
+    "transactions": _PROJECTION_WITH_REFUSALS,
+    "entries": _PROJECTION_WITH_REFUSALS,
     "checkpoints": _PROJECTION,
     "flags": "SELECT, INSERT",
-    "outbox": "SELECT, INSERT, UPDATE (position)",
+    # Old events are deleted.
+    "outbox": "SELECT, INSERT, UPDATE (position), DELETE",
     "outbox_progress": "SELECT, INSERT, UPDATE (position)",
     "consumed_positions": "SELECT, INSERT, UPDATE (ranges), TRUNCATE",
     # Used by replicas of earlier releases during an upgrade.

@@ -54,11 +54,16 @@ async def stored_entries(connection: AsyncConnection, keys: Collection[Key]) -> 
     return {(row[0], row[1]): StoredEntry(*row[2:]) for row in await connection.execute(statement)} if keys else {}
 
 
-async def clear(connection: AsyncConnection) -> None:
-    """Delete the history and the consumed positions; flags are kept."""
+async def clear(connection: AsyncConnection, *, keep_refusals: bool) -> None:
+    """Delete the history and the consumed positions; flags are kept, and refusals if wanted."""
+    emptied = list(_PROJECTION)
+    if keep_refusals:
+        await connection.execute(delete(transactions).where(transactions.c.status == "posted"))
+        await connection.execute(delete(entries).where(entries.c.seq.is_not(None)))
+        emptied = [table for table in emptied if table not in (transactions, entries)]
     if is_postgres(connection):
-        names = ", ".join(table.name for table in _PROJECTION)
+        names = ", ".join(table.name for table in emptied)
         await connection.execute(text(f"TRUNCATE {names}"))  # names of models, never input
         return
-    for table in _PROJECTION:
+    for table in emptied:
         await connection.execute(delete(table))

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import (
     ColumnElement,
     Row,
+    RowMapping,
     Select,
     and_,
     bindparam,
@@ -182,3 +183,11 @@ async def list_flags(
         last = tuple_(listed_at, literal(after, flags.c.id.type))
         statement = statement.where(tuple_(*newest_first) < last)
     return list((await connection.execute(statement)).all())
+
+
+async def flags_by_id(connection: AsyncConnection, after: str | None, limit: int) -> Sequence[RowMapping]:
+    """Return flags after an id, in id order."""
+    statement = select(flags).order_by(flags.c.id).limit(limit)
+    if after is not None:
+        statement = statement.where(flags.c.id > after)
+    return (await connection.execute(statement)).mappings().all()
