@@ -35,6 +35,9 @@ class AccountData(EventData):
     available: int
     seq: int
     created_at: datetime
+    # None in events written before the fields existed.
+    overdraft_limit: int | None = None
+    daily_debit_limit: int | None = Field(None, description="Maximum sum of debits per UTC day; null without a limit.")
 
 
 class EntryPosted(EventData):
@@ -101,6 +104,7 @@ DATA_MODELS: dict[str, type[EventData]] = {
     "bank.account.frozen": AccountData,
     "bank.account.unfrozen": AccountData,
     "bank.account.closed": AccountData,
+    "bank.account.updated": AccountData,
     "bank.entry.posted": EntryPosted,
     "bank.transaction.refused": TransactionRefused,
     "bank.hold.placed": HoldData,

@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 from app import schemas
 from app.application.account_numbers import new_account_number
 from app.application.requests import LedgerRequest, TransferBatch
-from app.domain.commands import Deposit, OpenAccount, Reverse, SetStatus, Transfer, Withdraw
+from app.domain.commands import Deposit, OpenAccount, Reverse, SetLimits, SetStatus, Transfer, Withdraw
 from app.domain.model import account_data
 from app.http.routes import ACCOUNT, ACCOUNT_LINKS, ID, context_of, document, execute, id_of, queries_of
 from app.http.routes import service_of, to_http
@@ -138,6 +138,16 @@ async def unfreeze(request: Request) -> Response:
 async def close(request: Request) -> Response:
     """Close an account with a zero balance permanently. Operators only."""
     return await _set_status(request, "closed")
+
+
+@_writes.post(**document("/accounts/{id:uuid}/limits", schemas.LimitsBody, schemas.AccountView, 200, keyed=False))
+async def set_limits(request: Request) -> Response:
+    """Set the overdraft limit and the daily debit limit of an account. Operators only."""
+    caller = await current_caller(request)
+    require_operator(caller)
+    body = await bodies.read(request, schemas.LimitsBody)
+    command = SetLimits(id_of(request), body.overdraft_limit, body.daily_debit_limit)
+    return to_http(await service_of(request).execute(LedgerRequest(caller, command, 200, context_of(request))))
 
 
 @_reads.get(

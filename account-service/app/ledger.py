@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.decisions import holds
+from app.decisions import holds, limits
 from app.decisions.posting import CLOSED, NO_ACCOUNT, currency_mismatch, customer_account, post
 from app.domain.commands import (
     AccountResult,
@@ -23,6 +23,7 @@ from app.domain.commands import (
     ReleaseHold,
     Result,
     Reverse,
+    SetLimits,
     SetStatus,
     TransactionResult,
     Transfer,
@@ -191,4 +192,5 @@ _HANDLERS: dict[type, Callable[[UnitOfWork, Any, Caller, datetime], Result]] = {
     ExtendHold: holds.extend_hold,
     ReleaseHold: holds.release_hold,
     SetStatus: _set_status,
+    SetLimits: limits.set_limits,
 }

@@ -7,7 +7,7 @@ import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
 from app.domain.audit import Action
-from app.domain.model import MAX_HOLD_SECONDS
+from app.domain.model import MAX_HOLD_SECONDS, MAX_LIMIT
 from shared.http.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
@@ -48,6 +48,9 @@ PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=PRINTABLE)]
 
 
+Limit = Annotated[int, Field(ge=0, le=MAX_LIMIT, description="Limit in minor units.", examples=[50000])]
+
+
 class SeqQuery(StrictBody):
     """Query of `/internal/seqs`: an account, or the accounts of an owner."""
 
@@ -66,6 +69,15 @@ class OpenAccountBody(StrictBody):
 
     currency: NewCurrency
     name: Text | None = None
+
+
+class LimitsBody(StrictBody):
+    """Body of `POST /accounts/{id}/limits`; both limits are replaced."""
+
+    overdraft_limit: Annotated[Limit, Field(description="How far the balance may go below zero, in minor units.")]
+    daily_debit_limit: Annotated[
+        Limit | None, Field(description="Maximum sum of debits per UTC day, in minor units; null for no limit.")
+    ]
 
 
 class MoneyBody(StrictBody):
@@ -157,7 +169,9 @@ class AccountView(BaseModel):
     status: Literal["active", "frozen", "closed"]
     balance: int
     held: int
-    available: int
+    available: int = Field(description="What can be spent: `balance` − `held` + `overdraft_limit`.")
+    overdraft_limit: int
+    daily_debit_limit: int | None = Field(description="Null if there is no limit.")
     seq: int
     created_at: datetime
 

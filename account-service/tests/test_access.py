@@ -11,7 +11,7 @@ from shared.http.web import Service
 from tests.support import key_header
 from tests.test_api import assert_problem, create_account
 
-OPERATORS_ONLY = ("freeze", "unfreeze", "close")
+OPERATORS_ONLY = ("freeze", "unfreeze", "close", "limits")
 # Status of bob's request about alice's resources; a route that is missing here fails the test.
 STRANGERS = {
     ("GET", "/api/v1/accounts"): 200,
@@ -32,6 +32,7 @@ STRANGERS = {
     ("POST", "/api/v1/accounts/{id}/freeze"): 403,
     ("POST", "/api/v1/accounts/{id}/unfreeze"): 403,
     ("POST", "/api/v1/accounts/{id}/close"): 403,
+    ("POST", "/api/v1/accounts/{id}/limits"): 403,
     ("GET", "/api/v1/audit"): 403,
 }
 
@@ -67,6 +68,7 @@ class AliceResources:
             "reversals": {"transaction_id": self.transfer},
             "accounts": {"currency": "USD"},
             "extensions": {"expires_in": 30 * 86400},
+            "limits": {"overdraft_limit": 1000, "daily_debit_limit": None},
             **dict.fromkeys(("deposits", "withdrawals", "holds"), money),
         }
         return bodies.get(path.rpartition("/")[2], {})

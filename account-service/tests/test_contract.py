@@ -24,11 +24,12 @@ DOCUMENTED = {
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
     "GET /api/v1/accounts/{id}/balance",
     *("GET /api/v1/accounts/{id}/holds", "GET /api/v1/holds/{id}", "POST /api/v1/holds/{id}/extensions"),
+    "POST /api/v1/accounts/{id}/limits",
     *("POST /api/v1/accounts/{id}/freeze", "POST /api/v1/accounts/{id}/unfreeze", "POST /api/v1/accounts/{id}/close"),
 }
 # The service runs in another process; coverage of the client is of no interest.
 pytestmark = pytest.mark.no_cover
-KEYLESS = ("/freeze", "/unfreeze", "/close")
+KEYLESS = ("/freeze", "/unfreeze", "/close", "/limits")
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_the_service_conforms_to_its_openapi_document(served: str, client: httpx
 
 @pytest.mark.timeout(240 * SEARCH_FACTOR)
 def test_openapi_links_lead_to_their_operations(served: str, lab: Lab) -> None:
-    walked = follow_links(f"{served}/docs/account-service/openapi.json", lab, walks=examples(8), length=10)
+    walked = follow_links(f"{served}/docs/account-service/openapi.json", lab, walks=examples(12), length=10)
     assert walked.linked > 10 and walked.answers[201] > 1, walked
 
 
@@ -106,6 +107,8 @@ def test_events_conform_to_their_schemas(client: httpx.Client, lab: Lab) -> None
     empty = create(client, "accounts", currency="USD")
     for action in ("freeze", "unfreeze", "close"):
         assert client.post(f"/api/v1/accounts/{empty}/{action}").status_code == 200
+    limits = {"overdraft_limit": 100, "daily_debit_limit": None}
+    assert client.post(f"/api/v1/accounts/{account}/limits", json=limits).status_code == 200
 
     folder = ROOT / "shared" / "schemas"
     expected = {file.stem for file in folder.glob("*.json")} - {"bank.transaction.flagged"}

@@ -33,7 +33,7 @@ _FORBIDDEN = [
     *(f"TRUNCATE {table} CASCADE" for table in GRANTS),
     *(f"DROP TABLE {table} CASCADE" for table in GRANTS),
     "ALTER TABLE entries DISABLE TRIGGER ALL",
-    "ALTER TABLE accounts DROP CONSTRAINT customer_balance_not_negative",
+    "ALTER TABLE accounts DROP CONSTRAINT balance_within_overdraft",
     "CREATE TABLE mine (id int)",
     "CREATE OR REPLACE FUNCTION check_entries() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
     "SELECT setval('outbox_id_seq', 1)",

@@ -7,7 +7,8 @@ from typing import get_args
 import pytest
 
 from app.domain import commands
-from app.domain.model import MAX_BALANCE, MAX_BLOCKING_HOLDS, Account, Entry, Hold, Transaction, format_amount
+from app.domain.model import MAX_BALANCE, MAX_BLOCKING_HOLDS, MAX_CASH_BALANCE, MAX_LIMIT
+from app.domain.model import Account, Entry, Hold, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from app.ledger import decide
 from shared.http.auth import CASH_DESK, OPERATOR, SYNTHETIC, Caller
@@ -55,10 +56,11 @@ def test_commands_declare_what_their_decisions_read() -> None:
         commands.ReleaseHold("released", "voided"),
         commands.SetStatus("f", "frozen"),
         commands.SetStatus("g", "closed"),
+        commands.SetLimits("h", 1, None),
     ]
     assert {type(command) for command in examples} == set(get_args(commands.Command))
     assert commands.References.union(command.references for command in examples) == commands.References(
-        accounts=set("abcdefg"),
+        accounts=set("abcdefgh"),
         transactions={"original"},
         holds={"captured", "extended", "released"},
         closed_accounts={"g"},
@@ -162,7 +164,8 @@ def test_balances_stay_within_the_limit(unit: UnitOfWork):
     unit.accounts["bob"].balance = MAX_BALANCE - 5
     assert code(decide(unit, pay(6), ALICE, NOW)) == "balance-limit"
     assert code(decide(unit, pay(5), ALICE, NOW)) == "done"
-    unit.accounts["cash"].balance = -MAX_BALANCE
+    assert MAX_BALANCE + MAX_LIMIT < 2**53
+    unit.accounts["cash"].balance = -MAX_CASH_BALANCE
     assert code(decide(unit, commands.Deposit("d", "alice", 1, "USD", None), ALICE, NOW)) == "balance-limit"
 
 

@@ -6,9 +6,10 @@ import tempfile
 from collections import Counter
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest import mock
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -18,13 +19,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.queries import Queries
 from app.application.requests import LedgerResponse, TransferBatch
-from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, ReleaseHold, Reverse, SetStatus
+from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, ReleaseHold, Reverse, SetLimits, SetStatus
 from app.domain.model import MAX_BLOCKING_HOLDS
 from app.models import metadata
 from app.service import AccountService
 from shared.http.auth import Caller
 from shared.db.database import create_engine
-from shared.ids import new_id, utc_now
+from shared.ids import new_id
 from shared.testing.fixtures import SEARCH_FACTOR, Lab, create_tables, examples
 from tests.support import (
     ALICE,
@@ -49,24 +50,44 @@ class Model:
 
     balance: int = 0
     status: str = "active"
-    # What is left of each active hold, and the days after which it expires.
+    overdraft: int = 0
+    daily_limit: int | None = None
+    # What counts towards the daily limit: time and amount by id of the transaction or hold.
+    debits: dict[str, tuple[datetime, int]] = field(default_factory=dict)
+    # What is left of each active hold, when it was placed and when it expires.
     holds: dict[str, int] = field(default_factory=dict)
-    hold_days: dict[str, int] = field(default_factory=dict)
+    hold_times: dict[str, tuple[datetime, datetime]] = field(default_factory=dict)
     operator_holds: set[str] = field(default_factory=set)
 
     @property
     def available(self) -> int:
-        return self.balance - sum(self.holds.values())
+        return self.balance - sum(self.holds.values()) + self.overdraft
 
-    def debit_refusal(self, amount: int, spendable: int) -> str | None:
+    def debit_refusal(self, amount: int) -> str | None:
         if self.status != "active":
             return f"account-{self.status}"
-        return "insufficient-funds" if spendable < amount else None
+        return "insufficient-funds" if self.available < amount else None
 
-    def hold_refusal(self, hold: str, caller: Caller) -> str | None:
+    def payment_refusal(self, amount: int, now: datetime) -> str | None:
+        """Return why a withdrawal, transfer or hold is refused."""
+        if (refusal := self.debit_refusal(amount)) is not None or self.daily_limit is None:
+            return refusal
+        today = sum(debit for at, debit in self.debits.values() if at.date() == now.date())
+        return "daily-limit-exceeded" if today + amount > self.daily_limit else None
+
+    def count(self, id_: str, amount: int, now: datetime) -> None:
+        if self.daily_limit is not None:
+            self.debits[id_] = now, amount
+
+    def restore(self, hold: str, amount: int, now: datetime) -> None:
+        at, debit = self.debits.get(hold, (None, 0))
+        if at is not None and at.date() == now.date():
+            self.debits[hold] = at, debit - amount
+
+    def hold_refusal(self, hold: str, caller: Caller, now: datetime) -> str | None:
         if hold in self.operator_holds and not caller.is_operator:
             return "forbidden"
-        return None if hold in self.holds else "hold-not-active"
+        return None if hold in self.holds and now < self.hold_times[hold][1] else "hold-not-active"
 
     def credit_refusal(self) -> str | None:
         return "account-closed" if self.status == "closed" else None
@@ -89,7 +110,9 @@ class Bank(RuleBasedStateMachine):
         self.service = AccountService(self.engine, make_settings(self.lab, _SQLITE))
         self.model: dict[str, Model] = {}
         self.reversed: Counter[str] = Counter()
-        self.started = utc_now()
+        self.now = datetime(2026, 1, 1, 22, tzinfo=UTC)
+        self.clock = mock.patch("app.application.batches.utc_now", lambda: self.now)
+        self.clock.start()
 
     def new_database(self, file: Path) -> AsyncEngine:
         """Return an engine on a new database; the drill fuzz_ledger overrides it with a faster one."""
@@ -101,10 +124,29 @@ class Bank(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def execute(self, command: Any, expected: str | None, caller: Caller = OPERATOR_CALLER) -> dict[str, Any]:
+        """Execute a command at `self.now`, and let some time pass; compare the refusal with the expected one."""
         response: LedgerResponse = self.run(self.service.execute(ledger_request(command, caller)))
         body: dict[str, Any] = json.loads(response.body)
         assert body.get("code") == expected, (command, body)
+        self.now += timedelta(seconds=1)
         return body
+
+    @rule(hours=st.integers(1, 12))
+    def wait(self, hours: int) -> None:
+        self.now += timedelta(hours=hours)
+
+    @rule(account=accounts, overdraft=st.integers(0, 100), daily_limit=st.none() | st.integers(0, 300))
+    def set_limits(self, account: str, overdraft: int, daily_limit: int | None) -> None:
+        model = self.model[account]
+        refusal = "account-closed" if model.status == "closed" else None
+        in_use = model.overdraft - model.available
+        if refusal is None and overdraft < min(in_use, model.overdraft):
+            refusal = "overdraft-in-use"
+        self.execute(SetLimits(account, overdraft, daily_limit), refusal)
+        if refusal is None:
+            model.overdraft, model.daily_limit = overdraft, daily_limit
+            if daily_limit is None:
+                model.debits.clear()
 
     @initialize(target=accounts)
     def first_account(self) -> str:
@@ -127,19 +169,21 @@ class Bank(RuleBasedStateMachine):
     @rule(target=posted, account=accounts, amount=AMOUNTS)
     def withdraw(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
         model = self.model[account]
-        refusal = model.debit_refusal(amount, model.available)
+        refusal = model.payment_refusal(amount, now := self.now)
         body = self.execute(withdraw(account, amount), refusal)
         if refusal is None:
             model.balance -= amount
+            model.count(body["id"], amount, now)
         return body.get("id", ""), account, None, amount
 
     @rule(target=posted, source=accounts, to=accounts, amount=AMOUNTS)
     def transfer(self, source: str, to: str, amount: int) -> tuple[str, str | None, str | None, int]:
         payer, payee = self.model[source], self.model[to]
         refusal = "same-account" if source == to else None
-        refusal = refusal or payer.debit_refusal(amount, payer.available) or payee.credit_refusal()
+        refusal = refusal or payer.payment_refusal(amount, now := self.now) or payee.credit_refusal()
         body = self.execute(transfer(source, to, amount), refusal)
         if refusal is None:
+            payer.count(body["id"], amount, now)
             payer.balance -= amount
             payee.balance += amount
         return body.get("id", ""), source, to, amount
@@ -149,14 +193,15 @@ class Bank(RuleBasedStateMachine):
         atomic=st.booleans(),
     )
     def transfer_batch(self, transfers: list[tuple[str, str, int]], atomic: bool) -> None:
-        before = {id_: model.balance for id_, model in self.model.items()}
+        before = {id_: (model.balance, {**model.debits}) for id_, model in self.model.items()}
         refusals: list[str | None] = []
         for source, to, amount in transfers:
             payer, payee = self.model[source], self.model[to]
             refusal = "same-account" if source == to else None
-            refusal = refusal or payer.debit_refusal(amount, payer.available) or payee.credit_refusal()
+            refusal = refusal or payer.payment_refusal(amount, self.now) or payee.credit_refusal()
             refusals.append(refusal)
             if refusal is None:
+                payer.count(new_id(), amount, self.now)
                 payer.balance -= amount
                 payee.balance += amount
             elif atomic:
@@ -164,8 +209,8 @@ class Bank(RuleBasedStateMachine):
         if atomic and refusals[-1] is not None:
             refused = len(refusals) - 1
             refusals = [refusals[-1] if number == refused else "batch-refused" for number in range(len(transfers))]
-            for id_, balance in before.items():
-                self.model[id_].balance = balance
+            for id_, state in before.items():
+                self.model[id_].balance, self.model[id_].debits = state
         items = tuple(ledger_request(transfer(*arguments), OPERATOR_CALLER) for arguments in transfers)
         batch = ledger_request(TransferBatch(items, atomic), OPERATOR_CALLER)
         body = json.loads(self.run(self.service.execute(replace(batch, success_status=200))).body)
@@ -181,7 +226,7 @@ class Bank(RuleBasedStateMachine):
         giver = self.model[to] if to else None
         receiver = self.model[source] if source else None
         refusal = "already-reversed" if not left else "reversal-exceeded" if amount > left else None
-        refusal = refusal or (giver.debit_refusal(amount, giver.available) if giver else None)
+        refusal = refusal or (giver.debit_refusal(amount) if giver else None)
         refusal = refusal or (receiver.credit_refusal() if receiver else None)
         self.execute(Reverse(new_id(), id_, None, part), refusal)
         if refusal is None:
@@ -194,11 +239,13 @@ class Bank(RuleBasedStateMachine):
     @rule(target=holds, account=accounts, amount=AMOUNTS, caller=CALLERS)
     def place_hold(self, account: str, amount: int, caller: Caller) -> tuple[str, str]:
         model, hold = self.model[account], new_id()
-        refusal = model.debit_refusal(amount, model.available)
-        self.execute(PlaceHold(hold, account, amount, "USD", self.started + timedelta(days=1)), refusal, caller)
+        refusal = model.payment_refusal(amount, now := self.now)
+        expires_at = now + timedelta(days=1)
+        self.execute(PlaceHold(hold, account, amount, "USD", expires_at), refusal, caller)
         if refusal is None:
             model.holds[hold] = amount
-            model.hold_days[hold] = 1
+            model.hold_times[hold] = now, expires_at
+            model.count(hold, amount, now)
             if caller.is_operator:
                 model.operator_holds.add(hold)
         return account, "" if refusal else hold
@@ -211,7 +258,7 @@ class Bank(RuleBasedStateMachine):
         model = self.model[account]
         held = model.holds.get(id_)
         amount = part or held or 0
-        if (refusal := model.hold_refusal(id_, caller)) is None and held is not None:
+        if (refusal := model.hold_refusal(id_, caller, now := self.now)) is None and held is not None:
             if amount > held:
                 refusal = "hold-exceeded"
             elif model.status == "frozen" and not caller.is_operator:
@@ -222,6 +269,7 @@ class Bank(RuleBasedStateMachine):
             model.holds[id_] = held - amount
             if final or amount == held:
                 del model.holds[id_]
+                model.restore(id_, held - amount, now)
             assert body["remaining_amount"] == model.holds.get(id_, 0)
             assert body["status"] == ("active" if id_ in model.holds else "captured")
 
@@ -231,14 +279,14 @@ class Bank(RuleBasedStateMachine):
         if not id_:
             return
         model = self.model[account]
-        refusal = model.hold_refusal(id_, caller)
-        if refusal is None and not model.hold_days[id_] < days <= 365:
+        refusal = model.hold_refusal(id_, caller, self.now)
+        placed_at, old = model.hold_times[id_]
+        expires_at = placed_at + timedelta(days=days)
+        if refusal is None and (expires_at <= old or days > 365):
             refusal = "expiry-out-of-range"
-        # A little earlier than the days after the hold was placed, so that 365 of them are allowed.
-        expires_at = self.started + timedelta(days=days)
         self.execute(ExtendHold(id_, expires_at), refusal, caller)
         if refusal is None:
-            model.hold_days[id_] = days
+            model.hold_times[id_] = placed_at, expires_at
 
     @rule(hold=holds, caller=CALLERS)
     def void_hold(self, hold: tuple[str, str], caller: Caller) -> None:
@@ -246,10 +294,10 @@ class Bank(RuleBasedStateMachine):
         if not id_:
             return
         model = self.model[account]
-        refusal = model.hold_refusal(id_, caller)
+        refusal = model.hold_refusal(id_, caller, now := self.now)
         self.execute(ReleaseHold(id_, "voided"), refusal, caller)
         if refusal is None:
-            del model.holds[id_]
+            model.restore(id_, model.holds.pop(id_), now)
 
     @rule(account=accounts, status=st.sampled_from(["frozen", "active", "active", "closed"]))
     def set_status(self, account: str, status: str) -> None:
@@ -274,6 +322,7 @@ class Bank(RuleBasedStateMachine):
         }
 
     def teardown(self) -> None:
+        self.clock.stop()
         self.run(assert_invariants(self.engine))
         self.run(self.engine.dispose())
         self.loop.close()

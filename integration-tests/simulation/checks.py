@@ -122,6 +122,7 @@ _EFFECTS = {
     "capture": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'capture'",
     "extend": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'extend'",
     "void": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'void'",
+    "limits": "SELECT count(*) FROM audit_log WHERE request_id = ? AND action = 'set-limits'",
 }
 _WRONG_CAPTURES = """
     SELECT h.id FROM holds h LEFT JOIN

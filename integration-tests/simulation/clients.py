@@ -23,7 +23,7 @@ _ACCOUNTS, _MONEY = 3, 1000
 _CERTAIN = 500
 _KINDS = [
     *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse"),
-    *("hold", "capture", "partial capture", "extend", "void"),
+    *("hold", "capture", "partial capture", "extend", "void", "limits"),
 ]
 BATCHES = ("batch", "atomic batch")
 
@@ -118,6 +118,10 @@ class Clients:
                 later = utc_now() + timedelta(days=2, seconds=len(self.asked))
                 return ClientOperation("extend", key, lambda: commands.ExtendHold(hold, later))
             return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
+        if kind == "limits":
+            # Each different, so that each is a change.
+            overdraft, daily = chance.choice([0, 300]), 1000 + len(self.asked)
+            return ClientOperation("limits", key, lambda: commands.SetLimits(one, overdraft, daily))
         if kind == "batch":
             items = [(*rng.sample(self._accounts, 2), rng.randint(1, 300)) for _ in range(3)]
             atomic = rng.random() < 0.5

@@ -54,7 +54,7 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "method-not-allowed": Advice("the resource does not support this method", "use a method of the `Allow` header"),
     "insufficient-funds": Advice(
-        "`available` (balance minus holds) is less than the amount", "reduce the amount or deposit money first"
+        "`available` (balance minus holds plus overdraft limit) is less than the amount", "reduce the amount or deposit money first"
     ),
     "account-frozen": Advice("the account can receive money but not pay", "ask an operator to unfreeze it"),
     "account-closed": Advice("the account is closed permanently", "use another account"),
@@ -76,6 +76,14 @@ ADVICE: Mapping[str, Advice] = {
     "balance-not-zero": Advice(
         "an account with a balance or active holds cannot be closed",
         "capture or void the holds in `holds`, and pay out the balance",
+    ),
+    "overdraft-in-use": Advice(
+        "the new overdraft limit is less than what the account has already used of its overdraft",
+        "set a higher limit, or let the account be credited first",
+    ),
+    "daily-limit-exceeded": Advice(
+        "the withdrawals, transfers out and placed holds of the UTC day would exceed the account's daily debit limit",
+        "reduce the amount, wait until midnight UTC, or ask an operator to raise the limit",
     ),
     "balance-limit": Advice("the balance would exceed the maximum of an account", "use another account"),
     "request-in-progress": Advice(

@@ -41,6 +41,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "hold-not-active": ProblemType(409, "Hold not active"),
     "hold-exceeded": ProblemType(409, "Capture exceeds the hold"),
     "balance-not-zero": ProblemType(409, "Account balance is not zero"),
+    "overdraft-in-use": ProblemType(409, "Overdraft in use"),
+    "daily-limit-exceeded": ProblemType(409, "Daily debit limit exceeded"),
     "balance-limit": ProblemType(409, "Balance limit exceeded"),
     "request-in-progress": ProblemType(409, "Request with this key in progress"),
     "events-pruned": ProblemType(410, "Events pruned"),

@@ -20,6 +20,7 @@ from app.domain.commands import (
     OpenAccount,
     PlaceHold,
     Result,
+    SetLimits,
 )
 from shared.http.auth import OPERATOR, Caller
 from shared.ids import new_id, rfc3339
@@ -30,6 +31,7 @@ _MAX_SCOPE = 255
 _MAX_REQUEST_ID = 128
 _HOLD_ACTIONS: Mapping[type, Action] = {PlaceHold: "hold", CaptureHold: "capture", ExtendHold: "extend"}
 _RELEASE_ACTIONS: Mapping[str, Action] = {"voided": "void", "expired": "expire"}
+_ACCOUNT_ACTIONS: Mapping[type, Action] = {OpenAccount: "open", SetLimits: "set-limits"}
 _STATUS_ACTIONS: Mapping[str, Action] = {"frozen": "freeze", "active": "unfreeze", "closed": "close"}
 
 
@@ -57,7 +59,7 @@ def entry_for(
         account_id, hold_id = hold.account_id, hold.id
         transaction_id = result.capture.transaction.id if result.capture else None
     elif isinstance(result, AccountResult):
-        action = "open" if isinstance(command, OpenAccount) else _STATUS_ACTIONS[result.account.status]
+        action = _ACCOUNT_ACTIONS.get(type(command)) or _STATUS_ACTIONS[result.account.status]
         account_id = result.account.id
     else:
         return None

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from app.decisions import posting
+from app.decisions import daily_limit, posting
 from app.domain.commands import (
     CaptureHold,
     ExtendHold,
@@ -33,14 +33,13 @@ def place_hold(unit: UnitOfWork, command: PlaceHold, caller: Caller, now: dateti
         return posting.NO_ACCOUNT
     if account.currency != command.currency:
         return posting.currency_mismatch(account, command.currency)
-    refusal = posting.check_debit(account, command.amount, account.available)
+    cash = unit.cash_accounts[command.currency]
+    transaction = Transaction(command.id, "hold", command.amount, command.currency, account.id, cash, None, None, now)
+    refusal = posting.check_debit(account, command.amount, account.available) or daily_limit.check(account, transaction)
     if refusal is not None:
-        cash = unit.cash_accounts[command.currency]
-        transaction = Transaction(
-            command.id, "hold", command.amount, command.currency, account.id, cash, None, None, now
-        )
         return posting.refuse(unit, refusal, transaction, on_behalf_of=account)
     account.held += command.amount
+    daily_limit.count(unit, account, transaction)
     unit.changed_accounts.add(account.id)
     hold = Hold(
         id=command.id,
@@ -101,6 +100,8 @@ def capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: da
     )
     if not isinstance(result, TransactionResult):
         return result
+    if is_last:
+        daily_limit.restore(unit, account, hold, hold.remaining_amount - amount, now)
     captured = replace(
         hold,
         status="captured" if is_last else "active",
@@ -136,6 +137,7 @@ def release_hold(unit: UnitOfWork, command: ReleaseHold, caller: Caller, now: da
     if hold.status != "active" or is_expired != (command.status == "expired"):
         return _hold_not_active(hold)
     account.held -= hold.remaining_amount
+    daily_limit.restore(unit, account, hold, hold.remaining_amount, now)
     unit.changed_accounts.add(account.id)
     return HoldResult(_save_hold(unit, replace(hold, status=command.status), f"bank.hold.{command.status}"))
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 
+from app.decisions import daily_limit
 from app.domain.commands import Refusal, Result, TransactionResult
 from app.domain.events import entry_posted, transaction_refused
-from app.domain.model import MAX_BALANCE, Account, Entry, Transaction, format_amount
+from app.domain.model import MAX_BALANCE, MAX_CASH_BALANCE, Account, Entry, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
 from shared.http.auth import Caller
 
@@ -32,7 +33,7 @@ def check_debit(account: Account, amount: int, spendable: int, *, allow_frozen: 
     if account.status == "closed":
         return CLOSED
     if account.kind == "cash":
-        if account.balance - amount < -MAX_BALANCE:
+        if account.balance - amount < -MAX_CASH_BALANCE:
             return Refusal(
                 "balance-limit", f"The bank has reached its limit of deposits in {account.currency}; deposit less."
             )
@@ -51,8 +52,9 @@ def check_credit(account: Account, amount: int) -> Refusal | None:
     """Return why an account cannot be credited; None if it can."""
     if account.status == "closed":
         return CLOSED
-    if account.balance + amount > MAX_BALANCE:
-        return Refusal("balance-limit", f"The balance would exceed {format_amount(MAX_BALANCE, account.currency)}.")
+    limit = MAX_CASH_BALANCE if account.kind == "cash" else MAX_BALANCE
+    if account.balance + amount > limit:
+        return Refusal("balance-limit", f"The balance would exceed {format_amount(limit, account.currency)}.")
     return None
 
 
@@ -66,12 +68,13 @@ def post(
     """
     payer, payee = unit.accounts[transaction.from_account], unit.accounts[transaction.to_account]
     refusal = check_debit(payer, transaction.amount, payer.available + releases, allow_frozen=allow_frozen)
-    refusal = refusal or check_credit(payee, transaction.amount)
+    refusal = refusal or daily_limit.check(payer, transaction) or check_credit(payee, transaction.amount)
     if refusal is not None:
         if refusal.code == "insufficient-funds" and payer is not on_behalf_of:
             refusal = Refusal("insufficient-funds", "Insufficient funds in the account to be debited.")
         return refuse(unit, refusal, transaction, on_behalf_of)
     payer.held -= releases
+    daily_limit.count(unit, payer, transaction)
     entries = (
         _post_entry(unit, payer, payee.id, -transaction.amount, transaction),
         _post_entry(unit, payee, payer.id, transaction.amount, transaction),

@@ -18,6 +18,7 @@ Action = Literal[
     "freeze",
     "unfreeze",
     "close",
+    "set-limits",
 ]
 
 

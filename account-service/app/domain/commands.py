@@ -181,6 +181,20 @@ class SetStatus:
         return References(accounts={self.account_id}, closed_accounts=closed)
 
 
+@dataclass(frozen=True, slots=True)
+class SetLimits:
+    """Set the limits of an account; without a daily debit limit (None) debits are only limited by what is available."""
+
+    account_id: str
+    overdraft_limit: int
+    daily_debit_limit: int | None
+
+    @property
+    def references(self) -> References:
+        """The account."""
+        return References(accounts={self.account_id})
+
+
 Command = (
     OpenAccount
     | Deposit
@@ -192,6 +206,7 @@ Command = (
     | ExtendHold
     | ReleaseHold
     | SetStatus
+    | SetLimits
 )
 
 

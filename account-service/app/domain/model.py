@@ -7,8 +7,11 @@ from typing import Any
 from shared.currencies import decimals
 from shared.ids import rfc3339
 
-# Half of what a database bigint can hold, so that the sum of two balances does not overflow.
-MAX_BALANCE = 4 * 10**18
+# Balances and available amounts of customers stay below 2^53, which every JSON parser reads exactly.
+MAX_BALANCE = 8 * 10**15
+MAX_LIMIT = 10**15
+# A cash account is the counterparty of all deposits in its currency: half of what a database bigint can hold.
+MAX_CASH_BALANCE = 4 * 10**18
 # Maximum time between the placing of a hold and its expiry.
 MAX_HOLD_SECONDS = 365 * 86400
 # Maximum number of holds that the refusal to close an account names.
@@ -30,11 +33,17 @@ class Account:
     held: int
     seq: int
     created_at: datetime
+    # None: never set.
+    overdraft_limit: int | None = None
+    daily_debit_limit: int | None = None
+    # Debits that count towards the daily limit, and since when; None without such a limit.
+    debited: int | None = None
+    debited_since: datetime | None = None
 
     @property
     def available(self) -> int:
-        """The amount that can be spent: the balance less active holds."""
-        return self.balance - self.held
+        """The amount that can be spent: the balance less active holds, plus the overdraft limit."""
+        return self.balance - self.held + (self.overdraft_limit or 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +126,8 @@ def account_data(account: Account) -> dict[str, Any]:
         "balance": account.balance,
         "held": account.held,
         "available": account.available,
+        "overdraft_limit": account.overdraft_limit or 0,
+        "daily_debit_limit": account.daily_debit_limit,
         "seq": account.seq,
         "created_at": rfc3339(account.created_at),
     }

@@ -26,6 +26,8 @@ class UnitOfWork:
     entries: list[Entry] = field(default_factory=list)
     opened_accounts: list[Account] = field(default_factory=list)
     changed_accounts: set[str] = field(default_factory=set)
+    # Those of the changed accounts whose limits or counted debits have changed.
+    changed_limits: set[str] = field(default_factory=set)
     # Including those placed.
     changed_holds: set[str] = field(default_factory=set)
     placed_holds: set[str] = field(default_factory=set)
@@ -35,13 +37,16 @@ class UnitOfWork:
     def savepoint(self, account_ids: Set[str]) -> "Savepoint":
         """Return the state before transfers between these accounts, for `roll_back`."""
         known = account_ids & self.accounts.keys()
-        states = {id_: (self.accounts[id_].balance, self.accounts[id_].seq) for id_ in known}
-        return Savepoint(states, account_ids & self.changed_accounts, len(self.transactions), len(self.entries))
+        states = {id_: _state(self.accounts[id_]) for id_ in known}
+        changed = account_ids & self.changed_accounts, account_ids & self.changed_limits
+        return Savepoint(states, *changed, len(self.transactions), len(self.entries))
 
     def roll_back(self, savepoint: "Savepoint") -> None:
         """Undo the transfers since a savepoint."""
         for id_, state in savepoint.accounts.items():
-            self.accounts[id_].balance, self.accounts[id_].seq = state
+            account = self.accounts[id_]
+            account.balance, account.seq, account.debited, account.debited_since = state
+        self.changed_limits -= savepoint.accounts.keys() - savepoint.changed_limits
         self.changed_accounts -= savepoint.accounts.keys() - savepoint.changed_accounts
         for transaction in self.transactions[savepoint.transactions :]:
             del self.originals[transaction.id]
@@ -49,11 +54,20 @@ class UnitOfWork:
         del self.entries[savepoint.entries :]
 
 
+_State = tuple[int, int, int | None, datetime | None]
+
+
+def _state(account: Account) -> _State:
+    """Return what transfers change."""
+    return account.balance, account.seq, account.debited, account.debited_since
+
+
 @dataclass(frozen=True, slots=True)
 class Savepoint:
-    """Balance and `seq` of accounts, which of them have changed, and how much has been posted."""
+    """The state of accounts, which of them have changed, and how much has been posted."""
 
-    accounts: dict[str, tuple[int, int]]
+    accounts: dict[str, _State]
     changed_accounts: Set[str]
+    changed_limits: Set[str]
     transactions: int
     entries: int

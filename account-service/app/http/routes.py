@@ -42,7 +42,7 @@ ACCOUNT_LINKS = {
     "get": link("get", ACCOUNT),
     **{action: link("post", f"{ACCOUNT}/{action}") for action in ("deposits", "withdrawals")},
     "hold": link("post", f"{ACCOUNT}/holds"),
-    **{action: link("post", f"{ACCOUNT}/{action}") for action in ("freeze", "unfreeze", "close")},
+    **{action: link("post", f"{ACCOUNT}/{action}") for action in ("freeze", "unfreeze", "close", "limits")},
     "holds": link("get", f"{ACCOUNT}/holds"),
     "balance": link("get", f"{ACCOUNT}/balance"),
     "pay": link("post", "/api/v1/transfers", body="from_account"),

@@ -31,7 +31,7 @@ VIOLATIONS = Counter(
 # Of the triggers and of the tables (app.models). Initialized to 0, so that increase() sees the first violation of each.
 CONSTRAINTS = (
     *("double_entry", "balance_of_last_entry", "append_only", "reversals_within_original"),
-    *("customer_balance_not_negative", "held_is_covered"),
+    *("balance_within_overdraft", "held_is_covered"),
     *("known_kind", "known_status", "amount_is_positive", "two_accounts", "seq_starts_at_one", "hold_is_positive"),
     *("capture_within_hold", "known_hold_status"),
 )

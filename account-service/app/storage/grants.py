@@ -3,7 +3,8 @@
 from shared.db.grants import Grants
 
 GRANTS: Grants = {
-    "accounts": "SELECT, INSERT, UPDATE (status, balance, held, seq, updated_at)",
+    "accounts": "SELECT, INSERT, UPDATE (status, balance, held, seq, updated_at, overdraft_limit, daily_debit_limit,"
+    " debited, debited_since)",
     # Posted transactions and entries are immutable.
     "transactions": "SELECT, INSERT",
     "entries": "SELECT, INSERT",

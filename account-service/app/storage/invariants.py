@@ -19,9 +19,11 @@ VIOLATION_QUERIES: Mapping[str, str] = {
         SELECT account_id FROM (SELECT account_id, balance_after,
         sum(amount) OVER (PARTITION BY account_id ORDER BY seq) AS running FROM entries) chain
         WHERE balance_after <> running""",
-    "a customer's balance is negative": """
-        SELECT account_id FROM entries e JOIN accounts a ON a.id = e.account_id
-        WHERE a.kind = 'customer' AND e.balance_after < 0""",
+    # Of an account with an overdraft only the current balance: its limit may have been lowered.
+    "a customer's balance is below the overdraft limit": """
+        SELECT a.id FROM accounts a LEFT JOIN entries e ON e.account_id = a.id
+        AND e.balance_after < 0 AND a.overdraft_limit IS NULL
+        WHERE a.kind = 'customer' AND (e.seq IS NOT NULL OR a.balance < -coalesce(a.overdraft_limit, 0))""",
     "reversals exceed their transaction": """
         SELECT r.reverses FROM (SELECT reverses, sum(amount) AS total FROM transactions
         WHERE reverses IS NOT NULL GROUP BY reverses) r LEFT JOIN transactions t ON t.id = r.reverses

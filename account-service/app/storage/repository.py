@@ -30,6 +30,10 @@ _ACTOR_FIELDS = tuple(field.name for field in fields(Actor))
 _CHECK_VIOLATION = "23514"
 _transaction_values = attrgetter(*_TRANSACTION_FIELDS)
 _account_values = attrgetter(*_ACCOUNT_FIELDS)
+_CHANGES = ("id", "status", "balance", "held", "seq")
+_LIMITS = ("overdraft_limit", "daily_debit_limit", "debited", "debited_since")
+_changes = attrgetter(*_CHANGES)
+_limits = attrgetter(*_LIMITS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,8 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
     `posted_by` has the actor of each of its transactions.
     """
     opened = {account.id for account in unit.opened_accounts}
-    changed = [unit.accounts[account_id] for account_id in unit.changed_accounts - opened]
+    changed = [unit.accounts[account_id] for account_id in unit.changed_accounts - opened - unit.changed_limits]
+    limited = [unit.accounts[account_id] for account_id in unit.changed_limits - opened]
     return [
         Write(
             accounts,
@@ -182,10 +187,12 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
             ],
         ),
         Write.of(entries, _ENTRY_FIELDS, unit.entries),
+        Write(accounts, (*_CHANGES, "updated_at"), [(*_changes(account), now) for account in changed], key="id"),
+        # Apart, so that accounts without a limit cost nothing.
         Write(
             accounts,
-            ("id", "status", "balance", "held", "seq", "updated_at"),
-            [(account.id, account.status, account.balance, account.held, account.seq, now) for account in changed],
+            (*_CHANGES, *_LIMITS, "updated_at"),
+            [(*_changes(account), *_limits(account), now) for account in limited],
             key="id",
         ),
         *hold_rows.writes(

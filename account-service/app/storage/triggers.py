@@ -5,6 +5,10 @@ Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006 and 0009 (CHECK_REVERS
 change of behaviour needs a new migration. Databases that were migrated before keep the messages of that time.
 """
 
+# Checks of accounts (migration 0011).
+BALANCE_WITHIN_OVERDRAFT = "kind = 'cash' OR balance >= -coalesce(overdraft_limit, 0)"
+HELD_IS_COVERED = "held >= 0 AND (kind = 'cash' OR held <= balance + coalesce(overdraft_limit, 0))"
+
 # SQLSTATE of a violation; no error class of PostgreSQL begins with B.
 VIOLATION = "BK001"
 
