@@ -4,7 +4,7 @@ Format: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json
 """
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -13,6 +13,15 @@ from shared.ids import new_id, rfc3339
 BATCH_MEDIA_TYPE = "application/cloudevents-batch+json"
 
 Event = dict[str, Any]
+
+
+# Not an enumeration: consumers must accept the types of later releases.
+TransactionType = Annotated[
+    str,
+    Field(
+        description="deposit, withdrawal, transfer, reversal, capture or hold (refused only); later releases may add types.",
+    ),
+]
 
 
 class EventData(BaseModel):
@@ -44,7 +53,7 @@ class EntryPosted(EventData):
     """One entry of a posted transaction; a negative `amount` is a debit."""
 
     transaction_id: str
-    type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture"]
+    type: TransactionType
     account_id: str
     counterparty: str = Field(description="Id of the other account of the transaction.")
     amount: int
@@ -60,7 +69,7 @@ class TransactionRefused(EventData):
     """A money movement that the ledger refused to post; `direction` is its direction for the account."""
 
     transaction_id: str
-    type: Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
+    type: TransactionType
     code: str
     account_id: str
     counterparty: str | None

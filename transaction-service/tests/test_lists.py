@@ -78,3 +78,13 @@ async def test_statements_of_adjoining_periods_neither_overlap_nor_miss_entries(
     assert [statement.opening.balance for statement in found] == [0, 100, 550]
     assert [statement.closing.balance for statement in found] == [100, 550, 550]
     assert [line.reference for line in found[0].lines] == ["salary 100"]
+
+
+async def test_types_of_later_releases_are_shown(
+    ingestion: EventIngestion, service: TransactionService, ledger: Ledger
+):
+    account = ledger.open()
+    returned = ledger.move(ledger.cash, account, 5, "return")
+    await ingestion.apply(ledger.events, [])
+    listing = await service.transactions(ALICE, TransactionFilter("alice"), None, 50)
+    assert [(item["id"], item["type"]) for item in listing.items] == [(returned, "return")]
