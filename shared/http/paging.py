@@ -39,11 +39,12 @@ def decode_cursor(cursor: str) -> str:
         raise Problem("validation-failed", "Invalid cursor; use `next_cursor` of the previous page.", errors) from error
 
 
-def page(items: list[dict[str, Any]], limit: int, **fields: Any) -> Response:
+def page(items: list[dict[str, Any]], limit: int, continue_after: str | None = None, **fields: Any) -> Response:
     """Return a response with one page of items and additional fields.
 
-    If `items` contains more than `limit` items, there is a next page.
+    If `items` contains more than `limit` items, there is a next page; also after the id `continue_after`, if given.
     """
-    following = encode_cursor(items[limit - 1]["id"]) if len(items) > limit else None
+    last_id = items[limit - 1]["id"] if len(items) > limit else continue_after
+    following = encode_cursor(last_id) if last_id is not None else None
     content = orjson.dumps({"items": items[:limit], "next_cursor": following, **fields})
     return Response(content, media_type="application/json")

@@ -54,7 +54,8 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "method-not-allowed": Advice("the resource does not support this method", "use a method of the `Allow` header"),
     "insufficient-funds": Advice(
-        "`available` (balance minus holds plus overdraft limit) is less than the amount", "reduce the amount or deposit money first"
+        "`available` (balance minus holds plus overdraft limit) is less than the amount",
+        "reduce the amount or deposit money first",
     ),
     "account-frozen": Advice("the account can receive money but not pay", "ask an operator to unfreeze it"),
     "account-closed": Advice("the account is closed permanently", "use another account"),

@@ -77,14 +77,44 @@ async def list_transactions(
     type_: Annotated[schemas.TransactionType | None, Query(alias="type", description="Filter by type.")] = None,
     start: From = None,
     end: To = None,
+    reference: Annotated[
+        schemas.Reference | None, Query(description="Search an account for this exact reference.")
+    ] = None,
+    counterparty: Annotated[
+        Identifier | None, Query(description="Search an account for transactions with this account.")
+    ] = None,
+    min_amount: Annotated[
+        schemas.SearchedAmount | None, Query(description="Search an account for at least this amount, in minor units.")
+    ] = None,
+    max_amount: Annotated[
+        schemas.SearchedAmount | None, Query(description="Search an account for at most this amount, in minor units.")
+    ] = None,
+    code: Annotated[
+        schemas.Code | None, Query(description="Search an account for refusals with this problem code.")
+    ] = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
-    """List the transactions of the caller's accounts, newest first; operators see all."""
-    filter_ = TransactionFilter(None if caller.is_operator else caller.subject, account_id, type_, start, end)
+    """List the transactions of the caller's accounts, newest first; operators see all.
+
+    A page of a search in an account reads at most 10,000 entries: it may have few or no items and a `next_cursor`.
+    """
+    filter_ = TransactionFilter(
+        None if caller.is_operator else caller.subject,
+        account_id,
+        type_,
+        start,
+        end,
+        reference,
+        counterparty,
+        min_amount,
+        max_amount,
+        code,
+    )
     listing = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
     through = statements.timestamp_or_none(listing.complete_through)
-    return paging.page(listing.items, limit, complete=listing.complete, complete_through=through)
+    fields = {"complete": listing.complete, "complete_through": through}
+    return paging.page(listing.items, limit, listing.continue_after, **fields)
 
 
 @_reads.get(

@@ -1,11 +1,17 @@
 """Response bodies of the API."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, StringConstraints
 
 TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
+
+
+# As account-service accepts them.
+Reference = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+SearchedAmount = Annotated[int, Field(ge=0, le=10**15)]
+Code = Annotated[str, StringConstraints(pattern="^[a-z][a-z-]{0,39}$")]
 
 
 class EntryView(BaseModel):

@@ -14,7 +14,7 @@ from app.domain import completeness
 from app.domain.completeness import LedgerAccount, LedgerState
 from app.ledger_client import LedgerClient
 from app.statements import Line, Statement
-from app.storage import ranges, queries
+from app.storage import queries, ranges, search
 from app.storage.queries import TransactionFilter
 from shared.db.database import reader
 from shared.http.auth import Caller, require_operator
@@ -25,11 +25,15 @@ from shared.http.views import transaction_view
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of transactions, and whether the period is complete; before `complete_through` none is missing."""
+    """A page of transactions, and whether the period is complete; before `complete_through` none is missing.
+
+    `continue_after` is the id that a search has read last, if it has not read all entries.
+    """
 
     items: list[dict[str, Any]]
     complete: bool
     complete_through: datetime | None
+    continue_after: str | None
 
 
 class TransactionService:
@@ -43,18 +47,20 @@ class TransactionService:
     async def transactions(self, caller: Caller, filter_: TransactionFilter, before: str | None, limit: int) -> Listing:
         """Return the transactions of the caller's accounts (operators: all), newest first.
 
-        Raises Problem: not-found for another owner's account, or validation-failed for an empty period.
+        Raises Problem: not-found for another owner's account, or validation-failed for an empty period or range of
+        amounts, or a search without an account.
         """
         statements.check_period(filter_.start, filter_.end)
+        _check_search(filter_)
         end = filter_.end or utc_now()
         ledger = await self._ledger_state(filter_)
         async with self._engine.connect() as connection:
             if filter_.account_id is not None and not caller.is_operator:
                 await _visible_account(connection, caller, filter_.account_id, ledger)
             through = await _complete_through(connection, filter_, ledger)
-            rows = await queries.list_transactions(connection, filter_, before, limit)
+            rows, continue_after = await _rows(connection, filter_, before, limit)
             items = await _transaction_views(connection, caller, rows)
-        return Listing(items, through is not None and end <= through, through)
+        return Listing(items, through is not None and end <= through, through, continue_after)
 
     async def _ledger_state(self, filter_: TransactionFilter) -> LedgerState | None:
         """Query account-service for the last `seq` of the listed accounts."""
@@ -119,6 +125,24 @@ class TransactionService:
         """Compare all accounts now. Raises Problem: forbidden unless for an operator, or unavailable."""
         require_operator(caller)
         return await self._reconciler.reconcile()
+
+
+def _check_search(filter_: TransactionFilter) -> None:
+    if filter_.searches and filter_.account_id is None:
+        errors = [{"pointer": "/query/account_id", "detail": "required by the other filters"}]
+        raise Problem("validation-failed", "A search needs an account; send `account_id`.", errors)
+    if filter_.min_amount is not None and filter_.max_amount is not None and filter_.min_amount > filter_.max_amount:
+        errors = [{"pointer": "/query/max_amount", "detail": "less than `min_amount`"}]
+        raise Problem("validation-failed", "No amount is in the range; raise `max_amount`.", errors)
+
+
+async def _rows(
+    connection: AsyncConnection, filter_: TransactionFilter, before: str | None, limit: int
+) -> tuple[list[Row[Any]], str | None]:
+    """Return a page of transactions, and the id after which a search continues."""
+    if filter_.account_id is not None and (filter_.searches or filter_.type is not None):
+        return await search.search_transactions(connection, filter_, before, limit)
+    return await queries.list_transactions(connection, filter_, before, limit), None
 
 
 async def _complete_through(

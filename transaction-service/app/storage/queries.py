@@ -39,6 +39,18 @@ class TransactionFilter:
     type: str | None = None
     start: datetime | None = None
     end: datetime | None = None
+    reference: str | None = None
+    counterparty: str | None = None
+    # Of the amount without its sign.
+    min_amount: int | None = None
+    max_amount: int | None = None
+    code: str | None = None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the filter has a condition besides owner, account, type and time."""
+        conditions = (self.reference, self.counterparty, self.min_amount, self.max_amount, self.code)
+        return any(condition is not None for condition in conditions)
 
 
 async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:
