@@ -108,6 +108,15 @@ class TransactionFlagged(EventData):
     action: Literal["review", "freeze"]
 
 
+class LedgerSealed(EventData):
+    """A signed root of the Merkle tree of all posted transactions; the event's subject is the id of the root."""
+
+    size: int = Field(description="Number of transactions in the tree.")
+    root_hash: str = Field(description="Root hash (RFC 9162), in hexadecimal.")
+    checkpoint: str = Field(description="Root with its signatures, as a signed note.")
+    created_at: datetime
+
+
 DATA_MODELS: dict[str, type[EventData]] = {
     "bank.account.opened": AccountData,
     "bank.account.frozen": AccountData,
@@ -121,6 +130,7 @@ DATA_MODELS: dict[str, type[EventData]] = {
     "bank.hold.extended": HoldData,
     "bank.hold.voided": HoldData,
     "bank.hold.expired": HoldData,
+    "bank.ledger.sealed": LedgerSealed,
     "bank.transaction.flagged": TransactionFlagged,
 }
 

@@ -2,15 +2,18 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from functools import partial
 
 from fastapi import FastAPI
 
 from app import api, jobs
+from app.application.proofs import Proofs
 from app.application.queries import Queries
+from app.application.sealer import Sealer
 from app.application.snapshot import read_page
 from app.consumer import FlagHandler
-from app.http import audit_api, holds_api, internal_api
+from app.http import audit_api, holds_api, internal_api, ledger_api
 from app.models import outbox
 from app.service import AccountService
 from app.settings import AccountSettings
@@ -29,6 +32,7 @@ def create(settings: AccountSettings) -> Service:
     service = AccountService(engine, settings, runtime.relay.committed)
     queries = Queries(engine)
     secret = settings.service_token.get_secret_value()
+    sealer = Sealer(engine, settings.signer, timedelta(seconds=settings.ledger_root_seconds), runtime.relay.committed)
 
     CHECKED.labels("ledger").set_to_current_time()
     all_jobs: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}
@@ -38,6 +42,7 @@ def create(settings: AccountSettings) -> Service:
             settings.event_check_seconds,
             partial(jobs.run_in_turn, jobs.EventCheck(engine).run, jobs.HoldCheck(engine).run),
         ),
+        "ledger-sealer": (settings.ledger_seal_seconds, sealer.run),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),
     }
 
@@ -53,7 +58,7 @@ def create(settings: AccountSettings) -> Service:
     service_app = create_app(
         settings,
         "Accounts and the double-entry ledger.",
-        routes=[*api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES],
+        routes=[*api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES, *ledger_api.ROUTES],
         internal_routes=[
             feed.route(engine, outbox, secret),
             snapshot.route(engine, outbox, secret, read_page),
@@ -65,6 +70,7 @@ def create(settings: AccountSettings) -> Service:
     service_app.app.state.settings = settings
     service_app.app.state.service = service
     service_app.app.state.queries = queries
+    service_app.app.state.proofs = Proofs(engine, settings.ledger_root_seconds)
     service_app.app.state.runtime = runtime
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

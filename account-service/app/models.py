@@ -7,9 +7,12 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Index,
+    LargeBinary,
     MetaData,
+    SmallInteger,
     String,
     Table,
+    Text,
     Uuid,
     event,
     text,
@@ -161,6 +164,40 @@ audit_log = Table(
     ),
 )
 
+ledger_leaves = Table(
+    "ledger_leaves",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False, comment="from 0, without gaps"),
+    Column("transaction_id", _ID, nullable=False, unique=True),
+    Column("event_position", BigInteger, nullable=False, comment="position of the transaction's event in the outbox"),
+    Column("salt", LargeBinary(16), nullable=False),
+    Column("data", LargeBinary, nullable=False, comment="digests of the transaction and its entries"),
+)
+
+ledger_nodes = Table(
+    "ledger_nodes",
+    metadata,
+    Column("level", SmallInteger, primary_key=True, autoincrement=False, comment="8, 16, 24 …"),
+    Column("index", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary(32), nullable=False, comment="root of the complete subtree of 2^level leaves"),
+)
+
+ledger_roots = Table(
+    "ledger_roots",
+    metadata,
+    Column("id", _ID, primary_key=True, comment="UUIDv7: ids sort by time"),
+    Column("size", BigInteger, nullable=False, unique=True, comment="number of leaves"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Column("checkpoint", Text, nullable=False, comment="signed note"),
+)
+
+ledger_keys = Table(
+    "ledger_keys",
+    metadata,
+    Column("public_key", String(512), primary_key=True, comment="verifier key, also after it was replaced"),
+    Column("created_at", UtcDateTime, nullable=False),
+)
+
 idempotency_keys = idempotency.table(metadata)
 outbox = Outbox(metadata)
 inbox = Inbox(metadata)
@@ -169,6 +206,7 @@ for _statement in (
     *triggers.CHECK_ENTRIES,
     *triggers.APPEND_ONLY,
     triggers.append_only("audit_log"),
+    *map(triggers.append_only, triggers.TRANSPARENCY_LOG),
     *triggers.CHECK_REVERSALS,
 ):
     # DDL() applies % formatting.

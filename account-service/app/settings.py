@@ -1,7 +1,8 @@
 """Settings of account-service."""
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 
+from app.transparency.checkpoints import Signer
 from shared.runtime.settings import ServiceSettings
 
 
@@ -45,4 +46,34 @@ class AccountSettings(ServiceSettings):
         description="Interval between comparisons of new transactions with their events, and of changed holds with the "
         "held money of their accounts, in seconds.",
     )
+    ledger_signing_key: SecretStr = Field(
+        SecretStr(""),
+        description="Ed25519 private key in PEM (PKCS #8) that signs the roots of the ledger; empty: none are "
+        "published. During a rotation, the new key followed by the old one: both sign.",
+    )
+    ledger_origin: str = Field(
+        "bank.example/ledger",
+        pattern="^[!-*,-~]+$",
+        max_length=255,
+        description="Name of this ledger in its signed roots, unique among ledgers.",
+    )
+    ledger_seal_seconds: float = Field(
+        1.0, gt=0, description="Interval between passes that add posted transactions to the Merkle tree, in seconds."
+    )
+    ledger_root_seconds: float = Field(
+        10.0, gt=0, description="Minimum interval between two signed roots of the ledger, in seconds."
+    )
     idempotency_retention_days: int = Field(30, ge=1, description="Retention of idempotency keys, in days.")
+
+    @property
+    def signer(self) -> Signer | None:
+        """The signer of the ledger's roots; None without a key."""
+        pem = self.ledger_signing_key.get_secret_value()
+        return Signer(self.ledger_origin, pem) if pem else None
+
+    @field_validator("ledger_signing_key")
+    @classmethod
+    def _usable_key(cls, value: SecretStr) -> SecretStr:
+        if value.get_secret_value():
+            Signer("", value.get_secret_value())
+        return value

@@ -34,6 +34,9 @@ STRANGERS = {
     ("POST", "/api/v1/accounts/{id}/close"): 403,
     ("POST", "/api/v1/accounts/{id}/limits"): 403,
     ("GET", "/api/v1/audit"): 403,
+    ("GET", "/api/v1/ledger/roots"): 200,
+    ("GET", "/api/v1/ledger/consistency"): 422,
+    ("GET", "/api/v1/transactions/{id}/proof"): 404,
 }
 
 
@@ -75,7 +78,8 @@ class AliceResources:
 
     def path(self, template: str) -> str:
         """Return the path of one of the resources."""
-        return template.replace("{id}", self.hold if "/holds/{id}" in template else self.account)
+        resources = {"holds": self.hold, "transactions": self.transfer}
+        return template.replace("{id}", resources.get(template.split("/")[3], self.account))
 
 
 @pytest.fixture

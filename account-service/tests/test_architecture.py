@@ -14,7 +14,7 @@ LAYERS = {
     "interfaces": [["api", "consumer", "jobs"], ["http"], ["schemas"]],
     "application": [["service"], ["application"]],
     "decisions, storage": [["ledger", "storage"], ["decisions", "models"], ["storage.triggers"]],
-    "domain": [["domain", "prometheus", "settings"]],
+    "domain": [["domain", "prometheus", "settings"], ["transparency"]],
 }
 RANKS = [rank for ranks in LAYERS.values() for rank in ranks]
 DETERMINISTIC = ["ledger", "decisions", "domain"]

@@ -22,7 +22,8 @@ DOCUMENTED = {
     *("POST /api/v1/accounts/{id}/deposits", "POST /api/v1/accounts/{id}/withdrawals"),
     *("POST /api/v1/transfers", "POST /api/v1/transfers:batch", "POST /api/v1/reversals"),
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
-    "GET /api/v1/accounts/{id}/balance",
+    *("GET /api/v1/accounts/{id}/balance", "GET /api/v1/transactions/{id}/proof"),
+    *("GET /api/v1/ledger/roots", "GET /api/v1/ledger/consistency"),
     *("GET /api/v1/accounts/{id}/holds", "GET /api/v1/holds/{id}", "POST /api/v1/holds/{id}/extensions"),
     "POST /api/v1/accounts/{id}/limits",
     *("POST /api/v1/accounts/{id}/freeze", "POST /api/v1/accounts/{id}/unfreeze", "POST /api/v1/accounts/{id}/close"),
@@ -35,7 +36,8 @@ KEYLESS = ("/freeze", "/unfreeze", "/close", "/limits")
 @pytest.fixture(scope="module")
 def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a running account-service."""
-    with serving("account-service", tmp_path_factory.mktemp("contract"), lab) as url:
+    key = str(lab.secrets.ledger_key)
+    with serving("account-service", tmp_path_factory.mktemp("contract"), lab, LEDGER_SIGNING_KEY_FILE=key) as url:
         yield url
 
 

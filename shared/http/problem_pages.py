@@ -87,6 +87,10 @@ ADVICE: Mapping[str, Advice] = {
         "reduce the amount, wait until midnight UTC, or ask an operator to raise the limit",
     ),
     "balance-limit": Advice("the balance would exceed the maximum of an account", "use another account"),
+    "not-sealed": Advice(
+        "the transaction is posted, but no signed root of the ledger covers it yet",
+        "request its proof after `Retry-After` seconds",
+    ),
     "request-in-progress": Advice(
         "the first request with this key is still in progress", "retry after `Retry-After` seconds"
     ),

@@ -44,6 +44,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "overdraft-in-use": ProblemType(409, "Overdraft in use"),
     "daily-limit-exceeded": ProblemType(409, "Daily debit limit exceeded"),
     "balance-limit": ProblemType(409, "Balance limit exceeded"),
+    "not-sealed": ProblemType(409, "Transaction not sealed yet"),
     "request-in-progress": ProblemType(409, "Request with this key in progress"),
     "events-pruned": ProblemType(410, "Events pruned"),
     "payload-too-large": ProblemType(413, "Request body too large"),

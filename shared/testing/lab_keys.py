@@ -33,11 +33,12 @@ DEFAULT_TTL = 12 * 3600
 
 @dataclass(frozen=True, slots=True)
 class LabSecrets:
-    """Paths of the secrets."""
+    """Paths of the secrets; `key` signs tokens, `ledger_key` the roots of the ledger."""
 
     key: Path
     jwks: Path
     service_token: Path
+    ledger_key: Path
 
 
 def var_dir() -> Path:
@@ -48,12 +49,14 @@ def var_dir() -> Path:
 def ensure(directory: Path) -> LabSecrets:
     """Create missing secrets and return their paths. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    files = LabSecrets(directory / "lab-key.pem", directory / "jwks.json", directory / "service-token")
-    if not files.key.exists():
-        pem = Ed25519PrivateKey.generate().private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        _create(files.key, pem)
+    names = ("lab-key.pem", "jwks.json", "service-token", "ledger-key.pem")
+    files = LabSecrets(*(directory / name for name in names))
+    for key in (files.key, files.ledger_key):
+        if not key.exists():
+            pem = Ed25519PrivateKey.generate().private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+            _create(key, pem)
     if not files.service_token.exists():
         _create(files.service_token, secrets.token_urlsafe(32).encode())
     if not files.jwks.exists():

@@ -56,3 +56,8 @@ IMBALANCE = Gauge(
     ["currency"],
     registry=REGISTRY,
 )
+SEALED = Counter(
+    "bank_ledger_sealed_transactions",
+    "Posted transactions that were added to the ledger's Merkle tree.",
+    registry=REGISTRY,
+)

@@ -1,5 +1,6 @@
 """Privileges of the service's role in its database (shared/db/grants.py)."""
 
+from app.storage.triggers import TRANSPARENCY_LOG
 from shared.db.grants import Grants
 
 GRANTS: Grants = {
@@ -10,6 +11,8 @@ GRANTS: Grants = {
     "entries": "SELECT, INSERT",
     # So are audit entries.
     "audit_log": "SELECT, INSERT",
+    # So is the transparency log.
+    **dict.fromkeys(TRANSPARENCY_LOG, "SELECT, INSERT"),
     "holds": "SELECT, INSERT, UPDATE (status, amount, placed_amount, captured_amount, transaction_id, expires_at)",
     # Old keys are deleted.
     "idempotency_keys": "SELECT, INSERT, DELETE",

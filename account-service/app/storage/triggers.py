@@ -1,8 +1,9 @@
 """PostgreSQL triggers that reject inconsistent batches and changes of posted rows, whichever version writes them.
 
 A batch that posts an entry twice, omits one or changes a balance without an entry is rejected and changes nothing.
-Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006 and 0009 (CHECK_REVERSALS) execute these statements, so a
-change of behaviour needs a new migration. Databases that were migrated before keep the messages of that time.
+Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006, 0009 (CHECK_REVERSALS) and 0010 (TRANSPARENCY_LOG) execute
+these statements, so a change of behaviour needs a new migration. Databases that were migrated before keep the messages
+of that time.
 """
 
 # Checks of accounts (migration 0011).
@@ -57,6 +58,8 @@ def append_only(table: str) -> str:
 
 # Applies to the owner of the tables as well; the service's role has no such privileges. Inserts are not affected.
 APPEND_ONLY = (_REJECT_CHANGE, append_only("transactions"), append_only("entries"))
+# Tables that are append-only as well.
+TRANSPARENCY_LOG = ("ledger_leaves", "ledger_nodes", "ledger_roots", "ledger_keys")
 
 # For reversals alone, so that other transactions cost nothing. The lock lets concurrent reversals see each other.
 _CHECK_REVERSAL = f"""

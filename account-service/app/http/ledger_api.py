@@ -1,0 +1,75 @@
+"""The HTTP API of the transparency log: signed roots of the ledger, and proofs."""
+
+from typing import Annotated
+
+import orjson
+from fastapi import APIRouter, Depends, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import schemas
+from app.application.proofs import Proofs
+from app.http.routes import ID, id_of
+from shared.http import paging
+from shared.http.auth import Caller
+from shared.http.web import current_caller, documented_problems, link
+
+_MAX_SIZE = 2**63 - 1
+_Size = Annotated[int, Query(ge=1, le=_MAX_SIZE, description="Size of a root.")]
+
+_reads = APIRouter(prefix="/api/v1")
+
+
+def _proofs_of(request: Request) -> Proofs:
+    proofs: Proofs = request.app.state.proofs
+    return proofs
+
+
+@_reads.get(
+    "/ledger/roots",
+    response_model=schemas.RootPage,
+    responses={
+        200: {"links": {"older": link("get", "/api/v1/ledger/roots", cursor="/next_cursor")}},
+        **documented_problems(400, 401, 422, 500, 503),
+    },
+)
+async def list_roots(
+    request: Request,
+    _caller: Annotated[Caller, Depends(current_caller)],
+    limit: paging.Limit = paging.DEFAULT_LIMIT,
+    cursor: paging.Cursor = None,
+) -> Response:
+    """List the signed roots of the ledger, newest first, with all public keys."""
+    before = paging.decode_cursor(cursor) if cursor else None
+    roots, keys = await _proofs_of(request).roots(before, limit + 1)
+    return paging.page(roots, limit, public_keys=keys)
+
+
+@_reads.get(
+    "/ledger/consistency",
+    response_model=schemas.ConsistencyView,
+    responses=documented_problems(400, 401, 422, 500, 503),
+)
+async def get_consistency(
+    request: Request, _caller: Annotated[Caller, Depends(current_caller)], first: _Size, second: _Size
+) -> Response:
+    """Prove that the root of size `second` extends the one of size `first`: nothing before was altered."""
+    return _json(await _proofs_of(request).consistency(first, second))
+
+
+@_reads.get(
+    "/transactions/{id:uuid}/proof",
+    response_model=schemas.ProofView,
+    responses=documented_problems(400, 401, 404, 409, 422, 500, 503),
+    openapi_extra={"parameters": [ID]},
+)
+async def get_proof(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
+    """Prove that a signed root contains a transaction of the caller's; until there is one, the response is 409."""
+    return _json(await _proofs_of(request).inclusion(caller, id_of(request)))
+
+
+def _json(content: object) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
+
+
+ROUTES = _reads.routes
