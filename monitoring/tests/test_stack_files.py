@@ -7,6 +7,8 @@ from pathlib import Path
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 import yaml
 from sqlalchemy import make_url
 
@@ -26,6 +28,7 @@ STACK = {
     "AUTH_ISSUER": "issuer",
     "AUTH_AUDIENCE": "audience",
     "EVENTS_STREAM_BYTES": "1048576",
+    "LEDGER_ORIGIN": "bank.test/ledger",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
@@ -134,6 +137,14 @@ def test_missing_secrets_are_generated_and_differ(tmp_path: Path) -> None:
     made = stack_secrets.secret_values(tmp_path, {"jwks": "{}"})
     chosen = [value for name, value in made.items() if name.endswith(("_password", "_token"))]
     assert len(chosen) == len(set(chosen)) >= 10 and min(map(len, chosen)) >= 32
+
+
+def test_the_generated_signing_key_is_an_ed25519_key(tmp_path: Path) -> None:
+    made = [stack_secrets.secret_values(tmp_path, {"jwks": "{}"})["ledger_signing_key"] for _ in range(2)]
+    for pem in made:
+        key = serialization.load_pem_private_key(pem.encode(), password=None)
+        assert isinstance(key, Ed25519PrivateKey)
+    assert made[0] != made[1]
 
 
 def test_password_is_escaped_in_the_database_url(tmp_path: Path) -> None:

@@ -28,8 +28,9 @@ SECRETS = {
     }
     for name in ("account", "transaction")
 }
+SECRETS["account-service"]["ledger_signing_key"] = "ledger_signing_key"
 # Secrets that only take effect in the replicas: after a rollback, those of the deployed revision apply again.
-RESTORED = ("jwks", "service_token")
+RESTORED = ("jwks", "service_token", "ledger_signing_key")
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:

@@ -42,6 +42,7 @@ def provided_secrets(lab: lab_keys.LabSecrets) -> dict[str, str]:
     provided = {
         "jwks": lab.jwks.read_text(encoding="utf-8"),
         "service_token": lab.service_token.read_text(encoding="utf-8"),
+        "ledger_signing_key": lab.ledger_key.read_text(encoding="utf-8"),
         "synthetic_token": lab_keys.sign(lab.key, "rollout-service", "bank:synthetic", _SYNTHETIC_SECONDS),
     }
     if os.environ.get("TLS") == "1":

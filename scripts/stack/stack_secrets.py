@@ -10,6 +10,7 @@ of .env from the environment. Requires only Python: Ansible runs it on hosts, sc
 """
 
 import argparse
+import base64
 import json
 import os
 import re
@@ -36,6 +37,8 @@ _TLS_FILES = ("ca_certificate", "postgres_certificate", "postgres_key", "nats_ce
 _NATS_TLS = "tls { cert_file: /run/secrets/nats_certificate, key_file: /run/secrets/nats_key, handshake_first: true }\n"
 REVISIONS = "revisions"
 _Texts = Mapping[str, str]
+# The DER of an Ed25519 private key (PKCS #8, RFC 8410) before its 32 random bytes.
+_ED25519_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -62,6 +65,9 @@ def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None
     values = {"jwks": provided.get("jwks") or existing["jwks"], "service_token": value("service_token")}
     # A generated value is not a valid token: without one from the issuer, synthetic requests get 401.
     values["synthetic_token"] = value("synthetic_token")
+    values["ledger_signing_key"] = (
+        provided.get("ledger_signing_key") or existing.get("ledger_signing_key") or _new_signing_key()
+    )
     for name in ("postgres_password", "monitor_password", "autoscale_token", "grafana_admin_password"):
         values[name] = value(name)
     for name in _TLS_FILES:
@@ -90,6 +96,12 @@ def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None
         values[name] = provided.get(name) or _SINK
     _check(provided, values)
     return values
+
+
+def _new_signing_key() -> str:
+    """Return a new Ed25519 private key in PEM; Python alone has no other means to make one."""
+    content = base64.b64encode(_ED25519_PREFIX + secrets.token_bytes(32)).decode()
+    return f"-----BEGIN PRIVATE KEY-----\n{content}\n-----END PRIVATE KEY-----\n"
 
 
 def _check(provided: _Texts, values: _Texts) -> None:

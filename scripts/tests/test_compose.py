@@ -57,6 +57,7 @@ SECRETS = {
     "setup_events_url": {"nats-setup"},
     "monitor_password": {"postgres-exporter", "postgres-setup"},
     "service_token": _BANK | _MIGRATIONS,
+    "ledger_signing_key": _LEDGER | {"account-migrate"},
     "synthetic_token": {"rollout-service"},
     "autoscale_token": {"alertmanager", "grafana", "autoscale-service"},
     "grafana_admin_password": {"grafana"},

@@ -18,6 +18,7 @@ VARIABLES = {
     "AUTH_ISSUER": "issuer",
     "AUTH_AUDIENCE": "audience",
     "EVENTS_STREAM_BYTES": "1048576",
+    "LEDGER_ORIGIN": "bank.test/ledger",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }
@@ -46,7 +47,7 @@ def test_a_revision_is_a_hash_of_environment_and_secrets_alone() -> None:
 
 
 def test_a_secret_of_one_service_changes_the_revision_of_this_service_alone() -> None:
-    for name in ("account_database_url", "account_events_url"):
+    for name in ("account_database_url", "account_events_url", "ledger_signing_key"):
         changed = [service for service in SERVICES if revision(service, None, {name: "x"}) != revision(service)]
         assert changed == ["account-service"]
 
@@ -107,7 +108,7 @@ def test_a_folder_is_readable_for_containers_and_never_changes(tmp_path: Path) -
 def test_after_a_rollback_the_deployed_keys_apply_again(tmp_path: Path) -> None:
     folder = revisions.save(tmp_path, revisions.files(VARIABLES, VALUES, "account-service"))
     found = revisions.restored(tmp_path, folder.name)
-    assert found == {name: VALUES[name] for name in ("jwks", "service_token")}
+    assert found == {name: VALUES[name] for name in ("jwks", "service_token", "ledger_signing_key")}
     assert revisions.restored(tmp_path, "") == {} and revisions.restored(tmp_path, "0" * 64) == {}
     for name in ("../" + folder.name, folder.name + "\n", folder.name.upper(), "."):
         with pytest.raises(ValueError, match="is not a revision"):

@@ -128,6 +128,8 @@ class LocalStack:
         }
         if service == TRANSACTION:
             environment["ACCOUNT_SERVICE_URL"] = self.urls(ACCOUNT)[0]
+        else:
+            environment["LEDGER_SIGNING_KEY_FILE"] = str(self.secrets.ledger_key)
         return environment | self._extra_env
 
     # Start and stop -----------------------------------------------------------------------------------------------
