@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild up down backup restore ps logs images base-images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild verify-ledger export-ledger up down backup restore ps logs images base-images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -27,6 +27,13 @@ token: ## print a lab token: make token SUB=alice [SCOPE=bank:operator] [TTL=432
 rebuild: ## rebuild the history of the running bank from its events and its ledger
 	@scripts/local/bootstrap.sh run
 	@$(PYTHON_BIN) -m scripts.local.run --rebuild
+
+verify-ledger: ## verify that nobody altered the ledger of the running stack ([ROOTS=kept.json PUBLIC_KEYS=…])
+	@scripts/local/bootstrap.sh run
+	@scripts/ledger/verify_stack.sh
+
+export-ledger: ## print the ledger of the composed stack for scripts/ledger/verify_ledger.py, one row a line
+	@scripts/stack/compose.sh exec -T postgres psql -XAtq -v ON_ERROR_STOP=1 -U postgres account <scripts/ledger/export.sql
 
 up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
 	@scripts/stack/up.sh

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -25,8 +26,9 @@ from app.transparency.leaves import disclosures
 from scripts.ledger.verify_ledger import canonical, signed_root
 from shared.ids import new_id, utc_now
 from shared.messaging.outbox import Outbox
+from shared.messaging.relay import Relay
 from tests.support import ALICE, ledger_request, open_account, transfer
-from tests.test_tampering import AT_ONCE, SIGNER, new_key, seal
+from tests.test_tampering import AT_ONCE, SIGNER, new_key, seal, without_pause
 
 
 async def leaves_of(engine: AsyncEngine) -> list[Any]:
@@ -77,7 +79,7 @@ async def test_every_transaction_gets_one_leaf(service: AccountService, engine: 
 
 
 async def test_concurrent_sealers_leave_no_gaps_and_no_duplicates(service: AccountService, engine: AsyncEngine) -> None:
-    sealers = [Sealer(engine, SIGNER, AT_ONCE) for _ in range(3)]
+    sealers = [Sealer(engine, SIGNER, AT_ONCE, pause=without_pause) for _ in range(3)]
     stopped = False
 
     async def run(each: Sealer) -> None:
@@ -156,6 +158,25 @@ async def test_without_a_key_transactions_are_sealed_and_no_root_is_published(
     assert len(await leaves_of(engine)) == 3
     async with engine.connect() as connection:
         assert await transparency_log.last_checkpoint(connection) == (0, None)
+
+
+async def test_sealing_pauses_so_that_requests_are_served(service: AccountService, engine: AsyncEngine) -> None:
+    pauses: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    await post(service, 300)
+    await seal(engine)
+    before = len(await leaves_of(engine))
+    await post(service, 300)
+    while await Relay(engine, outbox, None, "test").step():
+        pass
+    started = time.monotonic()
+    await Sealer(engine, None, AT_ONCE, pause=pause).run()
+    took = time.monotonic() - started
+    assert len(await leaves_of(engine)) > before
+    assert len(pauses) >= 3 and sum(pauses) == pytest.approx(24 * took, rel=0.5), "4 % of the time"
 
 
 def test_during_a_rotation_both_keys_sign() -> None:

@@ -46,8 +46,10 @@ class Disclosure:
 
 def disclosures(transaction: Row, entries: Iterable[Row], salt: bytes) -> list[Disclosure]:
     """Return the disclosures of a transaction and its entries, in the order of their digests in the leaf."""
-    public = {name: value for name, value in transaction.items() if name in PUBLIC_COLUMNS}
-    internal = {name: value for name, value in transaction.items() if name not in PUBLIC_COLUMNS}
+    public: dict[str, Any] = {}
+    internal: dict[str, Any] = {}
+    for name, value in transaction.items():
+        (public if name in PUBLIC_COLUMNS else internal)[name] = value
     ordered = sorted(entries, key=lambda entry: (entry["account_id"], entry["seq"]))
     rows = [("transaction", public), ("internal", internal), *(("entry", entry) for entry in ordered)]
     return [
@@ -65,11 +67,11 @@ def _canonical(salt: bytes, index: int, kind: str, row: Row) -> bytes:
     # Each disclosure has its own salt: who knows one cannot guess the content of the others.
     own_salt = sha256(salt + bytes([index])).hexdigest()[: 2 * SALT_BYTES]
     # Without nulls: a column that is added later changes no earlier leaf.
-    columns = {name: _plain(value) for name, value in row.items() if value is not None}
-    return orjson.dumps([own_salt, kind, columns], option=orjson.OPT_SORT_KEYS)
+    columns = {name: value for name, value in row.items() if value is not None}
+    return orjson.dumps([own_salt, kind, columns], _plain, orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATETIME)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any) -> str:
     if isinstance(value, datetime):
         return rfc3339(value)
-    return value.hex() if isinstance(value, bytes) else value
+    raise TypeError(f"a column of type {type(value).__name__} has no canonical form")

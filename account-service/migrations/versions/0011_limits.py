@@ -11,7 +11,7 @@ from app.storage.triggers import BALANCE_WITHIN_OVERDRAFT, HELD_IS_COVERED
 from shared.db.database import UtcDateTime
 
 revision = "0011"
-down_revision = "0009"
+down_revision = "0010"
 
 _NOT_NEGATIVE = "kind = 'cash' OR balance >= 0"
 _HELD_WITHIN_BALANCE = "held >= 0 AND (kind = 'cash' OR held <= balance)"
