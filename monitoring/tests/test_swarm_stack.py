@@ -99,7 +99,7 @@ def test_secrets_of_a_configuration_are_named_after_their_revision() -> None:
     assert STACK["secrets"]["account-database_url-11111111"] == {
         "file": f"/srv/revisions/{'1' * 64}/secrets/database_url"
     }
-    assert STACK["secrets"]["jwks"] == {"file": "/srv/secrets/jwks"} and len(STACK["secrets"]) == 6
+    assert STACK["secrets"]["jwks"] == {"file": "/srv/secrets/jwks"} and len(STACK["secrets"]) == 7
     longest = max(len(secret) for secret in revisions.SECRETS["transaction-service"])
     assert len("bank-test-01234567_transaction--11111111") + longest <= 64
 

@@ -118,7 +118,7 @@ async def _new_leaves(connection: AsyncConnection, size: int, numbered: Sequence
     entries = [(position, event["data"]) for position, event in numbered if event["type"] == "bank.entry.posted"]
     keys = [(data["transaction_id"], data["account_id"], data["seq"]) for _, data in entries]
     posted = await transparency_log.unsealed(connection, keys)
-    leaves = []
+    leaves: list[Leaf] = []
     for position, data in entries:
         found = posted.pop(data["transaction_id"], None)
         if found is not None:
