@@ -33,6 +33,7 @@ def create(settings: AccountSettings) -> Service:
     queries = Queries(engine)
     secret = settings.service_token.get_secret_value()
     sealer = Sealer(engine, settings.signer, timedelta(seconds=settings.ledger_root_seconds), runtime.relay.committed)
+    runtime.outbox_readers.append(sealer.sealed)
 
     CHECKED.labels("ledger").set_to_current_time()
     all_jobs: Jobs = {"ledger-check": (settings.ledger_check_seconds, partial(jobs.measure_imbalance, queries))}

@@ -25,6 +25,7 @@ from app.transparency.checkpoints import Checkpoint, Signer
 from app.transparency.leaves import disclosures
 from scripts.ledger.verify_ledger import canonical, signed_root
 from shared.ids import new_id, utc_now
+from shared.messaging import retention
 from shared.messaging.outbox import Outbox
 from shared.messaging.relay import Relay
 from tests.support import ALICE, ledger_request, open_account, transfer
@@ -206,3 +207,21 @@ def test_the_service_and_the_verifier_have_the_same_canonical_form(columns: dict
     own_salt = public.text[2:34].decode(), internal.text[2:34].decode()
     assert own_salt[0] != own_salt[1]
     assert internal.text == canonical([own_salt[1], "internal", columns])
+
+
+async def test_pruning_keeps_what_is_not_sealed(service: AccountService, engine: AsyncEngine) -> None:
+    relay = Relay(engine, outbox, None, "account-service")
+    readers = [relay.published, Sealer(engine, SIGNER, timedelta(0)).sealed]
+
+    async def prune() -> int:
+        return await retention.prune(engine, outbox, readers, timedelta(days=-1))
+
+    await post(service, 3)
+    await relay.step()
+    assert await prune() == 0
+    await seal(engine)
+    await post(service, 1)
+    await relay.step()
+    assert await prune() > 0
+    await seal(engine)
+    await assert_sealed(engine)

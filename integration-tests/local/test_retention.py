@@ -36,7 +36,7 @@ def prune(bank: LocalBank, service: str, events_url: str) -> int:
         engine, outbox = create_engine(bank.stack.environment(service)["DATABASE_URL"]), Outbox(MetaData())
         relay = Relay(engine, outbox, NatsConnection(events_url) if events_url else None, service)
         try:
-            return await retention.prune(engine, outbox, relay, timedelta(0))
+            return await retention.prune(engine, outbox, [relay.published], timedelta(0))
         finally:
             await engine.dispose()
 

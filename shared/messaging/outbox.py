@@ -120,13 +120,13 @@ class Outbox:
         before_first = select(rows.c.position - rows.c.size).where(rows.c.position.is_not(None))
         return await connection.scalar(before_first.order_by(rows.c.position).limit(1)) or 0
 
-    async def prune(self, connection: AsyncConnection, *, before: datetime, published: int, limit: int) -> int:
+    async def prune(self, connection: AsyncConnection, *, before: datetime, read: int, limit: int) -> int:
         """Delete up to `limit` rows with the lowest positions that are older than `before`; return their number.
 
-        Rows after the position `published` are kept, and so is the last one: the next position follows from it.
+        Rows after the position `read` are kept, and so is the last one: the next position follows from it.
         """
         rows = self.rows
-        last = min(published, await self.head(connection) - 1)
+        last = min(read, await self.head(connection) - 1)
         oldest = select(rows.c.position, rows.c.created_at).where(rows.c.position <= last)
         # Up to the first row that is too recent, so that positions have no gaps.
         old = itertools.takewhile(

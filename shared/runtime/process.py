@@ -61,6 +61,7 @@ class Runtime:
         is_broker = url.startswith(("nats://", "tls://"))
         self.bus = NatsConnection(url, settings.events_ca, settings.events_stream_bytes) if is_broker else None
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
+        self.outbox_readers: list[retention.Reader] = [self.relay.published]
         self.tasks: list[asyncio.Task[None]] = []
         watch_pool(self.engine)
         tracing.trace_statements(self.engine)
@@ -119,7 +120,8 @@ class Runtime:
             work["relay"] = self.relay.run()
             own_jobs |= stable_jobs
             if days := self.settings.outbox_retention_days:
-                prune = partial(retention.prune, self.engine, self._outbox, self.relay, timedelta(days=days))
+                age = timedelta(days=days)
+                prune = partial(retention.prune, self.engine, self._outbox, self.outbox_readers, age)
                 own_jobs["outbox-retention"] = (_RETENTION_SECONDS, prune)
             consumers = [Consumer(source, handler) for source in sources]
             CONSUMER_LAG.set_function(lambda: max((consumer.lag_seconds() for consumer in consumers), default=0.0))

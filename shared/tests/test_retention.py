@@ -40,7 +40,7 @@ async def append_at(engine: AsyncEngine, time: datetime, *items: Event) -> None:
 
 async def prune(engine: AsyncEngine, bus: FakeBus | None = None) -> int:
     """Delete events that are older than a week."""
-    return await retention.prune(engine, outbox, Relay(engine, outbox, bus, "test"), WEEK)
+    return await retention.prune(engine, outbox, [Relay(engine, outbox, bus, "test").published], WEEK)
 
 
 async def positions(engine: AsyncEngine) -> list[int]:
@@ -190,7 +190,7 @@ async def test_what_is_pruned_while_a_consumer_catches_up_does_not_stop_it(
         async for page in pages():
             yield page
         await append_at(pruned_engine, RECENT, event("e9"))
-        await retention.prune(pruned_engine, outbox, Relay(pruned_engine, outbox, None, "test"), -WEEK)
+        await retention.prune(pruned_engine, outbox, [Relay(pruned_engine, outbox, None, "test").published], -WEEK)
 
     monkeypatch.setattr(source, "snapshot", slow_pages)
     handler = InMemoryHandler()

@@ -70,6 +70,10 @@ class Sealer:
         if self._after >= head:
             CHECKED.labels("sealer").set_to_current_time()
 
+    async def sealed(self, connection: AsyncConnection) -> int:
+        """Return the position of the event of the last leaf, before which everything is sealed."""
+        return (await transparency_log.end(connection))[1]
+
     async def _seal(self) -> bool:
         """Append the leaves of some events; return False if another replica is sealing."""
         async with write_transaction(self._engine) as connection:
