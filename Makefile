@@ -33,7 +33,7 @@ verify-ledger: ## verify that nobody altered the ledger of the running stack ([R
 	@scripts/ledger/verify_stack.sh
 
 export-ledger: ## print the ledger of the composed stack for scripts/ledger/verify_ledger.py, one row a line
-	@scripts/stack/compose.sh exec -T postgres psql -XAtq -v ON_ERROR_STOP=1 -U postgres account <scripts/ledger/export.sql
+	@scripts/ledger/export_stack.sh
 
 up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offline SWARM=1; more in .env)
 	@scripts/stack/up.sh

@@ -17,7 +17,7 @@ else
     . scripts/stack/stack_env.sh
     ledger=$(mktemp) signing_key=$VAR_DIR/docker/secrets/ledger_signing_key origin=$LEDGER_ORIGIN
     trap 'rm -f "$ledger"' EXIT
-    docker compose exec -T postgres psql -XAtq -v ON_ERROR_STOP=1 -U postgres account <scripts/ledger/export.sql >"$ledger"
+    scripts/ledger/export_stack.sh >"$ledger"
 fi
 for key in ${PUBLIC_KEYS:-$(PYTHONPATH=account-service:. $python -m app.public_keys "$origin" <"$signing_key")}; do
     arguments+=(--key "$key")
