@@ -1,6 +1,6 @@
 """Send requests that try to exhaust resources to a composed stack under customer load.
 
-    make drills DRILL=hostile [ARGS="--again 4 --rate 20 --only bodies,heads,statements,refusals,deaths"]
+    make drills DRILL=hostile [ARGS="--repeats 4 --rate 20 --only bodies,heads,statements,refusals,deaths"]
 
 The drill sends bodies close to 1 MiB (unknown fields, deep nesting, long integers, repeated names) to every route, long
 queries and headers, 2, 4 and 20 concurrent requests for the statement of an account with 100,000 entries, and batches
@@ -212,10 +212,10 @@ class HostileDrill:
             info(f"  peak memory of {service} in MB: {peaks_mb}")
 
 
-def send_bodies(drill: HostileDrill, again: int) -> None:
+def send_bodies(drill: HostileDrill, repeats: int) -> None:
     """Bodies that are expensive to parse, on every route."""
     account = drill.bank.open_account(subject="mallory")
-    responses = drill.attack("bodies", lambda: drill.send_all(bodies(account, again), CONCURRENT))
+    responses = drill.attack("bodies", lambda: drill.send_all(bodies(account, repeats), CONCURRENT))
     drill.check_no_server_errors("bodies", responses)
     for name, one in sorted({one.name: one for one in sorted(responses, key=lambda one: one.seconds)}.items()):
         info(f"  {name}: {one.status}, {one.bytes} bytes, at most {one.seconds:.2f} s")
@@ -225,14 +225,14 @@ def send_bodies(drill: HostileDrill, again: int) -> None:
     drill.print_memory()
 
 
-def send_heads(drill: HostileDrill, again: int) -> None:
+def send_heads(drill: HostileDrill, repeats: int) -> None:
     """Queries and headers of the maximum length."""
     account = drill.bank.open_account(subject="mallory")
-    responses = drill.attack("heads", lambda: drill.send_all(heads(account) * again, CONCURRENT))
+    responses = drill.attack("heads", lambda: drill.send_all(heads(account) * repeats, CONCURRENT))
     drill.check_no_server_errors("heads", responses)
 
 
-def read_statements(drill: HostileDrill, _again: int) -> None:
+def read_statements(drill: HostileDrill, _repeats: int) -> None:
     """2, 4 and 20 concurrent statements of 100,000 entries."""
     bank = drill.bank
     account, other = bank.open_account(1, "mallory"), bank.open_account(subject="mallory")
@@ -259,7 +259,7 @@ def read_statements(drill: HostileDrill, _again: int) -> None:
     drill.print_memory()
 
 
-def send_refused_batches(drill: HostileDrill, _again: int) -> None:
+def send_refused_batches(drill: HostileDrill, _repeats: int) -> None:
     """Batches of 1,000 transfers without funds."""
     account, other = drill.bank.open_account(subject="mallory"), drill.bank.open_account(subject="mallory")
     requests = [refused_batch(account, other) for _ in range(BATCHES)]
@@ -272,7 +272,7 @@ def send_refused_batches(drill: HostileDrill, _again: int) -> None:
     )
 
 
-def send_queries_of_death(drill: HostileDrill, _again: int) -> None:
+def send_queries_of_death(drill: HostileDrill, _repeats: int) -> None:
     """A release that queries of death crash: each crashes at most two replicas, and customers are served."""
     bank = drill.bank
     release = bank.inspect("{{.Config.Image}}", bank.containers("account-service")[0])[0]
@@ -311,7 +311,7 @@ ROUNDS: dict[str, Callable[[HostileDrill, int], None]] = {
 def main() -> int:
     """Start a stack, run the attacks, and stop the stack."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--again", type=int, default=4, help="number of times each request is sent (default 4)")
+    parser.add_argument("--repeats", type=int, default=4, help="number of times each request is sent (default 4)")
     parser.add_argument("--rate", type=float, default=20, help="customers' requests per second (default 20)")
     parser.add_argument("--only", metavar="ROUND,…", help=f"some of: {', '.join(ROUNDS)}")
     options = parser.parse_args()
@@ -325,7 +325,7 @@ def main() -> int:
             services = set(bank.compose("ps", "--services").split())
             # Saves CPU, and the autoscaler must not replace replicas.
             bank.compose("stop", "--timeout", "5", *sorted(services - set(_NEEDED)))
-            all_met = attack_all(bank, [name for name in ROUNDS if name in selected], options.again, options.rate)
+            all_met = attack_all(bank, [name for name in ROUNDS if name in selected], options.repeats, options.rate)
         finally:
             bank.close()
             subprocess.run(
@@ -337,13 +337,13 @@ def main() -> int:
     )
 
 
-def attack_all(bank: ComposedBank, rounds: Sequence[str], again: int, rate: float) -> bool:
+def attack_all(bank: ComposedBank, rounds: Sequence[str], repeats: int, rate: float) -> bool:
     """Run rounds under customer load; return whether every threshold is met."""
     with customers(bank, rate) as load:
         drill = HostileDrill(bank, load)
         for name in rounds:
             info(f"{name}: {str(ROUNDS[name].__doc__).rstrip('.')}")
-            ROUNDS[name](drill, again)
+            ROUNDS[name](drill, repeats)
     assert_no_duplicate_transfers(bank, load)
     info(f"ledger consistent after {load.sent} requests of customers")
     return drill.all_met

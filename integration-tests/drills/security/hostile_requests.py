@@ -111,8 +111,8 @@ def invalid_batches(account: str) -> dict[str, bytes]:
     }
 
 
-def bodies(account: str, again: int) -> list[CraftedRequest]:
-    """Return all requests with bodies, each `again` times, grouped by kind."""
+def bodies(account: str, repeats: int) -> list[CraftedRequest]:
+    """Return all requests with bodies, each `repeats` times, grouped by kind."""
     many = b"{" + unknown_fields(KEYS_ON_ANY_ROUTE) + b"}"
     made: list[tuple[str, str, str, bytes]] = [
         *((name, "POST", "/transfers", body) for name, body in invalid_transfers(account).items()),
@@ -121,7 +121,7 @@ def bodies(account: str, again: int) -> list[CraftedRequest]:
         *(("60,000 keys on any route", "GET", path, many) for path in get_paths(account)),
     ]
     assert all(len(body) < 1024 * 1024 for *_, body in made), "NGINX would reject it before the service"
-    return [CraftedRequest(name, method, path, body) for name, method, path, body in made for _ in range(again)]
+    return [CraftedRequest(name, method, path, body) for name, method, path, body in made for _ in range(repeats)]
 
 
 def heads(account: str) -> list[CraftedRequest]:
