@@ -115,7 +115,7 @@ async def test_an_account_is_known_from_any_of_its_events(
         {"amount": 2**63},
         {"seq": None},
         {"account_id": "not-an-id"},
-        {"type": "gift"},
+        {"type": 1},
         {"created_at": "2026-11-20T12:00:00"},
     ],
 )
