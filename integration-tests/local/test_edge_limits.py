@@ -133,7 +133,10 @@ def test_an_oversized_body_is_rejected(make_edge: MakeEdge, chunked: bool) -> No
 def test_concurrent_large_bodies_are_limited_and_small_ones_are_served(make_edge: MakeEdge) -> None:
     edge = make_edge(nginx_max_large_bodies=4)
     with ExitStack() as crowd:
-        lengths = [*(f"Content-Length: {length}" for length in (16_000, 20_000, MAX_BODY)), "Transfer-Encoding: chunked"]
+        lengths = [
+            *(f"Content-Length: {length}" for length in (16_000, 20_000, MAX_BODY)),
+            "Transfer-Encoding: chunked",
+        ]
         for length in lengths:
             connection = crowd.enter_context(edge.connect())
             top = f"POST /api/v1/transfers:batch HTTP/1.1\r\nHost: bank\r\n{length}\r\nExpect: 100-continue\r\n\r\n"
