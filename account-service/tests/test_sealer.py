@@ -177,7 +177,8 @@ async def test_sealing_pauses_so_that_requests_are_served(service: AccountServic
     await Sealer(engine, None, AT_ONCE, pause=pause).run()
     took = time.monotonic() - started
     assert len(await leaves_of(engine)) > before
-    assert len(pauses) >= 3 and sum(pauses) == pytest.approx(24 * took, rel=0.5), "4 % of the time"
+    # 24 times the work is 4 % of the time; a busy machine also delays what lies between two pauses.
+    assert len(pauses) >= 3 and 2 * took < sum(pauses) <= 24.1 * took
 
 
 def test_during_a_rotation_both_keys_sign() -> None:
