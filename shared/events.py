@@ -19,7 +19,8 @@ Event = dict[str, Any]
 TransactionType = Annotated[
     str,
     Field(
-        description="deposit, withdrawal, transfer, reversal, capture or hold (refused only); later releases may add types.",
+        description="deposit, withdrawal, transfer, reversal, capture or hold (refused only); later releases may add"
+        " types.",
     ),
 ]
 

@@ -169,7 +169,9 @@ async def test_a_balance_is_found_by_primary_keys_alone(owner: AsyncEngine, engi
             assert balance.seq == balance.balance == min(seq, entry_count)
         after = await balance_history.after_transaction(connection, account, ids[1233])
         assert after is not None and (after.seq, after.balance) == (1234, 1234)
-        statement = balance_history.select_last_seq(account, transactions.c.created_at <= literal_column("CURRENT_TIMESTAMP"))
+        statement = balance_history.select_last_seq(
+            account, transactions.c.created_at <= literal_column("CURRENT_TIMESTAMP")
+        )
         sql = str(statement.compile(owner.sync_engine, compile_kwargs={"literal_binds": True}))
         explain = "EXPLAIN" if owner.dialect.name == "postgresql" else "EXPLAIN QUERY PLAN"
         plan = "\n".join(str(tuple(line)) for line in await connection.execute(text(f"{explain} {sql}")))

@@ -25,6 +25,7 @@ _KINDS = [
     *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse"),
     *("hold", "capture", "partial capture", "extend", "void", "limits"),
 ]
+_HOLD_KINDS = ("capture", "partial capture", "extend", "void")
 BATCHES = ("batch", "atomic batch")
 
 
@@ -107,20 +108,11 @@ class Clients:
         if kind == "hold":
             expires_at = utc_now() + timedelta(days=1)
             return ClientOperation("hold", key, lambda: commands.PlaceHold(new_id(), one, amount, "USD", expires_at))
-        if kind in ("capture", "partial capture", "extend", "void") and self._held:
-            hold = rng.choice(self._held)
-            if kind == "capture":
-                return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, None))
-            if kind == "partial capture":
-                part = rng.randint(1, 50)
-                return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, part, final=False))
-            if kind == "extend":
-                later = utc_now() + timedelta(days=2, seconds=len(self.asked))
-                return ClientOperation("extend", key, lambda: commands.ExtendHold(hold, later))
-            return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
+        if kind in _HOLD_KINDS and self._held:
+            return self._draw_change_of_hold(kind, key)
         if kind == "limits":
             # Each different, so that each is a change.
-            overdraft, daily = chance.choice([0, 300]), 1000 + len(self.asked)
+            overdraft, daily = rng.choice([0, 300]), 1000 + len(self.asked)
             return ClientOperation("limits", key, lambda: commands.SetLimits(one, overdraft, daily))
         if kind == "batch":
             items = [(*rng.sample(self._accounts, 2), rng.randint(1, 300)) for _ in range(3)]
@@ -131,6 +123,18 @@ class Clients:
             part = rng.choice([None, rng.randint(1, 100)])
             return ClientOperation("move", key, lambda: commands.Reverse(new_id(), original, key, part))
         return ClientOperation("move", key, lambda: commands.Transfer(new_id(), one, other, amount, "USD", key))
+
+    def _draw_change_of_hold(self, kind: str, key: str) -> ClientOperation:
+        commands, hold = load(ACCOUNT).commands, self.rng.choice(self._held)
+        if kind == "capture":
+            return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, None))
+        if kind == "partial capture":
+            part = self.rng.randint(1, 50)
+            return ClientOperation("capture", key, lambda: commands.CaptureHold(new_id(), hold, part, final=False))
+        if kind == "extend":
+            later = utc_now() + timedelta(days=2, seconds=len(self.asked))
+            return ClientOperation("extend", key, lambda: commands.ExtendHold(hold, later))
+        return ClientOperation("void", key, lambda: commands.ReleaseHold(hold, "voided"))
 
     async def _ask(self, asked: ClientOperation, tries: int) -> Any:
         """Send a request, with a number of attempts; return its response, None without one."""

@@ -1,8 +1,8 @@
 """Transactional outbox: events are written in the database transaction that causes them, and readers never skip any.
 
-Ids are not in commit order: a database transaction may get a low id and commit after a higher one has been read, so a reader
-that stores the last id skips rows. Instead, a sequencer assigns positions to committed rows (one sequencer at a time,
-see `shared.messaging.relay`), and readers store a position.
+Ids are not in commit order: a database transaction may get a low id and commit after a higher one has been read, so a
+reader that stores the last id skips rows. Instead, a sequencer assigns positions to committed rows (one sequencer at
+a time, see `shared.messaging.relay`), and readers store a position.
 
 A row contains all events of one append. Each event has its own position, and positions have no gaps. Old rows are
 deleted (shared.messaging.retention), always those with the lowest positions, so the rest has no gaps either.

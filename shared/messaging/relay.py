@@ -2,7 +2,8 @@
 
 One replica of a service is the leader (advisory lock); the others are on standby. The last batch in the stream tells
 the leader where to continue; each publication carries the expected last sequence number, so that NATS rejects a former
-leader that is still publishing. Consumers ignore positions that they have processed, and read from the feed what the stream has lost.
+leader that is still publishing. Consumers ignore positions that they have processed, and read from the feed what the
+stream has lost.
 """
 
 import asyncio

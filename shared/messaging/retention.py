@@ -1,6 +1,7 @@
 """Prunes the outbox: deletes events that are older than the retention, in short database transactions.
 
-Events that a reader of the outbox, such as the relay, has not read yet are kept. What has been pruned is in the snapshot (shared.messaging.snapshot).
+Events that a reader of the outbox, such as the relay, has not read yet are kept. What has been pruned is in the
+snapshot (shared.messaging.snapshot).
 """
 
 import asyncio

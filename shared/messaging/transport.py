@@ -185,8 +185,8 @@ class LastBatch:
 class NatsConnection:
     """A connection to NATS JetStream that creates missing streams, with a stream of events of up to `stream_bytes`.
 
-    `url` may name several servers of a cluster, separated by commas. With tls://…, the certificate of the server must be
-    issued by `ca` (PEM) or, if empty, by a CA of the system.
+    `url` may name several servers of a cluster, separated by commas. With tls://…, the certificate of the server must
+    be issued by `ca` (PEM) or, if empty, by a CA of the system.
     """
 
     def __init__(self, url: str, ca: str = "", stream_bytes: int = DEFAULT_STREAM_BYTES) -> None:
@@ -264,8 +264,8 @@ class NatsConnection:
     async def publish(self, source: str, batch: EncodedBatch, after: int) -> int:
         """Publish a batch as one message and return its sequence number when it is stored.
 
-        `after` is the sequence number of the source's last message. Raises if the batch may not have been stored, and if
-        the stream has another last message: another relay has published, or the server has lost messages. Publishing
+        `after` is the sequence number of the source's last message. Raises if the batch may not have been stored, and
+        if the stream has another last message: another relay has published, or the server has lost messages. Publishing
         the same batch again is safe: it is rejected, or acknowledged as a duplicate.
         """
         stream = await self.jetstream()

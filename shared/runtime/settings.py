@@ -116,8 +116,8 @@ class ServiceSettings(ProcessSettings):
 
     database_url: str = Field(
         repr=False,
-        description="Database URL: postgresql+asyncpg://… or sqlite+aiosqlite:///…. Several hosts, of which the one that"
-        " accepts writes is used: postgresql+asyncpg://user:password@/database?host=a:5432&host=b:5432.",
+        description="Database URL: postgresql+asyncpg://… or sqlite+aiosqlite:///…. Several hosts, of which the one"
+        " that accepts writes is used: postgresql+asyncpg://user:password@/database?host=a:5432&host=b:5432.",
     )
     database_role: str = Field(
         "",
@@ -131,8 +131,8 @@ class ServiceSettings(ProcessSettings):
     events_url: str = Field(
         "",
         repr=False,
-        description="Source and destination of events: nats://… (servers of a cluster separated by commas), or feed+http://…"
-        " of the producer.",
+        description="Source and destination of events: nats://… (servers of a cluster separated by commas), or"
+        " feed+http://… of the producer.",
     )
     events_ca: str = Field("", description="CA certificates (PEM) for a tls://… broker; empty: the system's.")
     events_stream_bytes: int = Field(
