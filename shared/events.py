@@ -19,10 +19,12 @@ Event = dict[str, Any]
 TransactionType = Annotated[
     str,
     Field(
-        description="deposit, withdrawal, transfer, reversal, capture or hold (refused only); later releases may add"
-        " types.",
+        description="deposit, withdrawal, transfer, reversal, capture, or hold if refused; later releases add more.",
     ),
 ]
+
+
+Metadata = Annotated[dict[str, str] | None, Field(description="Texts of the client, by name; absent without.")]
 
 
 class EventData(BaseModel):
@@ -48,6 +50,7 @@ class AccountData(EventData):
     # None in events written before the fields existed.
     overdraft_limit: int | None = None
     daily_debit_limit: int | None = Field(None, description="Maximum sum of debits per UTC day; null without a limit.")
+    metadata: Metadata = None
 
 
 class EntryPosted(EventData):
@@ -64,6 +67,7 @@ class EntryPosted(EventData):
     reference: str | None
     reverses: str | None
     created_at: datetime
+    metadata: Metadata = None
 
 
 class TransactionRefused(EventData):
@@ -80,6 +84,7 @@ class TransactionRefused(EventData):
     created_at: datetime
     # None in events written before the field existed.
     direction: Literal["debit", "credit"] | None = None
+    metadata: Metadata = None
 
 
 class HoldData(EventData):

@@ -14,7 +14,7 @@ from app.application.requests import LedgerRequest, TransferBatch
 from app.domain.commands import Deposit, OpenAccount, Reverse, SetLimits, SetStatus, Transfer, Withdraw
 from app.domain.model import account_data
 from app.http.routes import ACCOUNT, ACCOUNT_LINKS, ID, context_of, document, execute, id_of, queries_of
-from app.http.routes import service_of, to_http
+from app.http.routes import metadata_of, service_of, to_http
 from shared.http import bodies, idempotency, paging
 from shared.http.auth import CASH_DESK, Caller, require_operator
 from shared.http.bodies import EmptyBody
@@ -43,8 +43,9 @@ async def transfer(request: Request) -> Response:
     return await execute(request, schemas.TransferBody, _transfer_of)
 
 
-def _transfer_of(body: schemas.TransferBody, _caller: Caller) -> Transfer:
-    return Transfer(new_id(), body.from_account, body.to_account, body.amount, body.currency, body.reference)
+def _transfer_of(body: schemas.TransferBody | schemas.BatchItemBody, _caller: Caller) -> Transfer:
+    metadata = metadata_of(body) if isinstance(body, schemas.TransferBody) else None
+    return Transfer(new_id(), body.from_account, body.to_account, body.amount, body.currency, body.reference, metadata)
 
 
 @_writes.post(**document("/accounts/{id:uuid}/deposits", schemas.MoneyBody, schemas.TransactionView, 201))
@@ -55,7 +56,7 @@ async def deposit(request: Request) -> Response:
         # The ledger decides which accounts a synthetic caller may credit.
         if not (caller.is_cash_desk or caller.is_operator or caller.is_synthetic):
             raise Problem("forbidden", f"A deposit requires the scope {CASH_DESK}; use a token that has it.")
-        return Deposit(new_id(), id_of(request), body.amount, body.currency, body.reference)
+        return Deposit(new_id(), id_of(request), body.amount, body.currency, body.reference, metadata_of(body))
 
     return await execute(request, schemas.MoneyBody, command)
 
@@ -65,7 +66,7 @@ async def withdraw(request: Request) -> Response:
     """Withdraw money from an account."""
 
     def command(body: schemas.MoneyBody, _caller: Caller) -> Withdraw:
-        return Withdraw(new_id(), id_of(request), body.amount, body.currency, body.reference)
+        return Withdraw(new_id(), id_of(request), body.amount, body.currency, body.reference, metadata_of(body))
 
     return await execute(request, schemas.MoneyBody, command)
 
@@ -102,7 +103,7 @@ async def open_account(request: Request) -> Response:
     """Open an account owned by the caller."""
 
     def command(body: schemas.OpenAccountBody, _caller: Caller) -> OpenAccount:
-        return OpenAccount(new_id(), new_account_number(), body.currency, body.name)
+        return OpenAccount(new_id(), new_account_number(), body.currency, body.name, metadata_of(body))
 
     return await execute(request, schemas.OpenAccountBody, command)
 
@@ -112,7 +113,7 @@ async def reverse(request: Request) -> Response:
     """Reverse a transaction in full or in part; only the recipient of the money or an operator can do so."""
 
     def command(body: schemas.ReversalBody, _caller: Caller) -> Reverse:
-        return Reverse(new_id(), body.transaction_id, body.reason, body.amount)
+        return Reverse(new_id(), body.transaction_id, body.reason, body.amount, metadata_of(body))
 
     return await execute(request, schemas.ReversalBody, command)
 

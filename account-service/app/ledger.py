@@ -70,6 +70,7 @@ def _open_account(unit: UnitOfWork, command: OpenAccount, caller: Caller, now: d
         held=0,
         seq=0,
         created_at=now,
+        metadata=command.metadata,
     )
     unit.accounts[account.id] = account
     unit.opened_accounts.append(account)
@@ -89,7 +90,16 @@ def _deposit_or_withdraw(unit: UnitOfWork, command: Deposit | Withdraw, caller: 
     else:
         type_, payer, payee = "withdrawal", account.id, cash
     transaction = Transaction(
-        command.id, type_, command.amount, command.currency, payer, payee, command.reference, None, now
+        command.id,
+        type_,
+        command.amount,
+        command.currency,
+        payer,
+        payee,
+        command.reference,
+        None,
+        now,
+        command.metadata,
     )
     return post(unit, transaction, on_behalf_of=account)
 
@@ -107,7 +117,16 @@ def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime
         if account.currency != command.currency:
             return currency_mismatch(account, command.currency)
     transaction = Transaction(
-        command.id, "transfer", command.amount, command.currency, payer.id, payee.id, command.reference, None, now
+        command.id,
+        "transfer",
+        command.amount,
+        command.currency,
+        payer.id,
+        payee.id,
+        command.reference,
+        None,
+        now,
+        command.metadata,
     )
     return post(unit, transaction, on_behalf_of=payer)
 
@@ -141,6 +160,7 @@ def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) 
         command.reason,
         original.id,
         now,
+        command.metadata,
     )
     result = post(unit, transaction, on_behalf_of=payer if payer.kind == "customer" else payee)
     if isinstance(result, TransactionResult):

@@ -54,6 +54,7 @@ accounts = Table(
     Column("overdraft_limit", BigInteger, comment="null if it was never set"),
     Column("daily_debit_limit", BigInteger, comment="null without a limit"),
     Column("debited", BigInteger, comment="debits since debited_since that count towards the daily limit"),
+    Column("metadata", Text, comment="JSON object of texts; null without"),
     Column("debited_since", UtcDateTime, comment="start of the UTC day, or when the daily limit was set"),
     CheckConstraint(triggers.BALANCE_WITHIN_OVERDRAFT, name="balance_within_overdraft"),
     CheckConstraint(triggers.HELD_IS_COVERED, name="held_is_covered"),
@@ -84,6 +85,7 @@ transactions = Table(
     Column("subject", String(255), comment="subject of the actor; null if the posting version did not record it"),
     Column("scope", String(255), comment="scopes of the token that begin with bank:"),
     Column("request_id", String(128)),
+    Column("metadata", Text, comment="JSON object of texts; null without"),
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
     Index(

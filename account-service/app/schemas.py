@@ -46,6 +46,18 @@ Currency = Annotated[
 # No control characters: PostgreSQL rejects NUL, and line breaks would forge log lines.
 PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
 Text = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=PRINTABLE)]
+Metadata = Annotated[
+    dict[
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]{1,40}$")],
+        Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=PRINTABLE)],
+    ],
+    Field(
+        max_length=20,
+        description="Up to 20 texts of the client, by name.",
+        examples=[{"invoice": "2026-11"}],
+        json_schema_extra={"additionalProperties": False},
+    ),
+]
 
 
 Limit = Annotated[int, Field(ge=0, le=MAX_LIMIT, description="Limit in minor units.", examples=[50000])]
@@ -64,7 +76,15 @@ class SeqQuery(StrictBody):
         return self
 
 
-class OpenAccountBody(StrictBody):
+class MetadataBody(StrictBody):
+    """Base of bodies with metadata."""
+
+    added_fields = frozenset({"metadata"})
+
+    metadata: Metadata | None = None
+
+
+class OpenAccountBody(MetadataBody):
     """Body of `POST /accounts`."""
 
     currency: NewCurrency
@@ -80,7 +100,7 @@ class LimitsBody(StrictBody):
     ]
 
 
-class MoneyBody(StrictBody):
+class MoneyBody(MetadataBody):
     """Body of a deposit or withdrawal."""
 
     amount: Amount
@@ -88,9 +108,7 @@ class MoneyBody(StrictBody):
     reference: Text | None = None
 
 
-class TransferBody(StrictBody):
-    """Body of `POST /transfers`."""
-
+class _TransferFields(StrictBody):
     from_account: Identifier
     to_account: Identifier
     amount: Amount
@@ -98,7 +116,11 @@ class TransferBody(StrictBody):
     reference: Text | None = None
 
 
-class BatchItemBody(TransferBody):
+class TransferBody(_TransferFields, MetadataBody):
+    """Body of `POST /transfers`."""
+
+
+class BatchItemBody(_TransferFields):
     """One transfer of a batch; `key` is its idempotency key."""
 
     key: Annotated[str, StringConstraints(pattern=r"^[\x21-\x7e]([\x20-\x7e]{0,253}[\x21-\x7e])?$")]
@@ -118,10 +140,10 @@ class BatchBody(StrictBody):
     )
 
 
-class ReversalBody(StrictBody):
+class ReversalBody(MetadataBody):
     """Body of `POST /reversals`; without `amount` all that is left of the transaction is reversed."""
 
-    added_fields = frozenset({"amount"})
+    added_fields = frozenset({"amount", "metadata"})
 
     transaction_id: Identifier
     reason: Text | None = None
@@ -138,10 +160,10 @@ class HoldBody(StrictBody):
     ) = None
 
 
-class CaptureBody(StrictBody):
+class CaptureBody(MetadataBody):
     """Body of `POST /holds/{id}/captures`; without `amount` all that is left of the hold is captured."""
 
-    added_fields = frozenset({"final"})
+    added_fields = frozenset({"final", "metadata"})
 
     amount: Amount | None = None
     final: bool | None = Field(
@@ -174,6 +196,7 @@ class AccountView(BaseModel):
     daily_debit_limit: int | None = Field(description="Null if there is no limit.")
     seq: int
     created_at: datetime
+    metadata: dict[str, str] | None = Field(None, description="Only present if it was given.")
 
 
 class BalanceView(BaseModel):
@@ -210,6 +233,7 @@ class TransactionView(BaseModel):
     reverses: str | None
     entries: list[EntryView]
     created_at: datetime
+    metadata: dict[str, str] | None = Field(None, description="Only present if it was given.")
 
 
 HoldStatus = Literal["active", "captured", "voided", "expired"]

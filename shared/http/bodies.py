@@ -120,7 +120,10 @@ def _fields_set(body: BaseModel) -> int:
     """Return the number of fields set in a body and its nested bodies."""
     nested = [value for value in body.__dict__.values() if isinstance(value, list | BaseModel)]
     items = [item for value in nested for item in (value if isinstance(value, list) else [value])]
-    return len(body.model_fields_set) + sum(_fields_set(item) for item in items if isinstance(item, BaseModel))
+    entries = sum(len(value) for value in body.__dict__.values() if isinstance(value, dict))
+    return (
+        len(body.model_fields_set) + entries + sum(_fields_set(item) for item in items if isinstance(item, BaseModel))
+    )
 
 
 def _keys(document: Any) -> int:

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
+
 from shared.ids import rfc3339
 
 
@@ -32,4 +34,10 @@ def transaction_view(transaction: Any, status: str, entries: Iterable[tuple[Any,
             for entry, visible in entries
         ],
         "created_at": rfc3339(transaction.created_at),
+        **metadata_member(transaction.metadata),
     }
+
+
+def metadata_member(metadata: str | None) -> dict[str, Any]:
+    """Return the member `metadata` for a JSON object as stored; without metadata there is none."""
+    return {} if metadata is None else {"metadata": orjson.loads(metadata)}

@@ -92,6 +92,12 @@ async def list_transactions(
     code: Annotated[
         schemas.Code | None, Query(description="Search an account for refusals with this problem code.")
     ] = None,
+    metadata_key: Annotated[
+        schemas.MetadataKey | None, Query(description="Search an account for metadata with this key.")
+    ] = None,
+    metadata_value: Annotated[
+        schemas.MetadataValue | None, Query(description="The value of `metadata_key`; by default any.")
+    ] = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
@@ -110,6 +116,8 @@ async def list_transactions(
         min_amount,
         max_amount,
         code,
+        metadata_key,
+        metadata_value,
     )
     listing = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
     through = statements.timestamp_or_none(listing.complete_through)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     UniqueConstraint,
     Uuid,
 )
@@ -47,6 +48,7 @@ transactions = Table(
     Column("to_account", _ID),
     Column("reference", String(140)),
     Column("reverses", _ID),
+    Column("metadata", Text, comment="JSON object of texts, names in order; null without"),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint("status IN ('posted', 'refused')", name="known_status"),
     CheckConstraint("(status = 'refused') = (code IS NOT NULL)", name="refused_has_code"),

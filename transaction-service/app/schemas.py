@@ -11,6 +11,8 @@ TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capt
 # As account-service accepts them.
 Reference = Annotated[str, StringConstraints(min_length=1, max_length=140, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 SearchedAmount = Annotated[int, Field(ge=0, le=10**15)]
+MetadataKey = Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,40}$")]
+MetadataValue = Annotated[str, StringConstraints(min_length=1, max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Code = Annotated[str, StringConstraints(pattern="^[a-z][a-z-]{0,39}$")]
 
 
@@ -37,6 +39,7 @@ class TransactionView(BaseModel):
     reverses: str | None
     entries: list[EntryView]
     created_at: datetime
+    metadata: dict[str, str] | None = Field(None, description="Only present if it was given.")
     code: str = Field(default="", description="Reason of a refusal; only present if the transaction was refused.")
 
 

@@ -131,6 +131,9 @@ def _check_search(filter_: TransactionFilter) -> None:
     if filter_.searches and filter_.account_id is None:
         errors = [{"pointer": "/query/account_id", "detail": "required by the other filters"}]
         raise Problem("validation-failed", "A search needs an account; send `account_id`.", errors)
+    if filter_.metadata_value is not None and filter_.metadata_key is None:
+        errors = [{"pointer": "/query/metadata_key", "detail": "required by `metadata_value`"}]
+        raise Problem("validation-failed", "A value of metadata needs its key; send `metadata_key`.", errors)
     if filter_.min_amount is not None and filter_.max_amount is not None and filter_.min_amount > filter_.max_amount:
         errors = [{"pointer": "/query/max_amount", "detail": "less than `min_amount`"}]
         raise Problem("validation-failed", "No amount is in the range; raise `max_amount`.", errors)

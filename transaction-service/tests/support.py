@@ -53,8 +53,10 @@ class Ledger:
         self._publish("bank.account.opened", account, data)
         return account
 
-    def move(self, payer: str, payee: str, amount: int, type_: str = "transfer", reference: str | None = None) -> str:
-        """Post a movement and return the transaction's id."""
+    def move(
+        self, payer: str, payee: str, amount: int, type_: str = "transfer", reference: str | None = None, **more: Any
+    ) -> str:
+        """Post a movement, with more data, and return the transaction's id."""
         transaction = new_id()
         for account, counterparty, signed in ((payer, payee, -amount), (payee, payer, amount)):
             balances = self.balances.setdefault(account, [0])
@@ -62,7 +64,7 @@ class Ledger:
             data = {
                 **{"transaction_id": transaction, "type": type_, "account_id": account, "counterparty": counterparty},
                 **{"amount": signed, "currency": "USD", "seq": len(balances) - 1, "balance_after": balances[-1]},
-                **{"reference": reference, "reverses": None, "created_at": rfc3339(self.now)},
+                **{"reference": reference, "reverses": None, "created_at": rfc3339(self.now), **more},
             }
             self._publish("bank.entry.posted", account, data)
         return transaction

@@ -42,6 +42,29 @@ async def test_transactions_of_an_account_are_searched(
         await found(min_amount=2, max_amount=1)
 
 
+async def test_metadata_are_shown_and_searched(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
+    alices, bobs = ledger.open(), ledger.open("bob")
+    metadata = {"order": "7", "note": 'say "order":"8" {ü}'}
+    one = ledger.move(alices, bobs, 1, metadata=metadata)
+    other = ledger.move(alices, bobs, 1, metadata={"order": "77"})
+    plain = ledger.move(alices, bobs, 1)
+    await ingestion.apply(ledger.events, [])
+
+    async def found(key: str, value: str | None = None) -> list[str]:
+        return await listed_ids(service, account_id=alices, metadata_key=key, metadata_value=value)
+
+    assert await found("order") == [other, one]
+    assert await found("order", "7") == [one]
+    assert await found("order", "8") == []
+    assert await found("rder", "7") == []
+    assert await found("Order", "7") == []
+    assert await found("note", metadata["note"]) == [one]
+    assert (await service.transaction(ALICE, one))["metadata"] == metadata
+    assert "metadata" not in await service.transaction(ALICE, plain)
+    with pytest.raises(Problem, match="needs its key"):
+        await listed_ids(service, account_id=alices, metadata_value="7")
+
+
 async def test_a_rare_match_is_found_page_by_page(
     ingestion: EventIngestion,
     service: TransactionService,
@@ -67,7 +90,9 @@ async def test_a_rare_match_is_found_page_by_page(
     assert ([item["id"] for item in full.items], full.continue_after) == ([ids[9], ids[8], ids[6]], None)
 
 
-@pytest.mark.parametrize("query", ["code=Nothing!", "min_amount=-1", "max_amount=1.5", "reference=", "counterparty=1"])
+@pytest.mark.parametrize(
+    "query", ["code=Nothing!", "min_amount=-1", "max_amount=1.5", "reference=", "metadata_key=a%20b"]
+)
 async def test_searched_values_are_validated(client: httpx.AsyncClient, query: str):
     response = await client.get(f"/api/v1/transactions?{query}")
     assert response.status_code == 422 and response.json()["code"] == "validation-failed"

@@ -88,7 +88,9 @@ def capture_hold(unit: UnitOfWork, command: CaptureHold, caller: Caller, now: da
         covered, requested = (format_amount(value, hold.currency) for value in (hold.remaining_amount, amount))
         return Refusal("hold-exceeded", f"The hold covers {covered}, requested {requested}; capture a smaller amount.")
     cash = unit.cash_accounts[hold.currency]
-    transaction = Transaction(command.id, "capture", amount, hold.currency, account.id, cash, None, None, now)
+    transaction = Transaction(
+        command.id, "capture", amount, hold.currency, account.id, cash, None, None, now, command.metadata
+    )
     is_last = command.final or amount == hold.remaining_amount
     result = posting.post(
         unit,

@@ -43,6 +43,7 @@ class OpenAccount:
     account_number: str
     currency: str
     name: str | None
+    metadata: str | None = None
 
     @property
     def references(self) -> References:
@@ -59,6 +60,7 @@ class _CashCommand:
     amount: int
     currency: str
     reference: str | None
+    metadata: str | None = None
 
     @property
     def references(self) -> References:
@@ -88,6 +90,7 @@ class Transfer:
     amount: int
     currency: str
     reference: str | None
+    metadata: str | None = None
 
     @property
     def references(self) -> References:
@@ -103,6 +106,7 @@ class Reverse:
     transaction_id: str
     reason: str | None
     amount: int | None = None
+    metadata: str | None = None
 
     @property
     def references(self) -> References:
@@ -134,6 +138,7 @@ class CaptureHold:
     hold_id: str
     amount: int | None
     final: bool = True
+    metadata: str | None = None
 
     @property
     def references(self) -> References:

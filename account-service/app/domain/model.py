@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from shared.currencies import decimals
+from shared.http.views import metadata_member
 from shared.ids import rfc3339
 
 # Balances and available amounts of customers stay below 2^53, which every JSON parser reads exactly.
@@ -39,6 +40,8 @@ class Account:
     # Debits that count towards the daily limit, and since when; None without such a limit.
     debited: int | None = None
     debited_since: datetime | None = None
+    # JSON object of texts; None without.
+    metadata: str | None = None
 
     @property
     def available(self) -> int:
@@ -59,6 +62,8 @@ class Transaction:
     reference: str | None
     reverses: str | None
     created_at: datetime
+    # JSON object of texts; None without.
+    metadata: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,7 @@ def account_data(account: Account) -> dict[str, Any]:
         "daily_debit_limit": account.daily_debit_limit,
         "seq": account.seq,
         "created_at": rfc3339(account.created_at),
+        **metadata_member(account.metadata),
     }
 
 

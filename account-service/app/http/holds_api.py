@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute
 
 from app import schemas
 from app.domain.commands import CaptureHold, ExtendHold, PlaceHold, ReleaseHold
-from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, queries_of
+from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, metadata_of, queries_of
 from app.settings import AccountSettings
 from shared.http import paging
 from shared.http.auth import Caller
@@ -43,7 +43,7 @@ async def capture_hold(request: Request) -> Response:
     """
 
     def command(body: schemas.CaptureBody, _caller: Caller) -> CaptureHold:
-        return CaptureHold(new_id(), id_of(request), body.amount, body.final is not False)
+        return CaptureHold(new_id(), id_of(request), body.amount, body.final is not False, metadata_of(body))
 
     return await execute(request, schemas.CaptureBody, command)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+import orjson
 from pydantic import ValidationError
 from starlette.requests import Request
 from starlette.responses import Response
@@ -145,6 +146,11 @@ async def _hash_of_invalid(request: Request, model: type[Body]) -> bytes | None:
         return _request_hash(request, model, content)
     except (ValueError, TypeError, Problem):
         return None
+
+
+def metadata_of(body: schemas.MetadataBody) -> str | None:
+    """Return the metadata of a request as they are stored; None without."""
+    return orjson.dumps(body.metadata, option=orjson.OPT_SORT_KEYS).decode() if body.metadata else None
 
 
 def id_of(request: Request) -> str:

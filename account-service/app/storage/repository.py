@@ -24,11 +24,12 @@ _ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))
 _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
 _FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(accounts.c.id == bindparam("account_id"))
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
+# Of transactions without metadata, so that these cost nothing.
+_PLAIN_FIELDS = tuple(name for name in _TRANSACTION_FIELDS if name != "metadata")
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _ACTOR_FIELDS = tuple(field.name for field in fields(Actor))
 # PostgreSQL: check_violation.
 _CHECK_VIOLATION = "23514"
-_transaction_values = attrgetter(*_TRANSACTION_FIELDS)
 _account_values = attrgetter(*_ACCOUNT_FIELDS)
 _CHANGES = ("id", "status", "balance", "held", "seq")
 _LIMITS = ("overdraft_limit", "daily_debit_limit", "debited", "debited_since")
@@ -169,6 +170,9 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
 
     `posted_by` has the actor of each of its transactions.
     """
+    has_metadata = any(transaction.metadata is not None for transaction in unit.transactions)
+    names = _TRANSACTION_FIELDS if has_metadata else _PLAIN_FIELDS
+    transaction_values = attrgetter(*names)
     opened = {account.id for account in unit.opened_accounts}
     changed = [unit.accounts[account_id] for account_id in unit.changed_accounts - opened - unit.changed_limits]
     limited = [unit.accounts[account_id] for account_id in unit.changed_limits - opened]
@@ -180,9 +184,9 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
         ),
         Write(
             transactions,
-            (*_TRANSACTION_FIELDS, *_ACTOR_FIELDS),
+            (*names, *_ACTOR_FIELDS),
             [
-                (*_transaction_values(transaction), actor.subject, actor.scope, actor.request_id)
+                (*transaction_values(transaction), actor.subject, actor.scope, actor.request_id)
                 for transaction, actor in zip(unit.transactions, posted_by, strict=True)
             ],
         ),

@@ -1,4 +1,4 @@
-"""Overdraft and daily debit limits; the previous version does not count debits while it still runs.
+"""Overdraft and daily debit limits, and metadata; the previous version does not count debits while it still runs.
 
 Replaces the checks that customers' balances are not negative and cover their holds. PostgreSQL reads the table once for
 the new ones, without rewriting it.
@@ -36,6 +36,10 @@ def upgrade() -> None:
         ),
     ):
         op.add_column("accounts", column)
+    for table in ("accounts", "transactions"):
+        op.add_column(
+            table, sa.Column("metadata", sa.Text(), nullable=True, comment="JSON object of texts; null without")
+        )
     if op.get_bind().dialect.name == "postgresql":
         op.execute(
             "ALTER TABLE accounts DROP CONSTRAINT customer_balance_not_negative, DROP CONSTRAINT held_is_covered"

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from shared.events import DATA_MODELS, AccountData, CloudEvent, EntryPosted, EventData, TransactionRefused
 
 Row = dict[str, Any]
@@ -80,6 +82,7 @@ def _add_entry(projection: Projection, entry: EntryPosted) -> None:
             "to_account": payee,
             "reference": entry.reference,
             "reverses": _identifier(entry.reverses) if entry.reverses else None,
+            "metadata": _stored_metadata(entry),
             "created_at": _aware_timestamp(entry.created_at),
         },
         {
@@ -111,6 +114,7 @@ def _add_refusal(projection: Projection, refusal: TransactionRefused) -> None:
             "to_account": payee,
             "reference": refusal.reference,
             "reverses": None,
+            "metadata": _stored_metadata(refusal),
             "created_at": _aware_timestamp(refusal.created_at),
         },
         {
@@ -128,6 +132,10 @@ def _add(projection: Projection, transaction: Row, entry: Row) -> None:
     projection.transactions.setdefault(transaction["id"], transaction)
     row = {**entry, "transaction_id": transaction["id"], "created_at": transaction["created_at"]}
     projection.entries.setdefault((entry["account_id"], transaction["id"]), row)
+
+
+def _stored_metadata(data: EntryPosted | TransactionRefused) -> str | None:
+    return orjson.dumps(data.metadata, option=orjson.OPT_SORT_KEYS).decode() if data.metadata else None
 
 
 def _identifier(text: str) -> str:

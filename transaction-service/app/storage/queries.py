@@ -45,12 +45,15 @@ class TransactionFilter:
     min_amount: int | None = None
     max_amount: int | None = None
     code: str | None = None
+    metadata_key: str | None = None
+    metadata_value: str | None = None
 
     @property
     def searches(self) -> bool:
         """Whether the filter has a condition besides owner, account, type and time."""
-        conditions = (self.reference, self.counterparty, self.min_amount, self.max_amount, self.code)
-        return any(condition is not None for condition in conditions)
+        on_amount = self.min_amount is not None or self.max_amount is not None
+        texts = (self.reference, self.counterparty, self.code, self.metadata_key, self.metadata_value)
+        return on_amount or any(text is not None for text in texts)
 
 
 async def account(connection: AsyncConnection, account_id: str) -> Row[Any] | None:

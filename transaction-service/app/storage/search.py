@@ -6,6 +6,7 @@ then has fewer transactions than its limit, and continues after the last entry t
 
 from typing import Any
 
+import orjson
 from sqlalchemy import ColumnElement, Row, Select, Subquery, func, literal_column, select, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -29,10 +30,10 @@ async def search_transactions(
         # OFFSET forces one index lookup per entry; the planner would read the whole table instead.
         found = select(transactions).where(transactions.c.id == read.c.transaction_id).offset(0).lateral()
         matching = select(found).select_from(read.join(found, true()))
-        conditions = _conditions(read, found.c, filter_)
+        conditions = _conditions(read, found.c, filter_, func.strpos)
     else:
         matching = select(transactions).join(read, transactions.c.id == read.c.transaction_id)
-        conditions = _conditions(read, transactions.c, filter_)
+        conditions = _conditions(read, transactions.c, filter_, func.instr)
     newest = matching.where(*conditions).order_by(read.c.transaction_id.desc()).limit(literal_column(str(limit)))
     rows = list((await connection.execute(newest)).all())
     if len(rows) == limit:
@@ -52,8 +53,13 @@ def _entries_read(filter_: TransactionFilter, before: str | None) -> Select[Any]
     return read.order_by(entries.c.transaction_id.desc()).limit(literal_column(str(MAX_ENTRIES)))
 
 
-def _conditions(read: Subquery, transaction: Any, filter_: TransactionFilter) -> list[ColumnElement[bool]]:
-    """Return the conditions; those on the entry spare the lookup of its transaction."""
+def _conditions(
+    read: Subquery, transaction: Any, filter_: TransactionFilter, position: Any
+) -> list[ColumnElement[bool]]:
+    """Return the conditions; those on the entry spare the lookup of its transaction.
+
+    `position` is the SQL function that returns the position of a text in another, 0 if it is not there.
+    """
     conditions: list[ColumnElement[bool]] = []
     if filter_.counterparty is not None:
         conditions.append(read.c.counterparty == filter_.counterparty)
@@ -65,6 +71,15 @@ def _conditions(read: Subquery, transaction: Any, filter_: TransactionFilter) ->
         conditions += [read.c.seq.is_(None), transaction.code == filter_.code]
     if filter_.reference is not None:
         conditions.append(transaction.reference == filter_.reference)
+    if filter_.metadata_key is not None:
+        conditions.append(_has_metadata(transaction, filter_.metadata_key, filter_.metadata_value, position))
     if filter_.type is not None:
         conditions.append(transaction.type == filter_.type)
     return conditions
+
+
+def _has_metadata(transaction: Any, key: str, value: str | None, position: Any) -> ColumnElement[bool]:
+    """Return the condition on the stored JSON, where quotes inside texts are escaped."""
+    wanted = orjson.dumps({key: value or ""}).decode()[1:-1]
+    condition: ColumnElement[bool] = position(transaction.metadata, wanted if value else wanted[:-1]) > 0
+    return condition
