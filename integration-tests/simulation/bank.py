@@ -217,6 +217,7 @@ def simulated(world: World) -> Iterator[None]:
         "shared.messaging.transport.time": SimpleNamespace(monotonic=world.time),
         "shared.messaging.recovery.time": SimpleNamespace(monotonic=world.time),
         "shared.messaging.transport.nats": SimpleNamespace(connect=world.broker.connect),
+        "shared.messaging.transport._detect_silent_server": lambda _client: None,  # it has no socket
         "shared.messaging.transport.httpx": SimpleNamespace(AsyncClient=feed_client, Timeout=httpx.Timeout),
     }
     with ExitStack() as stack:

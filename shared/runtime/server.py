@@ -69,7 +69,8 @@ class _Server(uvicorn.Server):
     def _abort(self) -> None:
         """Exit although the shutdown has not finished, e.g. because the database does not respond."""
         tasks = asyncio.all_tasks(self._loop) if self._loop is not None else set()
-        names = ", ".join(sorted(f"{task.get_name()} ({task.get_coro().__qualname__})" for task in tasks))
+        running = [(task.get_name(), getattr(task.get_coro(), "__qualname__", "unknown")) for task in tasks]
+        names = ", ".join(f"{name} ({coroutine})" for name, coroutine in sorted(running))
         log.error("shutdown not finished after %s s, exiting; unfinished: %s", self._shutdown_seconds, names or "none")
         os._exit(1)
 

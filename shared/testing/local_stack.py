@@ -1,7 +1,4 @@
-"""The local stack: both services behind NGINX as plain processes, with SQLite by default, without Docker.
-
-`make run`, the end-to-end tests and the benchmark start it.
-"""
+"""The local stack of `make run`, tests and benchmarks: both services behind NGINX as processes, SQLite by default."""
 
 import fcntl
 import http.client
@@ -127,10 +124,10 @@ class LocalStack:
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "INFO"),
         }
         if service == TRANSACTION:
-            environment["ACCOUNT_SERVICE_URL"] = self.urls(ACCOUNT)[0]
+            own = {"ACCOUNT_SERVICE_URL": self.urls(ACCOUNT)[0]}
         else:
-            environment["LEDGER_SIGNING_KEY_FILE"] = str(self.secrets.ledger_key)
-        return environment | self._extra_env
+            own = {"LEDGER_SIGNING_KEY_FILE": str(self.secrets.ledger_key)}
+        return environment | own | self._extra_env
 
     # Start and stop -----------------------------------------------------------------------------------------------
 

@@ -66,7 +66,9 @@ def whole_accounts(found: Sequence[PostedEntry], limit: int, last_account: str |
 
 
 def _opened(account: Account) -> Event:
-    as_opened = replace(account, status="active", balance=0, held=0, seq=0)
+    as_opened = replace(
+        account, status="active", balance=0, held=0, seq=0, overdraft_limit=None, daily_debit_limit=None
+    )
     event = events.account_event("bank.account.opened", as_opened)
     return new_event(
         source="account-service",
