@@ -26,7 +26,7 @@ _MAX_HOLDS = 500
 _MAX_KEYS = 10_000
 
 
-async def run_in_turn(*checks: Callable[[], Awaitable[None]]) -> None:
+async def run_sequentially(*checks: Callable[[], Awaitable[None]]) -> None:
     """Run checks one after the other, so that they need a single database connection."""
     for check in checks:
         await check()

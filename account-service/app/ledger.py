@@ -132,7 +132,7 @@ def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime
 
 
 def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) -> Result:
-    original = unit.originals.get(command.transaction_id)
+    original = unit.reversible.get(command.transaction_id)
     if original is None:
         return _NO_TRANSACTION
     payer, payee = unit.accounts[original.to_account], unit.accounts[original.from_account]

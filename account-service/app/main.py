@@ -29,10 +29,12 @@ def create(settings: AccountSettings) -> Service:
     """Return the application, ready to be served."""
     runtime = Runtime(settings, outbox)
     engine = runtime.engine
-    service = AccountService(engine, settings, runtime.relay.committed)
+    service = AccountService(engine, settings, runtime.relay.notify_commit)
     queries = Queries(engine)
     secret = settings.service_token.get_secret_value()
-    sealer = Sealer(engine, settings.signer, timedelta(seconds=settings.ledger_root_seconds), runtime.relay.committed)
+    sealer = Sealer(
+        engine, settings.signer, timedelta(seconds=settings.ledger_root_seconds), runtime.relay.notify_commit
+    )
     runtime.outbox_readers.append(sealer.sealed)
 
     CHECKED.labels("ledger").set_to_current_time()
@@ -41,7 +43,7 @@ def create(settings: AccountSettings) -> Service:
         "hold-sweeper": (settings.hold_sweep_seconds, partial(jobs.release_expired_holds, engine, service)),
         "event-check": (
             settings.event_check_seconds,
-            partial(jobs.run_in_turn, jobs.EventCheck(engine).run, jobs.HoldCheck(engine).run),
+            partial(jobs.run_sequentially, jobs.EventCheck(engine).run, jobs.HoldCheck(engine).run),
         ),
         "ledger-sealer": (settings.ledger_seal_seconds, sealer.run),
         "key-retention": (_HOUR, partial(jobs.purge_expired_keys, engine, settings.idempotency_retention_days)),

@@ -19,7 +19,16 @@ LAYERS = {
 RANKS = [rank for ranks in LAYERS.values() for rank in ranks]
 DETERMINISTIC = ["ledger", "decisions", "domain"]
 # All that decisions may use besides the standard library's types.
-DETERMINISTIC_IMPORTS = {"dataclasses", "datetime", "typing", "collections.abc", "decimals", "rfc3339", "Caller"}
+DETERMINISTIC_IMPORTS = {
+    "dataclasses",
+    "datetime",
+    "typing",
+    "collections.abc",
+    "decimals",
+    "rfc3339",
+    "Caller",
+    "metadata_member",
+}
 
 
 def test_imports_run_one_way() -> None:

@@ -63,7 +63,7 @@ def test_commands_declare_what_their_decisions_read() -> None:
         accounts=set("abcdefgh"),
         transactions={"original"},
         holds={"captured", "extended", "released"},
-        closed_accounts={"g"},
+        accounts_to_close={"g"},
         captured_holds={"captured"},
         cash={"USD", "EUR"},
         unlocked_cash={"CHF"},
@@ -184,7 +184,7 @@ def test_balances_stay_within_the_limit(unit: UnitOfWork):
 )
 def test_permission_to_reverse(unit: UnitOfWork, type_: str, source: str, target: str, caller, expected: str):
     unit.accounts["bob"].balance = 50
-    unit.originals["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
+    unit.reversible["o"] = Transaction("o", type_, 10, "USD", source, target, None, None, NOW)
     assert code(decide(unit, commands.Reverse("r", "o", None), caller, NOW)) == expected
     if expected == "done":
         assert code(decide(unit, commands.Reverse("r2", "o", None), caller, NOW)) == "already-reversed"
@@ -214,7 +214,7 @@ def test_a_partial_capture_releases_the_rest(unit: UnitOfWork):
 
 def test_a_transaction_is_reversed_in_parts_up_to_its_amount(unit: UnitOfWork):
     unit.accounts["bob"].balance = 100
-    unit.originals["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
+    unit.reversible["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
     for number, (amount, expected) in enumerate(
         [(30, "done"), (21, "reversal-exceeded"), (5, "done"), (None, "done"), (1, "already-reversed")]
     ):
@@ -225,7 +225,7 @@ def test_a_transaction_is_reversed_in_parts_up_to_its_amount(unit: UnitOfWork):
 
 
 def test_a_refused_reversal_leaves_the_transaction_reversible(unit: UnitOfWork):
-    unit.originals["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
+    unit.reversible["o"] = Transaction("o", "transfer", 50, "USD", "alice", "bob", None, None, NOW)
     assert code(decide(unit, commands.Reverse("r", "o", None, 30), BOB, NOW)) == "insufficient-funds"
     unit.accounts["bob"].balance = 50
     assert code(decide(unit, commands.Reverse("r", "o", None), BOB, NOW)) == "done"

@@ -130,12 +130,12 @@ class Bank:
         outbox = load(service).models.outbox
         relay = Relay(engine, outbox, bus, service)
         if service == ACCOUNT:
-            process.service = load(ACCOUNT).service.AccountService(engine, lab().account, relay.committed)
+            process.service = load(ACCOUNT).service.AccountService(engine, lab().account, relay.notify_commit)
             handler = load(ACCOUNT).consumer.FlagHandler(engine, process.service)
             single_subject, producer = "bank.transaction.flagged", TRANSACTION
         else:
             thresholds = lab().transaction.thresholds
-            ingestion = load(TRANSACTION).consumer.EventIngestion(engine, thresholds, relay.committed)
+            ingestion = load(TRANSACTION).consumer.EventIngestion(engine, thresholds, relay.notify_commit)
             handler = load(TRANSACTION).consumer.HistoryHandler(ingestion)
             single_subject, producer = "bank.>", ACCOUNT
         process.feed = shared.messaging.feed.route(engine, outbox, _TOKEN).endpoint

@@ -20,7 +20,7 @@ from shared.ids import utc_now
 from shared.logging_config import request_context
 from shared.messaging.batches import Batch
 from shared.messaging.positions import Positions, Range
-from shared.prometheus.events import CONSUMED, expect_failures
+from shared.prometheus.events import CONSUMED, init_outcome
 from shared.runtime.tasks import shield
 from shared.messaging.transport import Delivery, EventsPruned, FeedSource, Source
 
@@ -37,8 +37,8 @@ class Handler:
     """Applies the events of one producer in a service."""
 
     def __init__(self) -> None:
-        # Consumers and recovery of a process take turns: they may have received the same events.
-        self.turn = asyncio.Lock()
+        # Serializes consumers and recovery of a process, which may have received the same events.
+        self.lock = asyncio.Lock()
 
     async def consumed(self) -> Positions | None:
         """Return the positions of processed events; None after an upgrade (shared.messaging.inbox)."""
@@ -68,7 +68,7 @@ class Consumer:
         self._pause = pause
         self._lag = 0.0
         self._last_success = time.monotonic()
-        expect_failures("dead")
+        init_outcome("dead")
 
     def lag_seconds(self) -> float:
         """Return the age of the last event when it was processed; it grows while the consumer is stalled."""
@@ -140,7 +140,7 @@ class Consumer:
 
     async def consume(self, batches: Sequence[Batch]) -> None:
         """Process the events that are not known to be consumed, and dead-letter poison events."""
-        async with self._handler.turn:
+        async with self._handler.lock:
             await self._consume(batches, await self._handler.consumed())
 
     async def _consume(self, batches: Sequence[Batch], consumed: Positions | None) -> None:

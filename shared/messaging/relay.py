@@ -54,7 +54,7 @@ class Relay:
         self._last: LastBatch | None = None
         self._stream = ""
 
-    def committed(self, events: Sequence[Event]) -> None:
+    def notify_commit(self, events: Sequence[Event]) -> None:
         """Wake the relay after this process has committed events."""
         if events:
             self._committed.set()

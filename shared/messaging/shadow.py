@@ -15,7 +15,7 @@ from shared.messaging.consumer import Handler
 from shared.db.database import is_retryable, is_unavailable
 from shared.events import CloudEvent, known_type
 from shared.ids import utc_now
-from shared.prometheus.events import CONSUMED, CONSUMER_LAG, expect_failures
+from shared.prometheus.events import CONSUMED, CONSUMER_LAG, init_outcome
 from shared.runtime.tasks import shield
 from shared.messaging.transport import Delivery, EventsPruned, Source
 
@@ -37,7 +37,7 @@ class ShadowConsumer:
         CONSUMER_LAG.set(0)
         # A canary has no dead letters; the counter at 0 shows that the metric exists.
         for outcome in ("failed", "dead"):
-            expect_failures(outcome)
+            init_outcome(outcome)
 
     async def run(self) -> None:
         """Consume until cancelled; an outage of the source or the database only delays events."""

@@ -31,7 +31,7 @@ CONSUMER_LAG = Gauge(
 )
 
 
-def expect_failures(outcome: str) -> None:
+def init_outcome(outcome: str) -> None:
     """Initialize the counters of an outcome to 0, so that `increase` sees the first event."""
     for type_ in (*DATA_MODELS, "unknown"):
         CONSUMED.labels(type_, outcome)

@@ -114,7 +114,7 @@ async def test_relay_without_broker_sequences_events_and_is_woken_by_commits(
         for number in (1, 2):
             committed = events(1, start=number)
             await append(engine, *committed)
-            relay.committed(committed)
+            relay.notify_commit(committed)
             await eventually(lambda: _head_is(engine, number))
     assert metric("bank_events_published_total", type="bank.entry.posted") == before + 2
 

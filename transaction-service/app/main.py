@@ -26,7 +26,7 @@ def create(settings: TransactionSettings) -> Service:
     runtime = Runtime(settings, outbox)
     secret = settings.service_token.get_secret_value()
     ledger = LedgerClient(settings.account_service_url, secret)
-    ingestion = EventIngestion(runtime.engine, settings.thresholds, runtime.relay.committed)
+    ingestion = EventIngestion(runtime.engine, settings.thresholds, runtime.relay.notify_commit)
     reconciler = Reconciler(runtime.engine, settings, ledger)
     CHECKED.labels("reconciliation").set_to_current_time()
     jobs: Jobs = {"reconciliation": (settings.reconciliation_seconds, reconciler.reconcile)}

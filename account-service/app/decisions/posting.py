@@ -80,7 +80,7 @@ def post(
         _post_entry(unit, payee, payer.id, transaction.amount, transaction),
     )
     unit.transactions.append(transaction)
-    unit.originals[transaction.id] = transaction
+    unit.reversible[transaction.id] = transaction
     return TransactionResult(transaction, entries)
 
 

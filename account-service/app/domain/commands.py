@@ -19,8 +19,8 @@ class References:
     transactions: Set[str] = _NONE
     # Loaded with their accounts.
     holds: Set[str] = _NONE
-    # Accounts that are closed: their active holds are loaded, up to a limit each.
-    closed_accounts: Set[str] = _NONE
+    # Their active holds are loaded, up to a limit each.
+    accounts_to_close: Set[str] = _NONE
     # Holds that are paid out to the cash account of their currency.
     captured_holds: Set[str] = _NONE
     # Currencies whose cash account is locked, to be debited or credited.
@@ -183,7 +183,7 @@ class SetStatus:
     def references(self) -> References:
         """The account, and the holds that prevent closing it."""
         closed = {self.account_id} if self.status == "closed" else _NONE
-        return References(accounts={self.account_id}, closed_accounts=closed)
+        return References(accounts={self.account_id}, accounts_to_close=closed)
 
 
 @dataclass(frozen=True, slots=True)

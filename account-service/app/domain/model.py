@@ -15,7 +15,7 @@ MAX_LIMIT = 10**15
 MAX_CASH_BALANCE = 4 * 10**18
 # Maximum time between the placing of a hold and its expiry.
 MAX_HOLD_SECONDS = 365 * 86400
-# Maximum number of holds that the refusal to close an account names.
+# Maximum number of hold ids returned when closing an account is refused.
 MAX_BLOCKING_HOLDS = 20
 
 

@@ -17,7 +17,7 @@ class UnitOfWork:
     cash_accounts: dict[str, str]
     holds: dict[str, Hold] = field(default_factory=dict)
     # Transactions that may be reversed, by id, and the amounts that have been reversed.
-    originals: dict[str, Transaction] = field(default_factory=dict)
+    reversible: dict[str, Transaction] = field(default_factory=dict)
     reversed_amounts: dict[str, int] = field(default_factory=dict)
     # When one of the locked accounts was last changed.
     last_change: datetime | None = None
@@ -49,7 +49,7 @@ class UnitOfWork:
         self.changed_limits -= savepoint.accounts.keys() - savepoint.changed_limits
         self.changed_accounts -= savepoint.accounts.keys() - savepoint.changed_accounts
         for transaction in self.transactions[savepoint.transactions :]:
-            del self.originals[transaction.id]
+            del self.reversible[transaction.id]
         del self.transactions[savepoint.transactions :]
         del self.entries[savepoint.entries :]
 

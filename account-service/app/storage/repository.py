@@ -119,14 +119,14 @@ async def load_unit_of_work(
         *(cash_accounts[currency] for currency in cash_currencies & cash_accounts.keys()),
     }
     locked, last_change = await _lock_accounts(connection, account_ids)
-    unit = UnitOfWork(locked, dict(cash_accounts), originals=originals, last_change=last_change)
+    unit = UnitOfWork(locked, dict(cash_accounts), reversible=originals, last_change=last_change)
     if references.transactions:
         reversals = await connection.execute(_statements(connection).reversals, {"ids": list(references.transactions)})
         for reversal in reversals:
             unit.reversed_amounts[reversal.reverses] = unit.reversed_amounts.get(reversal.reverses, 0) + reversal.amount
     loaded_holds = [
         *await _holds(connection, references.holds),
-        *await _active_holds(connection, {id_ for id_ in references.closed_accounts if _has_holds(unit, id_)}),
+        *await _active_holds(connection, {id_ for id_ in references.accounts_to_close if _has_holds(unit, id_)}),
     ]
     unit.holds = {hold.id: hold for hold in loaded_holds}
     return unit

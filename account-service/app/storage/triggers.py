@@ -2,8 +2,8 @@
 
 A batch that posts an entry twice, omits one or changes a balance without an entry is rejected and changes nothing.
 Migrations 0003 (CHECK_ENTRIES), 0004 (APPEND_ONLY), 0006, 0009 (CHECK_REVERSALS) and 0010 (TRANSPARENCY_LOG) execute
-these statements, so a change of behaviour needs a new migration. Databases that were migrated before keep the messages
-of that time.
+these statements, so a change of behaviour needs a new migration. Existing databases keep the messages
+of the version that migrated them.
 """
 
 # Checks of accounts (migration 0011).
@@ -61,7 +61,8 @@ APPEND_ONLY = (_REJECT_CHANGE, append_only("transactions"), append_only("entries
 # Tables that are append-only as well.
 TRANSPARENCY_LOG = ("ledger_leaves", "ledger_nodes", "ledger_roots", "ledger_keys")
 
-# For reversals alone, so that other transactions cost nothing. The lock lets concurrent reversals see each other.
+# Runs only for reversals, so that other inserts have no overhead. The lock serializes concurrent reversals of the same
+# transaction.
 _CHECK_REVERSAL = f"""
 CREATE FUNCTION check_reversal() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
