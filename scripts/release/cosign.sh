@@ -3,7 +3,7 @@
 # from the version that .ci/tools/cosign pins.
 set -euo pipefail
 
-root=$(dirname "$(dirname "$(realpath "$0")")")
+root=$(realpath "$(dirname "$(realpath "$0")")/../..")
 PATH=$PATH:$root/.venv-ops/bin:$root/.tools
 command -v cosign >/dev/null ||
     "$root/ansible/roles/banking_app/files/install_cosign_package.sh" sid "$root/.venv-ops/bin/cosign" ||

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -84,3 +85,23 @@ def test_both_architectures_are_pinned() -> None:
         )
         assert len(pins) == 2 * count == len({pin[2] for pin in pins})
         assert len({package for package, _, _ in pins}) == count
+
+
+def test_a_machine_without_cosign_gets_it_before_it_runs(tmp_path: Path) -> None:
+    installer = tmp_path / _COSIGN.relative_to(ROOT)
+    wrapper = tmp_path / "scripts/release/cosign.sh"
+    (tmp_path / ".venv-ops/bin").mkdir(parents=True)
+    for file, content in (
+        (wrapper, (ROOT / "scripts/release/cosign.sh").read_text(encoding="utf-8")),
+        (installer, '#!/bin/sh\nprintf \'#!/bin/sh\\necho "cosign $*"\' >"$2" && chmod +x "$2"\n'),
+    ):
+        file.parent.mkdir(parents=True)
+        file.write_text(content, encoding="utf-8")
+        file.chmod(0o755)
+    # Without the folders that may have Cosign.
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("bash", "chmod", "dirname", "realpath", "sh"):
+        (programs / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run([wrapper, "sign"], env={"PATH": str(programs)}, capture_output=True, text=True, check=False)
+    assert done.stdout == "cosign sign\n", done.stderr
