@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 
+from scripts.ledger.verify_proof import verify_proof
 from shared.testing import lab_keys
 
 _BOLD, _GREEN, _RED, _DIM, _END = (
@@ -145,6 +146,13 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
     expect(operator.post(f"/accounts/{alices}/unfreeze"), 200)
     result("Alice cannot pay (409 account-frozen) until an operator unfreezes the account")
 
+    step("A hotel holds 400.00 of Alice's money and captures it in two parts")
+    hold = expect(alice.post(f"/accounts/{alices}/holds", {"amount": 40_000, "currency": "USD"}), 201)["id"]
+    for amount, final in ((15_000, False), (25_000, True)):
+        captured = expect(alice.post(f"/holds/{hold}/captures", {"amount": amount, "final": final}), 201)["amount"]
+        left = expect(alice.get(f"/holds/{hold}"), 200)["remaining_amount"]
+        result(f"captured {money(captured)}, {money(left)} still held")
+
     step("Alice's history, newest first")
     history = eventually("the history", lambda: _whole_history(alice, alices))
     for item in history:
@@ -168,11 +176,23 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
     check("mismatches", report["mismatches"], 0)
     result(f"{report['checked']} accounts checked, 0 mismatches")
 
+    step("Alice proves that her payment is in the ledger, which nobody can alter unnoticed")
+    proof = eventually("a signed root", lambda: _proof(alice, paid["id"]))
+    keys = expect(operator.get("/ledger/roots", limit=1), 200)["public_keys"]
+    check("the proof", verify_proof(proof, keys), True)
+    result(f"leaf {proof['position']} of {proof['size']} leads to a root with a valid signature")
+
 
 def _whole_history(client: Client, account: str) -> list[dict[str, Any]] | None:
-    """Return the account's history once its seven transactions, two of them refused, have arrived."""
+    """Return the account's history once its nine transactions, two of them refused, have arrived."""
     items: list[dict[str, Any]] = expect(client.get("/transactions", account_id=account), 200)["items"]
-    return items if len(items) == 7 else None
+    return items if len(items) == 9 else None
+
+
+def _proof(client: Client, transaction_id: str) -> dict[str, Any] | None:
+    """Return the proof of a transaction once a signed root contains it."""
+    response = client.get(f"/transactions/{transaction_id}/proof")
+    return None if response.status_code == 409 else expect(response, 200)
 
 
 def _finished_reconciliation(operator: Client) -> dict[str, Any] | None:
