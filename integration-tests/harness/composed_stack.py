@@ -129,8 +129,8 @@ class ComposedBank(Bank):
 
     def events(self, transaction_id: str) -> list[dict[str, Any]]:
         """Return the events of a transaction that account-service has published."""
-        rows = self.sql("account", "SELECT encode(events, 'escape') FROM outbox WHERE position IS NOT NULL")
-        found = [event for row in rows for event in json.loads(row.replace("\\\\", "\\"))]
+        rows = self.sql("account", "SELECT convert_from(events, 'UTF8') FROM outbox WHERE position IS NOT NULL")
+        found = [event for row in rows for event in json.loads(row)]
         return [event for event in found if event["data"].get("transaction_id") == transaction_id]
 
     def event_stream(self) -> dict[str, Any]:

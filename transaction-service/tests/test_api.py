@@ -255,7 +255,8 @@ async def test_internal_routes(client: httpx.AsyncClient, ingestion: EventIngest
     ledger.withdraw(ledger.open(), 10_000_001)
     await ingestion.apply(ledger.events, [])
     ready = (await client.get("/health/ready")).json()
-    assert ready["checks"] == {"database": "ok", "loop-lag": "ok", "relay": "ok", "reconciliation": "ok"}
+    jobs = ("loop-lag", "relay", "reconciliation", "outbox-retention")
+    assert ready["checks"] == {"database": "ok", **dict.fromkeys(jobs, "ok")}
     metrics = (await client.get("/metrics")).text
     assert 'bank_flags_total{rule="large-amount",' in metrics.replace('service="transaction-service",', "")
     assert "bank_reconciliation_mismatches{" in metrics

@@ -110,5 +110,5 @@ def test_a_reversal_reaches_the_history_and_a_fraud_freeze_the_account(bank: Com
     row = f"SELECT action FROM flags WHERE transaction_id = '{large['id']}' AND action = 'freeze'"
     assert bank.sql("transaction", row) == ["freeze"]
     frozen = f"%bank.account.frozen%{alices}%"
-    rows = bank.sql("account", f"SELECT count(*) FROM outbox WHERE encode(events, 'escape') LIKE '{frozen}'")
+    rows = bank.sql("account", f"SELECT count(*) FROM outbox WHERE convert_from(events, 'UTF8') LIKE '{frozen}'")
     assert rows == ["1"]

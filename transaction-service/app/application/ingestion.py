@@ -137,7 +137,7 @@ class EventIngestion:
         async with write_transaction(self._engine) as connection:
             await inbox.dead_letter(connection, raw, reason, utc_now())
 
-    async def clear_history(self, *, keep_refusals: bool) -> None:
+    async def clear_history(self, *, keep_refusals: bool = False) -> None:
         """Delete the history and the consumed positions; refusals are kept if they cannot be rebuilt."""
         async with write_transaction(self._engine) as connection:
             await history.clear(connection, keep_refusals=keep_refusals)
