@@ -29,7 +29,7 @@ _SERVICES = {
     "account": _Service(
         "account-service",
         {"account-service-batches": "events.transaction-service", "account-service": "bank.transaction.flagged"},
-        ("bank.account.*", "bank.entry.posted", "bank.transaction.refused", "bank.hold.*"),
+        ("bank.account.*", "bank.entry.posted", "bank.transaction.refused", "bank.hold.*", "bank.ledger.sealed"),
     ),
     "transaction": _Service(
         "transaction-service",

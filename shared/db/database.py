@@ -34,8 +34,6 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.types import TypeDecorator
 
-from shared.db.failover import connect_to_primary
-
 Rows = Sequence[Mapping[str, Any]]
 
 _SQLITE_BUSY_SECONDS = 15
@@ -78,6 +76,9 @@ def create_engine(url: str, *, pool_size: int = 8, name: str = "bank", statement
     cost more than they save.
     """
     if url.startswith("postgresql"):
+        # It imports the driver, which processes on SQLite do not need.
+        from shared.db.failover import connect_to_primary  # pylint: disable=import-outside-toplevel
+
         engine = create_async_engine(
             url,
             pool_size=pool_size,
