@@ -14,7 +14,7 @@ from app.models import entries, transactions
 from app.storage.queries import TransactionFilter
 from shared.db.database import is_postgres
 
-# Entries that one page reads at most.
+# Maximum number of entries that one page reads.
 MAX_ENTRIES = 10_000
 
 
