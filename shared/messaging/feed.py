@@ -55,11 +55,13 @@ def route(engine: AsyncEngine, outbox: Outbox, secret: str) -> Route:
         after = _number(request, "after", 0, 2**62)
         limit = max(1, _number(request, "limit", 500, MAX_LIMIT))
         deadline = asyncio.get_running_loop().time() + _number(request, "wait", 0, MAX_WAIT_SECONDS)
+        pruned: int | None = None
         while True:
             async with engine.connect() as connection:
                 found = await outbox.read(connection, after, limit)
-                # Read afterwards: rows may have been pruned meanwhile.
-                pruned = 0 if found and found[0][0] == after + 1 else await outbox.pruned(connection)
+                if pruned is None:
+                    # After reading: rows may have been pruned meanwhile. Once: rows of the wait are too recent.
+                    pruned = 0 if found and found[0][0] == after + 1 else await outbox.pruned(connection)
             if after < pruned:
                 raise _pruned(after, pruned + 1)
             if found or ShutdownSignal.now or asyncio.get_running_loop().time() >= deadline:

@@ -23,7 +23,7 @@ from shared.ids import utc_now
 from shared.messaging.batches import encode
 from shared.messaging.outbox import Outbox
 from shared.prometheus.events import OUTBOX_OLDEST, OUTBOX_PENDING, count_published
-from shared.runtime.tasks import shield
+from shared.runtime.tasks import cancel_all, shield
 from shared.messaging.transport import LastBatch, NatsConnection
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,7 @@ class Relay:
         try:
             await self._relay(leadership)
         finally:
-            metrics.cancel()
-            await asyncio.wait([metrics])
+            await cancel_all([metrics])
 
     async def _relay(self, leadership: AsyncConnection) -> None:
         loop = asyncio.get_running_loop()
