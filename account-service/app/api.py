@@ -1,8 +1,8 @@
 """The HTTP API of account-service: an endpoint reads the request, calls the service and responds."""
 
+from collections.abc import Callable
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,7 +14,7 @@ from app.application.requests import LedgerRequest, TransferBatch
 from app.domain.commands import Deposit, OpenAccount, Reverse, SetLimits, SetStatus, Transfer, Withdraw
 from app.domain.model import account_data
 from app.http.routes import ACCOUNT, ACCOUNT_LINKS, ID, context_of, document, execute, id_of, queries_of
-from app.http.routes import metadata_of, service_of, to_http
+from app.http.routes import Body, json_response, metadata_of, service_of, to_http
 from shared.http import bodies, idempotency, paging
 from shared.http.auth import CASH_DESK, Caller, require_operator
 from shared.http.bodies import EmptyBody
@@ -28,13 +28,16 @@ _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 _reads = APIRouter(prefix="/api/v1")
 
 
-async def _set_status(request: Request, status: str) -> Response:
-    """Execute an operator's change of an account's status, which is idempotent without a key."""
+async def _change(request: Request, model: type[Body], command: Callable[[Body], SetStatus | SetLimits]) -> Response:
+    """Execute an operator's change of an account, which is idempotent without a key."""
     caller = await current_caller(request)
     require_operator(caller)
-    await bodies.read(request, EmptyBody)
-    ledger_request = LedgerRequest(caller, SetStatus(id_of(request), status), 200, context_of(request))
-    return to_http(await service_of(request).execute(ledger_request))
+    body = await bodies.read(request, model)
+    return to_http(await service_of(request).execute(LedgerRequest(caller, command(body), 200, context_of(request))))
+
+
+async def _set_status(request: Request, status: str) -> Response:
+    return await _change(request, EmptyBody, lambda _: SetStatus(id_of(request), status))
 
 
 @_writes.post(**document("/transfers", schemas.TransferBody, schemas.TransactionView, 201))
@@ -144,11 +147,11 @@ async def close(request: Request) -> Response:
 @_writes.post(**document("/accounts/{id:uuid}/limits", schemas.LimitsBody, schemas.AccountView, 200, keyed=False))
 async def set_limits(request: Request) -> Response:
     """Set the overdraft limit and the daily debit limit of an account. Operators only."""
-    caller = await current_caller(request)
-    require_operator(caller)
-    body = await bodies.read(request, schemas.LimitsBody)
-    command = SetLimits(id_of(request), body.overdraft_limit, body.daily_debit_limit)
-    return to_http(await service_of(request).execute(LedgerRequest(caller, command, 200, context_of(request))))
+
+    def command(body: schemas.LimitsBody) -> SetLimits:
+        return SetLimits(id_of(request), body.overdraft_limit, body.daily_debit_limit)
+
+    return await _change(request, schemas.LimitsBody, command)
 
 
 @_reads.get(
@@ -180,7 +183,7 @@ async def list_accounts(
 async def get_account(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
     """Get an account."""
     account = await queries_of(request).account(caller, id_of(request))
-    return Response(orjson.dumps(account), media_type="application/json")
+    return json_response(account)
 
 
 @_reads.get(
@@ -207,7 +210,7 @@ async def get_balance(
         errors = [{"pointer": "/query/as_of_transaction", "detail": "cannot be combined with `at`"}]
         raise Problem("validation-failed", "Use either `at` or `as_of_transaction`.", errors)
     balance = await queries_of(request).balance(caller, id_of(request), at, as_of_transaction)
-    return Response(orjson.dumps(balance), media_type="application/json")
+    return json_response(balance)
 
 
 ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]

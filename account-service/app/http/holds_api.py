@@ -3,7 +3,6 @@
 from datetime import timedelta
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -11,7 +10,7 @@ from starlette.routing import BaseRoute
 
 from app import schemas
 from app.domain.commands import CaptureHold, ExtendHold, PlaceHold, ReleaseHold
-from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, metadata_of, queries_of
+from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, json_response, metadata_of, queries_of
 from app.settings import AccountSettings
 from shared.http import paging
 from shared.http.auth import Caller
@@ -98,7 +97,7 @@ async def list_holds(
 async def get_hold(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
     """Get a hold, with its newest changes and who made them."""
     hold = await queries_of(request).hold(caller, id_of(request))
-    return Response(orjson.dumps(hold), media_type="application/json")
+    return json_response(hold)
 
 
 ROUTES: list[BaseRoute] = [*_writes.routes, *_reads.routes]

@@ -2,14 +2,13 @@
 
 from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app import schemas
 from app.application.proofs import Proofs
-from app.http.routes import ID, id_of
+from app.http.routes import ID, id_of, json_response
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.http.web import current_caller, documented_problems, link
@@ -54,7 +53,7 @@ async def get_consistency(
     request: Request, _caller: Annotated[Caller, Depends(current_caller)], first: _Size, second: _Size
 ) -> Response:
     """Prove that the root of size `second` extends the one of size `first`: nothing before was altered."""
-    return _json(await _proofs_of(request).consistency(first, second))
+    return json_response(await _proofs_of(request).consistency(first, second))
 
 
 @_reads.get(
@@ -65,11 +64,7 @@ async def get_consistency(
 )
 async def get_proof(request: Request, caller: Annotated[Caller, Depends(current_caller)]) -> Response:
     """Prove that a signed root contains a transaction of the caller's; until there is one, the response is 409."""
-    return _json(await _proofs_of(request).inclusion(caller, id_of(request)))
-
-
-def _json(content: object) -> Response:
-    return Response(orjson.dumps(content), media_type="application/json")
+    return json_response(await _proofs_of(request).inclusion(caller, id_of(request)))
 
 
 ROUTES = _reads.routes
