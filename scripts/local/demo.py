@@ -150,8 +150,8 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
 
     step("A hotel holds 400.00 of Alice's money and captures it in two parts")
     hold = expect(alice.post(f"/accounts/{alices}/holds", {"amount": 40_000, "currency": "USD"}), 201)["id"]
-    for amount, final in ((15_000, False), (25_000, True)):
-        captured = expect(alice.post(f"/holds/{hold}/captures", {"amount": amount, "final": final}), 201)["amount"]
+    for part, final in ((15_000, False), (25_000, True)):
+        captured = expect(alice.post(f"/holds/{hold}/captures", {"amount": part, "final": final}), 201)["amount"]
         left = expect(alice.get(f"/holds/{hold}"), 200)["remaining_amount"]
         result(f"captured {money(captured)}, {money(left)} still held")
 
