@@ -31,7 +31,7 @@ class Probe:
     """A request, and the status, headers and body of its response; `save` has pointers to top-level fields by name.
 
     `token` is false for a request without credentials. `content` is a body that is not JSON. `eventually` is true for
-    responses from the history, which lags behind.
+    responses of the history, which lags behind, and is complete only as far as account-service has confirmed in time.
     """
 
     name: str
