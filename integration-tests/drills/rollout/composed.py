@@ -30,6 +30,8 @@ _AA_RATE = 120
 _CUSTOMERS = 150
 # On a busy machine canaries take a minute to start; a fault that affects few requests takes longer to detect.
 _STEP_TIMEOUT_SECONDS = 150
+# The default of the role nginx_canary.
+_BAKE_SECONDS = 60
 _DRIVER = "drill canary"
 
 
@@ -46,7 +48,9 @@ class ComposedDrill:
         """Roll out a release with a fault, and roll it back if the analysis does not."""
         mismatches = self._bank.reconciliation()["mismatches"]
         try:
-            plan = Plan(_DRIVER, step_timeout_seconds=_STEP_TIMEOUT_SECONDS, run_all_steps=False)
+            plan = Plan(
+                _DRIVER, bake_seconds=_BAKE_SECONDS, step_timeout_seconds=_STEP_TIMEOUT_SECONDS, run_all_steps=False
+            )
             result = self._run(release.build(self._stack, fault), plan, _RATE)
         finally:
             release.remove(self._stack)
