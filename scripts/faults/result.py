@@ -38,8 +38,6 @@ MAX_SECONDS = 30.0
 # Everything fails, so there is nothing to be counted first.
 MAX_SECONDS_ALL = 10.0
 MAX_FAILED = 0.01
-# The ledger stores these refusals under the customer's key, so stable repeats them: every canary request may fail.
-_STORED_REFUSALS = frozenset({"409-half"})
 LAST_WEIGHT = 50
 
 
@@ -111,8 +109,7 @@ def thresholds(fault: str, result: RolloutResult, max_failed: float = MAX_FAILED
     )
     expected = _REASONS.get(fault, "")
     limit = MAX_SECONDS_ALL if fault.endswith("-all") else MAX_SECONDS
-    traffic = result.traffic
-    allowed = int((1 if fault in _STORED_REFUSALS else max_failed) * traffic.customers)
+    traffic, allowed = result.traffic, int(max_failed * result.traffic.customers)
     thresholds_ = [
         Threshold(
             f"rolled back before {LAST_WEIGHT} %",
