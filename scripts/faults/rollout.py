@@ -12,7 +12,7 @@ from typing import Any
 from scripts.faults.customers import Customer, RequestStats, traffic
 from scripts.faults.release import Release, running
 from scripts.faults.result import LAST_WEIGHT, CanaryTraffic, RolloutResult, count
-from scripts.faults.stack import BASELINES, CANARIES, RejectedError, Request, Stack, StackError
+from scripts.faults.stack import BASELINES, CANARIES, SERVICES, RejectedError, Request, Stack, StackError
 
 _POLL_SECONDS = 1
 _RENEW_SECONDS = 5
@@ -41,6 +41,14 @@ class Plan:
     synthetic: bool = False
 
 
+def canary_count(stable: int, weight: int) -> int:
+    """Return the canaries that a weight in percent needs beside `stable` replicas, as for deployments.
+
+    None gets more clients than a stable replica, so that latencies are comparable (`canary_count` in rollout.sh).
+    """
+    return min(stable, -(-stable * weight // (100 - weight)))
+
+
 def require_idle(stack: Stack) -> None:
     """Raise StackError unless the stack runs and has no rollout in progress."""
     stack.images()
@@ -62,6 +70,8 @@ class Rollout:
         self._plan = plan
         self._report = report
         self._replicas = stack.replicas()
+        weight = max(plan.steps) if plan.run_all_steps else plan.steps[0]
+        self._canaries = {service: canary_count(self._replicas[service], weight) for service in SERVICES}
         self._addresses: set[str] = set()
         # Requests of canaries in NGINX's log, which is read from this time on.
         self._requests: list[Request] = []
@@ -78,6 +88,7 @@ class Rollout:
             "previous": self._previous.images,
             "revisions": self._release.revisions,
             "previous_revisions": self._previous.revisions,
+            "canaries": self._canaries,
             "steps": self._plan.steps,
             "bake_seconds": self._plan.bake_seconds,
             "step_timeout_seconds": self._plan.step_timeout_seconds,
@@ -113,10 +124,17 @@ class Rollout:
                 self._stack.rollout("renew", self._id)
 
     def _start_canaries(self) -> None:
+        canaries = {service: str(number) for service, number in self._canaries.items()}
+        values_by_name = {
+            "CANARY_REPLICAS": canaries,
+            "CANARY_IMAGE": self._release.images,
+            "CANARY_REVISION": self._release.revisions,
+            "PREVIOUS_IMAGE": self._previous.images,
+            "PREVIOUS_REVISION": self._previous.revisions,
+        }
         variables = {
-            f"{service.upper().replace('-', '_')}_{track}_{part}": value
-            for track, release in (("CANARY", self._release), ("PREVIOUS", self._previous))
-            for part, values in (("IMAGE", release.images), ("REVISION", release.revisions))
+            f"{service.upper().replace('-', '_')}_{name}": value
+            for name, values in values_by_name.items()
             for service, value in values.items()
         }
         services = (*CANARIES, *BASELINES)

@@ -112,6 +112,25 @@ def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() ->
     assert (result.weight, result.passed, result.traffic.failed, result.leftovers) == (10, False, 1, [])
 
 
+# The cases of rollout.sh (integration-tests/ansible/roles/test_canaries.py).
+@pytest.mark.parametrize(
+    ("stable", "weight", "canaries"),
+    [(1, 10, 1), (9, 10, 1), (10, 10, 2), (2, 50, 2), (5, 50, 5), (3, 25, 1), (2, 90, 2), (4, 99, 4), (0, 50, 0)],
+)
+def test_as_many_canaries_as_in_deployments(stable: int, weight: int, canaries: int) -> None:
+    assert rollout.canary_count(stable, weight) == canaries
+
+
+@pytest.mark.parametrize(("run_all_steps", "canaries"), [(True, 2), (False, 1)])
+def test_no_canary_serves_more_clients_than_a_stable_replica(run_all_steps: bool, canaries: int) -> None:
+    stack = FakeStack(CANARY, ROLLING_BACK, {"phase": "idle"})
+    rolled_out(stack, run_all_steps=run_all_steps)
+    assert stack.request["canaries"] == dict.fromkeys(SERVICES, canaries)
+    assert {stack.variables[f"{name}_SERVICE_CANARY_REPLICAS"] for name in ("ACCOUNT", "TRANSACTION")} == {
+        str(canaries)
+    }
+
+
 def test_bad_settings_are_rolled_out_with_the_running_images(tmp_path: Path) -> None:
     stack = FakeStack(CANARY, ROLLING_BACK)
     stack.configurations = tmp_path
