@@ -19,3 +19,12 @@ _DECIMALS: Mapping[str, int] = {
 def decimals(currency: str) -> int:
     """Return the number of decimals of the minor unit of a currency; two for unknown codes."""
     return _DECIMALS.get(currency, 2)
+
+
+def major_units(amount: int, currency: str) -> str:
+    """Return an amount in minor units as a decimal number of the currency, for example `-10.50`."""
+    places = decimals(currency)
+    if places == 0:
+        return str(amount)
+    whole, fraction = divmod(abs(amount), 10**places)
+    return f"{'-' if amount < 0 else ''}{whole}.{fraction:0{places}}"

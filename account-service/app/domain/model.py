@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from shared.currencies import decimals
+from shared.currencies import major_units
 from shared.http.views import metadata_member
 from shared.ids import rfc3339
 
@@ -114,9 +114,7 @@ class Hold:
 
 def format_amount(amount: int, currency: str) -> str:
     """Return an amount in minor units as people write it, for example `10.50 USD`."""
-    places = decimals(currency)
-    whole, fraction = divmod(amount, 10**places)
-    return f"{whole}.{fraction:0{places}} {currency}" if places else f"{whole} {currency}"
+    return f"{major_units(amount, currency)} {currency}"
 
 
 def account_data(account: Account) -> dict[str, Any]:
