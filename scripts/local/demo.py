@@ -172,6 +172,9 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
     for line in lines[:4]:
         print(f"    {_DIM}{line}{_END}")
     print(f"    {_DIM}… {len(lines)} lines of CSV{_END}")
+    camt = alice.get(f"/statements/{alices}", accept="application/xml").text
+    check("entries of the CAMT.053", camt.count("<Ntry>") >= len(statement["entries"]), True)
+    result(f"CAMT.053.001.08 for software: {camt.count('<Ntry>')} entries, {len(camt)} characters of XML")
 
     step("Reconciliation: both services agree on every balance")
     report = eventually("the reconciliation", lambda: _finished_reconciliation(operator))

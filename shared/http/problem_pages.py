@@ -53,6 +53,9 @@ ADVICE: Mapping[str, Advice] = {
         "check the id and the token's subject; a new account appears in the history after a short delay",
     ),
     "method-not-allowed": Advice("the resource does not support this method", "use a method of the `Allow` header"),
+    "not-acceptable": Advice(
+        "the `Accept` header allows none of the media types of the resource", "send one of those that `detail` lists"
+    ),
     "insufficient-funds": Advice(
         "`available` (balance minus holds plus overdraft limit) is less than the amount",
         "reduce the amount or deposit money first",

@@ -1,7 +1,7 @@
 """The HTTP API of transaction-service: an endpoint parses the request, calls the service and responds."""
 
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import orjson
 from fastapi import APIRouter, Depends, Query
@@ -10,13 +10,20 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from app import schemas, statements
+from app.formats import pdf
+from app.formats.base import Format, Options, filename
+from app.formats.camt053 import CamtFormat
+from app.formats.csv_format import CsvFormat
+from app.formats.json_format import JsonFormat
 from app.http import streaming
+from app.http.negotiation import negotiate
 from app.http.streaming import StreamLimiter
 from app.service import TransactionService
 from app.storage.queries import TransactionFilter
 from shared.http import paging
 from shared.http.auth import Caller
-from shared.ids import Identifier
+from shared.http.problems import Problem
+from shared.ids import Identifier, utc_now
 from shared.timestamps import From, To
 from shared.http.web import current_caller, documented_problems, link
 
@@ -43,6 +50,14 @@ _FLAG_LINKS = {
     "transaction": link("get", "/api/v1/transactions/{id}", source="/items/0/transaction_id"),
     "statement": link("get", _STATEMENT, account_id="/items/0/account_id"),
     "older": link("get", "/api/v1/flags", cursor="/next_cursor"),
+}
+
+# Media types of statements, the default first, with the extension of files to download.
+_EXTENSIONS = {"application/json": None, "text/csv": "csv", "application/xml": "xml", pdf.MEDIA_TYPE: "pdf"}
+_FORMATS: dict[str, type[Format]] = {
+    "application/json": JsonFormat,
+    "text/csv": CsvFormat,
+    "application/xml": CamtFormat,
 }
 
 _reads = APIRouter(prefix="/api/v1")
@@ -140,38 +155,55 @@ async def get_transaction(request: Request, caller: _Caller) -> Response:
     "/statements/{account_id:uuid}",
     response_model=schemas.StatementView,
     responses={
-        200: {"content": {"text/csv": {"schema": {"type": "string"}}}, "links": _STATEMENT_LINKS},
-        **documented_problems(400, 401, 404, 422, 429, 500, 503),
+        200: {
+            "content": {
+                "text/csv": {"schema": {"type": "string"}},
+                "application/xml": {"schema": {"type": "string"}},
+                "application/pdf": {"schema": {"type": "string", "format": "binary"}},
+            },
+            "links": _STATEMENT_LINKS,
+        },
+        **documented_problems(400, 401, 404, 406, 422, 429, 500, 503),
     },
     openapi_extra={"parameters": [{"name": "account_id", **_ID}]},
 )
-async def get_statement(request: Request, caller: _Caller, start: From = None, end: To = None) -> Response:
-    """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`.
+async def get_statement(
+    request: Request,
+    caller: _Caller,
+    start: From = None,
+    end: To = None,
+    bom: Annotated[
+        Literal["true", "false"], Query(description="Start CSV with a byte order mark, for Microsoft Excel.")
+    ] = "false",
+) -> Response:
+    """Show an account's entries and balances in a period, by default the current month.
 
-    A long statement is streamed: incomplete JSON, or CSV without the closing balance, means that it was aborted.
+    `Accept` selects JSON, `text/csv`, `application/xml` (CAMT.053.001.08) or `application/pdf` (one page). A long
+    statement is streamed: incomplete JSON or XML, or CSV without the closing balance, means that it was aborted.
     """
+    media_type = _statement_type(request.headers.get("accept", ""))
     service = _service(request)
     statement = await service.statement(caller, _id(request, "account_id"), start, end)
+    options = Options(request.app.state.bank_name, utc_now(), byte_order_mark=bom == "true")
     headers = {"Vary": "Accept"}
-    format_: statements.JsonFormat | statements.CsvFormat = statements.JsonFormat(statement)
-    if _prefers_csv(request.headers.get("accept", "")):
-        format_ = statements.CsvFormat(statement)
-        headers["Content-Disposition"] = f'attachment; filename="{statements.csv_filename(statement)}"'
+    if (extension := _EXTENSIONS[media_type]) is not None:
+        headers["Content-Disposition"] = f'attachment; filename="{filename(statement, extension)}"'
     streams: StreamLimiter = request.app.state.streams
-    return streaming.statement_response(streams, statement, format_, partial(service.next_lines, statement), headers)
+    totals = partial(service.totals, statement)
+    if media_type == pdf.MEDIA_TYPE:
+        return await streaming.pdf_response(streams, statement, options, totals, headers)
+    format_ = _FORMATS[media_type](statement, options)
+    return streaming.statement_response(
+        streams, statement, format_, partial(service.next_lines, statement), totals, headers
+    )
 
 
-def _prefers_csv(accept: str) -> bool:
-    """Return whether an Accept header names CSV and prefers it to JSON."""
-    quality = {"text/csv": 0.0, "application/json": 0.0}
-    for part in accept.lower().split(","):
-        media_type, *parameters = (field.strip() for field in part.split(";"))
-        weights = [parameter[2:] for parameter in parameters if parameter.startswith("q=")]
-        try:
-            quality[media_type] = float(weights[0]) if weights else 1.0
-        except ValueError:
-            quality[media_type] = 0.0
-    return quality["text/csv"] > quality["application/json"]
+def _statement_type(accept: str) -> str:
+    """Return the media type of a statement. Raises Problem (not-acceptable)."""
+    media_type = negotiate(accept, tuple(_EXTENSIONS))
+    if media_type is None:
+        raise Problem("not-acceptable", f"Send one of these in Accept: {', '.join(_EXTENSIONS)}.")
+    return media_type
 
 
 @_reads.get(

@@ -53,5 +53,6 @@ def create(settings: TransactionSettings) -> Service:
     )
     service_app.app.state.service = TransactionService(runtime.engine, ledger, reconciler)
     service_app.app.state.streams = StreamLimiter()
+    service_app.app.state.bank_name = settings.bank_name
     service_app.app.state.authenticator = runtime.authenticator
     return service_app

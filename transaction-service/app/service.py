@@ -13,7 +13,7 @@ from app.application.reconciler import Reconciler
 from app.domain import completeness
 from app.domain.completeness import LedgerAccount, LedgerState
 from app.ledger_client import LedgerClient
-from app.statements import Line, Statement
+from app.statements import Line, Statement, Totals
 from app.storage import queries, ranges, search
 from app.storage.queries import TransactionFilter
 from shared.db.database import reader
@@ -94,12 +94,18 @@ class TransactionService:
             closing = max(opening, await queries.balance_at(connection, account_id, end))
             lines = await queries.lines(connection, account_id, opening.seq, closing.seq)
         watermark = completeness.watermark(gapless, account_id, ledger)
-        return Statement(account_id, account.currency, start, end, opening, closing, watermark, lines)
+        number = account.account_number if isinstance(account, Row) else None
+        return Statement(account_id, number, account.currency, start, end, opening, closing, watermark, lines)
 
     async def next_lines(self, statement: Statement, after: int) -> list[Line]:
         """Return the next lines of a statement, in a separate transaction."""
         async with self._engine.connect() as connection:
             return await queries.lines(connection, statement.account_id, after, statement.closing.seq)
+
+    async def totals(self, statement: Statement, after: int, last: int) -> Totals:
+        """Return the totals of a statement's entries after a `seq` up to another one."""
+        async with self._engine.connect() as connection:
+            return await queries.totals(connection, statement.account_id, after, last)
 
     async def flags(
         self, caller: Caller, account_id: str | None, after: str | None, limit: int

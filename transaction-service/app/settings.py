@@ -26,6 +26,12 @@ class TransactionSettings(ServiceSettings):
     account_service_url: str = Field(
         description="Base URL of account-service, for completeness, reconciliation and rebuild."
     )
+    bank_name: str = Field(
+        "Distributed Bank",
+        min_length=1,
+        max_length=140,
+        description="Name of the bank in statements as XML (CAMT.053) and PDF.",
+    )
     fraud_review_amount: _AmountByCurrency = Field(
         "1000000",
         description="Minimum amount of a debit that is flagged for review, in US cents, converted to other currencies "

@@ -7,9 +7,11 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.domain.completeness import Watermark
 from app.models import entries, flags, outbox, transactions
 from app.service import TransactionService
 from app.settings import TransactionSettings
+from app.statements import BalanceAt, Line, Statement
 from app.storage.queries import TransactionFilter
 from shared.http.auth import OPERATOR, Caller
 from shared.events import CloudEvent, Event, new_event
@@ -20,6 +22,24 @@ ALICE = Caller("alice", frozenset())
 BOB = Caller("bob", frozenset())
 OPERATOR_CALLER = Caller("op", frozenset({OPERATOR}))
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+
+def line(seq: int, amount: int, balance_after: int, reference: str | None = None, type_: str = "transfer") -> Line:
+    """Return an entry of a statement."""
+    return Line(f"transaction-{seq}", type_, seq, amount, balance_after, "other", reference, NOON)
+
+
+def statement(*lines: Line, covered: bool = True, last: int | None = None, currency: str = "USD") -> Statement:
+    """Return the statement of a day that starts with 100 at `seq` 2; `covered` if it is complete."""
+    opening = BalanceAt(2, 100)
+    closing = BalanceAt(last or lines[-1].seq, lines[-1].balance_after) if lines else opening
+    through = NOON + DAY if covered else NOON
+    watermark = Watermark(closing.seq, closing.seq, through, through)
+    return Statement("account", "1234", currency, NOON, NOON + DAY, opening, closing, watermark, lines)
+
+
+LINES = [line(3, 50, 150, "salary"), line(4, -30, 120), line(5, -20, 100)]
 
 
 def make_settings(lab: Lab, url: str, **changes: Any) -> TransactionSettings:

@@ -1,14 +1,16 @@
 """The HTTP contract of transaction-service, inside the process."""
 
+import codecs
 import csv
 import io
 from datetime import timedelta
 
 import httpx
 import pytest
+from pypdf import PdfReader
 
-from app.api import _prefers_csv
 from app.application.ingestion import EventIngestion
+from app.http.negotiation import negotiate
 from shared.events import BATCH_MEDIA_TYPE
 from shared.ids import new_id
 from shared.testing.fixtures import Lab
@@ -213,22 +215,76 @@ async def test_invalid_periods_are_rejected(client: httpx.AsyncClient, ingestion
 
 
 @pytest.mark.parametrize(
-    ("accept", "csv_wanted"),
+    ("accept", "media_type"),
     [
-        ("text/csv", True),
-        ("TEXT/CSV; charset=utf-8", True),
-        ("text/csv, */*;q=0.8", True),
-        ("text/csv;q=0.9, application/json;q=0.5", True),
-        ("", False),
-        ("*/*", False),
-        ("application/json, text/csv", False),
-        ("text/csv;q=0", False),
-        ("text/csv;q=much", False),
-        (";,,;=", False),
+        ("text/csv", "text/csv"),
+        ("TEXT/CSV; charset=utf-8", "text/csv"),
+        ("text/csv, */*;q=0.8", "text/csv"),
+        ("text/*", "text/csv"),
+        ("text/csv;q=0.9, application/json;q=0.5", "text/csv"),
+        ("application/xml", "application/xml"),
+        ("application/xml, text/xml;q=0.5", "application/xml"),
+        ("application/pdf, application/xml;q=0.9", "application/pdf"),
+        ("application/*, application/json;q=0.1", "application/xml"),
+        ("*/*, application/json;q=0", "text/csv"),
+        ("", "application/json"),
+        ("*/*", "application/json"),
+        ("application/json, text/csv", "application/json"),
+        ("text/html, */*;q=0.1", "application/json"),
+        ("text/csv;q=much", "application/json"),
+        ("text/csv;q=nan", "application/json"),
+        (";,,;=", "application/json"),
+        ("text/html", None),
+        ("text/csv;q=0", None),
+        ("*/*;q=0", None),
     ],
 )
-def test_accept_selects_the_format(accept: str, csv_wanted: bool):
-    assert _prefers_csv(accept) is csv_wanted
+def test_accept_selects_the_format(accept: str, media_type: str | None):
+    supported = ("application/json", "text/csv", "application/xml", "application/pdf")
+    assert negotiate(accept, supported) == media_type
+
+
+async def test_statement_as_xml_and_pdf(
+    application: Service, client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
+):
+    application.app.state.bank_name = "Bank of Tests"
+    alices = ledger.open()
+    ledger.deposit(alices, 100, "salary")
+    await ingestion.apply(ledger.events, [])
+    path = f"/api/v1/statements/{alices}"
+    xml = await client.get(path, headers={"Accept": "application/xml"})
+    assert xml.headers["content-type"] == "application/xml" and xml.headers["vary"] == "Accept"
+    assert xml.headers["content-disposition"].endswith('.xml"')
+    for text in ("<Nm>Bank of Tests</Nm>", "<Ustrd>salary</Ustrd>", "<NbOfNtries>1</NbOfNtries><Sum>1.00</Sum>"):
+        assert text in xml.text
+    pdf = await client.get(path, headers={"Accept": "application/pdf"})
+    assert pdf.headers["content-type"] == "application/pdf"
+    assert pdf.headers["content-disposition"].endswith('.pdf"')
+    (page,) = PdfReader(io.BytesIO(pdf.content)).pages
+    for text in ("Bank of Tests", "1234567890123456", "Closing balance", "salary"):
+        assert text in page.extract_text()
+
+
+async def test_an_unsupported_media_type_is_rejected(
+    client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger
+):
+    alices = ledger.open()
+    await ingestion.apply(ledger.events, [])
+    answer = await client.get(f"/api/v1/statements/{alices}", headers={"Accept": "text/html"})
+    assert_problem(answer, 406, "not-acceptable")
+    assert "application/json, text/csv, application/xml, application/pdf" in answer.json()["detail"]
+
+
+async def test_csv_with_a_byte_order_mark(client: httpx.AsyncClient, ingestion: EventIngestion, ledger: Ledger):
+    alices = ledger.open()
+    await ingestion.apply(ledger.events, [])
+    path, csv_only = f"/api/v1/statements/{alices}", {"Accept": "text/csv"}
+    marked = [
+        (await client.get(path, params=query, headers=csv_only)).content.startswith(codecs.BOM_UTF8)
+        for query in ({"bom": "true"}, {"bom": "false"}, {})
+    ]
+    assert marked == [True, False, False]
+    assert_problem(await client.get(path, params={"bom": "yes"}), 422, "validation-failed", "/query/bom")
 
 
 async def test_the_openapi_document_is_served(client: httpx.AsyncClient):
@@ -246,8 +302,9 @@ async def test_the_openapi_document_is_served(client: httpx.AsyncClient):
             assert wanted in answer["content"], status
         assert path["get"]["security"]
     statement = document["paths"]["/api/v1/statements/{account_id}"]["get"]
-    assert {parameter["name"] for parameter in statement["parameters"]} == {"account_id", "from", "to"}
-    assert "text/csv" in statement["responses"]["200"]["content"]
+    assert {parameter["name"] for parameter in statement["parameters"]} == {"account_id", "from", "to", "bom"}
+    media_types = {"application/json", "text/csv", "application/xml", "application/pdf"}
+    assert statement["responses"]["200"]["content"].keys() == media_types
     assert (await client.get("/docs/transaction-service/")).status_code == 200
 
 

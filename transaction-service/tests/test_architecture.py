@@ -10,13 +10,14 @@ LAYERS = [
     ["main", "migrate", "rebuild"],
     ["api", "consumer"],
     ["http", "schemas", "service"],
+    ["formats"],
     ["application"],
     ["ledger_client", "storage", "settings"],
     ["models", "statements"],
     ["fraud", "prometheus"],
     ["domain"],
 ]
-PURE = ["domain", "fraud", "statements"]
+PURE = ["domain", "formats", "fraud", "statements"]
 
 
 def test_imports_run_one_way() -> None:

@@ -1,78 +1,13 @@
 """Statements, on plain data."""
 
-import csv
-import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
-import orjson
 import pytest
 
 from app.domain.completeness import Watermark
-from app.statements import (
-    MAX_PERIOD,
-    CsvFormat,
-    JsonFormat,
-    Line,
-    BalanceAt,
-    Statement,
-    Totals,
-    check_period,
-    csv_filename,
-    period,
-)
+from app.statements import MAX_PERIOD, Line, Statement, Totals, check_period, period
 from shared.http.problems import Problem
-from tests.support import NOON
-
-DAY = timedelta(days=1)
-
-
-def line(seq: int, amount: int, balance_after: int, reference: str | None = None) -> Line:
-    return Line(f"transaction-{seq}", "transfer", seq, amount, balance_after, "other", reference, NOON)
-
-
-def statement(*lines: Line, covered: bool = True, last: int | None = None) -> Statement:
-    opening = BalanceAt(2, 100)
-    closing = BalanceAt(last or lines[-1].seq, lines[-1].balance_after) if lines else opening
-    through = NOON + DAY if covered else NOON
-    watermark = Watermark(closing.seq, closing.seq, through, through)
-    return Statement("account", "USD", NOON, NOON + DAY, opening, closing, watermark, lines)
-
-
-def written(form: JsonFormat | CsvFormat, *pages: list[Line]) -> bytes:
-    totals = Totals(2)
-    content = form.head()
-    for page in pages:
-        totals.add(page)
-        content += form.entries(page)
-    return content + form.tail(totals)
-
-
-def as_csv(*lines: Line, covered: bool = True) -> bytes:
-    return written(CsvFormat(statement(*lines, covered=covered)), list(lines))
-
-
-LINES = [line(3, 50, 150, "salary"), line(4, -30, 120), line(5, -20, 100)]
-
-
-@pytest.mark.parametrize("pages", [[LINES], [LINES[:1], LINES[1:]], [LINES[:2], [], LINES[2:]]])
-def test_json_from_any_number_of_pages(pages: list[list[Line]]):
-    shown = orjson.loads(written(JsonFormat(statement(*LINES)), *pages))
-    assert shown["entries"][0] == {
-        **{"transaction_id": "transaction-3", "type": "transfer", "seq": 3, "amount": 50, "balance_after": 150},
-        **{"counterparty": "other", "reference": "salary", "created_at": "2026-11-20T12:00:00.000000Z"},
-    }
-    assert [entry["seq"] for entry in shown.pop("entries")] == [3, 4, 5]
-    end = "2026-11-21T12:00:00.000000Z"
-    assert shown == {
-        **{"account_id": "account", "currency": "USD", "from": "2026-11-20T12:00:00.000000Z", "to": end},
-        **{"complete": True, "complete_through": end, "watermark": {"seq": 5, "account_seq": 5, "as_of": end}},
-        **{"opening_balance": 100, "closing_balance": 100, "total_credits": 50, "total_debits": 50},
-    }
-
-
-def test_json_of_a_period_without_entries():
-    shown = orjson.loads(written(JsonFormat(statement())))
-    assert (shown["entries"], shown["closing_balance"], shown["complete"]) == ([], 100, True)
+from tests.support import DAY, LINES, NOON, statement
 
 
 def test_totals_must_match_the_statement():
@@ -90,41 +25,8 @@ def test_a_statement_is_complete_only_if_known_to_be():
     assert statement(*LINES).complete and not statement(*LINES, covered=False).complete
     unknown = Watermark(5, None, None, None)
     whole = statement(*LINES)
-    outbox_events = Statement("account", "USD", NOON, NOON + DAY, whole.opening, whole.closing, unknown, LINES)
+    outbox_events = Statement("account", None, "USD", NOON, NOON + DAY, whole.opening, whole.closing, unknown, LINES)
     assert not outbox_events.complete
-
-
-def test_csv():
-    content = as_csv(line(3, 50, 150, 'a "quoted", reference'), line(4, -30, 120, "Zürich"))
-    assert content.endswith(b"\r\n")
-    header, opening, *entries, closing = list(csv.reader(io.StringIO(content.decode(), newline="")))
-    assert header == ("created_at type transaction_id seq counterparty reference currency amount balance_after".split())
-    assert opening == ["2026-11-20T12:00:00.000000Z", "opening-balance", "", "", "", "", "USD", "", "100"]
-    assert [(row[5], row[7], row[8]) for row in entries] == [
-        ('a "quoted", reference', "50", "150"),
-        ("Zürich", "-30", "120"),
-    ]
-    assert closing == ["2026-11-21T12:00:00.000000Z", "closing-balance", "", "", "", "complete", "USD", "", "120"]
-    assert as_csv(line(3, 50, 150), covered=False).decode().splitlines()[-1].endswith(",incomplete,USD,,150")
-
-
-@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x","y")'])
-def test_a_reference_is_never_a_formula(formula: str):
-    rows = list(csv.reader(io.StringIO(as_csv(line(3, -5, 95, formula)).decode(), newline="")))
-    assert rows[2][5] == f"'{formula}"
-    assert rows[2][7] == "-5"  # a number stays one
-
-
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
-def test_a_reference_is_no_formula_after_a_semicolon_either(start: str):
-    content = as_csv(line(3, -5, 95, f"rent;{start}1+1;;{start}2 a-b=c")).decode()
-    assert f"rent;'{start}1+1;;'{start}2 a-b=c" in content
-    for row in csv.reader(io.StringIO(content, newline=""), delimiter=";"):
-        assert not any(cell.startswith(start) for cell in row)
-
-
-def test_filename():
-    assert csv_filename(statement()) == "statement-account-2026-11-20-2026-11-21.csv"
 
 
 # Requested period, at noon of 2026-11-20, and the resulting `from` and `to`.

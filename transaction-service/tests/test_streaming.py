@@ -4,34 +4,43 @@ import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import orjson
 import pytest
+from pypdf import PdfReader
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.ingestion import EventIngestion
 from app.domain.completeness import LedgerAccount
+from app.formats.base import Format, Options
+from app.formats.camt053 import CamtFormat
+from app.formats.csv_format import CsvFormat
+from app.formats.json_format import JsonFormat
 from app.http import streaming
 from app.http.streaming import StreamLimiter, statement_response
 from app.service import TransactionService
-from app.statements import CsvFormat, JsonFormat, Line
+from app.statements import Line, Totals
 from app.storage import queries
 from shared.http.problems import Problem
 from shared.testing.fixtures import Lab
 from shared.http.web import Service
 from tests.conftest import Balances
-from tests.support import ALICE, Ledger
+from tests.support import ALICE, NOON, Ledger
 
 ENTRIES = 23
+OPTIONS = Options("Bank", NOON)
 AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 
 
 @pytest.fixture(autouse=True)
 def page(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Five entries are a page."""
+    """Five entries are a page, and eight are added up by one query."""
     monkeypatch.setattr(queries, "PAGE_SIZE", 5)
+    monkeypatch.setattr(streaming, "TOTALS_SIZE", 8)
     return 5
 
 
@@ -70,6 +79,33 @@ async def test_a_long_statement_is_one_document(client: httpx.AsyncClient, alice
     assert (rows[-1]["balance_after"], rows[-1]["reference"]) == (str(total), "complete")
     assert answer.headers["content-type"] == "text/csv; charset=utf-8" and answer.headers["vary"] == "Accept"
     assert answer.headers["content-disposition"].startswith("attachment")
+
+
+async def test_a_long_statement_as_xml_has_the_totals_first(client: httpx.AsyncClient, alices: str):
+    answer = await client.get(f"/api/v1/statements/{alices}", params=AROUND, headers={"Accept": "application/xml"})
+    assert "content-length" not in answer.headers and answer.headers["content-type"] == "application/xml"
+    found = ElementTree.fromstring(answer.content)
+    space = "{urn:iso:std:iso:20022:tech:xsd:camt.053.001.08}"
+    total = f"{sum(10 + number for number in range(ENTRIES)) / 100:.2f}"
+    assert len(list(found.iter(f"{space}Ntry"))) == ENTRIES
+    assert found.findtext(f".//{space}TtlNtries/{space}NbOfNtries") == str(ENTRIES)
+    assert found.findtext(f".//{space}TtlCdtNtries/{space}Sum") == total
+    assert found.findtext(f".//{space}AddtlStmtInf") == "complete"
+
+
+async def test_a_long_statement_as_pdf_reads_no_pages(
+    client: httpx.AsyncClient, application: Service, alices: str, monkeypatch: pytest.MonkeyPatch
+):
+    async def read(*_: object) -> list[Line]:
+        raise AssertionError("a page was read")
+
+    monkeypatch.setattr(TransactionService, "next_lines", read)
+    path, pdf = f"/api/v1/statements/{alices}", {"Accept": "application/pdf"}
+    answer = await client.get(path, params=AROUND, headers=pdf)
+    assert f"{ENTRIES} entries" in PdfReader(io.BytesIO(answer.content)).pages[0].extract_text()
+    application.app.state.streams = StreamLimiter(limit=1)
+    with application.app.state.streams.slot():
+        assert (await client.get(path, params=AROUND, headers=pdf)).status_code == 429
 
 
 async def test_the_number_of_concurrent_long_statements_is_limited(
@@ -124,7 +160,7 @@ class Sender:
         self.streams = StreamLimiter(limit=1)
         self.pages = 0
 
-    async def send(self, connection: Connection, form: type[JsonFormat | CsvFormat] = JsonFormat, **scope: Any):
+    async def send(self, connection: Connection, form: type[Format] = JsonFormat, **scope: Any):
         """Send the statement."""
         statement = await self.service.statement(ALICE, self.account, None, None)
 
@@ -132,7 +168,10 @@ class Sender:
             self.pages += 1
             return await self.service.next_lines(statement, after)
 
-        response = statement_response(self.streams, statement, form(statement), read, {})
+        async def totals(after: int, last: int) -> Totals:
+            return await self.service.totals(statement, after, last)
+
+        response = statement_response(self.streams, statement, form(statement, OPTIONS), read, totals, {})
         scope = {"type": "http", "method": "GET", "asgi": {"spec_version": "2.3"}} | scope
         await response(scope, connection.receive, connection.send)
         with self.streams.slot():  # whatever came of it, its place is free again
@@ -160,16 +199,32 @@ async def test_a_long_statement_ignores_entries_posted_meanwhile(
     assert len(orjson.loads(posted.body)["entries"]) == ENTRIES
 
 
-@pytest.mark.parametrize("form", [JsonFormat, CsvFormat])
+@pytest.mark.parametrize("form", [JsonFormat, CsvFormat, CamtFormat])
 async def test_an_aborted_statement_is_not_a_valid_document(
-    sender: Sender, ingestion: EventIngestion, form: type[JsonFormat | CsvFormat]
+    sender: Sender, ingestion: EventIngestion, form: type[Format]
 ):
     rebuilt = Connection(ingestion.clear_history)
     await sender.send(rebuilt, form)
     assert rebuilt.sent[0]["status"] == 200 and not rebuilt.ended
     with pytest.raises(orjson.JSONDecodeError):
         orjson.loads(rebuilt.body)
-    assert b"closing-balance" not in rebuilt.body
+    assert b"closing-balance" not in rebuilt.body and b"</Document>" not in rebuilt.body
+
+
+async def test_an_entry_that_arrives_after_the_totals_were_sent_aborts_xml(
+    sender: Sender, ingestion: EventIngestion, ledger: Ledger
+):
+    *earlier, late = [event for event in ledger.events if event.data.get("account_id") == sender.account][:-1]
+    last = ledger.events[-1]
+    await ingestion.clear_history()
+    await ingestion.apply([ledger.events[0], *earlier, last], [])
+    incomplete = Connection()
+    await sender.send(incomplete, CamtFormat)
+    assert incomplete.ended and b"<AddtlStmtInf>incomplete" in incomplete.body
+
+    aborted = Connection(lambda: ingestion.apply([late], []))
+    await sender.send(aborted, CamtFormat)
+    assert not aborted.ended and b"</Document>" not in aborted.body
 
 
 async def test_a_disconnect_stops_reading(sender: Sender):
@@ -222,7 +277,10 @@ async def test_pages_are_read_one_at_a_time(service: TransactionService, alices:
         return lines
 
     async def whole() -> bytes:
-        return b"".join([part async for part in streams.parts(statement, JsonFormat(statement), read)])
+        form = JsonFormat(statement, OPTIONS)
+        return b"".join(
+            [part async for part in streams.parts(statement, form, read, partial(service.totals, statement))]
+        )
 
     found = await asyncio.gather(*(whole() for _ in range(3)))
     assert most == 1 and len(set(found)) == 1 and orjson.loads(found[0])["complete"]

@@ -8,13 +8,15 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from app.statements import CsvFormat, JsonFormat, Line, Statement, Totals
+from app.formats import pdf
+from app.formats.base import Format, Options
+from app.statements import TOTALS_SIZE, Line, Statement, Totals
 from shared.http.problems import Problem
 from shared.runtime.tasks import shield
 
@@ -29,6 +31,7 @@ _SEND_TIMEOUT_SECONDS = 30.0
 _PAUSE_FACTOR = 2
 
 ReadPage = Callable[[int], Awaitable[Sequence[Line]]]
+ReadTotals = Callable[[int, int], Awaitable[Totals]]
 
 
 class _Aborted(Exception):
@@ -55,29 +58,54 @@ class StreamLimiter:
         finally:
             self._free_slots += 1
 
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let one reader work at a time, and pause afterwards.
+
+        This leaves most of the CPU to other requests, however many long statements there are.
+        """
+        async with self._page_lock:
+            started = time.perf_counter()
+            yield
+            await asyncio.sleep(_PAUSE_FACTOR * (time.perf_counter() - started))
+
+    async def totals(self, statement: Statement, read_totals: ReadTotals) -> Totals:
+        """Return the totals of all entries of a statement."""
+        if not statement.has_more:
+            return _totals_of_first_page(statement)
+        totals = Totals(statement.opening.seq)
+        for after in range(statement.opening.seq, statement.closing.seq, TOTALS_SIZE):
+            async with self._turn():
+                totals.merge(await shield(read_totals(after, min(after + TOTALS_SIZE, statement.closing.seq))))
+        return totals
+
     async def parts(
-        self, statement: Statement, format_: JsonFormat | CsvFormat, read_page: ReadPage
+        self, statement: Statement, format_: Format, read_page: ReadPage, read_totals: ReadTotals
     ) -> AsyncIterator[bytes]:
         """Yield the parts of a statement. Raises _Aborted if its entries no longer match its head."""
-        totals = Totals(statement.opening.seq)
-        totals.add(statement.lines)
-        yield format_.head() + format_.entries(statement.lines)
+        announced = await self.totals(statement, read_totals) if format_.announces_totals else None
+        totals = _totals_of_first_page(statement)
+        yield format_.head(announced) + format_.entries(statement.lines)
         while totals.seq < statement.closing.seq:
-            # One page at a time per process, with a pause after it, leaves most of the CPU to other requests, however
-            # many long statements there are.
-            async with self._page_lock:
-                started = time.perf_counter()
+            async with self._turn():
                 lines = await shield(read_page(totals.seq))
                 if not lines:
                     raise _Aborted(f"its entries after {totals.seq} were deleted")
                 totals.add(lines)
                 part = format_.entries(lines)
                 del lines
-                await asyncio.sleep(_PAUSE_FACTOR * (time.perf_counter() - started))
             yield part
         if not totals.match(statement):
             raise _Aborted(f"it has {totals.count} entries up to {totals.seq}, not up to {statement.closing.seq}")
+        if announced not in (None, totals):
+            raise _Aborted("entries arrived late, after their totals were sent")
         yield format_.tail(totals)
+
+
+def _totals_of_first_page(statement: Statement) -> Totals:
+    totals = Totals(statement.opening.seq)
+    totals.add(statement.lines)
+    return totals
 
 
 class _StatementResponse(StreamingResponse):
@@ -110,17 +138,27 @@ class _StatementResponse(StreamingResponse):
             log.warning("statement response aborted: %r", error)
 
 
+async def pdf_response(
+    streams: StreamLimiter, statement: Statement, options: Options, read_totals: ReadTotals, headers: dict[str, str]
+) -> Response:
+    """Return the response for a statement as PDF. Raises Problem (rate-limited) if too many long ones are sent."""
+    with streams.slot() if statement.has_more else nullcontext():
+        totals = await streams.totals(statement, read_totals)
+    return Response(pdf.render(statement, totals, options), headers=headers, media_type=pdf.MEDIA_TYPE)
+
+
 def statement_response(
     streams: StreamLimiter,
     statement: Statement,
-    format_: JsonFormat | CsvFormat,
+    format_: Format,
     read_page: ReadPage,
+    read_totals: ReadTotals,
     headers: dict[str, str],
 ) -> Response:
     """Return the response for a statement."""
     if statement.has_more:
-        return _StatementResponse(streams, streams.parts(statement, format_, read_page), headers, format_.media_type)
-    totals = Totals(statement.opening.seq)
-    totals.add(statement.lines)
-    content = format_.head() + format_.entries(statement.lines) + format_.tail(totals)
+        parts = streams.parts(statement, format_, read_page, read_totals)
+        return _StatementResponse(streams, parts, headers, format_.media_type)
+    totals = _totals_of_first_page(statement)
+    content = format_.head(totals) + format_.entries(statement.lines) + format_.tail(totals)
     return Response(content, headers=headers, media_type=format_.media_type)

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     func,
     literal,
     literal_column,
@@ -24,7 +25,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.domain.completeness import CLOCK_MARGIN
 from app.models import accounts, entries, flags, transactions
-from app.statements import PAGE_SIZE, Line, BalanceAt
+from app.statements import PAGE_SIZE, BalanceAt, Line, Totals
 from shared.db.database import any_of, is_postgres, key_rows
 
 _ACCOUNT = select(accounts).where(accounts.c.id == bindparam("account_id"))
@@ -183,6 +184,20 @@ async def lines(connection: AsyncConnection, account_id: str, after: int, last: 
         .limit(literal_column(str(PAGE_SIZE)))  # as in _apply_filter
     )
     return [Line(*row) for row in await connection.execute(statement)]
+
+
+async def totals(connection: AsyncConnection, account_id: str, after: int, last: int) -> Totals:
+    """Return the totals of the posted entries of an account after a `seq` up to another one."""
+    amount = entries.c.amount
+    columns = (
+        func.coalesce(func.max(entries.c.seq), after),
+        func.count(),
+        func.coalesce(func.sum(case((amount > 0, amount), else_=0)), 0),
+        func.coalesce(func.sum(case((amount < 0, -amount), else_=0)), 0),
+    )
+    statement = select(*columns).where(entries.c.account_id == account_id, entries.c.seq > after, entries.c.seq <= last)
+    # PostgreSQL adds up 64-bit integers as decimals.
+    return Totals(*map(int, (await connection.execute(statement)).one()))
 
 
 async def list_flags(
