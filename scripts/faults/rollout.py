@@ -41,12 +41,12 @@ class Plan:
     synthetic: bool = False
 
 
-def canary_count(stable: int, weight: int) -> int:
-    """Return the canaries that a weight in percent needs beside `stable` replicas, as for deployments.
+def canary_count(serving: int, weight: int) -> int:
+    """Return the canaries that a weight in percent needs beside as many replicas that serve with stable.
 
-    None gets more clients than a stable replica, so that latencies are comparable (`canary_count` in rollout.sh).
+    None gets more clients than one of these, so that latencies are comparable (`canary_count` in rollout.sh).
     """
-    return min(stable, -(-stable * weight // (100 - weight)))
+    return min(serving, -(-serving * weight // (100 - weight)))
 
 
 def require_idle(stack: Stack) -> None:
@@ -71,7 +71,8 @@ class Rollout:
         self._report = report
         self._replicas = stack.replicas()
         weight = max(plan.steps) if plan.run_all_steps else plan.steps[0]
-        self._canaries = {service: canary_count(self._replicas[service], weight) for service in SERVICES}
+        # The baseline serves with stable.
+        self._canaries = {service: canary_count(self._replicas[service] + 1, weight) for service in SERVICES}
         self._addresses: set[str] = set()
         # Requests of canaries in NGINX's log, which is read from this time on.
         self._requests: list[Request] = []

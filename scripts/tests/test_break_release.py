@@ -114,14 +114,15 @@ def test_each_change_is_reported_once_and_a_rolled_back_release_is_measured() ->
 
 # The cases of rollout.sh (integration-tests/ansible/roles/test_canaries.py).
 @pytest.mark.parametrize(
-    ("stable", "weight", "canaries"),
+    ("serving", "weight", "canaries"),
     [(1, 10, 1), (9, 10, 1), (10, 10, 2), (2, 50, 2), (5, 50, 5), (3, 25, 1), (2, 90, 2), (4, 99, 4), (0, 50, 0)],
 )
-def test_as_many_canaries_as_in_deployments(stable: int, weight: int, canaries: int) -> None:
-    assert rollout.canary_count(stable, weight) == canaries
+def test_as_many_canaries_as_in_deployments(serving: int, weight: int, canaries: int) -> None:
+    assert rollout.canary_count(serving, weight) == canaries
 
 
-@pytest.mark.parametrize(("run_all_steps", "canaries"), [(True, 2), (False, 1)])
+# Beside two stable replicas and the baseline.
+@pytest.mark.parametrize(("run_all_steps", "canaries"), [(True, 3), (False, 1)])
 def test_no_canary_serves_more_clients_than_a_stable_replica(run_all_steps: bool, canaries: int) -> None:
     stack = FakeStack(CANARY, ROLLING_BACK, {"phase": "idle"})
     rolled_out(stack, run_all_steps=run_all_steps)

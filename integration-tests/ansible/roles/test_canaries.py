@@ -66,6 +66,20 @@ def test_no_canary_gets_more_clients_than_a_stable_replica(tool: Tool, stable: i
     assert json.loads(tool("replicas").stdout) == {"account-service": stable, "transaction-service": 1}
 
 
+@pytest.mark.parametrize(("stable", "share", "canaries"), [(1, 10, 1), (1, 50, 2), (2, 50, 3), (9, 10, 2), (2, 90, 3)])
+def test_a_baseline_serves_as_many_clients_as_a_stable_replica(
+    tool: Tool, stable: int, share: int, canaries: int
+) -> None:
+    for service in ("account-service", "transaction-service"):
+        tool.running(service, stable)
+    expected = dict.fromkeys(("account-service", "transaction-service"), canaries)
+    assert json.loads(tool("canary_count", str(share), "baseline").stdout) == expected
+    # Once it runs, it counts without being announced.
+    tool.running("account-service-baseline", 1)
+    tool.running("transaction-service-baseline", 1)
+    assert json.loads(tool("canary_count", str(share)).stdout) == expected
+
+
 def test_canaries_grow_with_stable_and_never_shrink(tool: Tool) -> None:
     tool.running("account-service", 5)
     tool.running("account-service-canary", 2)

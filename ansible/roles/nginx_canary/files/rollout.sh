@@ -11,7 +11,8 @@
 #   rollout.sh restored ID                    report that the stable replicas run the previous version again
 # These read or change the replicas:
 #   rollout.sh replicas                       print the number of stable replicas by service as JSON
-#   rollout.sh canary_count WEIGHT            print the number of canaries that this weight needs by service as JSON
+#   rollout.sh canary_count WEIGHT [baseline] print the number of canaries that this weight needs by service as JSON,
+#                                             and with `baseline` those that it needs beside a baseline
 #   rollout.sh start_canaries ID [baseline]   start the canaries that the variables *_CANARY_* define, and with `baseline`
 #                                             a new replica of the running version, which they are compared with
 #   rollout.sh provisioned ID                 ask rollout-service whether the canaries are ready and scraped
@@ -194,12 +195,16 @@ stable_replicas() {
     count_words "$(containers "$1")"
 }
 
-# No canary gets more clients than a stable replica has, now or before the rollout: latencies would not be comparable.
+# canary_count SERVICE WEIGHT [baseline]: no canary gets more clients than a replica that serves with stable, now or before
+# the rollout: latencies would not be comparable. The baseline serves with stable.
 canary_count() {
-    local replicas needed
-    replicas=$(stable_replicas "$1")
-    needed=$(((replicas * $2 + 99 - $2) / (100 - $2)))
-    echo $((needed < replicas ? needed : replicas))
+    local serving needed
+    serving=$(stable_replicas "$1")
+    if [ "${3-}" = baseline ] || [ -n "$(containers "$1-baseline")" ]; then
+        serving=$((serving + 1))
+    fi
+    needed=$(((serving * $2 + 99 - $2) / (100 - $2)))
+    echo $((needed < serving ? needed : serving))
 }
 
 # json_by_service COMMAND [ARGUMENT …]: print the count of each service as JSON.
@@ -234,7 +239,7 @@ start_tracks() {
 case "${1-} $#" in
     'status 1' | 'restored 2' | 'renew 2' | 'promoted 2' | 'abort 3' | 'approve 4' | 'begin 2') rollout_service "$@" ;;
     'replicas 1') json_by_service stable_replicas ;;
-    'canary_count 2') json_by_service canary_count "$2" ;;
+    'canary_count 2' | 'canary_count 3') json_by_service canary_count "${@:2}" ;;
     'start_canaries 2') with_lease renew "$2" start_tracks canary ;;
     'start_canaries 3') with_lease renew "$2" start_tracks canary "$3" ;;
     'start_previous 2') with_lease renew "$2" start_tracks previous ;;
