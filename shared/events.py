@@ -27,6 +27,9 @@ TransactionType = Annotated[
 Metadata = Annotated[dict[str, str] | None, Field(description="Texts of the client, by name; absent without.")]
 
 
+GroupId = Annotated[str | None, Field(description="Id of the group that was posted all or none; absent without.")]
+
+
 class EventData(BaseModel):
     """Base of event data; consumers ignore unknown fields, so that producers can add fields."""
 
@@ -68,6 +71,7 @@ class EntryPosted(EventData):
     reverses: str | None
     created_at: datetime
     metadata: Metadata = None
+    group_id: GroupId = None
 
 
 class TransactionRefused(EventData):
@@ -85,6 +89,7 @@ class TransactionRefused(EventData):
     # None in events written before the field existed.
     direction: Literal["debit", "credit"] | None = None
     metadata: Metadata = None
+    group_id: GroupId = None
 
 
 class HoldData(EventData):

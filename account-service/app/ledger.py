@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.decisions import holds, limits
+from app.decisions import corrections, groups, holds, limits, transfers
 from app.decisions.posting import CLOSED, NO_ACCOUNT, currency_mismatch, customer_account, post
 from app.domain.commands import (
     AccountResult,
@@ -19,22 +19,22 @@ from app.domain.commands import (
     ExtendHold,
     OpenAccount,
     PlaceHold,
+    PostGroup,
     Refusal,
     ReleaseHold,
     Result,
     Reverse,
+    ReverseGroup,
     SetLimits,
     SetStatus,
-    TransactionResult,
     Transfer,
     Withdraw,
 )
 from app.domain.events import account_event
-from app.domain.model import Account, Transaction, format_amount
+from app.domain.model import Account, Transaction
 from app.domain.unit_of_work import UnitOfWork
 from shared.http.auth import Caller
 
-_NO_TRANSACTION = Refusal("not-found", "Transaction not found; check the id.")
 _SYNTHETIC = Refusal(
     "forbidden",
     "A token with the scope bank:synthetic can only open accounts, deposit into them and transfer between them.",
@@ -51,7 +51,7 @@ def decide(unit: UnitOfWork, command: Command, caller: Caller, now: datetime) ->
 
 def _stays_within_own_accounts(unit: UnitOfWork, command: Command, caller: Caller) -> bool:
     """Return whether a command uses only the caller's accounts and pays no money out of them."""
-    if not isinstance(command, OpenAccount | Deposit | Transfer):
+    if not isinstance(command, OpenAccount | Deposit | Transfer | PostGroup):
         return False
     accounts = (customer_account(unit, account_id) for account_id in command.references.accounts)
     return all(account is not None and account.owner == caller.subject for account in accounts)
@@ -104,81 +104,6 @@ def _deposit_or_withdraw(unit: UnitOfWork, command: Deposit | Withdraw, caller: 
     return post(unit, transaction, on_behalf_of=account)
 
 
-def _transfer(unit: UnitOfWork, command: Transfer, caller: Caller, now: datetime) -> Result:
-    payer = customer_account(unit, command.from_account, caller)
-    if payer is None:
-        return NO_ACCOUNT
-    if command.from_account == command.to_account:
-        return Refusal("same-account", "A transfer requires two different accounts; change from_account or to_account.")
-    payee = customer_account(unit, command.to_account)
-    if payee is None:
-        return NO_ACCOUNT
-    for account in (payer, payee):
-        if account.currency != command.currency:
-            return currency_mismatch(account, command.currency)
-    transaction = Transaction(
-        command.id,
-        "transfer",
-        command.amount,
-        command.currency,
-        payer.id,
-        payee.id,
-        command.reference,
-        None,
-        now,
-        command.metadata,
-    )
-    return post(unit, transaction, on_behalf_of=payer)
-
-
-def _reverse(unit: UnitOfWork, command: Reverse, caller: Caller, now: datetime) -> Result:
-    original = unit.reversible.get(command.transaction_id)
-    if original is None:
-        return _NO_TRANSACTION
-    payer, payee = unit.accounts[original.to_account], unit.accounts[original.from_account]
-    if not any(caller.may_see(account.owner) for account in (payer, payee) if account.kind == "customer"):
-        return _NO_TRANSACTION
-    if payer.kind == "cash":
-        allowed = caller.is_operator or caller.is_cash_desk
-    else:
-        allowed = caller.may_see(payer.owner)
-    if not allowed:
-        return Refusal("forbidden", "Only the recipient of the money or an operator can reverse this transaction.")
-    if original.type == "reversal":
-        return Refusal("not-reversible", "A reversal cannot be reversed; post a new transaction instead.")
-    left = _left_to_reverse(unit, original)
-    amount = left if command.amount is None else command.amount
-    if not 0 < amount <= left:
-        return _reversal_exceeded(original, left, amount)
-    transaction = Transaction(
-        command.id,
-        "reversal",
-        amount,
-        original.currency,
-        payer.id,
-        payee.id,
-        command.reason,
-        original.id,
-        now,
-        command.metadata,
-    )
-    result = post(unit, transaction, on_behalf_of=payer if payer.kind == "customer" else payee)
-    if isinstance(result, TransactionResult):
-        unit.reversed_amounts[original.id] = unit.reversed_amounts.get(original.id, 0) + amount
-    return result
-
-
-def _reversal_exceeded(original: Transaction, left: int, amount: int) -> Refusal:
-    if not left:
-        return Refusal("already-reversed", "The whole transaction has already been reversed.")
-    available, requested = (format_amount(value, original.currency) for value in (left, amount))
-    return Refusal("reversal-exceeded", f"Left to reverse: {available}, requested {requested}; reverse less.")
-
-
-def _left_to_reverse(unit: UnitOfWork, original: Transaction) -> int:
-    return original.amount - unit.reversed_amounts.get(original.id, 0)
-
-
 def _set_status(unit: UnitOfWork, command: SetStatus, caller: Caller, _now: datetime) -> Result:
     account = customer_account(unit, command.account_id, caller)
     if account is None:
@@ -205,8 +130,10 @@ _HANDLERS: dict[type, Callable[[UnitOfWork, Any, Caller, datetime], Result]] = {
     OpenAccount: _open_account,
     Deposit: _deposit_or_withdraw,
     Withdraw: _deposit_or_withdraw,
-    Transfer: _transfer,
-    Reverse: _reverse,
+    Transfer: transfers.transfer,
+    PostGroup: groups.post_group,
+    Reverse: corrections.reverse,
+    ReverseGroup: groups.reverse_group,
     PlaceHold: holds.place_hold,
     CaptureHold: holds.capture_hold,
     ExtendHold: holds.extend_hold,

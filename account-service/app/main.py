@@ -13,7 +13,7 @@ from app.application.queries import Queries
 from app.application.sealer import Sealer
 from app.application.snapshot import read_page
 from app.consumer import FlagHandler
-from app.http import audit_api, holds_api, internal_api, ledger_api
+from app.http import audit_api, groups_api, holds_api, internal_api, ledger_api
 from app.models import outbox
 from app.service import AccountService
 from app.settings import AccountSettings
@@ -61,7 +61,7 @@ def create(settings: AccountSettings) -> Service:
     service_app = create_app(
         settings,
         "Accounts and the double-entry ledger.",
-        routes=[*api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES, *ledger_api.ROUTES],
+        routes=[*api.ROUTES, *groups_api.ROUTES, *holds_api.ROUTES, *audit_api.ROUTES, *ledger_api.ROUTES],
         internal_routes=[
             feed.route(engine, outbox, secret),
             snapshot.route(engine, outbox, secret, read_page),

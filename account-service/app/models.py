@@ -86,6 +86,7 @@ transactions = Table(
     Column("scope", String(255), comment="scopes of the token that begin with bank:"),
     Column("request_id", String(128)),
     Column("metadata", Text, comment="JSON object of texts; null without"),
+    Column("group_id", _ID, comment="group that was posted all or none; null for a single transaction"),
     CheckConstraint("amount > 0", name="amount_is_positive"),
     CheckConstraint("from_account <> to_account", name="two_accounts"),
     Index(
@@ -93,6 +94,12 @@ transactions = Table(
         "reverses",
         postgresql_where=text("reverses IS NOT NULL"),
         sqlite_where=text("reverses IS NOT NULL"),
+    ),
+    Index(
+        "transactions_by_group",
+        "group_id",
+        postgresql_where=text("group_id IS NOT NULL"),
+        sqlite_where=text("group_id IS NOT NULL"),
     ),
     # Transactions of owners are found through their accounts.
     Index(

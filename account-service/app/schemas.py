@@ -7,7 +7,7 @@ import pycountry
 from pydantic import AfterValidator, BaseModel, FailFast, Field, StringConstraints, model_validator
 
 from app.domain.audit import Action
-from app.domain.model import MAX_HOLD_SECONDS, MAX_LIMIT
+from app.domain.model import MAX_HOLD_SECONDS, MAX_LEGS, MAX_LIMIT
 from shared.http.bodies import StrictBody
 from shared.currencies import NO_MINOR_UNIT
 from shared.ids import Identifier
@@ -140,6 +140,21 @@ class BatchBody(StrictBody):
     )
 
 
+class GroupBody(StrictBody):
+    """Body of `POST /transaction-groups`: transfers that are posted in order, all of them or none."""
+
+    # A leg has up to 24 nodes, as in a batch, and its metadata up to 83: 20 names, texts, colons and commas.
+    max_nodes = 110 * MAX_LEGS + 100
+
+    legs: Annotated[list[TransferBody], FailFast(), Field(min_length=1, max_length=MAX_LEGS)]
+
+
+class GroupReversalBody(MetadataBody):
+    """Body of `POST /transaction-groups/{id}/reversals`."""
+
+    reason: Text | None = None
+
+
 class ReversalBody(MetadataBody):
     """Body of `POST /reversals`; without `amount` all that is left of the transaction is reversed."""
 
@@ -234,6 +249,14 @@ class TransactionView(BaseModel):
     entries: list[EntryView]
     created_at: datetime
     metadata: dict[str, str] | None = Field(None, description="Only present if it was given.")
+    group_id: str | None = Field(None, description="Only present if the transaction is a leg of a group.")
+
+
+class GroupView(BaseModel):
+    """A posted transaction group."""
+
+    id: str
+    legs: list[TransactionView] = Field(description="The transactions in the order in which they were posted.")
 
 
 HoldStatus = Literal["active", "captured", "voided", "expired"]
@@ -335,46 +358,3 @@ class AccountPage(BaseModel):
 
     items: list[AccountView]
     next_cursor: str | None
-
-
-class RootView(BaseModel):
-    """A signed root of the ledger."""
-
-    id: str
-    size: int = Field(description="Number of transactions in the Merkle tree.")
-    root_hash: str = Field(description="Root hash (RFC 9162), in hexadecimal.")
-    created_at: datetime
-    checkpoint: str = Field(description="Root with its signatures, as a signed note (C2SP tlog-checkpoint).")
-
-
-class RootPage(BaseModel):
-    """A page of roots."""
-
-    items: list[RootView]
-    next_cursor: str | None
-    public_keys: list[str] = Field(
-        description="All keys that have signed roots, newest first, as verifier keys: origin, key id and Ed25519 key. "
-        "Compare them with the announced ones."
-    )
-
-
-class ProofView(BaseModel):
-    """Inclusion proof of a transaction (RFC 9162, section 2.1.3)."""
-
-    transaction_id: str
-    position: int = Field(description="Position of the transaction's leaf in the Merkle tree, from 0.")
-    digests: list[str] = Field(description="Contents of the leaf: SHA-256 of each disclosure, in hexadecimal.")
-    disclosures: list[str] = Field(
-        description="What the caller may see of the leaf: each is canonical JSON of salt, kind and columns of a row."
-    )
-    size: int = Field(description="Number of leaves of the root.")
-    path: list[str] = Field(description="Hashes from the leaf to the root, in hexadecimal.")
-    checkpoint: str = Field(description="Signed root of this size.")
-
-
-class ConsistencyView(BaseModel):
-    """Proof that the tree of one root is the beginning of another one (RFC 9162, section 2.1.4)."""
-
-    first: int
-    second: int
-    path: list[str] = Field(description="Hashes in hexadecimal.")

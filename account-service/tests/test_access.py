@@ -29,6 +29,8 @@ STRANGERS = {
     ("POST", "/api/v1/transfers"): 404,
     ("POST", "/api/v1/transfers:batch"): 200,
     ("POST", "/api/v1/reversals"): 404,
+    ("POST", "/api/v1/transaction-groups"): 404,
+    ("POST", "/api/v1/transaction-groups/{id}/reversals"): 404,
     ("POST", "/api/v1/accounts/{id}/freeze"): 403,
     ("POST", "/api/v1/accounts/{id}/unfreeze"): 403,
     ("POST", "/api/v1/accounts/{id}/close"): 403,
@@ -41,11 +43,11 @@ STRANGERS = {
 
 
 class AliceResources:
-    """Alice's resources: two accounts, a hold, and a transfer between the accounts."""
+    """Alice's resources: two accounts, a hold, and a transfer and a group between the accounts."""
 
     def __init__(self, client: httpx.AsyncClient) -> None:
         self._client = client
-        self.account = self.other = self.hold = self.transfer = ""
+        self.account = self.other = self.hold = self.transfer = self.group = ""
 
     async def create(self) -> "AliceResources":
         """Create the resources."""
@@ -55,6 +57,8 @@ class AliceResources:
         self.hold = hold.json()["id"]
         body = {"from_account": self.account, "to_account": self.other, **money}
         self.transfer = (await self._client.post("/api/v1/transfers", json=body, headers=key_header())).json()["id"]
+        group = await self._client.post("/api/v1/transaction-groups", json={"legs": [body]}, headers=key_header())
+        self.group = group.json()["id"]
         return self
 
     async def state(self) -> list[dict]:
@@ -68,17 +72,19 @@ class AliceResources:
         bodies = {
             "transfers": transfer,
             "transfers:batch": {"transfers": [{"key": "theft", **transfer}]},
-            "reversals": {"transaction_id": self.transfer},
+            "transaction-groups": {"legs": [transfer]},
             "accounts": {"currency": "USD"},
             "extensions": {"expires_in": 30 * 86400},
             "limits": {"overdraft_limit": 1000, "daily_debit_limit": None},
             **dict.fromkeys(("deposits", "withdrawals", "holds"), money),
         }
+        if path == "/api/v1/reversals":
+            return {"transaction_id": self.transfer}
         return bodies.get(path.rpartition("/")[2], {})
 
     def path(self, template: str) -> str:
         """Return the path of one of the resources."""
-        resources = {"holds": self.hold, "transactions": self.transfer}
+        resources = {"holds": self.hold, "transactions": self.transfer, "transaction-groups": self.group}
         return template.replace("{id}", resources.get(template.split("/")[3], self.account))
 
 
@@ -116,7 +122,7 @@ async def test_other_callers_cannot_use_any_route(client: httpx.AsyncClient, ali
     for (method, template), status in STRANGERS.items():
         response = await send(client, alices, method, template, bob, own)
         assert response.status_code == status, (method, template, response.text)
-        for secret in (alices.account, alices.other, alices.transfer, before[0]["account_number"]):
+        for secret in (alices.account, alices.other, alices.transfer, alices.group, before[0]["account_number"]):
             # Problems repeat the path of the request.
             assert secret not in response.text.replace(alices.path(template), ""), (method, template)
     batch = await send(client, alices, "POST", "/api/v1/transfers:batch", {**bob, **key_header("theft-2")}, own)
@@ -204,6 +210,7 @@ async def test_a_synthetic_token_only_funds_its_own_accounts(
         f"/accounts/{alices.account}/deposits": (money, 403),
         f"/accounts/{opened[1]}/withdrawals": (money, 403),
         f"/accounts/{opened[1]}/holds": (money, 403),
+        "/transaction-groups": ({"legs": [{**money, "from_account": opened[1], "to_account": alices.account}]}, 403),
     }
     for path, (body, status) in paths.items():
         response = await client.post(f"/api/v1{path}", json=body, headers={**own, **key_header()})

@@ -28,6 +28,7 @@ DETERMINISTIC_IMPORTS = {
     "rfc3339",
     "Caller",
     "metadata_member",
+    "optional_members",
 }
 
 

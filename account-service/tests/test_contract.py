@@ -21,6 +21,7 @@ DOCUMENTED = {
     *("POST /api/v1/accounts", "GET /api/v1/accounts", "GET /api/v1/accounts/{id}", "GET /api/v1/audit"),
     *("POST /api/v1/accounts/{id}/deposits", "POST /api/v1/accounts/{id}/withdrawals"),
     *("POST /api/v1/transfers", "POST /api/v1/transfers:batch", "POST /api/v1/reversals"),
+    *("POST /api/v1/transaction-groups", "POST /api/v1/transaction-groups/{id}/reversals"),
     *("POST /api/v1/accounts/{id}/holds", "POST /api/v1/holds/{id}/captures", "POST /api/v1/holds/{id}/voids"),
     *("GET /api/v1/accounts/{id}/balance", "GET /api/v1/transactions/{id}/proof"),
     *("GET /api/v1/ledger/roots", "GET /api/v1/ledger/consistency"),

@@ -57,11 +57,14 @@ def test_commands_declare_what_their_decisions_read() -> None:
         commands.SetStatus("f", "frozen"),
         commands.SetStatus("g", "closed"),
         commands.SetLimits("h", 1, None),
+        commands.PostGroup("p", (commands.Transfer("l", "i", "j", 1, "USD", None),)),
+        commands.ReverseGroup("q", ("r",), "group", None),
     ]
     assert {type(command) for command in examples} == set(get_args(commands.Command))
     assert commands.References.union(command.references for command in examples) == commands.References(
-        accounts=set("abcdefgh"),
+        accounts=set("abcdefghij"),
         transactions={"original"},
+        groups={"group"},
         holds={"captured", "extended", "released"},
         accounts_to_close={"g"},
         captured_holds={"captured"},

@@ -111,11 +111,14 @@ ADVICE: Mapping[str, Advice] = {
         "a field or query parameter is invalid, unknown or missing", "correct the fields in `errors`"
     ),
     "currency-mismatch": Advice("the currencies of account and request differ", "use the account's currency"),
+    "too-many-currencies": Advice(
+        "the legs of a transaction group have more than two currencies", "post a group for each pair of currencies"
+    ),
     "same-account": Advice("payer and payee are the same account", "specify two accounts"),
     "idempotency-key-reused": Advice("the key was used for a different request", "use a new key"),
     "rate-limited": Advice(
         "too many requests from one address (NGINX), too many operations of one subject (each transfer of a batch"
-        " counts), or too many concurrent long statements",
+        " and each leg of a group counts), or too many concurrent long statements",
         "retry with the same key after `Retry-After` seconds",
     ),
     "headers-too-large": Advice(

@@ -53,6 +53,7 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "unsupported-media-type": ProblemType(415, "Unsupported media type"),
     "validation-failed": ProblemType(422, "Validation failed"),
     "currency-mismatch": ProblemType(422, "Currency mismatch"),
+    "too-many-currencies": ProblemType(422, "Too many currencies in a group"),
     "same-account": ProblemType(422, "Payer and payee are the same account"),
     "expiry-out-of-range": ProblemType(422, "Expiry of the hold out of range"),
     "idempotency-key-reused": ProblemType(422, "Idempotency-Key reused for a different request"),
@@ -114,6 +115,7 @@ class ProblemDocument(BaseModel):
     holds: list[str] = Field(
         default=[], description="Ids of active holds that prevent the closing of the account, oldest first, at most 20."
     )
+    leg: int | None = Field(default=None, description="Index of the refused leg of a transaction group, from 0.")
 
 
 def document(problem: Problem, instance: str, request_id: str) -> dict[str, Any]:

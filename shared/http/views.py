@@ -34,8 +34,14 @@ def transaction_view(transaction: Any, status: str, entries: Iterable[tuple[Any,
             for entry, visible in entries
         ],
         "created_at": rfc3339(transaction.created_at),
-        **metadata_member(transaction.metadata),
+        **optional_members(transaction),
     }
+
+
+def optional_members(transaction: Any) -> dict[str, Any]:
+    """Return the members `metadata` and `group_id` of a transaction that has them."""
+    members = metadata_member(transaction.metadata)
+    return members if transaction.group_id is None else {**members, "group_id": transaction.group_id}
 
 
 def metadata_member(metadata: str | None) -> dict[str, Any]:

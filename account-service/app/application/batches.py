@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application import flush
 from app.application.requests import LedgerRequest, LedgerResponse, flatten
-from app.domain.commands import HoldResult, OpenAccount, Refusal, Result, TransactionResult
+from app.domain.commands import GroupResult, HoldResult, OpenAccount, Refusal, Result, TransactionResult
+from app.domain.model import Transaction
 from app.prometheus import AMOUNT, TRANSACTIONS, VIOLATIONS
 from app.storage import repository
 from shared.observability import tracing
@@ -88,11 +89,10 @@ class BatchExecutor:
 def _count(results: Iterable[tuple[Result, str | None]]) -> None:
     """Count posted and refused transactions in the metrics."""
     for result, client_bucket in results:
-        posted = result.capture if isinstance(result, HoldResult) else result
-        if isinstance(posted, TransactionResult):
-            transaction = posted.transaction
-            TRANSACTIONS.labels(transaction.type, "posted", transaction.currency).inc()
-            AMOUNT.labels(transaction.type, transaction.currency).inc(transaction.amount)
+        if posted := _posted(result):
+            for transaction in posted:
+                TRANSACTIONS.labels(transaction.type, "posted", transaction.currency).inc()
+                AMOUNT.labels(transaction.type, transaction.currency).inc(transaction.amount)
             status = "posted"
         elif isinstance(result, Refusal) and result.transaction is not None:
             TRANSACTIONS.labels(result.transaction.type, "refused", result.transaction.currency).inc()
@@ -101,3 +101,11 @@ def _count(results: Iterable[tuple[Result, str | None]]) -> None:
             continue
         if client_bucket is not None:
             CLIENT_OUTCOMES.labels(client_bucket, status).inc()
+
+
+def _posted(result: Result) -> Sequence[Transaction]:
+    """Return the transactions that a command has posted."""
+    if isinstance(result, GroupResult):
+        return [leg.transaction for leg in result.legs]
+    posted = result.capture if isinstance(result, HoldResult) else result
+    return [posted.transaction] if isinstance(posted, TransactionResult) else []

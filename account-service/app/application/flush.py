@@ -164,8 +164,7 @@ def _decide(flush: Flush, request: LedgerRequest, command: Command) -> LedgerRes
 def _record_actor(flush: Flush, request: LedgerRequest, command: Command, result: Result) -> None:
     """Record the actor of the command that has just been executed."""
     actor = audit.actor_of(request)
-    if len(flush.posted_by) < len(flush.unit.transactions):
-        flush.posted_by.append(actor)
+    flush.posted_by += [actor] * (len(flush.unit.transactions) - len(flush.posted_by))
     if (entry := audit.entry_for(request, command, result, actor, flush.now)) is not None:
         flush.audit_entries.append(entry)
 

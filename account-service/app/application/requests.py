@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from app.domain.commands import Command
+from app.domain.commands import Command, PostGroup, ReverseGroup
+from app.domain.model import MAX_LEGS
 from shared.http.auth import OPERATOR, Caller
 
 # The bank itself: it releases expired holds and freezes accounts on a fraud event.
@@ -47,8 +48,13 @@ class LedgerRequest:
 
     @property
     def operations(self) -> int:
-        """Number of operations; a transfer batch counts as its transfers."""
-        return len(self.command.items) if isinstance(self.command, TransferBatch) else 1
+        """Number of operations; a transfer batch counts as its transfers, and a group as its legs."""
+        if isinstance(self.command, TransferBatch):
+            return len(self.command.items)
+        if isinstance(self.command, PostGroup):
+            return len(self.command.legs)
+        # How many legs are reversed is only known when they have been loaded.
+        return MAX_LEGS if isinstance(self.command, ReverseGroup) else 1
 
 
 @dataclass(frozen=True, slots=True)

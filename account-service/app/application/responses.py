@@ -6,7 +6,7 @@ from typing import Any
 import orjson
 
 from app.application.requests import LedgerRequest, LedgerResponse, RequestContext
-from app.domain.commands import AccountResult, HoldResult, Refusal, Result, TransactionResult
+from app.domain.commands import AccountResult, GroupResult, HoldResult, Refusal, Result, TransactionResult
 from app.domain.model import account_data, hold_data
 from app.domain.unit_of_work import UnitOfWork
 from shared.http import problems
@@ -20,7 +20,9 @@ ItemResponses = Sequence[tuple[LedgerRequest, LedgerResponse]]
 def result_response(result: Result, request: LedgerRequest, unit: UnitOfWork) -> LedgerResponse:
     """Return the response to a command that has been decided."""
     if isinstance(result, Refusal):
-        members = {"holds": list(result.holds)} if result.holds else {}
+        members: dict[str, Any] = {"holds": list(result.holds)} if result.holds else {}
+        if result.leg is not None:
+            members["leg"] = result.leg
         return problem_response(Problem(result.code, result.detail, members=members), request.context)
     return LedgerResponse(request.success_status, orjson.dumps(_view(result, unit, request.caller)))
 
@@ -54,9 +56,13 @@ def succeeded(request: LedgerRequest, response: LedgerResponse) -> bool:
     return response.status == request.success_status
 
 
-def _view(result: TransactionResult | AccountResult | HoldResult, unit: UnitOfWork, caller: Caller) -> dict[str, Any]:
+def _view(
+    result: TransactionResult | GroupResult | AccountResult | HoldResult, unit: UnitOfWork, caller: Caller
+) -> dict[str, Any]:
     if isinstance(result, TransactionResult):
         return _transaction_view(result, unit, caller)
+    if isinstance(result, GroupResult):
+        return {"id": result.id, "legs": [_transaction_view(leg, unit, caller) for leg in result.legs]}
     if isinstance(result, AccountResult):
         return account_data(result.account)
     view = hold_data(result.hold)

@@ -29,7 +29,7 @@ def replay(stored: StoredResponse, request_hash: bytes, context: RequestContext)
 def compact_problem(body: bytes, transfer_batch_request_id: str | None) -> bytes:
     """Return the part of a problem that is stored; without its request id if that of its transfer batch is the same."""
     problem = orjson.loads(body)
-    names = ["code", "detail"]
+    names = [name for name in ("code", "detail", "leg") if name in problem]
     if problem["request_id"] != transfer_batch_request_id:
         names.append("request_id")
     return orjson.dumps({name: problem[name] for name in names})
@@ -67,4 +67,6 @@ def _restore_problem(stored: dict[str, Any], path: str, request_id: str) -> dict
     # Stored as a whole, by an older version.
     if "type" in stored:
         return stored
-    return problems.document(Problem(stored["code"], stored["detail"]), path, stored.get("request_id", request_id))
+    members = {"leg": stored["leg"]} if "leg" in stored else {}
+    problem = Problem(stored["code"], stored["detail"], members=members)
+    return problems.document(problem, path, stored.get("request_id", request_id))

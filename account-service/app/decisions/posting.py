@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from app.decisions import daily_limit
-from app.domain.commands import Refusal, Result, TransactionResult
+from app.domain.commands import Refusal, TransactionResult
 from app.domain.events import entry_posted, transaction_refused
 from app.domain.model import MAX_BALANCE, MAX_CASH_BALANCE, Account, Entry, Transaction, format_amount
 from app.domain.unit_of_work import UnitOfWork
@@ -60,7 +60,7 @@ def check_credit(account: Account, amount: int) -> Refusal | None:
 
 def post(
     unit: UnitOfWork, transaction: Transaction, on_behalf_of: Account, releases: int = 0, *, allow_frozen: bool = False
-) -> Result:
+) -> TransactionResult | Refusal:
     """Post the transaction, or refuse it.
 
     `on_behalf_of` is the account whose owner requested it; `releases` is the held amount released to pay for it;

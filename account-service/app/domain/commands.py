@@ -17,6 +17,8 @@ class References:
     accounts: Set[str] = _NONE
     # Loaded with both of their accounts.
     transactions: Set[str] = _NONE
+    # Their transactions are loaded, as `transactions` are.
+    groups: Set[str] = _NONE
     # Loaded with their accounts.
     holds: Set[str] = _NONE
     # Their active holds are loaded, up to a limit each.
@@ -91,6 +93,7 @@ class Transfer:
     currency: str
     reference: str | None
     metadata: str | None = None
+    group_id: str | None = None
 
     @property
     def references(self) -> References:
@@ -107,11 +110,44 @@ class Reverse:
     reason: str | None
     amount: int | None = None
     metadata: str | None = None
+    group_id: str | None = None
 
     @property
     def references(self) -> References:
         """The original transaction."""
         return References(transactions={self.transaction_id})
+
+
+@dataclass(frozen=True, slots=True)
+class PostGroup:
+    """Post transfers, the legs, in order: all of them or none. Their `group_id` is the id of the group."""
+
+    id: str
+    legs: tuple[Transfer, ...]
+
+    @property
+    def references(self) -> References:
+        """The accounts of all legs."""
+        return References.union(leg.references for leg in self.legs)
+
+
+@dataclass(frozen=True, slots=True)
+class ReverseGroup:
+    """Reverse all that is left of the transactions of a group, the last one first: all of them or none.
+
+    `ids` are those of the reversals, as many as a group may have transactions; `id` is that of their group.
+    """
+
+    id: str
+    ids: tuple[str, ...]
+    group_id: str
+    reason: str | None
+    metadata: str | None = None
+
+    @property
+    def references(self) -> References:
+        """The original group."""
+        return References(groups={self.group_id})
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +242,8 @@ Command = (
     | Withdraw
     | Transfer
     | Reverse
+    | PostGroup
+    | ReverseGroup
     | PlaceHold
     | CaptureHold
     | ExtendHold
@@ -221,6 +259,14 @@ class TransactionResult:
 
     transaction: Transaction
     entries: tuple[Entry, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class GroupResult:
+    """The posted transactions of a group, in order."""
+
+    id: str
+    legs: tuple[TransactionResult, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +288,15 @@ class HoldResult:
 class Refusal:
     """The command was refused and changed nothing; `code` is the problem code.
 
-    `holds` are the ids of the holds that prevent the closing of an account.
+    `holds` are the ids of the holds that prevent the closing of an account, `leg` is the index of the refused leg of a
+    group, from 0.
     """
 
     code: str
     detail: str
     transaction: Transaction | None = None
     holds: tuple[str, ...] = ()
+    leg: int | None = None
 
 
-Result = TransactionResult | AccountResult | HoldResult | Refusal
+Result = TransactionResult | GroupResult | AccountResult | HoldResult | Refusal

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.model import Account, Entry, Hold, Transaction, account_data, hold_data
-from shared.http.views import metadata_member
+from shared.http.views import optional_members
 from shared.ids import rfc3339
 
 
@@ -41,7 +41,7 @@ def entry_posted(entry: Entry, counterparty: str, transaction: Transaction) -> D
         "reference": transaction.reference,
         "reverses": transaction.reverses,
         "created_at": rfc3339(transaction.created_at),
-        **metadata_member(transaction.metadata),
+        **optional_members(transaction),
     }
     return DomainEvent("bank.entry.posted", entry.account_id, data)
 
@@ -60,6 +60,6 @@ def transaction_refused(code: str, transaction: Transaction, account_id: str) ->
         "reference": transaction.reference,
         "created_at": rfc3339(transaction.created_at),
         "direction": "debit" if is_debit else "credit",
-        **metadata_member(transaction.metadata),
+        **optional_members(transaction),
     }
     return DomainEvent("bank.transaction.refused", account_id, data)

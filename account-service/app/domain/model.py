@@ -13,6 +13,10 @@ MAX_BALANCE = 8 * 10**15
 MAX_LIMIT = 10**15
 # A cash account is the counterparty of all deposits in its currency: half of what a database bigint can hold.
 MAX_CASH_BALANCE = 4 * 10**18
+# Maximum number of transactions of a group.
+MAX_LEGS = 100
+# Maximum number of their currencies: an exchange has legs in two.
+MAX_CURRENCIES = 2
 # Maximum time between the placing of a hold and its expiry.
 MAX_HOLD_SECONDS = 365 * 86400
 # Maximum number of hold ids returned when closing an account is refused.
@@ -64,6 +68,8 @@ class Transaction:
     created_at: datetime
     # JSON object of texts; None without.
     metadata: str | None = None
+    # Group whose transactions were posted all or none; None for a single transaction.
+    group_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

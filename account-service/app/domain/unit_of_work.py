@@ -35,14 +35,14 @@ class UnitOfWork:
     events: list[DomainEvent] = field(default_factory=list)
 
     def savepoint(self, account_ids: Set[str]) -> "Savepoint":
-        """Return the state before transfers between these accounts, for `roll_back`."""
+        """Return the state before transfers and reversals between these accounts, for `roll_back`."""
         known = account_ids & self.accounts.keys()
         states = {id_: _state(self.accounts[id_]) for id_ in known}
         changed = account_ids & self.changed_accounts, account_ids & self.changed_limits
         return Savepoint(states, *changed, len(self.transactions), len(self.entries))
 
     def roll_back(self, savepoint: "Savepoint") -> None:
-        """Undo the transfers since a savepoint."""
+        """Undo the transfers and reversals since a savepoint."""
         for id_, state in savepoint.accounts.items():
             account = self.accounts[id_]
             account.balance, account.seq, account.debited, account.debited_since = state
@@ -50,6 +50,8 @@ class UnitOfWork:
         self.changed_accounts -= savepoint.accounts.keys() - savepoint.changed_accounts
         for transaction in self.transactions[savepoint.transactions :]:
             del self.reversible[transaction.id]
+            if transaction.reverses is not None:
+                self.reversed_amounts[transaction.reverses] -= transaction.amount
         del self.transactions[savepoint.transactions :]
         del self.entries[savepoint.entries :]
 
@@ -58,7 +60,7 @@ _State = tuple[int, int, int | None, datetime | None]
 
 
 def _state(account: Account) -> _State:
-    """Return what transfers change."""
+    """Return what transfers and reversals change."""
     return account.balance, account.seq, account.debited, account.debited_since
 
 

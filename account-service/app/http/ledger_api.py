@@ -6,8 +6,8 @@ from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app import schemas
 from app.application.proofs import Proofs
+from app.http import ledger_schemas
 from app.http.routes import ID, id_of, json_response
 from shared.http import paging
 from shared.http.auth import Caller
@@ -26,7 +26,7 @@ def _proofs_of(request: Request) -> Proofs:
 
 @_reads.get(
     "/ledger/roots",
-    response_model=schemas.RootPage,
+    response_model=ledger_schemas.RootPage,
     responses={
         200: {"links": {"older": link("get", "/api/v1/ledger/roots", cursor="/next_cursor")}},
         **documented_problems(400, 401, 422, 500, 503),
@@ -46,7 +46,7 @@ async def list_roots(
 
 @_reads.get(
     "/ledger/consistency",
-    response_model=schemas.ConsistencyView,
+    response_model=ledger_schemas.ConsistencyView,
     responses=documented_problems(400, 401, 422, 500, 503),
 )
 async def get_consistency(
@@ -58,7 +58,7 @@ async def get_consistency(
 
 @_reads.get(
     "/transactions/{id:uuid}/proof",
-    response_model=schemas.ProofView,
+    response_model=ledger_schemas.ProofView,
     responses=documented_problems(400, 401, 404, 409, 422, 500, 503),
     openapi_extra={"parameters": [ID]},
 )

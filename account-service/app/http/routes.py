@@ -54,6 +54,7 @@ _TRANSACTION_LINKS = {
     "payer": link("get", ACCOUNT, source="/from_account"),
     "payee": link("get", ACCOUNT, source="/to_account"),
 }
+_GROUP_LINKS = {"reverse": link("post", "/api/v1/transaction-groups/{id}/reversals")}
 HOLD_LINKS = {
     **{action: link("post", f"/api/v1/holds/{{id}}/{action}") for action in ("captures", "extensions", "voids")},
     "get": link("get", "/api/v1/holds/{id}"),
@@ -62,6 +63,7 @@ HOLD_LINKS = {
 _LINKS: dict[type, dict[str, Any]] = {
     schemas.AccountView: ACCOUNT_LINKS,
     schemas.TransactionView: _TRANSACTION_LINKS,
+    schemas.GroupView: _GROUP_LINKS,
     schemas.HoldView: HOLD_LINKS,
 }
 

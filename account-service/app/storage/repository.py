@@ -24,8 +24,8 @@ _ACCOUNT_FIELDS = tuple(field.name for field in fields(Account))
 _ACCOUNT_COLUMNS = [accounts.c[name] for name in _ACCOUNT_FIELDS]
 _FIND_ACCOUNT = select(*_ACCOUNT_COLUMNS).where(accounts.c.id == bindparam("account_id"))
 _TRANSACTION_FIELDS = tuple(field.name for field in fields(Transaction))
-# Of transactions without metadata, so that these cost nothing.
-_PLAIN_FIELDS = tuple(name for name in _TRANSACTION_FIELDS if name != "metadata")
+# Columns that are only written if one of the transactions has a value, so that the others cost nothing.
+_OPTIONAL_FIELDS = ("metadata", "group_id")
 _ENTRY_FIELDS = tuple(field.name for field in fields(Entry))
 _ACTOR_FIELDS = tuple(field.name for field in fields(Actor))
 # PostgreSQL: check_violation.
@@ -43,6 +43,7 @@ class _Statements:
 
     locked_accounts: Select[Any]
     originals: Select[Any]
+    groups: Select[Any]
     reversals: Select[Any]
     holds: Select[Any]
     active_holds: Select[Any]
@@ -59,6 +60,7 @@ def _statements_for(dialect: str) -> _Statements:
         .order_by(accounts.c.id)
         .with_for_update(key_share=True),
         originals=with_ids(_TRANSACTION_FIELDS, transactions, "id"),
+        groups=with_ids(_TRANSACTION_FIELDS, transactions, "group_id"),
         reversals=with_ids(["reverses", "amount"], transactions, "reverses"),
         holds=with_ids(hold_rows.COLUMNS, holds, "id"),
         active_holds=hold_rows.oldest_active(any_of(dialect, holds.c.account_id, "ids")),
@@ -105,7 +107,7 @@ async def load_unit_of_work(
     Holds and reversals may change while this waits for the locks, so they are read once the locks are held.
     """
     references = References.union(command.references for command in commands)
-    originals = await _originals(connection, references.transactions)
+    originals = await _originals(connection, references)
     unlocked_holds = await _holds(connection, references.holds)
     captured = {hold.currency for hold in unlocked_holds if hold.id in references.captured_holds}
     cash_currencies = references.cash | captured
@@ -120,8 +122,8 @@ async def load_unit_of_work(
     }
     locked, last_change = await _lock_accounts(connection, account_ids)
     unit = UnitOfWork(locked, dict(cash_accounts), reversible=originals, last_change=last_change)
-    if references.transactions:
-        reversals = await connection.execute(_statements(connection).reversals, {"ids": list(references.transactions)})
+    if originals:
+        reversals = await connection.execute(_statements(connection).reversals, {"ids": list(originals)})
         for reversal in reversals:
             unit.reversed_amounts[reversal.reverses] = unit.reversed_amounts.get(reversal.reverses, 0) + reversal.amount
     loaded_holds = [
@@ -136,11 +138,14 @@ def _has_holds(unit: UnitOfWork, account_id: str) -> bool:
     return account_id in unit.accounts and unit.accounts[account_id].held > 0
 
 
-async def _originals(connection: AsyncConnection, ids: Set[str]) -> dict[str, Transaction]:
-    if not ids:
-        return {}
-    rows = await connection.execute(_statements(connection).originals, {"ids": list(ids)})
-    return {row.id: Transaction(*row) for row in rows}
+async def _originals(connection: AsyncConnection, references: References) -> dict[str, Transaction]:
+    found: dict[str, Transaction] = {}
+    statements = _statements(connection)
+    for statement, ids in ((statements.originals, references.transactions), (statements.groups, references.groups)):
+        if ids:
+            rows = await connection.execute(statement, {"ids": list(ids)})
+            found.update((row.id, Transaction(*row)) for row in rows)
+    return found
 
 
 async def _holds(connection: AsyncConnection, ids: Set[str]) -> list[Hold]:
@@ -170,8 +175,12 @@ def writes_for(unit: UnitOfWork, posted_by: Sequence[Actor], now: datetime) -> l
 
     `posted_by` has the actor of each of its transactions.
     """
-    has_metadata = any(transaction.metadata is not None for transaction in unit.transactions)
-    names = _TRANSACTION_FIELDS if has_metadata else _PLAIN_FIELDS
+    absent = {
+        name
+        for name in _OPTIONAL_FIELDS
+        if all(getattr(transaction, name) is None for transaction in unit.transactions)
+    }
+    names = tuple(name for name in _TRANSACTION_FIELDS if name not in absent)
     transaction_values = attrgetter(*names)
     opened = {account.id for account in unit.opened_accounts}
     changed = [unit.accounts[account_id] for account_id in unit.changed_accounts - opened - unit.changed_limits]
