@@ -137,6 +137,16 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
     check("Alice's balance", expect(alice.get(f"/accounts/{alices}"), 200)["balance"], 100_000)
     result("a reversal is a new transaction; a second one is rejected: 409 already-reversed")
 
+    step("Alice pays Bob a price and a fee in one group: both or none")
+    legs = [{**rent, "amount": 20_000, "reference": "price"}, {**rent, "amount": 500, "reference": "fee"}]
+    group = expect(alice.post("/transaction-groups", {"legs": legs}), 201)["id"]
+    too_much = [*legs, {**rent, "amount": 80_000}]
+    refused = expect(alice.post("/transaction-groups", {"legs": too_much}), 409, "insufficient-funds")
+    check("the refused leg", refused["leg"], 2)
+    check("Alice's balance", expect(alice.get(f"/accounts/{alices}"), 200)["balance"], 79_500)
+    expect(bob.post(f"/transaction-groups/{group}/reversals"), 201)
+    result("the problem names the refused leg, and no leg of its group is posted; Bob reverses the first group")
+
     step("A very large payment triggers a fraud rule")
     expect(alice.post(f"/accounts/{alices}/deposits", {"amount": 2 * _FREEZE_ABOVE, "currency": "USD"}), 201)
     expect(alice.post("/transfers", {**rent, "amount": _FREEZE_ABOVE + 1, "reference": "yacht"}), 201)

@@ -113,6 +113,7 @@ async def list_transactions(
     metadata_value: Annotated[
         schemas.MetadataValue | None, Query(description="The value of `metadata_key`; by default any.")
     ] = None,
+    group_id: Annotated[Identifier | None, Query(description="Filter by transaction group.")] = None,
     limit: paging.Limit = paging.DEFAULT_LIMIT,
     cursor: paging.Cursor = None,
 ) -> Response:
@@ -133,6 +134,7 @@ async def list_transactions(
         code,
         metadata_key,
         metadata_value,
+        group_id,
     )
     listing = await _service(request).transactions(caller, filter_, _after(cursor), limit + 1)
     through = statements.timestamp_or_none(listing.complete_through)

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 
 from shared.db.database import UtcDateTime
@@ -49,9 +50,16 @@ transactions = Table(
     Column("reference", String(140)),
     Column("reverses", _ID),
     Column("metadata", Text, comment="JSON object of texts, names in order; null without"),
+    Column("group_id", _ID, comment="group that was posted all or none; null for a single transaction"),
     Column("created_at", UtcDateTime, nullable=False),
     CheckConstraint("status IN ('posted', 'refused')", name="known_status"),
     CheckConstraint("(status = 'refused') = (code IS NOT NULL)", name="refused_has_code"),
+    Index(
+        "transactions_by_group",
+        "group_id",
+        postgresql_where=text("group_id IS NOT NULL"),
+        sqlite_where=text("group_id IS NOT NULL"),
+    ),
 )
 
 entries = Table(

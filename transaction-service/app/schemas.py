@@ -40,6 +40,7 @@ class TransactionView(BaseModel):
     entries: list[EntryView]
     created_at: datetime
     metadata: dict[str, str] | None = Field(None, description="Only present if it was given.")
+    group_id: str | None = Field(None, description="Only present if the transaction is a leg of a group.")
     code: str = Field(default="", description="Reason of a refusal; only present if the transaction was refused.")
 
 

@@ -98,14 +98,20 @@ class Ledger:
         return self.move(account, self.cash, amount, "withdrawal", reference)
 
     def refuse(
-        self, account: str, counterparty: str, amount: int, type_: str = "transfer", direction: str | None = None
+        self,
+        account: str,
+        counterparty: str,
+        amount: int,
+        type_: str = "transfer",
+        direction: str | None = None,
+        **more: Any,
     ) -> str:
-        """Refuse a movement and return the transaction's id; without a direction, as in old events."""
+        """Refuse a movement, with more data, and return its id; without a direction, as in old events."""
         transaction = new_id()
         data = {
             **{"transaction_id": transaction, "type": type_, "code": "insufficient-funds", "account_id": account},
             **{"counterparty": counterparty, "amount": amount, "currency": "USD", "reference": None},
-            **{"created_at": rfc3339(self.now), "direction": direction},
+            **{"created_at": rfc3339(self.now), "direction": direction, **more},
         }
         self._publish("bank.transaction.refused", account, data)
         return transaction

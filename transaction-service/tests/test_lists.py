@@ -45,6 +45,37 @@ async def test_transactions_are_filtered_by_account_type_and_time(
     assert [[item["id"] for item in page.items] for page in pages] == [[fourth], [second], [first], []]
 
 
+async def test_a_group_is_listed(ingestion: EventIngestion, service: TransactionService, ledger: Ledger):
+    alices, savings, bobs, carols = ledger.open(), ledger.open(), ledger.open("bob"), ledger.open("carol")
+    group = new_id()
+    fee = ledger.move(alices, carols, 2, group_id=group)
+    ledger.later(60)
+    price = ledger.move(alices, bobs, 10, reference="price", group_id=group)
+    saved = ledger.move(alices, savings, 1, group_id=group)
+    ledger.move(alices, bobs, 3, group_id=new_id())
+    single = ledger.move(alices, bobs, 4)
+    refused = ledger.refuse(alices, bobs, 5, direction="debit", group_id=(refused_group := new_id()))
+    await ingestion.apply(ledger.events, [])
+
+    assert await listed_ids(service, group_id=group) == [saved, price, fee]
+    assert await listed_ids(service, OPERATOR_CALLER, group_id=group) == [saved, price, fee]
+    # Others see their own legs, and of a refused one nothing.
+    assert await listed_ids(service, BOB, group_id=group) == [price]
+    assert await listed_ids(service, group_id=refused_group) == [refused]
+    assert await listed_ids(service, BOB, group_id=refused_group) == []
+    assert await listed_ids(service, group_id=new_id()) == []
+    assert await listed_ids(service, account_id=savings, group_id=group) == [saved]
+    assert await listed_ids(service, account_id=alices, type="transfer", group_id=group) == [saved, price, fee]
+    assert await listed_ids(service, account_id=alices, reference="price", group_id=group) == [price]
+    assert await listed_ids(service, start=NOON + timedelta(seconds=60), group_id=group) == [saved, price]
+    pages = [
+        await service.transactions(ALICE, TransactionFilter("alice", group_id=group), last, 2) for last in (None, price)
+    ]
+    assert [[item["id"] for item in page.items] for page in pages] == [[saved, price], [fee]]
+    assert (await service.transaction(BOB, price))["group_id"] == group
+    assert "group_id" not in await service.transaction(ALICE, single)
+
+
 async def test_data_of_other_owners_is_not_found(
     ingestion: EventIngestion, service: TransactionService, ledger: Ledger
 ):

@@ -83,6 +83,7 @@ def _add_entry(projection: Projection, entry: EntryPosted) -> None:
             "reference": entry.reference,
             "reverses": _identifier(entry.reverses) if entry.reverses else None,
             "metadata": _stored_metadata(entry),
+            "group_id": _identifier(entry.group_id) if entry.group_id else None,
             "created_at": _aware_timestamp(entry.created_at),
         },
         {
@@ -115,6 +116,7 @@ def _add_refusal(projection: Projection, refusal: TransactionRefused) -> None:
             "reference": refusal.reference,
             "reverses": None,
             "metadata": _stored_metadata(refusal),
+            "group_id": _identifier(refusal.group_id) if refusal.group_id else None,
             "created_at": _aware_timestamp(refusal.created_at),
         },
         {

@@ -48,10 +48,11 @@ class TransactionFilter:
     code: str | None = None
     metadata_key: str | None = None
     metadata_value: str | None = None
+    group_id: str | None = None
 
     @property
     def searches(self) -> bool:
-        """Whether the filter has a condition besides owner, account, type and time."""
+        """Whether the filter has a condition besides owner, account, type, time and group."""
         on_amount = self.min_amount is not None or self.max_amount is not None
         texts = (self.reference, self.counterparty, self.code, self.metadata_key, self.metadata_value)
         return on_amount or any(text is not None for text in texts)
@@ -66,7 +67,9 @@ async def list_transactions(
     connection: AsyncConnection, filter_: TransactionFilter, before: str | None, limit: int
 ) -> list[Row[Any]]:
     """Return transactions before an id, newest first; with an account, the owner is not checked here."""
-    if filter_.account_id is not None:
+    if filter_.group_id is not None:
+        statement = _transactions_of_group(filter_, before, limit)
+    elif filter_.account_id is not None:
         statement = _transactions_of_account(entries.c.account_id == filter_.account_id, filter_, before, limit)
     elif filter_.owner is not None and is_postgres(connection):
         # The newest of each account, by index: only these are read even of an account with a million entries.
@@ -87,6 +90,19 @@ async def list_transactions(
             their_transactions = select(entries.c.transaction_id).where(entries.c.account_id.in_(owned_accounts))
             statement = statement.where(transactions.c.id.in_(their_transactions))
     return list((await connection.execute(statement)).all())
+
+
+def _transactions_of_group(filter_: TransactionFilter, before: str | None, limit: int) -> Select[Any]:
+    """Return the statement for a group, which is small: the entries of each of its transactions are looked up."""
+    parties = (transactions.c.from_account, transactions.c.to_account)
+    visible = select(entries).where(entries.c.transaction_id == transactions.c.id, entries.c.account_id.in_(parties))
+    statement = select(transactions).where(transactions.c.group_id == filter_.group_id)
+    if filter_.account_id is not None:
+        statement = statement.where(visible.where(entries.c.account_id == filter_.account_id).exists())
+    elif filter_.owner is not None:
+        owned = visible.join(accounts, accounts.c.id == entries.c.account_id).where(accounts.c.owner == filter_.owner)
+        statement = statement.where(owned.exists())
+    return _apply_filter(statement, transactions.c.id, transactions.c.created_at, filter_, before, limit)
 
 
 def _transactions_of_account(

@@ -73,6 +73,8 @@ def _conditions(
         conditions.append(transaction.reference == filter_.reference)
     if filter_.metadata_key is not None:
         conditions.append(_has_metadata(transaction, filter_.metadata_key, filter_.metadata_value, position))
+    if filter_.group_id is not None:
+        conditions.append(transaction.group_id == filter_.group_id)
     if filter_.type is not None:
         conditions.append(transaction.type == filter_.type)
     return conditions
