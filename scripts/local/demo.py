@@ -198,9 +198,9 @@ def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-st
 
 
 def _whole_history(client: Client, account: str) -> list[dict[str, Any]] | None:
-    """Return the account's history once its nine transactions, two of them refused, have arrived."""
+    """Return the account's history once its fourteen transactions, three of them refused, have arrived."""
     items: list[dict[str, Any]] = expect(client.get("/transactions", account_id=account), 200)["items"]
-    return items if len(items) == 9 else None
+    return items if len(items) == 14 else None
 
 
 def _proof(client: Client, transaction_id: str) -> dict[str, Any] | None:
