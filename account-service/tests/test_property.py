@@ -4,7 +4,7 @@ import asyncio
 import json
 import tempfile
 from collections import Counter
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,7 +19,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.application.queries import Queries
 from app.application.requests import LedgerResponse, TransferBatch
-from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, ReleaseHold, Reverse, SetLimits, SetStatus
+from app.domain.commands import CaptureHold, Deposit, ExtendHold, PlaceHold, PostGroup, ReleaseHold, Reverse
+from app.domain.commands import ReverseGroup, SetLimits, SetStatus, Transfer
 from app.domain.model import MAX_BLOCKING_HOLDS
 from app.models import metadata
 from app.service import AccountService
@@ -41,6 +42,9 @@ from tests.support import (
 T = TypeVar("T")
 AMOUNTS = st.integers(1, 120)
 CALLERS = st.sampled_from([ALICE, OPERATOR_CALLER])
+# Id, payer, payee and amount; None is the bank.
+Posted = tuple[str, str | None, str | None, int]
+LEGS = 4
 _SQLITE = "sqlite+aiosqlite:///"
 
 
@@ -99,7 +103,8 @@ class Bank(RuleBasedStateMachine):
     lab: Lab
     accounts: Bundle[str] = Bundle("accounts")
     holds: Bundle[tuple[str, str]] = Bundle("holds")
-    posted: Bundle[tuple[str, str | None, str | None, int]] = Bundle("posted")
+    posted: Bundle[Posted] = Bundle("posted")
+    groups: Bundle[tuple[str, list[Posted]]] = Bundle("groups")
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +164,7 @@ class Bank(RuleBasedStateMachine):
         return account
 
     @rule(target=posted, account=accounts, amount=AMOUNTS)
-    def deposit(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
+    def deposit(self, account: str, amount: int) -> Posted:
         refusal = self.model[account].credit_refusal()
         body = self.execute(Deposit(new_id(), account, amount, "USD", None), refusal)
         if refusal is None:
@@ -167,7 +172,7 @@ class Bank(RuleBasedStateMachine):
         return body.get("id", ""), None, account, amount
 
     @rule(target=posted, account=accounts, amount=AMOUNTS)
-    def withdraw(self, account: str, amount: int) -> tuple[str, str | None, str | None, int]:
+    def withdraw(self, account: str, amount: int) -> Posted:
         model = self.model[account]
         refusal = model.payment_refusal(amount, now := self.now)
         body = self.execute(withdraw(account, amount), refusal)
@@ -176,51 +181,99 @@ class Bank(RuleBasedStateMachine):
             model.count(body["id"], amount, now)
         return body.get("id", ""), account, None, amount
 
-    @rule(target=posted, source=accounts, to=accounts, amount=AMOUNTS)
-    def transfer(self, source: str, to: str, amount: int) -> tuple[str, str | None, str | None, int]:
+    def try_transfer(self, source: str, to: str, amount: int) -> str | None:
+        """Transfer in the model; return why it is refused."""
         payer, payee = self.model[source], self.model[to]
         refusal = "same-account" if source == to else None
-        refusal = refusal or payer.payment_refusal(amount, now := self.now) or payee.credit_refusal()
-        body = self.execute(transfer(source, to, amount), refusal)
+        refusal = refusal or payer.payment_refusal(amount, self.now) or payee.credit_refusal()
         if refusal is None:
-            payer.count(body["id"], amount, now)
+            payer.count(new_id(), amount, self.now)
             payer.balance -= amount
             payee.balance += amount
+        return refusal
+
+    def savepoint(self) -> Callable[[], None]:
+        """Return a function that undoes the transfers and reversals of the model from now on."""
+        before = {id_: (model.balance, {**model.debits}) for id_, model in self.model.items()}
+        reversed_ = Counter(self.reversed)
+
+        def roll_back() -> None:
+            self.reversed = reversed_
+            for id_, state in before.items():
+                self.model[id_].balance, self.model[id_].debits = state
+
+        return roll_back
+
+    @rule(target=posted, source=accounts, to=accounts, amount=AMOUNTS)
+    def transfer(self, source: str, to: str, amount: int) -> Posted:
+        body = self.execute(transfer(source, to, amount), self.try_transfer(source, to, amount))
         return body.get("id", ""), source, to, amount
+
+    @rule(target=groups, legs=st.lists(st.tuples(accounts, accounts, AMOUNTS), min_size=1, max_size=LEGS))
+    def post_group(self, legs: list[tuple[str, str, int]]) -> tuple[str, list[Posted]]:
+        roll_back, refusal, refused_leg = self.savepoint(), None, None
+        for number, leg in enumerate(legs):
+            if (refusal := self.try_transfer(*leg)) is not None:
+                refused_leg = number
+                roll_back()
+                break
+        transfers = tuple(Transfer(new_id(), *leg, "USD", None) for leg in legs)
+        group_id = new_id()
+        body = self.execute(PostGroup(group_id, tuple(replace(one, group_id=group_id) for one in transfers)), refusal)
+        assert body.get("leg") == refused_leg
+        posted = [(one.id, one.from_account, one.to_account, one.amount) for one in transfers]
+        return "" if refusal else group_id, [] if refusal else [*posted]
+
+    @rule(group=groups)
+    def reverse_group(self, group: tuple[str, list[Posted]]) -> None:
+        id_, legs = group
+        if not id_:
+            return
+        left = [(number, leg) for number, leg in enumerate(legs) if leg[3] > self.reversed[leg[0]]]
+        roll_back, refused_leg = self.savepoint(), None
+        refusal = None if left else "already-reversed"
+        for number, leg in reversed(left):
+            if (refusal := self.try_reversal(leg, None)) is not None:
+                refused_leg = number
+                roll_back()
+                break
+        ids = tuple(new_id() for _ in range(LEGS))
+        assert self.execute(ReverseGroup(new_id(), ids, id_, None), refusal).get("leg") == refused_leg
+
+    @rule(group=groups, number=st.integers(0, LEGS - 1), part=st.none() | AMOUNTS)
+    def reverse_leg(self, group: tuple[str, list[Posted]], number: int, part: int | None) -> None:
+        _, legs = group
+        for leg in legs[number : number + 1]:
+            self.execute(Reverse(new_id(), leg[0], None, part), self.try_reversal(leg, part))
 
     @rule(
         transfers=st.lists(st.tuples(accounts, accounts, AMOUNTS), min_size=1, max_size=4),
         atomic=st.booleans(),
     )
     def transfer_batch(self, transfers: list[tuple[str, str, int]], atomic: bool) -> None:
-        before = {id_: (model.balance, {**model.debits}) for id_, model in self.model.items()}
+        roll_back = self.savepoint()
         refusals: list[str | None] = []
-        for source, to, amount in transfers:
-            payer, payee = self.model[source], self.model[to]
-            refusal = "same-account" if source == to else None
-            refusal = refusal or payer.payment_refusal(amount, self.now) or payee.credit_refusal()
-            refusals.append(refusal)
-            if refusal is None:
-                payer.count(new_id(), amount, self.now)
-                payer.balance -= amount
-                payee.balance += amount
-            elif atomic:
+        for arguments in transfers:
+            refusals.append(self.try_transfer(*arguments))
+            if atomic and refusals[-1] is not None:
                 break
         if atomic and refusals[-1] is not None:
             refused = len(refusals) - 1
             refusals = [refusals[-1] if number == refused else "batch-refused" for number in range(len(transfers))]
-            for id_, state in before.items():
-                self.model[id_].balance, self.model[id_].debits = state
+            roll_back()
         items = tuple(ledger_request(transfer(*arguments), OPERATOR_CALLER) for arguments in transfers)
         batch = ledger_request(TransferBatch(items, atomic), OPERATOR_CALLER)
         body = json.loads(self.run(self.service.execute(replace(batch, success_status=200))).body)
         assert [result.get("problem", {}).get("code") for result in body["results"]] == refusals
 
     @rule(original=posted, part=st.none() | AMOUNTS)
-    def reverse(self, original: tuple[str, str | None, str | None, int], part: int | None) -> None:
+    def reverse(self, original: Posted, part: int | None) -> None:
+        if original[0]:
+            self.execute(Reverse(new_id(), original[0], None, part), self.try_reversal(original, part))
+
+    def try_reversal(self, original: Posted, part: int | None) -> str | None:
+        """Reverse in the model; return why it is refused."""
         id_, source, to, posted_amount = original
-        if not id_:
-            return
         left = posted_amount - self.reversed[id_]
         amount = part or left
         giver = self.model[to] if to else None
@@ -228,13 +281,13 @@ class Bank(RuleBasedStateMachine):
         refusal = "already-reversed" if not left else "reversal-exceeded" if amount > left else None
         refusal = refusal or (giver.debit_refusal(amount) if giver else None)
         refusal = refusal or (receiver.credit_refusal() if receiver else None)
-        self.execute(Reverse(new_id(), id_, None, part), refusal)
         if refusal is None:
             self.reversed[id_] += amount
             if giver:
                 giver.balance -= amount
             if receiver:
                 receiver.balance += amount
+        return refusal
 
     @rule(target=holds, account=accounts, amount=AMOUNTS, caller=CALLERS)
     def place_hold(self, account: str, amount: int, caller: Caller) -> tuple[str, str]:

@@ -116,6 +116,11 @@ def _wrong_effects(ledger: sqlite3.Connection, asked: ClientOperation) -> list[s
 
 _EFFECTS = {
     "move": "SELECT count(*) FROM transactions WHERE reference = ?",
+    # The legs of a group are numbered: a part of them, or a repeated leg, is not one effect.
+    "group": """SELECT CASE count(*) WHEN 0 THEN 0 WHEN 3 THEN count(DISTINCT group_id) ELSE count(*) + 1 END
+        FROM transactions WHERE reference LIKE ? || '/_'""",
+    # Legs that were reversed one by one before are not part of it.
+    "group reversal": "SELECT count(DISTINCT group_id) FROM transactions WHERE reference = ?",
     "open": "SELECT count(*) FROM accounts WHERE name = ?",
     "hold": """SELECT count(*) FROM audit_log a JOIN holds h ON h.id = a.hold_id
         WHERE a.request_id = ? AND a.action = 'hold'""",

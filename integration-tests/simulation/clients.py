@@ -22,11 +22,12 @@ _ACCOUNTS, _MONEY = 3, 1000
 # Enough attempts to outlast the faults of any seed.
 _CERTAIN = 500
 _KINDS = [
-    *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse"),
+    *("transfer", "transfer", "transfer", "deposit", "withdraw", "batch", "reverse", "group", "reverse group"),
     *("hold", "capture", "partial capture", "extend", "void", "limits"),
 ]
 _HOLD_KINDS = ("capture", "partial capture", "extend", "void")
 BATCHES = ("batch", "atomic batch")
+_LEGS = 3
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Clients:
         self._accounts: list[str] = []
         self._posted: list[str] = []
         self._held: list[str] = []
+        self._groups: list[str] = []
         self._repeated: list[asyncio.Task[Any]] = []
 
     async def run(self) -> None:
@@ -82,6 +84,8 @@ class Clients:
                 self._posted.append(orjson.loads(answer.body)["id"])
             if answer is not None and asked.kind == "hold" and answer.status == 201:
                 self._held.append(orjson.loads(answer.body)["id"])
+            if answer is not None and asked.kind == "group" and answer.status == 201:
+                self._groups.append(orjson.loads(answer.body)["id"])
             if answer is not None and self.rng.random() < 0.2:
                 await self._ask(asked, 3)
             if self.rng.random() < 0.5:
@@ -118,6 +122,12 @@ class Clients:
             items = [(*rng.sample(self._accounts, 2), rng.randint(1, 300)) for _ in range(3)]
             atomic = rng.random() < 0.5
             return ClientOperation("atomic batch" if atomic else "batch", key, lambda: _batch(key, items, atomic))
+        if kind == "group":
+            legs = [(*rng.sample(self._accounts, 2), rng.randint(1, 300)) for _ in range(_LEGS)]
+            return ClientOperation("group", key, lambda: _group(key, legs))
+        if kind == "reverse group" and self._groups:
+            group = rng.choice(self._groups)
+            return ClientOperation("group reversal", key, lambda: _group_reversal(key, group))
         if kind == "reverse" and self._posted:
             original = rng.choice(self._posted)
             part = rng.choice([None, rng.randint(1, 100)])
@@ -177,6 +187,18 @@ def _work(command: Any, asked: ClientOperation | None) -> Any:
     status = 200 if asked.kind in BATCHES else 201
     key = (_OPERATOR.subject, asked.key)
     return requests.LedgerRequest(_OPERATOR, command, status, context, key, request_hash(asked.kind, asked.key))
+
+
+def _group(key: str, legs: list[tuple[str, str, int]]) -> Any:
+    commands, group = load(ACCOUNT).commands, new_id()
+    transfers = (
+        commands.Transfer(new_id(), *leg, "USD", f"{key}/{number}", None, group) for number, leg in enumerate(legs)
+    )
+    return commands.PostGroup(group, tuple(transfers))
+
+
+def _group_reversal(key: str, group: str) -> Any:
+    return load(ACCOUNT).commands.ReverseGroup(new_id(), tuple(new_id() for _ in range(_LEGS)), group, key)
 
 
 def _batch(key: str, items: list[tuple[str, str, int]], atomic: bool) -> Any:

@@ -46,7 +46,8 @@ def post_paths(account: str) -> list[str]:
     """Return the paths of all POST routes; most ids in them do not exist."""
     of_account = ("deposits", "withdrawals", "holds", "freeze", "unfreeze", "close")
     return [
-        *("/transfers", "/transfers:batch", "/accounts", "/reversals"),
+        *("/transfers", "/transfers:batch", "/accounts", "/reversals", "/transaction-groups"),
+        f"/transaction-groups/{_UNKNOWN_ID}/reversals",
         *(f"/accounts/{account}/{what}" for what in of_account),
         *(f"/holds/{_UNKNOWN_ID}/{what}" for what in ("captures", "extensions", "voids")),
     ]
