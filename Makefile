@@ -18,7 +18,7 @@ run: ## run the local stack in the foreground (PORT=8080 REPLICAS=1 VAR_DIR=var)
 
 demo: ## run a tour of the API on the running bank (BASE_URL=http://127.0.0.1:8080)
 	@scripts/local/bootstrap.sh run
-	@$(PYTHON_BIN) -m scripts.local.demo
+	@PYTHONPATH=clients/python $(PYTHON_BIN) -m scripts.local.demo
 
 token: ## print a lab token: make token SUB=alice [SCOPE=bank:operator] [TTL=43200]; bank:deposit is always included
 	@scripts/local/bootstrap.sh run
@@ -123,9 +123,10 @@ schemas: ## regenerate the JSON Schemas of the events, after a change of shared/
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.docs.generate_schemas
 
-docs: ## regenerate parts of the documentation: settings, API, events
+docs: ## regenerate parts of the documentation (settings, API, events) and the Python client
 	@scripts/local/bootstrap.sh dev
 	@$(PYTHON_BIN) -m scripts.docs.generate_docs
+	@$(PYTHON_BIN) -m scripts.docs.generate_client
 
 dashboards: ## regenerate Grafana's dashboards, after a change of monitoring/dashboards
 	@scripts/local/bootstrap.sh dev

@@ -30,6 +30,7 @@ DEPENDS_ON: dict[str, tuple[str, ...]] = {
     "local": (
         "integration-tests/",
         "load-tests/",
+        "clients/",
         "ops-page/",
         "ansible/roles/nginx_canary/",
         "monitoring/",

@@ -13,6 +13,7 @@ from pathlib import PurePath
 
 _SUFFIXES = {".py", ".sh", ".js", ".css", ".html", ".sql", ".lua", ".yml", ".yaml", ".j2", ".conf", ".toml", ".env"}
 _NAMES = {"Dockerfile", "Makefile"}
+_GENERATED = ("clients/python/banking_client/api/", "clients/python/banking_client/models/")
 
 
 @dataclass(frozen=True, order=True)
@@ -56,7 +57,7 @@ def _runs(file: str, lines: Sequence[tuple[int, str]], indices: Sequence[int]) -
 
 def _is_source(file: str) -> bool:
     path = PurePath(file)
-    return path.suffix in _SUFFIXES or path.name in _NAMES
+    return (path.suffix in _SUFFIXES or path.name in _NAMES) and not file.startswith(_GENERATED)
 
 
 def tracked_files(revision: str) -> dict[str, str]:

@@ -78,8 +78,8 @@ check_with_tool actionlint actionlint
 check zizmor zizmor --offline --quiet --no-progress .github
 check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
 check ansible-lint check_ansible
-check "mypy (shared, scripts, dashboards)" "${mypy[@]}" -p shared -p scripts -p monitoring
-check "pylint (shared, scripts, dashboards)" pylint shared scripts monitoring.dashboards
+check "mypy (shared, scripts, dashboards, client)" "${mypy[@]}" -p shared -p scripts -p monitoring -p banking_client
+check "pylint (shared, scripts, dashboards, client)" pylint shared scripts monitoring.dashboards clients/python/banking_client
 check "mypy (drills)" check_drills
 for service in "${services[@]}"; do
     check "mypy ($service)" in_service "$service" "${mypy[@]}" --config-file "$root/pyproject.toml" -p app

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from monitoring.tests.series import known
-from scripts.docs import document_names, environment, generate_docs
+from scripts.docs import document_names, environment, generate_client, generate_docs
 from shared.testing.documents import SHELL, Block, blocks, broken_links, documents
 from shared.testing.paths import ROOT
 
@@ -52,6 +52,10 @@ def _accounted(block: Block) -> bool:
 
 def test_generated_parts_are_up_to_date() -> None:
     assert generate_docs.stale() == [], "run: make docs"
+
+
+def test_the_python_client_is_up_to_date() -> None:
+    assert generate_client.stale() == [], "run: make docs"
 
 
 def test_every_variable_that_is_read_is_described_and_the_other_way_round() -> None:

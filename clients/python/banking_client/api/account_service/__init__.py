@@ -1,0 +1,25 @@
+"""Operations of account-service: one function each."""
+
+from .capture_hold import capture_hold as capture_hold
+from .close import close as close
+from .deposit import deposit as deposit
+from .extend_hold import extend_hold as extend_hold
+from .freeze import freeze as freeze
+from .get_account import get_account as get_account
+from .get_balance import get_balance as get_balance
+from .get_consistency import get_consistency as get_consistency
+from .get_hold import get_hold as get_hold
+from .get_proof import get_proof as get_proof
+from .list_accounts import list_accounts as list_accounts
+from .list_audit import list_audit as list_audit
+from .list_holds import list_holds as list_holds
+from .list_roots import list_roots as list_roots
+from .open_account import open_account as open_account
+from .place_hold import place_hold as place_hold
+from .reverse import reverse as reverse
+from .set_limits import set_limits as set_limits
+from .transfer import transfer as transfer
+from .transfer_batch import transfer_batch as transfer_batch
+from .unfreeze import unfreeze as unfreeze
+from .void_hold import void_hold as void_hold
+from .withdraw import withdraw as withdraw
