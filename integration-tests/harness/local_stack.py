@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from harness.client import Bank
+from harness.client import Bank, output_of
 
 from shared.testing.local_stack import LocalStack
 from shared.testing.paths import ROOT
@@ -25,6 +25,16 @@ class LocalBank(Bank):
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+    def run_demo(self) -> str:
+        """Run the demo on this bank and return its output; fail unless all steps succeed."""
+        environment = {
+            **os.environ,
+            "VAR_DIR": str(self.stack.var_dir),
+            "BASE_URL": self.stack.api_url,
+            "PYTHONPATH": "clients/python",
+        }
+        return output_of([sys.executable, "-m", "scripts.local.demo"], environment, 300, with_errors=True)
 
     def close(self) -> None:
         super().close()

@@ -1,8 +1,5 @@
 """The bank with NATS instead of the feed, and through an outage of PostgreSQL."""
 
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +8,6 @@ from harness.local_stack import LocalBank
 from harness.client import eventually, usd
 from harness.load import assert_exactly_once, retrying_transfers
 
-from shared.testing.paths import ROOT
 from shared.testing.postgres import PostgresServer
 from shared.testing.processes import Process, stop_all
 
@@ -22,10 +18,7 @@ def test_the_demo_on_nats_and_no_event_lost_in_an_outage(
     url, server = nats
     urls = [postgres.create_database(f"{tmp_path.name}_{name}") for name in ("a", "t")]
     bank = make_bank(2, urls, url)
-    environment = {**os.environ, "VAR_DIR": str(bank.stack.var_dir), "BASE_URL": bank.stack.api_url}
-    command = [sys.executable, "-m", "scripts.local.demo"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
+    bank.run_demo()
 
     source, target = bank.open_account(100_000), bank.open_account()
     with retrying_transfers(bank, source, target) as transfers:

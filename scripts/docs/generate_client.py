@@ -91,16 +91,21 @@ def _json_only(response: Document) -> Document:
 
 
 def _adapt_body(operation: Document, schemas: Document) -> None:
-    """Remove a body without fields; move the schema of another one to the named ones, which operations share."""
+    """Remove a body without fields; move the objects in another one to the named schemas, which operations share."""
     if "requestBody" not in operation:
         return
     content = operation["requestBody"]["content"]["application/json"]
-    if name := content["schema"].get("title"):
-        if not content["schema"].get("properties"):
-            del operation["requestBody"]
-            return
-        _add(schemas, name, content["schema"])
-        content["schema"] = {"$ref": f"{_SCHEMAS}{name}"}
+    if content["schema"].get("title") and not content["schema"].get("properties"):
+        del operation["requestBody"]
+        return
+
+    def move(node: Document) -> Document:
+        if "title" not in node or "properties" not in node:
+            return node
+        _add(schemas, node["title"], node)
+        return {"$ref": f"{_SCHEMAS}{node['title']}"}
+
+    content["schema"] = _map(content["schema"], move)
 
 
 def _plain(schema: Document) -> Document:

@@ -15,6 +15,23 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+from attrs import evolve
+from banking_client import BankingClient, NoResponseError, ProblemError
+from banking_client.api import account_service as accounts
+from banking_client.api import transaction_service as history
+from banking_client.models import (
+    CaptureBody,
+    GroupBody,
+    HistoryTransactionView,
+    HoldBody,
+    MoneyBody,
+    OpenAccountBody,
+    ProofView,
+    ReconciliationView,
+    ReversalBody,
+    TransactionView,
+    TransferBody,
+)
 
 from shared.testing import lab_keys
 from shared.testing.paths import ROOT
@@ -41,23 +58,6 @@ def money(amount: int) -> str:
     return f"{amount / 100:,.2f} USD"
 
 
-class Client:
-    """A client of the API with its own token."""
-
-    def __init__(self, client: httpx.Client, key: Any, name: str, scope: str = "") -> None:
-        self._client = client
-        self._headers = {"Authorization": f"Bearer {lab_keys.sign(key, name, scope)}"}
-
-    def post(self, path: str, body: dict[str, Any] | None = None, key: str | None = None) -> httpx.Response:
-        """Send a POST request with the given or a new Idempotency-Key."""
-        headers = {**self._headers, "Idempotency-Key": key or uuid.uuid4().hex}
-        return self._client.post(f"/api/v1{path}", json=body or {}, headers=headers)
-
-    def get(self, path: str, accept: str = "application/json", **query: Any) -> httpx.Response:
-        """Send a GET request."""
-        return self._client.get(f"/api/v1{path}", params=query, headers={**self._headers, "Accept": accept})
-
-
 def step(line: str) -> None:
     """Print the title of a step."""
     print(f"\n{_BOLD}{line}{_END}")
@@ -68,13 +68,15 @@ def result(line: str) -> None:
     print(f"  {_GREEN}✓{_END} {line}")
 
 
-def expect(response: httpx.Response, status: int, code: str | None = None) -> dict[str, Any]:
-    """Return the body of a response with this status (and problem code). Raises StepFailed for any other."""
-    body: dict[str, Any] = response.json()
-    if response.status_code != status or body.get("code") != code:
-        request = f"{response.request.method} {response.request.url.path}"
-        raise StepFailed(f"{request}: expected {status} {code or ''}, got {response.status_code}: {response.text}")
-    return body
+def refusal(code: str, operation: Callable[[], object]) -> ProblemError:
+    """Return the problem with this code that an operation raises. Raises StepFailed unless it does."""
+    try:
+        done = operation()
+    except ProblemError as problem:
+        if problem.code == code:
+            return problem
+        raise StepFailed(f"expected {code}, got {problem}") from problem
+    raise StepFailed(f"expected {code}, but the operation succeeded: {done}")
 
 
 def check(name: str, value: object, expected: object) -> None:
@@ -94,137 +96,167 @@ def eventually(name: str, query: Callable[[], Any]) -> Any:
     raise StepFailed(f"timed out after {_TIMEOUT_SECONDS} s waiting for {name}")
 
 
-def tour(client: httpx.Client, key: Any) -> None:  # pylint: disable=too-many-statements  # one linear scenario
+def tour(alice: BankingClient, bob: BankingClient, operator: BankingClient) -> None:
     """Run all steps; each checks its results."""
-    alice, bob = Client(client, key, "alice"), Client(client, key, "bob")
-    operator = Client(client, key, "operator", "bank:operator")
-
     step("Alice and Bob open accounts")
-    alices = expect(alice.post("/accounts", {"currency": "USD", "name": "Alice's everyday account"}), 201)["id"]
-    bobs = expect(bob.post("/accounts", {"currency": "USD"}), 201)["id"]
+    name = "Alice's everyday account"
+    alices = accounts.open_account(alice, body=OpenAccountBody(currency="USD", name=name)).id
+    bobs = accounts.open_account(bob, body=OpenAccountBody(currency="USD")).id
     result(f"Alice {alices}")
     result(f"Bob   {bobs}")
-
-    step("Alice deposits 1,000.00 and pays Bob 250.00")
-    expect(alice.post(f"/accounts/{alices}/deposits", {"amount": 100_000, "currency": "USD"}), 201)
-    rent = {"from_account": alices, "to_account": bobs, "amount": 25_000, "currency": "USD", "reference": "rent"}
-    rent_key = uuid.uuid4().hex
-    first = alice.post("/transfers", rent, rent_key)
-    paid = expect(first, 201)
-    check("sum of the entries", sum(entry["amount"] for entry in paid["entries"]), 0)
-    for entry in paid["entries"]:
-        owner = "Alice" if entry["account_id"] == alices else "Bob  "
-        balance = "not visible to Alice" if entry["balance_after"] is None else money(entry["balance_after"])
-        result(f"{owner} {money(entry['amount']):>16}   balance after: {balance}")
-
-    step("Her phone loses the response and repeats the payment with the same idempotency key")
-    again = alice.post("/transfers", rent, rent_key)
-    check("the repeated response", again.content, first.content)
-    check("Idempotent-Replayed", again.headers.get("Idempotent-Replayed"), "true")
-    check("Bob's balance", expect(bob.get(f"/accounts/{bobs}"), 200)["balance"], 25_000)
-    result("same response as before, Bob still has 250.00")
-    expect(alice.post("/transfers", {**rent, "amount": 1}, rent_key), 422, "idempotency-key-reused")
-    result("the same key with another amount is rejected: 422 idempotency-key-reused")
-
-    step("Alice tries to spend more than she has")
-    refused = expect(alice.post("/transfers", {**rent, "amount": 80_000}), 409, "insufficient-funds")
-    result(f"409 {refused['code']}: {refused['detail']}")
-
-    step("Bob reverses the payment; Alice is not allowed to")
-    expect(alice.post("/reversals", {"transaction_id": paid["id"]}), 403, "forbidden")
-    expect(bob.post("/reversals", {"transaction_id": paid["id"], "reason": "wrong month"}), 201)
-    expect(bob.post("/reversals", {"transaction_id": paid["id"]}), 409, "already-reversed")
-    check("Alice's balance", expect(alice.get(f"/accounts/{alices}"), 200)["balance"], 100_000)
-    result("a reversal is a new transaction; a second one is rejected: 409 already-reversed")
-
-    step("Alice pays Bob a price and a fee in one group: both or none")
-    legs = [{**rent, "amount": 20_000, "reference": "price"}, {**rent, "amount": 500, "reference": "fee"}]
-    group = expect(alice.post("/transaction-groups", {"legs": legs}), 201)["id"]
-    too_much = [*legs, {**rent, "amount": 80_000}]
-    refused = expect(alice.post("/transaction-groups", {"legs": too_much}), 409, "insufficient-funds")
-    check("the refused leg", refused["leg"], 2)
-    check("Alice's balance", expect(alice.get(f"/accounts/{alices}"), 200)["balance"], 79_500)
-    expect(bob.post(f"/transaction-groups/{group}/reversals"), 201)
-    result("the problem names the refused leg, and no leg of its group is posted; Bob reverses the first group")
-
-    step("A very large payment triggers a fraud rule")
-    expect(alice.post(f"/accounts/{alices}/deposits", {"amount": 2 * _FREEZE_ABOVE, "currency": "USD"}), 201)
-    expect(alice.post("/transfers", {**rent, "amount": _FREEZE_ABOVE + 1, "reference": "yacht"}), 201)
-    eventually("the freeze", lambda: expect(alice.get(f"/accounts/{alices}"), 200)["status"] == "frozen")
-    flags = eventually("the flag", lambda: expect(operator.get("/flags", account_id=alices), 200)["items"])
-    freezing = next(flag for flag in flags if flag["action"] == "freeze")
-    result(f"transaction-service flagged it by the rule {freezing['rule']}, account-service froze the account")
-    expect(alice.post("/transfers", {**rent, "amount": 1}), 409, "account-frozen")
-    expect(operator.post(f"/accounts/{alices}/unfreeze"), 200)
-    result("Alice cannot pay (409 account-frozen) until an operator unfreezes the account")
-
-    step("A hotel holds 400.00 of Alice's money and captures it in two parts")
-    hold = expect(alice.post(f"/accounts/{alices}/holds", {"amount": 40_000, "currency": "USD"}), 201)["id"]
-    for part, final in ((15_000, False), (25_000, True)):
-        captured = expect(alice.post(f"/holds/{hold}/captures", {"amount": part, "final": final}), 201)["amount"]
-        left = expect(alice.get(f"/holds/{hold}"), 200)["remaining_amount"]
-        result(f"captured {money(captured)}, {money(left)} still held")
-
-    step("Alice's history, newest first")
-    history = eventually("the history", lambda: _whole_history(alice, alices))
-    for item in history:
-        sign = "-" if item["from_account"] == alices else "+"
-        note = item.get("code") or item["reference"] or ""
-        amount = f"{sign}{money(item['amount'])}"
-        print(f"    {item['created_at'][:19]}  {item['type']:<10} {item['status']:<8} {amount:>18}  {note}")
-
-    step("Alice's statement")
-    statement = expect(alice.get(f"/statements/{alices}"), 200)
-    check("the closing balance", statement["closing_balance"], expect(alice.get(f"/accounts/{alices}"), 200)["balance"])
-    result(f"opening {money(statement['opening_balance'])}, closing {money(statement['closing_balance'])}")
-    lines = alice.get(f"/statements/{alices}", accept="text/csv").text.strip().splitlines()
-    check("lines of the CSV", len(lines) > len(statement["entries"]), True)
-    for line in lines[:4]:
-        print(f"    {_DIM}{line}{_END}")
-    print(f"    {_DIM}… {len(lines)} lines of CSV{_END}")
-    camt = alice.get(f"/statements/{alices}", accept="application/xml").text
-    check("entries of the CAMT.053", camt.count("<Ntry>") >= len(statement["entries"]), True)
-    result(f"CAMT.053.001.08 for software: {camt.count('<Ntry>')} entries, {len(camt)} characters of XML")
+    paid = _pay_and_reverse(alice, bob, alices, bobs)
+    _pay_a_price_and_a_fee(alice, bob, alices, bobs)
+    _trigger_a_fraud_rule(alice, operator, alices, bobs)
+    _capture_a_hold(alice, alices)
+    _read_the_history(alice, alices)
 
     step("Reconciliation: both services agree on every balance")
     report = eventually("the reconciliation", lambda: _finished_reconciliation(operator))
-    check("mismatches", report["mismatches"], 0)
-    result(f"{report['checked']} accounts checked, 0 mismatches")
+    check("mismatches", report.mismatches, 0)
+    result(f"{report.checked} accounts checked, 0 mismatches")
 
     step("Alice proves that her payment is in the ledger, which nobody can alter unnoticed")
-    proof = eventually("a signed root", lambda: _proof(alice, paid["id"]))
-    keys = expect(operator.get("/ledger/roots", limit=1), 200)["public_keys"]
-    result(f"{_verified(proof, keys)}: leaf {proof['position']} of {proof['size']} leads to a signed root")
+    proof = eventually("a signed root", lambda: _proof(alice, paid.id))
+    keys = accounts.list_roots(operator, limit=1).public_keys
+    result(f"{_verified(proof, keys)}: leaf {proof.position} of {proof.size} leads to a signed root")
 
 
-def _whole_history(client: Client, account: str) -> list[dict[str, Any]] | None:
+def _usd(amount: int) -> MoneyBody:
+    return MoneyBody(amount=amount, currency="USD")
+
+
+def _balance(client: BankingClient, account: str) -> int:
+    return accounts.get_account(client, account).balance
+
+
+def _pay_and_reverse(alice: BankingClient, bob: BankingClient, alices: str, bobs: str) -> TransactionView:
+    """Return Alice's payment, which Bob has reversed."""
+    step("Alice deposits 1,000.00 and pays Bob 250.00")
+    accounts.deposit(alice, alices, body=_usd(100_000))
+    rent = TransferBody(from_account=alices, to_account=bobs, amount=25_000, currency="USD", reference="rent")
+    rent_key = uuid.uuid4().hex
+    paid = accounts.transfer(alice, body=rent, idempotency_key=rent_key)
+    check("sum of the entries", sum(entry.amount for entry in paid.entries), 0)
+    for entry in paid.entries:
+        owner = "Alice" if entry.account_id == alices else "Bob  "
+        balance = "not visible to Alice" if entry.balance_after is None else money(entry.balance_after)
+        result(f"{owner} {money(entry.amount):>16}   balance after: {balance}")
+
+    step("Her phone loses the response and repeats the payment with the same idempotency key")
+    check("the repeated response", accounts.transfer(alice, body=rent, idempotency_key=rent_key), paid)
+    check("Bob's balance", _balance(bob, bobs), 25_000)
+    result("same response as before, Bob still has 250.00")
+    other = evolve(rent, amount=1)
+    refusal("idempotency-key-reused", lambda: accounts.transfer(alice, body=other, idempotency_key=rent_key))
+    result("the same key with another amount is rejected: 422 idempotency-key-reused")
+
+    step("Alice tries to spend more than she has")
+    refused = refusal("insufficient-funds", lambda: accounts.transfer(alice, body=evolve(rent, amount=80_000)))
+    result(str(refused))
+
+    step("Bob reverses the payment; Alice is not allowed to")
+    reversal = ReversalBody(transaction_id=paid.id, reason="wrong month")
+    refusal("forbidden", lambda: accounts.reverse(alice, body=reversal))
+    accounts.reverse(bob, body=reversal)
+    refusal("already-reversed", lambda: accounts.reverse(bob, body=reversal))
+    check("Alice's balance", _balance(alice, alices), 100_000)
+    result("a reversal is a new transaction; a second one is rejected: 409 already-reversed")
+    return paid
+
+
+def _pay_a_price_and_a_fee(alice: BankingClient, bob: BankingClient, alices: str, bobs: str) -> None:
+    step("Alice pays Bob a price and a fee in one group: both or none")
+    price = TransferBody(from_account=alices, to_account=bobs, amount=20_000, currency="USD", reference="price")
+    legs = [price, evolve(price, amount=500, reference="fee")]
+    group = accounts.post_group(alice, body=GroupBody(legs=legs))
+    too_much = GroupBody(legs=[*legs, evolve(price, amount=80_000)])
+    refused = refusal("insufficient-funds", lambda: accounts.post_group(alice, body=too_much))
+    check("the refused leg", refused.members["leg"], 2)
+    check("Alice's balance", _balance(alice, alices), 79_500)
+    accounts.reverse_group(bob, group.id)
+    result("the problem names the refused leg, and no leg of its group is posted; Bob reverses the first group")
+
+
+def _trigger_a_fraud_rule(alice: BankingClient, operator: BankingClient, alices: str, bobs: str) -> None:
+    step("A very large payment triggers a fraud rule")
+    accounts.deposit(alice, alices, body=_usd(2 * _FREEZE_ABOVE))
+    yacht = TransferBody(
+        from_account=alices, to_account=bobs, amount=_FREEZE_ABOVE + 1, currency="USD", reference="yacht"
+    )
+    accounts.transfer(alice, body=yacht)
+    eventually("the freeze", lambda: accounts.get_account(alice, alices).status == "frozen")
+    flags = eventually("the flag", lambda: history.list_flags(operator, account_id=alices).items)
+    freezing = next(flag for flag in flags if flag.action == "freeze")
+    result(f"transaction-service flagged it by the rule {freezing.rule}, account-service froze the account")
+    refusal("account-frozen", lambda: accounts.transfer(alice, body=evolve(yacht, amount=1)))
+    accounts.unfreeze(operator, alices)
+    result("Alice cannot pay (409 account-frozen) until an operator unfreezes the account")
+
+
+def _capture_a_hold(alice: BankingClient, alices: str) -> None:
+    step("A hotel holds 400.00 of Alice's money and captures it in two parts")
+    hold = accounts.place_hold(alice, alices, body=HoldBody(amount=40_000, currency="USD")).id
+    for part, final in ((15_000, False), (25_000, True)):
+        accounts.capture_hold(alice, hold, body=CaptureBody(amount=part, final=final))
+        left = accounts.get_hold(alice, hold).remaining_amount
+        result(f"captured {money(part)}, {money(left)} still held")
+
+
+def _read_the_history(alice: BankingClient, alices: str) -> None:
+    step("Alice's history, newest first")
+    for item in eventually("the history", lambda: _whole_history(alice, alices)):
+        sign = "-" if item.from_account == alices else "+"
+        note = item.code or item.reference or ""
+        amount = f"{sign}{money(item.amount)}"
+        print(f"    {item.created_at:%Y-%m-%dT%H:%M:%S}  {item.type_:<10} {item.status:<8} {amount:>18}  {note}")
+
+    step("Alice's statement")
+    statement = history.get_statement(alice, alices)
+    check("the closing balance", statement.closing_balance, _balance(alice, alices))
+    result(f"opening {money(statement.opening_balance)}, closing {money(statement.closing_balance)}")
+    text = alice.request("GET", f"/api/v1/statements/{alices}", headers={"Accept": "text/csv"}).text
+    lines = text.strip().splitlines()
+    check("lines of the CSV", len(lines) > len(statement.entries), True)
+    for line in lines[:4]:
+        print(f"    {_DIM}{line}{_END}")
+    print(f"    {_DIM}… {len(lines)} lines of CSV{_END}")
+    camt = alice.request("GET", f"/api/v1/statements/{alices}", headers={"Accept": "application/xml"}).text
+    check("entries of the CAMT.053", camt.count("<Ntry>") >= len(statement.entries), True)
+    result(f"CAMT.053.001.08 for software: {camt.count('<Ntry>')} entries, {len(camt)} characters of XML")
+
+
+def _whole_history(client: BankingClient, account: str) -> list[HistoryTransactionView] | None:
     """Return the account's history once its fourteen transactions, three of them refused, have arrived."""
-    items: list[dict[str, Any]] = expect(client.get("/transactions", account_id=account), 200)["items"]
+    items = history.list_transactions(client, account_id=account).items
     return items if len(items) == 14 else None
 
 
-def _proof(client: Client, transaction_id: str) -> dict[str, Any] | None:
+def _proof(client: BankingClient, transaction_id: str) -> ProofView | None:
     """Return the proof of a transaction once a signed root contains it."""
-    response = client.get(f"/transactions/{transaction_id}/proof")
-    return None if response.status_code == 409 else expect(response, 200)
+    try:
+        return accounts.get_proof(client, transaction_id)
+    except ProblemError as problem:
+        if problem.code == "not-sealed":
+            return None
+        raise
 
 
-def _verified(proof: dict[str, Any], keys: list[str]) -> str:
+def _verified(proof: ProofView, keys: list[str]) -> str:
     """Return what the stand-alone verifier says. Raises StepFailed if the proof is not valid."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(proof, file)
+        json.dump(proof.to_dict(), file)
         file.flush()
         options = (option for key in keys for option in ("--key", key))
         command = [sys.executable, "-m", "scripts.ledger.verify_proof", file.name, *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"the proof of {proof['transaction_id']}: {done.stdout.strip() or done.stderr.strip()}")
+        raise StepFailed(f"the proof of {proof.transaction_id}: {done.stdout.strip() or done.stderr.strip()}")
     return done.stdout.strip()
 
 
-def _finished_reconciliation(operator: Client) -> dict[str, Any] | None:
-    report = expect(operator.get("/reconciliation"), 200)
-    return report if not report["pending"] or report["mismatches"] else None
+def _finished_reconciliation(operator: BankingClient) -> ReconciliationView | None:
+    report = history.reconciliation(operator)
+    return report if not report.pending or report.mismatches else None
 
 
 def print_metrics(base_url: str) -> None:
@@ -249,13 +281,19 @@ def main() -> int:
     base_url = os.environ.get("BASE_URL") or "http://127.0.0.1:8080"
     try:
         key = lab_keys.ensure(lab_keys.var_dir() / "secrets").key
-        with httpx.Client(base_url=base_url, timeout=_TIMEOUT_SECONDS) as client:
-            tour(client, key)
+        # The client would wait for a bank that is starting.
+        httpx.get(base_url, timeout=_TIMEOUT_SECONDS)
+        with (
+            BankingClient(base_url, lab_keys.sign(key, "alice", "")) as alice,
+            BankingClient(base_url, lab_keys.sign(key, "bob", "")) as bob,
+            BankingClient(base_url, lab_keys.sign(key, "operator", "bank:operator")) as operator,
+        ):
+            tour(alice, bob, operator)
         print_metrics(base_url)
     except httpx.ConnectError:
         print(f"demo: no response from {base_url}; start the bank with `make run`, or set BASE_URL", file=sys.stderr)
         return 1
-    except (StepFailed, httpx.HTTPError, OSError, ValueError) as error:
+    except (StepFailed, ProblemError, NoResponseError, httpx.HTTPError, OSError, ValueError) as error:
         print(f"  {_RED}✗{_END} {error}", file=sys.stderr)
         return 1
     print(f"\n{_GREEN}All steps succeeded.{_END}")

@@ -16,6 +16,9 @@ from .entry_view import EntryView
 from .extension_body import ExtensionBody
 from .flag_page import FlagPage
 from .flag_view import FlagView
+from .group_body import GroupBody
+from .group_reversal_body import GroupReversalBody
+from .group_view import GroupView
 from .history_entry_view import HistoryEntryView
 from .history_transaction_view import HistoryTransactionView
 from .hold_body import HoldBody
@@ -57,6 +60,9 @@ __all__ = (
     "ExtensionBody",
     "FlagPage",
     "FlagView",
+    "GroupBody",
+    "GroupReversalBody",
+    "GroupView",
     "HistoryEntryView",
     "HistoryTransactionView",
     "HoldBody",

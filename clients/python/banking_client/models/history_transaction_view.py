@@ -33,6 +33,7 @@ class HistoryTransactionView:
         entries (list[HistoryEntryView]):
         created_at (datetime.datetime):
         metadata (Metadata | None | Unset): Only present if it was given.
+        group_id (None | str | Unset): Only present if the transaction is a leg of a group.
         code (str | Unset): Reason of a refusal; only present if the transaction was refused. Default: ''.
     """
 
@@ -48,6 +49,7 @@ class HistoryTransactionView:
     entries: list[HistoryEntryView]
     created_at: datetime.datetime
     metadata: Metadata | None | Unset = UNSET
+    group_id: None | str | Unset = UNSET
     code: str | Unset = ""
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,6 +92,12 @@ class HistoryTransactionView:
         else:
             metadata = self.metadata
 
+        group_id: None | str | Unset
+        if isinstance(self.group_id, Unset):
+            group_id = UNSET
+        else:
+            group_id = self.group_id
+
         code = self.code
 
         field_dict: dict[str, Any] = {}
@@ -111,6 +119,8 @@ class HistoryTransactionView:
         )
         if metadata is not UNSET:
             field_dict["metadata"] = metadata
+        if group_id is not UNSET:
+            field_dict["group_id"] = group_id
         if code is not UNSET:
             field_dict["code"] = code
 
@@ -186,6 +196,15 @@ class HistoryTransactionView:
 
         metadata = _parse_metadata(d.pop("metadata", UNSET))
 
+        def _parse_group_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        group_id = _parse_group_id(d.pop("group_id", UNSET))
+
         code = d.pop("code", UNSET)
 
         history_transaction_view = cls(
@@ -201,6 +220,7 @@ class HistoryTransactionView:
             entries=entries,
             created_at=created_at,
             metadata=metadata,
+            group_id=group_id,
             code=code,
         )
 

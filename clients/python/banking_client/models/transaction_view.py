@@ -33,6 +33,7 @@ class TransactionView:
         entries (list[EntryView]):
         created_at (datetime.datetime):
         metadata (Metadata | None | Unset): Only present if it was given.
+        group_id (None | str | Unset): Only present if the transaction is a leg of a group.
     """
 
     id: str
@@ -47,6 +48,7 @@ class TransactionView:
     entries: list[EntryView]
     created_at: datetime.datetime
     metadata: Metadata | None | Unset = UNSET
+    group_id: None | str | Unset = UNSET
 
     def to_dict(self) -> dict[str, Any]:
         from ..models.metadata import Metadata  # noqa: PLC0415
@@ -86,6 +88,12 @@ class TransactionView:
         else:
             metadata = self.metadata
 
+        group_id: None | str | Unset
+        if isinstance(self.group_id, Unset):
+            group_id = UNSET
+        else:
+            group_id = self.group_id
+
         field_dict: dict[str, Any] = {}
 
         field_dict.update(
@@ -105,6 +113,8 @@ class TransactionView:
         )
         if metadata is not UNSET:
             field_dict["metadata"] = metadata
+        if group_id is not UNSET:
+            field_dict["group_id"] = group_id
 
         return field_dict
 
@@ -168,6 +178,15 @@ class TransactionView:
 
         metadata = _parse_metadata(d.pop("metadata", UNSET))
 
+        def _parse_group_id(data: object) -> None | str | Unset:
+            if data is None:
+                return data
+            if isinstance(data, Unset):
+                return data
+            return cast(None | str | Unset, data)
+
+        group_id = _parse_group_id(d.pop("group_id", UNSET))
+
         transaction_view = cls(
             id=id,
             type_=type_,
@@ -181,6 +200,7 @@ class TransactionView:
             entries=entries,
             created_at=created_at,
             metadata=metadata,
+            group_id=group_id,
         )
 
         return transaction_view

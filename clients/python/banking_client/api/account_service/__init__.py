@@ -16,7 +16,9 @@ from .list_holds import list_holds as list_holds
 from .list_roots import list_roots as list_roots
 from .open_account import open_account as open_account
 from .place_hold import place_hold as place_hold
+from .post_group import post_group as post_group
 from .reverse import reverse as reverse
+from .reverse_group import reverse_group as reverse_group
 from .set_limits import set_limits as set_limits
 from .transfer import transfer as transfer
 from .transfer_batch import transfer_batch as transfer_batch

@@ -13,10 +13,12 @@ def get_statement(
     *,
     from_: datetime.datetime | None | Unset = UNSET,
     to: datetime.datetime | None | Unset = UNSET,
+    bom: str | Unset = "false",
 ) -> StatementView:
-    """Show an account's entries and balances in a period, by default the current month; CSV for `Accept: text/csv`.
+    """Show an account's entries and balances in a period, by default the current month.
 
-    A long statement is streamed: incomplete JSON, or CSV without the closing balance, means that it was aborted."""
+    `Accept` selects JSON, `text/csv`, `application/xml` (CAMT.053.001.08) or `application/pdf` (one page). A long
+    statement is streamed: incomplete JSON or XML, or CSV without the closing balance, means that it was aborted."""
 
     params: dict[str, Any] = {}
 
@@ -37,6 +39,8 @@ def get_statement(
     else:
         json_to = to
     params["to"] = json_to
+
+    params["bom"] = bom
 
     params = {k: v for k, v in params.items() if v is not UNSET and v is not None}
 

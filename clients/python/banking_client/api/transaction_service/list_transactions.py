@@ -20,6 +20,7 @@ def list_transactions(
     code: None | str | Unset = UNSET,
     metadata_key: None | str | Unset = UNSET,
     metadata_value: None | str | Unset = UNSET,
+    group_id: None | str | Unset = UNSET,
     limit: int | Unset = 50,
     cursor: None | str | Unset = UNSET,
 ) -> TransactionPage:
@@ -110,6 +111,13 @@ def list_transactions(
     else:
         json_metadata_value = metadata_value
     params["metadata_value"] = json_metadata_value
+
+    json_group_id: None | str | Unset
+    if isinstance(group_id, Unset):
+        json_group_id = UNSET
+    else:
+        json_group_id = group_id
+    params["group_id"] = json_group_id
 
     params["limit"] = limit
 
