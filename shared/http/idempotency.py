@@ -23,6 +23,19 @@ _SQLITE_PAIRS = 10_000
 # Printable ASCII, quoted (a structured-field string) or bare. A bare key must not contain a comma: a proxy may combine
 # two headers into `a, b` (RFC 9110), and it would be unclear which key is meant.
 _KEY = re.compile(r'"([\x20\x21\x23-\x7e]{1,255})"|([!-+\--~](?:[ -+\--~]{0,253}[!-+\--~])?)')
+# The header as a parameter in an OpenAPI document.
+KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "Unique key of this operation; a repeated request with the same key gets the first response.",
+    # As `parse_key` accepts it: quoted, or bare without commas and without spaces at either end.
+    "schema": {
+        "type": "string",
+        "maxLength": 257,
+        "pattern": '^(?!""$)("[ !#-~]{1,255}"|[!-+\\--~]([ -+\\--~]{0,253}[!-+\\--~])?)$',
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)

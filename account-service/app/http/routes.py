@@ -23,18 +23,6 @@ from shared.logging_config import TRACE_PARENT
 
 Body = TypeVar("Body", bound=StrictBody)
 
-KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": True,
-    "description": "Unique key of this operation; a repeated request with the same key gets the first response.",
-    # As parsed by shared/http/idempotency.py: quoted, or bare without commas and without spaces at either end.
-    "schema": {
-        "type": "string",
-        "maxLength": 257,
-        "pattern": '^(?!""$)("[ !#-~]{1,255}"|[!-+\\--~]([ -+\\--~]{0,253}[!-+\\--~])?)$',
-    },
-}
 ID = {"name": "id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
 
 ACCOUNT = "/api/v1/accounts/{id}"
@@ -72,7 +60,7 @@ def document(
     path: str, body: type[StrictBody], view: type, status: int, *, keyed: bool = True, body_required: bool = True
 ) -> dict[str, Any]:
     """Return the OpenAPI documentation of a route that writes."""
-    parameters = [*([KEY] if keyed else []), *([ID] if "{id" in path else [])]
+    parameters = [*([idempotency.KEY_PARAMETER] if keyed else []), *([ID] if "{id" in path else [])]
     return {
         "path": path,
         "status_code": status,
