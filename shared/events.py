@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic.json_schema import SkipJsonSchema
 
 from shared.ids import new_id, rfc3339
 
@@ -128,6 +129,16 @@ class LedgerSealed(EventData):
     created_at: datetime
 
 
+class WebhookDisabled(EventData):
+    """A webhook to which no events are sent any more; the event's subject is its id."""
+
+    webhook_id: str
+    owner: str
+    account_id: str | None = Field(description="Null if it is for all accounts.")
+    reason: str
+    failing_since: datetime
+
+
 DATA_MODELS: dict[str, type[EventData]] = {
     "bank.account.opened": AccountData,
     "bank.account.frozen": AccountData,
@@ -143,7 +154,10 @@ DATA_MODELS: dict[str, type[EventData]] = {
     "bank.hold.expired": HoldData,
     "bank.ledger.sealed": LedgerSealed,
     "bank.transaction.flagged": TransactionFlagged,
+    "bank.webhook.disabled": WebhookDisabled,
 }
+# The events of transaction-service; all others are account-service's.
+OF_TRANSACTION_SERVICE = frozenset({"bank.transaction.flagged", "bank.webhook.disabled"})
 
 
 def known_type(raw: Any) -> str | None:
@@ -170,6 +184,8 @@ class CloudEvent(BaseModel):
         None,
         description="Subject of the token that requested the change; `bank` for changes that the bank makes itself.",
     )
+    # Position in the producer's outbox, if known. Added by the consumer, so it is not part of the event.
+    position: SkipJsonSchema[int | None] = Field(None, exclude=True)
 
 
 def new_event(

@@ -78,6 +78,29 @@ def build() -> Dashboard:
                 ),
             ],
             "Delay": _delay_panels(time_series_panel),
+            "Webhooks": [
+                time_series_panel(
+                    "Deliveries",
+                    "Attempts to deliver events to webhooks per second, by result.",
+                    "ops",
+                    Query(f"service:webhook_deliveries:rate5m{{{_SELECTED}}}", "{{result}}"),
+                    runbook="WebhooksStalled",
+                ),
+                time_series_panel(
+                    "Oldest pending event",
+                    "Age of the oldest event that waits for a webhook without failures.",
+                    "s",
+                    Query(f"service:webhook_oldest_pending_seconds:max{{{_SELECTED}}}", "{{service}}"),
+                    runbook="WebhooksStalled",
+                ),
+                time_series_panel(
+                    "Webhooks",
+                    "Subscriptions by state; failing ones are tried again for three days, then disabled.",
+                    "short",
+                    Query(f"max by (state) (bank_webhooks{{{_SELECTED}}})", "{{state}}"),
+                    runbook="WebhooksStalled",
+                ),
+            ],
         },
         [SERVICE],
     )

@@ -29,6 +29,7 @@ STACK = {
     "AUTH_AUDIENCE": "audience",
     "EVENTS_STREAM_BYTES": "1048576",
     "LEDGER_ORIGIN": "bank.test/ledger",
+    "WEBHOOK_PROXY": "",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }

@@ -17,7 +17,7 @@ from scripts.docs import environment
 from scripts.docs.environment import Group, Variable
 from shared.testing.paths import ROOT
 from shared.http import problem_pages
-from shared.events import BATCH_MEDIA_TYPE, DATA_MODELS, CloudEvent
+from shared.events import BATCH_MEDIA_TYPE, DATA_MODELS, OF_TRANSACTION_SERVICE, CloudEvent
 from shared.messaging.streams import batch_subject
 from shared.runtime.settings import ProcessSettings, ServiceSettings
 
@@ -159,7 +159,7 @@ def _events() -> str:
 
 
 def _source(type_: str) -> str:
-    return "transaction-service" if type_ == "bank.transaction.flagged" else "account-service"
+    return "transaction-service" if type_ in OF_TRANSACTION_SERVICE else "account-service"
 
 
 def asyncapi() -> Description:

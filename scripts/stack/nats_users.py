@@ -34,7 +34,7 @@ _SERVICES = {
     "transaction": _Service(
         "transaction-service",
         {"transaction-service-batches": "events.account-service", "transaction-service": "bank.>"},
-        ("bank.transaction.flagged",),
+        ("bank.transaction.flagged", "bank.webhook.disabled"),
     ),
 }
 

@@ -29,6 +29,7 @@ SECRETS = {
     for name in ("account", "transaction")
 }
 SECRETS["account-service"]["ledger_signing_key"] = "ledger_signing_key"
+SECRETS["transaction-service"]["webhook_key"] = "webhook_key"  # nosec B105  # the name of a file
 # Secrets that only take effect in the replicas: after a rollback, those of the deployed revision apply again.
 RESTORED = ("jwks", "service_token", "ledger_signing_key")
 

@@ -65,6 +65,7 @@ def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None
     values = {"jwks": provided.get("jwks") or existing["jwks"], "service_token": value("service_token")}
     # A generated value is not a valid token: without one from the issuer, synthetic requests get 401.
     values["synthetic_token"] = value("synthetic_token")
+    values["webhook_key"] = value("webhook_key")
     values["ledger_signing_key"] = (
         provided.get("ledger_signing_key") or existing.get("ledger_signing_key") or _new_signing_key()
     )

@@ -58,6 +58,7 @@ SECRETS = {
     "monitor_password": {"postgres-exporter", "postgres-setup"},
     "service_token": _BANK | _MIGRATIONS,
     "ledger_signing_key": _LEDGER | {"account-migrate"},
+    "webhook_key": _HISTORY | {"transaction-migrate"},
     "synthetic_token": {"rollout-service"},
     "autoscale_token": {"alertmanager", "grafana", "autoscale-service"},
     "grafana_admin_password": {"grafana"},

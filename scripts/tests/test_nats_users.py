@@ -16,7 +16,7 @@ from nats.js.errors import BadRequestError
 from scripts.stack import nats_users
 from shared import nats_setup
 from shared.messaging import streams
-from shared.events import DATA_MODELS, Event
+from shared.events import DATA_MODELS, OF_TRANSACTION_SERVICE, Event
 from shared.testing.timing import BUSY_SECONDS, eventually
 from shared.messaging.batches import encode
 from shared.runtime.settings import DEFAULT_STREAM_BYTES
@@ -28,8 +28,8 @@ OTHER = {"account": "transaction", "transaction": "account"}
 # Single events of earlier releases.
 CONSUMED = {"account": "bank.transaction.flagged", "transaction": "bank.>"}
 OWN = {
-    "transaction": ["bank.transaction.flagged"],
-    "account": [name for name in DATA_MODELS if name != "bank.transaction.flagged"],
+    "transaction": sorted(OF_TRANSACTION_SERVICE),
+    "account": [name for name in DATA_MODELS if name not in OF_TRANSACTION_SERVICE],
 }
 Connect = Callable[[str], NatsConnection]
 

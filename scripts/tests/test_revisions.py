@@ -19,6 +19,7 @@ VARIABLES = {
     "AUTH_AUDIENCE": "audience",
     "EVENTS_STREAM_BYTES": "1048576",
     "LEDGER_ORIGIN": "bank.test/ledger",
+    "WEBHOOK_PROXY": "",
     "LOG_LEVEL": "INFO",
     "OTEL_EXPORTER_OTLP_ENDPOINT": "",
 }

@@ -38,7 +38,7 @@ ADVICE: Mapping[str, Advice] = {
     ),
     "tls-required": Advice("plain HTTP on the HTTPS port (NGINX)", "use https"),
     "idempotency-key-missing": Advice(
-        "a POST that moves money or opens an account has no valid `Idempotency-Key`",
+        "a POST that moves money, opens an account or creates a webhook has no valid `Idempotency-Key`",
         "send 1 to 255 printable ASCII characters, unique to the operation; quote keys that contain a comma",
     ),
     "unauthorized": Advice(
@@ -94,6 +94,8 @@ ADVICE: Mapping[str, Advice] = {
         "the transaction is posted, but no signed root of the ledger covers it yet",
         "request its proof after `Retry-After` seconds",
     ),
+    "webhooks-disabled": Advice("this bank sends no webhooks", "ask its operators to set `WEBHOOK_KEY`"),
+    "webhook-limit": Advice("the client has as many webhooks as it can have", "delete one first"),
     "request-in-progress": Advice(
         "the first request with this key is still in progress", "retry after `Retry-After` seconds"
     ),

@@ -46,6 +46,8 @@ PROBLEM_TYPES: Mapping[str, ProblemType] = {
     "daily-limit-exceeded": ProblemType(409, "Daily debit limit exceeded"),
     "balance-limit": ProblemType(409, "Balance limit exceeded"),
     "not-sealed": ProblemType(409, "Transaction not sealed yet"),
+    "webhooks-disabled": ProblemType(409, "Webhooks not enabled"),
+    "webhook-limit": ProblemType(409, "Too many webhooks"),
     "request-in-progress": ProblemType(409, "Request with this key in progress"),
     "events-pruned": ProblemType(410, "Events pruned"),
     "payload-too-large": ProblemType(413, "Request body too large"),

@@ -149,9 +149,10 @@ class Consumer:
         for batch in batches:
             unseen, positions = _unseen(batch, consumed or Positions())
             new += positions
-            for raw in unseen:
+            for position, raw in unseen:
                 try:
-                    events.append(CloudEvent.model_validate(raw))
+                    numbered = {**raw, "position": position} if isinstance(raw, dict) else raw
+                    events.append(CloudEvent.model_validate(numbered))
                 except ValidationError as error:
                     await self._dead_letter(
                         raw, f"not a CloudEvent: {error.error_count()} errors, first: {error.errors()[0]['msg']}"
@@ -211,15 +212,16 @@ class Consumer:
             log.info("consumed", extra={"events": len(events), "request_ids": requests, "trace_ids": traces})
 
 
-def _unseen(batch: Batch, consumed: Positions) -> tuple[Sequence[Any], Sequence[Range]]:
-    """Return the events that are not known to be consumed, and their positions; count the others."""
+def _unseen(batch: Batch, consumed: Positions) -> tuple[Sequence[tuple[int | None, Any]], Sequence[Range]]:
+    """Return the events that are not known to be consumed, each with its position, and all positions as ranges."""
     if batch.positions is None:
-        return batch.events, []
+        return [(None, raw) for raw in batch.events], []
     numbered = list(enumerate(batch.events, batch.positions.first))
-    unseen = [(position, raw) for position, raw in numbered if position not in consumed]
+    unseen: list[tuple[int | None, Any]] = [each for each in numbered if each[0] not in consumed]
     if len(unseen) == len(numbered):
-        return batch.events, [batch.positions]
+        return unseen, [batch.positions]
     for position, raw in numbered:
         if position in consumed:
             CONSUMED.labels(known_type(raw) or "unknown", "duplicate").inc()
-    return [raw for _, raw in unseen], Positions().add(Range(position, position) for position, _ in unseen).ranges
+    positions = [position for position, _ in numbered if position not in consumed]
+    return unseen, Positions().add(Range(position, position) for position in positions).ranges

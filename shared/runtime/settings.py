@@ -22,6 +22,7 @@ _WELL_KNOWN = re.compile(
     r"test|demo|lab|admin|root|user|guest|bank(?:ing)?|service|account|transaction|postgres|nats|grafana|letmein)*"
 )
 _MIN_DISTINCT_CHARACTERS = 6
+_MIN_SECRET_CHARACTERS = 16
 # At 1,000 transfers per second the events of about 40 minutes.
 DEFAULT_STREAM_BYTES = 4 * 2**30
 MIN_STREAM_BYTES = 2**20
@@ -42,6 +43,12 @@ def _reject_well_known(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _reject_weak(secret: SecretStr) -> SecretStr:
+    if 0 < len(secret) < _MIN_SECRET_CHARACTERS:
+        raise ValueError(f"must be empty or have at least {_MIN_SECRET_CHARACTERS} characters")
+    return _reject_well_known(secret) if secret else secret
+
+
 def _require_password(url: str) -> str:
     """Reject a URL of another host without a password or with a well-known one."""
     for address in url.split(","):
@@ -57,8 +64,10 @@ def _require_password(url: str) -> str:
     return url
 
 
-# Secrets shared between processes: at least 16 characters, and no well-known default.
-SharedSecret = Annotated[SecretStr, Field(min_length=16), AfterValidator(_reject_well_known)]
+# Secrets shared between processes: not too short, and no well-known default.
+SharedSecret = Annotated[SecretStr, Field(min_length=_MIN_SECRET_CHARACTERS), AfterValidator(_reject_well_known)]
+# The same, or empty for a feature that is off.
+OptionalSecret = Annotated[SecretStr, AfterValidator(_reject_weak)]
 
 
 class RenamedSettings(Exception):

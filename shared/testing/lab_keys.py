@@ -33,12 +33,13 @@ DEFAULT_TTL = 12 * 3600
 
 @dataclass(frozen=True, slots=True)
 class LabSecrets:
-    """Paths of the secrets; `key` signs tokens, `ledger_key` the roots of the ledger."""
+    """Paths of the secrets; `key` signs tokens, `ledger_key` the roots of the ledger, `webhook_key` webhooks."""
 
     key: Path
     jwks: Path
     service_token: Path
     ledger_key: Path
+    webhook_key: Path
 
 
 def var_dir() -> Path:
@@ -49,7 +50,7 @@ def var_dir() -> Path:
 def ensure(directory: Path) -> LabSecrets:
     """Create missing secrets and return their paths. Raises OSError."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    names = ("lab-key.pem", "jwks.json", "service-token", "ledger-key.pem")
+    names = ("lab-key.pem", "jwks.json", "service-token", "ledger-key.pem", "webhook-key")
     files = LabSecrets(*(directory / name for name in names))
     for key in (files.key, files.ledger_key):
         if not key.exists():
@@ -57,8 +58,9 @@ def ensure(directory: Path) -> LabSecrets:
                 serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
             _create(key, pem)
-    if not files.service_token.exists():
-        _create(files.service_token, secrets.token_urlsafe(32).encode())
+    for token in (files.service_token, files.webhook_key):
+        if not token.exists():
+            _create(token, secrets.token_urlsafe(32).encode())
     if not files.jwks.exists():
         _create(files.jwks, json.dumps({"keys": [_public_jwk(_load(files.key))]}).encode())
     return files

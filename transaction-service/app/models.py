@@ -2,10 +2,12 @@
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -100,6 +102,56 @@ flags = Table(
     UniqueConstraint("rule", "account_id", "occurrence", name="one_flag_per_occurrence"),
     CheckConstraint("action IN ('review', 'freeze')", name="known_action"),
     Index("flags_by_time", "created_at", "id"),
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("owner", String(255), nullable=False),
+    Column("all_accounts", Boolean, nullable=False, comment="created by an operator: not only the owner's accounts"),
+    Column("account_id", _ID, comment="null: all accounts that the owner may see"),
+    Column("types", Text, comment="JSON array of event types; null: all"),
+    Column("url", String(2000), nullable=False),
+    Column("position", BigInteger, nullable=False, comment="no event up to here is still to be delivered"),
+    Column("secret_version", Integer, nullable=False),
+    Column("secret_rotated_at", UtcDateTime),
+    Column("failures", Integer, nullable=False, comment="failed attempts of the next event"),
+    Column("failing_since", UtcDateTime),
+    Column("next_attempt_at", UtcDateTime, nullable=False),
+    Column("claimed_until", UtcDateTime, nullable=False, comment="until then one replica delivers"),
+    Column("disabled_reason", String(200), comment="null while enabled"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("webhooks_by_owner", "owner", "id"),
+)
+
+# Events that a webhook may want, at their positions in account-service's outbox.
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("account_id", _ID, nullable=False),
+    Column("type", String(40), nullable=False),
+    Column("id", String(255), nullable=False),
+    Column("content", LargeBinary, nullable=False, comment="the body that is sent"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("webhook_events_by_account", "account_id", "position"),
+    Index("webhook_events_by_time", "created_at"),
+)
+
+webhook_deliveries = Table(
+    "webhook_deliveries",
+    metadata,
+    Column("id", _ID, primary_key=True),
+    Column("webhook_id", _ID, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("message_id", String(40), nullable=False),
+    Column("type", String(40), nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("status", Integer, comment="HTTP status; null without a response"),
+    Column("error", String(200), comment="null if delivered"),
+    Column("created_at", UtcDateTime, nullable=False),
+    Index("webhook_deliveries_by_webhook", "webhook_id", "id"),
 )
 
 inbox = Inbox(metadata)

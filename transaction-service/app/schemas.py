@@ -1,9 +1,13 @@
-"""Response bodies of the API."""
+"""Request and response bodies of the API."""
 
 from datetime import datetime
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
+
+from app.domain.webhooks import TYPES
+from shared.http.bodies import StrictBody
+from shared.ids import Identifier
 
 TransactionType = Literal["deposit", "withdrawal", "transfer", "reversal", "capture", "hold"]
 
@@ -136,3 +140,84 @@ class ReconciliationView(BaseModel):
     pending: int
     items: list[MismatchView] = Field(description="The mismatching accounts, at most 100.")
     checked_at: datetime
+
+
+EventType = Annotated[str, StringConstraints(pattern=f"^({'|'.join(TYPES).replace('.', '[.]')})$")]
+_Url = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=2000),
+    Field(
+        description="The receiver: https on port 443 or 8443 of a public address.",
+        examples=["https://example.com/bank-events"],
+        json_schema_extra={"pattern": '^https://[A-Za-z0-9.-]+(:8443)?(/[!-"$-~]*)?$'},
+    ),
+]
+_Types = Annotated[list[EventType], Field(min_length=1, max_length=len(TYPES))]
+
+
+class WebhookBody(StrictBody):
+    """A new webhook."""
+
+    url: _Url
+    account_id: Identifier | None = Field(None, description="Send events of this account; null: of all accounts.")
+    types: _Types | None = Field(None, description="Send events of these types; null: of all types.")
+
+
+class WebhookChangeBody(StrictBody):
+    """A change of a webhook; what is absent or null stays as it is."""
+
+    url: _Url | None = None
+    types: _Types | None = None
+    enabled: bool | None = Field(None, description="True also ends the waiting time after failures.")
+    position: Annotated[int, Field(ge=0, lt=2**53)] | None = Field(
+        None, description="Send the events after this position again, as far as they are kept."
+    )
+    secret_version: Annotated[int, Field(ge=1, lt=2**31)] | None = Field(
+        None, description="The next version rotates the secret; both sign for 24 hours."
+    )
+
+
+class WebhookView(BaseModel):
+    """A webhook."""
+
+    id: str
+    owner: str
+    url: str
+    account_id: str | None
+    types: list[str] | None
+    enabled: bool
+    disabled_reason: str | None
+    position: int = Field(description="No event up to this position is still to be sent.")
+    failures: int = Field(description="Failed attempts since the last accepted one.")
+    failing_since: datetime | None
+    next_attempt_at: datetime | None = Field(description="Null unless failing.")
+    secret_version: int
+    created_at: datetime
+    secret: str = Field(default="", description="Signing secret; only in responses to the owner's POST and PATCH.")
+
+
+class WebhookPage(BaseModel):
+    """A page of webhooks."""
+
+    items: list[WebhookView]
+    next_cursor: str | None
+
+
+class WebhookDeliveryView(BaseModel):
+    """An attempt to deliver an event."""
+
+    id: str
+    message_id: str = Field(description="Value of the header `webhook-id`.")
+    position: int = Field(description="Position of the event.")
+    type: str
+    attempt: int
+    status: int | None = Field(description="HTTP status of the response; null without one.")
+    error: str | None = Field(description="Null if the event was accepted.")
+    created_at: datetime
+
+
+class WebhookDeliveryPage(BaseModel):
+    """A page of delivery attempts."""
+
+    items: list[WebhookDeliveryView]
+    next_cursor: str | None

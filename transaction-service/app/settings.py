@@ -3,11 +3,11 @@
 from decimal import Decimal
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 
 from app.domain import amounts
 from app.fraud import Thresholds
-from shared.runtime.settings import ServiceSettings
+from shared.runtime.settings import OptionalSecret, ServiceSettings
 
 
 def _validated(text: str) -> str:
@@ -57,6 +57,21 @@ class TransactionSettings(ServiceSettings):
     reconciliation_seconds: float = Field(60.0, gt=0, description="Interval of the reconciliation, in seconds.")
     reconciliation_grace_seconds: float = Field(
         60.0, ge=0, description="Maximum delay of an entry before it counts as missing, in seconds."
+    )
+
+    webhook_key: OptionalSecret = Field(
+        SecretStr(""), description="Secret from which the webhooks' signing secrets follow; empty: no webhooks."
+    )
+    webhook_proxy: str = Field(
+        "",
+        pattern="^(https?://.+)?$",
+        description="HTTP proxy for webhooks, which must refuse private addresses; empty: none.",
+    )
+    webhook_allow_private: bool = Field(
+        False, description="Whether webhooks may use http, private addresses and any port; for development only."
+    )
+    webhook_retention_days: int = Field(
+        7, ge=4, description="Retention of events for webhooks and of the delivery log, in days."
     )
 
     @field_validator("account_service_url")

@@ -48,6 +48,7 @@ def make_settings(lab: Lab, url: str, **changes: Any) -> TransactionSettings:
         "database_url": url,
         "auth_jwks": str(lab.secrets.jwks),
         "service_token": lab.service_token,
+        "webhook_key": "a-key-of-the-bank-for-tests",
         # Nothing listens there.
         "account_service_url": "http://127.0.0.1:9",
     }

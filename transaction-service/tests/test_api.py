@@ -18,6 +18,7 @@ from shared.http.web import Service
 from tests.conftest import NOW
 from tests.support import Ledger
 
+WEBHOOK_JOBS = ("webhooks", "webhook-metrics", "webhook-retention")
 AROUND = {"from": "2026-11-19T00:00:00Z", "to": "2026-11-21T00:00:00Z"}
 
 
@@ -295,12 +296,13 @@ async def test_the_openapi_document_is_served(client: httpx.AsyncClient):
         "/api/v1/statements/{account_id}",
         "/api/v1/flags",
         "/api/v1/reconciliation",
+        *("/api/v1/webhooks", "/api/v1/webhooks/{id}", "/api/v1/webhooks/{id}/deliveries"),
     }
-    for path in document["paths"].values():
-        for status, answer in path["get"]["responses"].items():
-            wanted = "application/json" if status == "200" else "application/problem+json"
-            assert wanted in answer["content"], status
-        assert path["get"]["security"]
+    for operation in (operation for path in document["paths"].values() for operation in path.values()):
+        for status, answer in operation["responses"].items():
+            wanted = "application/json" if status in ("200", "201") else "application/problem+json"
+            assert status == "204" or wanted in answer["content"], status
+        assert operation["security"]
     statement = document["paths"]["/api/v1/statements/{account_id}"]["get"]
     assert {parameter["name"] for parameter in statement["parameters"]} == {"account_id", "from", "to", "bom"}
     media_types = {"application/json", "text/csv", "application/xml", "application/pdf"}
@@ -312,7 +314,7 @@ async def test_internal_routes(client: httpx.AsyncClient, ingestion: EventIngest
     ledger.withdraw(ledger.open(), 10_000_001)
     await ingestion.apply(ledger.events, [])
     ready = (await client.get("/health/ready")).json()
-    jobs = ("loop-lag", "relay", "reconciliation", "outbox-retention")
+    jobs = ("loop-lag", "relay", "reconciliation", "outbox-retention", *WEBHOOK_JOBS)
     assert ready["checks"] == {"database": "ok", **dict.fromkeys(jobs, "ok")}
     metrics = (await client.get("/metrics")).text
     assert 'bank_flags_total{rule="large-amount",' in metrics.replace('service="transaction-service",', "")

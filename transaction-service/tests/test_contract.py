@@ -15,7 +15,7 @@ from shared.testing.timing import BUSY_SECONDS
 pytestmark = pytest.mark.no_cover
 DOCUMENTED = {
     *("/api/v1/transactions", "/api/v1/transactions/{id}", "/api/v1/statements/{account_id}", "/api/v1/flags"),
-    "/api/v1/reconciliation",
+    *("/api/v1/reconciliation", "/api/v1/webhooks", "/api/v1/webhooks/{id}", "/api/v1/webhooks/{id}/deliveries"),
 }
 
 
@@ -40,7 +40,8 @@ def served(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), NoBalances) as balances:
         Thread(target=balances.serve_forever, daemon=True).start()
         ledger = f"http://127.0.0.1:{balances.server_address[1]}"
-        with serving("transaction-service", folder, lab, ACCOUNT_SERVICE_URL=ledger) as url:
+        key = "a-key-of-the-bank-for-tests"
+        with serving("transaction-service", folder, lab, ACCOUNT_SERVICE_URL=ledger, WEBHOOK_KEY=key) as url:
             yield url
         balances.shutdown()
 

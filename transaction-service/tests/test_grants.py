@@ -9,13 +9,14 @@ from app.models import metadata
 from app.storage.grants import GRANTS
 
 _INSUFFICIENT_PRIVILEGE = "42501"
+_DELETABLE = ("transactions", "entries", "outbox", "webhooks", "webhook_events", "webhook_deliveries")
 _FORBIDDEN = [
     "UPDATE entries SET amount = 1",
     "UPDATE transactions SET amount = 1",
     "UPDATE accounts SET owner = 'mallory'",
     "UPDATE flags SET action = 'review'",
     "UPDATE outbox SET events = '[]'",
-    *(f"DELETE FROM {table}" for table in GRANTS if table not in ("transactions", "entries", "outbox")),
+    *(f"DELETE FROM {table}" for table in GRANTS if table not in _DELETABLE),
     *(f"TRUNCATE {table}" for table in ("flags", "outbox", "dead_letters", "consumer_positions")),
     *(f"DROP TABLE {table}" for table in GRANTS),
     "CREATE TABLE mine (id int)",

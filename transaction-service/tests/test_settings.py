@@ -34,6 +34,10 @@ def test_required_settings_have_no_default(environment: SettingsEnvironment) -> 
         ("DATABASE_URL", "postgresql+asyncpg://postgres:postgres@postgres/x"),
         ("EVENTS_URL", "nats://nats:4222"),
         ("AUTH_JWKS", "/nowhere/jwks.json"),
+        ("WEBHOOK_KEY", "changeme-changeme"),
+        ("WEBHOOK_KEY", "9c1dUxr4Lw"),
+        ("WEBHOOK_PROXY", "egress:3128"),
+        ("WEBHOOK_RETENTION_DAYS", "3"),
     ],
 )
 def test_a_well_known_credential_is_rejected(name: str, value: str, environment: SettingsEnvironment) -> None:
@@ -46,6 +50,12 @@ def test_a_well_known_credential_is_rejected(name: str, value: str, environment:
 def test_amounts_by_currency_are_checked_at_the_start(name: str, value: str, environment: SettingsEnvironment) -> None:
     environment.set(**{name: value})
     assert environment.rejected() == [name]
+
+
+def test_without_a_key_there_are_no_webhooks(environment: SettingsEnvironment) -> None:
+    assert environment.load().webhook_key.get_secret_value() == ""
+    environment.set(WEBHOOK_KEY="kept-by-nobody-else-18")
+    assert environment.load().webhook_key.get_secret_value() == "kept-by-nobody-else-18"
 
 
 def test_amounts_by_currency(environment: SettingsEnvironment) -> None:

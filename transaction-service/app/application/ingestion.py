@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import fraud
+from app.application import webhook_events
 from app.application.flag_events import flag_event
 from app.domain.projection import Projection, parse, project
 from app.domain.entry_check import ENTRY_TYPES, entry_keys, has_entry, with_other_keys
@@ -94,12 +95,13 @@ class EventIngestion:
     async def _record(
         self, connection: AsyncConnection, events: Sequence[CloudEvent], items: Sequence[EventData], now: datetime
     ) -> tuple[list[Finding], list[Event]]:
-        """Write the data of events and new findings of the rules; return these and their events."""
+        """Write the data of events, those for webhooks and new findings; return the findings and their events."""
         findings = await self._add(connection, project(items))
         new_ids = await history.add_flags(connection, findings, now)
         findings = [finding for finding in findings if finding.event_id in new_ids]
         flagged = _flag_events(findings, events, now)
         await write_all(connection, [outbox.write(flagged, now)])
+        await webhook_events.store(connection, events, now)
         return findings, flagged
 
     async def _add(self, connection: AsyncConnection, projection: Projection) -> list[Finding]:

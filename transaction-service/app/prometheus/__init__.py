@@ -11,6 +11,15 @@ ENTRIES = Counter(
     ["type"],
     registry=REGISTRY,
 )
+WEBHOOK_DELIVERIES = Counter(
+    "bank_webhook_deliveries", "Attempts to deliver an event to a webhook.", ["result"], registry=REGISTRY
+)
+WEBHOOK_OLDEST_PENDING = Gauge(
+    "bank_webhook_oldest_pending_seconds",
+    "Age of the oldest event that a webhook without failures waits for.",
+    registry=REGISTRY,
+)
+WEBHOOKS = Gauge("bank_webhooks", "Webhooks by state: healthy, failing or disabled.", ["state"], registry=REGISTRY)
 MISMATCHES = Gauge(
     "bank_reconciliation_mismatches",
     "Accounts whose history differs from account-service's balance.",

@@ -21,4 +21,7 @@ GRANTS: Grants = {
     "inbox": _PROJECTION,
     "consumer_positions": "SELECT, INSERT, UPDATE (position)",
     "dead_letters": "SELECT, INSERT",
+    "webhooks": "SELECT, INSERT, UPDATE, DELETE",
+    "webhook_events": "SELECT, INSERT, DELETE",
+    "webhook_deliveries": "SELECT, INSERT, DELETE",
 }

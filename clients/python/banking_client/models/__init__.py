@@ -42,6 +42,12 @@ from .transaction_page import TransactionPage
 from .transaction_view import TransactionView
 from .transfer_body import TransferBody
 from .watermark_view import WatermarkView
+from .webhook_body import WebhookBody
+from .webhook_change_body import WebhookChangeBody
+from .webhook_delivery_page import WebhookDeliveryPage
+from .webhook_delivery_view import WebhookDeliveryView
+from .webhook_page import WebhookPage
+from .webhook_view import WebhookView
 
 __all__ = (
     "AccountPage",
@@ -86,4 +92,10 @@ __all__ = (
     "TransactionView",
     "TransferBody",
     "WatermarkView",
+    "WebhookBody",
+    "WebhookChangeBody",
+    "WebhookDeliveryPage",
+    "WebhookDeliveryView",
+    "WebhookPage",
+    "WebhookView",
 )
