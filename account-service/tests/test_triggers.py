@@ -9,7 +9,7 @@ from sqlalchemy import CheckConstraint
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app import ledger
+from app.decisions import corrections
 from app.domain.commands import Deposit, Reverse, Transfer
 from app.models import metadata
 from app.prometheus import CONSTRAINTS
@@ -95,7 +95,7 @@ async def test_reversals_beyond_the_original_are_rejected_and_counted(
     await service.execute(ledger_request(Deposit(new_id(), account, 100, "USD", None), OPERATOR_CALLER))
     part = Reverse(new_id(), deposit.id, None, 60)
     assert (await service.execute(ledger_request(part, OPERATOR_CALLER))).status == 201
-    monkeypatch.setattr(ledger, "_left_to_reverse", lambda unit, original: original.amount)
+    monkeypatch.setattr(corrections, "left_to_reverse", lambda unit, original: original.amount)
     with pytest.raises(DBAPIError):
         await service.execute(ledger_request(Reverse(new_id(), deposit.id, None, 60), OPERATOR_CALLER))
     assert violations("reversals_within_original") == before + 1
