@@ -6,7 +6,7 @@ RELEASE ?= var/release.json
 INVENTORY ?= ansible/inventory/hosts.ini
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo token rebuild verify-ledger export-ledger up down backup restore ps logs images base-images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
+.PHONY: help run demo token rebuild verify-ledger export-ledger up down cluster cluster-down cluster-status cluster-switchover backup restore ps logs images base-images pin offline-images test test-docker test-ansible test-all integration unit lint rules bandit secrets cve-scan ci format schemas docs dashboards diagrams drills release-drill break-release release registry deploy approve rollback bench load load-check autoscale lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -40,6 +40,23 @@ up: ## start the whole platform on Docker (BANK_PORT=8080 IMAGES=registry|offlin
 
 down: ## stop the composed stack; data is kept unless VOLUMES=1
 	@scripts/stack/down.sh
+
+cluster: ## start three hosts in containers with one database and one broker, a lab (CLUSTER_SUBNET=10.89.23.0/24 BUILD=0)
+	@scripts/local/ensure_docker.sh
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.cluster.lab up
+
+cluster-down: ## remove the hosts of the lab; data is kept unless VOLUMES=1
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.cluster.lab down
+
+cluster-status: ## show the primary and the standbys of the lab
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.cluster.lab status
+
+cluster-switchover: ## make another host of the lab the primary, for maintenance
+	@scripts/local/bootstrap.sh run
+	@$(PYTHON_BIN) -m scripts.cluster.lab switchover
 
 ps: ## show the containers of the composed stack
 	@scripts/stack/compose.sh ps --all

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import pairwise
 from urllib.parse import urlsplit
 
 from harness.client import REQUEST_SECONDS, WAIT_SECONDS, Bank, eventually, repeating, usd
@@ -255,7 +256,15 @@ class TransferLog:
     acknowledged: dict[str, str] = field(default_factory=dict)
     retries: list[str] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    # Times of the acknowledgements (time.monotonic()).
+    times: list[float] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def longest_pause(self, start: float, end: float) -> float:
+        """Return the longest time without an acknowledgement in a period, in seconds."""
+        with self.lock:
+            times = [start, *sorted(time for time in self.times if start <= time <= end), end]
+        return max(later - earlier for earlier, later in pairwise(times))
 
     def transfer(self, worker: Worker, timeout: float) -> None:
         """Transfer 1, retrying with the same key until a final response or the timeout in seconds."""
@@ -266,6 +275,7 @@ class TransferLog:
             if response.status == 201:
                 with self.lock:
                     self.acknowledged[key] = json.loads(response.text)["id"]
+                    self.times.append(time.monotonic())
                 return
             result = f"{response.status or ''} {response.text[:200]}"
             if response.status not in _RETRIED_STATUSES or "insufficient" in result:
@@ -279,13 +289,16 @@ class TransferLog:
 
 @contextmanager
 def retrying_transfers(
-    bank: Bank, source: str, target: str, *, clients: int = 8, timeout: float = 2 * WAIT_SECONDS
+    bank: Bank, source: str, target: str, *, clients: int = 8, timeout: float = 2 * WAIT_SECONDS, every: float = 0
 ) -> Iterator[TransferLog]:
-    """Transfer 1 repeatedly while the block runs; each client sends its next transfer after the previous response."""
+    """Transfer 1 repeatedly while the block runs; each client sends its next transfer after the previous response.
+
+    `every` is the pause between them, in seconds.
+    """
     transfers = TransferLog()
     pool = [Worker(bank, source, target) for _ in range(clients)]
     try:
-        with repeating(*(partial(transfers.transfer, worker, timeout) for worker in pool)):
+        with repeating(*(partial(transfers.transfer, worker, timeout) for worker in pool), every=every):
             yield transfers
     finally:
         for worker in pool:

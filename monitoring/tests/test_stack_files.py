@@ -28,6 +28,7 @@ STACK = {
     "AUTH_ISSUER": "issuer",
     "AUTH_AUDIENCE": "audience",
     "EVENTS_STREAM_BYTES": "1048576",
+    "EVENTS_STREAM_REPLICAS": "1",
     "LEDGER_ORIGIN": "bank.test/ledger",
     "WEBHOOK_PROXY": "",
     "LOG_LEVEL": "INFO",

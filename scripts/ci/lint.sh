@@ -71,7 +71,7 @@ mapfile -t scripts < <(find scripts load-tests docker ansible -name '*.sh' 2>/de
 check black black --check .
 check flake8 flake8
 check shellcheck shellcheck .ci/run "${scripts[@]}"
-check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile
+check hadolint hadolint "${services[@]/%//Dockerfile}" docker/offline/Dockerfile docker/cluster/Dockerfile
 check yamllint yamllint --strict .
 # actionlint also runs shellcheck on the scripts in workflows.
 check_with_tool actionlint actionlint

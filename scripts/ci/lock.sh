@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pin all requirements with hashes; the larger set constrains the others, so that all ten sets have the same versions.
+# Pin all requirements with hashes; the larger set constrains the others, so that all eleven sets have the same versions.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -12,6 +12,7 @@ compile() {
 compile requirements-dev.in -o requirements-dev.txt
 compile requirements-deploy.in -c requirements-dev.txt -o requirements-deploy.txt
 compile requirements-ops.in -c requirements-deploy.txt -o requirements-ops.txt
-for set in requirements-run requirements-uv requirements-go requirements-scan {account,transaction,autoscale,rollout}-service/requirements; do
+for set in requirements-run requirements-uv requirements-go requirements-scan docker/cluster/requirements \
+    {account,transaction,autoscale,rollout}-service/requirements; do
     compile "$set.in" -c requirements-dev.txt -o "$set.txt"
 done

@@ -14,6 +14,8 @@ trap 'rm -rf "$work"' EXIT
 
 # shellcheck source=scripts/lib/progress.sh
 . scripts/lib/progress.sh
+# shellcheck source=scripts/lib/debian_sources.sh
+. scripts/lib/debian_sources.sh
 
 fail() {
     failed offline-images "$*"
@@ -22,29 +24,6 @@ fail() {
 
 current() {
     [ -z "${FORCE-}" ] && [ "$(docker image inspect --format '{{index .Config.Labels "bank.recipe"}}' "$1" 2>/dev/null)" = "$recipe" ]
-}
-
-# Print apt's Debian archives on this machine as `RELEASE URL` lines.
-archives() {
-    # apt expands these, not the shell.
-    # shellcheck disable=SC2016
-    apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Identifier: Packages' 'Origin: Debian'
-}
-
-write_sources() {
-    local all mirror security
-    all=$(archives 2>/dev/null || true)
-    mirror=${DEBIAN_MIRROR-$(awk '$1 !~ /-/ { print $2; exit }' <<<"$all")}
-    [ -n "$mirror" ] || fail "apt has no Debian mirror on this machine; name one: DEBIAN_MIRROR=http://…"
-    security=$(awk '$1 ~ /-security$/ { print $2; exit }' <<<"$all")
-    {
-        echo "deb $mirror $suite main"
-        echo "deb $mirror $suite-updates main"
-        [ -z "$security" ] || echo "deb $security $suite-security main"
-    } >"$work/suite.list"
-    # The release file of sid may have expired where a mirror lags; its signature is still verified.
-    cp "$work/suite.list" "$work/all.list"
-    echo "deb [check-valid-until=no] $mirror sid main" >>"$work/all.list"
 }
 
 # Exclude documentation that containers do not need, but keep the licences.

@@ -27,10 +27,15 @@ _IN_PROGRESS = dict.fromkeys(("provisioning", "canary", "promoting", "rolling-ba
 _IN_PROGRESS |= {"idle": False, "done": False}
 
 
+def cluster_hosts() -> list[str]:
+    """Return CLUSTER_HOSTS, the addresses of the hosts of a cluster (scripts/cluster); empty on a single host."""
+    return os.environ.get("CLUSTER_HOSTS", "").split()
+
+
 def certificates(folder: Path) -> dict[str, str]:
     """Return the TLS secrets: ca.crt, SERVICE.crt and SERVICE.key of a folder; the lab's are created if missing."""
     if folder == lab_keys.var_dir() / "secrets" / "tls":
-        lab_ca.ensure(folder)
+        lab_ca.ensure(folder, cluster_hosts())
     files = {"ca_certificate": "ca.crt"}
     for service in ("postgres", "nats"):
         files |= {f"{service}_certificate": f"{service}.crt", f"{service}_key": f"{service}.key"}
@@ -193,7 +198,8 @@ def main() -> int:
         lab = lab_keys.ensure(lab_keys.var_dir() / "secrets")
         provided = provided_secrets(lab)
         tls = write_tls(folder / "tls")
-        write_revisions(folder, stack_secrets.make(folder, provided, tls=tls).revisions)
+        generated = stack_secrets.make(folder, provided, tls=tls, hosts=cluster_hosts())
+        write_revisions(folder, generated.revisions)
         write_nginx(folder / "nginx", tls=tls)
     except RolloutInProgress as error:
         print(f"stack: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -39,6 +39,7 @@ REVISIONS = "revisions"
 _Texts = Mapping[str, str]
 # The DER of an Ed25519 private key (PKCS #8, RFC 8410) before its 32 random bytes.
 _ED25519_PREFIX = bytes.fromhex("302e020100300506032b657004220420")
+_POSTGRES_PORT, _NATS_PORT = 5432, 4222
 _UNITS = {"": 1, "B": 1, "K": 1024, "M": 1024**2, "G": 1024**3}
 
 
@@ -50,10 +51,13 @@ class Generated:
     revisions: dict[str, str]
 
 
-def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None) -> dict[str, str]:
+def secret_values(
+    folder: Path, provided: _Texts, restored: _Texts | None = None, hosts: Sequence[str] = ()
+) -> dict[str, str]:
     """Return all secrets by file name: provided, restored, existing or newly generated.
 
-    Raises KeyError without `jwks`, ValueError for an unknown name or an invalid value.
+    With `hosts`, the addresses of a cluster, the URLs name all of them. Raises KeyError without `jwks`, ValueError for
+    an unknown name or an invalid value.
     """
     paths = folder.iterdir() if folder.exists() else ()
     existing = {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()} | dict(restored or {})
@@ -77,17 +81,18 @@ def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None
     if tls and _WITHOUT_TLS in values.values():
         missing = ", ".join(name for name in _TLS_FILES if values[name] == _WITHOUT_TLS)
         raise ValueError(f"TLS=1 needs certificates: {missing}")
+    if hosts:
+        values["replication_password"] = value("replication_password")
     for name in SERVICES:
         # Migrations run as the owner; the role of the service owns nothing.
         for role in (name, f"{name}_owner"):
             password = values[f"{role}_password"] = value(f"{role}_password")
-            values[f"{role}_database_url"] = (
-                f"postgresql+asyncpg://{role}:{quote(password, safe='')}@postgres:5432/{name}"
-            )
+            values[f"{role}_database_url"] = _database_url(role, password, name, hosts)
     users = {}
     for name in (*SERVICES, nats_users.SETUP):
         users[name] = values[f"{name}_events_password"] = value(f"{name}_events_password")
-        values[f"{name}_events_url"] = f"{'tls' if tls else 'nats'}://{name}:{users[name]}@nats:4222"
+        server = f"{'tls' if tls else 'nats'}://{name}:{users[name]}@"
+        values[f"{name}_events_url"] = ",".join(f"{server}{host}:{_NATS_PORT}" for host in hosts or ["nats"])
     # Set during a rollout from a release without separate inbox prefixes (roles/banking_app).
     shared_inbox = os.environ.get("EVENTS_SHARED_INBOX") == "1"
     values["nats_authorization"] = nats_users.authorization(users, shared_inbox=shared_inbox) + (
@@ -97,6 +102,14 @@ def secret_values(folder: Path, provided: _Texts, restored: _Texts | None = None
         values[name] = provided.get(name) or _SINK
     _check(provided, values)
     return values
+
+
+def _database_url(role: str, password: str, database: str, hosts: Sequence[str]) -> str:
+    """Return the URL of a database at its single host, or at the hosts of a cluster, of which one accepts writes."""
+    user = f"postgresql+asyncpg://{role}:{quote(password, safe='')}@"
+    if not hosts:
+        return f"{user}postgres:{_POSTGRES_PORT}/{database}"
+    return f"{user}/{database}?" + "&".join(f"host={host}:{_POSTGRES_PORT}" for host in hosts)
 
 
 def _new_signing_key() -> str:
@@ -167,10 +180,18 @@ def probe_targets(*, tls: bool) -> str:
     )
 
 
-def make(folder: Path, provided: _Texts, *, tls: bool, deployed: str = "", dry_run: bool = False) -> Generated:
+def make(
+    folder: Path,
+    provided: _Texts,
+    *,
+    tls: bool,
+    deployed: str = "",
+    dry_run: bool = False,
+    hosts: Sequence[str] = (),
+) -> Generated:
     """Generate all files below a folder; return what has changed. Raises KeyError, ValueError, OSError."""
     restored = revisions.restored(folder / REVISIONS, deployed)
-    secret_texts = secret_values(folder / "secrets", provided, restored)
+    secret_texts = secret_values(folder / "secrets", provided, restored, hosts)
     contents = {service: revisions.files(os.environ, secret_texts, service) for service in revisions.SECRETS}
     texts = {folder / "secrets" / name: text for name, text in secret_texts.items()}
     texts |= {folder / "prometheus" / "rules.yml": prometheus_rules()}

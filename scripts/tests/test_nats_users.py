@@ -250,6 +250,17 @@ def test_an_invalid_limit_of_the_stream_is_reported(text: str, capsys: pytest.Ca
     assert capsys.readouterr().err.startswith(f"nats-setup: EVENTS_STREAM_BYTES={text[:20]}")
 
 
+def test_a_cluster_stores_each_message_on_several_servers() -> None:
+    assert [one.num_replicas for one in streams.configurations(DEFAULT_STREAM_BYTES, 3)] == [3, 3]
+    assert [one.num_replicas for one in streams.configurations(DEFAULT_STREAM_BYTES)] == [1, 1]
+
+
+@pytest.mark.parametrize("text", ["0", "6", "", "x", "٣"])
+def test_an_invalid_number_of_stream_replicas_is_reported(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert nats_setup.main({"EVENTS_STREAM_REPLICAS": text}) == 1
+    assert capsys.readouterr().err.startswith(f"nats-setup: EVENTS_STREAM_REPLICAS={text}: ")
+
+
 @pytest.mark.parametrize("shared_inbox", [True, False])
 async def test_the_previous_release_keeps_working_during_a_rollout(tmp_path: Path, shared_inbox: bool) -> None:
     """Clients of the previous release have inboxes without a prefix."""

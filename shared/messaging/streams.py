@@ -27,20 +27,21 @@ def batch_subject(source: str) -> str:
     return f"events.{source}"
 
 
-def configurations(max_bytes: int) -> list[StreamConfig]:
+def configurations(max_bytes: int, replicas: int = 1) -> list[StreamConfig]:
     """Return the configurations of the streams; `max_bytes` limits the stream of events.
 
+    `replicas` is the number of servers that store each message. Durable consumers have as many as their stream.
     The server refuses streams whose sum exceeds its max_file_store (docker/nats/nats.conf).
     """
     return [
         # Earlier releases publish single events as bank.<type>.
-        _configuration(STREAM, [batch_subject("*"), "bank.>"], max_bytes, _MAX_AGE_SECONDS),
+        _configuration(STREAM, [batch_subject("*"), "bank.>"], max_bytes, _MAX_AGE_SECONDS, replicas),
         # Dead letters are also in the consumers' databases.
-        _configuration(DEAD_LETTERS, ["dead.bank.>"], _DEAD_LETTERS_BYTES, 0),
+        _configuration(DEAD_LETTERS, ["dead.bank.>"], _DEAD_LETTERS_BYTES, 0, replicas),
     ]
 
 
-def _configuration(name: str, subjects: list[str], max_bytes: int, max_age: float) -> StreamConfig:
+def _configuration(name: str, subjects: list[str], max_bytes: int, max_age: float, replicas: int) -> StreamConfig:
     return StreamConfig(
         name=name,
         subjects=subjects,
@@ -48,6 +49,7 @@ def _configuration(name: str, subjects: list[str], max_bytes: int, max_age: floa
         retention=RetentionPolicy.LIMITS,
         discard=DiscardPolicy.OLD,
         max_age=max_age,
+        num_replicas=replicas,
         max_bytes=max_bytes,
         duplicate_window=_DUPLICATE_WINDOW_SECONDS,
         # Permits reading the last message of one subject.

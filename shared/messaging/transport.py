@@ -185,13 +185,16 @@ class LastBatch:
 class NatsConnection:
     """A connection to NATS JetStream that creates missing streams, with a stream of events of up to `stream_bytes`.
 
+    `stream_replicas` is the number of servers that store each message.
     `url` may name several servers of a cluster, separated by commas. With tls://…, the certificate of the server must
     be issued by `ca` (PEM) or, if empty, by a CA of the system.
     """
 
-    def __init__(self, url: str, ca: str = "", stream_bytes: int = DEFAULT_STREAM_BYTES) -> None:
+    def __init__(
+        self, url: str, ca: str = "", stream_bytes: int = DEFAULT_STREAM_BYTES, stream_replicas: int = 1
+    ) -> None:
         self._servers = url.split(",")
-        self._streams = streams.configurations(stream_bytes)
+        self._streams = streams.configurations(stream_bytes, stream_replicas)
         self._tls = ssl.create_default_context(cadata=ca or None) if url.startswith("tls://") else None
         # Each user has its own inbox prefix, which other users may not subscribe to (scripts/stack/nats_users.py).
         user = urlsplit(self._servers[0]).username

@@ -59,7 +59,11 @@ class Runtime:
         self.authenticator = Authenticator(settings.auth_jwks, settings.auth_issuer, settings.auth_audience)
         url = settings.events_url
         is_broker = url.startswith(("nats://", "tls://"))
-        self.bus = NatsConnection(url, settings.events_ca, settings.events_stream_bytes) if is_broker else None
+        self.bus = (
+            NatsConnection(url, settings.events_ca, settings.events_stream_bytes, settings.events_stream_replicas)
+            if is_broker
+            else None
+        )
         self.relay = Relay(self.engine, outbox, self.bus, settings.service)
         self.outbox_readers: list[retention.Reader] = [self.relay.published]
         self.tasks: list[asyncio.Task[None]] = []

@@ -149,6 +149,9 @@ class ServiceSettings(ProcessSettings):
         ge=MIN_STREAM_BYTES,
         description="Maximum size of the broker's stream of events, in bytes; the oldest events are dropped.",
     )
+    events_stream_replicas: int = Field(
+        1, ge=1, le=5, description="Number of NATS servers that store each event: 3 in a cluster, else 1."
+    )
     outbox_retention_days: int = Field(
         7,
         ge=0,

@@ -1,5 +1,7 @@
 """The lab's certificate authority for TLS=1: creates certificates of NGINX, PostgreSQL and NATS on first use.
 
+Each host of a cluster has one by which the others accept it as client and server.
+
 Production uses its own authority and sets TLS_CERTIFICATES to the folder of the certificates.
 """
 
@@ -18,8 +20,11 @@ SERVERS = {"nginx": ("localhost", "127.0.0.1", "nginx"), "postgres": ("postgres"
 _DAYS = 825
 
 
-def ensure(folder: Path) -> None:
-    """Create ca.crt and SERVICE.crt and SERVICE.key of each server unless they exist. Raises OSError."""
+def ensure(folder: Path, hosts: Sequence[str] = ()) -> None:
+    """Create ca.crt and SERVICE.crt and SERVICE.key of each server unless they exist. Raises OSError.
+
+    `hosts` are the addresses of the hosts of a cluster, whose certificates are host-1, host-2 and so on.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if (folder / "ca.crt").exists():
         return
@@ -32,7 +37,10 @@ def ensure(folder: Path) -> None:
         .sign(authority, hashes.SHA256())
     )
     for service, names in SERVERS.items():
-        _issue(folder, service, names, certificate, authority)
+        _issue(folder, service, names, certificate, authority, [ExtendedKeyUsageOID.SERVER_AUTH])
+    for number, host in enumerate(hosts, 1):
+        both = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        _issue(folder, f"host-{number}", [host, "127.0.0.1", "localhost"], certificate, authority, both)
     # Written last: it marks the others as complete. The key of the authority is not stored.
     (folder / "ca.crt").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
@@ -43,6 +51,7 @@ def _issue(
     names: Sequence[str],
     issuer: x509.Certificate,
     authority: ec.EllipticCurvePrivateKey,
+    usages: Sequence[x509.ObjectIdentifier],
 ) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
@@ -50,7 +59,7 @@ def _issue(
         _builder(_name(service), issuer.subject, key)
         .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(identifier, critical=False)
         .sign(authority, hashes.SHA256())
