@@ -130,6 +130,12 @@ def test_a_post_without_a_key_is_sent_once(clock: StoppedClock):
     assert len(bank.requests) == 1 and failed.value.idempotency_key == ""
 
 
+def test_a_request_of_ones_own_is_repeated_if_it_has_a_key(clock: StoppedClock):
+    bank = FakeBank(httpx.ReadTimeout("silent"), OK)
+    connect(bank).request("POST", "/api/v1/transfers", headers={"idempotency-key": "mine"}, json={"amount": 7})
+    assert [request.content for request in bank.requests] == [b'{"amount":7}'] * 2
+
+
 def test_reads_are_repeated_and_use_the_current_token(clock: StoppedClock):
     bank = FakeBank(httpx.ConnectError("refused"), httpx.Response(200, json={"items": [], "next_cursor": None}))
     client = connect(bank)

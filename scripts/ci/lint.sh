@@ -76,7 +76,7 @@ check yamllint yamllint --strict .
 # actionlint also runs shellcheck on the scripts in workflows.
 check_with_tool actionlint actionlint
 check zizmor zizmor --offline --quiet --no-progress .github
-check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts "${services[@]/%//app}"
+check bandit bandit --quiet --recursive --configfile pyproject.toml shared scripts clients "${services[@]/%//app}"
 check ansible-lint check_ansible
 check "mypy (shared, scripts, dashboards, client)" "${mypy[@]}" -p shared -p scripts -p monitoring -p banking_client
 check "pylint (shared, scripts, dashboards, client)" pylint shared scripts monitoring.dashboards clients/python/banking_client

@@ -91,11 +91,11 @@ def _json_only(response: Document) -> Document:
 
 
 def _adapt_body(operation: Document, schemas: Document) -> None:
-    """Remove a body without fields; move the objects in another one to the named schemas, which operations share."""
+    """Remove a body without fields; move the schemas of others to the named ones, which operations share."""
     if "requestBody" not in operation:
         return
     content = operation["requestBody"]["content"]["application/json"]
-    if content["schema"].get("title") and not content["schema"].get("properties"):
+    if not {"$ref", "properties"} & content["schema"].keys() or content["schema"].get("properties") == {}:
         del operation["requestBody"]
         return
 

@@ -162,7 +162,7 @@ def clone(tmp_path: Path) -> Path:
         ".ci",
     )
     # What tests read while they are collected.
-    parts += ("requirements-*.txt", "load-tests", "docs/api.md")
+    parts += ("requirements-*.txt", "load-tests", "clients", "docs/api.md")
     files = subprocess.run(["git", "ls-files", "-z", *parts], cwd=ROOT, capture_output=True, check=True).stdout
     folder.mkdir()
     subprocess.run(["xargs", "-0", "cp", "--parents", "-t", str(folder)], cwd=ROOT, input=files, check=True)

@@ -78,12 +78,14 @@ def test_bodies_are_shared_by_name_and_omitted_if_empty() -> None:
         client_document({"account-service": document(other)})
 
 
-def test_an_object_in_a_body_is_shared_with_the_operation_whose_body_it_is() -> None:
-    legs = {"type": "array", "items": body(amount={})["requestBody"]["content"]["application/json"]["schema"]}
-    group = body(legs=legs)
+def test_a_body_within_a_body_is_the_same_class() -> None:
+    inner = body(amount={})["requestBody"]["content"]["application/json"]["schema"]
+    group = body(legs={"type": "array", "items": inner})
     group["requestBody"]["content"]["application/json"]["schema"]["title"] = "Group"
-    paths = {**operation("/a", "a", **body(amount={})), **operation("/b", "b", **group)}
-    schemas = client_document({"account-service": document(paths)})["components"]["schemas"]
+    merged = client_document(
+        {"account-service": document({**operation("/a", "a", **body(amount={})), **operation("/b", "b", **group)})}
+    )
+    schemas = merged["components"]["schemas"]
     assert schemas["Group"]["properties"]["legs"]["items"] == {"$ref": f"{SCHEMAS}Body"}
     assert set(schemas["Body"]["properties"]) == {"amount"}
 

@@ -1,6 +1,5 @@
 """The connection to the bank. It repeats requests until there is a response, for a limited time."""
 
-import itertools
 import random
 import time
 import uuid
@@ -63,8 +62,9 @@ class NoResponseError(Exception):
 class BankingClient:
     """A client of the bank with one token; use it as a context manager, also from several threads.
 
-    `timeout_seconds` limits each operation with all its tries. `transport` replaces that of httpx, for example for
-    another certificate authority. Assign `token` to use a new one.
+    `timeout_seconds` limits each operation with all its tries; a response that has begun is read as long as it makes
+    progress. `transport` replaces that of httpx, for example for another certificate authority. Assign `token` to use a
+    new one.
     """
 
     def __init__(
@@ -104,11 +104,13 @@ class BankingClient:
         after a random pause that doubles, and at least Retry-After. A POST without Idempotency-Key is sent once.
         Raises ProblemError for other errors, and NoResponseError if no try succeeds in time.
         """
-        headers = dict(headers or {})
+        headers = httpx.Headers(headers)
         key = headers.get("Idempotency-Key", "")
         repeatable = bool(key) or method in _IDEMPOTENT_METHODS
         deadline = time.monotonic() + self._timeout_seconds
-        for tries in itertools.count(1):
+        tries = 0
+        while True:
+            tries += 1
             seconds = max(min(_TRY_SECONDS, deadline - time.monotonic()), 0.001)
             headers["Authorization"] = f"Bearer {self.token}"
             failure: Exception
@@ -130,11 +132,10 @@ class BankingClient:
                 failure, pause = problem, _retry_after(response)
             backoff = min(_FIRST_BACKOFF_SECONDS * 2 ** (tries - 1), _MAX_BACKOFF_SECONDS)
             # At random, so that clients that failed at the same time do not return at the same time.
-            pause = max(pause, random.uniform(backoff / 2, backoff))
+            pause = max(pause, random.uniform(backoff / 2, backoff))  # nosec B311
             if not repeatable or time.monotonic() + pause >= deadline:
                 raise NoResponseError(_message(method, path, tries, failure, key), key) from failure
             time.sleep(pause)
-        raise AssertionError("unreachable")
 
 
 def new_key() -> str:
