@@ -124,10 +124,7 @@ class LocalStack:
             "LOG_LEVEL": os.environ.get("LOG_LEVEL", "INFO"),
         }
         if service == TRANSACTION:
-            own = {
-                "ACCOUNT_SERVICE_URL": self.urls(ACCOUNT)[0],
-                "WEBHOOK_KEY_FILE": str(self.secrets.webhook_key),
-            }
+            own = {"ACCOUNT_SERVICE_URL": self.urls(ACCOUNT)[0], "WEBHOOK_KEY_FILE": str(self.secrets.webhook_key)}
         else:
             own = {"LEDGER_SIGNING_KEY_FILE": str(self.secrets.ledger_key)}
         return environment | own | self._extra_env

@@ -47,8 +47,10 @@ class WebhookClient:
     @asynccontextmanager
     async def session(self, url: str) -> AsyncIterator["Session"]:
         """Open a session with a receiver, with connections of its own."""
-        self._tls = self._tls or httpx.create_ssl_context(trust_env=True)
-        async with httpx.AsyncClient(verify=self._tls, proxy=self.proxy, trust_env=False, timeout=None) as http:
+        self._tls = self._tls or httpx.create_ssl_context()
+        async with httpx.AsyncClient(
+            verify=self._tls, proxy=self.proxy, trust_env=False, timeout=ATTEMPT_SECONDS
+        ) as http:
             yield Session(self, http, url)
 
     async def checked_address(self, receiver: Receiver) -> str:

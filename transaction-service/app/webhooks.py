@@ -59,7 +59,7 @@ class WebhookService:
         """
         self._check_enabled()
         self._check_url(wanted.url)
-        id_ = webhooks.webhook_id(caller.subject, key)
+        id_ = webhooks.new_webhook_id(caller.subject, key)
         async with write_transaction(self._engine) as connection:
             await storage.lock_creation(connection)
             existing = await storage.find(connection, id_)
@@ -81,7 +81,7 @@ class WebhookService:
                     "types": _dumps(wanted.types),
                     "url": wanted.url,
                     "position": await storage.last_consumed(connection),
-                    "secret_version": 1,
+                    "secret_version": 1,  # nosec B105  # a number
                     "failures": 0,
                     "next_attempt_at": now,
                     "claimed_until": now,

@@ -37,10 +37,12 @@ def test_both_secrets_sign_for_a_day_after_a_rotation():
 
 def test_a_message_keeps_its_id_and_those_of_two_webhooks_differ():
     one, other, event = new_id(), new_id(), new_id()
-    assert webhooks.message_id(one, event) == webhooks.message_id(one, event) != webhooks.message_id(other, event)
-    assert len(webhooks.message_id(one, event)) == 40
-    assert webhooks.webhook_id("alice", "k") == webhooks.webhook_id("alice", "k")
-    assert len({webhooks.webhook_id(*parts) for parts in (("alice", "k"), ("alice", "l"), ("bob", "k"))}) == 3
+    assert (
+        webhooks.message_id_of(one, event) == webhooks.message_id_of(one, event) != webhooks.message_id_of(other, event)
+    )
+    assert len(webhooks.message_id_of(one, event)) == 40
+    assert webhooks.new_webhook_id("alice", "k") == webhooks.new_webhook_id("alice", "k")
+    assert len({webhooks.new_webhook_id(*parts) for parts in (("alice", "k"), ("alice", "l"), ("bob", "k"))}) == 3
 
 
 def test_retries_back_off_exponentially_with_jitter_up_to_four_hours():
@@ -130,7 +132,7 @@ def test_only_events_of_accounts_are_sent_and_without_what_names_other_clients()
     account = ledger.open()
     event = ledger.events[0].model_copy(update={"position": 7, "actor": "olga"})
     assert webhooks.account_of(event) == account
-    assert b"olga" not in webhooks.content(event) and b"request-1" not in webhooks.content(event)
+    assert b"olga" not in webhooks.body_of(event) and b"request-1" not in webhooks.body_of(event)
     for changes in (
         *({"type": type_} for type_ in ("bank.transaction.flagged", "bank.ledger.sealed", "bank.something.new")),
         {"subject": "not-an-id"},

@@ -140,7 +140,7 @@ class WebhookDelivery:
 
     async def _attempt(self, webhook: Row[Any], session: Session, event: Row[Any]) -> Outcome:
         now = utc_now()
-        id_, timestamp = webhooks.message_id(webhook.id, event.id), int(now.timestamp())
+        id_, timestamp = webhooks.message_id_of(webhook.id, event.id), int(now.timestamp())
         versions = webhooks.signing_versions(webhook.secret_version, webhook.secret_rotated_at, now)
         secrets = [webhooks.secret(self._key, webhook.id, version) for version in versions]
         headers = {
@@ -189,7 +189,7 @@ def _delivery(webhook: Row[Any], event: Row[Any], attempt: int, outcome: Outcome
         "id": new_id(),
         "webhook_id": webhook.id,
         "position": event.position,
-        "message_id": webhooks.message_id(webhook.id, event.id),
+        "message_id": webhooks.message_id_of(webhook.id, event.id),
         "type": event.type,
         "attempt": attempt,
         "status": outcome.status,

@@ -23,7 +23,7 @@ async def store(connection: AsyncConnection, events: Sequence[CloudEvent], now: 
             "account_id": accounts[event.position],
             "type": event.type,
             "id": event.id,
-            "content": webhooks.content(event),
+            "content": webhooks.body_of(event),
             "created_at": now,
         }
         for event in events

@@ -120,12 +120,12 @@ def _mac(key: bytes, content: bytes) -> bytes:
     return hmac.new(key, content, hashlib.sha256).digest()
 
 
-def message_id(webhook_id: str, event_id: str) -> str:
+def message_id_of(webhook_id: str, event_id: str) -> str:
     """Return the value of `webhook-id`, the same for each attempt."""
     return f"msg_{uuid.uuid5(uuid.UUID(webhook_id), event_id)}"
 
 
-def webhook_id(subject: str, key: str) -> str:
+def new_webhook_id(subject: str, key: str) -> str:
     """Return the id of the webhook that a client creates with an Idempotency-Key: a repetition creates no other."""
     return str(uuid.uuid5(uuid.NAMESPACE_OID, f"webhook\n{subject}\n{key}"))
 
@@ -153,7 +153,7 @@ def account_of(event: CloudEvent) -> str | None:
         return None
 
 
-def content(event: CloudEvent) -> bytes:
+def body_of(event: CloudEvent) -> bytes:
     """Return the body of an event's webhook: without trace, request id and actor, which may name other clients."""
-    body = event.model_dump(mode="json", include={"specversion", "id", "source", "type", "subject", "time", "data"})
-    return orjson.dumps({**body, "datacontenttype": "application/json", "position": event.position})
+    fields = event.model_dump(mode="json", include={"specversion", "id", "source", "type", "subject", "time", "data"})
+    return orjson.dumps({**fields, "datacontenttype": "application/json", "position": event.position})

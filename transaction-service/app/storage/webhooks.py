@@ -106,7 +106,7 @@ async def due(connection: AsyncConnection, now: datetime, limit: int) -> Sequenc
     some = or_(*(and_(kind, exists().where(*conditions)) for kind, conditions in _waiting(last)))
     statement = select(webhooks.c.id, webhooks.c.failures).where(_free(now), some)
     ordered = statement.order_by(webhooks.c.failures > 0, webhooks.c.next_attempt_at).limit(limit)
-    return [(id_, failures) for id_, failures in await connection.execute(ordered)]
+    return (await connection.execute(ordered)).tuples().all()
 
 
 async def claim(connection: AsyncConnection, ids: Collection[str], now: datetime, until: datetime) -> list[Row[Any]]:
