@@ -100,13 +100,13 @@ async def deliveries(connection: AsyncConnection, id_: str, before: str | None, 
     return (await connection.execute(statement.order_by(webhook_deliveries.c.id.desc()).limit(limit))).all()
 
 
-async def due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[tuple[str, int]]:
+async def due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Row[str, int]]:
     """Return ids and failures of webhooks with events to deliver: healthy ones first, then the longest unserved."""
     last = await gapless_end(connection)
     some = or_(*(and_(kind, exists().where(*conditions)) for kind, conditions in _waiting(last)))
     statement = select(webhooks.c.id, webhooks.c.failures).where(_free(now), some)
     ordered = statement.order_by(webhooks.c.failures > 0, webhooks.c.next_attempt_at).limit(limit)
-    return (await connection.execute(ordered)).tuples().all()
+    return (await connection.execute(ordered)).all()
 
 
 async def claim(connection: AsyncConnection, ids: Collection[str], now: datetime, until: datetime) -> list[Row[Any]]:
