@@ -13,10 +13,10 @@ import json
 import os
 import shutil
 import ssl
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from ipaddress import IPv4Network
@@ -314,12 +314,18 @@ def down(lab: Lab, *, volumes: bool) -> None:
     """Remove the hosts and their network, and with `volumes` all their data and secrets, too."""
     # A lab of another size may have left some behind.
     for host in (Host(lab, number) for number in range(1, hosts.MAX_HOSTS + 1)):
-        subprocess.run(["docker", "rm", "--force", host.container], capture_output=True, check=False)
+        _remove("rm", "--force", host.container)
         if volumes:
-            subprocess.run(["docker", "volume", "rm", host.container], capture_output=True, check=False)
-    subprocess.run(["docker", "network", "rm", lab.name], capture_output=True, check=False)
+            _remove("volume", "rm", host.container)
+    _remove("network", "rm", lab.name)
     if volumes:
         shutil.rmtree(lab.var, ignore_errors=True)
+
+
+def _remove(*words: str) -> None:
+    """Run a docker command that removes something, which may not exist."""
+    with suppress(Failed):
+        run("docker", *words)
 
 
 def switchover(lab: Lab) -> str:
