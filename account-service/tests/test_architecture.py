@@ -24,7 +24,7 @@ DETERMINISTIC_IMPORTS = {
     "datetime",
     "typing",
     "collections.abc",
-    "decimals",
+    "major_units",
     "rfc3339",
     "Caller",
     "metadata_member",

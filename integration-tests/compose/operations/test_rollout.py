@@ -66,7 +66,10 @@ def test_a_canary_serves_its_clients_is_analyzed_and_is_rolled_back_on_abort(ban
         eventually(lambda: {track(bank, "tester", "always") for _ in range(5)} == {"canary"})
         assert {track(bank, "tester", "never") for _ in range(5)} == {"stable"}
         selected = pools(bank, list(map(str, range(300))))
-        assert selected == pools(bank, list(selected)), "a client stays on its track"
+        again = pools(bank, list(selected))
+        state = rollout_cli(bank, "status")
+        assert state["phase"] == "canary", f"the canary was withdrawn meanwhile: {state['reason']}, {state['verdict']}"
+        assert selected == again, "a client stays on its track"
         assert 10 <= list(selected.values()).count("canary") <= 55, "about a tenth"
 
         source, target = bank.open_account(1_000), bank.open_account()
