@@ -321,6 +321,42 @@ async def test_failing_receivers_leave_half_of_the_capacity_to_others(
         assert len(one.messages) + len(other.messages) <= 3, "one of them waits"
 
 
+async def test_slow_receivers_of_one_owner_leave_capacity_to_others(
+    service: WebhookService, delivery: WebhookDelivery, feed: Feed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(webhook_delivery, "_MAX_CONCURRENT", 3)
+    monkeypatch.setattr(webhook_delivery, "_MAX_PER_OWNER", 2)
+    alices, bobs = ledger.open(), ledger.open(BOB.subject)
+    await feed.flush()
+    async with (
+        receiving(Receiver(respond=lambda _: HANG)) as one,
+        receiving(Receiver(respond=lambda _: HANG)) as other,
+        receiving(Receiver(respond=lambda _: HANG)) as third,
+        receiving(Receiver()) as healthy,
+    ):
+        slow = (one, other, third)
+        for receiver in slow:
+            await subscribe(service, receiver)
+        await subscribe(service, healthy, caller=BOB)
+        ledger.deposit(alices, 1)
+        await feed.flush()
+
+        async def started() -> bool:
+            await delivery.dispatch()
+            return sum(len(receiver.messages) for receiver in slow) == 2
+
+        await eventually(started)
+        ledger.deposit(bobs, 1)
+        await feed.flush()
+
+        async def received() -> bool:
+            await delivery.dispatch()
+            return len(healthy.messages) == 1
+
+        await eventually(received)
+        assert sum(len(receiver.messages) for receiver in slow) == 2, "the third waits for one of the others"
+
+
 async def test_redirects_are_not_followed(
     service: WebhookService, delivery: WebhookDelivery, feed: Feed, ledger: Ledger
 ):

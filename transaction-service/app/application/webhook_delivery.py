@@ -4,7 +4,8 @@ import asyncio
 import json
 import logging
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _MAX_CONCURRENT = 32
 # Failing receivers, which may hang until the timeout, leave the other half to healthy ones.
 _MAX_FAILING = 16
+# Of one owner, whose receivers may all be slow without failing.
+_MAX_PER_OWNER = 4
 _BATCH = 50
 # A claim starts no attempt later than this, and outlasts the last one.
 _RUN_SECONDS = 30.0
@@ -56,29 +59,39 @@ class WebhookDelivery:
         self._key = key
         self._retention = retention
         self._committed = committed
-        # By task: whether the webhook is failing.
-        self._running: dict[asyncio.Task[None], bool] = {}
+        self._running: dict[asyncio.Task[None], Row[Any]] = {}
 
     async def dispatch(self) -> None:
         """Start the delivery of webhooks that are due, as many as may run at the same time."""
-        free = _MAX_CONCURRENT - len(self._running)
-        failing_free = max(0, _MAX_FAILING - sum(self._running.values()))
-        if not free:
+        if len(self._running) >= _MAX_CONCURRENT:
             return
-        now = utc_now()
+        now, by_owner = utc_now(), Counter(webhook.owner for webhook in self._running.values())
+        full = [owner for owner, number in by_owner.items() if number >= _MAX_PER_OWNER]
         async with self._reader.connect() as connection:
-            due = await storage.due(connection, now, free)
-        healthy = [id_ for id_, failures in due if not failures]
-        failing = [id_ for id_, failures in due if failures][:failing_free]
-        if not healthy and not failing:
+            due = await storage.due(connection, now, _MAX_CONCURRENT, _MAX_PER_OWNER, full)
+        if not (chosen := self._choose(due, by_owner)):
             return
         async with write_transaction(self._engine) as connection:
             until = now + timedelta(seconds=_CLAIM_SECONDS)
-            claimed = await storage.claim(connection, healthy + failing, now, until)
+            claimed = await storage.claim(connection, chosen, now, until)
         for webhook in claimed:
             task = asyncio.create_task(self._deliver_claimed(webhook, now), name=f"webhook-{webhook.id}")
-            self._running[task] = webhook.failures > 0
+            self._running[task] = webhook
             task.add_done_callback(self._running.pop)
+
+    def _choose(self, due: Iterable[Row[str, str, int]], by_owner: Counter[str]) -> list[str]:
+        """Return the ids of those that are due for which there is room; `by_owner` counts the running deliveries."""
+        chosen: list[str] = []
+        failing = sum(webhook.failures > 0 for webhook in self._running.values())
+        for id_, owner, failures in due:
+            if len(self._running) + len(chosen) >= _MAX_CONCURRENT:
+                break
+            if by_owner[owner] >= _MAX_PER_OWNER or (failures and failing >= _MAX_FAILING):
+                continue
+            by_owner[owner] += 1
+            failing += failures > 0
+            chosen.append(id_)
+        return chosen
 
     async def drain(self) -> None:
         """Wait for the running deliveries."""

@@ -100,13 +100,23 @@ async def deliveries(connection: AsyncConnection, id_: str, before: str | None, 
     return (await connection.execute(statement.order_by(webhook_deliveries.c.id.desc()).limit(limit))).all()
 
 
-async def due(connection: AsyncConnection, now: datetime, limit: int) -> Sequence[Row[str, int]]:
-    """Return ids and failures of webhooks with events to deliver: healthy ones first, then the longest unserved."""
+async def due(
+    connection: AsyncConnection, now: datetime, limit: int, per_owner: int, without: Collection[str]
+) -> Sequence[Row[str, str, int]]:
+    """Return id, owner and failures of webhooks with events to deliver, up to a number per owner.
+
+    Healthy ones come first, then the longest unserved. `without` are owners whose webhooks are left out.
+    """
     last = await gapless_end(connection)
     some = or_(*(and_(kind, exists().where(*conditions)) for kind, conditions in _waiting(last)))
-    statement = select(webhooks.c.id, webhooks.c.failures).where(_free(now), some)
-    ordered = statement.order_by(webhooks.c.failures > 0, webhooks.c.next_attempt_at).limit(limit)
-    return (await connection.execute(ordered)).all()
+    order = (webhooks.c.failures > 0, webhooks.c.next_attempt_at)
+    turn = func.row_number().over(partition_by=webhooks.c.owner, order_by=order).label("turn")
+    columns = webhooks.c.id, webhooks.c.owner, webhooks.c.failures, webhooks.c.next_attempt_at
+    found = select(*columns, turn).where(_free(now), some, webhooks.c.owner.not_in(sorted(without))).subquery()
+    statement = select(found.c.id, found.c.owner, found.c.failures).where(found.c.turn <= per_owner)
+    return (
+        await connection.execute(statement.order_by(found.c.failures > 0, found.c.next_attempt_at).limit(limit))
+    ).all()
 
 
 async def claim(connection: AsyncConnection, ids: Collection[str], now: datetime, until: datetime) -> list[Row[Any]]:
