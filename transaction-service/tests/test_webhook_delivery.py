@@ -288,11 +288,17 @@ async def test_an_attempt_ends_after_a_time_limit(
     assert await log_of(service, webhook) == [(3, 1, None, "no response within 0.2 seconds")]
 
 
+@pytest.mark.parametrize("limit", ["_MAX_FAILING", "_MAX_FAILING_PER_OWNER"])
 async def test_failing_receivers_leave_half_of_the_capacity_to_others(
-    service: WebhookService, delivery: WebhookDelivery, feed: Feed, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    service: WebhookService,
+    delivery: WebhookDelivery,
+    feed: Feed,
+    ledger: Ledger,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
 ):
     monkeypatch.setattr(webhook_delivery, "_MAX_CONCURRENT", 2)
-    monkeypatch.setattr(webhook_delivery, "_MAX_FAILING", 1)
+    monkeypatch.setattr(webhook_delivery, limit, 1)
     alices = ledger.open()
     await feed.flush()
     async with (

@@ -25,10 +25,11 @@ from shared.runtime.tasks import cancel_all, shield
 log = logging.getLogger(__name__)
 
 _MAX_CONCURRENT = 32
-# Failing receivers, which may hang until the timeout, leave the other half to healthy ones.
-_MAX_FAILING = 16
 # Of one owner, whose receivers may all be slow without failing.
 _MAX_PER_OWNER = 4
+# Failing receivers, which may hang until the timeout, leave the other half to healthy ones: of all, and of each owner.
+_MAX_FAILING = 16
+_MAX_FAILING_PER_OWNER = 2
 _BATCH = 50
 # A claim starts no attempt later than this, and outlasts the last one.
 _RUN_SECONDS = 30.0
@@ -82,14 +83,17 @@ class WebhookDelivery:
     def _choose(self, due: Iterable[Row[str, str, int]], by_owner: Counter[str]) -> list[str]:
         """Return the ids of those that are due for which there is room; `by_owner` counts the running deliveries."""
         chosen: list[str] = []
-        failing = sum(webhook.failures > 0 for webhook in self._running.values())
+        failing = Counter(webhook.owner for webhook in self._running.values() if webhook.failures)
         for id_, owner, failures in due:
             if len(self._running) + len(chosen) >= _MAX_CONCURRENT:
                 break
-            if by_owner[owner] >= _MAX_PER_OWNER or (failures and failing >= _MAX_FAILING):
+            if by_owner[owner] >= _MAX_PER_OWNER:
                 continue
+            if failures:
+                if failing.total() >= _MAX_FAILING or failing[owner] >= _MAX_FAILING_PER_OWNER:
+                    continue
+                failing[owner] += 1
             by_owner[owner] += 1
-            failing += failures > 0
             chosen.append(id_)
         return chosen
 
