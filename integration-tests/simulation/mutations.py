@@ -84,7 +84,7 @@ WITHOUT_RECOVERY: _Replacements = [
 ]
 
 
-@_plant("nothing is read from the feed that the broker has lost", "never reached the history", 5)
+@_plant("nothing is read from the feed that the broker has lost", "never reached the history", 72)
 def _no_recovery() -> _Replacements:
     return [(Recovery, "run", _nothing)]
 
@@ -101,7 +101,7 @@ def _ack_first() -> _Replacements:
     return [(NatsSource, "receive", acknowledged), *WITHOUT_RECOVERY]
 
 
-@_plant("the consumer acknowledges what its handler has refused", "never reached the history", 64)
+@_plant("the consumer acknowledges what its handler has refused", "never reached the history", 6)
 def _ack_always() -> _Replacements:
     return [(Consumer, "_nack", lambda self, delivery: delivery.ack()), *WITHOUT_RECOVERY]
 
@@ -114,7 +114,7 @@ def _poison_blocks() -> _Replacements:
     return [(Consumer, "_process", together)]
 
 
-@_plant("the result is given before the commit", "has 0 effects", 9)
+@_plant("the result is given before the commit", "has 0 effects", 36)
 def _answer_first() -> _Replacements:
     @asynccontextmanager
     async def committed_later(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
@@ -137,10 +137,10 @@ def _no_keys() -> _Replacements:
     return [(idempotency, "find", nothing), (idempotency, "write", no_write)]
 
 
-@_plant("the consumer of findings does not know what it has seen", "was frozen", 94)
+@_plant("the consumer of findings does not know what it has seen", "was frozen", 1)
 def _no_dedupe() -> _Replacements:
-    def all_unseen(batch: Batch, _consumed: Any) -> tuple[Sequence[Any], Sequence[Range]]:
-        return batch.events, [batch.positions] if batch.positions else []
+    def all_unseen(batch: Batch, _consumed: Any) -> tuple[Sequence[tuple[None, Any]], Sequence[Range]]:
+        return [(None, raw) for raw in batch.events], [batch.positions] if batch.positions else []
 
     consumer = load(ACCOUNT).consumer
     request = consumer._request
@@ -162,7 +162,7 @@ def _positions_first() -> _Replacements:
     return [(load(TRANSACTION).consumer.HistoryHandler, "process", moved_first)]
 
 
-@_plant("the relay remembers before it has published", "never reached the history", 3)
+@_plant("the relay remembers before it has published", "never reached the history", 10)
 def _remember_first() -> _Replacements:
     async def publish(self: NatsConnection, source: str, batch: Any, after: int) -> int:
         try:
@@ -200,7 +200,7 @@ def _cash_first() -> _Replacements:
     return [(batches.BatchExecutor, "_load_cash_accounts", load_cash_accounts)]
 
 
-@_plant("group commit gives the results to the callers in another order", "different answers", 9)
+@_plant("group commit gives the results to the callers in another order", "different answers", 1)
 def _shuffled() -> _Replacements:
     settle = GroupCommit._commit_batch
 
