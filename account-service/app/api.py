@@ -14,11 +14,12 @@ from app.application.requests import LedgerRequest, TransferBatch
 from app.domain.commands import Deposit, OpenAccount, Reverse, SetLimits, SetStatus, Transfer, Withdraw
 from app.domain.model import account_data
 from app.http.routes import ACCOUNT, ACCOUNT_LINKS, ID, context_of, document, execute, id_of, queries_of
-from app.http.routes import Body, json_response, metadata_of, service_of, to_http
+from app.http.routes import Body, metadata_of, service_of, to_http
 from shared.http import bodies, idempotency, paging
 from shared.http.auth import CASH_DESK, Caller, require_operator
 from shared.http.bodies import EmptyBody
 from shared.http.problems import Problem
+from shared.http.responses import json_response
 from shared.http.web import LeanRoute, current_caller, documented_problems, link
 from shared.ids import Identifier, new_id
 from shared.timestamps import Timestamp

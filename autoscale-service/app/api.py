@@ -5,7 +5,6 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -16,6 +15,7 @@ from app import prometheus, webhook
 from shared.http import bodies, problems
 from shared.http.auth import Caller, require_operator
 from shared.http.problems import Problem
+from shared.http.responses import json_response
 from shared.http.web import LeanRoute, current_caller, documented_problems, lean_documentation
 
 log = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ async def receive(request: Request) -> Response:
         controller.record_alert(alert.labels.service, alert.labels.action, firing=alert.status == "firing")
     prometheus.WEBHOOKS.labels("accepted").inc()
     request.app.state.loop.wake()
-    return _json({"alerts": len(alerts)}, 202)
+    return json_response({"alerts": len(alerts)}, 202)
 
 
 async def _alerts(request: Request) -> list[webhook.Alert]:
@@ -93,7 +93,7 @@ async def status(request: Request) -> Response:
     state = request.app.state
     controller = state.controller
     document = {"leader": state.loop.leader, "paused": state.folder.paused, "dry_run": controller.dry_run}
-    return _json({**document, "services": controller.status()})
+    return json_response({**document, "services": controller.status()})
 
 
 @_routes.post(
@@ -145,10 +145,6 @@ async def _operator(request: Request) -> Caller:
     require_operator(caller)
     await bodies.read(request, bodies.EmptyBody)
     return caller
-
-
-def _json(document: Any, status_code: int = 200) -> Response:
-    return Response(orjson.dumps(document), status_code, media_type="application/json")
 
 
 ROUTES: list[BaseRoute] = [*_routes.routes]

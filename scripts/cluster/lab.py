@@ -27,6 +27,7 @@ from scripts.cluster import hosts
 from scripts.cluster.commands import Failed, run, wait_until
 from scripts.stack import address_pools
 from scripts.stack.host_files import write
+from shared.testing import lab_keys
 from shared.testing.paths import ROOT
 from shared.testing.progress import Progress
 
@@ -136,10 +137,6 @@ class Host:
         wait_until(lambda: self.docker("version", seconds=5), 60, f"the engine of {self.name}")
 
 
-def _var_dir() -> Path:
-    return Path(os.environ.get("VAR_DIR") or ROOT / "var").absolute()
-
-
 def _size(text: str) -> int:
     if not text.isdecimal():
         raise ValueError(f"CLUSTER_SIZE={text} is not a number of hosts")
@@ -157,7 +154,7 @@ class Lab:
     @property
     def var(self) -> Path:
         """The folder of the lab's files, which replaces VAR_DIR on its hosts."""
-        return _var_dir() / self.name
+        return lab_keys.var_dir() / self.name
 
     @property
     def secrets(self) -> Path:

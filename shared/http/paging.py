@@ -5,10 +5,10 @@ import binascii
 import uuid
 from typing import Annotated, Any
 
-import orjson
 from fastapi import Query
 from starlette.responses import Response
 
+from shared.http.responses import json_response
 from shared.http.problems import Problem
 
 DEFAULT_LIMIT = 50
@@ -46,5 +46,4 @@ def page(items: list[dict[str, Any]], limit: int, continue_after: str | None = N
     """
     last_id = items[limit - 1]["id"] if len(items) > limit else continue_after
     following = encode_cursor(last_id) if last_id is not None else None
-    content = orjson.dumps({"items": items[:limit], "next_cursor": following, **fields})
-    return Response(content, media_type="application/json")
+    return json_response({"items": items[:limit], "next_cursor": following, **fields})

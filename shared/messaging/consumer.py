@@ -217,11 +217,10 @@ def _unseen(batch: Batch, consumed: Positions) -> tuple[Sequence[tuple[int | Non
     if batch.positions is None:
         return [(None, raw) for raw in batch.events], []
     numbered = list(enumerate(batch.events, batch.positions.first))
-    unseen: list[tuple[int | None, Any]] = [each for each in numbered if each[0] not in consumed]
+    unseen = [(position, raw) for position, raw in numbered if position not in consumed]
     if len(unseen) == len(numbered):
         return unseen, [batch.positions]
     for position, raw in numbered:
         if position in consumed:
             CONSUMED.labels(known_type(raw) or "unknown", "duplicate").inc()
-    positions = [position for position, _ in numbered if position not in consumed]
-    return unseen, Positions().add(Range(position, position) for position in positions).ranges
+    return unseen, Positions().add(Range(position, position) for position, _ in unseen).ranges

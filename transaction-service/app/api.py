@@ -1,9 +1,8 @@
 """The HTTP API of transaction-service: an endpoint parses the request, calls the service and responds."""
 
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import orjson
 from fastapi import APIRouter, Depends, Query
 from starlette.requests import Request
 from starlette.responses import Response
@@ -25,6 +24,7 @@ from shared.http.auth import Caller
 from shared.http.problems import Problem
 from shared.ids import Identifier, utc_now
 from shared.timestamps import From, To
+from shared.http.responses import json_response
 from shared.http.web import current_caller, documented_problems, link
 
 _ID = {"in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
@@ -74,10 +74,6 @@ def _id(request: Request, name: str) -> str:
 
 def _after(cursor: str | None) -> str | None:
     return paging.decode_cursor(cursor) if cursor else None
-
-
-def _json(body: Any) -> Response:
-    return Response(orjson.dumps(body), media_type="application/json")
 
 
 @_reads.get(
@@ -150,7 +146,7 @@ async def list_transactions(
 )
 async def get_transaction(request: Request, caller: _Caller) -> Response:
     """Show a transaction."""
-    return _json(await _service(request).transaction(caller, _id(request, "id")))
+    return json_response(await _service(request).transaction(caller, _id(request, "id")))
 
 
 @_reads.get(
@@ -231,7 +227,7 @@ async def list_flags(
 )
 async def reconciliation(request: Request, caller: _Caller) -> Response:
     """Compare the history of every account with account-service's balance. For operators."""
-    return _json(await _service(request).reconciliation(caller))
+    return json_response(await _service(request).reconciliation(caller))
 
 
 ROUTES: list[BaseRoute] = [*_reads.routes]

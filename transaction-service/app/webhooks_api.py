@@ -1,8 +1,7 @@
 """The HTTP API of webhooks."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
-import orjson
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,6 +11,7 @@ from app import schemas
 from app.webhooks import Change, Subscription, WebhookService
 from shared.http import bodies, idempotency, paging
 from shared.http.auth import Caller
+from shared.http.responses import json_response
 from shared.http.web import LeanRoute, current_caller, documented_problems, lean_documentation, link
 
 _WEBHOOK = "/api/v1/webhooks/{id}"
@@ -45,10 +45,6 @@ def _id(request: Request) -> str:
     return str(request.path_params["id"])
 
 
-def _json(content: Any, status: int = 200) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json")
-
-
 @_writes.post(
     "",
     status_code=201,
@@ -61,7 +57,9 @@ async def create_webhook(request: Request) -> Response:
     key = idempotency.parse_key(request.headers.get("idempotency-key"))
     body = await bodies.read(request, schemas.WebhookBody)
     types = None if body.types is None else tuple(body.types)
-    return _json(await _service(request).create(caller, key, Subscription(body.url, body.account_id, types)), 201)
+    return json_response(
+        await _service(request).create(caller, key, Subscription(body.url, body.account_id, types)), 201
+    )
 
 
 @_reads.get(
@@ -85,7 +83,7 @@ async def list_webhooks(
 )
 async def get_webhook(request: Request, caller: _Caller) -> Response:
     """Show a webhook."""
-    return _json(await _service(request).get(caller, _id(request)))
+    return json_response(await _service(request).get(caller, _id(request)))
 
 
 @_writes.patch(
@@ -99,7 +97,7 @@ async def change_webhook(request: Request) -> Response:
     body = await bodies.read(request, schemas.WebhookChangeBody)
     types = None if body.types is None else tuple(body.types)
     change = Change(body.url, types, body.enabled, body.position, body.secret_version)
-    return _json(await _service(request).change(caller, _id(request), change))
+    return json_response(await _service(request).change(caller, _id(request), change))
 
 
 @_writes.delete(

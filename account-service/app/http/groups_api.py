@@ -20,7 +20,7 @@ _writes = APIRouter(prefix="/api/v1", route_class=LeanRoute)
 async def post_group(request: Request) -> Response:
     """Post up to 100 transfers in order, all of them or none; the caller must own all paying accounts.
 
-    Each leg has one currency, and the legs have two at most.
+    The legs of a group may use at most two currencies.
     """
 
     def command(body: schemas.GroupBody, _caller: Caller) -> PostGroup:

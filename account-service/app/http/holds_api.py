@@ -10,11 +10,12 @@ from starlette.routing import BaseRoute
 
 from app import schemas
 from app.domain.commands import CaptureHold, ExtendHold, PlaceHold, ReleaseHold
-from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, json_response, metadata_of, queries_of
+from app.http.routes import HOLD_LINKS, ID, document, execute, id_of, metadata_of, queries_of
 from app.settings import AccountSettings
 from shared.http import paging
 from shared.http.auth import Caller
 from shared.http.bodies import EmptyBody
+from shared.http.responses import json_response
 from shared.http.web import LeanRoute, current_caller, documented_problems, link
 from shared.ids import new_id, utc_now
 

@@ -8,9 +8,10 @@ from starlette.responses import Response
 
 from app.application.proofs import Proofs
 from app.http import ledger_schemas
-from app.http.routes import ID, id_of, json_response
+from app.http.routes import ID, id_of
 from shared.http import paging
 from shared.http.auth import Caller
+from shared.http.responses import json_response
 from shared.http.web import current_caller, documented_problems, link
 
 _MAX_SIZE = 2**63 - 1

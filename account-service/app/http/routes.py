@@ -143,11 +143,6 @@ def metadata_of(body: schemas.MetadataBody) -> str | None:
     return orjson.dumps(body.metadata, option=orjson.OPT_SORT_KEYS).decode() if body.metadata else None
 
 
-def json_response(content: object) -> Response:
-    """Return a response of 200 with JSON."""
-    return Response(orjson.dumps(content), media_type="application/json")
-
-
 def id_of(request: Request) -> str:
     """Return the id in the path."""
     return str(request.path_params["id"])

@@ -14,7 +14,7 @@ def post_group(
 ) -> GroupView:
     """Post up to 100 transfers in order, all of them or none; the caller must own all paying accounts.
 
-    Each leg has one currency, and the legs have two at most."""
+    The legs of a group may use at most two currencies."""
     headers: dict[str, Any] = {}
     if not isinstance(idempotency_key, Unset):
         headers["Idempotency-Key"] = idempotency_key
